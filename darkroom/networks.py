@@ -1,0 +1,86 @@
+"""Networks: what a served model looks like (data), and how a pipeline calls one (a protocol).
+
+A pipeline receives `Network` objects and knows neither Triton nor an engine. Under Triton the implementation
+is `darkroom.triton_model.BlsNetwork`; in tests and benchmarks it is `OrtNetwork` or a function over torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Tensors = Mapping[str, Array]
+
+DType = Literal["BOOL", "UINT8", "INT32", "INT64", "FP16", "FP32", "STRING"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """One input or output. `dims` leaves the batch dimension out; -1 is dynamic. `help` is one line for people."""
+
+    name: str
+    dtype: DType
+    dims: tuple[int, ...]
+    optional: bool = False
+    help: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """One folder of the model repository, as data: `exporters.config` renders its config.pbtxt from it.
+
+    `max_batch_size` 0 means that there is no batch dimension (pipelines). Where `max_batch_size_cpu` is given
+    it replaces `max_batch_size` for instances on a CPU, where a larger batch costs memory and gains nothing.
+    `files` are the weights that an export has to put beside the config before the model can be served.
+    """
+
+    name: str
+    backend: Literal["onnxruntime", "python"]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch_size: int = 0
+    max_batch_size_cpu: int | None = None
+    decoupled: bool = False
+    files: tuple[str, ...] = ()
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+class Network(Protocol):
+    """One call of a network: arrays in, arrays out, first dimension the batch.
+
+    :raises OutOfMemory: the engine had no memory for this batch.
+    :raises NetworkError: any other failure of the network.
+    """
+
+    async def __call__(self, inputs: Tensors) -> dict[str, Array]: ...
+
+
+class OrtNetwork:
+    """A network run in this process by ONNX Runtime: the raw loop that benchmarks and parity tests compare with.
+
+    :param path: the .onnx file.
+    :param threads: intra-op threads; 0 lets ONNX Runtime take all cores.
+    """
+
+    def __init__(self, path: Path, *, threads: int = 0) -> None:
+        import onnxruntime as ort  # here, so that pipelines import without an engine
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._names = [output.name for output in self.session.get_outputs()]
+
+    def run(self, inputs: Tensors) -> dict[str, Array]:
+        """The synchronous call."""
+        return dict(zip(self._names, self.session.run(None, dict(inputs)), strict=True))
+
+    async def __call__(self, inputs: Tensors) -> dict[str, Array]:
+        return await asyncio.to_thread(self.run, inputs)

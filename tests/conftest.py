@@ -1,0 +1,87 @@
+"""Fixtures that every test folder shares: free ports and real tritonservers over a given repository."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import tritonclient.grpc as grpcclient
+
+from supervisor.triton import find_triton, sweep_shared_memory, triton_command
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class RunningTriton:
+    """A real tritonserver that a test started."""
+
+    process: subprocess.Popen[bytes]
+    grpc: str
+    metrics: str
+    log: Path
+
+    def client(self) -> grpcclient.InferenceServerClient:
+        return grpcclient.InferenceServerClient(self.grpc)
+
+
+@contextlib.contextmanager
+def running_triton(repository: Path, work: Path, *extra: str, timeout: float = 60) -> Iterator[RunningTriton]:
+    """Start the tritonserver of this environment over `repository`; stop it at the end.
+
+    Models that fail to load do not stop the server, so that tests can look at their errors.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    grpc_port, metrics_port, prefix = free_port(), free_port(), f"darkroom_test_{free_port()}_"
+    install = find_triton(work)
+    options = ("--exit-on-error=false", "--strict-readiness=false", *extra)
+    command = triton_command(
+        install,
+        repository=repository,
+        grpc_port=grpc_port,
+        metrics_port=metrics_port,
+        shm_prefix=prefix,
+        extra=options,
+    )
+    log = work / "triton.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, env=install.environment(), stdout=out, stderr=out)
+    server = RunningTriton(process, f"127.0.0.1:{grpc_port}", f"http://127.0.0.1:{metrics_port}/metrics", log)
+    try:
+        _wait_until(lambda: _is_live(server), timeout, server)
+        yield server
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        sweep_shared_memory(prefix)
+
+
+def _is_live(server: RunningTriton) -> bool:
+    try:
+        with server.client() as client:
+            return bool(client.is_server_ready())
+    except grpcclient.InferenceServerException:
+        return False
+
+
+def _wait_until(done: Callable[[], bool], timeout: float, server: RunningTriton) -> None:
+    deadline = time.monotonic() + timeout
+    while not done():
+        if server.process.poll() is not None or time.monotonic() > deadline:
+            pytest.fail(f"tritonserver did not start:\n{server.log.read_text()[-4000:]}")
+        time.sleep(0.1)
