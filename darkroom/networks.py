@@ -7,12 +7,11 @@ is `darkroom.triton_model.BlsNetwork`; in tests and benchmarks it is `OrtNetwork
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -39,6 +38,7 @@ class ModelSpec:
     `max_batch_size` 0 means that there is no batch dimension (pipelines). Where `max_batch_size_cpu` is given
     it replaces `max_batch_size` for instances on a CPU, where a larger batch costs memory and gains nothing.
     `files` are the weights that an export has to put beside the config before the model can be served.
+    `canary` makes the inputs of one small real inference, by which the service learns that the model works.
     """
 
     name: str
@@ -50,6 +50,7 @@ class ModelSpec:
     decoupled: bool = False
     files: tuple[str, ...] = ()
     parameters: Mapping[str, str] = field(default_factory=dict)
+    canary: Callable[[], Tensors] | None = None
 
 
 class Network(Protocol):

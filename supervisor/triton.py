@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import sysconfig
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +30,9 @@ class TritonInstall:
     backends: Path | None
     library_path: tuple[Path, ...]
 
-    def environment(self) -> dict[str, str]:
-        """The environment for the server: ours, plus its libraries, and this Python first on PATH for the stubs."""
-        env = dict(os.environ)
+    def environment(self, base: Mapping[str, str] = os.environ) -> dict[str, str]:
+        """The environment for the server: `base`, its libraries, and this Python first on PATH for the stubs."""
+        env = dict(base)
         libraries = [str(p) for p in self.library_path] + [env.get("LD_LIBRARY_PATH", "")]
         env["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))
         env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
@@ -45,7 +46,12 @@ def libpython_folder() -> Path:
     """
     name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
     multiarch = sysconfig.get_config_var("MULTIARCH") or ""
-    prefixes = [sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib", f"/usr/lib/{multiarch}", "/usr/lib64"]
+    prefixes = [
+        sysconfig.get_config_var("LIBDIR"),
+        f"{sys.base_prefix}/lib",
+        f"/usr/lib/{multiarch}",
+        "/usr/lib64",
+    ]
     for folder in dict.fromkeys(filter(None, prefixes)):
         if (Path(folder) / name).exists():
             return Path(folder)

@@ -10,8 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from darkroom.errors import InvalidInput
-from darkroom.networks import ModelSpec, TensorSpec
+from darkroom.networks import ModelSpec, Tensors, TensorSpec
+from darkroom.png import encode_png
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,7 @@ class UpscaleNetwork:
             max_batch_size=self.max_batch_size,
             max_batch_size_cpu=self.max_batch_size_cpu,
             files=("model.onnx",),
+            canary=lambda: {"image": np.zeros((1, 8, 8, 3), np.uint8)},
         )
 
 
@@ -128,3 +132,44 @@ def choose(model: str, scale: float | None) -> UpscaleNetwork:
         raise InvalidInput(f"model must be one of {', '.join(model_names())}; got {model!r}.", param="model")
     enough = [n for n in candidates if scale is not None and n.scale >= scale]
     return enough[0] if enough else candidates[-1]
+
+
+def _canary() -> Tensors:
+    png = encode_png(np.zeros((8, 8, 3), np.uint8))
+    return {
+        "image": np.frombuffer(png, np.uint8),
+        "model": np.array(["animevideov3"], np.object_),
+    }
+
+
+PIPELINE = ModelSpec(
+    name="upscale",
+    backend="python",
+    decoupled=True,
+    inputs=(
+        TensorSpec(name="image", dtype="UINT8", dims=(-1,), help="the bytes of a PNG, JPEG, WebP, BMP, TIFF or GIF"),
+        TensorSpec(name="model", dtype="STRING", dims=(1,), optional=True),
+        TensorSpec(name="scale", dtype="FP32", dims=(1,), optional=True),
+        TensorSpec(name="tile", dtype="INT32", dims=(1,), optional=True),
+        TensorSpec(name="tile_pad", dtype="INT32", dims=(1,), optional=True),
+        TensorSpec(name="format", dtype="STRING", dims=(1,), optional=True),
+        TensorSpec(name="quality", dtype="INT32", dims=(1,), optional=True),
+    ),
+    outputs=(
+        TensorSpec(name="progress", dtype="INT32", dims=(2,), help="tiles done, tiles in all; in every response"),
+        TensorSpec(
+            name="upscaled",
+            dtype="UINT8",
+            dims=(-1,),
+            help="encoded picture, or raw rows; last response only",
+        ),
+        TensorSpec(name="shape", dtype="INT32", dims=(3,), help="height, width, channels; last response only"),
+        TensorSpec(name="details", dtype="STRING", dims=(1,), help="JSON: model, scale, tile; last response only"),
+    ),
+    canary=_canary,
+)
+
+
+def specs() -> tuple[ModelSpec, ...]:
+    """Every model of this family, for the renderer of the model repository."""
+    return (*(network.spec() for network in NETWORKS), PIPELINE)

@@ -1,0 +1,163 @@
+"""decode -> tile -> network -> assemble -> encode, as plain functions over arrays that are given a `Network`.
+
+Follows `RealESRGANer.enhance` (realesrgan/utils.py of Real-ESRGAN 0.3.0): alpha goes through the network as a
+grey picture of its own. Memory: the result is assembled in 8 bits, so the peak is the result, the tiles in
+flight and the encoded file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from darkroom.errors import Cancelled, InvalidInput, OutOfMemory
+from darkroom.images import LARGEST_SIDE, Picture, Pixels, decode, encode, resize
+from darkroom.networks import Network
+from darkroom.pipelines.upscale.request import TILE_RANGE, Limits, UpscaleRequest, output_size
+from darkroom.tiling import Tile, tiles
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upscaled:
+    """The finished job.
+
+    :param data: the encoded picture (or bare rows).
+    :param shape: (height, width, channels).
+    :param tile: the tile that worked; smaller than asked when memory was short.
+    """
+
+    data: bytes
+    shape: tuple[int, int, int]
+    tile: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runner:
+    """What a job runs on and whom it talks to.
+
+    :param network: takes `image` uint8 (n, height, width, 3), gives `upscaled` uint8, `scale` times as large.
+    :param places: the network's places; a tile holds one while the network has it.
+    :param limits: of the installation.
+    :param on_progress: told the tiles done and the tiles in all, from the loop's thread.
+    :param stopped: asked before every tile whether the client has gone.
+    """
+
+    network: Network
+    places: asyncio.Semaphore
+    limits: Limits
+    on_progress: Callable[[int, int], None] = lambda done, total: None
+    stopped: Callable[[], bool] = lambda: False
+
+
+async def upscale(data: bytes, request: UpscaleRequest, runner: Runner) -> Upscaled:
+    """Upscale one encoded picture.
+
+    :raises NotAnImage, TooLarge, InvalidInput: the input is at fault.
+    :raises Cancelled: `runner.stopped` said so.
+    :raises OutOfMemory: not even the smallest tile fitted.
+    """
+    picture = await asyncio.to_thread(decode, data, max_pixels=runner.limits.max_pixels, param="image")
+    height, width = picture.rgb.shape[:2]
+    size = output_size(width, height, request.scale)
+    _check_output(size, request)
+    larger, tile = await _enlarge(picture, request, runner)
+    if larger.rgb.shape[:2] != size[::-1]:
+        larger = await asyncio.to_thread(resize, larger, width=size[0], height=size[1])
+    encoded = await asyncio.to_thread(encode, larger, format=request.format, quality=request.quality)
+    return Upscaled(data=encoded, shape=(size[1], size[0], larger.channels), tile=tile)
+
+
+def _check_output(size: tuple[int, int], request: UpscaleRequest) -> None:
+    """Refuse before the work what `encode` could not write after it."""
+    limit = LARGEST_SIDE[request.format]
+    if max(size) > limit:
+        raise InvalidInput(
+            f"format {request.format} holds at most {limit} pixels a side; the result would be {size[0]}x{size[1]}.",
+            param="format",
+        )
+
+
+async def _enlarge(picture: Picture, request: UpscaleRequest, runner: Runner) -> tuple[Picture, int]:
+    """Run the network over the picture; start again with half the tile for as long as memory is short."""
+    longest = max(picture.rgb.shape[:2])
+    tile = min(request.tile or longest, longest)
+    while True:
+        try:
+            return await _enlarge_tiled(picture, request, runner, tile), tile
+        except OutOfMemory:
+            if tile // 2 < TILE_RANGE[0]:
+                raise
+            tile //= 2
+
+
+async def _enlarge_tiled(picture: Picture, request: UpscaleRequest, runner: Runner, tile: int) -> Picture:
+    """All tiles of the colours and, where it varies, of alpha, `limits.tiles_in_flight` at a time."""
+    height, width = picture.rgb.shape[:2]
+    scale = request.network.scale
+    rgb = np.empty((height * scale, width * scale, 3), np.uint8)
+    planes: list[tuple[Pixels, Pixels]] = [(picture.rgb, rgb)]
+    alpha = None
+    if picture.alpha is not None:
+        alpha = np.full(rgb.shape[:2], picture.alpha[0, 0], np.uint8)
+        if picture.alpha.min() != picture.alpha.max():
+            planes.append((picture.alpha, alpha))
+    windows = tiles(height, width, tile=tile, pad=request.tile_pad)
+    work = [(source, target, window) for source, target in planes for window in windows]
+    done = 0
+
+    async def one(source: Pixels, target: Pixels, window: Tile) -> None:
+        nonlocal done
+        async with runner.places:
+            if runner.stopped():
+                raise Cancelled("The client cancelled the request.")
+            answer = await runner.network({"image": _cut(source, window)})
+        _paste(answer["upscaled"][0], target, window, scale)
+        done += 1
+        runner.on_progress(done, len(work))
+
+    await _bounded((partial(one, *job) for job in work), runner.limits.tiles_in_flight)
+    return dataclasses.replace(picture, rgb=rgb, alpha=alpha)
+
+
+def _cut(source: Pixels, window: Tile) -> Pixels:
+    """The window as a batch of one: (1, height, width, 3) uint8; a single plane is repeated to three."""
+    cut = source[window.rows.start : window.rows.stop, window.columns.start : window.columns.stop]
+    return np.ascontiguousarray(cut if cut.ndim == 3 else np.repeat(cut[..., None], 3, axis=2))[None]
+
+
+def _paste(enlarged: Pixels, target: Pixels, window: Tile, scale: int) -> None:
+    """Copy the core of an enlarged window, (height, width, 3), to its place; a single plane takes the green."""
+    rows, columns = window.rows, window.columns
+    core = enlarged[
+        (rows.core_start - rows.start) * scale : (rows.core_stop - rows.start) * scale,
+        (columns.core_start - columns.start) * scale : (columns.core_stop - columns.start) * scale,
+    ]
+    place = target[
+        rows.core_start * scale : rows.core_stop * scale, columns.core_start * scale : columns.core_stop * scale
+    ]
+    place[...] = core if target.ndim == 3 else core[..., 1]
+
+
+async def _bounded(jobs: Iterable[Callable[[], Awaitable[None]]], limit: int) -> None:
+    """Run all jobs, at most `limit` at once. After an error no further one starts, and the running ones are
+    waited for, since their memory is still in use."""
+    waiting = deque(jobs)
+
+    async def worker() -> None:
+        while waiting:
+            try:
+                await waiting.popleft()()
+            except BaseException:
+                waiting.clear()
+                raise
+
+    results = await asyncio.gather(*(worker() for _ in range(limit)), return_exceptions=True)
+    for result in results:
+        if result is not None:
+            raise result

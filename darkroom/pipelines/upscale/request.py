@@ -1,0 +1,101 @@
+"""What an upscale request may ask for: fields, ranges, defaults. No engine and no Triton here."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from darkroom.errors import InvalidInput
+from darkroom.images import Format
+from darkroom.pipelines.upscale.networks import DEFAULT_MODEL, UpscaleNetwork, choose
+
+SCALE_RANGE = (1.0, 8.0)
+TILE_RANGE = (32, 4096)
+TILE_PAD_RANGE = (0, 256)
+QUALITY_RANGE = (1, 100)
+FORMATS: tuple[str, ...] = get_args(Format)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpscaleRequest:
+    """One request.
+
+    :param network: the network that runs.
+    :param scale: output pixels per input pixel, 1..8; where it is not the network's own, a resize ends the job.
+    :param tile: longest side of a tile without its padding, 32..4096; 0 does the whole picture in one piece.
+    :param tile_pad: pixels around a tile that the network sees and that are thrown away, 0..256.
+    :param format: "png", "webp", "jpeg", or "raw" (bare rows).
+    :param quality: 1..100, for WebP and JPEG.
+    """
+
+    network: UpscaleNetwork
+    scale: float
+    tile: int = 400
+    tile_pad: int = 10
+    format: Format = "png"
+    quality: int = 90
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any], limits: Limits) -> UpscaleRequest:
+        """Validate named fields; those that are absent or None take their defaults.
+
+        :raises InvalidInput: names the field, its range and what came.
+        """
+        given = {name: value for name, value in fields.items() if value is not None}
+        scale = given.get("scale")
+        if scale is not None:
+            scale = _in_range("scale", float(scale), SCALE_RANGE)
+        network = choose(given.get("model", DEFAULT_MODEL), scale)
+        tile = int(given.get("tile", limits.tile))
+        if given.get("format", "png") not in FORMATS:
+            raise InvalidInput(f"format must be one of {', '.join(FORMATS)}; got {given['format']!r}.", param="format")
+        return cls(
+            network=network,
+            scale=network.scale if scale is None else scale,
+            tile=tile if tile == 0 else _in_range("tile", tile, TILE_RANGE, also="0 for no tiling"),
+            tile_pad=_in_range("tile_pad", int(given.get("tile_pad", limits.tile_pad)), TILE_PAD_RANGE),
+            format=given.get("format", cls.format),
+            quality=_in_range("quality", int(given.get("quality", cls.quality)), QUALITY_RANGE),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What the installation sets.
+
+    :param max_pixels: largest input picture.
+    :param tile, tile_pad: defaults for requests that do not say.
+    :param tiles_in_flight: tiles of one request that are at the network at once. Two keep a CPU busy while the
+        last tile is put away; on a GPU it is the batch that one picture can fill by itself.
+    :param tiles_at_network: tiles of all requests that are at one network at once. The others wait in the
+        pipeline, where a cancelled request still takes them back; what Triton has queued it computes.
+    """
+
+    max_pixels: int = 4096 * 4096
+    tile: int = 400
+    tile_pad: int = 10
+    tiles_in_flight: int = 2
+    tiles_at_network: int = 8
+
+    @classmethod
+    def from_env(cls) -> Limits:
+        """Read UPSCALE_MAX_PIXELS, UPSCALE_TILE and so on, one variable per field."""
+        names = cls.__dataclass_fields__
+        given = {name: os.environ.get(f"UPSCALE_{name.upper()}") for name in names}
+        return cls(**{name: int(value) for name, value in given.items() if value})
+
+
+def output_size(width: int, height: int, scale: float) -> tuple[int, int]:
+    """Width and height of the result: rounded half up, at least 1."""
+    return max(1, math.floor(width * scale + 0.5)), max(1, math.floor(height * scale + 0.5))
+
+
+def _in_range(name: str, value: Any, bounds: tuple[Any, Any], *, also: str = "") -> Any:
+    low, high = bounds
+    if not low <= value <= high:  # also refuses NaN
+        other = f" ({also})" if also else ""
+        raise InvalidInput(f"{name} must be from {low:g} to {high:g}{other}; got {value:g}.", param=name)
+    return value

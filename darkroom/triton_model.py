@@ -1,0 +1,141 @@
+"""What makes a pipeline's model.py one line: tensors <-> fields, streaming, errors, cancellation, BLS calls.
+
+Runs inside Triton's Python stub only. The stub binds the names of `triton_python_backend_utils` after it has
+imported model.py, so the module is imported, never a name from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import traceback
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from darkroom.errors import Cancelled, DarkroomError, InvalidInput, NetworkError, OutOfMemory, to_wire
+from darkroom.networks import Array, ModelSpec, Tensors
+
+# How engines say that memory ran out: our backend's prefix, then ONNX Runtime's, CUDA's and cuDNN's own words.
+_OUT_OF_MEMORY = (
+    "OUT_OF_MEMORY",
+    "Failed to allocate memory",
+    "bad_alloc",
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+# asyncio's default of 6 threads on 2 cores would be the limit of concurrent BLS calls.
+_THREADS = 64
+
+
+class BlsNetwork:
+    """A network model of the same server, called through Triton's dynamic batcher.
+
+    :param spec: the called model; its output names are asked for.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._name = spec.name
+        self._outputs = [tensor.name for tensor in spec.outputs]
+
+    async def __call__(self, inputs: Tensors) -> dict[str, Array]:
+        request = pb_utils.InferenceRequest(
+            model_name=self._name,
+            requested_output_names=self._outputs,
+            inputs=[pb_utils.Tensor(name, value) for name, value in inputs.items()],
+        )
+        response = await request.async_exec()
+        if response.has_error():
+            message = response.error().message()
+            kind = OutOfMemory if any(words in message for words in _OUT_OF_MEMORY) else NetworkError
+            raise kind(f"network {self._name}: {message}")
+        return {name: pb_utils.get_output_tensor_by_name(response, name).as_numpy() for name in self._outputs}
+
+
+class Reply:
+    """The response stream of one request."""
+
+    def __init__(self, sender: Any) -> None:
+        self._sender = sender
+
+    def cancelled(self) -> bool:
+        """Whether the client has cancelled or gone away."""
+        return bool(self._sender.is_cancelled())
+
+    def send(self, outputs: Mapping[str, Array], *, final: bool = False) -> None:
+        """Send one response; `final` closes the stream with it."""
+        tensors = [pb_utils.Tensor(name, value) for name, value in outputs.items()]
+        flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
+        self._sender.send(pb_utils.InferenceResponse(output_tensors=tensors), flags=flags)
+
+    def fail(self, error: BaseException) -> None:
+        """Close the stream with an error; the client would wait for ever for one that is only logged."""
+        if not isinstance(error, DarkroomError):
+            pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
+        response = pb_utils.InferenceResponse(output_tensors=[], error=_triton_error(error))
+        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+# What gRPC clients see as the status: the first that fits; anything outside the tree is INTERNAL.
+_TRITON_CODES = ((InvalidInput, "INVALID_ARG"), (Cancelled, "CANCELLED"), (BaseException, "INTERNAL"))
+
+
+def _triton_error(error: BaseException) -> Any:
+    code = next(name for kind, name in _TRITON_CODES if isinstance(error, kind))
+    return pb_utils.TritonError(to_wire(error), getattr(pb_utils.TritonError, code))
+
+
+class PipelineModel:
+    """Base of the decoupled pipeline models: subclasses set `spec` and implement `setup` and `answer`."""
+
+    spec: ModelSpec
+
+    def setup(self) -> None:
+        """Build what `answer` needs; called once, when the model loads."""
+        raise NotImplementedError
+
+    async def answer(self, fields: dict[str, Any], reply: Reply) -> None:
+        """Serve one request: send responses, the last one with `final=True`, or raise.
+
+        :param fields: what came, by input name: arrays for tensors, str/int/float for one-element inputs.
+        """
+        raise NotImplementedError
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Triton's hook."""
+        self._model_config = json.loads(args["model_config"])
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="pipeline")
+        self.setup()
+
+    async def execute(self, requests: list[Any]) -> None:
+        """Triton's hook. Being a coroutine of a decoupled model, it overlaps with itself."""
+        asyncio.get_running_loop().set_default_executor(self._threads)
+        await asyncio.gather(*(self._serve(request) for request in requests))
+
+    async def _serve(self, request: Any) -> None:
+        reply = Reply(request.get_response_sender())
+        try:
+            await self.answer(self._fields(request), reply)
+        except BaseException as error:  # an exception that leaves `execute` would hang the client
+            reply.fail(error)
+
+    def _fields(self, request: Any) -> dict[str, Any]:
+        given = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        return {
+            tensor.name: plain(given[tensor.name]) if tensor.dims == (1,) else given[tensor.name]
+            for tensor in self.spec.inputs
+            if tensor.name in given
+        }
+
+    def finalize(self) -> None:
+        """Triton's hook."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def plain(value: Array) -> Any:
+    """The one element of an array as str, int, float or bool."""
+    item = value.reshape(-1)[0]
+    return item.decode("utf-8", "replace") if isinstance(item, bytes) else item.item()

@@ -1,0 +1,1 @@
+from darkroom.pipelines.upscale.model import UpscaleModel as TritonPythonModel  # noqa: F401

@@ -1,0 +1,70 @@
+"""`python -m proxy`: the REST server alone, in front of a Triton that somebody else runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from proxy import observability
+from proxy.app import create_app
+from proxy.settings import Settings
+
+log = logging.getLogger("proxy")
+
+
+class DrainingServer(uvicorn.Server):
+    """On the first SIGTERM or Ctrl-C: refuse new work with 503, let accepted work finish, then stop. On the
+    second one: stop."""
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=settings.host,
+                port=settings.port,
+                log_config=None,
+                access_log=False,
+                timeout_graceful_shutdown=10,
+            )
+        )
+        self._app = app
+        self._drain_timeout = settings.drain_timeout
+        self._draining: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """uvicorn's signal handler."""
+        services = getattr(self._app.state, "services", None)
+        if services is None or services.gate.draining:
+            super().handle_exit(sig, frame)
+            return
+        services.gate.draining = True
+        log.info("draining: %d tasks run, %d wait", services.gate.active, services.gate.queued)
+        # We are in a signal handler between two steps of the loop: only hand over.
+        asyncio.get_running_loop().call_soon_threadsafe(self._start_draining)
+
+    def _start_draining(self) -> None:
+        self._draining = asyncio.create_task(self._drain())
+
+    async def _drain(self) -> None:
+        gate = self._app.state.services.gate
+        try:
+            await asyncio.wait_for(gate.wait_idle(), self._drain_timeout)
+            log.info("drained")
+        except asyncio.TimeoutError:
+            log.warning("drain time is over: %d running and %d waiting tasks are cut off", gate.active, gate.queued)
+        self.should_exit = True
+
+
+def main() -> None:
+    """Serve until stopped."""
+    settings = Settings()
+    observability.configure(level=settings.log_level, file=settings.log_dir / "proxy.log")
+    DrainingServer(create_app(settings), settings).run()
+
+
+if __name__ == "__main__":
+    main()

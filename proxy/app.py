@@ -1,0 +1,73 @@
+"""The FastAPI app."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+
+from darkroom import __version__
+from darkroom.registry import all_specs
+from proxy import errors
+from proxy.gate import Gate
+from proxy.gateway import Gateway
+from proxy.middleware import BodyLimit, RequestIds
+from proxy.readiness import Monitor
+from proxy.routes import health, upscale
+from proxy.services import Services
+from proxy.settings import Settings
+
+_FORM_OVERHEAD = 1 << 20  # multipart boundaries and the other fields, beside the file
+_EXPOSED_HEADERS = ["X-Request-ID", "X-Upscale-Model", "X-Upscale-Scale", "X-Failed-Files", "Retry-After"]
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Build the app; it connects to Triton when it starts, and does not mind when Triton comes later."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        gateway = Gateway(settings.triton_grpc)
+        monitor = Monitor(
+            gateway,
+            all_specs(),
+            metrics_url=settings.triton_metrics,
+            interval=settings.canary_interval,
+            timeout=settings.canary_timeout,
+        )
+        gate = Gate(capacity=settings.max_concurrent_tasks, queue_size=settings.task_queue_size)
+        app.state.services = Services(settings=settings, gateway=gateway, monitor=monitor, gate=gate)
+        watching = asyncio.create_task(monitor.run())
+        yield
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+        await gateway.close()
+
+    app = FastAPI(
+        title="Darkroom",
+        version=__version__,
+        description="Image generation, editing and upscaling on NVIDIA Triton Inference Server.",
+        lifespan=lifespan,
+    )
+    errors.install(app)
+    app.include_router(health.router)
+    app.include_router(upscale.router)
+    app.add_middleware(BodyLimit, limit_for=lambda path: _body_limit(settings, path))
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=_EXPOSED_HEADERS,
+        )
+    app.add_middleware(RequestIds)
+    return app
+
+
+def _body_limit(settings: Settings, path: str) -> int:
+    megabytes = settings.max_batch_mb if path == "/api/upscale-batch" else settings.max_upload_mb
+    return int(megabytes * (1 << 20)) + _FORM_OVERHEAD

@@ -1,0 +1,93 @@
+"""The one place where errors become HTTP answers."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from darkroom import errors
+from darkroom.errors import DarkroomError
+
+log = logging.getLogger(__name__)
+
+STATUS: dict[type[DarkroomError], int] = {
+    errors.DarkroomError: 500,
+    errors.InvalidInput: 422,
+    errors.NotAnImage: 415,
+    errors.TooLarge: 413,
+    errors.NotFound: 404,
+    errors.QueueFull: 429,
+    errors.NotReady: 503,
+    errors.TaskTimeout: 504,
+    errors.Cancelled: 499,
+    errors.NetworkError: 500,
+    errors.OutOfMemory: 500,
+}
+# Starlette's own refusals (no such route, wrong method) carry no class of ours, only a status.
+_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+
+
+def body(message: str, code: str, param: str | None = None) -> dict[str, Any]:
+    """The error body of the contract. `detail` repeats the message for clients of the older services."""
+    return {"detail": message, "error": {"code": code, "message": message, "param": param}}
+
+
+def describe(error: BaseException) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """Status, body and headers for an error; whatever is outside the tree is a bare 500, and logged."""
+    if isinstance(error, errors.NetworkError):
+        log.error("%s", error.message)
+        message = (
+            "The model ran out of memory even with the smallest tile."
+            if isinstance(error, errors.OutOfMemory)
+            else "The model failed on this request; the server's log has the reason."
+        )
+        return STATUS[type(error)], body(message, error.code), {}
+    if isinstance(error, DarkroomError):
+        headers = {"Retry-After": str(error.retry_after)} if isinstance(error, errors.QueueFull) else {}
+        return STATUS[type(error)], body(error.message, error.code, error.param), headers
+    log.error("unexpected error", exc_info=error)
+    return 500, body("The server failed on this request; its log has the reason.", "internal_error"), {}
+
+
+def answer(error: BaseException) -> JSONResponse:
+    """`describe` as a response."""
+    status, content, headers = describe(error)
+    return JSONResponse(content, status, headers)
+
+
+def install(app: FastAPI) -> None:
+    """Register the handlers."""
+
+    async def ours(_: Request, error: Exception) -> JSONResponse:
+        return answer(error)
+
+    async def validation(_: Request, error: Exception) -> JSONResponse:
+        message, param = _first_problem(error) if isinstance(error, RequestValidationError) else (str(error), None)
+        return JSONResponse(body(message, errors.InvalidInput.code, param), 422)
+
+    async def http(_: Request, error: Exception) -> JSONResponse:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        detail = str(error.detail) if isinstance(error, HTTPException) else ""
+        headers = error.headers if isinstance(error, HTTPException) else None
+        return JSONResponse(body(detail, _CODES.get(status, "http_error")), status, headers)
+
+    app.add_exception_handler(DarkroomError, ours)
+    app.add_exception_handler(Exception, ours)
+    app.add_exception_handler(RequestValidationError, validation)
+    app.add_exception_handler(HTTPException, http)
+
+
+def _first_problem(error: RequestValidationError) -> tuple[str, str | None]:
+    """The first thing wrong: field, what is asked of it, and what came (shortened)."""
+    first = error.errors()[0]
+    param = next((str(part) for part in reversed(first["loc"]) if isinstance(part, str)), None)
+    if first["type"] == "missing":
+        return f"{param} is missing.", param
+    came = repr(first.get("input"))
+    came = came if len(came) <= 80 else came[:77] + "..."
+    return f"{param}: {first['msg'].rstrip('.')}; got {came}.", param

@@ -1,0 +1,89 @@
+"""Admission: how many tasks run at once, how many may wait, and the door that closes while draining."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from darkroom.errors import NotReady, QueueFull
+
+_SMOOTHING = 0.2
+_RETRY_AFTER_RANGE = (1, 60)
+
+
+class Gate:
+    """Bounded concurrency, first come first served.
+
+    :param capacity: tasks that run at once.
+    :param queue_size: tasks that may wait for a place; further ones are refused with 429.
+    """
+
+    def __init__(self, *, capacity: int, queue_size: int) -> None:
+        self.capacity = capacity
+        self.queue_size = queue_size
+        self.active = 0
+        self.queued = 0
+        self.total = 0
+        self.draining = False
+        self._places = asyncio.Semaphore(capacity)
+        self._seconds = 1.0  # moving average of a task's time
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def check(self) -> None:
+        """Whether one more task may come.
+
+        :raises NotReady: the service is draining.
+        :raises QueueFull: `queue_size` tasks wait already.
+        """
+        if self.draining:
+            raise NotReady("The service is shutting down and takes no new work.", retry_after=self.retry_after())
+        if self._places.locked() and self.queued >= self.queue_size:
+            raise QueueFull(
+                f"The queue is full: {self.active} tasks run and {self.queued} wait.", retry_after=self.retry_after()
+            )
+
+    @asynccontextmanager
+    async def admit(self) -> AsyncIterator[None]:
+        """Hold a place while the body runs; raises as `check`."""
+        self.check()
+        self.queued += 1
+        self._idle.clear()
+        try:
+            await self._places.acquire()
+        finally:
+            self.queued -= 1
+            self._note_idle()
+        self.active += 1
+        self._idle.clear()
+        self.total += 1
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds += _SMOOTHING * (time.monotonic() - started - self._seconds)
+            self.active -= 1
+            self._places.release()
+            self._note_idle()
+
+    def retry_after(self) -> int:
+        """Whole seconds until a place is likely: the queue's length in rounds of the average task."""
+        rounds = (self.queued + 1) / self.capacity
+        low, high = _RETRY_AFTER_RANGE
+        return min(high, max(low, math.ceil(rounds * self._seconds)))
+
+    @property
+    def idle(self) -> bool:
+        """Nothing runs and nothing waits."""
+        return self.active == 0 and self.queued == 0
+
+    async def wait_idle(self) -> None:
+        """Return when nothing runs and nothing waits."""
+        await self._idle.wait()
+
+    def _note_idle(self) -> None:
+        if self.idle:
+            self._idle.set()

@@ -1,0 +1,93 @@
+"""The way to Triton: one gRPC stream per call, so that a cancelled call cancels the work.
+
+Everything goes through ModelStreamInfer, also single-response models: early cancels of unary calls crash
+Triton 2.51.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc.aio as grpcclient
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from darkroom.errors import Cancelled, DarkroomError, NetworkError, NotReady, from_wire
+from darkroom.networks import Array
+
+_RESTARTING = "The inference server is starting or restarting; try again in a moment."
+_RETRY_AFTER = 5
+
+
+class Gateway:
+    """A connection to one Triton server.
+
+    :param address: host:port of its gRPC.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._client = grpcclient.InferenceServerClient(address)
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._client.close()
+
+    async def models(self) -> dict[str, bool]:
+        """The models of the repository and whether each one is loaded.
+
+        :raises NotReady: Triton does not answer.
+        """
+        try:
+            index = await self._client.get_model_repository_index(client_timeout=5)
+        except InferenceServerException as error:
+            raise translate(error) from error
+        return {model.name: model.state == "READY" for model in index.models}
+
+    async def stream(
+        self, model: str, inputs: Mapping[str, Any], *, request_id: str = ""
+    ) -> AsyncGenerator[dict[str, Array], None]:
+        """Run a model; yields the outputs of each response by name.
+
+        Leaving the iteration early, or cancelling the task that runs it, cancels the request in Triton.
+
+        :param inputs: arrays, or plain str/int/float for one-element inputs; None is left out.
+        :raises DarkroomError: the error that the model raised, or NotReady when Triton is away.
+        """
+
+        async def one() -> AsyncIterator[dict[str, Any]]:
+            tensors = [_tensor(name, value) for name, value in inputs.items() if value is not None]
+            yield {"model_name": model, "inputs": tensors, "request_id": request_id}
+
+        responses = self._client.stream_infer(one())
+        try:
+            async for result, error in responses:
+                if error is not None:
+                    raise translate(error)
+                names = [output.name for output in result.get_response().outputs]
+                yield {name: result.as_numpy(name) for name in names}
+        except InferenceServerException as error:
+            raise translate(error) from error
+        finally:
+            responses.cancel()
+
+
+def _tensor(name: str, value: Any) -> Any:
+    scalars = {str: np.object_, int: np.int32, float: np.float32}
+    array = value if isinstance(value, np.ndarray) else np.array([value], scalars[type(value)])
+    tensor = grpcclient.InferInput(name, array.shape, np_to_triton_dtype(array.dtype))
+    tensor.set_data_from_numpy(array)
+    return tensor
+
+
+def translate(error: InferenceServerException) -> DarkroomError:
+    """An error of Triton's as one of ours."""
+    text, status = error.message() or "", error.status() or ""
+    ours = from_wire(text)
+    if ours is not None:
+        return ours
+    if "CANCELLED" in status:
+        return Cancelled("The request was cancelled.")
+    if "UNAVAILABLE" in status or "unknown model" in text or "not ready" in text:
+        return NotReady(_RESTARTING, retry_after=_RETRY_AFTER)
+    return NetworkError(f"Triton: {status} {text}")

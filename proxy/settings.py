@@ -1,0 +1,94 @@
+"""Every setting of the service, read from the environment and from `.env`. `.env.example` explains each one."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from darkroom.pipelines.upscale.request import TILE_PAD_RANGE, TILE_RANGE, Limits
+
+ROOT = Path(__file__).resolve().parents[1]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Settings(BaseSettings):
+    """The fields are the names of the environment variables, in lower case."""
+
+    model_config = SettingsConfigDict(env_file=ROOT / ".env", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    host: str = "0.0.0.0"
+    port: Port = 8000
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+
+    task_queue_size: int = Field(100, ge=0)
+    task_timeout: float = Field(300, gt=0)
+    max_concurrent_tasks: int = Field(8, ge=1)
+    drain_timeout: float = Field(300, ge=0)
+
+    max_upload_mb: float = Field(50, gt=0)
+    max_batch_mb: float = Field(200, gt=0)
+    max_batch_files: int = Field(50, ge=1)
+
+    upscale_max_pixels: int = Field(Limits.max_pixels, ge=1)
+    upscale_tile: int = Field(Limits.tile, ge=TILE_RANGE[0], le=TILE_RANGE[1])
+    upscale_tile_pad: int = Field(Limits.tile_pad, ge=TILE_PAD_RANGE[0], le=TILE_PAD_RANGE[1])
+    upscale_tiles_in_flight: int = Field(Limits.tiles_in_flight, ge=1, le=64)
+    upscale_tiles_at_network: int = Field(Limits.tiles_at_network, ge=1, le=1024)
+    upscale_fp16: bool = True
+
+    triton_grpc_host: str = "127.0.0.1"
+    triton_grpc_port: Port = 8001
+    triton_http_port: Port = 8010
+    triton_metrics_port: Port = 8002
+    triton_allow_http: bool = False
+    triton_grpc_bind: str = "127.0.0.1"
+    canary_interval: float = Field(30, gt=0)
+    canary_timeout: float = Field(120, gt=0)
+
+    model_repository: Path = ROOT / "model_repository"
+    state_dir: Path = ROOT / ".darkroom"
+    log_dir: Path = ROOT / "logs"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _comma_separated(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @cached_property
+    def limits(self) -> Limits:
+        """The limits of the upscale pipeline."""
+        return Limits(
+            max_pixels=self.upscale_max_pixels,
+            tile=self.upscale_tile,
+            tile_pad=self.upscale_tile_pad,
+            tiles_in_flight=self.upscale_tiles_in_flight,
+            tiles_at_network=self.upscale_tiles_at_network,
+        )
+
+    @property
+    def triton_grpc(self) -> str:
+        """host:port of Triton's gRPC."""
+        return f"{self.triton_grpc_host}:{self.triton_grpc_port}"
+
+    @property
+    def triton_metrics(self) -> str:
+        """URL of Triton's metrics."""
+        return f"http://{self.triton_grpc_host}:{self.triton_metrics_port}/metrics"
+
+    def environment(self) -> dict[str, str]:
+        """These settings as environment variables, for child processes that do not read `.env` themselves."""
+        env = dict(os.environ)
+        for name, value in self:
+            env[name.upper()] = ",".join(value) if isinstance(value, tuple) else str(value)
+        return env

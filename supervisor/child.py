@@ -1,0 +1,113 @@
+"""One supervised process: started in a session of its own, its output logged, stopped with its descendants."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Mapping
+
+log = logging.getLogger(__name__)
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_TAIL_LINES = 40
+
+
+class Child:
+    """A process that is started again under the same name.
+
+    It gets a session of its own, so that Ctrl-C in the terminal reaches the supervisor alone, and SIGTERM from
+    the kernel when the supervisor dies.
+
+    :param log_name: the output is copied line by line to the logger of this name; None lets the process write
+        to our standard output itself.
+    """
+
+    def __init__(self, name: str, command: list[str], env: Mapping[str, str], *, log_name: str | None = None) -> None:
+        self.name = name
+        self._command = command
+        self._env = dict(env)
+        self._log = logging.getLogger(log_name) if log_name else None
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self.started = 0.0  # seconds since the epoch
+        self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
+
+    @property
+    def pid(self) -> int:
+        """The process id; 0 before the first start."""
+        return self._process.pid if self._process else 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._process is not None and self._process.returncode is None
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended; negative for a signal, None while it runs."""
+        return self._process.returncode if self._process else None
+
+    async def start(self) -> None:
+        """Start it, anew if it has ended."""
+        self.started = time.time()
+        pipe = asyncio.subprocess.PIPE if self._log else None
+        self._process = await asyncio.create_subprocess_exec(
+            *self._command,
+            env=self._env,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=pipe,
+            stderr=asyncio.subprocess.STDOUT if self._log else None,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+        if self._process.stdout:
+            self._reader = asyncio.create_task(self._copy(self._process.stdout))
+
+    async def stop(self, *, grace: float) -> None:
+        """SIGTERM, `grace` seconds of patience, then SIGKILL; descendants are killed in any case."""
+        process = self._process
+        if process is None:
+            return
+        if process.returncode is None:
+            process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), grace)
+            except asyncio.TimeoutError:
+                log.warning("%s did not stop within %g s and is killed", self.name, grace)
+        await self.kill()
+
+    async def kill(self) -> None:
+        """SIGKILL for the process and all its descendants; returns when it is gone."""
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):  # nothing of the session is left
+            os.killpg(self._process.pid, signal.SIGKILL)
+        await self._process.wait()
+        if self._reader:
+            await self._reader
+
+    async def _copy(self, stream: asyncio.StreamReader) -> None:
+        # Not line by line: `readline` gives up on lines over its limit, and a pipe that is not read blocks the child.
+        rest = b""
+        while chunk := await stream.read(1 << 16):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                self._note(line)
+        if rest:
+            self._note(rest)
+
+    def _note(self, raw: bytes) -> None:
+        line = raw.decode("utf-8", "replace").rstrip()
+        self.tail.append(line)
+        if self._log:
+            self._log.info("%s", line)
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,75 @@
+"""What must hold before anything is started; each problem is one sentence that says what to mend."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+import psutil
+
+from darkroom.registry import all_specs
+from proxy.settings import Settings
+from supervisor.errors import SetupError
+
+
+def preflight(settings: Settings) -> None:
+    """:raises SetupError: the first problem found."""
+    for problem in (*missing_exports(settings), *taken_ports(settings)):
+        raise SetupError(problem)
+
+
+def missing_exports(settings: Settings) -> list[str]:
+    """Models of the repository whose weights are not there yet."""
+    folders = [spec for spec in all_specs() if (settings.model_repository / spec.name / "config.pbtxt").exists()]
+    if not folders:
+        return [f"The model repository {settings.model_repository} has no models; run: python -m exporters config"]
+    missing = [
+        spec.name
+        for spec in folders
+        if not all((settings.model_repository / spec.name / "1" / file).exists() for file in spec.files)
+    ]
+    if not missing:
+        return []
+    which = missing[0] if len(missing) == 1 else f"{missing[0]} and {len(missing) - 1} more"
+    return [f"The model {which} is not exported yet; run: python -m exporters realesrgan (./start.sh does it)."]
+
+
+def taken_ports(settings: Settings) -> list[str]:
+    """Ports of ours that somebody else listens on."""
+    wanted = [
+        ("PORT", settings.host, settings.port),
+        ("TRITON_GRPC_PORT", settings.triton_grpc_bind, settings.triton_grpc_port),
+        ("TRITON_METRICS_PORT", "127.0.0.1", settings.triton_metrics_port),
+    ]
+    if settings.triton_allow_http:
+        wanted.append(("TRITON_HTTP_PORT", "127.0.0.1", settings.triton_http_port))
+    return [problem for name, host, port in wanted for problem in _taken(name, host, port)]
+
+
+def _taken(name: str, host: str, port: int) -> list[str]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return [f"Port {port} is taken{_by_whom(port)}; stop that or set {name} to another port."]
+            return [f"Port {port} on {host} cannot be opened ({error.strerror}); set {name} or HOST to another value."]
+    return []
+
+
+def _by_whom(port: int) -> str:
+    try:
+        found = psutil.net_connections("tcp")
+    except psutil.AccessDenied:
+        return ""
+    for connection in found:
+        if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
+            try:
+                return (
+                    f" by {psutil.Process(connection.pid).name()} (process {connection.pid})" if connection.pid else ""
+                )
+            except psutil.NoSuchProcess:
+                return ""
+    return ""

@@ -1,0 +1,192 @@
+"""The supervised unit: Triton and the proxy, brought up, kept up, and drained."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import time
+from typing import Any
+
+import httpx
+import psutil
+
+from darkroom.registry import all_specs
+from proxy.settings import Settings
+from supervisor.child import Child
+from supervisor.errors import SetupError
+from supervisor.preflight import preflight
+from supervisor.triton import find_triton, sweep_shared_memory, triton_command
+
+log = logging.getLogger("darkroom")
+
+_TICK = 0.5
+_STUB = "triton_python_backend_stub"
+_BACKOFF = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
+_CALM_SECONDS = 60.0  # after so long without a death the backoff starts again from the beginning
+_TRITON_GRACE = 15.0
+_CANARY_FAILURES = 2
+
+
+class Service:
+    """Runs until `stop` is set.
+
+    Triton is restarted as a whole when it or one of its stubs dies: a server does not notice that a stub is
+    gone, keeps its models "ready", and lets calls to it hang.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.stopping = asyncio.Event()
+        self.ready = False
+        self._shm_prefix = f"darkroom_{settings.triton_grpc_port}_"
+        self._deaths: dict[str, list[float]] = {}
+        self._stubs: set[int] = set()
+        self._backends = {spec.name: spec.backend for spec in all_specs()}
+        install = find_triton(settings.state_dir)
+        # NVIDIA's container runs ONNX models inside the server, the wheel runs them in our Python-based backend.
+        self._stub_backends = {"python", "onnxruntime"} if install.backends else {"python"}
+        env = settings.environment()
+        command = triton_command(
+            install,
+            repository=settings.model_repository,
+            grpc_port=settings.triton_grpc_port,
+            grpc_address=settings.triton_grpc_bind,
+            metrics_port=settings.triton_metrics_port,
+            http_port=settings.triton_http_port if settings.triton_allow_http else None,
+            shm_prefix=self._shm_prefix,
+        )
+        self.triton = Child("triton", command, install.environment(env), log_name="triton")
+        self.proxy = Child("proxy", [sys.executable, "-m", "proxy"], env)
+
+    async def run(self) -> None:
+        """Start, watch, and after `stopping` was set drain and stop.
+
+        :raises SetupError: something is wrong with the machine, or Triton ends before it was ever ready.
+        """
+        preflight(self.settings)
+        try:
+            sweep_shared_memory(self._shm_prefix)
+            await asyncio.gather(self.triton.start(), self.proxy.start())
+            while not self.stopping.is_set():
+                await self._look()
+                await self._pause(_TICK)
+        finally:
+            await self._shut_down()
+
+    async def _look(self) -> None:
+        """One round: restart what died, and notice when everything is up."""
+        health = await self._health()
+        if not self.proxy.alive:
+            await self._revive(self.proxy)
+        why = self._triton_trouble(health)
+        if why:
+            await self._restart_triton(why)
+        elif self._is_up(health) and not self._stubs:
+            self._stubs = _stubs_of(self.triton.pid)
+            self._announce()
+
+    def _is_up(self, health: dict[str, Any]) -> bool:
+        """Whether the proxy has seen this Triton work; for a moment it may still tell of the one before."""
+        since = health.get("ready_since") or 0.0
+        return bool(health.get("status") == "healthy" and since > self.triton.started)
+
+    def _triton_trouble(self, health: dict[str, Any]) -> str | None:
+        if not self.triton.alive:
+            return f"ended with code {self.triton.exit_code}"
+        stubs = _stubs_of(self.triton.pid)
+        gone = len(self._stubs - stubs)
+        if self._is_up(health) and not self._stubs:
+            # One may have died between its canary and our first look; every stub-run model has at least one.
+            stubbed = [name for name in health.get("models", {}) if self._backends.get(name) in self._stub_backends]
+            gone = max(0, len(stubbed) - len(stubs))
+        if gone:
+            return f"lost {gone} of its stub processes"
+        failures = health.get("canary_failures")
+        if isinstance(failures, int) and failures >= _CANARY_FAILURES:
+            return f"does not work: {health.get('reason')}"
+        return None
+
+    async def _restart_triton(self, why: str) -> None:
+        if not self.ready and not self.triton.alive:
+            raise SetupError(f"Triton ended while it started: {_last_error(self.triton)} (all of it: logs/triton.log)")
+        log.error("triton %s; restarting it", why)
+        self._stubs = set()
+        await self.triton.kill()
+        sweep_shared_memory(self._shm_prefix)
+        await self._revive(self.triton)
+
+    async def _revive(self, child: Child) -> None:
+        """Start a dead child again, at once the first time and ever later when it keeps dying."""
+        if child is self.proxy and not self.ready:
+            raise SetupError(f"The proxy ended with code {child.exit_code} while it started; see logs/proxy.log.")
+        now = time.monotonic()
+        recent = [t for t in self._deaths.get(child.name, []) if now - t < _CALM_SECONDS]
+        self._deaths[child.name] = [*recent, now]
+        wait = _BACKOFF[min(len(recent), len(_BACKOFF) - 1)]
+        log.warning("starting %s again%s", child.name, f" in {wait:g} s" if wait else "")
+        await self._pause(wait)
+        if not self.stopping.is_set():
+            await child.start()
+
+    async def _health(self) -> dict[str, Any]:
+        host = "127.0.0.1" if self.settings.host in ("0.0.0.0", "::", "") else self.settings.host
+        try:
+            async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
+                answer = await client.get(f"http://{host}:{self.settings.port}/health")
+                return dict(answer.json())
+        except (httpx.HTTPError, ValueError):
+            return {}
+
+    def _announce(self) -> None:
+        host = "127.0.0.1" if self.settings.host == "0.0.0.0" else self.settings.host
+        if self.ready:
+            log.info("everything is up again")
+        else:
+            log.info("Darkroom is ready: http://%s:%d (documentation: /docs)", host, self.settings.port)
+        self.ready = True
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, but wake up to stop."""
+        try:
+            await asyncio.wait_for(self.stopping.wait(), seconds)
+        except asyncio.TimeoutError:
+            return
+
+    async def _shut_down(self) -> None:
+        """The proxy first, which lets accepted work finish on a Triton that still runs."""
+        if self.proxy.alive:
+            log.info("stopping: accepted work finishes first (again Ctrl-C or SIGTERM: stop at once)")
+        await self.proxy.stop(grace=self.settings.drain_timeout + _TRITON_GRACE)
+        await self.triton.stop(grace=_TRITON_GRACE)
+        sweep_shared_memory(self._shm_prefix)
+
+    def interrupt(self) -> None:
+        """What SIGTERM and Ctrl-C do: the first one drains, the second one does not wait."""
+        if not self.stopping.is_set():
+            self.stopping.set()
+        elif self.proxy.alive:
+            os.kill(self.proxy.pid, 9)
+
+
+def _stubs_of(pid: int) -> set[int]:
+    """The living stub processes below a server."""
+    try:
+        children = psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return set()
+    return {child.pid for child in children if _is_living_stub(child)}
+
+
+def _is_living_stub(process: psutil.Process) -> bool:
+    try:
+        # The kernel cuts names at 15 characters, which psutil mends from a command line that zombies lack.
+        return _STUB.startswith(process.name()[:15]) and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _last_error(child: Child) -> str:
+    lines = [line for line in child.tail if line.startswith("E") or "error" in line.lower() or "fail" in line.lower()]
+    return (lines or list(child.tail) or ["it said nothing"])[-1].strip()[:400]
