@@ -41,7 +41,8 @@ def spans(length: int, tile: int, pad: int) -> list[Span]:
     if count == 1:
         return [Span(start=0, stop=length, core_start=0, core_stop=length)]
     core = -(-length // count)
-    window = min(length, -(-(core + 2 * pad) // _STEP) * _STEP)
+    padded = core + (pad if count == 2 else 2 * pad)  # of two windows each has the picture's end on one side
+    window = min(length, -(-padded // _STEP) * _STEP)
     cuts = [round(i * length / count) for i in range(count + 1)]
     found = []
     for first, last in itertools.pairwise(cuts):

@@ -25,7 +25,8 @@ _OUT_OF_MEMORY = (
     "bad_alloc",
     "out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC",
+    "smaller than requested bytes",
 )
 # asyncio's default of 6 threads on 2 cores would be the limit of concurrent BLS calls.
 _THREADS = 64

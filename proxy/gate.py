@@ -54,11 +54,12 @@ class Gate:
         self._idle.clear()
         try:
             await self._places.acquire()
-        finally:
+        except BaseException:
             self.queued -= 1
             self._note_idle()
+            raise
+        self.queued -= 1
         self.active += 1
-        self._idle.clear()
         self.total += 1
         started = time.monotonic()
         try:

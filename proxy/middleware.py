@@ -19,7 +19,7 @@ from proxy.observability import REQUEST_ID
 log = logging.getLogger("proxy.access")
 
 _USABLE_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
-_DISCARD_SECONDS = 0.5
+_DISCARD_SECONDS = 1.0
 
 
 class RequestIds:
@@ -71,9 +71,13 @@ class BodyLimit:
         seen, answered = 0, False
 
         async def refuse() -> None:
-            error = TooLarge(f"The request body is over the limit of {limit / (1 << 20):g} MB.", param="body")
-            await _discard(receive)
-            await answer(error)(scope, receive, send)
+            response = answer(
+                TooLarge(f"The request body is over the limit of {limit / (1 << 20):g} MB.", param="body")
+            )
+            await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+            await send({"type": "http.response.body", "body": response.body, "more_body": True})
+            await _discard(receive)  # the answer is out, but a connection closed on unread bytes could lose it
+            await send({"type": "http.response.body"})
 
         if declared.isdigit() and int(declared) > limit:
             await refuse()
@@ -104,7 +108,7 @@ class _OverLimit(BaseException):
 
 
 async def _discard(receive: Receive) -> None:
-    """Read on for a moment without keeping anything: many clients look at the answer only after the upload."""
+    """Read on for a moment without keeping anything: many clients look at an answer only after their upload."""
     deadline = time.monotonic() + _DISCARD_SECONDS
     more = True
     while more and time.monotonic() < deadline:
@@ -112,4 +116,4 @@ async def _discard(receive: Receive) -> None:
             message = await asyncio.wait_for(receive(), deadline - time.monotonic())
         except asyncio.TimeoutError:
             return
-        more = message.get("more_body", False)
+        more = message["type"] == "http.request" and message.get("more_body", False)

@@ -65,6 +65,11 @@ class Settings(BaseSettings):
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
 
+    @field_validator("model_repository", "state_dir", "log_dir")
+    @classmethod
+    def _from_the_checkout(cls, value: Path) -> Path:
+        return ROOT / value
+
     @cached_property
     def limits(self) -> Limits:
         """The limits of the upscale pipeline."""

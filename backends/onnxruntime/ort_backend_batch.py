@@ -1,0 +1,107 @@
+"""Requests into runs: merge requests of equal shapes along the first dimension, run once, split the outputs.
+
+Plain numpy; knows neither Triton nor ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Tensors = Mapping[str, Array]
+Run = Callable[[Sequence[str], Tensors], Sequence[Array]]
+
+
+class RequestError(Exception):
+    """The request's own fault; the message is for its sender."""
+
+
+class BatchDimensionError(Exception):
+    """The graph gave an output whose first dimension is not the batch."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request: its input arrays by name, and the names of the outputs that it asks for."""
+
+    inputs: Tensors
+    outputs: Sequence[str]
+
+    @property
+    def rows(self) -> int:
+        """The size of the first dimension, which Triton has made sure is the same for all inputs."""
+        return int(next(iter(self.inputs.values())).shape[0])
+
+
+def decode_strings(name: str, values: Array) -> Array:
+    """BYTES as Triton gives them, (...) of bytes, to what ONNX Runtime takes, (...) of str.
+
+    :raises RequestError: an element is not UTF-8. ONNX Runtime would take the bytes for the text "b'...'".
+    """
+    try:
+        texts = [value.decode("utf-8") for value in values.reshape(-1)]
+    except UnicodeDecodeError as error:
+        raise RequestError(f"input '{name}' has an element that is not valid UTF-8: {error}") from error
+    return np.array(texts, dtype=np.object_).reshape(values.shape)
+
+
+def groups(jobs: Sequence[Job], *, batching: bool) -> list[list[int]]:
+    """The positions of jobs that can run together: equal inputs and equal shapes behind the batch dimension.
+
+    Without `batching` every job runs alone.
+    """
+    if not batching:
+        return [[index] for index in range(len(jobs))]
+    found: dict[tuple[tuple[str, tuple[int, ...]], ...], list[int]] = {}
+    for index, job in enumerate(jobs):
+        key = tuple(sorted((name, array.shape[1:]) for name, array in job.inputs.items()))
+        found.setdefault(key, []).append(index)
+    return list(found.values())
+
+
+def run_together(run: Run, jobs: Sequence[Job], *, batching: bool) -> list[Tensors | Exception]:
+    """Each job's outputs, or the error that is its own.
+
+    When the merged run fails, every job runs again alone: a bad request, or one too many for the memory, must
+    not take its batch-mates along. A wrong batch dimension is not tried again, since it would come and go
+    with the load.
+
+    :param jobs: jobs of one group.
+    """
+    try:
+        return list(_run_merged(run, jobs, batching=batching))
+    except BatchDimensionError as error:
+        return [error] * len(jobs)
+    except Exception as error:
+        if len(jobs) == 1:
+            return [error]
+    return [answer for job in jobs for answer in run_together(run, [job], batching=batching)]
+
+
+def _run_merged(run: Run, jobs: Sequence[Job], *, batching: bool) -> list[Tensors]:
+    wanted = list(dict.fromkeys(name for job in jobs for name in job.outputs))
+    inputs = jobs[0].inputs
+    if len(jobs) > 1:
+        inputs = {name: np.concatenate([job.inputs[name] for job in jobs]) for name in inputs}
+    outputs = dict(zip(wanted, run(wanted, inputs), strict=True))
+    if not batching:
+        return [outputs]
+    total = sum(job.rows for job in jobs)
+    for name, array in outputs.items():
+        if array.shape[:1] != (total,):
+            raise BatchDimensionError(
+                f"output '{name}' came with shape {list(array.shape)} for a batch of {total}: "
+                "where max_batch_size is above 0 the first dimension of every output has to be the batch"
+            )
+    answers: list[Tensors] = []
+    start = 0
+    for job in jobs:
+        # Views: rows of a C-ordered array lie together, and the response copies them out once.
+        answers.append({name: outputs[name][start : start + job.rows] for name in job.outputs})
+        start += job.rows
+    return answers

@@ -1,0 +1,148 @@
+"""What the client sends: settings and requests, built by plain functions and without input or output.
+
+Together with `answers` this is everything that `Client` and `AsyncClient` have in common.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import httpx
+from httpx_retries import Retry
+
+from .errors import InvalidRequest
+from .models import ImageInput, UpscaleOptions
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+CONNECT_TIMEOUT = 10.0  # seconds
+
+# uvicorn drops an idle connection after 5 s, httpx keeps one for 5 s: a request sent in that instant would die.
+# No bound on connections: how many requests run at a time is the caller's choice.
+LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=2.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Where and how to connect, resolved from the constructor's arguments and the environment."""
+
+    base_url: str
+    headers: Mapping[str, str]
+    timeout: httpx.Timeout
+    retry: Retry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One request: the arguments of httpx' `request` and `stream`."""
+
+    method: str
+    path: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """A picture in memory. All of it, so that a retry can send it again."""
+
+    filename: str
+    data: bytes
+
+
+def make_settings(
+    base_url: str | None, timeout: float, retries: int, headers: Mapping[str, str] | None, api_key: str | None
+) -> Settings:
+    """Settings from the arguments of a client; see `Client` for their meaning.
+
+    :raises InvalidRequest: base_url is no http address, or timeout or retries is out of range.
+    """
+    base_url = base_url or os.environ.get("DARKROOM_URL") or DEFAULT_URL
+    api_key = api_key or os.environ.get("DARKROOM_API_KEY")
+    if not base_url.startswith(("http://", "https://")):
+        raise _invalid("base_url", f"must start with http:// or https://, got {base_url!r}")
+    if not timeout > 0:
+        raise _invalid("timeout", f"must be above 0 seconds, got {timeout}")
+    if retries < 0:
+        raise _invalid("retries", f"must be 0 or more, got {retries}")
+    fixed = {"User-Agent": f"darkroom-client/{version('darkroom-client')}"}
+    if api_key:
+        fixed["Authorization"] = f"Bearer {api_key}"
+    return Settings(
+        base_url=base_url.rstrip("/"),
+        headers={**fixed, **(headers or {})},
+        timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
+        retry=_retry(retries),
+    )
+
+
+def _invalid(param: str, problem: str) -> InvalidRequest:
+    return InvalidRequest(f"{param} {problem}", code="invalid_input", param=param)
+
+
+def _retry(retries: int) -> Retry:
+    """Try again what the service certainly did not begin: it refused (429, 503), or no connection was made.
+
+    A connection that breaks or stays silent later is not tried again by itself: the work may be running or
+    may be what brought the service down, and sending it once more would double the load at the worst time.
+    """
+    return Retry(
+        total=retries,
+        allowed_methods=["POST"],  # whoever asks for health or info wants to know the state as it is now
+        status_forcelist=[429, 503],
+        retry_on_exceptions=[httpx.ConnectError, httpx.ConnectTimeout],
+        backoff_factor=0.5,
+        backoff_jitter=0.5,
+        max_backoff_wait=60.0,
+    )
+
+
+def load_image(image: ImageInput) -> Upload:
+    """Read a picture into memory.
+
+    :raises OSError: the path cannot be read.
+    :raises TypeError: it is none of bytes, a path, or a file opened for reading bytes.
+    """
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return Upload(filename="image", data=bytes(image))
+    if isinstance(image, (str, os.PathLike)):
+        path = Path(image)
+        return Upload(filename=_sendable(path.name), data=path.read_bytes())
+    data = image.read() if hasattr(image, "read") else None
+    if not isinstance(data, bytes):
+        raise TypeError(f"image must be bytes, a path or a file opened in binary mode, got {type(image).__name__}")
+    name = getattr(image, "name", None)
+    return Upload(filename=_sendable(Path(name).name) if isinstance(name, str) else "image", data=data)
+
+
+def _sendable(name: str) -> str:
+    """A file name of this machine may hold bytes that are not UTF-8 (as surrogates), which no header can carry."""
+    return name.encode("utf-8", "replace").decode("utf-8")
+
+
+def upscale_call(upload: Upload, options: UpscaleOptions, *, stream: bool) -> Call:
+    """`POST /api/upscale`; `stream` asks for progress events instead of the bare picture."""
+    arguments = {
+        "files": {"file": (upload.filename, upload.data)},
+        "data": form_fields(options),
+        "headers": {"Accept": "text/event-stream" if stream else "image/*, application/json"},
+    }
+    return Call(method="POST", path="/api/upscale", arguments=arguments)
+
+
+def batch_call(uploads: Sequence[Upload], options: UpscaleOptions) -> Call:
+    """`POST /api/upscale-batch`, answered as JSON."""
+    arguments = {
+        "files": [("files", (upload.filename, upload.data)) for upload in uploads],
+        "data": form_fields(options),
+        "headers": {"Accept": "application/json"},
+    }
+    return Call(method="POST", path="/api/upscale-batch", arguments=arguments)
+
+
+def form_fields(options: UpscaleOptions) -> dict[str, str]:
+    """The options as form fields. What is None is left out, so that the service's default holds."""
+    return {name: str(value) for name, value in options.items() if value is not None}

@@ -1,0 +1,256 @@
+"""The clients: `Client` for ordinary code, `AsyncClient` for asyncio. Same arguments, same methods."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import aclosing
+from types import TracebackType
+
+import httpx
+from httpx_retries import RetryTransport
+from httpx_sse import EventSource
+
+from . import answers, calls
+from .models import BatchItem, Format, Health, ImageInput, Info, Progress, UpscaleOptions, UpscaleResult
+
+
+class Client:
+    """A connection to a Darkroom service.
+
+        with Client() as darkroom:
+            result = darkroom.upscale("photo.jpg", model="x4plus")
+            Path("photo.png").write_bytes(result.image)
+
+    Safe to use from several threads. Proxy variables of the environment (HTTP_PROXY) are not looked at.
+
+    :param base_url: address of the service; the environment's DARKROOM_URL, or http://127.0.0.1:8000.
+    :param timeout: seconds that the service may stay silent, above 0. An upscale without progress is silent
+        until it is finished. Connecting has its own limit of 10 s.
+    :param retries: how often a request is tried again when the service refused it (429, 503) or no connection
+        could be made, 0 or more. Between tries it waits as long as `Retry-After` says, otherwise about
+        1, 2, 4 ... seconds, and never longer than 60 s. A connection that breaks or times out later is not
+        tried again: see `darkroom_client.calls`. `health` and `info` are tried once.
+    :param headers: sent with every request.
+    :param api_key: sent as `Authorization: Bearer ...`; the environment's DARKROOM_API_KEY. For a service
+        behind something that asks for one.
+    :raises InvalidRequest: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        timeout: float = 600.0,
+        retries: int = 3,
+        headers: Mapping[str, str] | None = None,
+        api_key: str | None = None,
+    ) -> None:
+        self._settings = calls.make_settings(base_url, timeout, retries, headers, api_key)
+        self._http = httpx.Client(
+            base_url=self._settings.base_url,
+            headers=self._settings.headers,
+            timeout=self._settings.timeout,
+            transport=RetryTransport(httpx.HTTPTransport(limits=calls.LIMITS), self._settings.retry),
+        )
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections. The client cannot be used afterwards."""
+        self._http.close()
+
+    def health(self) -> Health:
+        """Whether the service is up and its models are loaded. Models that still load are no error.
+
+        :raises Unavailable: nobody answers.
+        """
+        return answers.read_health(self._send(calls.Call(method="GET", path="/api/health")))
+
+    def info(self) -> Info:
+        """Models and limits of the service.
+
+        :raises DarkroomError: as for `upscale`.
+        """
+        return answers.read_info(answers.checked(self._send(calls.Call(method="GET", path="/api/info"))))
+
+    def upscale(
+        self,
+        image: ImageInput,
+        *,
+        model: str | None = None,
+        scale: float | None = None,
+        tile: int | None = None,
+        tile_pad: int | None = None,
+        format: Format = "png",
+        quality: int | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> UpscaleResult:
+        """Enlarge one picture. What is None is left to the service; `info()` tells its limits.
+
+        :param image: the bytes, a path, or a file opened for reading bytes; PNG, JPEG, WebP, BMP, TIFF or GIF.
+        :param model: a name out of `info().models`.
+        :param scale: output pixels per input pixel along each axis, 1..8; the model's own by default.
+        :param tile: edge of the tiles that the picture is cut into, input pixels, 32..4096; 0 for no tiles.
+        :param tile_pad: overlap of neighbouring tiles, input pixels.
+        :param quality: of webp and jpeg, 1..100.
+        :param on_progress: called after each tile. An exception that it raises ends the request, and the
+            service stops working on it.
+        :raises InvalidRequest: the service refuses the picture or an option.
+        :raises Busy: the queue is full, after all retries.
+        :raises Unavailable: nobody answers, the service is not ready, or the connection broke.
+        :raises TimedOut: the service gave up, or was silent for longer than `timeout`.
+        :raises Cancelled: the service cancelled the request.
+        :raises ServerError: the service failed, or gave an answer that cannot be understood.
+        :raises OSError: the path cannot be read.
+        """
+        options = UpscaleOptions(model=model, scale=scale, tile=tile, tile_pad=tile_pad, format=format, quality=quality)
+        upload = calls.load_image(image)
+        if on_progress is None:
+            return answers.read_upscale(answers.checked(self._send(calls.upscale_call(upload, options, stream=False))))
+        return self._upscale_with_events(calls.upscale_call(upload, options, stream=True), on_progress)
+
+    def upscale_batch(
+        self,
+        images: Iterable[ImageInput],
+        *,
+        model: str | None = None,
+        scale: float | None = None,
+        tile: int | None = None,
+        tile_pad: int | None = None,
+        format: Format = "png",
+        quality: int | None = None,
+    ) -> list[BatchItem]:
+        """Enlarge several pictures in one request; the options are those of `upscale` and hold for all.
+
+        All of them are in memory at once, going and coming: for a folder, call `upscale` for each.
+
+        :returns: one item for each picture, in order; a bad picture has an `error` and does not lose the others.
+        :raises DarkroomError: as for `upscale`, when the request as a whole fails.
+        """
+        options = UpscaleOptions(model=model, scale=scale, tile=tile, tile_pad=tile_pad, format=format, quality=quality)
+        uploads = [calls.load_image(image) for image in images]
+        if not uploads:
+            return []
+        return answers.read_batch(answers.checked(self._send(calls.batch_call(uploads, options))), len(uploads))
+
+    def _send(self, call: calls.Call) -> httpx.Response:
+        with answers.translated_errors(self._settings):
+            return self._http.request(call.method, call.path, **call.arguments)
+
+    def _upscale_with_events(self, call: calls.Call, on_progress: Callable[[Progress], None]) -> UpscaleResult:
+        with (
+            answers.translated_errors(self._settings),
+            self._http.stream(call.method, call.path, **call.arguments) as response,
+        ):
+            if not answers.is_event_stream(response):
+                response.read()
+                return answers.read_upscale(answers.checked(response))
+            events = answers.UpscaleEvents(on_progress, response.headers.get("x-request-id", ""))
+            for event in EventSource(response).iter_sse():
+                events.feed(event)
+            return events.result()
+
+
+class AsyncClient:
+    """`Client` for asyncio: the same arguments and methods, to be awaited. See there for all of them.
+
+    Cancelling the task that awaits `upscale` closes the connection, and the service stops working on it.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        timeout: float = 600.0,
+        retries: int = 3,
+        headers: Mapping[str, str] | None = None,
+        api_key: str | None = None,
+    ) -> None:
+        self._settings = calls.make_settings(base_url, timeout, retries, headers, api_key)
+        self._http = httpx.AsyncClient(
+            base_url=self._settings.base_url,
+            headers=self._settings.headers,
+            timeout=self._settings.timeout,
+            transport=RetryTransport(httpx.AsyncHTTPTransport(limits=calls.LIMITS), self._settings.retry),
+        )
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections. The client cannot be used afterwards."""
+        await self._http.aclose()
+
+    async def health(self) -> Health:
+        """See `Client.health`."""
+        return answers.read_health(await self._send(calls.Call(method="GET", path="/api/health")))
+
+    async def info(self) -> Info:
+        """See `Client.info`."""
+        return answers.read_info(answers.checked(await self._send(calls.Call(method="GET", path="/api/info"))))
+
+    async def upscale(
+        self,
+        image: ImageInput,
+        *,
+        model: str | None = None,
+        scale: float | None = None,
+        tile: int | None = None,
+        tile_pad: int | None = None,
+        format: Format = "png",
+        quality: int | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> UpscaleResult:
+        """See `Client.upscale`. `on_progress` is an ordinary function here too."""
+        options = UpscaleOptions(model=model, scale=scale, tile=tile, tile_pad=tile_pad, format=format, quality=quality)
+        upload = await asyncio.to_thread(calls.load_image, image)
+        if on_progress is None:
+            call = calls.upscale_call(upload, options, stream=False)
+            return answers.read_upscale(answers.checked(await self._send(call)))
+        return await self._upscale_with_events(calls.upscale_call(upload, options, stream=True), on_progress)
+
+    async def upscale_batch(
+        self,
+        images: Iterable[ImageInput],
+        *,
+        model: str | None = None,
+        scale: float | None = None,
+        tile: int | None = None,
+        tile_pad: int | None = None,
+        format: Format = "png",
+        quality: int | None = None,
+    ) -> list[BatchItem]:
+        """See `Client.upscale_batch`."""
+        options = UpscaleOptions(model=model, scale=scale, tile=tile, tile_pad=tile_pad, format=format, quality=quality)
+        uploads = [await asyncio.to_thread(calls.load_image, image) for image in images]
+        if not uploads:
+            return []
+        return answers.read_batch(answers.checked(await self._send(calls.batch_call(uploads, options))), len(uploads))
+
+    async def _send(self, call: calls.Call) -> httpx.Response:
+        with answers.translated_errors(self._settings):
+            return await self._http.request(call.method, call.path, **call.arguments)
+
+    async def _upscale_with_events(self, call: calls.Call, on_progress: Callable[[Progress], None]) -> UpscaleResult:
+        with answers.translated_errors(self._settings):
+            async with self._http.stream(call.method, call.path, **call.arguments) as response:
+                if not answers.is_event_stream(response):
+                    await response.aread()
+                    return answers.read_upscale(answers.checked(response))
+                events = answers.UpscaleEvents(on_progress, response.headers.get("x-request-id", ""))
+                async with aclosing(EventSource(response).aiter_sse()) as stream:
+                    async for event in stream:
+                        events.feed(event)
+                return events.result()

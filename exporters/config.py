@@ -1,0 +1,135 @@
+"""Renders config.pbtxt files from ModelSpecs, and finds committed ones that drifted.
+
+Only fields that NVIDIA's native `onnxruntime` and `python` backends accept are written, so that one repository
+serves both the embedded server and NVIDIA's container. Nothing depends on the machine unless an option asks.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from darkroom.networks import ModelSpec, TensorSpec
+from exporters.files import write_atomically
+
+_HEADER = "# Rendered by `python -m exporters config`; edit networks.py of the family, not this file."
+
+# 1 = HEURISTIC. EXHAUSTIVE, the default of NVIDIA's backend, costs hundreds of milliseconds per new picture size.
+_GPU_PARAMETERS = {"cudnn_conv_algo_search": "1"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where and how the networks run.
+
+    :param gpus: GPU numbers; none = on the CPU. Networks get one instance per GPU, pipelines stay on the CPU.
+    :param instances: instances per device.
+    :param max_batch: overrides the largest batch of every network; None = what its family says.
+    :param queue_delay_us: how long a batch waits for company, in microseconds; 0 = not at all.
+    :param threads: ONNX Runtime threads per instance on a CPU; None = all cores.
+    """
+
+    gpus: tuple[int, ...] = ()
+    instances: int = 1
+    max_batch: int | None = None
+    queue_delay_us: int = 0
+    threads: int | None = None
+
+
+def render(spec: ModelSpec, placement: Placement) -> str:
+    """The text of one config.pbtxt."""
+    is_network = spec.backend != "python"
+    batch = _max_batch(spec, placement)
+    blocks = [
+        _HEADER,
+        f'name: "{spec.name}"\nbackend: "{spec.backend}"\nmax_batch_size: {batch}',
+        _tensors("input", spec.inputs),
+        _tensors("output", spec.outputs),
+        _instances(placement if is_network else Placement()),
+    ]
+    if is_network and batch > 0:
+        # No queue policy: it would switch prefetching off and double the time of a burst.
+        delay = placement.queue_delay_us
+        inside = f" max_queue_delay_microseconds: {delay} " if delay else " "
+        blocks.append(f"dynamic_batching {{{inside}}}")
+    if spec.decoupled:
+        blocks.append("model_transaction_policy { decoupled: true }")
+    blocks += [
+        f'parameters {{\n  key: "{key}"\n  value: {{ string_value: "{value}" }}\n}}'
+        for key, value in sorted(_parameters(spec, placement).items())
+    ]
+    return "\n".join(blocks) + "\n"
+
+
+def _max_batch(spec: ModelSpec, placement: Placement) -> int:
+    if spec.max_batch_size == 0:
+        return 0
+    if placement.max_batch is not None:
+        return placement.max_batch
+    if not placement.gpus and spec.max_batch_size_cpu is not None:
+        return spec.max_batch_size_cpu
+    return spec.max_batch_size
+
+
+def _tensors(kind: str, tensors: Iterable[TensorSpec]) -> str:
+    entries = []
+    for tensor in tensors:
+        lines = [
+            f'    name: "{tensor.name}"',
+            f"    data_type: TYPE_{tensor.dtype}",
+            f"    dims: [ {', '.join(map(str, tensor.dims))} ]",
+        ]
+        if tensor.optional:
+            lines.append("    optional: true")
+        entries.append("  {\n" + "\n".join(lines) + "\n  }")
+    return f"{kind} [\n" + ",\n".join(entries) + "\n]"
+
+
+def _instances(placement: Placement) -> str:
+    # Always with a count: left out, a CPU model gets two instances and two copies of its weights.
+    device = "kind: KIND_CPU"
+    if placement.gpus:
+        device = f"kind: KIND_GPU\n    gpus: [ {', '.join(map(str, placement.gpus))} ]"
+    return f"instance_group [\n  {{\n    count: {placement.instances}\n    {device}\n  }}\n]"
+
+
+def _parameters(spec: ModelSpec, placement: Placement) -> dict[str, str]:
+    parameters = dict(spec.parameters)
+    if spec.backend == "onnxruntime":
+        if placement.gpus:
+            parameters |= _GPU_PARAMETERS
+        elif placement.threads is not None:
+            parameters["intra_op_thread_count"] = str(placement.threads)
+    return parameters
+
+
+def config_path(repository: Path, spec: ModelSpec) -> Path:
+    """Where the config of a model lies."""
+    return repository / spec.name / "config.pbtxt"
+
+
+def write_configs(repository: Path, specs: Iterable[ModelSpec], placement: Placement) -> list[Path]:
+    """Write all configs; returns the paths of those that changed."""
+    changed = []
+    for spec in specs:
+        path, text = config_path(repository, spec), render(spec, placement)
+        if not path.is_file() or path.read_text() != text:
+            write_atomically(path, text.encode())
+            changed.append(path)
+    return changed
+
+
+def drift(repository: Path, specs: Iterable[ModelSpec], placement: Placement) -> str:
+    """A unified diff from the files that are there to those that would be rendered; "" when they agree."""
+    diffs: list[str] = []
+    for spec in specs:
+        path = config_path(repository, spec)
+        before = path.read_text() if path.is_file() else ""
+        after = render(spec, placement)
+        name = f"{spec.name}/{path.name}"
+        diffs += difflib.unified_diff(
+            before.splitlines(keepends=True), after.splitlines(keepends=True), name, f"{name} (rendered)"
+        )
+    return "".join(diffs)

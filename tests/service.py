@@ -1,0 +1,123 @@
+"""The whole service as a test subject: `darkroom serve` on free ports, with its processes in reach."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.conftest import free_port
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass
+class RunningService:
+    """A started service. `grpc` and `metrics` are Triton's."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    grpc: str
+    metrics: str
+    folder: Path
+
+    def log(self) -> str:
+        """Everything that it wrote so far."""
+        return (self.folder / "output.log").read_text(errors="replace")
+
+    def health(self) -> httpx.Response | None:
+        """`GET /health`, or None while nothing listens."""
+        try:
+            return httpx.get(f"{self.url}/health", timeout=5)
+        except httpx.TransportError:
+            return None
+
+    def wait_healthy(self, timeout: float) -> float:
+        """Wait for a 200 from /health; returns the seconds it took."""
+        started = time.monotonic()
+        while time.monotonic() - started < timeout:
+            if self.process.poll() is not None:
+                pytest.fail(f"the service ended with code {self.process.returncode}:\n{self.log()[-3000:]}")
+            answer = self.health()
+            if answer is not None and answer.status_code == 200:
+                return time.monotonic() - started
+            time.sleep(0.1)
+        pytest.fail(f"not healthy after {timeout} s:\n{self.log()[-3000:]}")
+
+    def tree(self) -> list[psutil.Process]:
+        """The supervisor and everything below it."""
+        top = psutil.Process(self.process.pid)
+        return [top, *top.children(recursive=True)]
+
+    def memory(self) -> int:
+        """Bytes of memory of the whole stack, shared pages counted once (PSS)."""
+        total = 0
+        for process in self.tree():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += process.memory_full_info().pss
+        return total
+
+    def find(self, words: str) -> list[psutil.Process]:
+        """The processes of the tree whose command line contains `words`."""
+        found = []
+        for process in self.tree():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if words in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
+
+    def counter(self, name: str, model: str) -> float:
+        """A counter or gauge of Triton's metrics for one model."""
+        for line in httpx.get(self.metrics).text.splitlines():
+            if line.startswith(f"{name}{{") and f'model="{model}"' in line:
+                return float(line.rsplit(" ", 1)[1])
+        pytest.fail(f"no metric {name} for {model}")
+
+
+@contextlib.contextmanager
+def running_service(folder: Path, *, wait: bool = True, **settings: object) -> Iterator[RunningService]:
+    """Start `darkroom serve` with `settings` (names of environment variables in lower case); stop it at the end."""
+    port, grpc, metrics = free_port(), free_port(), free_port()
+    defaults = {
+        "host": "127.0.0.1",
+        "port": port,
+        "triton_grpc_port": grpc,
+        "triton_metrics_port": metrics,
+        "state_dir": folder / "state",
+        "log_dir": folder / "logs",
+    }
+    env = os.environ | {name.upper(): str(value) for name, value in (defaults | settings).items()}
+    command = [str(Path(sys.executable).with_name("darkroom")), "serve"]
+    with (folder / "output.log").open("wb") as output:
+        process = subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT)
+    service = RunningService(
+        process, f"http://127.0.0.1:{port}", f"127.0.0.1:{grpc}", f"http://127.0.0.1:{metrics}/metrics", folder
+    )
+    try:
+        if wait:
+            service.wait_healthy(90)
+        yield service
+    finally:
+        _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)  # the second one does not wait for work
+    try:
+        process.wait(40)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,448 @@
+"""The command `darkroom` against a real loopback server: files, folders, resuming, failing, being stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from darkroom_client.cli import main
+from darkroom_client.cli_upscale import Run, carry_out, write_whole
+from darkroom_client.models import UpscaleOptions
+from darkroom_client.plan import Job, Plan
+
+from tests.conftest import free_port
+from tests.unit.loopback import Answer, Loopback, Received, as_json, event, events, failure, loopback, picture
+
+HEALTHY = as_json({"status": "healthy", "model_loaded": True, "device": {"type": "cpu", "name": "Some CPU"}})
+DARKROOM = [sys.executable, "-m", "darkroom_client"]
+
+
+def upscaler(request: Received) -> Answer:
+    """A service whose result is the input with "large " before it, and that cannot read "bad"."""
+    if request.method == "GET":
+        return HEALTHY
+    content = request.file()
+    if content == b"bad":
+        return failure(415, "not_an_image", "file: not a picture.", "file")
+    return picture(b"large " + content)
+
+
+@pytest.fixture
+def server() -> Iterator[Loopback]:
+    with loopback(upscaler) as running:
+        yield running
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # must not bring control codes into a file
+    return tmp_path
+
+
+def darkroom(url: str, *words: str, stdin: bytes | None = None) -> Result:
+    return CliRunner().invoke(main, ["--url", url, *words], input=stdin)
+
+
+def write(folder: Path, **contents: str) -> None:
+    """Write files; the names have _ for their dot."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        (folder / name.replace("_", ".")).write_text(content)
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Every file below a folder, hidden ones too."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_text() for path in found}
+
+
+def test_one_file(server: Loopback, here: Path) -> None:
+    write(here, in_jpg="cat")
+    options = ("--model", "x4plus", "--scale", "2.5", "--tile", "64", "--tile-pad", "8", "--quality", "80")
+    result = darkroom(server.url, "upscale", "in.jpg", "sub/out.webp", *options)
+    assert result.exit_code == 0, result.output
+    assert (here / "sub/out.webp").read_text() == "large cat"
+    assert server.posts()[0].fields() == {
+        "model": "x4plus",
+        "scale": "2.5",
+        "tile": "64",
+        "tile_pad": "8",
+        "format": "webp",
+        "quality": "80",
+    }
+    assert result.stdout == ""
+    assert result.stderr.startswith("in.jpg -> sub/out.webp (x4plus, x4, ")
+    assert result.stderr.count("\n") == 1
+    assert "\x1b" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "output"),
+    [
+        (["in.jpg"], "in-upscaled.png"),
+        (["in.jpg", "--format", "jpeg"], "in-upscaled.jpg"),
+        (["in.jpg", "out"], "out/in.png"),
+        (["in.jpg", "there"], "there/in.png"),
+        (["in.jpg", "-o", "out.JPG"], "out.JPG"),
+        (["in.jpg", "-o", "new.folder/"], "new.folder/in.png"),
+    ],
+)
+def test_where_one_file_goes(server: Loopback, here: Path, words: list[str], output: str) -> None:
+    write(here, in_jpg="cat")
+    (here / "there").mkdir()
+    result = darkroom(server.url, "upscale", *words)
+    assert result.exit_code == 0, result.output
+    assert tree(here) == {"in.jpg": "cat", output: "large cat"}
+
+
+def test_a_folder_with_one_bad_file(server: Loopback, here: Path) -> None:
+    write(here / "photos", a_jpg="a", b_png="bad", c_webp="c", notes_txt="no picture")
+    write(here / "photos/sub", d_jpg="not asked for")
+    result = darkroom(server.url, "upscale", "photos", "-o", "out")
+    assert result.exit_code == 1
+    assert tree(here / "out") == {"a.png": "large a", "c.png": "large c"}
+    assert "photos/b.png: failed: file: not a picture." in result.stderr
+    assert "2 done, 1 failed" in result.stderr
+
+
+def test_a_missing_file_does_not_lose_the_others(server: Loopback, here: Path) -> None:
+    write(here, a_jpg="a")
+    result = darkroom(server.url, "upscale", "a.jpg", "missing.jpg", "-o", "out")
+    assert result.exit_code == 1
+    assert tree(here / "out") == {"a.png": "large a"}
+    assert "missing.jpg: failed: No such file or directory" in result.stderr
+
+
+def test_a_second_run_goes_on_where_the_first_ended(server: Loopback, here: Path) -> None:
+    write(here / "photos", a_jpg="a", b_jpg="b")
+    write(here / "out", a_png="from an earlier run", b_png="")
+    first = darkroom(server.url, "upscale", "photos/", "out")
+    assert first.exit_code == 0
+    assert [post.file() for post in server.posts()] == [b"b"]
+    assert tree(here / "out") == {"a.png": "from an earlier run", "b.png": "large b"}
+    assert "photos/a.jpg: skipped, out/a.png is there" in first.stderr
+    assert "1 done, 1 skipped" in first.stderr
+    again = darkroom(server.url, "upscale", "photos/", "out", "--overwrite")
+    assert again.exit_code == 0
+    assert tree(here / "out") == {"a.png": "large a", "b.png": "large b"}
+
+
+def test_with_everything_done_no_service_is_needed(here: Path) -> None:
+    write(here, a_jpg="a", out_png="large a")
+    assert darkroom(f"http://127.0.0.1:{free_port()}", "upscale", "a.jpg", "out.png").exit_code == 0
+
+
+def test_patterns_keep_the_folders_below_their_fixed_part(server: Loopback, here: Path) -> None:
+    write(here / "photos", a_jpg="a")
+    write(here / "photos/x/y", b_jpg="b", c_png="c")
+    assert darkroom(server.url, "upscale", "photos/**/*.jpg", "-o", "photos/out").exit_code == 0
+    assert tree(here / "photos/out") == {"a.png": "large a", "x/y/b.png": "large b"}
+    # The results lie below the pattern's folder now, and are no inputs of the next run all the same.
+    assert darkroom(server.url, "upscale", "photos/**", "-o", "photos/out").exit_code == 0
+    assert tree(here / "photos/out") == {"a.png": "large a", "x/y/b.png": "large b", "x/y/c.png": "large c"}
+
+
+def test_inputs_of_the_same_stem_keep_their_suffix(server: Loopback, here: Path) -> None:
+    write(here, a_jpg="jpg", a_webp="webp", b_jpg="b")
+    assert darkroom(server.url, "upscale", "a.jpg", "a.webp", "b.jpg", "a.jpg", "-o", "out").exit_code == 0
+    assert tree(here / "out") == {"a.jpg.png": "large jpg", "a.webp.png": "large webp", "b.png": "large b"}
+    assert len(server.posts()) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["a.png", "a.png"], "would replace the input"),
+        (["a.png", "b.jpg", "-o", "."], "would replace the input 'a.png'"),
+        (["x", "-o", "x"], "in the output folder"),
+        (["x/*.jpg", "-o", "x"], "in the output folder"),
+        (["x/c.jpg", "y/c.jpg", "-o", "out"], "would both be written to 'out/c.jpg.png'"),
+        (["x/c.jpg", "y/C.JPG", "-o", "out"], "would both be written"),
+        (["a.png", "b.jpg", "c.jpg"], "give it with -o"),
+        (["x"], "give it with -o"),
+        (["x", "-"], "give it with -o"),
+        (["x", "-o", "out.png"], "is a file"),
+        (["x", "a.png"], "is a file"),
+        (["a.png", "*.jpg"], "cannot be the output"),
+        (["a.png", "-", "-o", "out"], "Standard input"),
+        (["a.png", "out.tiff"], "an output ends in .png"),
+        (["a.png", "out.jpg", "--format", "png"], "is the name of a jpeg file"),
+        (["empty", "-o", "out"], "no pictures there"),
+        (["*.gif", "-o", "out"], "no pictures there"),
+        (["a.png", "out.png", "--scale", "9"], "--scale"),
+        ([], "Missing argument"),
+    ],
+)
+def test_commands_that_make_no_sense_send_nothing(server: Loopback, here: Path, words: list[str], reason: str) -> None:
+    write(here, a_png="a", b_jpg="b")
+    write(here / "x", c_jpg="c")
+    write(here / "y", c_jpg="c", C_JPG="c")
+    (here / "empty").mkdir()
+    before = tree(here)
+    result = darkroom(server.url, "upscale", *words)
+    assert result.exit_code == 2
+    assert reason in " ".join(result.stderr.split())
+    assert (server.received, tree(here)) == ([], before)
+
+
+def test_an_input_that_is_a_link_to_the_output_is_not_replaced(server: Loopback, here: Path) -> None:
+    write(here, a_png="a")
+    (here / "link.png").symlink_to("a.png")
+    assert darkroom(server.url, "upscale", "link.png", "a.png", "--overwrite").exit_code == 2
+    assert (here / "a.png").read_text() == "a"
+
+
+def test_a_pipe(server: Loopback, here: Path) -> None:
+    write(here, in_jpg="cat")
+    for words in (["-"], ["-", "-"]):
+        result = darkroom(server.url, "upscale", *words, stdin=b"\xffcat")
+        assert (result.exit_code, result.stdout_bytes) == (0, b"large \xffcat")
+    assert darkroom(server.url, "upscale", "in.jpg", "-").stdout_bytes == b"large cat"
+    assert darkroom(server.url, "upscale", "-", "out.png", stdin=b"dog").exit_code == 0
+    assert tree(here) == {"in.jpg": "cat", "out.png": "large dog"}
+
+
+def test_several_files_at_a_time(server: Loopback, here: Path) -> None:
+    together = threading.Barrier(3)
+
+    def wait_for_the_others(request: Received) -> Answer:
+        if request.method == "POST":
+            together.wait(20)
+        return upscaler(request)
+
+    server.respond = wait_for_the_others
+    write(here / "photos", a_jpg="a", b_jpg="b", c_jpg="c")
+    assert darkroom(server.url, "upscale", "photos", "out", "--jobs", "3").exit_code == 0
+    assert len(tree(here / "out")) == 3
+
+
+def test_without_a_service_the_command_fails_at_once(here: Path) -> None:
+    write(here / "photos", a_jpg="a", b_jpg="b")
+    url = f"http://127.0.0.1:{free_port()}"
+    started = time.monotonic()
+    result = darkroom(url, "upscale", "photos", "out")
+    assert time.monotonic() - started < 5
+    assert result.exit_code == 1
+    assert f"No Darkroom service answers at {url}" in result.stderr
+    assert not (here / "out").exists()
+
+
+def test_when_the_service_goes_away_the_rest_is_not_tried(
+    server: Loopback, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def once(request: Received) -> Answer:
+        away = len(server.posts()) > 1
+        return failure(503, "not_ready", "The service is shutting down.") if away else upscaler(request)
+
+    server.respond = once
+    write(here, **{f"{name}_jpg": name for name in "abcd"})
+    jobs = tuple(Job(source=here / f"{name}.jpg", output=here / f"out/{name}.png") for name in "abcd")
+    plan, options = Plan(jobs=jobs, format="png"), UpscaleOptions()
+    run = Run(plan=plan, options=options, url=server.url, jobs=1, overwrite=False, timeout=20, retries=0)
+    assert carry_out(run) == 1
+    assert len(server.posts()) == 2
+    said = capsys.readouterr().err
+    assert "1 done, 1 failed, 2 not finished" in said
+    assert "give the same command again" in said
+
+
+def test_a_server_error_names_the_request(server: Loopback, here: Path) -> None:
+    broken = failure(500, "internal_error", "The service failed.", **{"X-Request-ID": "request-9"})
+    server.respond = lambda request: HEALTHY if request.method == "GET" else broken
+    write(here, a_jpg="a")
+    result = darkroom(server.url, "upscale", "a.jpg", "out.png")
+    assert result.exit_code == 1
+    assert "The service failed. (request request-9)" in result.stderr
+
+
+def test_file_names_cannot_write_control_codes(server: Loopback, here: Path) -> None:
+    (here / "a\x1b[31m[red]\udcff.jpg").write_text("a")
+    result = darkroom(server.url, "upscale", ".", "out")
+    assert result.exit_code == 0
+    assert "a\N{REPLACEMENT CHARACTER}[31m[red]\N{REPLACEMENT CHARACTER}.jpg -> " in result.stderr
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_whole(tmp_path / "folder.png", b"large")
+    assert list(tmp_path.iterdir()) == [tmp_path / "folder.png"]
+    write_whole(tmp_path / "new/a.png", b"large")
+    assert (tmp_path / "new/a.png").stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _take_interrupts() -> None:
+    # A test run in the background has SIGINT ignored, and its children would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_ctrl_c_leaves_nothing_half_written_and_the_run_can_go_on(server: Loopback, here: Path) -> None:
+    reached, over = threading.Event(), threading.Event()
+
+    def stall_on_b(request: Received) -> Answer:
+        if request.method == "POST" and request.file() == b"b":
+            reached.set()
+            over.wait(30)
+        return upscaler(request)
+
+    server.respond = stall_on_b
+    write(here / "photos", a_jpg="a", b_jpg="b", c_jpg="c")
+    command = [*DARKROOM, "--url", server.url, "upscale", "photos", "out", "--jobs", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=_take_interrupts)
+    assert reached.wait(30)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=10)
+    over.set()
+    assert process.returncode == 130
+    assert "Stopped: 1 done, 2 not finished" in said
+    assert "give the same command again" in said
+    assert "Traceback" not in said
+    assert tree(here / "out") == {"a.png": "large a"}
+
+    server.respond = upscaler
+    server.received.clear()
+    assert subprocess.run(command, stderr=subprocess.PIPE, check=False).returncode == 0
+    assert [post.file() for post in server.posts()] == [b"b", b"c"]
+    assert tree(here / "out") == {"a.png": "large a", "b.png": "large b", "c.png": "large c"}
+
+
+def test_a_terminal_shows_bars(server: Loopback, here: Path) -> None:
+    def slowly(request: Received) -> Answer:
+        if request.method == "GET":
+            return HEALTHY
+        steps = [event("progress", {"done": done, "total": 16}) for done in range(17)]
+        image = {"image": "data:image/png;base64,bGFyZ2U=", "media_type": "image/png", "model": "x4plus", "scale": 4}
+        answer = events(event("image", image))
+        assert isinstance(answer.body, tuple)
+        return Answer(headers=answer.headers, body=_paced(steps, answer.body[0]))
+
+    server.respond = slowly
+    write(here / "photos", a_jpg="a", b_jpg="b")
+    shown = _on_a_terminal([*DARKROOM, "--url", server.url, "upscale", "photos", "out"])
+    assert tree(here / "out") == {"a.png": "large", "b.png": "large"}
+    assert "\x1b[?25l" in shown  # the cursor is hidden while bars move
+    assert "\x1b[?25h" in shown
+    assert "/16" in shown
+    assert "all files" in shown
+    assert "2 done" in shown
+
+
+def _paced(steps: list[bytes], last: bytes) -> Iterator[bytes]:
+    for step in steps:
+        yield step
+        time.sleep(0.05)
+    yield last
+
+
+def _on_a_terminal(command: list[str]) -> str:
+    """Run a command whose standard error is a terminal; what the terminal received."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120"}
+    process = subprocess.Popen(command, stderr=theirs, env=environment)
+    os.close(theirs)
+    received = b""
+    try:
+        while piece := os.read(ours, 65_536):
+            received += piece
+    except OSError:  # how Linux says that the other end is closed
+        pass
+    os.close(ours)
+    assert process.wait(30) == 0
+    return received.decode()
+
+
+def test_info_is_a_table(server: Loopback) -> None:
+    title = "[b]photographs[/b], the best quality this service has, and rather slow on a machine without a GPU"
+    content = {
+        "models": [{"name": "x4plus", "title": title, "scales": [4]}, {"name": "fast", "title": "f", "scales": [2, 3]}],
+        "default_model": "x4plus",
+        "limits": {"max_upload_mb": 64, "scale": [1, 8]},
+    }
+    server.respond = lambda _: as_json(content)
+    result = darkroom(server.url, "info")
+    assert result.exit_code == 0
+    for text in ("x4plus (default)", title, "x2 x3", "max_upload_mb", "64", "[1, 8]"):
+        assert text in result.stdout
+    assert "\x1b" not in result.stdout
+    assert json.loads(darkroom(server.url, "info", "--json").stdout) == content
+
+
+def test_health_has_an_exit_code(server: Loopback) -> None:
+    result = darkroom(server.url, "health")
+    assert (result.exit_code, result.stdout) == (0, f"healthy: models loaded, cpu Some CPU, {server.url}\n")
+    loading = as_json({"status": "unhealthy", "model_loaded": False, "device": None}, 503)
+    server.respond = lambda _: loading
+    result = darkroom(server.url, "health")
+    assert result.exit_code == 1
+    assert result.stdout.startswith("unhealthy: models not loaded yet, device not known yet")
+    assert json.loads(darkroom(server.url, "health", "--json").stdout)["model_loaded"] is False
+
+
+def test_a_wrong_address_is_one_plain_sentence() -> None:
+    result = darkroom("localhost:8000", "health")
+    assert result.exit_code == 1
+    assert "Error: base_url must start with http://" in result.stderr
+
+
+@pytest.fixture
+def plugins(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs `darkroom` beside an installed package that brings the commands good, broken and wrong."""
+    info = tmp_path / "extra-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: extra\nVersion: 1\n")
+    entries = (
+        "good = extra_good:good\nbroken = extra_broken:broken\nwrong = extra_good:wrong\nabsent = extra_absent:a\n"
+    )
+    (info / "entry_points.txt").write_text(f"[darkroom.commands]\n{entries}")
+    good = 'import sys, click\n@click.command()\ndef good():\n    """Do good. Always."""\n    click.echo("did good")\n'
+    (tmp_path / "extra_good.py").write_text(good + 'sys.stderr.write("imported")\nwrong = 3\n')
+    (tmp_path / "extra_broken.py").write_text("import a_module_that_is_not_there\n")
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        return subprocess.run([*DARKROOM, *words], env=environment, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_commands_of_other_packages(plugins: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    assert plugins("good").stdout == "did good\n"
+    helped = plugins("--help")
+    assert "good     Do good\n" in helped.stdout
+    assert "broken   (of the package extra)" in helped.stdout
+    assert "upscale  Enlarge pictures" in helped.stdout
+    assert "imported" not in helped.stderr
+    for words, reason in (
+        (["broken", "--some", "option"], "No module named 'a_module_that_is_not_there'"),
+        (["broken", "--help"], "No module named 'a_module_that_is_not_there'"),
+        (["wrong"], "extra_good:wrong is not a click command"),
+        (["absent"], "No module named 'extra_absent'"),
+    ):
+        result = plugins(*words)
+        assert result.returncode == 1
+        assert reason in result.stderr
+        assert "of the package extra cannot be loaded" in result.stderr
+    assert plugins("nonsense").returncode == 2
+
+
+def test_help_loads_no_http_stack() -> None:
+    code = "import sys, darkroom_client.cli; print(sorted({'httpx', 'rich', 'asyncio'} & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
