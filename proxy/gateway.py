@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
+import grpc
 import numpy as np
 import tritonclient.grpc.aio as grpcclient
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
@@ -66,7 +67,7 @@ class Gateway:
                     raise translate(error)
                 names = [output.name for output in result.get_response().outputs]
                 yield {name: result.as_numpy(name) for name in names}
-        except InferenceServerException as error:
+        except (InferenceServerException, grpc.aio.AioRpcError) as error:
             raise translate(error) from error
         finally:
             responses.cancel()
@@ -80,9 +81,12 @@ def _tensor(name: str, value: Any) -> Any:
     return tensor
 
 
-def translate(error: InferenceServerException) -> DarkroomError:
-    """An error of Triton's as one of ours."""
-    text, status = error.message() or "", error.status() or ""
+def translate(error: InferenceServerException | grpc.aio.AioRpcError) -> DarkroomError:
+    """An error of Triton's, or of the connection to it, as one of ours."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        text, status = error.details() or "", error.code().name
+    else:
+        text, status = error.message() or "", error.status() or ""
     ours = from_wire(text)
     if ours is not None:
         return ours

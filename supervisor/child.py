@@ -15,7 +15,7 @@ from collections.abc import Mapping
 log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_TAIL_LINES = 40
+_TAIL_LINES = 400
 
 
 class Child:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import sys
 import time
 from typing import Any
@@ -27,6 +28,7 @@ _BACKOFF = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 _CALM_SECONDS = 60.0  # after so long without a death the backoff starts again from the beginning
 _TRITON_GRACE = 15.0
 _CANARY_FAILURES = 2
+_LOAD_FAILURE = re.compile(r"failed to load '([^']+)' version \d+: (?:\w+: )?(.*)")
 
 
 class Service:
@@ -188,5 +190,8 @@ def _is_living_stub(process: psutil.Process) -> bool:
 
 
 def _last_error(child: Child) -> str:
-    lines = [line for line in child.tail if line.startswith("E") or "error" in line.lower() or "fail" in line.lower()]
-    return (lines or list(child.tail) or ["it said nothing"])[-1].strip()[:400]
+    """The line of its output that says best why it ended."""
+    lines = [line.strip() for line in child.tail]
+    named = [found.expand(r"the model \1 does not load: \2") for found in map(_LOAD_FAILURE.search, lines) if found]
+    errors = [line for line in lines if "error" in line.lower()]
+    return (named[:1] or errors[-1:] or lines[-1:] or ["it said nothing"])[0][:400]

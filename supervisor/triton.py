@@ -39,12 +39,12 @@ class TritonInstall:
         return env
 
 
-def libpython_folder() -> Path:
-    """The folder of libpython3.x.so, which the stub is linked against.
+def libpython_folder(minor: int = sys.version_info.minor) -> Path:
+    """The folder of libpython3.<minor>.so, which the stub is linked against.
 
     :raises SetupError: this Python has no shared library; says how to get one.
     """
-    name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
+    name = f"libpython3.{minor}.so.1.0"
     multiarch = sysconfig.get_config_var("MULTIARCH") or ""
     prefixes = [
         sysconfig.get_config_var("LIBDIR"),
@@ -55,10 +55,9 @@ def libpython_folder() -> Path:
     for folder in dict.fromkeys(filter(None, prefixes)):
         if (Path(folder) / name).exists():
             return Path(folder)
-    package = f"libpython{sys.version_info.major}.{sys.version_info.minor}"
     raise SetupError(
         f"{name} was not found, and Triton's Python backend needs it: install it "
-        f"(Debian/Ubuntu: apt install {package}; pyenv: rebuild with PYTHON_CONFIGURE_OPTS=--enable-shared)."
+        f"(Debian/Ubuntu: apt install libpython3.{minor}; pyenv: rebuild with PYTHON_CONFIGURE_OPTS=--enable-shared)."
     )
 
 

@@ -15,7 +15,7 @@ import click
 
 from .cli import PROBE_TIMEOUT, describe
 from .client import AsyncClient, Client
-from .errors import DarkroomError, Unavailable
+from .errors import DarkroomError, InvalidRequest, Unavailable
 from .models import Format, UpscaleOptions
 from .plan import Job, Plan, make_plan
 from .report import Outcome, Reporter, reporter, summary
@@ -106,7 +106,7 @@ def carry_out(run: Run) -> int:
     if len(jobs) > 1:
         click.echo(summary(outcomes, len(jobs)), err=True)
     if len(outcomes) < len(jobs):
-        click.echo(f"The service is gone, so the rest was not tried. {_how_to_resume(run)}", err=True)
+        click.echo(f"The rest would fail in the same way and was not tried. {_how_to_resume(run)}", err=True)
     finished = [outcome for outcome in outcomes if outcome.state != "failed"]
     return 0 if len(finished) == len(jobs) else 1
 
@@ -138,7 +138,7 @@ def _read_stdin(jobs: tuple[Job, ...]) -> bytes:
 async def _upscale_all(run: Run, piped: bytes, show: Reporter, outcomes: list[Outcome]) -> None:
     """Work off all jobs, `run.jobs` at a time, appending to `outcomes` what became of each.
 
-    When nobody answers any more, the jobs that are left are not tried.
+    After a failure that all others would share, the jobs that are left are not tried.
     """
     waiting = iter(run.plan.jobs)
     async with AsyncClient(run.url, timeout=run.timeout, retries=run.retries) as client:
@@ -154,11 +154,18 @@ async def _worker(
             outcome = await _upscale_one(run, client, job, piped, show)
         except (DarkroomError, OSError) as error:
             outcome = Outcome(job=job, state="failed", detail=describe(error))
-            if isinstance(error, Unavailable) and error.code != "connection_lost":
+            if _is_hopeless(error):
                 for _ in waiting:  # leaves nothing for the other workers either
                     pass
         outcomes.append(outcome)
         show.finish(outcome)
+
+
+def _is_hopeless(error: Exception) -> bool:
+    """Whether the files that are left would fail too: nobody answers any more, or there is no such model."""
+    if isinstance(error, InvalidRequest):
+        return error.param == "model"
+    return isinstance(error, Unavailable) and error.code != "connection_lost"
 
 
 async def _upscale_one(run: Run, client: AsyncClient, job: Job, piped: bytes, show: Reporter) -> Outcome:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
 from darkroom.pipelines.upscale.networks import NETWORKS
 from exporters.files import ROOT
@@ -71,15 +71,18 @@ def realesrgan(
 
 
 def _run(jobs: list[Job], *, force: bool) -> None:
-    todo = []
     for job in jobs:
         installed = None if force else up_to_date(job)
-        if installed is None:
-            todo.append(job)
-        else:
+        if installed is not None:
             click.echo(f"{job.network.model_name}: up to date ({installed.precision})")
-    if not todo:
-        return
+            continue
+        began = time.perf_counter()
+        result = _with_progress(job)
+        click.echo(_line(job, result, time.perf_counter() - began))
+
+
+def _with_progress(job: Job) -> Manifest:
+    """Export with a bar that names the stage on a terminal's stderr, and goes away at the end."""
     # Bound to the real stderr: while a network is exported, sys.stdout and sys.stderr swallow what is printed.
     console = Console(file=sys.stderr)
     columns: tuple[ProgressColumn, ...] = (
@@ -88,17 +91,9 @@ def _run(jobs: list[Job], *, force: bool) -> None:
         TextColumn("{task.fields[stage]}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as progress:
-        for job in todo:
-            bar = progress.add_task(job.network.model_name, total=len(STAGES), stage="")
-            began = time.perf_counter()
-
-            def stage(name: str, bar: TaskID = bar) -> None:
-                progress.update(bar, completed=STAGES.index(name), stage=name)
-
-            result = export(job, stage)
-            progress.remove_task(bar)
-            click.echo(_line(job, result, time.perf_counter() - began))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(job.network.model_name, total=len(STAGES), stage="")
+        return export(job, lambda stage: progress.update(bar, completed=STAGES.index(stage), stage=stage))
 
 
 def _line(job: Job, result: Manifest, seconds: float) -> str:

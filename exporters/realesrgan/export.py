@@ -26,9 +26,9 @@ ImageArray = NDArray[np.uint8]
 
 # Batch, height, width of the pictures on which every export is compared with torch.
 CHECK_SHAPES = ((1, 24, 40), (3, 17, 9), (1, 1, 1), (2, 1, 37))
-# In levels of 255. fp32: rounding to 8 bits may fall to either side. fp16: 11 bits of mantissa through up to 351
-# convolutions; seen on noise, which is the worst case: 2 (x4plus), 1 (the others).
-MAX_ERROR: Mapping[Precision, float] = {"fp32": 1, "fp16": 4}
+# In levels of 255. fp32: a value near a half may round to either side. fp16: 11 bits of mantissa, through up to 351
+# convolutions; on noise all five networks differ by 1 level, in 2 to 3 % of the values, and one more is spare.
+MAX_ERROR: Mapping[Precision, float] = {"fp32": 1, "fp16": 2}
 
 STAGES = ("read weights", "build", "export", "compare", "install")
 
@@ -105,11 +105,7 @@ def export(job: Job, stage: Callable[[str], None]) -> Manifest:
     model = to_onnx(network, job.network.scale, precision)
     stage("compare")
     difference = check(model, network, job.network.scale)
-    if difference.maximum > MAX_ERROR[precision]:
-        raise ExportError(
-            f"{job.network.model_name}: the {precision} export differs from torch by {difference.maximum:g} levels "
-            f"of 255, allowed are {MAX_ERROR[precision]:g}; it was not installed."
-        )
+    require_parity(job.network.model_name, precision, difference)
     stage("install")
     result = Manifest(
         exporter=current_hash(job.network),
@@ -124,6 +120,15 @@ def export(job: Job, stage: Callable[[str], None]) -> Manifest:
     )
     manifest.install(job.folder, model, result)
     return result
+
+
+def require_parity(model_name: str, precision: Precision, difference: onnx_export.Difference) -> None:
+    """:raises ExportError: the difference is over MAX_ERROR."""
+    if difference.maximum > MAX_ERROR[precision]:
+        raise ExportError(
+            f"{model_name}: the {precision} export differs from torch by {difference.maximum:g} levels of 255, "
+            f"allowed are {MAX_ERROR[precision]:g}; it was not installed."
+        )
 
 
 def to_onnx(network: nn.Module, scale: int, precision: Precision) -> bytes:

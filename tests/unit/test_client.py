@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import io
 import threading
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import darkroom_client
 import pytest
@@ -25,6 +24,7 @@ from darkroom_client import (
     Unavailable,
 )
 
+from tests.clients import CALLS, Call
 from tests.conftest import free_port
 from tests.unit.loopback import Answer, as_json, event, events, failure, in_turn, loopback, picture
 
@@ -36,30 +36,9 @@ IMAGE_EVENT = {
 }
 
 
-class Call(Protocol):
-    """Calls one method of a new client."""
-
-    def __call__(
-        self, url: str, method: str, *args: Any, retries: int = 0, timeout: float = 20, **kwargs: Any
-    ) -> Any: ...
-
-
-def _call_sync(url: str, method: str, *args: Any, retries: int = 0, timeout: float = 20, **kwargs: Any) -> Any:
-    with Client(url, retries=retries, timeout=timeout) as client:
-        return getattr(client, method)(*args, **kwargs)
-
-
-def _call_async(url: str, method: str, *args: Any, retries: int = 0, timeout: float = 20, **kwargs: Any) -> Any:
-    async def run() -> Any:
-        async with AsyncClient(url, retries=retries, timeout=timeout) as client:
-            return await getattr(client, method)(*args, **kwargs)
-
-    return asyncio.run(run())
-
-
-@pytest.fixture(params=[_call_sync, _call_async], ids=["sync", "async"])
+@pytest.fixture(params=list(CALLS))
 def call(request: pytest.FixtureRequest) -> Call:
-    return request.param  # type: ignore[no-any-return]
+    return CALLS[request.param]
 
 
 def test_upscale_sends_the_options_and_reads_the_picture(call: Call, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import resource
 import signal
 import subprocess
 import sys
@@ -258,6 +259,16 @@ def test_when_the_service_goes_away_the_rest_is_not_tried(
     assert "give the same command again" in said
 
 
+def test_a_model_that_is_not_there_is_tried_once(server: Loopback, here: Path) -> None:
+    unknown = failure(422, "invalid_input", "model: one of x4plus; got 'x5'.", "model")
+    server.respond = lambda request: HEALTHY if request.method == "GET" else unknown
+    write(here / "photos", **{f"{name}_jpg": name for name in "abcd"})
+    result = darkroom(server.url, "upscale", "photos", "out", "--model", "x5", "--jobs", "1")
+    assert result.exit_code == 1
+    assert len(server.posts()) == 1
+    assert "0 done, 1 failed, 3 not finished" in result.stderr
+
+
 def test_a_server_error_names_the_request(server: Loopback, here: Path) -> None:
     broken = failure(500, "internal_error", "The service failed.", **{"X-Request-ID": "request-9"})
     server.respond = lambda request: HEALTHY if request.method == "GET" else broken
@@ -281,6 +292,22 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "folder.png"]
     write_whole(tmp_path / "new/a.png", b"large")
     assert (tmp_path / "new/a.png").stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def _at_most_100_bytes_a_file() -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that writing fails with an error, as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+
+def test_a_full_disk_leaves_nothing_half_written(server: Loopback, here: Path) -> None:
+    write(here / "photos", a_jpg="a" * 200, b_jpg="b")
+    command = [*DARKROOM, "--url", server.url, "upscale", "photos", "out"]
+    result = subprocess.run(
+        command, stderr=subprocess.PIPE, text=True, preexec_fn=_at_most_100_bytes_a_file, check=False
+    )
+    assert result.returncode == 1
+    assert "photos/a.jpg: failed: File too large" in result.stderr
+    assert tree(here / "out") == {"b.png": "large b"}
 
 
 def _umask() -> int:

@@ -1,0 +1,198 @@
+"""`darkroom serve` as whoever runs it sees it: what dies comes back, what is asked to stop stops."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from supervisor.errors import SetupError
+from supervisor.triton import libpython_folder
+from tests.conftest import free_port
+from tests.pictures import encoded, photo
+from tests.service import ROOT, RunningService, running_service
+
+FAST = {"model": "animevideov3-x2"}
+MODELS = ("upscale", "realesrgan_animevideov3_x2", "realesrgan_animevideov3_x4")
+BACK_WITHIN = 30.0
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three of the models, so that a start takes less time."""
+    folder = tmp_path_factory.mktemp("repository")
+    for model in MODELS:
+        (folder / model).symlink_to(ROOT / "model_repository" / model)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[RunningService]:
+    with running_service(tmp_path_factory.mktemp("supervisor"), model_repository=repository) as running:
+        yield running
+
+
+def upscale(service: RunningService, size: int = 32, **fields: object) -> httpx.Response:
+    files = {"file": encoded(photo(0, 0, size, size))}
+    return httpx.post(f"{service.url}/api/upscale", files=files, data={**FAST, **fields}, timeout=120)
+
+
+def wait_for(words: str, service: RunningService, *, after: int, timeout: float = BACK_WITHIN) -> float:
+    """Seconds until the log says `words` behind its first `after` characters."""
+    started = time.monotonic()
+    while words not in service.log()[after:]:
+        assert time.monotonic() - started < timeout, service.log()[-3000:]
+        time.sleep(0.05)
+    return time.monotonic() - started
+
+
+@pytest.mark.parametrize("victim", ["/upscale/", "/realesrgan_animevideov3_x2/", "bin/tritonserver", "-m proxy"])
+def test_killed_processes_come_back(
+    service: RunningService, victim: str
+) -> None:
+    assert upscale(service).status_code == 200
+    mark = len(service.log())
+    process = next(p for p in service.find(victim) if "stub" in p.name() or victim.startswith(("bin", "-m")))
+    process.kill()
+    wait_for("starting proxy again" if victim == "-m proxy" else "starting triton again", service, after=mark)
+    seconds = service.wait_healthy(BACK_WITHIN)
+    if victim != "-m proxy":
+        seconds += wait_for("everything is up again", service, after=mark)
+    assert seconds < BACK_WITHIN
+    assert upscale(service).status_code == 200
+
+
+def test_a_request_that_loses_triton_gets_503_and_when_to_come_back(service: RunningService) -> None:
+    answers: list[httpx.Response] = []
+    worker = threading.Thread(target=lambda: answers.append(upscale(service, 512, model="animevideov3-x4", tile=64)))
+    mark = len(service.log())
+    worker.start()
+    time.sleep(1)
+    service.find("bin/tritonserver")[0].kill()
+    worker.join(60)
+    assert answers[0].status_code == 503
+    assert int(answers[0].headers["retry-after"]) > 0
+    wait_for("everything is up again", service, after=mark)
+
+
+def test_nothing_is_left_behind_by_a_killed_server(service: RunningService) -> None:
+    port = service.grpc.rsplit(":", 1)[1]
+    regions = list(Path("/dev/shm").glob(f"darkroom_{port}_*"))
+    assert len(regions) <= len(MODELS) * 2, "regions of servers that were killed above"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_drain(tmp_path: Path, repository: Path, number: signal.Signals) -> None:
+    """Accepted work finishes, new work gets 503, the exit code is 0, and nothing stays behind."""
+    with running_service(tmp_path, model_repository=repository) as service:
+        answers: list[httpx.Response] = []
+        worker = threading.Thread(target=lambda: answers.append(upscale(service, 512, model="animevideov3-x4")))
+        worker.start()
+        while httpx.get(f"{service.url}/health").json()["active_tasks"] == 0:
+            time.sleep(0.02)
+        tree = service.tree()
+        service.process.send_signal(number)
+        while True:
+            late = upscale(service)
+            if late.status_code == 503:
+                break
+            time.sleep(0.02)
+        assert int(late.headers["retry-after"]) > 0
+        worker.join(60)
+        assert answers[0].status_code == 200
+        assert service.process.wait(60) == 0
+        assert not [p for p in tree if p.is_running() and p.status() != "zombie"]
+        assert not list(Path("/dev/shm").glob(f"darkroom_{service.grpc.rsplit(':', 1)[1]}_*"))
+        assert (tmp_path / "logs" / "triton.log").stat().st_size > 0
+        assert "drained" in (tmp_path / "logs" / "proxy.log").read_text()
+
+
+def test_children_end_when_the_supervisor_is_killed(tmp_path: Path, repository: Path) -> None:
+    with running_service(tmp_path, model_repository=repository) as service:
+        tree = service.tree()
+        service.process.kill()
+        deadline = time.monotonic() + 30
+        while [p for p in tree[1:] if p.is_running() and p.status() != "zombie"]:
+            assert time.monotonic() < deadline, [p.cmdline() for p in tree if p.is_running()]
+            time.sleep(0.2)
+
+
+def _serve(folder: Path, **settings: object) -> subprocess.CompletedProcess[str]:
+    """Run `darkroom serve` when it is expected to refuse."""
+    defaults = {"port": free_port(), "triton_grpc_port": free_port(), "triton_metrics_port": free_port()}
+    defaults |= {"host": "127.0.0.1", "state_dir": folder / "state", "log_dir": folder / "logs"}
+    env = os.environ | {name.upper(): str(value) for name, value in (defaults | settings).items()}
+    command = [str(Path(sys.executable).with_name("darkroom")), "serve"]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+def _one_sentence(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr + result.stdout
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert all(word in line for word in words), line
+
+
+def test_a_taken_port(tmp_path: Path, repository: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        result = _serve(tmp_path, model_repository=repository, port=port)
+    _one_sentence(result, str(port), "taken", "PORT")
+
+
+def test_an_unexported_model(tmp_path: Path) -> None:
+    model = tmp_path / "repository" / "realesrgan_x4plus"
+    model.mkdir(parents=True)
+    shutil.copy(ROOT / "model_repository" / model.name / "config.pbtxt", model)
+    _one_sentence(
+        _serve(tmp_path, model_repository=model.parent), "realesrgan_x4plus", "python -m exporters realesrgan"
+    )
+
+
+def test_a_broken_model(tmp_path: Path, repository: Path) -> None:
+    broken = tmp_path / "repository"
+    shutil.copytree(repository, broken)
+    (broken / MODELS[1] / "1" / "model.onnx").write_bytes(b"not an onnx file")
+    _one_sentence(_serve(tmp_path, model_repository=broken), MODELS[1])
+
+
+def test_an_empty_repository(tmp_path: Path) -> None:
+    _one_sentence(_serve(tmp_path, model_repository=tmp_path), "python -m exporters config")
+
+
+@pytest.mark.parametrize(("name", "value"), [("port", "99999"), ("upscale_tile", "5"), ("task_timeout", "soon")])
+def test_a_wrong_setting(tmp_path: Path, name: str, value: str) -> None:
+    _one_sentence(_serve(tmp_path, **{name: value}), name.upper(), value)
+
+
+def test_missing_libpython_is_told() -> None:
+    with pytest.raises(SetupError, match=r"libpython3\.99\.so.*apt install libpython3\.99"):
+        libpython_folder(99)
+
+
+def test_doctor_finds_this_machine_fit(tmp_path: Path) -> None:
+    env = os.environ | {"PORT": str(free_port()), "STATE_DIR": str(tmp_path)}
+    command = [str(Path(sys.executable).with_name("darkroom")), "doctor"]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "problem" not in result.stdout
+
+
+def test_doctor_says_what_to_mend(tmp_path: Path) -> None:
+    env = os.environ | {"MODEL_REPOSITORY": str(tmp_path), "STATE_DIR": str(tmp_path)}
+    command = [str(Path(sys.executable).with_name("darkroom")), "doctor"]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 1
+    assert "python -m exporters config" in " ".join(result.stdout.split())
