@@ -112,8 +112,12 @@ def carry_out(run: Run) -> int:
 
 
 def _how_to_resume(run: Run) -> str:
-    again = "the same command without --overwrite" if run.overwrite else "the same command"
-    return f"No file is half-written. To go on, give {again} again: what is done will be skipped."
+    if run.overwrite:
+        # Outputs of an earlier run and of this one cannot be told apart.
+        how = "The same command starts over; without --overwrite it makes only what is missing."
+    else:
+        how = "To go on, give the same command again: what is done will be skipped."
+    return f"No file is half-written. {how}"
 
 
 def _ask_once(run: Run) -> None:

