@@ -14,5 +14,5 @@ esac
 case "${1:-}" in
   -h|--help) exec darkroom serve --help ;;
 esac
-python -m exporters realesrgan --quiet-when-done
+python -m exporters prepare
 exec darkroom serve "$@"

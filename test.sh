@@ -11,7 +11,7 @@ cd "$(dirname "$0")"
 case ${USE_VENV:-true} in
   true|1|yes) PATH=$PWD/.venv/bin:$PATH ;;
 esac
-python -m exporters realesrgan --quiet-when-done
+python -m exporters prepare
 
 if [ $# -eq 0 ]; then
   ruff check .

@@ -10,7 +10,15 @@ from darkroom.networks import ModelSpec
 
 
 def all_specs() -> tuple[ModelSpec, ...]:
-    """The specs of all families' `networks.py`, in the order of the families' names."""
+    """What the `specs()` of all families' `networks.py` give, in the order of the families' names.
+
+    :raises ValueError: two families use one model name.
+    """
     families = sorted(module.name for module in pkgutil.iter_modules(pipelines.__path__) if module.ispkg)
-    modules = [importlib.import_module(f"{pipelines.__name__}.{family}.networks") for family in families]
-    return tuple(spec for module in modules for spec in module.specs())
+    specs: dict[str, ModelSpec] = {}
+    for family in families:
+        for spec in importlib.import_module(f"{pipelines.__name__}.{family}.networks").specs():
+            if spec.name in specs:
+                raise ValueError(f"two families have a model named {spec.name!r}; the second one is {family!r}")
+            specs[spec.name] = spec
+    return tuple(specs.values())

@@ -1,7 +1,8 @@
 """Cut a picture into overlapping windows that all have one shape, so that any of them can share a batch.
 
 Real-ESRGAN's own tiler (`RealESRGANer.tile_process`) cuts fixed cores and gives border tiles other shapes. Here
-the picture is divided evenly, and a window at the border is moved inwards instead of being made smaller.
+the picture is divided evenly, and a window that reaches over the picture's border sees the picture mirrored there,
+as realesrgan-ncnn-vulkan does it: a network that sees its zero padding instead gets the outermost pixels wrong.
 """
 
 from __future__ import annotations
@@ -9,12 +10,18 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-_STEP = 8  # window sides are rounded up to this: fewer distinct shapes for engines to prepare
+import numpy as np
+from numpy.typing import NDArray
+
+_STEP = 8  # window sides are rounded up to this: fewer distinct shapes for batches to split on
 
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """Along one axis: the network reads start..stop, and of its output only core_start..core_stop is kept."""
+    """Along one axis: the network reads start..stop, and of its output only core_start..core_stop is kept.
+
+    `start` may be negative and `stop` beyond the picture's end; the cores divide the picture.
+    """
 
     start: int
     stop: int
@@ -31,22 +38,19 @@ class Tile:
 
 
 def spans(length: int, tile: int, pad: int) -> list[Span]:
-    """Divide `length` pixels into cores of at most `tile`, each read with at least `pad` pixels around it.
+    """Divide `length` pixels into cores of at most `tile`, each read with at least `pad` pixels on either side.
 
-    All windows are equally long. Less than `pad` pixels surround a core only where the picture ends.
+    All windows are equally long.
 
     :param tile: at least 1, or 0 for one window over everything.
     """
     count = 1 if tile == 0 else -(-length // tile)
-    if count == 1:
-        return [Span(start=0, stop=length, core_start=0, core_stop=length)]
     core = -(-length // count)
-    padded = core + (pad if count == 2 else 2 * pad)  # of two windows each has the picture's end on one side
-    window = min(length, -(-padded // _STEP) * _STEP)
+    window = -(-(core + 2 * pad) // _STEP) * _STEP
     cuts = [round(i * length / count) for i in range(count + 1)]
     found = []
     for first, last in itertools.pairwise(cuts):
-        start = min(max(0, first - (window - (last - first)) // 2), length - window)
+        start = first - (window - (last - first)) // 2
         found.append(Span(start=start, stop=start + window, core_start=first, core_stop=last))
     return found
 
@@ -56,3 +60,38 @@ def tiles(height: int, width: int, *, tile: int, pad: int) -> list[Tile]:
     return [
         Tile(rows=rows, columns=columns) for rows in spans(height, tile, pad) for columns in spans(width, tile, pad)
     ]
+
+
+def cut(source: NDArray[np.uint8], window: Tile) -> NDArray[np.uint8]:
+    """The window of a picture as a batch of one.
+
+    :param source: (height, width, 3), or (height, width), which is repeated to three channels.
+    :returns: (1, window height, window width, 3).
+    """
+    rows = _mirrored(window.rows, source.shape[0])
+    columns = _mirrored(window.columns, source.shape[1])
+    part = source[rows[:, None], columns]
+    return np.ascontiguousarray(part if part.ndim == 3 else np.repeat(part[..., None], 3, axis=2))[None]
+
+
+def paste(enlarged: NDArray[np.uint8], target: NDArray[np.uint8], window: Tile, scale: int) -> None:
+    """Copy the core of an enlarged window to its place.
+
+    :param enlarged: (window height x scale, window width x scale, 3).
+    :param target: the whole result, (height x scale, width x scale, 3); without channels it takes the green.
+    """
+    part = enlarged[_core(window.rows, scale), _core(window.columns, scale)]
+    rows = slice(window.rows.core_start * scale, window.rows.core_stop * scale)
+    columns = slice(window.columns.core_start * scale, window.columns.core_stop * scale)
+    target[rows, columns] = part if target.ndim == 3 else part[..., 1]
+
+
+def _mirrored(span: Span, length: int) -> NDArray[np.intp]:
+    """The positions of a span, those outside reflected at the outermost pixels (as numpy.pad's "reflect")."""
+    period = max(1, 2 * (length - 1))
+    positions = np.arange(span.start, span.stop) % period
+    return np.minimum(positions, period - positions) if length > 1 else positions
+
+
+def _core(span: Span, scale: int) -> slice:
+    return slice((span.core_start - span.start) * scale, (span.core_stop - span.start) * scale)

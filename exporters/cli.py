@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
+from darkroom.registry import all_specs
 from exporters import config
 from exporters.errors import ExportError
 from exporters.files import ROOT
+from exporters.prepare import prepare
 from exporters.realesrgan.command import realesrgan
-from exporters.registry import all_specs
 
 
 def _gpu_numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...]:
@@ -31,6 +32,7 @@ def _gpu_numbers(ctx: click.Context, param: click.Parameter, value: str | None) 
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="""\b
 Examples:
+  python -m exporters prepare                what ./start.sh does: everything for this machine
   python -m exporters realesrgan             export the upscalers (about a minute, once)
   python -m exporters config                 write every config.pbtxt for this checkout: ONNX on the CPU
   python -m exporters config --gpus 0,1      the same for two GPUs
@@ -103,6 +105,7 @@ def config_command(
 
 
 main.add_command(realesrgan)
+main.add_command(prepare)
 
 
 def run(arguments: list[str] | None = None) -> None:

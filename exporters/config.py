@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from darkroom.networks import ModelSpec, TensorSpec
-from exporters.files import write_atomically
+from exporters.files import ROOT, write_atomically
 
 _HEADER = "# Rendered by `python -m exporters config`; edit networks.py of the family, not this file."
 
@@ -111,9 +111,12 @@ def config_path(repository: Path, spec: ModelSpec) -> Path:
 
 
 def write_configs(repository: Path, specs: Iterable[ModelSpec], placement: Placement) -> list[Path]:
-    """Write all configs; returns the paths of those that changed."""
+    """Write all configs, and into a repository elsewhere the pipelines' model.py; returns the configs that changed."""
     changed = []
     for spec in specs:
+        code = Path(spec.name) / "1" / "model.py"
+        if spec.backend == "python" and not (repository / code).is_file():
+            write_atomically(repository / code, (ROOT / "model_repository" / code).read_bytes())
         path, text = config_path(repository, spec), render(spec, placement)
         if not path.is_file() or path.read_text() != text:
             write_atomically(path, text.encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 from collections.abc import Iterable
 from functools import cache
@@ -39,6 +40,14 @@ def gpu_names() -> tuple[str, ...]:
         return ()
     finally:
         pynvml.nvmlShutdown()
+
+
+def usable_gpus(limit: int | None) -> tuple[int, ...]:
+    """The numbers of the GPUs to use, as CUDA counts them: at most `limit`, without those that are hidden from it."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    shown = len(gpu_names()) if visible is None else len([part for part in visible.split(",") if part.strip()])
+    count = min(shown, len(gpu_names()))
+    return tuple(range(count if limit is None else min(limit, count)))
 
 
 def serving_device(providers: Iterable[str]) -> dict[str, str]:

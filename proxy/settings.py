@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from darkroom.pipelines.upscale.request import TILE_PAD_RANGE, TILE_RANGE, Limits
+from proxy.devices import usable_gpus
 
 ROOT = Path(__file__).resolve().parents[1]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -50,8 +51,9 @@ class Settings(BaseSettings):
     canary_interval: float = Field(30, gt=0)
     canary_timeout: float = Field(120, gt=0)
 
-    model_repository: Path = ROOT / "model_repository"
+    num_gpus_to_use: int | None = Field(None, ge=0)
     state_dir: Path = ROOT / ".darkroom"
+    model_repository: Path = Field(default_factory=lambda data: _default_repository(data))
     log_dir: Path = ROOT / "logs"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
@@ -64,6 +66,11 @@ class Settings(BaseSettings):
     @classmethod
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
+
+    @property
+    def gpus(self) -> tuple[int, ...]:
+        """The GPUs that the networks run on; none means the CPU."""
+        return usable_gpus(self.num_gpus_to_use)
 
     @field_validator("model_repository", "state_dir", "log_dir")
     @classmethod
@@ -97,3 +104,9 @@ class Settings(BaseSettings):
         for name, value in self:
             env[name.upper()] = ",".join(value) if isinstance(value, tuple) else str(value)
         return env
+
+
+def _default_repository(data: dict[str, Any]) -> Path:
+    """The committed repository is for CPUs; with GPUs, `python -m exporters prepare` renders another one."""
+    gpus = usable_gpus(data.get("num_gpus_to_use"))
+    return Path(data["state_dir"]) / "model_repository" if gpus else ROOT / "model_repository"

@@ -90,7 +90,7 @@ def _engine(_: Settings) -> Finding:
 
 def _exports(settings: Settings) -> Finding:
     problems = missing_exports(settings)
-    return _judge("models", not problems, "all exported", " ".join(problems))
+    return _judge("models", not problems, "all exported", " ".join(problems), "warning")
 
 
 def _ports(settings: Settings) -> Finding:

@@ -143,7 +143,7 @@ def triton_command(
         f"--metrics-port={metrics_port}",
         "--backend-config=python,thread-pool-size=64",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
-        "--exit-timeout-secs=10",
+        "--exit-timeout-secs=5",
     ]
     if install.backends:
         command.append(f"--backend-directory={install.backends}")

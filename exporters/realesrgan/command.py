@@ -15,6 +15,7 @@ from exporters.files import ROOT
 from exporters.manifest import Manifest, Precision
 from exporters.realesrgan.export import STAGES, Job, export, up_to_date
 
+CACHE = ROOT / ".darkroom" / "cache"
 _LABELS = tuple(network.label for network in NETWORKS)
 
 
@@ -45,7 +46,7 @@ Examples:
 @click.option(
     "--cache",
     type=click.Path(file_okay=False, path_type=Path),
-    default=ROOT / ".darkroom" / "cache",
+    default=CACHE,
     show_default=".darkroom/cache",
     help="Where the downloaded weights are kept.",
 )
@@ -67,12 +68,15 @@ def realesrgan(
         raise click.BadParameter(f"give exactly one --model with it; got {len(models)}.", param_hint="'--weights'")
     chosen = [network for network in NETWORKS if not models or network.label in models]
     jobs = [Job(network=n, repository=output, cache=cache, precision=precision, file=file) for n in chosen]
-    _run(jobs, force=force)
+    run_jobs(jobs, force=force)
 
 
-def _run(jobs: list[Job], *, force: bool) -> None:
+def run_jobs(jobs: list[Job], *, force: bool = False, quiet: bool = False) -> None:
+    """Export what is not up to date, a line for each; `quiet` leaves the others unmentioned."""
     for job in jobs:
         installed = None if force else up_to_date(job)
+        if installed is not None and quiet:
+            continue
         if installed is not None:
             click.echo(f"{job.network.model_name}: up to date ({installed.precision})")
             continue

@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from darkroom.pipelines.upscale.networks import UpscaleNetwork
@@ -129,7 +130,7 @@ def _read_file(path: Path) -> Mapping[str, Tensor]:
         if path.suffix == ".safetensors":
             return load(path.read_bytes())
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, EOFError, RuntimeError, ValueError, KeyError, _unpickling_error()) as error:
+    except (OSError, SafetensorError, EOFError, RuntimeError, ValueError, KeyError, UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ExportError(f"{path.name} cannot be read as weights: {reason}") from None
     for key in ("params_ema", "params"):
@@ -139,12 +140,6 @@ def _read_file(path: Path) -> Mapping[str, Tensor]:
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise ExportError(f"{path.name} holds no table of weights under 'params_ema', 'params' or at its top.")
     return loaded
-
-
-def _unpickling_error() -> type[Exception]:
-    import pickle
-
-    return pickle.UnpicklingError
 
 
 def _load(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:

@@ -57,9 +57,7 @@ def wait_for(words: str, service: RunningService, *, after: int, timeout: float 
 
 
 @pytest.mark.parametrize("victim", ["/upscale/", "/realesrgan_animevideov3_x2/", "bin/tritonserver", "-m proxy"])
-def test_killed_processes_come_back(
-    service: RunningService, victim: str
-) -> None:
+def test_killed_processes_come_back(service: RunningService, victim: str) -> None:
     assert upscale(service).status_code == 200
     mark = len(service.log())
     process = next(p for p in service.find(victim) if "stub" in p.name() or victim.startswith(("bin", "-m")))
@@ -191,8 +189,9 @@ def test_doctor_finds_this_machine_fit(tmp_path: Path) -> None:
 
 
 def test_doctor_says_what_to_mend(tmp_path: Path) -> None:
-    env = os.environ | {"MODEL_REPOSITORY": str(tmp_path), "STATE_DIR": str(tmp_path)}
+    env = os.environ | {"MODEL_REPOSITORY": str(tmp_path), "STATE_DIR": str(tmp_path), "PORT": str(free_port())}
     command = [str(Path(sys.executable).with_name("darkroom")), "doctor"]
     result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
-    assert result.returncode == 1
+    assert result.returncode == 0, "nothing that ./start.sh would not mend itself"
     assert "python -m exporters config" in " ".join(result.stdout.split())
+    assert "mind the warnings" in result.stdout

@@ -17,6 +17,7 @@ from tritonclient.grpc import model_config_pb2
 
 from darkroom.networks import ModelSpec, TensorSpec
 from darkroom.pipelines.upscale.networks import NETWORKS
+from darkroom.registry import all_specs
 from exporters import config, manifest
 from exporters.cli import main, run
 from exporters.config import Placement
@@ -26,7 +27,6 @@ from exporters.manifest import Manifest
 from exporters.realesrgan.export import Job, current_hash, up_to_date
 from exporters.realesrgan.ncnn import read_ncnn
 from exporters.realesrgan.weights import fetch_wheel, read_wheel
-from exporters.registry import all_specs, families
 
 # --- ncnn weights
 
@@ -324,7 +324,6 @@ def test_pipeline_stays_on_the_cpu() -> None:
 def test_registry_finds_the_family_and_all_its_models() -> None:
     names = [spec.name for spec in all_specs()]
 
-    assert "upscale" in families()
     assert {"upscale", *(network.model_name for network in NETWORKS)} <= set(names)
     assert len(set(names)) == len(names)
 
@@ -396,3 +395,31 @@ def test_both_ways_to_call_it(script: list[str]) -> None:
     done = subprocess.run([sys.executable, *script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert "Export the Real-ESRGAN upscalers to ONNX." in done.stdout
+
+
+# --- what ./start.sh prepares
+
+
+def test_prepare_for_gpus_renders_a_repository_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two GPUs, which this test only claims: which repository, which configs, which precision."""
+    monkeypatch.setattr("proxy.devices.gpu_names", lambda: ("A", "B", "C"))
+    monkeypatch.setenv("STATE_DIR", str(tmp_path))
+    monkeypatch.setenv("NUM_GPUS_TO_USE", "2")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    exported: list[Job] = []
+    monkeypatch.setattr("exporters.prepare.run_jobs", lambda jobs, quiet: exported.extend(jobs))
+    result = CliRunner().invoke(main, ["prepare"])
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "model_repository" / "realesrgan_x4plus" / "config.pbtxt").read_text()
+    assert "gpus: [ 0, 1 ]" in text
+    assert (tmp_path / "model_repository" / "upscale" / "1" / "model.py").is_file()
+    assert {(job.precision, job.repository) for job in exported} == {("fp16", tmp_path / "model_repository")}
+
+
+def test_prepare_leaves_a_foreign_repository_its_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config_file = tmp_path / "realesrgan_x4plus" / "config.pbtxt"
+    write_atomically(config_file, b"# mine")
+    monkeypatch.setenv("MODEL_REPOSITORY", str(tmp_path))
+    monkeypatch.setattr("exporters.prepare.run_jobs", lambda jobs, quiet: None)
+    assert CliRunner().invoke(main, ["prepare"]).exit_code == 0
+    assert config_file.read_bytes() == b"# mine"

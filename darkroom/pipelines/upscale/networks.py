@@ -59,6 +59,8 @@ class UpscaleNetwork:
             max_batch_size=self.max_batch_size,
             max_batch_size_cpu=self.max_batch_size_cpu,
             files=("model.onnx",),
+            # Planning memory by pattern nearly doubles ONNX Runtime's peak for x4plus and gains 0 to 3 %.
+            parameters={"enable_mem_pattern": "0"},
             canary=lambda: {"image": np.zeros((1, 8, 8, 3), np.uint8)},
         )
 
@@ -73,7 +75,7 @@ def _anime_video(scale: int) -> UpscaleNetwork:
         ncnn_name=f"realesr-animevideov3-x{scale}",
         upstream_name="realesr-animevideov3",
         max_batch_size=8,
-        max_batch_size_cpu=4,
+        max_batch_size_cpu=2,
         title=f"drawings and video frames, fast, x{scale}",
     )
 

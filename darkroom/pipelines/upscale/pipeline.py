@@ -20,7 +20,7 @@ from darkroom.errors import Cancelled, InvalidInput, OutOfMemory
 from darkroom.images import LARGEST_SIDE, Picture, Pixels, decode, encode, resize
 from darkroom.networks import Network
 from darkroom.pipelines.upscale.request import TILE_RANGE, Limits, UpscaleRequest, output_size
-from darkroom.tiling import Tile, tiles
+from darkroom.tiling import Tile, cut, paste, tiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,32 +116,13 @@ async def _enlarge_tiled(picture: Picture, request: UpscaleRequest, runner: Runn
         async with runner.places:
             if runner.stopped():
                 raise Cancelled("The client cancelled the request.")
-            answer = await runner.network({"image": _cut(source, window)})
-        _paste(answer["upscaled"][0], target, window, scale)
+            answer = await runner.network({"image": cut(source, window)})
+        paste(answer["upscaled"][0], target, window, scale)
         done += 1
         runner.on_progress(done, len(work))
 
     await _bounded((partial(one, *job) for job in work), runner.limits.tiles_in_flight)
     return dataclasses.replace(picture, rgb=rgb, alpha=alpha)
-
-
-def _cut(source: Pixels, window: Tile) -> Pixels:
-    """The window as a batch of one: (1, height, width, 3) uint8; a single plane is repeated to three."""
-    cut = source[window.rows.start : window.rows.stop, window.columns.start : window.columns.stop]
-    return np.ascontiguousarray(cut if cut.ndim == 3 else np.repeat(cut[..., None], 3, axis=2))[None]
-
-
-def _paste(enlarged: Pixels, target: Pixels, window: Tile, scale: int) -> None:
-    """Copy the core of an enlarged window, (height, width, 3), to its place; a single plane takes the green."""
-    rows, columns = window.rows, window.columns
-    core = enlarged[
-        (rows.core_start - rows.start) * scale : (rows.core_stop - rows.start) * scale,
-        (columns.core_start - columns.start) * scale : (columns.core_stop - columns.start) * scale,
-    ]
-    place = target[
-        rows.core_start * scale : rows.core_stop * scale, columns.core_start * scale : columns.core_stop * scale
-    ]
-    place[...] = core if target.ndim == 3 else core[..., 1]
 
 
 async def _bounded(jobs: Iterable[Callable[[], Awaitable[None]]], limit: int) -> None:
