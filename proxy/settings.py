@@ -100,10 +100,9 @@ class Settings(BaseSettings):
 
     def environment(self) -> dict[str, str]:
         """These settings as environment variables, for child processes that do not read `.env` themselves."""
-        env = dict(os.environ)
-        for name, value in self:
-            env[name.upper()] = ",".join(value) if isinstance(value, tuple) else str(value)
-        return env
+        given = {name.upper(): value for name, value in self if value is not None}
+        texts = {name: ",".join(v) if isinstance(v, tuple) else str(v) for name, v in given.items()}
+        return {**os.environ, **texts}
 
 
 def _default_repository(data: dict[str, Any]) -> Path:

@@ -1,0 +1,63 @@
+"""Settings: defaults, the environment, `.env.example`, and the way to child processes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from proxy.settings import ROOT, Settings
+
+
+@pytest.fixture(autouse=True)
+def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setitem(Settings.model_config, "env_file", None)
+
+
+def test_defaults_are_those_of_the_contract() -> None:
+    settings = Settings()
+    assert (settings.host, settings.port) == ("0.0.0.0", 8000)
+    assert (settings.triton_http_port, settings.triton_grpc_port, settings.triton_metrics_port) == (8010, 8001, 8002)
+    assert (settings.task_queue_size, settings.task_timeout) == (100, 300)
+    assert (settings.upscale_tile, settings.upscale_tile_pad, settings.upscale_fp16) == (400, 10, True)
+
+
+def test_the_example_explains_every_setting_and_shows_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    shown = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    assert {name.upper() for name in Settings.model_fields} == set(shown)
+    for name, value in shown.items():
+        monkeypatch.setenv(name, value)
+    from_example = Settings()
+    for name in shown:
+        monkeypatch.delenv(name)
+    assert from_example == Settings()
+
+
+def test_children_get_the_same_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CORS_ORIGINS", "http://a.example, http://b.example")
+    monkeypatch.setenv("LOG_DIR", str(tmp_path))
+    monkeypatch.setenv("log_level", "debug")
+    ours = Settings()
+    assert ours.cors_origins == ("http://a.example", "http://b.example")
+    monkeypatch.setattr(os, "environ", ours.environment())
+    assert Settings() == ours
+
+
+def test_relative_folders_belong_to_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_DIR", "somewhere/logs")
+    assert Settings().log_dir == ROOT / "somewhere" / "logs"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PORT", "0"), ("PORT", "http"), ("TASK_TIMEOUT", "-1"), ("UPSCALE_TILE", "8"), ("LOG_LEVEL", "loud")],
+)
+def test_wrong_values_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError, match=name.lower()):
+        Settings()
