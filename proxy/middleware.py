@@ -48,7 +48,9 @@ class RequestIds:
             await self.app(scope, receive, send_with_id)
         finally:
             milliseconds = (time.monotonic() - started) * 1000
-            log.info("%s %s %d %.0f ms", scope["method"], scope["path"], status, milliseconds)
+            # Balancers and the supervisor ask for /health all the time.
+            level = logging.DEBUG if scope["path"] == "/health" else logging.INFO
+            log.log(level, "%s %s %d %.0f ms", scope["method"], scope["path"], status, milliseconds)
             REQUEST_ID.reset(token)
 
 

@@ -105,9 +105,9 @@ def test_body_limit(http: httpx.Client, chunked: bool) -> None:
 
 
 def test_request_ids(http: httpx.Client, service: RunningService) -> None:
-    answer = http.get("/health", headers={"x-request-id": "abc-123"})
+    answer = http.get("/api/info", headers={"x-request-id": "abc-123"})
     assert answer.headers["x-request-id"] == "abc-123"
-    assert "[abc-123] GET /health 200" in service.log()
+    assert "[abc-123] GET /api/info 200" in service.log()
     made = http.get("/health", headers={"x-request-id": "bad id\t!"}).headers["x-request-id"]
     assert len(made) == 32
 

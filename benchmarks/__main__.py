@@ -1,0 +1,123 @@
+"""`python -m benchmarks`: the one command."""
+
+from __future__ import annotations
+
+import datetime
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import httpx
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table as RichTable
+
+from benchmarks import encoders, load, machine, memory, overhead, perf_analyzer, reference
+from benchmarks.context import Context
+from benchmarks.errors import BenchmarkError
+from benchmarks.results import Report, Section, Table, findings_table, shown, to_json, to_markdown
+
+# In this order: the last one stops the service that the others share.
+BENCHMARKS: dict[str, Callable[[Context], Section]] = {
+    "overhead": overhead.run,
+    "reference": reference.run,
+    "encoders": encoders.run,
+    "perf_analyzer": perf_analyzer.run,
+    "load": load.run,
+    "memory": memory.run,
+}
+
+
+_PAGE_WIDTH = 130  # of what goes into a file or a pipe
+
+
+@click.command(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="""\b
+Benchmarks:
+  overhead       REST against a bare ONNX Runtime loop over the same tiles, and where the difference goes
+  reference      REST against Real-ESRGAN by ncnn on the same CPU (installs itself into .darkroom/)
+  encoders       the PNG writer against Pillow and the alternatives
+  perf_analyzer  NVIDIA's load generator at the network and at the pipeline
+  load           REST with 1 to 8 clients
+  memory         peak memory for a picture of 8192x8192 (full run only)
+
+\b
+Examples:
+  python -m benchmarks                          everything; leave the machine alone meanwhile
+  python -m benchmarks --quick                  a minute or two, to see that it works
+  python -m benchmarks --only overhead --only encoders""",
+)
+@click.option("--quick", is_flag=True, help="Few rounds and small pictures; the numbers mean little.")
+@click.option("--only", "names", multiple=True, type=click.Choice(list(BENCHMARKS)), help="One benchmark; repeatable.")
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=machine.ROOT / "benchmarks" / "results",
+    show_default="benchmarks/results",
+    help="Where the results go.",
+)
+def main(quick: bool, names: tuple[str, ...], output: Path) -> None:
+    """Measure Darkroom against references that run beside it, in turns, on this machine.
+
+    Starts the service itself, on free ports. Prints ratios and absolute figures, and writes them to
+    MACHINE.json and MACHINE.md in the output folder; -quick or -partial is added to the name where that fits.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: everything that was started is stopped
+    chosen = names or tuple(BENCHMARKS)
+    described = machine.describe()
+    sections: list[Section] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(width=None if sys.stdout.isatty() else _PAGE_WIDTH)
+    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    with progress, Context(quick=quick, progress=progress) as context:
+        described["triton"] = context.service.version()
+        for name in BENCHMARKS:
+            if name in chosen:
+                sections.append(_run(name, context))
+                _show(console, sections[-1])
+    date = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    report = Report(date=date, quick=quick, machine=described, sections=tuple(sections))
+    console.print(_rich(findings_table(report.sections)))
+    stem = machine.slug(described) + ("-quick" if quick else "") + ("-partial" if names else "")
+    _write(report, output, stem)
+
+
+def _run(name: str, context: Context) -> Section:
+    """One benchmark. What cannot run is reported with its reason, and the others go on."""
+    try:
+        return BENCHMARKS[name](context)
+    except (BenchmarkError, httpx.HTTPError) as error:
+        return Section(name=name, title=name, missing=str(error) or type(error).__name__)
+
+
+def _write(report: Report, output: Path, stem: str) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    for suffix, text in ((".json", to_json(report)), (".md", to_markdown(report))):
+        path = output / (stem + suffix)
+        path.write_text(text, encoding="utf-8")
+        click.echo(f"written: {path}")
+
+
+def _show(console: Console, section: Section) -> None:
+    console.rule(section.title)
+    if section.missing:
+        console.print(f"Not run: {section.missing}", markup=False)
+    for table in section.tables:
+        console.print(_rich(table))
+
+
+def _rich(table: Table) -> RichTable:
+    drawn = RichTable(title=table.title, caption=table.note or None, title_justify="left", caption_justify="left")
+    for place, column in enumerate(table.columns):
+        numbers = all(not isinstance(row[place], str) for row in table.rows)
+        drawn.add_column(column, justify="right" if numbers else "left")
+    for row in table.rows:
+        drawn.add_row(*(shown(cell) for cell in row))
+    return drawn
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks")
