@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -31,6 +32,7 @@ BENCHMARKS: dict[str, Callable[[Context], Section]] = {
 
 
 _PAGE_WIDTH = 130  # of what goes into a file or a pipe
+_BUSY = 0.25  # load per core
 
 
 @click.command(
@@ -46,7 +48,7 @@ Benchmarks:
 
 \b
 Examples:
-  python -m benchmarks                          everything; leave the machine alone meanwhile
+  python -m benchmarks                          everything, about 15 minutes on 2 cores; leave them alone
   python -m benchmarks --quick                  a minute or two, to see that it works
   python -m benchmarks --only overhead --only encoders""",
 )
@@ -68,6 +70,7 @@ def main(quick: bool, names: tuple[str, ...], output: Path) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: everything that was started is stopped
     chosen = names or tuple(BENCHMARKS)
     described = machine.describe()
+    _warn_when_busy()
     sections: list[Section] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(width=None if sys.stdout.isatty() else _PAGE_WIDTH)
@@ -83,6 +86,12 @@ def main(quick: bool, names: tuple[str, ...], output: Path) -> None:
     console.print(_rich(findings_table(report.sections)))
     stem = machine.slug(described) + ("-quick" if quick else "") + ("-partial" if names else "")
     _write(report, output, stem)
+
+
+def _warn_when_busy() -> None:
+    load = os.getloadavg()[0]
+    if load > _BUSY * (os.cpu_count() or 1):
+        click.secho(f"Other programs keep this machine busy (load {load:.1f}); the numbers will show it.", err=True)
 
 
 def _run(name: str, context: Context) -> Section:
