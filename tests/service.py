@@ -54,6 +54,14 @@ class RunningService:
             time.sleep(0.1)
         pytest.fail(f"not healthy after {timeout} s:\n{self.log()[-3000:]}")
 
+    def wait_for_log(self, words: str, *, after: int = 0, timeout: float) -> float:
+        """Wait until the log says `words` behind its first `after` characters; returns the seconds it took."""
+        started = time.monotonic()
+        while words not in self.log()[after:]:
+            assert time.monotonic() - started < timeout, f"no {words!r} in {timeout} s:\n{self.log()[-3000:]}"
+            time.sleep(0.05)
+        return time.monotonic() - started
+
     def tree(self) -> list[psutil.Process]:
         """The supervisor and everything below it."""
         top = psutil.Process(self.process.pid)

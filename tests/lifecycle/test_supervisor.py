@@ -39,6 +39,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[RunningService]:
     with running_service(tmp_path_factory.mktemp("supervisor"), model_repository=repository) as running:
+        running.wait_for_log("Darkroom is ready", timeout=30)
         yield running
 
 
@@ -47,25 +48,16 @@ def upscale(service: RunningService, size: int = 32, **fields: object) -> httpx.
     return httpx.post(f"{service.url}/api/upscale", files=files, data={**FAST, **fields}, timeout=120)
 
 
-def wait_for(words: str, service: RunningService, *, after: int, timeout: float = BACK_WITHIN) -> float:
-    """Seconds until the log says `words` behind its first `after` characters."""
-    started = time.monotonic()
-    while words not in service.log()[after:]:
-        assert time.monotonic() - started < timeout, service.log()[-3000:]
-        time.sleep(0.05)
-    return time.monotonic() - started
-
-
 @pytest.mark.parametrize("victim", ["/upscale/", "/realesrgan_animevideov3_x2/", "bin/tritonserver", "-m proxy"])
 def test_killed_processes_come_back(service: RunningService, victim: str) -> None:
     assert upscale(service).status_code == 200
     mark = len(service.log())
     process = next(p for p in service.find(victim) if "stub" in p.name() or victim.startswith(("bin", "-m")))
     process.kill()
-    wait_for("starting proxy again" if victim == "-m proxy" else "starting triton again", service, after=mark)
-    seconds = service.wait_healthy(BACK_WITHIN)
+    died = "starting proxy again" if victim == "-m proxy" else "starting triton again"
+    seconds = service.wait_for_log(died, after=mark, timeout=BACK_WITHIN) + service.wait_healthy(BACK_WITHIN)
     if victim != "-m proxy":
-        seconds += wait_for("everything is up again", service, after=mark)
+        seconds += service.wait_for_log("everything is up again", after=mark, timeout=BACK_WITHIN)
     assert seconds < BACK_WITHIN
     assert upscale(service).status_code == 200
 
@@ -80,7 +72,7 @@ def test_a_request_that_loses_triton_gets_503_and_when_to_come_back(service: Run
     worker.join(60)
     assert answers[0].status_code == 503
     assert int(answers[0].headers["retry-after"]) > 0
-    wait_for("everything is up again", service, after=mark)
+    service.wait_for_log("everything is up again", after=mark, timeout=BACK_WITHIN)
 
 
 def test_nothing_is_left_behind_by_a_killed_server(service: RunningService) -> None:
