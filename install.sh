@@ -60,6 +60,9 @@ fi
 # --- Packages -------------------------------------------------------------------------------------------------
 pip() { "$python" -m pip --disable-pip-version-check "$@"; }
 
+if "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))'; then
+  say "Python 3.13: numpy 1.26 has no ready package for it and is compiled, which takes some minutes and a C compiler."
+fi
 say "Installing Darkroom for $("$python" --version), $([ $gpu = true ] && echo "with CUDA" || echo "without a GPU")"
 if [ $gpu = true ]; then
   pip install --progress-bar on "torch==$TORCH"
