@@ -36,7 +36,8 @@ class ModelSpec:
     """One folder of the model repository, as data: `exporters.config` renders its config.pbtxt from it.
 
     `max_batch_size` 0 means that there is no batch dimension (pipelines). Where `max_batch_size_cpu` is given
-    it replaces `max_batch_size` for instances on a CPU, where a larger batch costs memory and gains nothing.
+    it replaces `max_batch_size` for instances on a CPU, where a larger batch costs memory and gains nothing;
+    `parameters_cpu` come on top of `parameters` there.
     `files` are the weights that an export has to put beside the config before the model can be served.
     `canary` makes the inputs of one small real inference, by which the service learns that the model works.
     """
@@ -50,6 +51,7 @@ class ModelSpec:
     decoupled: bool = False
     files: tuple[str, ...] = ()
     parameters: Mapping[str, str] = field(default_factory=dict)
+    parameters_cpu: Mapping[str, str] = field(default_factory=dict)
     canary: Callable[[], Tensors] | None = None
 
 

@@ -98,9 +98,8 @@ def _instances(placement: Placement) -> str:
 def _parameters(spec: ModelSpec, placement: Placement) -> dict[str, str]:
     parameters = dict(spec.parameters)
     if spec.backend == "onnxruntime":
-        if placement.gpus:
-            parameters |= _GPU_PARAMETERS
-        elif placement.threads is not None:
+        parameters |= _GPU_PARAMETERS if placement.gpus else spec.parameters_cpu
+        if placement.threads is not None and not placement.gpus:
             parameters["intra_op_thread_count"] = str(placement.threads)
     return parameters
 
