@@ -24,12 +24,13 @@ def describe() -> dict[str, str]:
     """What a reader must know to compare: processor, memory, system, versions, and how busy the machine was."""
     cpuinfo = Path("/proc/cpuinfo").read_text()
     flags = set(_field(cpuinfo, "flags").split())
+    kernel = ".".join(platform.release().split(".")[:2])
     found = {
         "cpu": _field(cpuinfo, "model name"),
         "cores": str(len(os.sched_getaffinity(0))),
         "cpu features": ", ".join(feature for feature in _FEATURES if feature in flags),
         "memory": f"{psutil.virtual_memory().total / 2**30:.1f} GiB",
-        "system": f"{platform.freedesktop_os_release()['PRETTY_NAME']}, Linux {platform.release()}",
+        "system": f"{platform.freedesktop_os_release()['PRETTY_NAME']}, Linux {kernel}",
         "load before the run": f"{os.getloadavg()[0]:.2f}",
         "darkroom": f"{darkroom.__version__} ({_revision()})",
         "python": platform.python_version(),

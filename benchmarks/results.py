@@ -14,7 +14,7 @@ Cell = str | int | float | None
 class Finding:
     """One number that can be compared between machines, most often a ratio.
 
-    :param value: for a ratio, median over median of rounds that were measured in turns.
+    :param value: for a ratio, the median of the rounds, in each of which both sides were measured.
     :param unit: "x" for a ratio, else what `value` is in.
     :param quartiles: of the ratios of the single rounds, 25 % and 75 %; None where there is one round only.
     :param target: what the project promises, at most or, with `at_least`, at least; None where it promises nothing.

@@ -48,11 +48,15 @@ def in_turns(
 def ratio(
     name: str, over: Sequence[float], under: Sequence[float], *, target: float | None = None, at_least: bool = False
 ) -> Finding:
-    """Median of `over` divided by median of `under`; entries of equal place come from the same round."""
+    """The median of the rounds' ratios; entries of equal place come from the same round.
+
+    Not the ratio of the medians: on a machine that is slow for minutes and fast for others, the two medians may
+    come from different times.
+    """
     single = sorted(a / b for a, b in zip(over, under, strict=True))
     return Finding(
         name=name,
-        value=statistics.median(over) / statistics.median(under),
+        value=statistics.median(single),
         quartiles=(percentile(single, 25), percentile(single, 75)) if len(single) > 1 else None,
         rounds=len(single),
         target=target,

@@ -71,15 +71,17 @@ class Service:
         try:
             sweep_shared_memory(self._shm_prefix)
             await asyncio.gather(self.triton.start(), self.proxy.start())
-            while not self.stopping.is_set():
-                await self._look()
-                await self._pause(_TICK)
+            # One client for all rounds: making one costs more than a round.
+            async with httpx.AsyncClient(base_url=self._address(), timeout=5, trust_env=False) as client:
+                while not self.stopping.is_set():
+                    await self._look(client)
+                    await self._pause(_TICK)
         finally:
             await self._shut_down()
 
-    async def _look(self) -> None:
+    async def _look(self, client: httpx.AsyncClient) -> None:
         """One round: restart what died, and notice when everything is up."""
-        health = await self._health()
+        health = await self._health(client)
         if not self.proxy.alive:
             await self._revive(self.proxy)
         why = self._triton_trouble(health)
@@ -132,21 +134,22 @@ class Service:
         if not self.stopping.is_set():
             await child.start()
 
-    async def _health(self) -> dict[str, Any]:
-        host = "127.0.0.1" if self.settings.host in ("0.0.0.0", "::", "") else self.settings.host
+    async def _health(self, client: httpx.AsyncClient) -> dict[str, Any]:
         try:
-            async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
-                answer = await client.get(f"http://{host}:{self.settings.port}/health")
-                return dict(answer.json())
+            return dict((await client.get("/health")).json())
         except (httpx.HTTPError, ValueError):
             return {}
 
+    def _address(self) -> str:
+        """Where this machine reaches the proxy."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.settings.host, self.settings.host)
+        return f"http://{host}:{self.settings.port}"
+
     def _announce(self) -> None:
-        host = "127.0.0.1" if self.settings.host == "0.0.0.0" else self.settings.host
         if self.ready:
             log.info("everything is up again")
         else:
-            log.info("Darkroom is ready: http://%s:%d (documentation: /docs)", host, self.settings.port)
+            log.info("Darkroom is ready: %s (documentation: /docs)", self._address())
         self.ready = True
 
     async def _pause(self, seconds: float) -> None:

@@ -49,7 +49,7 @@ def test_rounds_alternate_and_the_first_does_not_count() -> None:
     assert rounds == [1, 2, 3]
 
 
-def test_ratio_of_medians_with_the_spread_of_the_rounds() -> None:
+def test_ratio_is_the_median_of_the_rounds_with_their_spread() -> None:
     finding = ratio("x", [2.0, 4.0, 9.0], [2.0, 2.0, 3.0], target=2.0)
     assert (finding.value, finding.quartiles, finding.rounds, finding.met) == (2.0, (1.0, 3.0), 3, True)
     assert ratio("x", [1.0], [2.0]).quartiles is None
