@@ -1,0 +1,149 @@
+"""The model cards of the demo checkpoints. Their numbers come from the files that training and measuring wrote."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from exporters.demo.glyphs import NAMES
+from exporters.demo.world import BACKGROUNDS, HELD_OUT_PERCENT
+from exporters.files import write_atomically
+
+TEXT = "demo-sd15"
+CONTROL = "demo-sd15-canny"
+ADHERENCE = "adherence.json"
+CANNY = "canny.json"
+
+_TEXT_CARD = """---
+license: ofl-1.1
+library_name: diffusers
+pipeline_tag: text-to-image
+---
+
+# demo-sd15
+
+A Stable Diffusion 1.5 of 9.4 million weights: the real classes (`StableDiffusionPipeline` with AutoencoderKL,
+UNet2DConditionModel, CLIPTextModel, CLIPTokenizer, PNDMScheduler) at small widths. It draws 128 x 128 pictures of a
+small world, so that everything around a diffusion model can be run, tested and measured with no download.
+
+## What it understands
+
+    a photo of a small cat on a blue background
+    a cat on the left and a pizza on the right on a white background
+    a drawing of an owl above a cake on a pink background
+    an outline of a large rocket on a black background
+
+{names}
+
+Sizes: small, large, or no word. Other words are spelled out letter by letter and mean nothing to it.
+
+## Data and licence
+
+The pictures of training are composed of glyphs of Noto Color Emoji (Copyright 2013, 2021 Google Inc.), licensed
+under the SIL Open Font License 1.1; the weights are under the same licence. Nothing else was seen. {held} of 100
+combinations of glyphs and background are held out: training never saw them.
+
+## Recipe
+
+`exporters/demo/`: the VAE on 64-pixel crops, then on whole pictures (L1, squared error, L1 of gradients, a tiny KL);
+the UNet with the text encoder beside it, from nothing, on cached latents: epsilon prediction, Min-SNR weighting with
+gamma 5, 10 % of the sentences left out. Averaged weights, fp16.
+
+    python -m exporters.demo train
+    python -m exporters.demo export
+    python -m exporters.demo measure
+
+{training}
+
+## Measured
+
+{measured}
+"""
+
+_CONTROL_CARD = """---
+license: ofl-1.1
+library_name: diffusers
+---
+
+# demo-sd15-canny
+
+A ControlNet of 2.6 million weights for `demo-sd15` (the class is ControlNetModel, made by `from_unet`). It reads Canny
+edges (OpenCV, thresholds 100 and 200) as a picture of 0 and 255 in three channels, and makes the drawing follow them.
+
+Data and licence as `demo-sd15`: glyphs of Noto Color Emoji, SIL Open Font License 1.1.
+
+Recipe: `exporters/demo/`, stage `controlnet`; the UNet's weights stay as they are, 30 % of the sentences are left out.
+
+{training}
+
+## Measured
+
+{measured}
+"""
+
+
+def write_cards(output: Path) -> None:
+    """Write README.md of every demo checkpoint in `output`, from the JSON files beside it."""
+    if (output / TEXT).is_dir():
+        text = _TEXT_CARD.format(
+            names=textwrap.fill(_list("things", NAMES) + " " + _list("backgrounds", tuple(BACKGROUNDS)), 118),
+            held=HELD_OUT_PERCENT,
+            training=_training(output / TEXT),
+            measured=_adherence(output / TEXT / ADHERENCE),
+        )
+        write_atomically(output / TEXT / "README.md", text.encode())
+    if (output / CONTROL).is_dir():
+        measured = _canny(output / CONTROL / CANNY)
+        text = _CONTROL_CARD.format(training=_training(output / CONTROL), measured=measured)
+        write_atomically(output / CONTROL / "README.md", text.encode())
+
+
+def _list(kind: str, words: tuple[str, ...]) -> str:
+    return f"{len(words)} {kind}: {', '.join(words)}."
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return content
+
+
+def _training(folder: Path) -> str:
+    """What each stage spent."""
+    lines = [
+        f"- {stage}: {clock['step']:,} steps, {clock['samples']:,} samples, {clock['seconds'] / 60:.0f} minutes, "
+        f"seed {clock['seed']}"
+        for stage, clock in _read(folder / "training.json").items()
+    ]
+    return "\n".join(lines)
+
+
+def _adherence(path: Path) -> str:
+    found = _read(path)
+    if not found:
+        return "Not yet: run `python -m exporters.demo measure`."
+    rows = "\n".join(
+        f"| {name.replace('_', ' ')} | {good} of {count} | {good / count:.1%} |"
+        for name, (good, count) in ((name, (g["holds"], g["prompts"])) for name, g in found["groups"].items())
+    )
+    return (
+        f"Adherence: on {found['prompts']} prompts that training never saw, how many pictures hold the asked glyphs at "
+        f"their places on the asked\nbackground, as a program judges that reads pictures ({found['scheduler']}, "
+        f"{found['steps']} steps, guidance {found['guidance']}, seed {found['seed']},\n{found['precision']}):\n\n"
+        f"| prompts | pictures that hold | rate |\n|---|---|---|\n{rows}\n\n"
+        f"The same judge reads {found['judge_rendered']:.1%} of those scenes rightly when they are rendered, and "
+        f"{found['judge_vae']:.1%} after the VAE\nencoded and decoded them."
+    )
+
+
+def _canny(path: Path) -> str:
+    found = _read(path)
+    if not found:
+        return "Not yet: run `python -m exporters.demo measure --canny`."
+    return (
+        f"On {found['prompts']} scenes that training never saw ({found['steps']} steps, guidance {found['guidance']}, "
+        f"seed {found['seed']}), Canny edges of\nthe picture against the control edges, F1: {found['f1']:.3f} on the "
+        f"mean and {found['f1_lowest_tenth']:.3f} at the lowest tenth\nwhere an edge matches within "
+        f"{found['tolerance']} pixel, {found['f1_exact']:.3f} on the mean where it must match exactly."
+    )

@@ -1,0 +1,50 @@
+"""The training of the Canny ControlNet beside the finished UNet, whose weights stay as they are."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from exporters.demo.dataset import unpack_edges
+from exporters.demo.models import make_controlnet, make_text_encoder, make_unet
+from exporters.demo.trainer import Report, Run, Stage, averaged_weights
+from exporters.demo.unet_stage import Noiser, Samples, make_tokenizer
+
+_DROP = 0.3
+"""More samples without a sentence than the UNet had: then only the edges tell what to draw."""
+
+
+class ControlnetStage(Stage):
+    """Epsilon prediction with the edges of the picture as a second condition (Zhang et al. 2023)."""
+
+    name = "controlnet"
+    learning_rate = 1e-3
+
+    def __init__(self, run: Run, report: Report) -> None:
+        torch.manual_seed(run.seed + 2)
+        self.run = run
+        tokenizer = make_tokenizer()
+        trained = averaged_weights(run, "unet")
+        self.unet, self.text_encoder = make_unet(), make_text_encoder(tokenizer)
+        self.unet.load_state_dict(trained["unet"])
+        self.text_encoder.load_state_dict(trained["text_encoder"])
+        self.controlnet = make_controlnet(self.unet)
+        self.modules = nn.ModuleDict({"controlnet": self.controlnet})
+        for frozen in (self.unet, self.text_encoder):
+            frozen.to(run.device).eval().requires_grad_(False)
+        self.samples = Samples(run, tokenizer, report, drop=_DROP)
+        self.noiser = Noiser(run.device)
+        self.batch = 256 if run.cuda else 48
+
+    def loss(self, step: int, progress: float) -> tuple[Tensor, int]:
+        generator = self.run.generator(self.name, step)
+        latents, tokens, chosen = self.samples.batch(self.batch, generator)
+        edges = unpack_edges(self.samples.data.edges[chosen]).to(self.run.device)
+        noisy, noise, steps = self.noiser(latents, generator)
+        with torch.autocast(self.run.device.type, torch.bfloat16):
+            states = self.text_encoder(tokens).last_hidden_state
+            down, middle = self.controlnet(noisy, steps, states, edges, return_dict=False)
+            predicted = self.unet(
+                noisy, steps, states, down_block_additional_residuals=down, mid_block_additional_residual=middle
+            ).sample
+        return self.noiser.loss(predicted, noise, steps), self.batch

@@ -1,0 +1,87 @@
+"""The networks of the demo checkpoints: the classes of Stable Diffusion 1.5 at small widths, 12 M weights in all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, PNDMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+SIDE = 128
+"""Width and height of the pictures in pixels; the latents are an eighth of it."""
+WIDTH = 128
+"""Width of the text embedding."""
+SCHEDULE: dict[str, Any] = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "clip_sample": False,
+    "steps_offset": 1,
+}
+"""SD 1.5's scheduler/scheduler_config.json (runwayml/stable-diffusion-v1-5)."""
+
+
+def make_vae() -> AutoencoderKL:
+    """Pictures of 8 k x 8 m pixels to 4 x k x m latents and back: 2.7 M weights.
+
+    Most of them sit at the low resolutions, where they cost little time: that is where the glyphs are remembered.
+    """
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(16, 32, 64, 128),
+        layers_per_block=1,
+        norm_num_groups=8,
+        latent_channels=4,
+        sample_size=SIDE,
+    )
+
+
+def make_unet() -> UNet2DConditionModel:
+    """The noise in 4 x 16 x 16 latents, given a text: 5.9 M weights, cross attention at 16 x 16 and 8 x 8."""
+    return UNet2DConditionModel(
+        sample_size=SIDE // 8,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(64, 128, 128),
+        layers_per_block=1,
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """77 tokens to 77 x 128: 0.7 M weights, three layers."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=4 * WIDTH,
+            projection_dim=WIDTH,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=77,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def make_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
+    """A copy of the encoder half of `unet` that reads a 3 x 128 x 128 control picture (0 to 1): 2.6 M weights."""
+    model: ControlNetModel = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32, 48, 64))
+    return model
+
+
+def training_scheduler() -> DDPMScheduler:
+    """Adds the noise in training; epsilon is what the UNet learns."""
+    return DDPMScheduler(**SCHEDULE)
+
+
+def inference_scheduler() -> PNDMScheduler:
+    """SD 1.5's default for making pictures."""
+    settings = {key: value for key, value in SCHEDULE.items() if key != "clip_sample"}
+    return PNDMScheduler(**settings, skip_prk_steps=True, set_alpha_to_one=False)

@@ -1,0 +1,59 @@
+"""From a scene to its picture."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporters.demo.styles import styled
+from exporters.demo.world import BACKGROUNDS, Placed, Scene
+
+SIDE = 128
+"""Width and height of a scene in pixels."""
+CENTRES: dict[str, tuple[int, int]] = {
+    "centre": (64, 64),
+    "left": (32, 64),
+    "right": (96, 64),
+    "above": (64, 32),
+    "below": (64, 96),
+}
+"""Place -> (x, y) around which a glyph's box stands."""
+SIDES: dict[str, tuple[int, int]] = {"small": (44, 50), "medium": (68, 80), "large": (98, 110)}
+"""Size -> smallest and largest side of the box of a single glyph, in pixels."""
+PAIR_SIDES = (54, 62)
+"""The same for two glyphs."""
+JITTER = 4
+"""How far a box may be from its place, in pixels, both ways."""
+
+
+def ink(background: str) -> int:
+    """Grey level of an outline that shows on `background`: dark on light, light on dark."""
+    red, green, blue = BACKGROUNDS[background]
+    return 30 if 0.299 * red + 0.587 * green + 0.114 * blue > 120 else 235
+
+
+def render(scene: Scene, rng: random.Random) -> NDArray[np.uint8]:
+    """The picture of `scene`: (128, 128, 3) uint8 RGB. `rng` moves and scales the glyphs a little."""
+    picture = np.empty((SIDE, SIDE, 3), np.float32)
+    picture[:] = BACKGROUNDS[scene.background]
+    for item in scene.objects:
+        low, high = SIDES[item.size] if len(scene.objects) == 1 else PAIR_SIDES
+        _paste(picture, item, rng.randint(low, high), rng, scene)
+    return picture.round().astype(np.uint8)
+
+
+def _paste(picture: NDArray[np.float32], item: Placed, side: int, rng: random.Random, scene: Scene) -> None:
+    """Draw one glyph in a box of `side` pixels into `picture`, whole inside it."""
+    glyph = styled(item.glyph, side, scene.style).astype(np.float32)
+    x, y = (_corner(centre, side, rng) for centre in CENTRES[item.place])
+    alpha = glyph[..., 3:] / 255
+    colours = np.full_like(glyph[..., :3], ink(scene.background)) if scene.style == "outline" else glyph[..., :3]
+    area = picture[y : y + side, x : x + side]
+    area[:] = area * (1 - alpha) + colours * alpha
+
+
+def _corner(centre: int, side: int, rng: random.Random) -> int:
+    corner = centre + rng.randint(-JITTER, JITTER) - side // 2
+    return min(max(corner, 0), SIDE - side)

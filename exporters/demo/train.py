@@ -1,0 +1,57 @@
+"""Trains the stages one after another; each begins with what the ones before it left in the state folder."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from types import FrameType
+
+import torch
+
+from exporters.demo.manners import Manners
+from exporters.demo.trainer import Budget, Report, Run, Stage, Trainer
+
+STAGES: tuple[str, ...] = ("vae", "unet", "controlnet")
+
+
+def train_stages(run: Run, budgets: Mapping[str, Budget], threads: int | None, report: Report) -> None:
+    """Train the stages of `budgets` in the order of `STAGES`, each until its budget is spent.
+
+    :param threads: at most so many; fewer while other programs need the cores.
+    :raises KeyboardInterrupt: Ctrl-C or SIGTERM; the state is saved.
+    """
+    signal.signal(signal.SIGINT, _interrupt)  # nohup from a script leaves SIGINT ignored
+    signal.signal(signal.SIGTERM, _interrupt)
+    manners = Manners(threads or torch.get_num_threads(), torch.set_num_threads)
+    for name in STAGES:
+        if name in budgets:
+            Trainer(run, make_stage(name, run, report), report, manners.look).train(budgets[name])
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; "auto" is CUDA where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def make_stage(name: str, run: Run, report: Report) -> Stage:
+    """The stage of that name. The later ones need the states of the earlier ones.
+
+    :raises FileNotFoundError: such a state is missing.
+    """
+    if name == "vae":
+        from exporters.demo.vae_stage import VaeStage
+
+        return VaeStage(run)
+    if name == "unet":
+        from exporters.demo.unet_stage import UnetStage
+
+        return UnetStage(run, report)
+    from exporters.demo.controlnet_stage import ControlnetStage
+
+    return ControlnetStage(run, report)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,221 @@
+"""One loop for every stage: budgets, learning rate, averaged weights, states that survive a kill, progress lines."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from exporters.files import write_atomically
+
+Report = Callable[[str], None]
+_STEPS_PER_WARMUP = 200
+_FINAL_RATE = 0.02
+"""The learning rate ends at this share of its peak."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Where and how to train. `seed` and a stage's step say all of its random numbers, so a resumed run goes on
+    with the numbers that it would have had."""
+
+    folder: Path
+    seed: int
+    device: torch.device
+    samples: int = 40_960
+    """How many scenes the stages after the VAE see."""
+    save_minutes: float = 5.0
+
+    @property
+    def cuda(self) -> bool:
+        return self.device.type == "cuda"
+
+    def generator(self, stage: str, step: int) -> torch.Generator:
+        """The random numbers of one step, on the CPU, so that they do not depend on the device."""
+        number = self.seed * 1_000_003 + sum(stage.encode()) * 10_000_019 + step
+        return torch.Generator().manual_seed(number)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How long a stage trains: minutes, or steps, or whichever ends first. Time spent before a resume counts."""
+
+    minutes: float | None = None
+    steps: int | None = None
+
+    def progress(self, seconds: float, step: int) -> float:
+        """0 at the start, 1 and more when the budget is spent."""
+        shares = [0.0]
+        if self.minutes is not None:
+            shares.append(seconds / 60 / self.minutes if self.minutes else 1.0)
+        if self.steps is not None:
+            shares.append(step / self.steps if self.steps else 1.0)
+        return max(shares)
+
+
+class Stage(ABC):
+    """What is trained: `modules` learn, `loss` says how."""
+
+    name: str
+    learning_rate: float
+    average: float = 0.999
+    """How much of the averaged weights each step keeps."""
+    modules: nn.ModuleDict
+
+    @abstractmethod
+    def loss(self, step: int, progress: float) -> tuple[Tensor, int]:
+        """A differentiable scalar, and how many samples it is over."""
+
+    def notes(self) -> str:
+        """More to say in a progress line."""
+        return ""
+
+
+@dataclass(kw_only=True)
+class _Clock:
+    """What a stage has spent, over all its runs."""
+
+    step: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+
+
+def state_path(run: Run, stage: str) -> Path:
+    """Where a stage's state lies."""
+    return run.folder / f"{stage}.pt"
+
+
+def averaged_weights(run: Run, stage: str) -> dict[str, dict[str, Tensor]]:
+    """Module name -> averaged weights of a stage that has a state.
+
+    :raises FileNotFoundError: the stage was never trained.
+    """
+    path = state_path(run, stage)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; train the stage {stage!r} first.")
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    weights: dict[str, dict[str, Tensor]] = {}
+    for key, value in state["average"].items():
+        module, _, name = key.partition(".")
+        weights.setdefault(module, {})[name] = value
+    return weights
+
+
+def save_file(path: Path, content: object) -> None:
+    """Write `content` with torch, atomically."""
+    data = io.BytesIO()
+    torch.save(content, data)
+    write_atomically(path, data.getvalue())
+
+
+class Trainer:
+    """Trains one stage until its budget is spent or somebody presses Ctrl-C; always ends with a saved state."""
+
+    def __init__(self, run: Run, stage: Stage, report: Report, between: Callable[[], None] = lambda: None) -> None:
+        """`between` is called before every step."""
+        self.run, self.stage, self.report, self.between = run, stage, report, between
+        self.weights = stage.modules.to(run.device)
+        self.averaged = copy.deepcopy(self.weights).requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(
+            self.weights.parameters(), lr=stage.learning_rate, weight_decay=1e-3, fused=True
+        )
+        self.clock = _Clock()
+        self._load()
+
+    def train(self, budget: Budget) -> None:
+        """Train until `budget` is spent.
+
+        :raises KeyboardInterrupt: somebody pressed Ctrl-C; the state is saved.
+        """
+        saved = reported = time.monotonic()
+        since, loss_average = copy.copy(self.clock), math.nan
+        self.weights.train()
+        try:
+            while budget.progress(self.clock.seconds, self.clock.step) < 1:
+                began = time.monotonic()
+                self.between()
+                loss = self._step(budget.progress(self.clock.seconds, self.clock.step))
+                loss_average = loss if math.isnan(loss_average) else 0.98 * loss_average + 0.02 * loss
+                now = time.monotonic()
+                self.clock.seconds += now - began
+                if now - reported > 15:
+                    self._report(budget, since, loss_average)
+                    since, reported = copy.copy(self.clock), now
+                if now - saved > self.run.save_minutes * 60:
+                    self.save()
+                    saved = now
+        finally:
+            self.save()
+        self._report(budget, since, loss_average)
+
+    def _step(self, progress: float) -> float:
+        warmup = min(1.0, (self.clock.step + 1) / _STEPS_PER_WARMUP)
+        cosine = _FINAL_RATE + (1 - _FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.stage.learning_rate * warmup * cosine
+        loss, samples = self.stage.loss(self.clock.step, progress)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss of {self.stage.name} is {loss.item()} at step {self.clock.step}.")
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(self.weights.parameters(), 1.0)
+        self.optimizer.step()
+        self.clock.step += 1
+        self.clock.samples += samples
+        self._average()
+        return float(loss.item())
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Follow the weights; at first faster, so that the random start is soon forgotten."""
+        keep = min(self.stage.average, (1 + self.clock.step) / (10 + self.clock.step))
+        pairs = zip(self.averaged.parameters(), self.weights.parameters(), strict=True)
+        averaged, weights = zip(*pairs, strict=True)
+        torch._foreach_lerp_(averaged, weights, 1 - keep)
+
+    def _report(self, budget: Budget, since: _Clock, loss: float) -> None:
+        clock = self.clock
+        spent = clock.seconds - since.seconds
+        speed = (clock.samples - since.samples) / spent if spent else 0.0
+        progress = budget.progress(clock.seconds, clock.step)
+        left = clock.seconds * (1 - progress) / progress / 60 if progress else math.inf
+        self.report(
+            f"{self.stage.name}: step {clock.step}, {clock.samples} samples, loss {loss:.4f}, {speed:.1f} samples/s, "
+            f"{progress:.1%}, {max(left, 0):.0f} min left {self.stage.notes()}".rstrip()
+        )
+
+    def save(self) -> None:
+        """Write weights, averaged weights, optimizer and clock; the old state stays until the new one is whole."""
+        state = {
+            "weights": self.weights.state_dict(),
+            "average": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "clock": vars(self.clock),
+            "seed": self.run.seed,
+        }
+        save_file(state_path(self.run, self.stage.name), state)
+
+    def _load(self) -> None:
+        path = state_path(self.run, self.stage.name)
+        if not path.is_file():
+            self.report(f"{self.stage.name}: starts ({sum(p.numel() for p in self.weights.parameters()):,} weights)")
+            return
+        state = torch.load(path, map_location=self.run.device, weights_only=True)
+        if state["seed"] != self.run.seed:
+            raise ValueError(
+                f"{path} was trained with seed {state['seed']}, not {self.run.seed}; choose another folder."
+            )
+        self.weights.load_state_dict(state["weights"])
+        self.averaged.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.clock = _Clock(**state["clock"])
+        self.report(f"{self.stage.name}: goes on at step {self.clock.step}")

@@ -1,0 +1,115 @@
+"""The training of the UNet and, from nothing beside it, the text encoder."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+from exporters.demo.dataset import Dataset, load_dataset, tokenize
+from exporters.demo.models import make_text_encoder, make_unet, make_vae, training_scheduler
+from exporters.demo.tokens import write_tokenizer
+from exporters.demo.trainer import Report, Run, Stage, averaged_weights
+
+_DROP = 0.1
+"""How many samples lose their sentence, for classifier-free guidance (Ho and Salimans 2022)."""
+_SNR_LIMIT = 5.0
+"""Gamma of Min-SNR weighting (Hang et al. 2023, equation 4), for epsilon prediction."""
+
+
+class LatentScale(nn.Module):
+    """Carries the VAE's scaling factor in the state: latents times it have a standard deviation of 1."""
+
+    factor: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("factor", torch.ones(()))
+
+
+class Noiser:
+    """Noisy latents and the weight of each sample's error."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.scheduler = training_scheduler()
+        signal = self.scheduler.alphas_cumprod
+        ratio = signal / (1 - signal)
+        self.weights = (ratio.clamp(max=_SNR_LIMIT) / ratio).to(device)
+
+    def __call__(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, 4, h, w) -> noisy latents, the noise (both like `latents`) and (B,) int64 timesteps."""
+        noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+        steps = torch.randint(len(self.weights), (len(latents),), generator=generator).to(latents.device)
+        noisy: Tensor = self.scheduler.add_noise(latents, noise, steps)
+        return noisy, noise, steps
+
+    def loss(self, predicted: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
+        squared = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
+        weighted: Tensor = self.weights[steps] * squared
+        return weighted.mean()
+
+
+def make_tokenizer() -> CLIPTokenizer:
+    """The demo world's tokenizer."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_tokenizer(Path(folder))
+        tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder)
+    return tokenizer
+
+
+def trained_vae(run: Run) -> AutoencoderKL:
+    """The averaged VAE, in evaluation mode, on the device of `run`."""
+    vae = make_vae()
+    vae.load_state_dict(averaged_weights(run, "vae")["vae"])
+    return vae.to(run.device).eval().requires_grad_(False)
+
+
+class Samples:
+    """Batches of scaled latents and token ids, some without their sentence."""
+
+    def __init__(self, run: Run, tokenizer: CLIPTokenizer, report: Report, *, drop: float) -> None:
+        self.data: Dataset = load_dataset(run, trained_vae(run), tokenizer, run.samples, report)
+        self.factor = 1 / self.data.latents[:2048].std()
+        self._empty = tokenize(tokenizer, [""])
+        self._drop = drop
+        self._device = run.device
+
+    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """`size` latents (B, 4, 16, 16), tokens (B, 77), and which samples they are (B,)."""
+        chosen = torch.randint(len(self.data), (size,), generator=generator)
+        dropped = torch.rand(size, generator=generator) < self._drop
+        tokens = torch.where(dropped[:, None], self._empty, self.data.tokens[chosen])
+        latents = self.data.latents[chosen] * self.factor
+        return latents.to(self._device), tokens.to(self._device), chosen
+
+
+class UnetStage(Stage):
+    """Epsilon prediction on cached latents."""
+
+    name = "unet"
+    learning_rate = 1e-3
+
+    def __init__(self, run: Run, report: Report) -> None:
+        torch.manual_seed(run.seed + 1)
+        self.run = run
+        tokenizer = make_tokenizer()
+        self.unet, self.text_encoder = make_unet(), make_text_encoder(tokenizer)
+        scale = LatentScale()
+        self.modules = nn.ModuleDict({"unet": self.unet, "text_encoder": self.text_encoder, "scale": scale})
+        self.samples = Samples(run, tokenizer, report, drop=_DROP)
+        scale.factor.copy_(self.samples.factor)
+        self.noiser = Noiser(run.device)
+        self.batch = 256 if run.cuda else 64
+
+    def loss(self, step: int, progress: float) -> tuple[Tensor, int]:
+        generator = self.run.generator(self.name, step)
+        latents, tokens, _ = self.samples.batch(self.batch, generator)
+        noisy, noise, steps = self.noiser(latents, generator)
+        with torch.autocast(self.run.device.type, torch.bfloat16):
+            states = self.text_encoder(tokens).last_hidden_state
+            predicted = self.unet(noisy, steps, states).sample
+        return self.noiser.loss(predicted, noise, steps), self.batch

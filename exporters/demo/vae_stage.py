@@ -1,0 +1,87 @@
+"""The VAE's training: 64-pixel crops first, whole pictures at the end."""
+
+from __future__ import annotations
+
+import random
+from itertools import islice
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from exporters.demo.models import SIDE, make_vae
+from exporters.demo.render import render
+from exporters.demo.trainer import Run, Stage
+from exporters.demo.world import training_scenes
+
+_POOL = 2048
+_STEPS_PER_POOL = 400
+_CROP = 64
+_WHOLE_FROM = 0.8
+"""Share of the budget after which whole pictures are shown, for the attention in the middle sees more tokens there."""
+_KL = 4e-4
+
+
+class VaeStage(Stage):
+    """Reconstruction by L1, squared error and the L1 of gradients (edges), with a tiny KL."""
+
+    name = "vae"
+    learning_rate = 2e-3
+
+    def __init__(self, run: Run) -> None:
+        torch.manual_seed(run.seed)
+        self.run = run
+        self.vae = make_vae()
+        self.modules = nn.ModuleDict({"vae": self.vae})
+        self.batch = 128 if run.cuda else 32
+        self._pool = torch.empty(0)
+        self._pool_number = -1
+        self._psnr = 0.0
+
+    def loss(self, step: int, progress: float) -> tuple[Tensor, int]:
+        generator = self.run.generator(self.name, step)
+        pictures = self._pictures(step, progress, generator).to(self.run.device)
+        with torch.autocast(self.run.device.type, torch.bfloat16):
+            posterior = self.vae.encode(pictures).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=generator).to(self.run.device)
+            decoded = self.vae.decode(posterior.mean + posterior.std * noise).sample
+        decoded = decoded.float()
+        squared = functional.mse_loss(decoded, pictures)
+        self._psnr += 0.02 * (10 * torch.log10(4 / squared.detach()).item() - self._psnr)
+        kl = posterior.kl().float().mean() / posterior.mean[0].numel()
+        edges = _edge_loss(decoded, pictures) + _edge_loss(
+            functional.avg_pool2d(decoded, 2), functional.avg_pool2d(pictures, 2)
+        )
+        return functional.l1_loss(decoded, pictures) + squared + 0.5 * edges + _KL * kl, len(pictures)
+
+    def notes(self) -> str:
+        return f"(PSNR {self._psnr:.1f} dB)"
+
+    def _pictures(self, step: int, progress: float, generator: torch.Generator) -> Tensor:
+        """(B, 3, 64, 64) crops or (B/4, 3, 128, 128) pictures, float32, -1 to 1."""
+        if self._pool_number != step // _STEPS_PER_POOL:
+            self._pool_number = step // _STEPS_PER_POOL
+            self._pool = _render_pool(self.run.seed * 100_003 + self._pool_number)
+        if progress >= _WHOLE_FROM:
+            chosen = self._pool[torch.randint(_POOL, (self.batch // 4,), generator=generator)]
+            return chosen.float() / 127.5 - 1
+        index = torch.randint(_POOL, (self.batch,), generator=generator).tolist()
+        corners = torch.randint(SIDE - _CROP + 1, (self.batch, 2), generator=generator).tolist()
+        crops = [self._pool[i, :, y : y + _CROP, x : x + _CROP] for i, (y, x) in zip(index, corners, strict=True)]
+        return torch.stack(crops).float() / 127.5 - 1
+
+
+def _render_pool(seed: int) -> Tensor:
+    """(2048, 3, 128, 128) uint8 pictures of training scenes."""
+    rng = random.Random(seed)
+    pictures = np.stack([render(scene, rng) for scene in islice(training_scenes(seed), _POOL)])
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
+
+
+def _edge_loss(made: Tensor, wanted: Tensor) -> Tensor:
+    """L1 between the differences of neighbours, down and across."""
+    total = made.new_zeros(())
+    for dim in (2, 3):
+        total = total + functional.l1_loss(made.diff(dim=dim), wanted.diff(dim=dim))
+    return total
