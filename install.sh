@@ -24,7 +24,7 @@ done
 TORCH=${TORCH:-2.13.0}
 USE_VENV=${USE_VENV:-true}
 
-[ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] || die "Triton's Python package exists for Linux on x86-64 only; elsewhere use NVIDIA's container (see docker/)."
+[ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] || die "Triton's Python package exists for Linux on x86-64 only; elsewhere run Darkroom in NVIDIA's Triton container."
 
 # --- Python ---------------------------------------------------------------------------------------------------
 python=${PYTHON:-}

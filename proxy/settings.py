@@ -36,6 +36,7 @@ class Settings(BaseSettings):
     max_batch_files: int = Field(50, ge=1)
 
     upscale_max_pixels: int = Field(Limits.max_pixels, ge=1)
+    upscale_max_output_pixels: int = Field(Limits.max_output_pixels, ge=1)
     upscale_tile: int = Field(Limits.tile, ge=TILE_RANGE[0], le=TILE_RANGE[1])
     upscale_tile_pad: int = Field(Limits.tile_pad, ge=TILE_PAD_RANGE[0], le=TILE_PAD_RANGE[1])
     upscale_tiles_in_flight: int = Field(Limits.tiles_in_flight, ge=1, le=64)
@@ -82,6 +83,7 @@ class Settings(BaseSettings):
         """The limits of the upscale pipeline."""
         return Limits(
             max_pixels=self.upscale_max_pixels,
+            max_output_pixels=self.upscale_max_output_pixels,
             tile=self.upscale_tile,
             tile_pad=self.upscale_tile_pad,
             tiles_in_flight=self.upscale_tiles_in_flight,

@@ -50,7 +50,7 @@ From nothing to checkpoints:
   python -m exporters.demo measure --canny              how well pictures follow edges
 \b
 Training, exporting and measuring need more than the service does:
-  pip install torch diffusers transformers accelerate safetensors opencv-python-headless""",
+  pip install -e '.[demo]'""",
 )
 def main() -> None:
     """A small world of emoji scenes with captions, a judge that reads pictures of it, and tiny models trained on it.

@@ -104,6 +104,7 @@ async def info(services: Use) -> dict[str, Any]:
             "scale": fields.SCALE_RANGE,
             "tile": fields.TILE_RANGE,
             "max_pixels": settings.upscale_max_pixels,
+            "max_output_pixels": settings.upscale_max_output_pixels,
             "max_upload_mb": settings.max_upload_mb,
             "max_batch_mb": settings.max_batch_mb,
             "max_batch_files": settings.max_batch_files,

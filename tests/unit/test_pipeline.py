@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from darkroom.errors import Cancelled, InvalidInput, NetworkError, OutOfMemory
+from darkroom.errors import Cancelled, InvalidInput, NetworkError, OutOfMemory, TooLarge
 from darkroom.networks import Array, Tensors
 from darkroom.pipelines.upscale.networks import NETWORKS, choose, model_names
 from darkroom.pipelines.upscale.pipeline import Runner, Upscaled, upscale
@@ -138,6 +138,13 @@ def test_result_too_large_for_its_format_is_refused_before_the_work() -> None:
     network = Blurring(2)
     with pytest.raises(InvalidInput, match="16383"):
         run(photo(0, 0, 8, 8).resize((9000, 1)), network, format="webp")
+    assert network.calls == 0
+
+
+def test_result_over_the_pixel_limit_is_refused_before_the_work() -> None:
+    network = Blurring(2)
+    with pytest.raises(TooLarge, match=r"64x32 = 2,048 pixels; at most 2,047"):
+        run(photo(0, 0, 32, 16), network, limits=Limits(max_output_pixels=2047))
     assert network.calls == 0
 
 

@@ -16,7 +16,7 @@ from functools import partial
 
 import numpy as np
 
-from darkroom.errors import Cancelled, InvalidInput, OutOfMemory
+from darkroom.errors import Cancelled, InvalidInput, OutOfMemory, TooLarge
 from darkroom.images import LARGEST_SIDE, Picture, Pixels, decode, encode, resize
 from darkroom.networks import Network
 from darkroom.pipelines.upscale.request import TILE_RANGE, Limits, UpscaleRequest, output_size
@@ -65,7 +65,7 @@ async def upscale(data: bytes, request: UpscaleRequest, runner: Runner) -> Upsca
     picture = await asyncio.to_thread(decode, data, max_pixels=runner.limits.max_pixels, param="image")
     height, width = picture.rgb.shape[:2]
     size = output_size(width, height, request.scale)
-    _check_output(size, request)
+    _check_output(size, request, runner.limits)
     larger, tile = await _enlarge(picture, request, runner)
     if larger.rgb.shape[:2] != size[::-1]:
         larger = await asyncio.to_thread(resize, larger, width=size[0], height=size[1])
@@ -73,8 +73,14 @@ async def upscale(data: bytes, request: UpscaleRequest, runner: Runner) -> Upsca
     return Upscaled(data=encoded, shape=(size[1], size[0], larger.channels), tile=tile)
 
 
-def _check_output(size: tuple[int, int], request: UpscaleRequest) -> None:
-    """Refuse before the work what `encode` could not write after it."""
+def _check_output(size: tuple[int, int], request: UpscaleRequest, limits: Limits) -> None:
+    """Refuse before the work what would not fit into memory, or what `encode` could not write, after it."""
+    if size[0] * size[1] > limits.max_output_pixels:
+        raise TooLarge(
+            f"The result would have {size[0]}x{size[1]} = {size[0] * size[1]:,} pixels; at most "
+            f"{limits.max_output_pixels:,} are made. Send a smaller picture or ask for a smaller scale.",
+            param="scale",
+        )
     limit = LARGEST_SIDE[request.format]
     if max(size) > limit:
         raise InvalidInput(

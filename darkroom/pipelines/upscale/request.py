@@ -67,6 +67,7 @@ class Limits:
     """What the installation sets.
 
     :param max_pixels: largest input picture.
+    :param max_output_pixels: largest result; a result takes 3 or 4 bytes of memory for each.
     :param tile, tile_pad: defaults for requests that do not say.
     :param tiles_in_flight: tiles of one request that are at the network at once. Two keep a CPU busy while the
         last tile is put away; on a GPU it is the batch that one picture can fill by itself.
@@ -75,6 +76,7 @@ class Limits:
     """
 
     max_pixels: int = 4096 * 4096
+    max_output_pixels: int = 16384 * 16384
     tile: int = 400
     tile_pad: int = 10
     tiles_in_flight: int = 2
