@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -89,21 +90,21 @@ def _triton_error(error: BaseException) -> Any:
     return pb_utils.TritonError(to_wire(error), getattr(pb_utils.TritonError, code))
 
 
-class PipelineModel:
+class PipelineModel(ABC):
     """Base of the decoupled pipeline models: subclasses set `spec` and implement `setup` and `answer`."""
 
     spec: ModelSpec
 
+    @abstractmethod
     def setup(self) -> None:
         """Build what `answer` needs; called once, when the model loads."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def answer(self, fields: dict[str, Any], reply: Reply) -> None:
         """Serve one request: send responses, the last one with `final=True`, or raise.
 
         :param fields: what came, by input name: arrays for tensors, str/int/float for one-element inputs.
         """
-        raise NotImplementedError
 
     def initialize(self, args: dict[str, str]) -> None:
         """Triton's hook."""
