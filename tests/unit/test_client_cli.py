@@ -302,8 +302,10 @@ def test_a_full_disk_leaves_nothing_half_written(server: Loopback, here: Path) -
     write(here / "photos", a_jpg="a" * 200, b_jpg="b", c_jpg="c" * 200)
     write(here / "out", a_png="the old one")
     command = [*DARKROOM, "--url", server.url, "upscale", "photos", "out", "--overwrite"]
+    # Python would cut its own bytecode files to 100 bytes, too, and every later start would trip over them.
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     result = subprocess.run(
-        command, stderr=subprocess.PIPE, text=True, preexec_fn=_at_most_100_bytes_a_file, check=False
+        command, stderr=subprocess.PIPE, text=True, preexec_fn=_at_most_100_bytes_a_file, check=False, env=env
     )
     assert result.returncode == 1
     assert "photos/a.jpg: failed: File too large" in result.stderr
