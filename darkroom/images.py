@@ -124,6 +124,16 @@ def decode(data: bytes, *, max_pixels: int, param: str = "file") -> Picture:
     return _normalise(upright)
 
 
+def check_side(width: int, height: int, format: Format) -> None:
+    """:raises InvalidInput: a picture of this size is larger than the format can hold."""
+    limit = LARGEST_SIDE[format]
+    if max(width, height) > limit:
+        raise InvalidInput(
+            f"format {format} holds at most {limit} pixels a side; the result would be {width}x{height}.",
+            param="format",
+        )
+
+
 def encode(picture: Picture, *, format: Format, quality: int) -> bytes:
     """Encode a picture.
 
@@ -132,11 +142,7 @@ def encode(picture: Picture, *, format: Format, quality: int) -> bytes:
     :raises InvalidInput: the picture is larger than the format can hold.
     """
     height, width = picture.rgb.shape[:2]
-    limit = LARGEST_SIDE[format]
-    if max(height, width) > limit:
-        raise InvalidInput(
-            f"format {format} holds at most {limit} pixels a side; this is {width}x{height}.", param="format"
-        )
+    check_side(width, height, format)
     pixels = interleave(picture)
     if format == "raw":
         return pixels.tobytes()

@@ -90,7 +90,7 @@ def _mirrored(span: Span, length: int) -> NDArray[np.intp]:
     """The positions of a span, those outside reflected at the outermost pixels (as numpy.pad's "reflect")."""
     period = max(1, 2 * (length - 1))
     positions = np.arange(span.start, span.stop) % period
-    return np.minimum(positions, period - positions) if length > 1 else positions
+    return np.minimum(positions, period - positions)
 
 
 def _core(span: Span, scale: int) -> slice:

@@ -16,8 +16,8 @@ from functools import partial
 
 import numpy as np
 
-from darkroom.errors import Cancelled, InvalidInput, OutOfMemory, TooLarge
-from darkroom.images import LARGEST_SIDE, Picture, Pixels, decode, encode, resize
+from darkroom.errors import Cancelled, OutOfMemory, TooLarge
+from darkroom.images import Picture, Pixels, check_side, decode, encode, resize
 from darkroom.networks import Network
 from darkroom.pipelines.upscale.request import TILE_RANGE, Limits, UpscaleRequest, output_size
 from darkroom.tiling import Tile, cut, paste, tiles
@@ -81,12 +81,7 @@ def _check_output(size: tuple[int, int], request: UpscaleRequest, limits: Limits
             f"{limits.max_output_pixels:,} are made. Send a smaller picture or ask for a smaller scale.",
             param="scale",
         )
-    limit = LARGEST_SIDE[request.format]
-    if max(size) > limit:
-        raise InvalidInput(
-            f"format {request.format} holds at most {limit} pixels a side; the result would be {size[0]}x{size[1]}.",
-            param="format",
-        )
+    check_side(*size, request.format)
 
 
 async def _enlarge(picture: Picture, request: UpscaleRequest, runner: Runner) -> tuple[Picture, int]:
