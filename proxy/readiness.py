@@ -56,6 +56,9 @@ class Monitor:
         while True:
             try:
                 await self._check()
+            except NotReady as error:
+                self.canary_failures = 0  # Triton is away or loading: what failed before was another one
+                self._down(error.message)
             except DarkroomError as error:
                 self._down(error.message)
             except Exception:

@@ -28,6 +28,7 @@ _BACKOFF = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 _CALM_SECONDS = 60.0  # after so long without a death the backoff starts again from the beginning
 _TRITON_GRACE = 15.0
 _CANARY_FAILURES = 2
+_CANARY_GRACE = 10.0  # so long after a start the proxy may still count the failures of the Triton before
 _LOAD_FAILURE = re.compile(r"failed to load '([^']+)' version \d+: (?:\w+: )?(.*)")
 
 
@@ -108,7 +109,8 @@ class Service:
         if gone:
             return f"lost {gone} of its stub processes"
         failures = health.get("canary_failures")
-        if isinstance(failures, int) and failures >= _CANARY_FAILURES:
+        settled = time.time() - self.triton.started > _CANARY_GRACE
+        if settled and isinstance(failures, int) and failures >= _CANARY_FAILURES:
             return f"does not work: {health.get('reason')}"
         return None
 

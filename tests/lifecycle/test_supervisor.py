@@ -62,6 +62,18 @@ def test_killed_processes_come_back(service: RunningService, victim: str) -> Non
     assert upscale(service).status_code == 200
 
 
+def test_a_stub_that_hangs_is_noticed_by_its_canary(tmp_path: Path, repository: Path) -> None:
+    """It is alive, its model is "ready", and it answers nothing: one restart, not a row of them."""
+    with running_service(tmp_path, model_repository=repository, canary_interval=1, canary_timeout=3) as service:
+        service.wait_for_log("Darkroom is ready", timeout=30)
+        next(p for p in service.find("/realesrgan_animevideov3_x2/") if "stub" in p.name()).suspend()
+        service.wait_for_log("triton does not work: a small inference on realesrgan_animevideov3_x2", timeout=40)
+        service.wait_for_log("everything is up again", timeout=BACK_WITHIN)
+        time.sleep(2)
+        assert service.log().count("restarting it") == 1
+        assert upscale(service).status_code == 200
+
+
 def test_a_request_that_loses_triton_gets_503_and_when_to_come_back(service: RunningService) -> None:
     answers: list[httpx.Response] = []
     worker = threading.Thread(target=lambda: answers.append(upscale(service, 512, model="animevideov3-x4", tile=64)))
