@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from darkroom.errors import InvalidInput, NotAnImage, TooLarge
 from darkroom.png import encode_png
@@ -30,6 +31,7 @@ MEDIA_TYPES = {
 }
 LARGEST_SIDE = {"png": 2**31 - 1, "webp": 16383, "jpeg": 65500, "raw": 2**31 - 1}
 
+_LARGEST_EXIF = 65533  # a JPEG segment's size has 16 bits; a comment that does not fit is left out
 # Pillow warns from MAX_IMAGE_PIXELS on and raises from twice that on; `probe` has limits of its own, and sooner.
 Image.MAX_IMAGE_PIXELS = None
 # What Pillow's readers raise on damaged files; anything else is a bug of ours and stays one.
@@ -134,11 +136,13 @@ def check_side(width: int, height: int, format: Format) -> None:
         )
 
 
-def encode(picture: Picture, *, format: Format, quality: int) -> bytes:
+def encode(picture: Picture, *, format: Format, quality: int, text: Mapping[str, str] | None = None) -> bytes:
     """Encode a picture.
 
     :param format: "jpeg" has no transparency: it is laid on white. "raw" is the bare rows, channels last.
     :param quality: 1..100 for WebP and JPEG; the others are lossless.
+    :param text: by keyword, as `darkroom.parameters.text_chunks` makes it. PNG carries all of it; WebP and JPEG carry
+        "parameters" as their EXIF comment, where the web UI puts it.
     :raises InvalidInput: the picture is larger than the format can hold.
     """
     height, width = picture.rgb.shape[:2]
@@ -147,15 +151,26 @@ def encode(picture: Picture, *, format: Format, quality: int) -> bytes:
     if format == "raw":
         return pixels.tobytes()
     if format == "png":
-        return encode_png(pixels, icc_profile=picture.icc_profile)
+        return encode_png(pixels, icc_profile=picture.icc_profile, text=text)
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     if format == "jpeg" and picture.alpha is not None:
         image = _on_white(image.convert("RGBA"))
     if format == "webp" and image.mode == "LA":
         image = image.convert("RGBA")
     target = io.BytesIO()
-    image.save(target, format.upper(), quality=quality, icc_profile=picture.icc_profile or b"")
+    exif = _exif_comment((text or {}).get("parameters", ""))
+    image.save(target, format.upper(), quality=quality, icc_profile=picture.icc_profile or b"", exif=exif)
     return target.getvalue()
+
+
+def _exif_comment(comment: str) -> bytes:
+    """EXIF with a UserComment (Exif 2.32, 4.6.5) in big-endian UTF-16, as the web UI writes and reads it."""
+    if not comment:
+        return b""
+    exif = Image.Exif()
+    exif[ExifTags.IFD.Exif] = {ExifTags.Base.UserComment: b"UNICODE\0" + comment.encode("utf-16-be")}
+    data = exif.tobytes()
+    return data if len(data) <= _LARGEST_EXIF else b""
 
 
 def interleave(picture: Picture) -> Pixels:

@@ -38,8 +38,11 @@ class ModelSpec:
     `max_batch_size` 0 means that there is no batch dimension (pipelines). Where `max_batch_size_cpu` is given
     it replaces `max_batch_size` for instances on a CPU, where a larger batch costs memory and gains nothing;
     `parameters_cpu` come on top of `parameters` there.
+    With `tensors_from_graph` the config leaves inputs and outputs out, and the server reads them from the graph: where
+    the size of an output depends on the checkpoint, and Triton wants it exact.
     `files` are the weights that an export has to put beside the config before the model can be served.
-    `canary` makes the inputs of one small real inference, by which the service learns that the model works.
+    `canary` makes the inputs of one small real inference, by which the service learns that the model works;
+    `canary_model` names the pipeline that they are for, where it takes one to reach this model.
     """
 
     name: str
@@ -49,14 +52,48 @@ class ModelSpec:
     max_batch_size: int = 0
     max_batch_size_cpu: int | None = None
     decoupled: bool = False
+    tensors_from_graph: bool = False
     files: tuple[str, ...] = ()
     parameters: Mapping[str, str] = field(default_factory=dict)
     parameters_cpu: Mapping[str, str] = field(default_factory=dict)
     canary: Callable[[], Tensors] | None = None
+    canary_model: str = ""
+
+
+@dataclass(frozen=True)
+class RowCaps:
+    """How many rows run together, by the size of one input.
+
+    Rows of large pictures gain nothing from company: together they only take longer and need more memory.
+
+    :param input: the input whose last two dimensions, multiplied, are the size of a row.
+    :param rows: (size, rows) pairs, smallest first; rows of a size up to `size` run at most so many at once, and
+        larger ones alone.
+    """
+
+    input: str
+    rows: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def parse(cls, text: str) -> RowCaps:
+        """Read the model parameter `rows_by_size`: "latents 1024:16 4096:8".
+
+        :raises ValueError: it is not so written.
+        """
+        name, *pairs = text.split()
+        rows = tuple(sorted((int(size), int(most)) for size, most in (pair.split(":") for pair in pairs)))
+        if not rows or min(most for _, most in rows) < 1:
+            raise ValueError(text)
+        return cls(name, rows)
+
+    def most(self, inputs: Tensors) -> int:
+        """Rows that may run together with those of `inputs`, their own included."""
+        height, width = inputs[self.input].shape[-2:]
+        return next((most for size, most in self.rows if height * width <= size), 1)
 
 
 class Network(Protocol):
-    """One call of a network: arrays in, arrays out, first dimension the batch.
+    """One call of a network: arrays in, arrays out, first dimension the batch, any number of rows.
 
     :raises OutOfMemory: the engine had no memory for this batch.
     :raises NetworkError: any other failure of the network.

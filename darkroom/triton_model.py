@@ -7,17 +7,18 @@ imported model.py, so the module is imported, never a name from it.
 from __future__ import annotations
 
 import asyncio
-import json
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from darkroom.errors import Cancelled, DarkroomError, InvalidInput, NetworkError, OutOfMemory, to_wire
-from darkroom.networks import Array, ModelSpec, Tensors
+from darkroom.networks import Array, ModelSpec, RowCaps, Tensors
 
 # How engines say that memory ran out: our backend's prefix, then ONNX Runtime's, CUDA's and cuDNN's own words.
 _OUT_OF_MEMORY = (
@@ -37,17 +38,30 @@ class BlsNetwork:
     """A network model of the same server, called through Triton's dynamic batcher.
 
     :param spec: the called model; its output names are asked for.
+    :param most: rows that one request may have; more go in several requests at once. None = any number.
+    :param caps: the same, by the size of an input.
     """
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, *, most: int | None = None, caps: RowCaps | None = None) -> None:
         self._name = spec.name
         self._outputs = [tensor.name for tensor in spec.outputs]
+        self._most = most
+        self._caps = caps
 
     async def __call__(self, inputs: Tensors) -> dict[str, Array]:
+        rows = len(next(iter(inputs.values())))
+        most = min(self._most or rows, self._caps.most(inputs) if self._caps else rows)
+        if rows <= most:
+            return await self._call(inputs)
+        parts = [{name: value[at : at + most] for name, value in inputs.items()} for at in range(0, rows, most)]
+        answers = await asyncio.gather(*(self._call(part) for part in parts))
+        return {name: np.concatenate([answer[name] for answer in answers]) for name in self._outputs}
+
+    async def _call(self, inputs: Tensors) -> dict[str, Array]:
         request = pb_utils.InferenceRequest(
             model_name=self._name,
             requested_output_names=self._outputs,
-            inputs=[pb_utils.Tensor(name, value) for name, value in inputs.items()],
+            inputs=[pb_utils.Tensor(name, np.ascontiguousarray(value)) for name, value in inputs.items()],
         )
         response = await request.async_exec()
         if response.has_error():
@@ -94,6 +108,8 @@ class PipelineModel(ABC):
     """Base of the decoupled pipeline models: subclasses set `spec` and implement `setup` and `answer`."""
 
     spec: ModelSpec
+    folder: Path
+    """The version folder of this model, where its files lie."""
 
     @abstractmethod
     def setup(self) -> None:
@@ -108,9 +124,26 @@ class PipelineModel(ABC):
 
     def initialize(self, args: dict[str, str]) -> None:
         """Triton's hook."""
-        self._model_config = json.loads(args["model_config"])
+        self._model = Path(args["model_repository"])
+        self.folder = self._model / args["model_version"]
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="pipeline")
         self.setup()
+
+    def has_neighbour(self, spec: ModelSpec) -> bool:
+        """Whether the repository that this model is in holds that one, too."""
+        return any((self._model.parent / spec.name).glob("1/*"))
+
+    def network(self, spec: ModelSpec) -> BlsNetwork:
+        """A network of this repository, with the limits that its config sets."""
+        from google.protobuf import text_format  # type: ignore[import-untyped]
+        from tritonclient.grpc import model_config_pb2
+
+        path = self._model.parent / spec.name / "config.pbtxt"
+        if not path.is_file():
+            return BlsNetwork(spec)
+        config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+        text = config.parameters["rows_by_size"].string_value
+        return BlsNetwork(spec, most=config.max_batch_size or None, caps=RowCaps.parse(text) if text else None)
 
     async def execute(self, requests: list[Any]) -> None:
         """Triton's hook. Being a coroutine of a decoupled model, it overlaps with itself."""
@@ -140,4 +173,6 @@ class PipelineModel(ABC):
 def plain(value: Array) -> Any:
     """The one element of an array as str, int, float or bool."""
     item = value.reshape(-1)[0]
+    if isinstance(item, np.float32):
+        return float(str(item))  # 7.3, where item() would give 7.300000190734863
     return item.decode("utf-8", "replace") if isinstance(item, bytes) else item.item()

@@ -12,7 +12,7 @@ from darkroom.errors import InvalidInput
 from darkroom.pipelines.upscale import networks
 from darkroom.pipelines.upscale.pipeline import Runner, upscale
 from darkroom.pipelines.upscale.request import Limits, UpscaleRequest
-from darkroom.triton_model import BlsNetwork, PipelineModel, Reply
+from darkroom.triton_model import PipelineModel, Reply
 
 
 class UpscaleModel(PipelineModel):
@@ -23,7 +23,7 @@ class UpscaleModel(PipelineModel):
     def setup(self) -> None:
         self._limits = Limits.from_env()
         self._networks = {
-            n: (BlsNetwork(n.spec()), asyncio.Semaphore(self._limits.tiles_at_network)) for n in networks.NETWORKS
+            n: (self.network(n.spec()), asyncio.Semaphore(self._limits.tiles_at_network)) for n in networks.NETWORKS
         }
 
     async def answer(self, fields: dict[str, Any], reply: Reply) -> None:

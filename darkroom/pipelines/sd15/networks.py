@@ -1,0 +1,180 @@
+"""The models of the family as data: five kinds of network, and the pipeline that calls them.
+
+Architecture: runwayml/stable-diffusion-v1-5 as diffusers lays it out, at any widths. Latents at every border are the
+scheduler's: the VAE's scaling factor is part of the VAE's graphs. Tensors are fp32 outside whatever the precision of
+the weights, and pictures are 8 bits, because they travel between processes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from darkroom.networks import ModelSpec, Tensors, TensorSpec
+from darkroom.pipelines.sd15.controls import control_names
+from darkroom.png import encode_png
+
+LATENT_CHANNELS = 4
+VAE_SCALE_FACTOR = 8
+"""Pixels per latent along each axis."""
+
+_LATENTS = (LATENT_CHANNELS, -1, -1)
+_PIXELS = (-1, -1, 3)
+_EMBEDS = (-1, -1)
+
+
+# docs/decisions/0009-rows-per-execution.md has the measurement on a CPU; on a GPU nothing is measured yet.
+_ROWS = {"rows_by_size": "latents 1024:16 4096:8 9216:4 16384:2"}
+_ROWS_CPU = {"rows_by_size": "latents 256:8 1024:4 16384:2"}
+
+
+def _latents(name: str, help: str) -> TensorSpec:
+    return TensorSpec(name=name, dtype="FP32", dims=_LATENTS, help=help)
+
+
+_UNET_INPUTS = (
+    _latents("latents", "noisy, as the scheduler scales them; an eighth of the picture's height and width"),
+    TensorSpec(name="timestep", dtype="FP32", dims=(1,), help="0 to 999; each row has its own"),
+    TensorSpec(name="prompt_embeds", dtype="FP32", dims=_EMBEDS, help="tokens x width of the text encoder"),
+)
+_CONTROL_INPUTS = (
+    TensorSpec(name="control_image", dtype="UINT8", dims=_PIXELS, help="preprocessed, as large as the picture"),
+    TensorSpec(name="controlnet_conditioning_scale", dtype="FP32", dims=(1,)),
+)
+_NOISE = (_latents("noise_pred", "what the UNet predicts: noise, for most checkpoints"),)
+
+
+def _text_canary() -> Tensors:
+    return {"input_ids": np.zeros((1, 77), np.int64)}
+
+
+TEXT_ENCODER = ModelSpec(
+    name="sd15_text_encoder",
+    backend="onnxruntime",
+    inputs=(TensorSpec(name="input_ids", dtype="INT64", dims=(-1,), help="77 tokens, with begin and end"),),
+    outputs=(TensorSpec(name="prompt_embeds", dtype="FP32", dims=_EMBEDS, help="the last hidden state, normalised"),),
+    max_batch_size=16,
+    tensors_from_graph=True,
+    files=("model.onnx",),
+    canary=_text_canary,
+)
+VAE_ENCODER = ModelSpec(
+    name="sd15_vae_encoder",
+    backend="onnxruntime",
+    inputs=(TensorSpec(name="image", dtype="UINT8", dims=_PIXELS, help="RGB, sides multiples of 8"),),
+    outputs=(
+        _latents("mean", "of the posterior, times the scaling factor"),
+        _latents("std", "of the posterior, times the scaling factor"),
+    ),
+    max_batch_size=4,
+    files=("model.onnx",),
+    canary=lambda: {"image": np.zeros((1, 64, 64, 3), np.uint8)},
+)
+VAE_DECODER = ModelSpec(
+    name="sd15_vae_decoder",
+    backend="onnxruntime",
+    inputs=(_latents("latents", "denoised"),),
+    outputs=(TensorSpec(name="image", dtype="UINT8", dims=_PIXELS, help="RGB, eight times as high and wide"),),
+    max_batch_size=4,
+    files=("model.onnx",),
+    canary=lambda: {"latents": np.zeros((1, LATENT_CHANNELS, 8, 8), np.float32)},
+)
+UNET = ModelSpec(
+    name="sd15_unet",
+    backend="onnxruntime",
+    inputs=_UNET_INPUTS,
+    outputs=_NOISE,
+    max_batch_size=16,
+    max_batch_size_cpu=8,
+    parameters=_ROWS,
+    parameters_cpu=_ROWS_CPU,
+    files=("model.onnx",),
+)
+
+
+def _control_canary(control: str) -> Tensors:
+    # Through the pipeline, because only it knows how wide the checkpoint's embeddings are.
+    png = encode_png(np.zeros((64, 64, 3), np.uint8))
+    return {**_canary(), "control_type": np.array([control], np.object_), "control_image": np.frombuffer(png, np.uint8)}
+
+
+def control_unet(control: str) -> ModelSpec:
+    """The UNet with the ControlNet of that kind in one graph: its residuals, 27 MB a step, never leave it."""
+    return ModelSpec(
+        name=f"sd15_unet_{control}",
+        backend="onnxruntime",
+        inputs=(*_UNET_INPUTS, *_CONTROL_INPUTS),
+        outputs=_NOISE,
+        max_batch_size=16,
+        max_batch_size_cpu=8,
+        parameters=_ROWS,
+        parameters_cpu=_ROWS_CPU,
+        files=("model.onnx",),
+        canary=lambda: _control_canary(control),
+        canary_model="sd15",
+    )
+
+
+CONTROL_UNETS: dict[str, ModelSpec] = {name: control_unet(name) for name in control_names()}
+
+
+def _scalar(name: str, dtype: str, help: str = "") -> TensorSpec:
+    return TensorSpec(name=name, dtype=dtype, dims=(1,), optional=True, help=help)  # type: ignore[arg-type]
+
+
+def _canary() -> Tensors:
+    return {
+        "prompt": np.array(["a cat"], np.object_),
+        "steps": np.array([1], np.int32),
+        "width": np.array([64], np.int32),
+        "height": np.array([64], np.int32),
+        "seed": np.array([0], np.int64),
+        "guidance_scale": np.array([1], np.float32),
+    }
+
+
+PIPELINE = ModelSpec(
+    name="sd15",
+    backend="python",
+    decoupled=True,
+    inputs=(
+        TensorSpec(name="prompt", dtype="STRING", dims=(1,), help="(word:1.3) weighs; over 75 tokens go in chunks"),
+        _scalar("negative_prompt", "STRING"),
+        _scalar("steps", "INT32"),
+        _scalar("guidance_scale", "FP32", "1 or below: no classifier-free guidance"),
+        _scalar("seed", "INT64", "the k-th picture uses seed + k; drawn when absent"),
+        _scalar("width", "INT32"),
+        _scalar("height", "INT32"),
+        _scalar("num_images", "INT32"),
+        _scalar("scheduler", "STRING"),
+        _scalar("control_type", "STRING"),
+        TensorSpec(name="control_image", dtype="UINT8", dims=(-1,), optional=True, help="bytes of a picture"),
+        _scalar("low_threshold", "INT32"),
+        _scalar("high_threshold", "INT32"),
+        _scalar("controlnet_conditioning_scale", "FP32"),
+        _scalar("control_guidance_start", "FP32"),
+        _scalar("control_guidance_end", "FP32"),
+        _scalar("preview_every", "INT32", "steps between previews; 0 for none"),
+        _scalar("format", "STRING"),
+        _scalar("quality", "INT32"),
+    ),
+    outputs=(
+        TensorSpec(name="progress", dtype="INT32", dims=(2,), help="steps done, steps in all; in every response"),
+        TensorSpec(name="preview", dtype="UINT8", dims=(-1,), help="a small PNG, in responses of preview steps"),
+        TensorSpec(name="control_map", dtype="UINT8", dims=(-1,), help="PNG of what the ControlNet reads; first one"),
+        TensorSpec(name="image", dtype="UINT8", dims=(-1,), help="one encoded picture; in the last num_images ones"),
+        TensorSpec(name="shape", dtype="INT32", dims=(3,), help="height, width, channels; beside an image"),
+        TensorSpec(name="details", dtype="STRING", dims=(1,), help="JSON: index, seed, parameters; beside an image"),
+    ),
+    files=("pipeline.json", "tokenizer.json"),
+    canary=_canary,
+)
+
+
+def networks() -> tuple[ModelSpec, ...]:
+    """Every network of this family."""
+    return (TEXT_ENCODER, UNET, *CONTROL_UNETS.values(), VAE_ENCODER, VAE_DECODER)
+
+
+def specs() -> tuple[ModelSpec, ...]:
+    """Every model of this family, for the renderer of the model repository."""
+    return (*networks(), PIPELINE)

@@ -1,0 +1,238 @@
+"""encode -> prepare -> denoise -> decode, as plain functions that are given their networks.
+
+Follows diffusers 0.42, pipelines/stable_diffusion/pipeline_stable_diffusion.py and
+pipelines/controlnet/pipeline_controlnet.py: the same weights and seed give the same picture. What is different is that
+nothing runs here: each step is one call of a network that other requests use at the same time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from darkroom import __version__
+from darkroom.errors import InvalidInput
+from darkroom.guidance import doubled, guide
+from darkroom.images import Picture, Pixels, decode, encode, resize
+from darkroom.networks import Array, Network
+from darkroom.parameters import text_chunks
+from darkroom.pipelines.sd15.checkpoint import Checkpoint
+from darkroom.pipelines.sd15.controls import load_control
+from darkroom.pipelines.sd15.networks import LATENT_CHANNELS, VAE_SCALE_FACTOR
+from darkroom.pipelines.sd15.prompts import Tokenizer, encode_prompts
+from darkroom.pipelines.sd15.request import ControlRequest, GenerateRequest, Limits
+from darkroom.png import encode_png
+from darkroom.sampling import (
+    Schedule,
+    Step,
+    Stepped,
+    denoise,
+    get_generators,
+    get_noise,
+    get_schedule,
+    predicted_original,
+)
+from darkroom.schedulers import scheduler_key
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runner:
+    """What a job runs on.
+
+    :param text_encoder, unet, vae_decoder: the networks of `darkroom.pipelines.sd15.networks`.
+    :param control_unets: by kind of control, for the kinds that this installation has.
+    :param stopped: asked before every step whether the client has gone.
+    """
+
+    checkpoint: Checkpoint
+    tokenizer: Tokenizer
+    limits: Limits
+    text_encoder: Network
+    unet: Network
+    vae_decoder: Network
+    control_unets: Mapping[str, Network]
+    stopped: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """A step is done (or none yet).
+
+    :param preview: PNG of what the pictures will be, an eighth of their size, side by side; on preview steps.
+    :param control_map: PNG of what the ControlNet reads; once, before the first step.
+    """
+
+    done: int
+    total: int
+    preview: bytes | None = None
+    control_map: bytes | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """One picture is ready.
+
+    :param data: the encoded picture (or bare rows).
+    :param shape: (height, width, channels).
+    :param details: everything that it takes to make it again.
+    :param last: no other picture follows.
+    """
+
+    data: bytes
+    shape: tuple[int, int, int]
+    details: dict[str, Any]
+    last: bool
+
+
+async def generate(
+    request: GenerateRequest, control_image: bytes | None, runner: Runner
+) -> AsyncGenerator[Progress | Finished, None]:
+    """Make the pictures of one request: `Progress` per step, then `Finished` per picture.
+
+    :param control_image: the reference picture, encoded; None without control.
+    :raises InvalidInput, NotAnImage, TooLarge: the request is at fault.
+    :raises Cancelled: `runner.stopped` said so.
+    """
+    request = request.sized(runner.checkpoint.side, runner.limits)
+    schedule = get_schedule(request.scheduler, runner.checkpoint.scheduler, request.steps)
+    control_map = await _control_map(request, control_image, runner)
+    yield Progress(done=0, total=len(schedule), control_map=None if control_map is None else encode_png(control_map))
+    texts = [request.negative_prompt, request.prompt] if request.guided else [request.prompt]
+    embeds = await encode_prompts(texts, runner.tokenizer, runner.checkpoint, runner.text_encoder)
+    generators = get_generators([request.seed + k for k in range(request.num_images)])
+    noise = get_noise(generators, _latent_shape(request))
+    predict = Prediction(request=request, runner=runner, embeds=embeds, control_map=control_map, steps=len(schedule))
+    latents = noise
+    async for stepped in denoise(noise, schedule, predict, generators=generators, stopped=runner.stopped):
+        latents = stepped.latents
+        done = stepped.step.index + 1
+        wanted = request.preview_every and done % request.preview_every == 0 and done < len(schedule)
+        preview = _preview(stepped, schedule, runner.checkpoint) if wanted else None
+        yield Progress(done=done, total=len(schedule), preview=preview)
+    async for picture in _pictures(latents, request, runner):
+        yield picture
+
+
+def _latent_shape(request: GenerateRequest) -> tuple[int, int, int]:
+    height, width = request.height or 0, request.width or 0
+    return LATENT_CHANNELS, height // VAE_SCALE_FACTOR, width // VAE_SCALE_FACTOR
+
+
+async def _control_map(request: GenerateRequest, data: bytes | None, runner: Runner) -> Pixels | None:
+    """(height, width, 3) uint8: what the ControlNet reads, made of the reference picture."""
+    if request.control is None:
+        return None
+    kind, options = request.control.kind, request.control.options
+    if kind not in runner.control_unets:
+        have = ", ".join(sorted(runner.control_unets)) or "none"
+        raise InvalidInput(
+            f"control_type {kind!r} has no network in this installation; it has: {have}.", param="control_type"
+        )
+    height, width = request.height or 0, request.width or 0
+
+    def make() -> Pixels:
+        picture = decode(data or b"", max_pixels=runner.limits.max_control_pixels, param="control_image")
+        fitted = resize(picture, width=width, height=height)
+        return load_control(kind).preprocess(fitted.rgb, options)
+
+    return await asyncio.to_thread(make)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Asks the UNet what is noise in the rows of one request: the `Predict` of its loop.
+
+    :param embeds: (1 or 2, tokens, width) float32: the prompt's, or first the negative prompt's.
+    :param control_map: (height, width, 3) uint8.
+    :param steps: of the whole loop, of which the ControlNet may act on a part.
+    """
+
+    request: GenerateRequest
+    runner: Runner
+    embeds: Array
+    control_map: Pixels | None
+    steps: int
+
+    async def __call__(self, step: Step) -> Tensor:
+        """(n, 4, h, w) latents -> (n, 4, h, w) prediction, guided where the request is."""
+        guided = self.request.guided
+        latents = (doubled(step.latents) if guided else step.latents).numpy()
+        rows = len(latents)
+        inputs: dict[str, Array] = {
+            "latents": latents,
+            "timestep": np.full((rows, 1), step.timestep, np.float32),
+            "prompt_embeds": np.repeat(self.embeds, self.request.num_images, axis=0),
+        }
+        network = self.runner.unet
+        control = self.request.control
+        if control is not None and self.control_map is not None and _acts(control, step.index, self.steps):
+            network = self.runner.control_unets[control.kind]
+            inputs["control_image"] = np.broadcast_to(self.control_map, (rows, *self.control_map.shape))
+            inputs["controlnet_conditioning_scale"] = np.full((rows, 1), control.conditioning_scale, np.float32)
+        answer = await network(inputs)
+        noise_pred = torch.from_numpy(answer["noise_pred"])
+        return guide(noise_pred, self.request.guidance_scale) if guided else noise_pred
+
+
+def _acts(control: ControlRequest, index: int, steps: int) -> bool:
+    """Whether the ControlNet acts at this step (diffusers' `controlnet_keep`)."""
+    return index / steps >= control.start and (index + 1) / steps <= control.end
+
+
+def _preview(stepped: Stepped, schedule: Schedule, checkpoint: Checkpoint) -> bytes:
+    """PNG, one pixel per latent: a linear guess at what the VAE would make of the predicted picture."""
+    original = predicted_original(stepped, checkpoint.scheduler, schedule.scheduler.alphas_cumprod)
+    matrix = torch.tensor(checkpoint.latent_rgb)
+    rgb = torch.einsum("nchw,cr->nhwr", original, matrix[:-1]) + matrix[-1]
+    pixels = (rgb.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    return encode_png(np.concatenate(pixels, axis=1))
+
+
+async def _pictures(latents: Tensor, request: GenerateRequest, runner: Runner) -> AsyncIterator[Finished]:
+    """Decode and encode one picture after the other; the decoder has all of them from the start."""
+    images = (await runner.vae_decoder({"latents": latents.numpy()}))["image"]
+    for index, pixels in enumerate(images):
+        details = _details(request, runner.checkpoint, index)
+        data = await asyncio.to_thread(_encoded, pixels, request, details)
+        height, width, channels = pixels.shape
+        yield Finished(data=data, shape=(height, width, channels), details=details, last=index + 1 == len(images))
+
+
+def _encoded(pixels: Pixels, request: GenerateRequest, details: Mapping[str, Any]) -> bytes:
+    text = text_chunks(details)
+    return encode(Picture(rgb=pixels), format=request.format, quality=request.quality, text=text)
+
+
+def _details(request: GenerateRequest, checkpoint: Checkpoint, index: int) -> dict[str, Any]:
+    """What it takes to make picture `index` again, alone: the picture carries it."""
+    details: dict[str, Any] = {
+        "prompt": request.prompt,
+        "negative_prompt": request.negative_prompt,
+        "steps": request.steps,
+        "scheduler": request.scheduler or scheduler_key(checkpoint.scheduler),
+        "guidance_scale": request.guidance_scale,
+        "seed": request.seed + index,
+        "width": request.width,
+        "height": request.height,
+        "model": checkpoint.name,
+        "model_hash": checkpoint.digest,
+        "index": index,
+        "version": __version__,
+    }
+    if request.control is not None:
+        control = request.control
+        details |= {
+            "control_type": control.kind,
+            "low_threshold": control.options.low_threshold,
+            "high_threshold": control.options.high_threshold,
+            "controlnet_conditioning_scale": control.conditioning_scale,
+            "control_guidance_start": control.start,
+            "control_guidance_end": control.end,
+        }
+    return details

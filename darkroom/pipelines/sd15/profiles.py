@@ -1,0 +1,53 @@
+"""Sizes that compiled engines of this family take: pictures of 64 to 1024 pixels a side, prompts of 1 to 4 chunks.
+
+The small class is timed for the 512 x 512 pictures that SD 1.5 was trained on, with several requests' rows together;
+the large one holds everything up to 1024 x 1024 in any shape, and starts as low as the small one, because a wide
+picture is small along one side only. The 64-pixel minimum is that of a request, and what the canary asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from darkroom.pipelines.sd15 import networks
+from darkroom.pipelines.sd15.networks import VAE_SCALE_FACTOR
+from darkroom.profiles import Axis, EngineSizes, Range, SizeClass
+
+CHUNK = 77
+"""Tokens of a chunk of a prompt, begin and end included."""
+MAX_CHUNKS = 4
+
+_HEIGHT, _WIDTH = Axis(name="height", step=VAE_SCALE_FACTOR), Axis(name="width", step=VAE_SCALE_FACTOR)
+_LATENTS = (None, _HEIGHT, _WIDTH)
+_PIXELS = (Axis(name="height"), Axis(name="width"), None)
+_SMALL = Range(minimum=64, optimum=512, maximum=512)
+_LARGE = Range(minimum=64, optimum=768, maximum=1024)
+_TOKENS = Range(minimum=CHUNK, optimum=CHUNK, maximum=MAX_CHUNKS * CHUNK)
+
+
+def _classes(small_batch: int, large_batch: int) -> tuple[SizeClass, ...]:
+    """For the usual batches of the two classes."""
+    return (
+        SizeClass(name="up to 512", batch=small_batch, ranges={"height": _SMALL, "width": _SMALL, "tokens": _TOKENS}),
+        SizeClass(name="up to 1024", batch=large_batch, ranges={"height": _LARGE, "width": _LARGE, "tokens": _TOKENS}),
+    )
+
+
+_UNET_AXES: dict[str, tuple[Axis | None, ...]] = {
+    "latents": _LATENTS,
+    "timestep": (None,),
+    "prompt_embeds": (Axis(name="tokens"), None),
+}
+_UNET = EngineSizes(axes=_UNET_AXES, classes=_classes(8, 2))
+_CONTROL_UNET = EngineSizes(
+    axes={**_UNET_AXES, "control_image": _PIXELS, "controlnet_conditioning_scale": (None,)}, classes=_classes(8, 2)
+)
+_ONE_CHUNK = SizeClass(name="one chunk", batch=2, ranges={"tokens": Range(minimum=CHUNK, optimum=CHUNK, maximum=CHUNK)})
+
+SIZES: Mapping[str, EngineSizes] = {
+    networks.TEXT_ENCODER.name: EngineSizes(axes={"input_ids": (Axis(name="tokens"),)}, classes=(_ONE_CHUNK,)),
+    networks.UNET.name: _UNET,
+    **{spec.name: _CONTROL_UNET for spec in networks.CONTROL_UNETS.values()},
+    networks.VAE_ENCODER.name: EngineSizes(axes={"image": _PIXELS}, classes=_classes(1, 1)),
+    networks.VAE_DECODER.name: EngineSizes(axes={"latents": _LATENTS}, classes=_classes(1, 1)),
+}

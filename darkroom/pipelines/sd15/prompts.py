@@ -1,0 +1,154 @@
+"""Prompts of any length with weighted words, as rows of token ids and back into embeddings.
+
+The notation is that of the common web UI (AUTOMATIC1111, modules/prompt_parser.py): `(word)` is 1.1 times as strong,
+`[word]` 1.1 times as weak, `(word:1.3)` 1.3 times as strong, they nest, and a backslash takes a bracket's meaning away.
+Over 75 tokens a prompt is cut into chunks that are encoded one by one and laid end to end.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from darkroom.errors import InvalidInput
+from darkroom.networks import Array, Network
+from darkroom.pipelines.sd15.checkpoint import Checkpoint
+
+EMPHASIS = 1.1
+WEIGHT_RANGE = (0.0, 10.0)
+_RESCALE_RANGE = (0.5, 2.0)
+_PIECE = re.compile(r"\\.|:\s*[+-]?\d*\.?\d+\s*\)|[()\[\]]|[^\\()\[\]:]+|.", re.DOTALL)
+
+
+class Tokenizer(Protocol):
+    """The part of `tokenizers.Tokenizer` that is used."""
+
+    def encode(self, sequence: str, *, add_special_tokens: bool) -> Encoding: ...
+
+
+class Encoding(Protocol):
+    """What it gives."""
+
+    @property
+    def ids(self) -> list[int]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunks:
+    """A prompt as rows for the text encoder.
+
+    :param ids: (chunks, 77) int64, each row with begin, end and padding.
+    :param weights: (chunks, 77) float32; 1 where nothing was said.
+    """
+
+    ids: Array
+    weights: Array
+
+
+def parse_weights(text: str) -> list[tuple[str, float]]:
+    """Pieces of a prompt with their weights, in order. Brackets that are never closed count to the end.
+
+    :raises InvalidInput: a weight is out of WEIGHT_RANGE.
+    """
+    pieces: list[tuple[str, float]] = []
+    open_brackets: list[tuple[str, int]] = []
+
+    def multiply(since: int, factor: float) -> None:
+        pieces[since:] = [(words, weight * factor) for words, weight in pieces[since:]]
+
+    for found in _PIECE.finditer(text):
+        token = found.group()
+        if token in ("(", "["):
+            open_brackets.append((token, len(pieces)))
+        elif token[0] == ":" and token[-1] == ")" and _opened(open_brackets, "("):
+            multiply(open_brackets.pop()[1], float(token[1:-1]))
+        elif token == ")" and _opened(open_brackets, "("):
+            multiply(open_brackets.pop()[1], EMPHASIS)
+        elif token == "]" and _opened(open_brackets, "["):
+            multiply(open_brackets.pop()[1], 1 / EMPHASIS)
+        else:
+            pieces.append((token[1:] if token[0] == "\\" and len(token) > 1 else token, 1.0))
+    for bracket, since in reversed(open_brackets):
+        multiply(since, EMPHASIS if bracket == "(" else 1 / EMPHASIS)
+    return _merged(pieces)
+
+
+def _opened(brackets: list[tuple[str, int]], kind: str) -> bool:
+    return bool(brackets) and brackets[-1][0] == kind
+
+
+def _merged(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Neighbours of one weight become one piece: a word must not be torn apart before it meets the tokenizer."""
+    low, high = WEIGHT_RANGE
+    merged: list[tuple[str, float]] = []
+    for words, weight in pieces:
+        if not low <= weight <= high:
+            raise InvalidInput(
+                f"prompt: a weight must be from {low:g} to {high:g}; got {weight:g} for {words[:40]!r}.", param="prompt"
+            )
+        if merged and merged[-1][1] == weight:
+            merged[-1] = (merged[-1][0] + words, weight)
+        else:
+            merged.append((words, weight))
+    return merged
+
+
+def chunk(text: str, tokenizer: Tokenizer, checkpoint: Checkpoint) -> Chunks:
+    """Token ids and weights of one prompt, at least one chunk.
+
+    :raises InvalidInput: a weight is out of range.
+    """
+    ids: list[int] = []
+    weights: list[float] = []
+    for words, weight in parse_weights(text):
+        found = tokenizer.encode(words, add_special_tokens=False).ids
+        ids += found
+        weights += [weight] * len(found)
+    size = checkpoint.max_tokens - 2
+    rows = [_row(ids[at : at + size], checkpoint) for at in range(0, max(len(ids), 1), size)]
+    factors = np.ones((len(rows), checkpoint.max_tokens), np.float32)
+    for at, weight in enumerate(weights):
+        factors[at // size, 1 + at % size] = weight
+    return Chunks(ids=np.array(rows, np.int64), weights=factors)
+
+
+def _row(ids: Sequence[int], checkpoint: Checkpoint) -> list[int]:
+    row = [checkpoint.bos_token_id, *ids, checkpoint.eos_token_id]
+    return row + [checkpoint.pad_token_id] * (checkpoint.max_tokens - len(row))
+
+
+async def encode_prompts(
+    texts: Sequence[str], tokenizer: Tokenizer, checkpoint: Checkpoint, text_encoder: Network
+) -> Array:
+    """(len(texts), 77 x chunks, width) float32. Shorter prompts get empty chunks; all rows travel in one call.
+
+    :raises InvalidInput: a weight is out of range.
+    """
+    parts = [chunk(text, tokenizer, checkpoint) for text in texts]
+    length = max(len(part.ids) for part in parts)
+    empty = np.array([_row([], checkpoint)], np.int64)
+    rows = np.concatenate([row for part in parts for row in (part.ids, *[empty] * (length - len(part.ids)))])
+    states = (await text_encoder({"input_ids": rows}))["prompt_embeds"]
+    states = states.reshape(len(texts), length * checkpoint.max_tokens, -1)
+    return np.stack([_weighted(row, part.weights) for row, part in zip(states, parts, strict=True)])
+
+
+def _weighted(embeds: Array, weights: Array) -> Array:
+    """Scale each token's row, then the whole so that its mean is as before, as the web UI does.
+
+    Where the mean is so near to zero that it is no measure of size the second part is left out (the web UI's
+    "No norm"); unweighted prompts are not touched at all.
+    """
+    if (weights == 1).all():
+        return embeds
+    factors = np.ones((len(embeds), 1), np.float32)
+    factors[: weights.size, 0] = weights.reshape(-1)
+    scaled = embeds * factors
+    before, after = float(embeds.mean()), float(scaled.mean())
+    ratio = before / after if after else 0.0
+    low, high = _RESCALE_RANGE
+    return np.asarray(scaled * np.float32(ratio) if low <= ratio <= high else scaled)

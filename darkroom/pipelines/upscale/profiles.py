@@ -1,0 +1,22 @@
+"""Sizes that compiled engines of this family take: tiles, whose usual size is that of a full one with its padding.
+
+Pictures smaller than a tile go in one piece, down to a single pixel. A request that asks for tiles of more than 512
+pixels asks for more than these engines take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from darkroom.pipelines.upscale.networks import NETWORKS
+from darkroom.pipelines.upscale.request import Limits
+from darkroom.profiles import Axis, EngineSizes, Range, SizeClass
+
+_PADDING = 2 * Limits.tile_pad
+_TILE = Range(minimum=1, optimum=Limits.tile + _PADDING, maximum=512 + _PADDING)
+_SIZES = EngineSizes(
+    axes={"image": (Axis(name="height"), Axis(name="width"), None)},
+    classes=(SizeClass(name="tiles", batch=2, ranges={"height": _TILE, "width": _TILE}),),
+)
+
+SIZES: Mapping[str, EngineSizes] = {network.model_name: _SIZES for network in NETWORKS}

@@ -1,0 +1,198 @@
+"""The loop against diffusers' pipelines on the same weights: same noise, same picture."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from numpy.typing import NDArray
+from PIL import Image
+
+from darkroom.errors import Cancelled, InvalidInput
+from darkroom.images import Picture, encode
+from darkroom.pipelines.sd15.controls import ControlOptions, canny
+from darkroom.pipelines.sd15.pipeline import Finished, Progress, Runner, generate
+from darkroom.pipelines.sd15.request import GenerateRequest
+from darkroom.schedulers import SCHEDULERS, make_scheduler
+from tests import tiny_sd15
+
+Pictures = NDArray[np.uint8]
+TOLERANCE = 2
+"""Levels of 255. The sums are the same but for their order: CFG rows are one call here, too, yet rows of other
+requests may stand beside them."""
+PROMPT, NEGATIVE = "a photo of a cat on a blue background", "a dog"
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusionPipeline:
+    return tiny_sd15.make_pipeline(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def runner(pipeline: StableDiffusionPipeline) -> Runner:
+    return tiny_sd15.make_runner(pipeline, tiny_sd15.make_controlnet(pipeline.unet))
+
+
+@pytest.fixture(scope="module")
+def reference() -> bytes:
+    """A picture with edges, encoded."""
+    rows, columns = np.mgrid[0:90, 0:70]
+    shade = ((rows - 40) ** 2 + (columns - 30) ** 2 < 600) * np.uint8(180) + np.uint8(30)
+    return encode(Picture(rgb=np.repeat(shade[..., None], 3, axis=2)), format="png", quality=90)
+
+
+async def _collect(events: Any) -> list[Progress | Finished]:
+    return [event async for event in events]
+
+
+def _ours(runner: Runner, control_image: bytes | None = None, **fields: Any) -> Pictures:
+    given = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "seed": 11, "format": "raw", **fields}
+    if control_image is not None:
+        given["control_image"] = True
+    request = GenerateRequest.parse(given, runner.limits)
+    events = asyncio.run(_collect(generate(request, control_image, runner)))
+    made = [event for event in events if isinstance(event, Finished)]
+    return np.stack([np.frombuffer(one.data, np.uint8).reshape(one.shape) for one in made])
+
+
+def _theirs(pipeline: Any, *, seed: int = 11, num_images: int = 1, **arguments: Any) -> Pictures:
+    arguments = {"prompt": PROMPT, "negative_prompt": NEGATIVE, **arguments}
+    images = pipeline(
+        num_images_per_prompt=num_images,
+        generator=[torch.Generator().manual_seed(seed + k) for k in range(num_images)],
+        **arguments,
+    ).images
+    return np.stack([np.asarray(image) for image in images])
+
+
+def _with_scheduler(pipeline: StableDiffusionPipeline, runner: Runner, name: str | None) -> None:
+    pipeline.scheduler = make_scheduler(name, runner.checkpoint.scheduler)
+
+
+def _distance(first: Pictures, second: Pictures) -> int:
+    assert first.shape == second.shape
+    assert first.std() > 5, "a flat picture would prove nothing"
+    return int(np.abs(first.astype(int) - second.astype(int)).max())
+
+
+@pytest.mark.parametrize("guidance_scale", [7.5, 1.0])
+@pytest.mark.parametrize("name", [None, *SCHEDULERS])
+def test_every_scheduler_gives_diffusers_picture(
+    pipeline: StableDiffusionPipeline, runner: Runner, name: str | None, guidance_scale: float
+) -> None:
+    _with_scheduler(pipeline, runner, name)
+    fields = {"guidance_scale": guidance_scale, "width": 64, "height": 64}
+    ours = _ours(runner, scheduler=name, steps=6, **fields)
+    assert _distance(ours, _theirs(pipeline, num_inference_steps=6, **fields)) <= TOLERANCE
+
+
+@pytest.mark.parametrize(("width", "height"), [(96, 64), (72, 104)])
+@pytest.mark.parametrize("num_images", [1, 4])
+@pytest.mark.parametrize("name", ["euler_a", "dpmpp_2m_karras"])
+def test_sizes_and_several_pictures(
+    pipeline: StableDiffusionPipeline, runner: Runner, name: str, num_images: int, width: int, height: int
+) -> None:
+    _with_scheduler(pipeline, runner, name)
+    fields = {"num_images": num_images, "width": width, "height": height}
+    ours = _ours(runner, scheduler=name, steps=4, **fields)
+    assert _distance(ours, _theirs(pipeline, num_inference_steps=4, **fields)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("guidance_scale", [5.0, 1.0])
+@pytest.mark.parametrize("num_images", [1, 4])
+@pytest.mark.parametrize(
+    "window", [{}, {"control_guidance_start": 0.2, "control_guidance_end": 0.7}], ids=["whole", "part"]
+)
+def test_controlnet(
+    pipeline: StableDiffusionPipeline,
+    runner: Runner,
+    reference: bytes,
+    window: dict[str, float],
+    num_images: int,
+    guidance_scale: float,
+) -> None:
+    controlled = tiny_sd15.controlled_pipeline(pipeline, tiny_sd15.make_controlnet(pipeline.unet))
+    controlled.scheduler = make_scheduler("ddim", runner.checkpoint.scheduler)
+    fields = {
+        "num_images": num_images,
+        "width": 72,
+        "height": 104,
+        "guidance_scale": guidance_scale,
+        "controlnet_conditioning_scale": 0.8,
+        **window,
+    }
+    ours = _ours(runner, reference, scheduler="ddim", steps=5, **fields)
+    fitted = Image.open(io.BytesIO(reference)).convert("RGB").resize((72, 104), Image.Resampling.LANCZOS)
+    edges = Image.fromarray(canny.preprocess(np.asarray(fitted), ControlOptions()))
+    theirs = _theirs(controlled, image=edges, num_inference_steps=5, **fields)
+    assert _distance(ours, theirs) <= TOLERANCE
+    plain = _ours(runner, scheduler="ddim", steps=5, num_images=num_images, width=72, height=104)
+    assert _distance(ours, plain) > 10, "the control should change the picture"
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_few_steps_work_with_every_scheduler(runner: Runner, name: str, steps: int) -> None:
+    assert _ours(runner, scheduler=name, steps=steps).shape == (1, 64, 64, 3)
+
+
+def test_too_many_steps_for_a_scheduler_are_refused(runner: Runner) -> None:
+    with pytest.raises(InvalidInput, match="steps: 100 steps do not work with lcm"):
+        _ours(runner, scheduler="lcm", steps=100)
+
+
+def test_the_kth_picture_is_that_of_its_seed_alone(runner: Runner) -> None:
+    together = _ours(runner, num_images=3, steps=4)
+    for k in range(3):
+        assert _distance(together[k : k + 1], _ours(runner, seed=11 + k, steps=4)) <= TOLERANCE
+
+
+def test_a_seed_gives_the_same_bytes_twice(runner: Runner) -> None:
+    assert (_ours(runner, steps=4) == _ours(runner, steps=4)).all()
+
+
+def test_cancelled_before_the_next_step(pipeline: StableDiffusionPipeline) -> None:
+    calls = 0
+    runner = tiny_sd15.make_runner(pipeline)
+    unet = runner.unet
+
+    async def counted(inputs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return await unet(inputs)
+
+    stopping = dataclasses.replace(runner, unet=counted, stopped=lambda: calls == 2)
+    with pytest.raises(Cancelled):
+        _ours(stopping, steps=10)
+    assert calls == 2
+
+
+def test_progress_previews_and_control_map(runner: Runner, reference: bytes) -> None:
+    fields = {"prompt": PROMPT, "seed": 1, "steps": 6, "preview_every": 2, "num_images": 2, "control_image": True}
+    request = GenerateRequest.parse({**fields, "scheduler": "euler"}, runner.limits)
+    events = asyncio.run(_collect(generate(request, reference, runner)))
+    steps = [event for event in events if isinstance(event, Progress)]
+    assert [event.done for event in steps] == list(range(7))
+    assert {event.total for event in steps} == {6}
+    assert [event.done for event in steps if event.preview] == [2, 4]
+    preview = Image.open(io.BytesIO(next(event.preview for event in steps if event.preview)))
+    assert preview.size == (16, 8)
+    assert steps[0].control_map is not None
+    with Image.open(io.BytesIO(steps[0].control_map)) as edges:
+        assert edges.size == (64, 64)
+        assert set(np.unique(np.asarray(edges))) == {0, 255}
+    pictures = [event for event in events if isinstance(event, Finished)]
+    assert [event.last for event in pictures] == [False, True]
+    assert [event.details["seed"] for event in pictures] == [1, 2]
+    assert pictures[0].details["control_type"] == "canny"
+
+
+def test_control_without_its_network_is_refused(pipeline: StableDiffusionPipeline, reference: bytes) -> None:
+    with pytest.raises(InvalidInput, match="control_type 'canny' has no network"):
+        _ours(tiny_sd15.make_runner(pipeline), reference)

@@ -1,0 +1,106 @@
+"""Tiny networks of SD 1.5's classes: diffusers' pipelines of them, and a `Runner` on the same weights."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import CLIPTokenizer
+
+from darkroom.networks import Array, Network, Tensors
+from darkroom.pipelines.sd15.checkpoint import Checkpoint
+from darkroom.pipelines.sd15.pipeline import Runner
+from darkroom.pipelines.sd15.request import Limits
+from exporters.onnx_export import quiet
+from exporters.sd15 import graphs
+from tests import sd15_checkpoints
+
+SIDE = 64
+
+
+def make_pipeline(folder: Path) -> StableDiffusionPipeline:
+    """diffusers' pipeline of a tiny checkpoint that is written to `folder`; the weights are the same every time."""
+    sd15_checkpoints.write_checkpoint(folder)
+    with quiet():
+        pipeline = StableDiffusionPipeline.from_pretrained(folder, low_cpu_mem_usage=False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def make_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
+    """A ControlNet of `unet` that does something; its weights are the same every time."""
+    torch.manual_seed(1)
+    return sd15_checkpoints.make_controlnet(unet).eval()
+
+
+def controlled_pipeline(
+    pipeline: StableDiffusionPipeline, controlnet: ControlNetModel
+) -> StableDiffusionControlNetPipeline:
+    """diffusers' ControlNet pipeline with the networks of a plain one."""
+    with quiet():
+        controlled = StableDiffusionControlNetPipeline.from_pipe(pipeline, controlnet=controlnet)
+    controlled.set_progress_bar_config(disable=True)
+    return controlled
+
+
+def make_runner(pipeline: StableDiffusionPipeline, controlnet: ControlNetModel | None = None) -> Runner:
+    """What our loop runs on: the pipeline's own networks, called as served ones are."""
+    unet: UNet2DConditionModel = pipeline.unet
+    vae: AutoencoderKL = pipeline.vae
+    controls = {} if controlnet is None else {"canny": graphs.ServedControlUnet(unet, controlnet)}
+    return Runner(
+        checkpoint=_checkpoint(pipeline),
+        tokenizer=_tokenizer(pipeline.tokenizer),
+        limits=Limits(),
+        text_encoder=network(graphs.ServedTextEncoder(pipeline.text_encoder), "prompt_embeds"),
+        unet=network(graphs.ServedUnet(unet), "noise_pred"),
+        vae_decoder=network(graphs.ServedVaeDecoder(vae), "image"),
+        control_unets={kind: network(module, "noise_pred") for kind, module in controls.items()},
+    )
+
+
+def network(module: nn.Module, output: str) -> Network:
+    """A torch module of named arguments as a network of one output."""
+    names: Callable[..., Any] = module.forward
+
+    async def call(inputs: Tensors) -> dict[str, Array]:
+        assert set(inputs) == set(inspect.signature(names).parameters)
+        with torch.no_grad():
+            answer = module(**{name: torch.from_numpy(value.copy()) for name, value in inputs.items()})
+        return {output: answer.numpy()}
+
+    return call
+
+
+def _tokenizer(tokenizer: CLIPTokenizer) -> Tokenizer:
+    plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    plain.no_padding()
+    plain.no_truncation()
+    return plain
+
+
+def _checkpoint(pipeline: StableDiffusionPipeline) -> Checkpoint:
+    tokenizer = pipeline.tokenizer
+    return Checkpoint(
+        name="tiny",
+        digest="0123456789",
+        side=SIDE,
+        scheduler={**pipeline.scheduler.config, "_class_name": type(pipeline.scheduler).__name__},
+        max_tokens=77,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        latent_rgb=[[0.2, 0.0, 0.0], [0.0, 0.2, 0.0], [0.0, 0.0, 0.2], [0.1, 0.1, 0.1], [0.5, 0.5, 0.5]],
+    )

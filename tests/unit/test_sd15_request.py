@@ -1,0 +1,122 @@
+"""What a request for pictures may say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from darkroom.errors import InvalidInput, TooLarge
+from darkroom.networks import RowCaps
+from darkroom.pipelines.sd15.controls import control_names, load_control
+from darkroom.pipelines.sd15.networks import CONTROL_UNETS, UNET
+from darkroom.pipelines.sd15.request import SEED_RANGE, GenerateRequest, Limits
+from darkroom.schedulers import SCHEDULERS, scheduler_key, scheduler_name
+
+LIMITS = Limits()
+
+
+def parse(**fields: Any) -> GenerateRequest:
+    return GenerateRequest.parse({"prompt": "a cat", **fields}, LIMITS)
+
+
+def test_defaults_are_those_of_the_contract() -> None:
+    request = parse()
+    assert (request.steps, request.guidance_scale, request.num_images) == (20, 7.5, 1)
+    assert (request.width, request.height, request.negative_prompt) == (None, None, "")
+    assert request.control is None
+    control = parse(control_image=True).control
+    assert control is not None
+    assert (control.kind, control.options.low_threshold, control.options.high_threshold) == ("canny", 100, 200)
+    assert control.conditioning_scale == 1.0
+
+
+def test_absent_sides_are_the_checkpoints() -> None:
+    sized = parse(width=256).sized(512, LIMITS)
+    assert (sized.width, sized.height) == (256, 512)
+    with pytest.raises(TooLarge, match="at most 1,048,576 pixels; got 512x4096"):
+        parse(height=4096).sized(512, LIMITS)
+
+
+def test_seeds_are_drawn_when_absent() -> None:
+    assert len({parse().seed for _ in range(20)}) > 1
+    assert parse(seed=0).seed == 0
+    assert parse(seed=SEED_RANGE[1]).seed + LIMITS.max_images < 2**63
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"steps": 0}, "steps must be from 1 to 150; got 0"),
+        ({"guidance_scale": 51}, "guidance_scale must be from 0 to 50; got 51"),
+        ({"guidance_scale": float("inf")}, "guidance_scale must be from 0 to 50; got inf"),
+        ({"seed": -1}, "seed must be from 0"),
+        ({"width": 65}, "width must be a multiple of 8; got 65"),
+        ({"height": 56}, "height must be from 64 to 16384; got 56"),
+        ({"num_images": 9}, "num_images must be from 1 to 8; got 9"),
+        ({"scheduler": "x"}, "scheduler must be one of ddim, pndm, euler, .*; got 'x'"),
+        ({"control_type": "x", "control_image": True}, "control_type must be one of canny; got 'x'"),
+        ({"control_type": "canny"}, "control_image is missing"),
+        ({"control_image": True, "low_threshold": 0}, "low_threshold must be from 1 to 255; got 0"),
+        ({"control_image": True, "low_threshold": 201}, "low_threshold must not be above high_threshold, 200; got 201"),
+        ({"control_image": True, "controlnet_conditioning_scale": 3}, "controlnet_conditioning_scale must be from 0"),
+        ({"control_image": True, "control_guidance_start": 1.0}, "control_guidance_start must be below"),
+        ({"control_image": True, "control_guidance_end": 1.5}, "control_guidance_end must be from 0 to 1; got 1.5"),
+        ({"format": "gif"}, "format must be one of png, webp, jpeg, raw; got 'gif'"),
+        ({"quality": 0}, "quality must be from 1 to 100; got 0"),
+        ({"preview_every": -1}, "preview_every must be from 0 to 150; got -1"),
+        ({"prompt": "x" * 4001}, "prompt must have at most 4000 characters; got 4001"),
+        ({"prompt": None}, "prompt is missing"),
+    ],
+)
+def test_what_is_wrong_is_named(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        parse(**fields)
+
+
+def test_guidance_of_one_and_below_is_none() -> None:
+    assert [parse(guidance_scale=scale).guided for scale in (0, 1.0, 1.01)] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("euler_a", "euler_a"),
+        ("Euler a", "euler_a"),
+        ("EulerAncestralDiscreteScheduler", "euler_a"),
+        ("DPM++ 2M Karras", "dpmpp_2m_karras"),
+        ("dpmpp-2m-karras", "dpmpp_2m_karras"),
+        ("PLMS", "pndm"),
+        ("UniPCMultistep", "unipc"),
+    ],
+)
+def test_schedulers_by_any_of_their_names(text: str, name: str) -> None:
+    assert scheduler_name(text) == name
+
+
+def test_a_checkpoints_own_scheduler_has_a_name() -> None:
+    assert scheduler_key({"_class_name": "PNDMScheduler"}) == "pndm"
+    assert scheduler_key({"_class_name": "HeunDiscreteScheduler"}) == "HeunDiscreteScheduler"
+    assert len({spec.title for spec in SCHEDULERS.values()}) == len(SCHEDULERS)
+
+
+def test_every_control_has_its_network_and_preprocessor() -> None:
+    assert set(CONTROL_UNETS) == set(control_names()) == {"canny"}
+    assert all(load_control(name).TITLE for name in control_names())
+
+
+def test_rows_fall_with_the_size() -> None:
+    for spec in (UNET, *CONTROL_UNETS.values()):
+        for parameters in (spec.parameters, {**spec.parameters, **spec.parameters_cpu}):
+            caps = RowCaps.parse(parameters["rows_by_size"])
+            found = [rows for _, rows in caps.rows]
+            assert found == sorted(found, reverse=True)
+            assert caps.input == spec.inputs[0].name
+            assert caps.most({"latents": np.empty((1, 4, 500, 500))}) == 1
+
+
+def test_limits_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENERATE_MAX_STEPS", "30")
+    monkeypatch.setenv("GENERATE_MAX_IMAGES", "")
+    assert Limits.from_env() == Limits(max_steps=30)
