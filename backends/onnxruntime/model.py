@@ -13,6 +13,8 @@ sibling modules for configuration, validation and batching. What differs from na
 - Defaults: intra-op spinning off, `cudnn_conv_algo_search` HEURISTIC; any `session.*` parameter reaches
   ONNX Runtime.
 - Errors: when a batch fails, its requests are run again one by one, so that each gets its own answer.
+- The parameter `rows_by_size` ("latents 1024:16 4096:8") limits what runs together by the size of an input; native
+  knows `max_batch_size` only.
 - Outputs that nobody asked for are not fetched (ONNX Runtime still computes the whole graph).
 """
 
@@ -35,11 +37,14 @@ from ort_backend_session import (
     error_text,
     model_file,
     open_session,
+    parameter,
     run_options,
     session_options,
     wanted_providers,
 )
 from ort_backend_signature import check_config, complete_config, graph_signature, scalar_outputs
+
+from darkroom.networks import RowCaps
 
 
 class TritonPythonModel:
@@ -80,6 +85,7 @@ class TritonPythonModel:
         self._scalar_inputs = {name for name, tensor in {**graph.inputs, **graph.optional}.items() if not tensor.dims}
         self._scalar_outputs = scalar_outputs(config, graph)
         self._run_options = run_options(config)
+        self._caps = _row_caps(config)
         self._publish_provider(config["name"], version, args["model_instance_device_id"])
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
@@ -92,7 +98,7 @@ class TritonPythonModel:
             except RequestError as error:
                 answers[index] = error
         places = list(jobs)
-        for group in groups(list(jobs.values()), batching=self._batching):
+        for group in groups(list(jobs.values()), batching=self._batching, caps=self._caps):
             results = run_together(self._run, [jobs[places[i]] for i in group], batching=self._batching)
             for i, result in zip(group, results, strict=True):
                 answers[places[i]] = result
@@ -143,6 +149,19 @@ def _load(path: Path, options: ort.SessionOptions, wanted: Sequence[Provider], n
     except Exception as error:
         # Where the repository lies is the operator's business, and readers of this message may be clients.
         raise LoadError(error_text(name, error).replace(f"{folder.parent}/", "")) from error
+
+
+def _row_caps(config: Any) -> RowCaps | None:
+    text = parameter(config, "rows_by_size")
+    if not text:
+        return None
+    try:
+        caps = RowCaps.parse(text)
+    except ValueError:
+        raise LoadError(f"parameter rows_by_size is {text!r}; it must be like 'latents 1024:16 4096:8'") from None
+    if caps.input not in {tensor["name"] for tensor in config["input"]}:
+        raise LoadError(f"parameter rows_by_size names {caps.input!r}, which is no input of the model")
+    return caps
 
 
 def _read(request: Any) -> Job:

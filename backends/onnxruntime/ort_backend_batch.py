@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from darkroom.networks import RowCaps
+
 Array = NDArray[Any]
 Tensors = Mapping[str, Array]
 Run = Callable[[Sequence[str], Tensors], Sequence[Array]]
@@ -50,10 +52,10 @@ def decode_strings(name: str, values: Array) -> Array:
     return np.array(texts, dtype=np.object_).reshape(values.shape)
 
 
-def groups(jobs: Sequence[Job], *, batching: bool) -> list[list[int]]:
+def groups(jobs: Sequence[Job], *, batching: bool, caps: RowCaps | None = None) -> list[list[int]]:
     """The positions of jobs that can run together: equal inputs and equal shapes behind the batch dimension.
 
-    Without `batching` every job runs alone.
+    Without `batching` every job runs alone. A job is never divided, even when it has more rows than its cap.
     """
     if not batching:
         return [[index] for index in range(len(jobs))]
@@ -61,7 +63,22 @@ def groups(jobs: Sequence[Job], *, batching: bool) -> list[list[int]]:
     for index, job in enumerate(jobs):
         key = tuple(sorted((name, array.shape[1:]) for name, array in job.inputs.items()))
         found.setdefault(key, []).append(index)
-    return list(found.values())
+    if caps is None:
+        return list(found.values())
+    return [part for group in found.values() for part in _parts(group, jobs, caps.most(jobs[group[0]].inputs))]
+
+
+def _parts(group: list[int], jobs: Sequence[Job], most: int) -> list[list[int]]:
+    """The jobs of a group in their order, in parts of at most `most` rows."""
+    parts: list[list[int]] = []
+    rows = most
+    for index in group:
+        rows += jobs[index].rows
+        if rows > most or not parts:
+            parts.append([])
+            rows = jobs[index].rows
+        parts[-1].append(index)
+    return parts
 
 
 def run_together(run: Run, jobs: Sequence[Job], *, batching: bool) -> list[Tensors | Exception]:

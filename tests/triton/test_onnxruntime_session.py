@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from darkroom.networks import RowCaps
 from tests.triton import onnx_models as m
 
 # Behind everything else, as the stub does it: the folder also has a `model.py`.
@@ -292,6 +293,22 @@ def test_only_equal_shapes_behind_the_batch_run_together() -> None:
 
 def test_without_batching_every_job_runs_alone() -> None:
     assert batch.groups([job(2), job(2)], batching=False) == [[0], [1]]
+
+
+def test_rows_by_size_limit_what_runs_together() -> None:
+    caps = RowCaps.parse("x 16:4 64:2")
+    small = [job(1, 3, 4, 4) for _ in range(6)]
+    assert batch.groups(small, batching=True, caps=caps) == [[0, 1, 2, 3], [4, 5]]
+    larger = [job(rows, 3, 8, 8) for rows in (1, 1, 2, 1, 5, 1)]
+    assert batch.groups(larger, batching=True, caps=caps) == [[0, 1], [2], [3], [4], [5]]
+    largest = [job(1, 3, 9, 9), job(1, 3, 4, 4), job(1, 3, 9, 9)]
+    assert batch.groups(largest, batching=True, caps=caps) == [[0], [2], [1]]
+
+
+@pytest.mark.parametrize("text", ["x", "x 16", "x 16:0", "x a:2", "x 16:2:3"])
+def test_rows_by_size_that_make_no_sense_are_refused(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        RowCaps.parse(text)
 
 
 def test_a_merged_run_is_one_run_and_the_answers_are_views_of_its_output() -> None:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-import queue
 import resource
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
-import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
 from darkroom.errors import InvalidInput, NotAnImage, from_wire
 from tests.conftest import RunningTriton, running_triton
 from tests.pictures import encoded, photo, pixels
 from tests.service import ROOT
+from tests.triton.streams import Stream, executions, stub_of
 
 NETWORK = "realesrgan_animevideov3_x2"
 
@@ -40,65 +38,9 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTriton]:
         yield running
 
 
-class Stream:
-    """One streaming request: what comes back, in order."""
-
-    def __init__(self, triton: RunningTriton, **inputs: Any) -> None:
-        self.answers: queue.Queue[tuple[Any, InferenceServerException | None]] = queue.Queue()
-        self.client = triton.client()
-        self.client.start_stream(lambda result, error: self.answers.put((result, error)))
-        self.client.async_stream_infer("upscale", [_tensor(name, value) for name, value in inputs.items()])
-
-    def next(self) -> dict[str, Any]:
-        result, error = self.answers.get(timeout=60)
-        if error is not None:
-            raise error
-        return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
-
-    def all(self) -> list[dict[str, Any]]:
-        """Every response up to the one with the picture."""
-        found = [self.next()]
-        while "upscaled" not in found[-1]:
-            found.append(self.next())
-        self.close()
-        return found
-
-    def close(self, *, cancel: bool = False) -> None:
-        self.client.stop_stream(cancel_requests=cancel)
-        self.client.close()
-
-
-def _tensor(name: str, value: Any) -> Any:
-    kinds = {
-        str: ("BYTES", np.object_),
-        int: ("INT32", np.int32),
-        float: ("FP32", np.float32),
-        bytes: ("UINT8", np.uint8),
-    }
-    kind, dtype = kinds[type(value)]
-    array = np.frombuffer(value, np.uint8) if isinstance(value, bytes) else np.array([value], dtype)
-    tensor = grpcclient.InferInput(name, array.shape, kind)
-    tensor.set_data_from_numpy(array)
-    return tensor
-
-
-def _executions(triton: RunningTriton) -> int:
-    with triton.client() as client:
-        return int(client.get_inference_statistics(NETWORK).model_stats[0].execution_count)
-
-
-def _stub(triton: RunningTriton, model: str) -> psutil.Process:
-    (found,) = [
-        child
-        for child in psutil.Process(triton.process.pid).children(recursive=True)
-        if child.cmdline() and "stub" in child.cmdline()[0] and f"/{model}/" in " ".join(child.cmdline())
-    ]
-    return found
-
-
 def test_progress_then_the_picture(triton: RunningTriton) -> None:
     data = encoded(photo(0, 0, 100, 60))
-    *progress, last = Stream(triton, image=data, model="animevideov3-x2", tile=50).all()
+    *progress, last = Stream(triton, "upscale", image=data, model="animevideov3-x2", tile=50).all()
     assert [list(response) for response in progress] == [["progress"]] * 3
     assert [list(response["progress"]) for response in [*progress, last]] == [[n, 4] for n in (1, 2, 3, 4)]
     assert list(last["shape"]) == [120, 200, 3]
@@ -108,7 +50,9 @@ def test_progress_then_the_picture(triton: RunningTriton) -> None:
 
 def test_raw_output(triton: RunningTriton) -> None:
     data = encoded(photo(0, 0, 20, 10))
-    raw, png = (Stream(triton, image=data, model="animevideov3-x2", format=f).all()[-1] for f in ("raw", "png"))
+    raw, png = (
+        Stream(triton, "upscale", image=data, model="animevideov3-x2", format=f).all()[-1] for f in ("raw", "png")
+    )
     assert np.array_equal(raw["upscaled"].reshape(raw["shape"]), pixels(png["upscaled"].tobytes()))
 
 
@@ -126,7 +70,7 @@ def test_raw_output(triton: RunningTriton) -> None:
 def test_errors_come_back_typed(
     triton: RunningTriton, fields: dict[str, Any], kind: type[InvalidInput], param: str
 ) -> None:
-    stream = Stream(triton, **fields)
+    stream = Stream(triton, "upscale", **fields)
     with pytest.raises(InferenceServerException) as caught:
         stream.next()
     stream.close()
@@ -137,29 +81,31 @@ def test_errors_come_back_typed(
 
 def test_cancelling_stops_within_the_tiles_at_work(triton: RunningTriton) -> None:
     data = encoded(photo().resize((1024, 1024)))  # 64 tiles
-    stream = Stream(triton, image=data, model="animevideov3-x2", tile=128)
+    stream = Stream(triton, "upscale", image=data, model="animevideov3-x2", tile=128)
     for _ in range(3):
         stream.next()
-    done = _executions(triton)
+    done = executions(triton, NETWORK)
     stream.close(cancel=True)
     time.sleep(3)  # about ten more tiles, if nobody stopped
-    stopped = _executions(triton)
+    stopped = executions(triton, NETWORK)
     assert stopped - done <= 4, "two tiles in flight when it was read, and two when the cancel arrived"
     time.sleep(1)
-    assert _executions(triton) == stopped
+    assert executions(triton, NETWORK) == stopped
 
 
 def test_out_of_memory_halves_the_tile_and_finishes(triton: RunningTriton) -> None:
     """The real thing: the network's process gets a limit on its address space that a large tile breaks."""
     data = encoded(photo())
     # The first run also lets the stub map all the shared memory that the answers need.
-    wanted = pixels(Stream(triton, image=data, model="animevideov3-x2", tile=0).all()[-1]["upscaled"].tobytes())
-    stub = _stub(triton, NETWORK)
+    wanted = pixels(
+        Stream(triton, "upscale", image=data, model="animevideov3-x2", tile=0).all()[-1]["upscaled"].tobytes()
+    )
+    stub = stub_of(triton, NETWORK)
     old = resource.prlimit(stub.pid, resource.RLIMIT_AS)
     room = stub.memory_info().vms + (96 << 20)
     resource.prlimit(stub.pid, resource.RLIMIT_AS, (room, old[1]))
     try:
-        last = Stream(triton, image=data, model="animevideov3-x2", tile=0).all()[-1]
+        last = Stream(triton, "upscale", image=data, model="animevideov3-x2", tile=0).all()[-1]
     finally:
         resource.prlimit(stub.pid, resource.RLIMIT_AS, old)
     assert json.loads(last["details"][0])["tile"] < 512
@@ -169,8 +115,8 @@ def test_out_of_memory_halves_the_tile_and_finishes(triton: RunningTriton) -> No
 
 def test_pictures_of_many_streams_stay_apart(triton: RunningTriton) -> None:
     crops = [encoded(photo(i * 30, i * 20, 96, 96)) for i in range(8)]
-    alone = [Stream(triton, image=data, model="animevideov3-x2").all()[-1]["upscaled"] for data in crops]
-    streams = [Stream(triton, image=data, model="animevideov3-x2") for data in crops]
+    alone = [Stream(triton, "upscale", image=data, model="animevideov3-x2").all()[-1]["upscaled"] for data in crops]
+    streams = [Stream(triton, "upscale", image=data, model="animevideov3-x2") for data in crops]
     for stream, single in zip(streams, alone, strict=True):
         together = pixels(stream.all()[-1]["upscaled"].tobytes())
         assert np.abs(together.astype(int) - pixels(single.tobytes()).astype(int)).max() <= 2
