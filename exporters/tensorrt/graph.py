@@ -1,0 +1,115 @@
+"""What an engine's plan has to know of a model.onnx, read without its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from exporters.errors import ExportError
+from exporters.fused_attention import spell_out
+
+EnginePrecision = Literal["fp32", "fp16", "bf16"]
+Dims = tuple[int | None, ...]
+"""The sizes of a tensor; None where they are dynamic."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """A model.
+
+    :param inputs: with their dims, batch included. A size that the interface leaves open and the weights fix (the
+        width of the prompt's embeddings) counts as fixed.
+    :param precision: the type of most of its floating-point weights.
+    """
+
+    inputs: Mapping[str, Dims]
+    precision: EnginePrecision
+
+
+def read_graph(path: Path) -> Graph:
+    """Read a model.onnx; a model.onnx.data beside it is not touched.
+
+    :raises ExportError: it is not there, or no ONNX model.
+    """
+    graph = _load(path).graph
+    return Graph(inputs={value.name: _dims(graph, value) for value in graph.input}, precision=_precision(graph))
+
+
+def for_tensorrt(path: Path) -> bytes:
+    """A model.onnx, still without the weights beside it, as TensorRT wants it.
+
+    It takes 8-bit inputs, but a Cast has to be the first that happens to them. Ours are transposed first, which moves
+    a quarter of the bytes, so the two change places; the result is the same. ONNX Runtime's operator for attention,
+    which it does not know, is spelled out.
+
+    :raises ExportError: as `read_graph`.
+    """
+    from onnx import TensorProto
+
+    model = _load(path)
+    spell_out(model)
+    bytes_in = {v.name for v in model.graph.input if v.type.tensor_type.elem_type == TensorProto.UINT8}
+    for node in model.graph.node:
+        if node.op_type != "Transpose" or node.input[0] not in bytes_in:
+            continue
+        readers = [reader for reader in model.graph.node if node.output[0] in reader.input]
+        if len(readers) == 1 and readers[0].op_type == "Cast":
+            cast, permutation = readers[0], list(node.attribute)
+            node.op_type, cast.op_type = "Cast", "Transpose"
+            del node.attribute[:]
+            node.attribute.extend(cast.attribute)
+            del cast.attribute[:]
+            cast.attribute.extend(permutation)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _load(path: Path) -> Any:
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        return onnx.load(str(path), load_external_data=False)
+    except FileNotFoundError:
+        raise ExportError(f"{path} is not there; export the network first.") from None
+    except (OSError, DecodeError) as error:
+        raise ExportError(f"{path} cannot be read as an ONNX model: {error}.") from None
+
+
+def _dims(graph: Any, value: Any) -> Dims:
+    dims = [d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim]
+    if len(dims) > 1 and dims[-1] is None:
+        dims[-1] = _contracted(graph, value.name)
+    return tuple(dims)
+
+
+def _contracted(graph: Any, name: str) -> int | None:
+    """The last size of a tensor that is multiplied with a weight matrix: the matrix fixes it."""
+    weights = {tensor.name: tensor.dims for tensor in graph.initializer}
+    aliases = {name}
+    for node in graph.node:  # in topological order, as ONNX demands
+        if node.op_type == "Cast" and node.input[0] in aliases:
+            aliases.add(node.output[0])
+        elif node.op_type == "MatMul" and node.input[0] in aliases and len(weights.get(node.input[1], ())) == 2:
+            return int(weights[node.input[1]][0])
+    return None
+
+
+def _precision(graph: Any) -> EnginePrecision:
+    from onnx import TensorProto
+
+    names: dict[int, EnginePrecision] = {
+        TensorProto.FLOAT: "fp32",
+        TensorProto.FLOAT16: "fp16",
+        TensorProto.BFLOAT16: "bf16",
+    }
+    counts: dict[EnginePrecision, int] = dict.fromkeys(names.values(), 0)
+    for tensor in graph.initializer:
+        if tensor.data_type in names:
+            size = 1
+            for length in tensor.dims:
+                size *= length
+            counts[names[tensor.data_type]] += size
+    return max(counts, key=lambda precision: counts[precision])
