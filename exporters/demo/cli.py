@@ -229,6 +229,26 @@ def export(state: Path, checkpoints: Path) -> None:
 
 @main.command(
     epilog="""\b
+Example:
+  python -m exporters.demo restore && python -m exporters.demo train --unet-minutes 300"""
+)
+@_state_option
+@_output_option
+def restore(state: Path, checkpoints: Path) -> None:
+    """Make states of training from the checkpoints, to go on with it where the states were not kept."""
+    import torch
+
+    from exporters.demo.restore import restore as write
+    from exporters.demo.trainer import Run
+
+    try:
+        write(Run(folder=state, seed=0, device=torch.device("cpu")), checkpoints, _report)
+    except OSError as error:
+        raise click.ClickException(str(error)) from None
+
+
+@main.command(
+    epilog="""\b
 Examples:
   python -m exporters.demo measure
   python -m exporters.demo measure --prompts 20 --steps 12         a quick look

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from exporters.demo.dataset import unpack_edges
 from exporters.demo.models import make_controlnet, make_text_encoder, make_unet
 from exporters.demo.trainer import Report, Run, Stage, averaged_weights
-from exporters.demo.unet_stage import Noiser, Samples, make_tokenizer
+from exporters.demo.unet_stage import Noiser, Samples, attend_plainly, make_tokenizer
 
 _DROP = 0.3
 """More samples without a sentence than the UNet had: then only the edges tell what to draw."""
@@ -29,6 +29,7 @@ class ControlnetStage(Stage):
         self.unet.load_state_dict(trained["unet"])
         self.text_encoder.load_state_dict(trained["text_encoder"])
         self.controlnet = make_controlnet(self.unet)
+        attend_plainly(run.device, self.text_encoder, self.unet, self.controlnet)
         self.modules = nn.ModuleDict({"controlnet": self.controlnet})
         for frozen in (self.unet, self.text_encoder):
             frozen.to(run.device).eval().requires_grad_(False)

@@ -54,7 +54,7 @@ def measure_adherence(settings: Settings, report: Report) -> dict[str, Any]:
     half = settings.prompts // 2
     scenes = [*held_out_scenes(half, objects=1), *held_out_scenes(settings.prompts - half, objects=2)]
     folder = settings.checkpoints / TEXT
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32).to(settings.device)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder).to(settings.device)
     pipeline.set_progress_bar_config(disable=True)
 
     def make(start: int, prompts: list[str]) -> list[Picture]:
@@ -112,7 +112,7 @@ def measure_canny(settings: Settings, report: Report) -> dict[str, Any]:
     edges = [canny(render(scene, rng)) for scene in scenes]
     folder = settings.checkpoints / CONTROL
     pipeline = StableDiffusionControlNetPipeline.from_pretrained(
-        settings.checkpoints / TEXT, controlnet=ControlNetModel.from_pretrained(folder), torch_dtype=torch.float32
+        settings.checkpoints / TEXT, controlnet=ControlNetModel.from_pretrained(folder)
     ).to(settings.device)
     pipeline.set_progress_bar_config(disable=True)
 

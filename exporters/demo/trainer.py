@@ -117,6 +117,16 @@ def save_file(path: Path, content: object) -> None:
     write_atomically(path, data.getvalue())
 
 
+def write_state(run: Run, stage: str, weights: dict[str, Tensor], *, clock: dict[str, Any]) -> None:
+    """Write a state of finished weights, from which the optimizer begins anew.
+
+    :param clock: step, samples and seconds that were spent, and the seed.
+    """
+    spent = {name: clock[name] for name in vars(_Clock())}
+    content = {"weights": weights, "average": weights, "optimizer": None, "clock": spent, "seed": clock["seed"]}
+    save_file(state_path(run, stage), content)
+
+
 class Trainer:
     """Trains one stage until its budget is spent or somebody presses Ctrl-C; always ends with a saved state."""
 
@@ -216,6 +226,7 @@ class Trainer:
             )
         self.weights.load_state_dict(state["weights"])
         self.averaged.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if state["optimizer"] is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
         self.clock = _Clock(**state["clock"])
         self.report(f"{self.stage.name}: goes on at step {self.clock.step}")

@@ -6,9 +6,10 @@ import tempfile
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from exporters.demo.dataset import Dataset, load_dataset, tokenize
 from exporters.demo.models import make_text_encoder, make_unet, make_vae, training_scheduler
@@ -61,6 +62,17 @@ def make_tokenizer() -> CLIPTokenizer:
     return tokenizer
 
 
+def attend_plainly(
+    device: torch.device, text_encoder: CLIPTextModel, *models: UNet2DConditionModel | ControlNetModel
+) -> None:
+    """On a CPU, attend by two products and a softmax: torch 2.13's fused attention is slow backwards there, and a step
+    of the UNet takes 1.4 times as long. On CUDA the fused one stays. The function is the same."""
+    if device.type == "cpu":
+        text_encoder.set_attn_implementation("eager")
+        for model in models:
+            model.set_attn_processor(AttnProcessor())
+
+
 def trained_vae(run: Run) -> AutoencoderKL:
     """The averaged VAE, in evaluation mode, on the device of `run`."""
     vae = make_vae()
@@ -98,6 +110,7 @@ class UnetStage(Stage):
         self.run = run
         tokenizer = make_tokenizer()
         self.unet, self.text_encoder = make_unet(), make_text_encoder(tokenizer)
+        attend_plainly(run.device, self.text_encoder, self.unet)
         scale = LatentScale()
         self.modules = nn.ModuleDict({"unet": self.unet, "text_encoder": self.text_encoder, "scale": scale})
         self.samples = Samples(run, tokenizer, report, drop=_DROP)
