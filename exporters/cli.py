@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -13,6 +14,10 @@ from exporters.errors import ExportError
 from exporters.files import ROOT
 from exporters.prepare import prepare
 from exporters.realesrgan.command import realesrgan
+from exporters.sd15.command import sd15, sd15_controlnet
+from exporters.sd15.controls import specs_of
+from exporters.tensorrt.command import tensorrt
+from exporters.tensorrt.engines import to_serve
 
 
 def _gpu_numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...]:
@@ -34,8 +39,11 @@ def _gpu_numbers(ctx: click.Context, param: click.Parameter, value: str | None) 
 Examples:
   python -m exporters prepare                what ./start.sh does: everything for this machine
   python -m exporters realesrgan             export the upscalers (about a minute, once)
+  python -m exporters sd15                   export text to image
+  python -m exporters sd15-controlnet        export a UNet that follows edges
   python -m exporters config                 write every config.pbtxt for this checkout: ONNX on the CPU
   python -m exporters config --gpus 0,1      the same for two GPUs
+  python -m exporters tensorrt               build TensorRT engines of what is exported
   python -m exporters config --check         fail when a committed config.pbtxt drifted""",
 )
 def main() -> None:
@@ -48,12 +56,25 @@ def main() -> None:
 Examples:
   python -m exporters config --check
   python -m exporters config --gpus 0,1,2 --max-batch 8
+  python -m exporters config --engine tensorrt --gpus 0 --model sd15_unet
   python -m exporters config --instances 2 --threads 4 --output /srv/models""",
 )
 @click.option("--check", is_flag=True, help="Write nothing; show what would change, and exit with 1 if anything would.")
 @click.option("--gpus", callback=_gpu_numbers, help="GPU numbers, as 0,1,2: one instance each. Default: the CPU.")
 @click.option(
-    "--engine", type=click.Choice(["onnx"]), default="onnx", show_default=True, help="What runs the networks."
+    "--engine",
+    type=click.Choice(["onnx", "tensorrt"]),
+    default="onnx",
+    show_default=True,
+    help="What runs the networks; tensorrt needs --gpus, and engines that were built before.",
+)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    type=click.Choice([spec.name for spec in all_specs()]),
+    metavar="NAME",
+    help="Only this model's config; may be repeated. Default: all.",
 )
 @click.option("--max-batch", type=click.IntRange(1, 64), help="Largest batch. Default: what suits each network.")
 @click.option("--instances", type=click.IntRange(1, 16), default=1, show_default=True, help="Instances per device.")
@@ -76,6 +97,7 @@ def config_command(
     check: bool,
     gpus: tuple[int, ...],
     engine: str,
+    models: tuple[str, ...],
     max_batch: int | None,
     instances: int,
     queue_delay_us: int,
@@ -89,7 +111,11 @@ def config_command(
     placement = config.Placement(
         gpus=gpus, instances=instances, max_batch=max_batch, queue_delay_us=queue_delay_us, threads=threads
     )
-    specs = all_specs()
+    specs = [spec for spec in specs_of(output) if not models or spec.name in models]
+    if engine == "tensorrt":
+        if not gpus:
+            raise ExportError("--engine tensorrt needs --gpus: an engine runs on a GPU only.")
+        placement = replace(placement, engines=to_serve(output, specs, gpus))
     if check:
         changes = config.drift(output, specs, placement)
         click.echo(changes, nl=False)
@@ -105,6 +131,9 @@ def config_command(
 
 
 main.add_command(realesrgan)
+main.add_command(sd15)
+main.add_command(sd15_controlnet)
+main.add_command(tensorrt)
 main.add_command(prepare)
 
 

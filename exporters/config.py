@@ -1,18 +1,21 @@
 """Renders config.pbtxt files from ModelSpecs, and finds committed ones that drifted.
 
-Only fields that NVIDIA's native `onnxruntime` and `python` backends accept are written, so that one repository
-serves both the embedded server and NVIDIA's container. Nothing depends on the machine unless an option asks.
+Only fields that NVIDIA's native `onnxruntime`, `tensorrt` and `python` backends accept are written, so that one
+repository serves both the embedded server (which has no TensorRT) and NVIDIA's container. Nothing depends on the
+machine unless an option asks.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from darkroom.networks import ModelSpec, TensorSpec
+from exporters.errors import ExportError
 from exporters.files import ROOT, write_atomically
+from exporters.tensorrt.engines import Served
 
 _HEADER = "# Rendered by `python -m exporters config`; edit networks.py of the family, not this file."
 
@@ -29,6 +32,7 @@ class Placement:
     :param max_batch: overrides the largest batch of every network; None = what its family says.
     :param queue_delay_us: how long a batch waits for company, in microseconds; 0 = not at all.
     :param threads: ONNX Runtime threads per instance on a CPU; None = all cores.
+    :param engines: TensorRT engines by the network's name; a network without one runs on ONNX Runtime.
     """
 
     gpus: tuple[int, ...] = ()
@@ -36,18 +40,19 @@ class Placement:
     max_batch: int | None = None
     queue_delay_us: int = 0
     threads: int | None = None
+    engines: Mapping[str, Served] = field(default_factory=dict)
 
 
 def render(spec: ModelSpec, placement: Placement) -> str:
     """The text of one config.pbtxt."""
     is_network = spec.backend != "python"
-    batch = _max_batch(spec, placement)
+    batch, engine = _max_batch(spec, placement), placement.engines.get(spec.name)
+    runs_on = _engine_files(engine) if engine else f'backend: "{spec.backend}"'
     blocks = [
         _HEADER,
-        f'name: "{spec.name}"\nbackend: "{spec.backend}"\nmax_batch_size: {batch}',
-        _tensors("input", spec.inputs),
-        _tensors("output", spec.outputs),
-        _instances(placement if is_network else Placement()),
+        f'name: "{spec.name}"\n{runs_on}\nmax_batch_size: {batch}',
+        *([] if spec.tensors_from_graph else [_tensors("input", spec.inputs), _tensors("output", spec.outputs)]),
+        _instances(placement if is_network else Placement(), engine),
     ]
     if is_network and batch > 0:
         # No queue policy: it would switch prefetching off and double the time of a burst.
@@ -63,9 +68,25 @@ def render(spec: ModelSpec, placement: Placement) -> str:
     return "\n".join(blocks) + "\n"
 
 
+def _engine_files(engine: Served) -> str:
+    lines = ['platform: "tensorrt_plan"\nbackend: "tensorrt"']
+    lines.append(f'default_model_filename: "{next(iter(engine.files.values()))}"')
+    if len(engine.files) > 1:  # GPUs of several kinds: each loads the engine of its compute capability
+        lines += [f'cc_model_filenames {{\n  key: "{kind}"\n  value: "{f}"\n}}' for kind, f in engine.files.items()]
+    return "\n".join(lines)
+
+
 def _max_batch(spec: ModelSpec, placement: Placement) -> int:
     if spec.max_batch_size == 0:
         return 0
+    if engine := placement.engines.get(spec.name):
+        wanted = placement.max_batch or min(spec.max_batch_size, engine.max_batch)
+        if wanted > engine.max_batch:
+            raise ExportError(
+                f"The engine of {spec.name} takes batches of up to {engine.max_batch}; got --max-batch {wanted}. Build "
+                f"it anew: python -m exporters tensorrt --model {spec.name} --max-batch {wanted}"
+            )
+        return wanted
     if placement.max_batch is not None:
         return placement.max_batch
     if not placement.gpus and spec.max_batch_size_cpu is not None:
@@ -87,21 +108,50 @@ def _tensors(kind: str, tensors: Iterable[TensorSpec]) -> str:
     return f"{kind} [\n" + ",\n".join(entries) + "\n]"
 
 
-def _instances(placement: Placement) -> str:
+def _instances(placement: Placement, engine: Served | None = None) -> str:
     # Always with a count: left out, a CPU model gets two instances and two copies of its weights.
     device = "kind: KIND_CPU"
     if placement.gpus:
         device = f"kind: KIND_GPU\n    gpus: [ {', '.join(map(str, placement.gpus))} ]"
+    if engine and engine.profiles > 1:  # unnamed, only the first one is used
+        numbers = ", ".join(f'"{number}"' for number in range(engine.profiles))
+        device += f"\n    profile: [ {numbers} ]"
     return f"instance_group [\n  {{\n    count: {placement.instances}\n    {device}\n  }}\n]"
 
 
 def _parameters(spec: ModelSpec, placement: Placement) -> dict[str, str]:
+    if spec.name in placement.engines:
+        return {}  # those of the spec are ONNX Runtime's
     parameters = dict(spec.parameters)
     if spec.backend == "onnxruntime":
         parameters |= _GPU_PARAMETERS if placement.gpus else spec.parameters_cpu
         if placement.threads is not None and not placement.gpus:
             parameters["intra_op_thread_count"] = str(placement.threads)
     return parameters
+
+
+def placement_of(text: str, spec: ModelSpec) -> Placement:
+    """The placement that the config of a network was rendered with.
+
+    :raises ValueError: not the text of a config with instances.
+    """
+    from google.protobuf import text_format  # type: ignore[import-untyped]
+    from tritonclient.grpc import model_config_pb2
+
+    try:
+        model = text_format.Parse(text, model_config_pb2.ModelConfig())
+        group = model.instance_group[0]
+    except (text_format.ParseError, IndexError) as error:
+        raise ValueError(f"the config of {spec.name} cannot be read: {error}") from None
+    threads = model.parameters["intra_op_thread_count"].string_value
+    found = Placement(
+        gpus=tuple(group.gpus),
+        instances=group.count,
+        queue_delay_us=model.dynamic_batching.max_queue_delay_microseconds,
+        threads=int(threads) if threads else None,
+    )
+    usual = model.max_batch_size == _max_batch(spec, found)
+    return found if usual else replace(found, max_batch=model.max_batch_size)
 
 
 def config_path(repository: Path, spec: ModelSpec) -> Path:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout: model_repository/ and .darkroom/ lie in it."""
+CACHE = ROOT / ".darkroom" / "cache"
+"""Where downloaded weights are kept."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -31,6 +33,30 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
+def move_into_place(made: Path, path: Path) -> None:
+    """Rename a finished file of the same file system to `path`; missing folders are made.
+
+    :raises OSError: the folder cannot be written; `path` is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with made.open("rb") as file:
+        os.fsync(file.fileno())
+    made.chmod(0o644)
+    made.replace(path)
+
+
 def sha256(data: bytes) -> str:
     """The SHA-256 of `data` in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file of any size in hexadecimal.
+
+    :raises OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

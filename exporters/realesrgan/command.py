@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
 from darkroom.pipelines.upscale.networks import NETWORKS
-from exporters.files import ROOT
-from exporters.manifest import Manifest, Precision
+from exporters.files import CACHE, ROOT
+from exporters.manifest import Precision
 from exporters.realesrgan.export import STAGES, Job, export, up_to_date
+from exporters.tasks import Task, run_tasks
 
-CACHE = ROOT / ".darkroom" / "cache"
 _LABELS = tuple(network.label for network in NETWORKS)
 
 
@@ -73,36 +69,18 @@ def realesrgan(
 
 def run_jobs(jobs: list[Job], *, force: bool = False, quiet: bool = False) -> None:
     """Export what is not up to date, a line for each; `quiet` leaves the others unmentioned."""
-    for job in jobs:
-        installed = None if force else up_to_date(job)
-        if installed is not None and quiet:
-            continue
-        if installed is not None:
-            click.echo(f"{job.network.model_name}: up to date ({installed.precision})")
-            continue
-        began = time.perf_counter()
-        result = _with_progress(job)
-        click.echo(_line(job, result, time.perf_counter() - began))
+    run_tasks([_task(job) for job in jobs], force=force, quiet=quiet)
 
 
-def _with_progress(job: Job) -> Manifest:
-    """Export with a bar that names the stage on a terminal's stderr, and goes away at the end."""
-    # Bound to the real stderr: while a network is exported, sys.stdout and sys.stderr swallow what is printed.
-    console = Console(file=sys.stderr)
-    columns: tuple[ProgressColumn, ...] = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[stage]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(job.network.model_name, total=len(STAGES), stage="")
-        return export(job, lambda stage: progress.update(bar, completed=STAGES.index(stage), stage=stage))
-
-
-def _line(job: Job, result: Manifest, seconds: float) -> str:
-    size = (job.folder / "model.onnx").stat().st_size / 1e6
-    return (
-        f"{job.network.model_name}: exported ({result.precision}, {size:.1f} MB, {seconds:.0f} s); differs from torch "
-        f"by at most {result.max_error:g} of 255 levels, in {result.error_share:.2%} of the values"
+def _task(job: Job) -> Task:
+    return Task(
+        name=job.network.model_name,
+        folder=job.folder,
+        stages=STAGES,
+        up_to_date=lambda: up_to_date(job),
+        export=lambda stage: export(job, stage),
+        difference=lambda result: (
+            f"differs from torch by at most {result.max_error:g} of 255 levels, in {result.error_share:.2%} "
+            "of the values"
+        ),
     )

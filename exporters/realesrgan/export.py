@@ -107,19 +107,18 @@ def export(job: Job, stage: Callable[[str], None]) -> Manifest:
     difference = check(model, network, job.network.scale)
     require_parity(job.network.model_name, precision, difference)
     stage("install")
-    result = Manifest(
+    return manifest.install(
+        job.folder,
+        {onnx_export.MODEL_NAME: model},
         exporter=current_hash(job.network),
         precision=precision,
         source="official" if job.file is None else "file",
         weights_sha256=digest,
-        model_sha256=sha256(model),
         opset=onnx_export.OPSET,
         max_error=difference.maximum,
         error_share=difference.share,
         torch=torch.__version__,
     )
-    manifest.install(job.folder, model, result)
-    return result
 
 
 def require_parity(model_name: str, precision: Precision, difference: onnx_export.Difference) -> None:
@@ -143,13 +142,13 @@ def to_onnx(network: nn.Module, scale: int, precision: Precision) -> bytes:
 
     folded = fold(network, slopes=precision == "fp32")
     served = Served(folded.half() if precision == "fp16" else folded, StridedReduction(scale) if scale != 4 else None)
-    return onnx_export.export_onnx(
+    model = onnx_export.export_onnx(
         served,
-        torch.zeros(2, 20, 24, 3, dtype=torch.uint8),
-        dynamic={0: "batch", 1: "height", 2: "width"},
-        input_name="image",
-        output_name="upscaled",
+        {"image": torch.zeros(2, 20, 24, 3, dtype=torch.uint8)},
+        dynamic={"image": {i: onnx_export.dimension(name) for i, name in enumerate(("batch", "height", "width"))}},
+        outputs=["upscaled"],
     )
+    return onnx_export.to_bytes(model)
 
 
 def reference(network: nn.Module, scale: int) -> Served:
@@ -173,4 +172,5 @@ def check(model: bytes, network: nn.Module, scale: int) -> onnx_export.Differenc
 
     random = np.random.default_rng(0)
     inputs = [random.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in CHECK_SHAPES]
-    return onnx_export.compare(model, run, inputs)
+    cases = (({"image": batch}, {"upscaled": run(batch)}) for batch in inputs)
+    return onnx_export.compare(model, cases)["upscaled"]

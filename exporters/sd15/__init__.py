@@ -1,0 +1,1 @@
+"""Stable Diffusion 1.5: checkpoints in the diffusers folder layout to ONNX, each network compared with diffusers."""
