@@ -16,12 +16,12 @@ from proxy.gate import Gate
 from proxy.gateway import Gateway
 from proxy.middleware import BodyLimit, RequestIds
 from proxy.readiness import Monitor
-from proxy.routes import health, upscale
+from proxy.routes import generate, health, png_info, status, upscale
 from proxy.services import Services
 from proxy.settings import Settings
 
 _FORM_OVERHEAD = 1 << 20  # multipart boundaries and the other fields, beside the file
-_EXPOSED_HEADERS = ["X-Request-ID", "X-Upscale-Model", "X-Upscale-Scale", "X-Failed-Files", "Retry-After"]
+_EXPOSED_HEADERS = ["X-Request-ID", "X-Seed", "X-Upscale-Model", "X-Upscale-Scale", "X-Failed-Files", "Retry-After"]
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -53,8 +53,8 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     errors.install(app)
-    app.include_router(health.router)
-    app.include_router(upscale.router)
+    for route in (health, status, generate, png_info, upscale):
+        app.include_router(route.router)
     app.add_middleware(BodyLimit, limit_for=lambda path: _body_limit(settings, path))
     if settings.cors_origins:
         app.add_middleware(

@@ -5,10 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pynvml
 
 log = logging.getLogger(__name__)
@@ -55,3 +59,98 @@ def serving_device(providers: Iterable[str]) -> dict[str, str]:
     on_gpu = any(provider.startswith(("CUDA", "Tensorrt")) for provider in providers)
     names = gpu_names()
     return {"type": "cuda", "name": names[0]} if on_gpu and names else {"type": "cpu", "name": cpu_name()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuReading:
+    """What the driver says of one GPU.
+
+    :param used, total: bytes of its memory, whoever has them.
+    :param processes: bytes by process id; None where the driver does not say (in a container, on Windows).
+    """
+
+    name: str
+    used: int
+    total: int
+    processes: Mapping[int, int | None]
+
+
+def gpu_info(limit: int | None) -> list[dict[str, Any]]:
+    """The GPUs that the service may use, as `/status` shows them; empty without any. Asks the driver: call it in a
+    thread.
+
+    `memory_allocated` is what the processes of this service have, in GiB, where the driver tells it by process, and
+    else what the whole device has in use; `memory_scope` says which. `memory_reserved` is what the device has in use
+    in all, ours and others'.
+    """
+    names = _driver_names(usable_gpus(limit))
+    if not names:
+        return []
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        readings = [_read(_handle(name)) for name in names]
+    except pynvml.NVMLError as error:
+        log.warning("the NVIDIA driver does not answer: %s", error)
+        return []
+    finally:
+        pynvml.nvmlShutdown()
+    ours = _service_processes()
+    return [describe_gpu(number, reading, ours) for number, reading in enumerate(readings)]
+
+
+def describe_gpu(number: int, reading: GpuReading, ours: frozenset[int]) -> dict[str, Any]:
+    """One entry of `gpu_info`.
+
+    :param number: as CUDA counts.
+    :param ours: the ids of this service's processes.
+    """
+    mine = [used for process, used in reading.processes.items() if process in ours]
+    told = [used for used in mine if used is not None]
+    by_process = bool(told) and len(told) == len(mine)
+    return {
+        "gpu_id": number,
+        "name": reading.name,
+        "memory_allocated": _gib(sum(told) if by_process else reading.used),
+        "memory_reserved": _gib(reading.used),
+        "memory_total": _gib(reading.total),
+        "memory_scope": "service" if by_process else "device",
+    }
+
+
+def _gib(size: int) -> float:
+    return round(size / (1 << 30), 3)
+
+
+def _read(handle: Any) -> GpuReading:
+    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    processes: dict[int, int | None] = {}
+    with suppress(pynvml.NVMLError):  # not every driver and every user may ask
+        processes = {p.pid: p.usedGpuMemory for p in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)}
+    name = str(pynvml.nvmlDeviceGetName(handle))
+    return GpuReading(name=name, used=memory.used, total=memory.total, processes=processes)
+
+
+def _handle(name: str) -> Any:
+    by_number = name.isdecimal()
+    return pynvml.nvmlDeviceGetHandleByIndex(int(name)) if by_number else pynvml.nvmlDeviceGetHandleByUUID(name)
+
+
+def _driver_names(usable: Iterable[int]) -> list[str]:
+    """What the driver calls the GPUs that CUDA counts as `usable`: numbers, or what CUDA_VISIBLE_DEVICES says."""
+    shown = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
+    return [shown[number] if shown else str(number) for number in usable]
+
+
+def _service_processes() -> frozenset[int]:
+    """This process, and the Triton that was started beside it with all its stubs."""
+    own = psutil.Process()
+    family = [own]
+    with suppress(psutil.Error):
+        parent = own.parent()
+        for sibling in parent.children() if parent else ():
+            if sibling.name() == "tritonserver":
+                family += [sibling, *sibling.children(recursive=True)]
+    return frozenset(process.pid for process in family)

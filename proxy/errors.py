@@ -29,7 +29,7 @@ STATUS: dict[type[DarkroomError], int] = {
     errors.OutOfMemory: 500,
 }
 # Starlette's own refusals (no such route, wrong method) carry no class of ours, only a status.
-_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 406: "not_acceptable", 413: "too_large"}
 
 
 def body(message: str, code: str, param: str | None = None) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def describe(error: BaseException) -> tuple[int, dict[str, Any], dict[str, str]]
     if isinstance(error, errors.NetworkError):
         log.error("%s", error.message)
         message = (
-            "The model ran out of memory even with the smallest tile."
+            "The model ran out of memory; a smaller picture may fit."
             if isinstance(error, errors.OutOfMemory)
             else "The model failed on this request; the server's log has the reason."
         )

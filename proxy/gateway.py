@@ -55,9 +55,10 @@ class Gateway:
         :param inputs: arrays, or plain str/int/float for one-element inputs; None is left out.
         :raises DarkroomError: the error that the model raised, or NotReady when Triton is away.
         """
+        # Outside of `one`: what is raised in there only cancels the call.
+        tensors = [_tensor(name, value) for name, value in inputs.items() if value is not None]
 
         async def one() -> AsyncIterator[dict[str, Any]]:
-            tensors = [_tensor(name, value) for name, value in inputs.items() if value is not None]
             yield {"model_name": model, "inputs": tensors, "request_id": request_id}
 
         responses = self._client.stream_infer(one())

@@ -93,7 +93,7 @@ class Monitor:
         if spec.canary is None:
             return
         try:
-            await asyncio.wait_for(self._consume(spec.name, spec.canary()), self._timeout)
+            await asyncio.wait_for(self._consume(spec.canary_model or spec.name, spec.canary()), self._timeout)
         except NotReady:
             raise
         except (DarkroomError, asyncio.TimeoutError) as error:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from dataclasses import dataclass
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 
 from darkroom.errors import Cancelled, TaskTimeout
+from darkroom.networks import Array
 from proxy.gate import Gate
 from proxy.gateway import Gateway
+from proxy.observability import REQUEST_ID
 from proxy.readiness import Monitor
 from proxy.settings import Settings
 
@@ -26,6 +29,24 @@ class Services:
     gateway: Gateway
     monitor: Monitor
     gate: Gate
+    started: float = field(default_factory=time.monotonic)
+
+    def run_model(self, model: str, inputs: Mapping[str, Any]) -> AsyncGenerator[dict[str, Array], None]:
+        """`Gateway.stream` under the id of the request at hand."""
+        return self.gateway.stream(model, inputs, request_id=REQUEST_ID.get())
+
+    async def admitted(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+        """Wait for a place at the gate, then do the work, all within TASK_TIMEOUT.
+
+        :raises QueueFull, NotReady: the gate lets nobody in.
+        :raises TaskTimeout: it took too long.
+        """
+
+        async def wait_and_work() -> Result:
+            async with self.gate.admit():
+                return await work()
+
+        return await within(self.settings.task_timeout, wait_and_work())
 
 
 def of(request: Request) -> Services:

@@ -10,6 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from darkroom.pipelines.sd15.controls import control_names
+from darkroom.pipelines.sd15.request import SIDE_MINIMUM
+from darkroom.pipelines.sd15.request import Limits as GenerateLimits
 from darkroom.pipelines.upscale.request import TILE_PAD_RANGE, TILE_RANGE, Limits
 from proxy.devices import usable_gpus
 
@@ -43,6 +46,16 @@ class Settings(BaseSettings):
     upscale_tiles_at_network: int = Field(Limits.tiles_at_network, ge=1, le=1024)
     upscale_fp16: bool = True
 
+    sd15_checkpoint: str = "checkpoints/demo-sd15"
+    sd15_controlnets: Annotated[tuple[str, ...], NoDecode] = ("canny=checkpoints/demo-sd15-canny",)
+    sd15_fp16: bool = True
+
+    generate_max_pixels: int = Field(GenerateLimits.max_pixels, ge=SIDE_MINIMUM**2)
+    generate_max_steps: int = Field(GenerateLimits.max_steps, ge=1, le=1000)
+    generate_max_images: int = Field(GenerateLimits.max_images, ge=1, le=1024)
+    generate_max_prompt: int = Field(GenerateLimits.max_prompt, ge=1)
+    generate_max_control_pixels: int = Field(GenerateLimits.max_control_pixels, ge=1)
+
     triton_grpc_host: str = "127.0.0.1"
     triton_grpc_port: Port = 8001
     triton_http_port: Port = 8010
@@ -58,10 +71,21 @@ class Settings(BaseSettings):
     log_dir: Path = ROOT / "logs"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
-    @field_validator("cors_origins", mode="before")
+    @field_validator("cors_origins", "sd15_controlnets", mode="before")
     @classmethod
     def _comma_separated(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("sd15_controlnets")
+    @classmethod
+    def _control_and_checkpoint(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            control, _, checkpoint = entry.partition("=")
+            if control not in control_names() or not checkpoint:
+                raise ValueError(
+                    f"must be CONTROL=CHECKPOINT with CONTROL of {', '.join(control_names())}; got {entry!r}"
+                )
+        return value
 
     @field_validator("log_level", mode="before")
     @classmethod
@@ -89,6 +113,22 @@ class Settings(BaseSettings):
             tiles_in_flight=self.upscale_tiles_in_flight,
             tiles_at_network=self.upscale_tiles_at_network,
         )
+
+    @cached_property
+    def generate_limits(self) -> GenerateLimits:
+        """The limits of the text to image pipeline."""
+        return GenerateLimits(
+            max_pixels=self.generate_max_pixels,
+            max_steps=self.generate_max_steps,
+            max_images=self.generate_max_images,
+            max_prompt=self.generate_max_prompt,
+            max_control_pixels=self.generate_max_control_pixels,
+        )
+
+    @property
+    def controlnets(self) -> dict[str, str]:
+        """The checkpoint of each kind of control."""
+        return {control: checkpoint for control, _, checkpoint in (e.partition("=") for e in self.sd15_controlnets)}
 
     @property
     def triton_grpc(self) -> str:

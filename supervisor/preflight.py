@@ -31,7 +31,7 @@ def missing_exports(settings: Settings) -> list[str]:
     if not missing:
         return []
     which = missing[0] if len(missing) == 1 else f"{missing[0]} and {len(missing) - 1} more"
-    return [f"The model {which} is not exported yet; run: python -m exporters realesrgan (./start.sh does it)."]
+    return [f"The model {which} is not exported yet; run: python -m exporters prepare (./start.sh does it)."]
 
 
 def taken_ports(settings: Settings) -> list[str]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
-from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.background import BackgroundTask
 
 from darkroom.errors import DarkroomError, NetworkError, NotReady, TooLarge
@@ -26,15 +26,15 @@ from darkroom.pipelines.upscale.request import UpscaleRequest
 from proxy.archive import Archive, entry_name
 from proxy.devices import serving_device
 from proxy.errors import describe
-from proxy.observability import REQUEST_ID
 from proxy.services import Services, Use, while_connected, within
+from proxy.streams import EVENT_STREAM, EventResponse, Tell, data_url, event, wants_events
+from proxy.uploads import read_file
 
 router = APIRouter(prefix="/api", tags=["upscaling"])
 
 _BATCH_PARALLEL = 2
-_EVENT_STREAM = "text/event-stream"
 _IMAGE_ANSWER: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"image/png": {}, "image/webp": {}, "image/jpeg": {}, _EVENT_STREAM: {}}}
+    200: {"content": {"image/png": {}, "image/webp": {}, "image/jpeg": {}, EVENT_STREAM: {}}}
 }
 _ZIP_ANSWER: dict[int | str, dict[str, Any]] = {200: {"content": {"application/zip": {}, "application/json": {}}}}
 
@@ -78,8 +78,7 @@ class Result:
 
     def as_json(self) -> dict[str, Any]:
         """The picture as a data URL, and what was done. Encodes a lot of base64: call it in a thread."""
-        encoded = base64.b64encode(self.data).decode("ascii")
-        return {"image": f"data:{self.media_type};base64,{encoded}", "media_type": self.media_type, **self.details}
+        return {"image": data_url(self.data, self.media_type), "media_type": self.media_type, **self.details}
 
 
 @router.get("/info", summary="Models, device and limits")
@@ -138,10 +137,10 @@ async def upscale(
     the tiles done and in all, then `image` with the picture as a data URL, or `error`."""
     data = await _read(file, services)
     services.monitor.require()
-    if _EVENT_STREAM in request.headers.get("accept", ""):
+    if wants_events(request):
         services.gate.check()
-        return StreamingResponse(_events(services, data, options), media_type=_EVENT_STREAM)
-    result = await while_connected(request, _admitted(services, data, options))
+        return EventResponse(partial(_narrated, services, data, options))
+    result = await while_connected(request, services.admitted(partial(_run, services, data, options)))
     return Response(result.data, media_type=result.media_type, headers=result.headers)
 
 
@@ -164,22 +163,9 @@ async def upscale_batch(
 
 async def _read(file: UploadFile, services: Services) -> bytes:
     """The upload's bytes, after a look at its size and its header."""
-    limit = services.settings.max_upload_mb
-    if (file.size or 0) > limit * (1 << 20):
-        raise TooLarge(f"The file is over the limit of {limit:g} MB.", param="file")
-    data = await file.read()
-    probe(data, max_pixels=services.settings.upscale_max_pixels, param="file")
+    data = await read_file(file, max_mb=services.settings.max_upload_mb)
+    probe(data, max_pixels=services.settings.upscale_max_pixels)
     return data
-
-
-async def _admitted(services: Services, data: bytes, options: UpscaleRequest, report: Report = _silent) -> Result:
-    """Wait for a place, then upscale, all within TASK_TIMEOUT."""
-
-    async def wait_and_run() -> Result:
-        async with services.gate.admit():
-            return await _run(services, data, options, report)
-
-    return await within(services.settings.task_timeout, wait_and_run())
 
 
 async def _run(services: Services, data: bytes, options: UpscaleRequest, report: Report = _silent) -> Result:
@@ -203,7 +189,7 @@ def _responses(services: Services, data: bytes, options: UpscaleRequest) -> Asyn
         "format": options.format,
         "quality": options.quality,
     }
-    return services.gateway.stream(networks.PIPELINE.name, inputs, request_id=REQUEST_ID.get())
+    return services.run_model(networks.PIPELINE.name, inputs)
 
 
 async def _batch_item(services: Services, file: UploadFile, options: UpscaleRequest) -> Result | DarkroomError:
@@ -268,22 +254,11 @@ async def _batch_zip(services: Services, files: list[UploadFile], options: Upsca
     )
 
 
-async def _events(services: Services, data: bytes, options: UpscaleRequest) -> AsyncIterator[bytes]:
-    """The same job as server-sent events. Errors come as an event, since the status line has gone out."""
-    progress: asyncio.Queue[tuple[int, int] | None] = asyncio.Queue()
-    job = asyncio.create_task(_admitted(services, data, options, lambda done, of: progress.put_nowait((done, of))))
-    job.add_done_callback(lambda _: progress.put_nowait(None))
-    try:
-        while (step := await progress.get()) is not None:
-            yield _event("progress", {"done": step[0], "total": step[1]})
-        result = await job
-        yield await asyncio.to_thread(lambda: _event("image", result.as_json()))
-    except DarkroomError as error:
-        status, content, _ = describe(error)
-        yield _event("error", {"status": status, **content})
-    finally:
-        job.cancel()
+async def _narrated(services: Services, data: bytes, options: UpscaleRequest, tell: Tell) -> None:
+    """The job as events."""
 
+    def report(done: int, total: int) -> None:
+        tell(event("progress", {"done": done, "total": total}))
 
-def _event(name: str, content: dict[str, Any]) -> bytes:
-    return f"event: {name}\ndata: {json.dumps(content)}\n\n".encode()
+    result = await services.admitted(lambda: _run(services, data, options, report))
+    tell(await asyncio.to_thread(lambda: event("image", result.as_json())))

@@ -158,9 +158,7 @@ def test_an_unexported_model(tmp_path: Path) -> None:
     model = tmp_path / "repository" / "realesrgan_x4plus"
     model.mkdir(parents=True)
     shutil.copy(ROOT / "model_repository" / model.name / "config.pbtxt", model)
-    _one_sentence(
-        _serve(tmp_path, model_repository=model.parent), "realesrgan_x4plus", "python -m exporters realesrgan"
-    )
+    _one_sentence(_serve(tmp_path, model_repository=model.parent), "realesrgan_x4plus", "python -m exporters prepare")
 
 
 def test_a_broken_model(tmp_path: Path, repository: Path) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from darkroom.pipelines.sd15.request import Limits as GenerateLimits
+from darkroom.pipelines.upscale.request import Limits as UpscaleLimits
 from proxy.settings import ROOT, Settings
 
 
@@ -48,6 +50,18 @@ def test_children_get_the_same_settings(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert Settings() == ours
 
 
+def test_pipelines_read_the_limits_that_the_proxy_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both sides validate: the proxy with its settings, the Triton models with their environment."""
+    monkeypatch.setenv("GENERATE_MAX_STEPS", "33")
+    monkeypatch.setenv("GENERATE_MAX_CONTROL_PIXELS", "1000")
+    monkeypatch.setenv("UPSCALE_MAX_PIXELS", "2000")
+    ours = Settings()
+    assert (ours.generate_limits.max_steps, ours.generate_limits.max_control_pixels) == (33, 1000)
+    monkeypatch.setattr(os, "environ", ours.environment())
+    assert GenerateLimits.from_env() == ours.generate_limits
+    assert UpscaleLimits.from_env() == ours.limits
+
+
 def test_relative_folders_belong_to_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOG_DIR", "somewhere/logs")
     assert Settings().log_dir == ROOT / "somewhere" / "logs"
@@ -55,7 +69,15 @@ def test_relative_folders_belong_to_the_checkout(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("PORT", "0"), ("PORT", "http"), ("TASK_TIMEOUT", "-1"), ("UPSCALE_TILE", "8"), ("LOG_LEVEL", "loud")],
+    [
+        ("PORT", "0"),
+        ("PORT", "http"),
+        ("TASK_TIMEOUT", "-1"),
+        ("UPSCALE_TILE", "8"),
+        ("GENERATE_MAX_PIXELS", "4095"),
+        ("GENERATE_MAX_STEPS", "0"),
+        ("LOG_LEVEL", "loud"),
+    ],
 )
 def test_wrong_values_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)

@@ -1,0 +1,69 @@
+"""Server-sent events: a job that tells how it goes, and data URLs for the pictures in it.
+
+Format: https://html.spec.whatwg.org/multipage/server-sent-events.html
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from proxy.errors import describe
+
+EVENT_STREAM = "text/event-stream"
+
+Tell = Callable[[bytes], None]
+"""Sends one event, which `event` made."""
+
+
+def event(name: str, content: dict[str, Any]) -> bytes:
+    """One event. With pictures inside it takes a while: call it in a thread."""
+    return f"event: {name}\ndata: {json.dumps(content)}\n\n".encode()
+
+
+def data_url(data: bytes | memoryview, media_type: str) -> str:
+    """The data as a URL. Encodes a lot of base64: call it in a thread."""
+    return f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def wants_events(request: Request) -> bool:
+    """Whether the client asks for events."""
+    return EVENT_STREAM in request.headers.get("accept", "")
+
+
+class EventResponse(StreamingResponse):
+    """Answers with the events that `work` tells. What it raises comes as an `error` event, since the status line has
+    gone out by then. When the client goes away, `work` is cancelled."""
+
+    def __init__(self, work: Callable[[Tell], Awaitable[None]]) -> None:
+        self._events = _events(work)
+        # Not to be kept by caches, nor gathered by nginx.
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(self._events, media_type=EVENT_STREAM, headers=headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._events):
+            await super().__call__(scope, receive, send)
+
+
+async def _events(work: Callable[[Tell], Awaitable[None]]) -> AsyncGenerator[bytes, None]:
+    told: asyncio.Queue[bytes | None] = asyncio.Queue()
+    job = asyncio.ensure_future(work(told.put_nowait))
+    job.add_done_callback(lambda _: told.put_nowait(None))
+    try:
+        while (one := await told.get()) is not None:
+            yield one
+        await job
+    except Exception as error:
+        status, content, _ = describe(error)
+        yield event("error", {"status": status, **content})
+    finally:
+        job.cancel()

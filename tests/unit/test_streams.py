@@ -1,0 +1,81 @@
+"""Streams of events, and the way of a call to Triton before there is a connection."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+
+import pytest
+
+from darkroom.errors import TooLarge
+from proxy.gateway import Gateway
+from proxy.streams import EventResponse, Tell, event
+
+
+def sent_by(work: Callable[[Tell], Awaitable[None]]) -> str:
+    """Everything that the response's body has."""
+
+    async def collect() -> bytes:
+        return b"".join([bytes(part) async for part in EventResponse(work).body_iterator])  # type: ignore[arg-type]
+
+    return asyncio.run(collect()).decode()
+
+
+def test_events_in_their_order() -> None:
+    async def work(tell: Tell) -> None:
+        for n in range(3):
+            tell(event("progress", {"done": n}))
+            await asyncio.sleep(0)
+
+    assert sent_by(work) == "".join(f'event: progress\ndata: {{"done": {n}}}\n\n' for n in range(3))
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "code"),
+    [(TooLarge("No.", param="x"), 413, "too_large"), (KeyError("secret"), 500, "internal_error")],
+)
+def test_an_error_is_the_last_event(raised: Exception, status: int, code: str) -> None:
+    async def work(tell: Tell) -> None:
+        tell(event("progress", {}))
+        raise raised
+
+    first, last, rest = sent_by(work).split("\n\n")
+    assert (first, rest) == ("event: progress\ndata: {}", "")
+    body = json.loads(last.removeprefix("event: error\ndata: "))
+    assert (body["status"], body["error"]["code"]) == (status, code)
+    assert "secret" not in last
+
+
+def test_a_stream_that_is_left_cancels_its_work() -> None:
+    cancelled = []
+
+    async def work(tell: Tell) -> None:
+        tell(event("progress", {}))
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    async def leave() -> None:
+        async with aclosing(EventResponse(work).body_iterator) as events:  # type: ignore[type-var]
+            await anext(events)
+        await asyncio.sleep(0)
+
+    asyncio.run(leave())
+    assert cancelled == [True]
+
+
+def test_inputs_that_cannot_be_sent_are_an_error_and_no_cancellation() -> None:
+    async def call() -> None:
+        gateway = Gateway("127.0.0.1:1")
+        try:
+            async with aclosing(gateway.stream("model", {"text": "\ud800"})) as responses:
+                await anext(responses)
+        finally:
+            await gateway.close()
+
+    with pytest.raises(UnicodeEncodeError):
+        asyncio.run(call())
