@@ -1,11 +1,14 @@
-"""One way to call both Python clients, so that every test of the one is a test of the other."""
+"""One way to call both Python clients, so that every test of the one is a test of the other, and the command line."""
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any, Protocol
 
+from click.testing import CliRunner, Result
 from darkroom_client import AsyncClient, Client
+from darkroom_client.cli import main
 
 
 class Call(Protocol):
@@ -30,3 +33,13 @@ def _call_async(url: str, method: str, *args: Any, retries: int = 0, timeout: fl
 
 
 CALLS: dict[str, Call] = {"sync": _call_sync, "async": _call_async}
+
+
+def darkroom(url: str, *words: str, stdin: bytes | str | None = None) -> Result:
+    """Run the command `darkroom` in this process, against the service at `url`."""
+    return CliRunner().invoke(main, ["--url", url, *words], input=stdin)
+
+
+def names(folder: Path) -> set[str]:
+    """Every file below a folder, hidden ones too."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}

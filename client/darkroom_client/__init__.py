@@ -3,7 +3,8 @@
 from darkroom_client import Client
 
 with Client("http://127.0.0.1:8000") as darkroom:
-    result = darkroom.upscale("photo.jpg")
+    large = darkroom.upscale("photo.jpg")
+    made = darkroom.generate("a cat on a blue background", seed=42)
 """
 
 from __future__ import annotations
@@ -22,7 +23,22 @@ if TYPE_CHECKING:
         TimedOut,
         Unavailable,
     )
-    from .models import BatchItem, Format, Health, ImageInput, Info, ModelInfo, Progress, UpscaleResult
+    from .models import (
+        BatchItem,
+        Format,
+        GeneratedImage,
+        GenerateOptions,
+        GenerateResult,
+        Health,
+        ImageInput,
+        Info,
+        ModelInfo,
+        PngInfo,
+        Preview,
+        Progress,
+        Status,
+        UpscaleResult,
+    )
 
 __all__ = [
     "AsyncClient",
@@ -32,13 +48,19 @@ __all__ = [
     "Client",
     "DarkroomError",
     "Format",
+    "GenerateOptions",
+    "GenerateResult",
+    "GeneratedImage",
     "Health",
     "ImageInput",
     "Info",
     "InvalidRequest",
     "ModelInfo",
+    "PngInfo",
+    "Preview",
     "Progress",
     "ServerError",
+    "Status",
     "TimedOut",
     "Unavailable",
     "UpscaleResult",

@@ -1,20 +1,25 @@
-"""What the client gets back: answers, events and failures, read by plain functions into plain data."""
+"""What the client gets back, read by plain functions: what all answers have in common, and failures.
+
+What is particular to a task is in `answers_upscale`, `answers_generate` and `answers_service`.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import json
-from collections.abc import Callable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
 import httpx
 from httpx_sse import ServerSentEvent, SSEError
 
 from .calls import Settings
 from .errors import DarkroomError, InvalidRequest, ServerError, TimedOut, Unavailable, error_class
-from .models import BatchItem, Health, Info, ModelInfo, Progress, UpscaleResult
+
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -42,7 +47,7 @@ def connection_error(error: httpx.RequestError, settings: Settings) -> DarkroomE
     if isinstance(error, httpx.LocalProtocolError):
         return InvalidRequest(f"The request cannot be sent: {reason}", code="invalid_input")
     if isinstance(error, (SSEError, httpx.DecodingError)):
-        return _bad_answer(reason)
+        return bad_answer(reason)
     again = "the service may have restarted; sending the request again is safe"
     return Unavailable(
         f"The connection to {url} broke before the answer came ({reason}); {again}", code="connection_lost"
@@ -101,157 +106,95 @@ def error_from(
     )
 
 
-def read_upscale(response: httpx.Response) -> UpscaleResult:
-    """The picture of a successful `POST /api/upscale` that was not streamed."""
-    media_type = response.headers.get("content-type", "").partition(";")[0].strip()
-    if not media_type.startswith("image/") or not response.content:
-        raise _bad_answer(f"expected a picture, got {len(response.content)} bytes of {media_type or 'no type'}")
-    try:
-        scale = float(response.headers.get("x-upscale-scale", ""))
-    except ValueError:
-        raise _bad_answer("the header X-Upscale-Scale is missing or no number") from None
-    return UpscaleResult(
-        image=response.content,
-        media_type=media_type,
-        request_id=response.headers.get("x-request-id", ""),
-        model=response.headers.get("x-upscale-model", ""),
-        scale=scale,
-    )
-
-
-class UpscaleEvents:
-    """Follows the events of a streamed upscale: `feed` each one, then take `result`."""
-
-    def __init__(self, on_progress: Callable[[Progress], None], request_id: str) -> None:
-        self._on_progress = on_progress
-        self._request_id = request_id
-        self._result: UpscaleResult | None = None
-
-    def feed(self, event: ServerSentEvent) -> None:
-        """Take one event in. Kinds that this version does not know are passed over.
-
-        :raises DarkroomError: it is an error event, or its data makes no sense.
-        """
-        if event.event not in ("progress", "image", "error"):
-            return
-        body = _parsed(event.data)
-        if event.event == "progress":
-            self._on_progress(Progress(done=_get(body, "done", int), total=_get(body, "total", int)))
-        elif event.event == "error":
-            raise error_from(body, status=_get(body, "status", int), request_id=self._request_id or None)
-        else:
-            media_type, image = decode_data_url(_get(body, "image", str))
-            self._result = UpscaleResult(
-                image=image,
-                media_type=media_type,
-                request_id=self._request_id,
-                model=_get(body, "model", str),
-                scale=_number(body, "scale"),
-            )
-
-    def result(self) -> UpscaleResult:
-        """The picture.
-
-        :raises Unavailable: the stream ended before it came.
-        """
-        if self._result is None:
-            problem = "The event stream ended before the picture came; sending the request again is safe"
-            raise Unavailable(problem, code="connection_lost", request_id=self._request_id or None)
-        return self._result
-
-
 def is_event_stream(response: httpx.Response) -> bool:
     """Whether the answer is a stream of events, and not an error or a picture in one piece."""
     kind: str = response.headers.get("content-type", "")
     return response.is_success and kind.partition(";")[0].strip() == "text/event-stream"
 
 
-def read_batch(response: httpx.Response, sent: int) -> list[BatchItem]:
-    """The items of a successful `POST /api/upscale-batch`, one for each of the `sent` pictures, in their order."""
-    results = _get(_parsed(response.content), "results", list)
-    if len(results) != sent:
-        raise _bad_answer(f"{sent} pictures were sent and {len(results)} results came")
-    return [_read_item(item) for item in results]
+class Events(ABC, Generic[Result]):
+    """Follows the answer of one request, streamed or in one piece.
 
+    A stream is `feed` event by event, and then gives its `result`; an answer in one piece goes to `whole`.
+    Kinds of events that are not in `kinds` are passed over: a later version of the service may send more.
 
-def _read_item(item: object) -> BatchItem:
-    filename = _get(item, "filename", str)
-    if not _get(item, "success", bool):
-        return BatchItem(filename=filename, error=error_from(item, status=None))
-    media_type, image = decode_data_url(_get(item, "image", str))
-    return BatchItem(filename=filename, image=image, media_type=media_type)
-
-
-def read_health(response: httpx.Response) -> Health:
-    """The answer of `GET /api/health`; it may come with 503 while models load, and is no error then.
-
-    :raises DarkroomError: the answer is an error, and no statement about health.
+    :ivar request_id: the X-Request-ID of the answer, "" without; to be set before the first event.
     """
-    try:
-        body = _parsed(response.content)
-        device = body.get("device") if isinstance(body, dict) else None
-        device = device if isinstance(device, dict) else {}
-        return Health(
-            status=_get(body, "status", str),
-            model_loaded=_get(body, "model_loaded", bool),
-            device_type=str(device.get("type", "")),
-            device_name=str(device.get("name", "")),
-        )
-    except ServerError:
-        checked(response)
-        raise
 
+    kinds: ClassVar[frozenset[str]]
 
-def read_info(response: httpx.Response) -> Info:
-    """The answer of a successful `GET /api/info`."""
-    body = _parsed(response.content)
-    models = tuple(
-        ModelInfo(
-            name=_get(model, "name", str),
-            title=_get(model, "title", str),
-            scales=tuple(float(scale) for scale in _get(model, "scales", list)),
-        )
-        for model in _get(body, "models", list)
-    )
-    return Info(
-        models=models,
-        default_model=_get(body, "default_model", str),
-        limits=_get(body, "limits", dict),
-        raw=body,
-    )
+    def __init__(self) -> None:
+        self.request_id = ""
+
+    def feed(self, event: ServerSentEvent) -> None:
+        """Take one event in.
+
+        :raises DarkroomError: it is an error event, or its data makes no sense.
+        """
+        if event.event == "error":
+            body = parsed(event.data)
+            raise error_from(body, status=member(body, "status", int), request_id=self.request_id or None)
+        if event.event in self.kinds:
+            self.take(event.event, parsed(event.data))
+
+    def result(self) -> Result:
+        """What the stream gave.
+
+        :raises Unavailable: it ended before that came.
+        """
+        finished = self.finished()
+        if finished is None:
+            problem = "The event stream ended before its result came; sending the request again is safe"
+            raise Unavailable(problem, code="connection_lost", request_id=self.request_id or None)
+        return finished
+
+    @abstractmethod
+    def take(self, kind: str, body: Any) -> None:
+        """Take in the parsed data of an event whose kind is one of `kinds`."""
+
+    @abstractmethod
+    def finished(self) -> Result | None:
+        """The result, if all of it has come."""
+
+    @abstractmethod
+    def whole(self, response: httpx.Response) -> Result:
+        """The result out of a successful answer that was not streamed."""
 
 
 def decode_data_url(text: str) -> tuple[str, bytes]:
     """Media type and bytes of `data:image/png;base64,...`."""
     head, comma, payload = text.partition(",")
     if not (comma and head.startswith("data:") and head.endswith(";base64")):
-        raise _bad_answer(f"a picture should begin with data:image/...;base64, and begins with {text[:30]!r}")
+        raise bad_answer(f"a picture should begin with data:image/...;base64, and begins with {text[:30]!r}")
     try:
         return head[len("data:") : -len(";base64")], base64.b64decode(payload, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise _bad_answer(f"a picture's base64 is damaged ({error})") from None
+        raise bad_answer(f"a picture's base64 is damaged ({error})") from None
 
 
-def _parsed(text: str | bytes) -> Any:
+def parsed(text: str | bytes) -> Any:
+    """The content of a JSON text."""
     try:
         return json.loads(text)
     except ValueError as error:
-        raise _bad_answer(f"expected JSON: {error}") from None
+        raise bad_answer(f"expected JSON: {error}") from None
 
 
-def _get(body: object, name: str, kind: type[Any]) -> Any:
+def member(body: object, name: str, kind: type[Any]) -> Any:
     """The member `name` of a JSON object, which must be of the given type."""
     value = body.get(name) if isinstance(body, dict) else None
     if not isinstance(value, kind):
-        raise _bad_answer(f'"{name}" should be of type {kind.__name__}, and is {type(value).__name__}')
+        raise bad_answer(f'"{name}" should be of type {kind.__name__}, and is {type(value).__name__}')
     return value
 
 
-def _number(body: object, name: str) -> float:
+def number(body: object, name: str) -> float:
+    """The member `name` of a JSON object, which must be a number."""
     value = body.get(name) if isinstance(body, dict) else None
-    return float(value if isinstance(value, int) else _get(body, name, float))
+    return float(value if isinstance(value, int) else member(body, name, float))
 
 
-def _bad_answer(problem: str) -> ServerError:
+def bad_answer(problem: str) -> ServerError:
+    """The error for an answer that breaks the contract; `problem` says how."""
     hint = "is it a Darkroom service, of the version this client was made for?"
     return ServerError(f"The answer of the service cannot be understood ({problem}); {hint}", code="bad_answer")

@@ -5,6 +5,8 @@ Together with `answers` this is everything that `Client` and `AsyncClient` have 
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +18,11 @@ import httpx
 from httpx_retries import Retry
 
 from .errors import InvalidRequest
-from .models import ImageInput, UpscaleOptions
+from .models import GenerateOptions, ImageInput, UpscaleOptions
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 CONNECT_TIMEOUT = 10.0  # seconds
+PREVIEW_EVERY = 5  # steps, for those who want previews and do not say how often
 
 # uvicorn drops an idle connection after 5 s, httpx keeps one for 5 s: a request sent in that instant would die.
 # No bound on connections: how many requests run at a time is the caller's choice.
@@ -146,3 +149,39 @@ def batch_call(uploads: Sequence[Upload], options: UpscaleOptions) -> Call:
 def form_fields(options: UpscaleOptions) -> dict[str, str]:
     """The options as form fields. What is None is left out, so that the service's default holds."""
     return {name: str(value) for name, value in options.items() if value is not None}
+
+
+def generate_call(prompt: str, options: GenerateOptions, *, stream: bool, preview: bool) -> Call:
+    """`POST /generate`; `stream` asks for events instead of one answer, `preview` for pictures of the state.
+
+    :raises TypeError: an option that there is not.
+    :raises InvalidRequest: a number that is none, or text that is none.
+    :raises OSError: the path of the control picture cannot be read.
+    """
+    unknown = options.keys() - GenerateOptions.__annotations__.keys()
+    if unknown:
+        known = ", ".join(GenerateOptions.__annotations__)
+        raise TypeError(f"generate() has no option {min(unknown)!r}; there are {known}")
+    body: dict[str, Any] = {"prompt": prompt} | {name: value for name, value in options.items() if value is not None}
+    control = options.get("control_image")
+    if control is not None:
+        body["control_image"] = base64.b64encode(load_image(control).data).decode("ascii")
+    if preview:
+        body.setdefault("preview_every", PREVIEW_EVERY)
+    accept = "text/event-stream" if stream else "application/json"
+    headers = {"Accept": accept, "Content-Type": "application/json"}
+    return Call(method="POST", path="/generate", arguments={"content": _as_json(body), "headers": headers})
+
+
+def _as_json(body: Mapping[str, Any]) -> bytes:
+    for name, value in body.items():
+        try:
+            json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        except ValueError as error:  # NaN and infinity; text with half a character, which is no UTF-8
+            raise _invalid(name, f"cannot be sent: {error}") from None
+    return json.dumps(body).encode()
+
+
+def png_info_call(upload: Upload) -> Call:
+    """`POST /png-info`."""
+    return Call(method="POST", path="/png-info", arguments={"files": {"file": (upload.filename, upload.data)}})

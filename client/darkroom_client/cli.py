@@ -8,25 +8,41 @@ imported does not break the others.
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from .errors import DarkroomError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 COMMAND_GROUP = "darkroom.commands"
 
 PROBE_TIMEOUT = 10.0  # seconds; for requests that cost the service nothing
 
 _OWN = [
+    EntryPoint("generate", "darkroom_client.cli_generate:generate", COMMAND_GROUP),
+    EntryPoint("png-info", "darkroom_client.cli_png_info:png_info", COMMAND_GROUP),
     EntryPoint("upscale", "darkroom_client.cli_upscale:upscale", COMMAND_GROUP),
     EntryPoint("info", "darkroom_client.cli_service:info", COMMAND_GROUP),
+    EntryPoint("status", "darkroom_client.cli_service:status", COMMAND_GROUP),
     EntryPoint("health", "darkroom_client.cli_service:health", COMMAND_GROUP),
 ]
+
+
+def url_option(command: Command) -> Command:
+    """Lets a command take --url behind its name, too; it gets the address as `url` either way."""
+    return click.option(
+        "--url",
+        metavar="URL",
+        callback=lambda ctx, _, given: given or ctx.obj,
+        help="Address of the service, as before the command's name.",
+    )(command)
 
 
 class LazyGroup(click.Group):
@@ -128,9 +144,12 @@ def main(ctx: click.Context, url: str) -> None:
     Examples:
       darkroom health                          is the service up?
       darkroom info                            which models does it have?
-      darkroom upscale in.jpg out.png          one picture
+      darkroom status                          what is it doing?
+      darkroom generate "a cat" -n 4 -o out/   four pictures of a text
+      darkroom png-info out/*.png              what were they made with?
+      darkroom upscale in.jpg out.png          enlarge one picture
       darkroom upscale photos/ -o out/         a folder; can be stopped and resumed
-      darkroom upscale --help                  more of these
+      darkroom generate --help                 more of these; also upscale --help
 
     A service that wants a key gets the one in the environment's DARKROOM_API_KEY.
     """

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 import click
 
-from .cli import PROBE_TIMEOUT, describe
-from .client import AsyncClient, Client
-from .errors import DarkroomError, InvalidRequest, Unavailable
+from .cli import describe, url_option
+from .client import AsyncClient
+from .errors import DarkroomError
+from .files import write_whole
 from .models import Format, UpscaleOptions
 from .plan import Job, Plan, make_plan
-from .report import Outcome, Reporter, reporter, summary
-
-# More patience than the library has by default: a long run should outlive a restart of the service.
-RETRIES = 5
+from .report import Outcome, Reporter, State, conclude, reporter, shown
+from .runner import RETRIES, ask_once, run_until_stopped, work_off, would_repeat
 
 
 @click.command()
@@ -36,7 +31,7 @@ RETRIES = 5
 @click.option("-j", "--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Files at a time.")
 @click.option("--overwrite", is_flag=True, help="Make outputs again that are there already.")
 @click.option("--timeout", type=click.FloatRange(1), default=600, show_default=True, help="Seconds without answer.")
-@click.pass_obj
+@url_option
 def upscale(
     url: str,
     words: tuple[str, ...],
@@ -96,19 +91,12 @@ def carry_out(run: Run) -> int:
     try:
         piped = _read_stdin(jobs)
         if run.overwrite or not all(job.done_before for job in jobs):
-            _ask_once(run)
-        with reporter(len(jobs)) as show:
-            asyncio.run(_upscale_all(run, piped, show, outcomes))
+            ask_once(run.url)
+        with reporter(len(jobs), "files") as show:
+            stopped = run_until_stopped(_upscale_all(run, piped, show, outcomes))
     except KeyboardInterrupt:
-        click.echo(f"Stopped: {summary(outcomes, len(jobs))}", err=True)
-        click.echo(_how_to_resume(run), err=True)
-        return 130
-    if len(jobs) > 1:
-        click.echo(summary(outcomes, len(jobs)), err=True)
-    if len(outcomes) < len(jobs):
-        click.echo(f"The rest would fail in the same way and was not tried. {_how_to_resume(run)}", err=True)
-    finished = [outcome for outcome in outcomes if outcome.state != "failed"]
-    return 0 if len(finished) == len(jobs) else 1
+        stopped = 130
+    return conclude(outcomes, len(jobs), stopped=stopped, resume=_how_to_resume(run))
 
 
 def _how_to_resume(run: Run) -> str:
@@ -118,16 +106,6 @@ def _how_to_resume(run: Run) -> str:
     else:
         how = "To go on, give the same command again: what is done will be skipped."
     return f"No file is half-written. {how}"
-
-
-def _ask_once(run: Run) -> None:
-    """Fail at once, not after all retries of every file, when there is no service to begin with."""
-    with Client(run.url, timeout=PROBE_TIMEOUT) as client:
-        try:
-            client.health()
-        except DarkroomError as error:
-            if error.code == "cannot_connect":
-                raise
 
 
 def _read_stdin(jobs: tuple[Job, ...]) -> bytes:
@@ -144,64 +122,38 @@ async def _upscale_all(run: Run, piped: bytes, show: Reporter, outcomes: list[Ou
 
     After a failure that all others would share, the jobs that are left are not tried.
     """
-    waiting = iter(run.plan.jobs)
     async with AsyncClient(run.url, timeout=run.timeout, retries=run.retries) as client:
-        workers = [_worker(run, client, waiting, piped, show, outcomes) for _ in range(run.jobs)]
-        await asyncio.gather(*workers)
+
+        async def work(job: Job) -> bool:
+            hopeful = True
+            try:
+                outcome = await _upscale_one(run, client, job, piped, show)
+            except (DarkroomError, OSError) as error:
+                outcome = _outcome(job, "failed", describe(error))
+                hopeful = not would_repeat(error, shared={"model"})
+            outcomes.append(outcome)
+            show.tell(outcome)
+            return hopeful
+
+        await work_off(run.plan.jobs, run.jobs, work)
 
 
-async def _worker(
-    run: Run, client: AsyncClient, waiting: Iterator[Job], piped: bytes, show: Reporter, outcomes: list[Outcome]
-) -> None:
-    for job in waiting:
-        try:
-            outcome = await _upscale_one(run, client, job, piped, show)
-        except (DarkroomError, OSError) as error:
-            outcome = Outcome(job=job, state="failed", detail=describe(error))
-            if _is_hopeless(error):
-                for _ in waiting:  # leaves nothing for the other workers either
-                    pass
-        outcomes.append(outcome)
-        show.finish(outcome)
-
-
-def _is_hopeless(error: Exception) -> bool:
-    """Whether the files that are left would fail too: nobody answers any more, or there is no such model."""
-    if isinstance(error, InvalidRequest):
-        return error.param == "model"
-    return isinstance(error, Unavailable) and error.code != "connection_lost"
+def _outcome(job: Job, state: State, detail: str = "") -> Outcome:
+    source, output = shown(job.source, "stdin"), shown(job.output, "stdout")
+    return Outcome(source=source, output=output, state=state, detail=detail)
 
 
 async def _upscale_one(run: Run, client: AsyncClient, job: Job, piped: bytes, show: Reporter) -> Outcome:
     if not run.overwrite and job.done_before:
-        return Outcome(job=job, state="skipped")
+        return _outcome(job, "skipped")
     started = time.monotonic()
-    show.start(job)
-    on_progress = partial(show.progress, job) if show.wants_progress else None
-    result = await client.upscale(job.source or piped, on_progress=on_progress, **run.options)
+    with show.bar(shown(job.source, "stdin")) as bar:
+        on_progress = bar if show.wants_progress else None
+        result = await client.upscale(job.source or piped, on_progress=on_progress, **run.options)
     if job.output is None:
         sys.stdout.buffer.write(result.image)
         sys.stdout.buffer.flush()
     else:
         await asyncio.to_thread(write_whole, job.output, result.image)
     seconds = time.monotonic() - started
-    return Outcome(job=job, state="done", detail=f"{result.model}, x{result.scale:g}, {seconds:.1f} s")
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, even if the machine stops; make its folders.
-
-    :raises OSError: it cannot be written; nothing is left behind then.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile, whose files only their owner can read. No two jobs of one process have the same output.
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with unfinished.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    return _outcome(job, "done", f"{result.model}, x{result.scale:g}, {seconds:.1f} s")

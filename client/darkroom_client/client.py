@@ -6,13 +6,35 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import httpx
 from httpx_retries import RetryTransport
 from httpx_sse import EventSource
 
 from . import answers, calls
-from .models import BatchItem, Format, Health, ImageInput, Info, Progress, UpscaleOptions, UpscaleResult
+from .answers import Result
+from .answers_generate import GenerateEvents, read_png_info
+from .answers_service import read_health, read_info, read_status
+from .answers_upscale import UpscaleEvents, read_batch
+from .models import (
+    BatchItem,
+    Format,
+    GenerateOptions,
+    GenerateResult,
+    Health,
+    ImageInput,
+    Info,
+    PngInfo,
+    Preview,
+    Progress,
+    Status,
+    UpscaleOptions,
+    UpscaleResult,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # every type checker has it; nothing is installed for it
 
 
 class Client:
@@ -25,7 +47,7 @@ class Client:
     Safe to use from several threads. Proxy variables of the environment (HTTP_PROXY) are not looked at.
 
     :param base_url: address of the service; the environment's DARKROOM_URL, or http://127.0.0.1:8000.
-    :param timeout: seconds that the service may stay silent, above 0. An upscale without progress is silent
+    :param timeout: seconds that the service may stay silent, above 0. Without progress (`on_progress`) it is silent
         until it is finished. Connecting has its own limit of 10 s.
     :param retries: how often a request is tried again when the service refused it (429, 503) or no connection
         could be made, 0 or more. Between tries it waits as long as `Retry-After` says, otherwise about
@@ -71,14 +93,21 @@ class Client:
 
         :raises Unavailable: nobody answers.
         """
-        return answers.read_health(self._send(calls.Call(method="GET", path="/api/health")))
+        return read_health(self._send(calls.Call(method="GET", path="/api/health")))
 
     def info(self) -> Info:
         """Models and limits of the service.
 
         :raises DarkroomError: as for `upscale`.
         """
-        return answers.read_info(answers.checked(self._send(calls.Call(method="GET", path="/api/info"))))
+        return read_info(answers.checked(self._send(calls.Call(method="GET", path="/api/info"))))
+
+    def status(self) -> Status:
+        """Workers, queues and devices of the service.
+
+        :raises DarkroomError: as for `upscale`.
+        """
+        return read_status(answers.checked(self._send(calls.Call(method="GET", path="/status"))))
 
     def upscale(
         self,
@@ -111,10 +140,8 @@ class Client:
         :raises OSError: the path cannot be read.
         """
         options = UpscaleOptions(model=model, scale=scale, tile=tile, tile_pad=tile_pad, format=format, quality=quality)
-        upload = calls.load_image(image)
-        if on_progress is None:
-            return answers.read_upscale(answers.checked(self._send(calls.upscale_call(upload, options, stream=False))))
-        return self._upscale_with_events(calls.upscale_call(upload, options, stream=True), on_progress)
+        call = calls.upscale_call(calls.load_image(image), options, stream=on_progress is not None)
+        return self._follow(call, UpscaleEvents(on_progress))
 
     def upscale_batch(
         self,
@@ -138,21 +165,57 @@ class Client:
         uploads = [calls.load_image(image) for image in images]
         if not uploads:
             return []
-        return answers.read_batch(answers.checked(self._send(calls.batch_call(uploads, options))), len(uploads))
+        return read_batch(answers.checked(self._send(calls.batch_call(uploads, options))), len(uploads))
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+        on_preview: Callable[[Preview], None] | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> GenerateResult:
+        """Make pictures of a text.
+
+            result = darkroom.generate("a cat on a blue background", steps=20, seed=42, num_images=4)
+            for image in result.images:
+                Path(f"cat-{image.seed}.png").write_bytes(image.data)
+
+        :param prompt: what to show; `(word:1.3)` weighs a word.
+        :param on_progress: called after each step. An exception that it raises ends the request, and the
+            service stops working on it within one step.
+        :param on_preview: called with a small picture of the state every `preview_every` steps (5 if not given).
+        :param options: see `GenerateOptions`; what is not given or None is left to the service.
+        :raises TypeError: there is no such option.
+        :raises DarkroomError: as for `upscale`.
+        :raises OSError: the path of `control_image` cannot be read.
+        """
+        stream = on_progress is not None or on_preview is not None
+        call = calls.generate_call(prompt, options, stream=stream, preview=on_preview is not None)
+        return self._follow(call, GenerateEvents(options.get("num_images") or 1, on_progress, on_preview))
+
+    def png_info(self, image: ImageInput) -> PngInfo:
+        """Read the parameters that a generated picture carries.
+
+        :raises DarkroomError: as for `upscale`.
+        :raises OSError: the path cannot be read.
+        """
+        return read_png_info(answers.checked(self._send(calls.png_info_call(calls.load_image(image)))))
 
     def _send(self, call: calls.Call) -> httpx.Response:
         with answers.translated_errors(self._settings):
             return self._http.request(call.method, call.path, **call.arguments)
 
-    def _upscale_with_events(self, call: calls.Call, on_progress: Callable[[Progress], None]) -> UpscaleResult:
+    def _follow(self, call: calls.Call, events: answers.Events[Result]) -> Result:
+        """Send a request and read its answer as it comes."""
         with (
             answers.translated_errors(self._settings),
             self._http.stream(call.method, call.path, **call.arguments) as response,
         ):
+            events.request_id = response.headers.get("x-request-id", "")
             if not answers.is_event_stream(response):
                 response.read()
-                return answers.read_upscale(answers.checked(response))
-            events = answers.UpscaleEvents(on_progress, response.headers.get("x-request-id", ""))
+                return events.whole(answers.checked(response))
             for event in EventSource(response).iter_sse():
                 events.feed(event)
             return events.result()
@@ -161,7 +224,8 @@ class Client:
 class AsyncClient:
     """`Client` for asyncio: the same arguments and methods, to be awaited. See there for all of them.
 
-    Cancelling the task that awaits `upscale` closes the connection, and the service stops working on it.
+    Cancelling the task that awaits `upscale` or `generate` closes the connection, and the service stops working
+    on it.
     """
 
     def __init__(
@@ -195,11 +259,15 @@ class AsyncClient:
 
     async def health(self) -> Health:
         """See `Client.health`."""
-        return answers.read_health(await self._send(calls.Call(method="GET", path="/api/health")))
+        return read_health(await self._send(calls.Call(method="GET", path="/api/health")))
 
     async def info(self) -> Info:
         """See `Client.info`."""
-        return answers.read_info(answers.checked(await self._send(calls.Call(method="GET", path="/api/info"))))
+        return read_info(answers.checked(await self._send(calls.Call(method="GET", path="/api/info"))))
+
+    async def status(self) -> Status:
+        """See `Client.status`."""
+        return read_status(answers.checked(await self._send(calls.Call(method="GET", path="/status"))))
 
     async def upscale(
         self,
@@ -216,10 +284,8 @@ class AsyncClient:
         """See `Client.upscale`. `on_progress` is an ordinary function here too."""
         options = UpscaleOptions(model=model, scale=scale, tile=tile, tile_pad=tile_pad, format=format, quality=quality)
         upload = await asyncio.to_thread(calls.load_image, image)
-        if on_progress is None:
-            call = calls.upscale_call(upload, options, stream=False)
-            return answers.read_upscale(answers.checked(await self._send(call)))
-        return await self._upscale_with_events(calls.upscale_call(upload, options, stream=True), on_progress)
+        call = calls.upscale_call(upload, options, stream=on_progress is not None)
+        return await self._follow(call, UpscaleEvents(on_progress))
 
     async def upscale_batch(
         self,
@@ -237,19 +303,39 @@ class AsyncClient:
         uploads = [await asyncio.to_thread(calls.load_image, image) for image in images]
         if not uploads:
             return []
-        return answers.read_batch(answers.checked(await self._send(calls.batch_call(uploads, options))), len(uploads))
+        return read_batch(answers.checked(await self._send(calls.batch_call(uploads, options))), len(uploads))
+
+    async def generate(
+        self,
+        prompt: str,
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+        on_preview: Callable[[Preview], None] | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> GenerateResult:
+        """See `Client.generate`. `on_progress` and `on_preview` are ordinary functions here too."""
+        stream = on_progress is not None or on_preview is not None
+        preview = on_preview is not None
+        call = await asyncio.to_thread(calls.generate_call, prompt, options, stream=stream, preview=preview)
+        return await self._follow(call, GenerateEvents(options.get("num_images") or 1, on_progress, on_preview))
+
+    async def png_info(self, image: ImageInput) -> PngInfo:
+        """See `Client.png_info`."""
+        upload = await asyncio.to_thread(calls.load_image, image)
+        return read_png_info(answers.checked(await self._send(calls.png_info_call(upload))))
 
     async def _send(self, call: calls.Call) -> httpx.Response:
         with answers.translated_errors(self._settings):
             return await self._http.request(call.method, call.path, **call.arguments)
 
-    async def _upscale_with_events(self, call: calls.Call, on_progress: Callable[[Progress], None]) -> UpscaleResult:
+    async def _follow(self, call: calls.Call, events: answers.Events[Result]) -> Result:
+        """See `Client._follow`."""
         with answers.translated_errors(self._settings):
             async with self._http.stream(call.method, call.path, **call.arguments) as response:
+                events.request_id = response.headers.get("x-request-id", "")
                 if not answers.is_event_stream(response):
                     await response.aread()
-                    return answers.read_upscale(answers.checked(response))
-                events = answers.UpscaleEvents(on_progress, response.headers.get("x-request-id", ""))
+                    return events.whole(answers.checked(response))
                 async with aclosing(EventSource(response).aiter_sse()) as stream:
                     async for event in stream:
                         events.feed(event)

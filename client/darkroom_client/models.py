@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal, TypedDict, Union
+from importlib import import_module
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypedDict, Union
 
 from .errors import DarkroomError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 # The bytes of a picture, the path of one (never base64), or a file opened for reading bytes.
 ImageInput = Union[bytes, str, "os.PathLike[str]", BinaryIO]
@@ -28,7 +33,7 @@ class UpscaleOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far one picture is: `done` of `total` tiles, 0 <= done <= total."""
+    """How far one request is: `done` of `total` tiles (upscaling) or steps (generation), 0 <= done <= total."""
 
     done: int
     total: int
@@ -60,6 +65,137 @@ class BatchItem:
     image: bytes | None = None
     media_type: str | None = None
     error: DarkroomError | None = None
+
+
+class GenerateOptions(TypedDict, total=False):
+    """The keyword arguments of `generate`; None leaves the choice to the service.
+
+    :param negative_prompt: what not to show.
+    :param steps: denoising steps.
+    :param guidance_scale: how closely to follow the prompt; 1 and below do without guidance, which is twice as
+        fast.
+    :param seed: of the first picture; the k-th has seed + k. Drawn by the service if not given.
+    :param width, height: in pixels, multiples of 8.
+    :param num_images: pictures of this prompt.
+    :param scheduler: name of the solver.
+    :param control_image: a picture whose outlines, say, steer the result.
+    :param control_type: what is taken from it, "canny" for outlines.
+    :param low_threshold, high_threshold: of the Canny edge detector, 1..255.
+    :param controlnet_conditioning_scale: how strongly it steers, 0..2.
+    :param control_guidance_start, control_guidance_end: shares of the steps (0..1) between which it steers.
+    :param preview_every: steps between previews.
+    :param quality: of webp and jpeg, 1..100.
+    """
+
+    negative_prompt: str | None
+    steps: int | None
+    guidance_scale: float | None
+    seed: int | None
+    width: int | None
+    height: int | None
+    num_images: int | None
+    scheduler: str | None
+    control_image: ImageInput | None
+    control_type: str | None
+    low_threshold: int | None
+    high_threshold: int | None
+    controlnet_conditioning_scale: float | None
+    control_guidance_start: float | None
+    control_guidance_end: float | None
+    preview_every: int | None
+    format: Format | None
+    quality: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """A small encoded picture of the state after `done` of `total` steps."""
+
+    image: bytes
+    media_type: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratedImage:
+    """One picture of a result.
+
+    :param data: the encoded file, as it should be written to disk. A PNG carries its parameters.
+    :param media_type: "image/png", "image/webp" or "image/jpeg".
+    :param seed: makes this picture again, with the other parameters.
+    :param index: its place in the request, from 0.
+    """
+
+    data: bytes
+    media_type: str
+    seed: int
+    index: int
+
+    def open(self) -> Image:
+        """The picture as Pillow has it.
+
+        :raises ImportError: Pillow is not installed; `pip install 'darkroom-client[pillow]'`.
+        """
+        image: Image = pillow().open(BytesIO(self.data))
+        return image
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateResult:
+    """The pictures of one prompt.
+
+    :param images: in the order of their seeds.
+    :param seed: of the first.
+    :param width, height: of each, in pixels.
+    :param control_map: the encoded picture that steered, the edges of `control_image` say; None without one.
+    :param parameters: what the pictures were made with, defaults filled in.
+    :param request_id: the id under which the service's log knows the request; "" if it gave none.
+    """
+
+    images: tuple[GeneratedImage, ...]
+    seed: int
+    width: int
+    height: int
+    control_map: bytes | None
+    parameters: Mapping[str, Any]
+    request_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PngInfo:
+    """What a picture says of how it was made; None where it does not.
+
+    :param parameters: the text that the common web interfaces write and read.
+    :param fields: the same, taken apart.
+    :param darkroom: what Darkroom wrote, exact and complete.
+    :param chunks: all texts of the file by their keyword.
+    """
+
+    parameters: str | None
+    fields: Mapping[str, Any] | None
+    darkroom: Mapping[str, Any] | None
+    chunks: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """What the service is doing. `raw` is the whole answer, with fields that this version does not know.
+
+    :param active_workers: tasks that can run at once.
+    :param task_queue_size: tasks that wait.
+    :param result_queue_size: results that wait for their client.
+    :param pending_tasks: tasks that wait or run.
+    :param gpu_info: one mapping for each GPU: `gpu_id`, `name`, `memory_allocated`, `memory_reserved` (GiB).
+    """
+
+    active_workers: int
+    task_queue_size: int
+    result_queue_size: int
+    pending_tasks: int
+    total_gpus: int
+    gpu_info: tuple[Mapping[str, Any], ...]
+    raw: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,3 +234,14 @@ class Info:
     default_model: str
     limits: Mapping[str, Any]
     raw: Mapping[str, Any]
+
+
+def pillow() -> Any:
+    """The module PIL.Image, which only a few conveniences need.
+
+    :raises ImportError: Pillow is not installed.
+    """
+    try:
+        return import_module("PIL.Image")
+    except ImportError as error:
+        raise ImportError("This needs Pillow: pip install 'darkroom-client[pillow]'") from error

@@ -1,4 +1,4 @@
-"""From the words of a command line to pairs of input and output files, before anything is sent."""
+"""Upscaling: from the words of a command line to pairs of input and output files, before anything is sent."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from pathlib import Path
 
 import click
 
+from .files import file_key, is_there
 from .models import Format
 
 # What the service reads; other files of a folder are passed over.
 READABLE = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
 FORMATS: dict[str, Format] = {".png": "png", ".webp": "webp", ".jpg": "jpeg", ".jpeg": "jpeg"}
-_SUFFIXES: dict[Format, str] = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
+SUFFIXES: dict[Format, str] = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +30,8 @@ class Job:
 
     @property
     def done_before(self) -> bool:
-        """Whether the output is there. Outputs appear under their name only when they are whole."""
-        return self.output is not None and self.output.is_file() and self.output.stat().st_size > 0
+        """Whether there is nothing left to do."""
+        return is_there(self.output)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,15 +92,24 @@ def _plan_one(word: str, output: str | None, format: Format | None) -> Plan:
     if output == "-" or (output is None and source is None):
         return Plan(jobs=(Job(source=source, output=None),), format=format or "png")
     if output is None:
-        target = Path(word).with_name(stem + "-upscaled" + _SUFFIXES[format or "png"])
-    elif output.endswith("/") or Path(output).is_dir() or not Path(output).suffix:
-        target = Path(output) / (stem + _SUFFIXES[format or "png"])
+        target = Path(word).with_name(stem + "-upscaled" + SUFFIXES[format or "png"])
+    elif names_folder(output):
+        target = Path(output) / (stem + SUFFIXES[format or "png"])
     else:
         target = Path(output)
-    return Plan(jobs=(Job(source=source, output=target),), format=_format_of(target, format))
+    return Plan(jobs=(Job(source=source, output=target),), format=format_of(target, format))
 
 
-def _format_of(target: Path, format: Format | None) -> Format:
+def names_folder(word: str) -> bool:
+    """Whether an output is meant as a folder, which need not be there yet."""
+    return word.endswith("/") or Path(word).is_dir() or not Path(word).suffix
+
+
+def format_of(target: Path, format: Format | None) -> Format:
+    """The format that an output's name says, which must be the one that is asked for, if one is.
+
+    :raises click.UsageError: it is another one, or no format at all.
+    """
     by_name = FORMATS.get(target.suffix.lower())
     if by_name is None:
         raise click.UsageError(f"{str(target)!r}: an output ends in {', '.join(FORMATS)}.")
@@ -115,7 +125,7 @@ def _plan_many(inputs: Sequence[str], output: str | None, format: Format | None)
     if not folder.is_dir() and (folder.exists() or folder.suffix.lower() in READABLE):
         raise click.UsageError(f"Several inputs need a folder to write into, and {output!r} is a file.")
     found = [item for word in inputs for item in _expand(word, folder)]
-    jobs = _name_outputs(found, folder, _SUFFIXES[format or "png"])
+    jobs = _name_outputs(found, folder, SUFFIXES[format or "png"])
     return Plan(jobs=tuple(jobs), format=format or "png")
 
 
@@ -156,19 +166,14 @@ def _name_outputs(found: Iterable[_Found], folder: Path, suffix: str) -> list[Jo
     """a.jpg becomes a.png. Where a.jpg and a.webp both would, they become a.jpg.png and a.webp.png."""
     unique = {(item.source.resolve(), item.relative): item for item in found}
     items = list(unique.values())
-    count = Counter(_key(item.relative.with_suffix(suffix)) for item in items)
+    count = Counter(file_key(item.relative.with_suffix(suffix)) for item in items)
     jobs = []
     for item in items:
         relative = item.relative.with_suffix(suffix)
-        if count[_key(relative)] > 1:
+        if count[file_key(relative)] > 1:
             relative = item.relative.with_name(item.relative.name + suffix)
         jobs.append(Job(source=item.source, output=folder / relative))
     return jobs
-
-
-def _key(path: Path) -> str:
-    """What makes two outputs the same file; upper and lower case are the same on macOS and Windows."""
-    return str(path).casefold()
 
 
 def _refuse_clashes(jobs: Sequence[Job]) -> None:
@@ -180,7 +185,7 @@ def _refuse_clashes(jobs: Sequence[Job]) -> None:
         overwritten = sources.get(job.output.resolve())
         if overwritten:
             raise click.UsageError(f"The output {str(job.output)!r} would replace the input {str(overwritten)!r}.")
-        other = taken.setdefault(_key(job.output), job)
+        other = taken.setdefault(file_key(job.output), job)
         if other is not job:
             raise click.UsageError(
                 f"{str(other.source)!r} and {str(job.source)!r} would both be written to {str(job.output)!r}: "

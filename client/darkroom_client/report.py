@@ -5,29 +5,39 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from .models import Progress
-from .plan import Job
 
 MAX_FAILURES_REPEATED = 20
+
+State = Literal["done", "skipped", "failed"]
+_NOT_DONE: tuple[State, ...] = ("skipped", "failed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one job; `detail` is the model and time, or the reason of a failure."""
+    """What became of one output, or of `count` that share their fate; 0 for what comes beside the outputs.
 
-    job: Job
-    state: Literal["done", "skipped", "failed"]
+    `detail` is how it was made, or the reason of a failure.
+    """
+
+    source: str
+    output: str
+    state: State
     detail: str = ""
+    count: int = 1
+
+
+OnProgress = Callable[[Progress], None]
 
 
 class Reporter(Protocol):
@@ -35,59 +45,57 @@ class Reporter(Protocol):
 
     wants_progress: bool
 
-    def start(self, job: Job) -> None: ...
+    def bar(self, title: str) -> AbstractContextManager[OnProgress]:
+        """A bar for one request while it is in work, to be called with its progress."""
+        ...
 
-    def progress(self, job: Job, progress: Progress) -> None: ...
-
-    def finish(self, outcome: Outcome) -> None: ...
+    def tell(self, outcome: Outcome) -> None:
+        """Say what became of one output."""
+        ...
 
 
 class LineReporter:
-    """For logs and pipes: one line for each file, and no control codes."""
+    """For logs and pipes: one line for each output, and no control codes."""
 
     wants_progress = False
 
-    def start(self, job: Job) -> None:
-        pass
+    @contextmanager
+    def bar(self, title: str) -> Iterator[OnProgress]:
+        yield lambda _: None
 
-    def progress(self, job: Job, progress: Progress) -> None:
-        pass
-
-    def finish(self, outcome: Outcome) -> None:
+    def tell(self, outcome: Outcome) -> None:
         click.echo(outcome_line(outcome), err=True)
 
 
 class BarReporter:
-    """For a terminal: a bar for each picture in work, one for the whole run above them, lines for finished ones."""
+    """For a terminal: a bar for each request, one for the whole run above them, lines for finished outputs."""
 
     wants_progress = True
 
-    def __init__(self, bars: Bars, total: int) -> None:
+    def __init__(self, bars: Bars, total: int, noun: str) -> None:
         self._bars = bars
-        self._tasks: dict[Job, TaskID] = {}
-        self._all = bars.add_task("all files", total=total) if total > 1 else None
+        self._all = bars.add_task(f"all {noun}", total=total) if total > 1 else None
 
-    def start(self, job: Job) -> None:
-        # No total yet: the bar pulses while the picture is sent and waits for its turn.
-        self._tasks[job] = self._bars.add_task(shown(job.source, "stdin"), total=None)
-
-    def progress(self, job: Job, progress: Progress) -> None:
-        self._bars.update(self._tasks[job], completed=progress.done, total=progress.total)
-
-    def finish(self, outcome: Outcome) -> None:
-        task = self._tasks.pop(outcome.job, None)
-        if task is not None:
+    @contextmanager
+    def bar(self, title: str) -> Iterator[OnProgress]:
+        # No total yet: the bar pulses while the request is sent and waits for its turn.
+        task = self._bars.add_task(title, total=None)
+        try:
+            yield lambda progress: self._bars.update(task, completed=progress.done, total=progress.total)
+        finally:
             self._bars.remove_task(task)
+
+    def tell(self, outcome: Outcome) -> None:
         style = {"done": "green", "skipped": "dim", "failed": "red"}[outcome.state]
         line = outcome_line(outcome)
         self._bars.console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
         if self._all is not None:
-            self._bars.advance(self._all)
+            self._bars.advance(self._all, outcome.count)
 
 
 @contextmanager
-def reporter(total: int) -> Iterator[Reporter]:
-    """The reporter that suits standard error, for a run of `total` files."""
+def reporter(total: int, noun: str) -> Iterator[Reporter]:
+    """The reporter that suits standard error, for a run with `total` outputs, which are called `noun`."""
     console = Console(stderr=True)
     # rich takes FORCE_COLOR for a terminal; a file that collects the log is none, whatever the variable says.
     if not sys.stderr.isatty() or console.is_dumb_terminal:
@@ -98,28 +106,51 @@ def reporter(total: int) -> Iterator[Reporter]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("left"),
     )
     with Bars(*columns, console=console, transient=True) as bars:
-        yield BarReporter(bars, total)
+        yield BarReporter(bars, total, noun)
 
 
 def outcome_line(outcome: Outcome) -> str:
-    """One line on one file."""
-    source, output = shown(outcome.job.source, "stdin"), shown(outcome.job.output, "stdout")
+    """One line on one output."""
     if outcome.state == "done":
-        return f"{source} -> {output} ({outcome.detail})"
+        return f"{outcome.source} -> {outcome.output} ({outcome.detail})"
     if outcome.state == "skipped":
-        return f"{source}: skipped, {output} is there (--overwrite makes it again)"
-    return f"{source}: failed: {outcome.detail}"
+        return f"{outcome.source}: skipped, {outcome.output} is there (--overwrite makes it again)"
+    return f"{outcome.source}: failed: {outcome.detail}"
+
+
+def conclude(outcomes: Sequence[Outcome], planned: int, *, stopped: int, resume: str) -> int:
+    """Tell how a run ended.
+
+    :param planned: how many outputs there should be.
+    :param stopped: the exit code of what stopped the run; 0 if it came to its end.
+    :param resume: what to do to go on.
+    :returns: the exit code of the run.
+    """
+    if stopped:
+        click.echo(f"Stopped: {summary(outcomes, planned)}", err=True)
+        click.echo(resume, err=True)
+        return stopped
+    if planned > 1:
+        click.echo(summary(outcomes, planned), err=True)
+    told = sum(outcome.count for outcome in outcomes)
+    if told < planned:
+        click.echo(f"The rest would fail in the same way and was not tried. {resume}", err=True)
+    return 0 if told == planned and all(outcome.state != "failed" for outcome in outcomes) else 1
 
 
 def summary(outcomes: Sequence[Outcome], planned: int) -> str:
-    """The end of a run of several files: how many of each kind, and the failures once more."""
-    count = Counter(outcome.state for outcome in outcomes)
+    """The end of a run of several outputs: how many of each kind, and the failures once more."""
+    count: Counter[State] = Counter()
+    for outcome in outcomes:
+        count[outcome.state] += outcome.count
     parts = [f"{count['done']} done"]
-    parts += [f"{count[state]} {state}" for state in ("skipped", "failed") if count[state]]
-    if planned > len(outcomes):
-        parts.append(f"{planned - len(outcomes)} not finished")
+    parts += [f"{count[state]} {state}" for state in _NOT_DONE if count[state]]
+    if planned > count.total():
+        parts.append(f"{planned - count.total()} not finished")
     failures = [outcome_line(outcome) for outcome in outcomes if outcome.state == "failed"]
     lines = [", ".join(parts), *failures[:MAX_FAILURES_REPEATED]]
     if len(failures) > MAX_FAILURES_REPEATED:
@@ -127,8 +158,8 @@ def summary(outcomes: Sequence[Outcome], planned: int) -> str:
     return "\n  ".join(lines)
 
 
-def shown(path: os.PathLike[str] | None, instead: str) -> str:
-    """A path as text for a terminal: file names may hold bytes that are not text, and control codes."""
-    if path is None:
+def shown(text: str | os.PathLike[str] | None, instead: str = "") -> str:
+    """A path or a prompt as text for a terminal: both may hold bytes that are not text, and control codes."""
+    if text is None:
         return instead
-    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in os.fspath(path))
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in os.fspath(text))

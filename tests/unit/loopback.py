@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import email
 import email.policy
+import io
 import json
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +42,11 @@ class Received:
     def fields(self) -> dict[str, str]:
         """The form's fields that are no files."""
         return {name: content.decode() for name, filename, content in self.parts() if filename is None}
+
+    def json(self) -> Any:
+        """The body, which is JSON."""
+        assert self.headers["content-type"] == "application/json"
+        return json.loads(self.body)
 
     def file(self) -> bytes:
         """The content of the first file."""
@@ -162,3 +173,94 @@ def events(*pieces: bytes, cut: bool = False) -> Answer:
 def event(name: str, content: object) -> bytes:
     """One server-sent event."""
     return f"event: {name}\ndata: {json.dumps(content)}\n\n".encode()
+
+
+def data_url(content: bytes, media_type: str = "image/png") -> str:
+    """Content as the service puts it into JSON."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+
+
+def drawing(seed: int, *, format: str = "png", parameters: Mapping[str, object] | None = None) -> bytes:
+    """A picture in the colour of its seed; a PNG tells its parameters as the service writes them."""
+    image = Image.new("RGB", (8, 6), (seed % 256, seed // 256 % 256, 0))
+    texts = PngInfo()
+    texts.add_text("darkroom", json.dumps({**(parameters or {}), "seed": seed}))
+    target = io.BytesIO()
+    image.save(target, format, **({"pnginfo": texts} if format == "png" else {}))
+    return target.getvalue()
+
+
+CONTROL_PARAMETERS = {
+    "control_type": "canny",
+    "low_threshold": 100,
+    "high_threshold": 200,
+    "controlnet_conditioning_scale": 1.0,
+    "control_guidance_start": 0.0,
+    "control_guidance_end": 1.0,
+}
+
+
+def generation(request: Received, *, steps: int = 4, previews: bool = False, pause: float = 0) -> Answer:
+    """The answer of `POST /generate`, streamed if the request asks for that, as a service would give it.
+
+    :param steps: what it takes for the default, and how many events of progress there are.
+    :param previews: send one after every step, if the request wants any.
+    :param pause: seconds that each step takes.
+    """
+    body = request.json()
+    format, control = body.get("format", "png"), body.get("control_image")
+    seeds = [body.get("seed", 7) + k for k in range(body.get("num_images", 1))]
+    parameters = {
+        "negative_prompt": "",
+        "steps": 20,
+        "guidance_scale": 7.5,
+        **(CONTROL_PARAMETERS if control else {}),
+        **{name: value for name, value in body.items() if name not in ("control_image", "preview_every")},
+    }
+    pictures = [drawing(seed, format=format, parameters=parameters) for seed in seeds]
+    images = [data_url(picture, f"image/{format}") for picture in pictures]
+    done = {
+        "success": True,
+        "seed": seeds[0],
+        "seeds": seeds,
+        "parameters": parameters,
+        "width": 8,
+        "height": 6,
+        "media_type": f"image/{format}",
+    }
+    edges = {"control_map": data_url(b"edges of " + base64.b64decode(control))} if control else {}
+    if request.headers["accept"] != "text/event-stream":
+        time.sleep(pause * steps)
+        return as_json({**done, "images": images, **edges}, **{"X-Request-ID": "request-1"})
+
+    def pieces() -> Iterator[bytes]:
+        if edges:
+            yield event("control", edges)
+        for step in range(1, steps + 1):
+            time.sleep(pause)
+            yield event("progress", {"done": step, "total": steps})
+            if previews and body.get("preview_every"):
+                yield event("preview", {"image": data_url(b"state %d" % step), "done": step, "total": steps})
+        for index in reversed(range(len(seeds))):  # whoever reads them must not rely on their order
+            yield event("image", {"index": index, "image": images[index], "seed": seeds[index]})
+        yield event("done", done)
+
+    return Answer(headers=events().headers, body=pieces())
+
+
+HEALTHY = as_json({"status": "healthy", "model_loaded": True, "device": {"type": "cpu", "name": "Some CPU"}})
+
+
+def upscaler(request: Received) -> Answer:
+    """A service whose result is the input with "large " before it, and that cannot read "bad"."""
+    if request.method == "GET":
+        return HEALTHY
+    content = request.file()
+    if content == b"bad":
+        return failure(415, "not_an_image", "file: not a picture.", "file")
+    return picture(b"large " + content)
+
+
+def studio(request: Received) -> Answer:
+    """A service that is healthy, and paints what it is asked for."""
+    return HEALTHY if request.method == "GET" else generation(request)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import resource
 import signal
 import subprocess
@@ -14,27 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
-from darkroom_client.cli import main
-from darkroom_client.cli_upscale import Run, carry_out, write_whole
+from darkroom_client.cli_upscale import Run, carry_out
+from darkroom_client.files import write_whole
 from darkroom_client.models import UpscaleOptions
 from darkroom_client.plan import Job, Plan
 
+from tests.clients import darkroom
 from tests.conftest import free_port
-from tests.unit.loopback import Answer, Loopback, Received, as_json, event, events, failure, loopback, picture
+from tests.unit.loopback import HEALTHY, Answer, Loopback, Received, failure, loopback, upscaler
 
-HEALTHY = as_json({"status": "healthy", "model_loaded": True, "device": {"type": "cpu", "name": "Some CPU"}})
 DARKROOM = [sys.executable, "-m", "darkroom_client"]
-
-
-def upscaler(request: Received) -> Answer:
-    """A service whose result is the input with "large " before it, and that cannot read "bad"."""
-    if request.method == "GET":
-        return HEALTHY
-    content = request.file()
-    if content == b"bad":
-        return failure(415, "not_an_image", "file: not a picture.", "file")
-    return picture(b"large " + content)
 
 
 @pytest.fixture
@@ -49,10 +37,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FORCE_COLOR", "1")  # must not bring control codes into a file
     return tmp_path
-
-
-def darkroom(url: str, *words: str, stdin: bytes | None = None) -> Result:
-    return CliRunner().invoke(main, ["--url", url, *words], input=stdin)
 
 
 def write(folder: Path, **contents: str) -> None:
@@ -316,83 +300,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _take_interrupts() -> None:
-    # A test run in the background has SIGINT ignored, and its children would inherit that.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def test_ctrl_c_leaves_nothing_half_written_and_the_run_can_go_on(server: Loopback, here: Path) -> None:
-    reached, over = threading.Event(), threading.Event()
-
-    def stall_on_b(request: Received) -> Answer:
-        if request.method == "POST" and request.file() == b"b":
-            reached.set()
-            over.wait(30)
-        return upscaler(request)
-
-    server.respond = stall_on_b
-    write(here / "photos", a_jpg="a", b_jpg="b", c_jpg="c")
-    command = [*DARKROOM, "--url", server.url, "upscale", "photos", "out", "--jobs", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=_take_interrupts)
-    assert reached.wait(30)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=10)
-    over.set()
-    assert process.returncode == 130
-    assert "Stopped: 1 done, 2 not finished" in said
-    assert "give the same command again" in said
-    assert "Traceback" not in said
-    assert tree(here / "out") == {"a.png": "large a"}
-
-    server.respond = upscaler
-    server.received.clear()
-    assert subprocess.run(command, stderr=subprocess.PIPE, check=False).returncode == 0
-    assert [post.file() for post in server.posts()] == [b"b", b"c"]
-    assert tree(here / "out") == {"a.png": "large a", "b.png": "large b", "c.png": "large c"}
-
-
-def test_a_terminal_shows_bars(server: Loopback, here: Path) -> None:
-    def slowly(request: Received) -> Answer:
-        if request.method == "GET":
-            return HEALTHY
-        steps = [event("progress", {"done": done, "total": 16}) for done in range(17)]
-        image = {"image": "data:image/png;base64,bGFyZ2U=", "media_type": "image/png", "model": "x4plus", "scale": 4}
-        answer = events(event("image", image))
-        assert isinstance(answer.body, tuple)
-        return Answer(headers=answer.headers, body=_paced(steps, answer.body[0]))
-
-    server.respond = slowly
-    write(here / "photos", a_jpg="a", b_jpg="b")
-    shown = _on_a_terminal([*DARKROOM, "--url", server.url, "upscale", "photos", "out"])
-    assert tree(here / "out") == {"a.png": "large", "b.png": "large"}
-    assert "\x1b[?25l" in shown  # the cursor is hidden while bars move
-    assert "\x1b[?25h" in shown
-    assert "/16" in shown
-    assert "all files" in shown
-    assert "2 done" in shown
-
-
-def _paced(steps: list[bytes], last: bytes) -> Iterator[bytes]:
-    for step in steps:
-        yield step
-        time.sleep(0.05)
-    yield last
-
-
-def _on_a_terminal(command: list[str]) -> str:
-    """Run a command whose standard error is a terminal; what the terminal received."""
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120"}
-    process = subprocess.Popen(command, stderr=theirs, env=environment)
-    os.close(theirs)
-    received = b""
-    try:
-        while piece := os.read(ours, 65_536):
-            received += piece
-    except OSError:  # how Linux says that the other end is closed
-        pass
-    os.close(ours)
-    assert process.wait(30) == 0
-    return received.decode()

@@ -1,0 +1,250 @@
+"""`darkroom generate`: the words of the command. What it does is in `generate_run`."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+import click
+
+from .cli import Command, url_option
+from .generate_run import Run, carry_out
+from .models import GenerateOptions, pillow
+from .recorded import made_otherwise
+from .shots import GridMode, Shot, make_plan
+
+DRAWN_SEEDS = 2**32  # as the service draws them: numbers that every tool can hold
+
+
+def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """WIDTHxHEIGHT, or one number for a square."""
+    if value is None:
+        return None
+    sides = re.fullmatch(r"(\d+)(?:[xX×](\d+))?", value, re.ASCII)
+    if sides is None:
+        raise click.BadParameter(f"{value!r} is no size; write 512x768, or 512 for a square.")
+    width = int(sides[1])
+    return width, int(sides[2] or width)
+
+
+def _in_order(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, in the order in which --help shows them."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_picture_options = _in_order(
+    click.option(
+        "-n",
+        "--num-images",
+        "count",
+        type=click.IntRange(1),
+        metavar="N",
+        default=1,
+        show_default=True,
+        help="Pictures of each prompt; they get the seeds SEED, SEED+1 and so on.",
+    ),
+    click.option(
+        "--seed", type=click.IntRange(0), metavar="N", help="Makes the same picture again; drawn if not given."
+    ),
+    click.option("--steps", type=click.IntRange(1), metavar="N", help="Denoising steps [service: 20]."),
+    click.option(
+        "-g", "--guidance-scale", type=float, metavar="X", help="How closely to follow the prompt [service: 7.5]."
+    ),
+    click.option("--negative-prompt", metavar="TEXT", help="What not to show."),
+    click.option(
+        "--size",
+        metavar="WxH",
+        callback=_size,
+        help="Such as 512x768, or 512; multiples of 8 [service: the model's own].",
+    ),
+    click.option("--width", type=click.IntRange(1), metavar="N", help="Instead of --size."),
+    click.option("--height", type=click.IntRange(1), metavar="N", help="Instead of --size."),
+    click.option("--scheduler", metavar="NAME", help="The solver, such as euler_a, unipc or 'DPM++ 2M Karras'."),
+)
+
+_control_options = _in_order(
+    click.option(
+        "--control",
+        "control_image",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="A picture that steers the result, by its outlines say.",
+    ),
+    click.option("--control-type", metavar="KIND", help="What is taken from it [service: canny]."),
+    click.option("--low-threshold", type=int, metavar="N", help="Of the Canny edge detector [service: 100]."),
+    click.option("--high-threshold", type=int, metavar="N", help="Of the Canny edge detector [service: 200]."),
+    click.option(
+        "--control-scale",
+        "controlnet_conditioning_scale",
+        type=float,
+        metavar="X",
+        help="How strongly it steers, 0 to 2 [service: 1].",
+    ),
+    click.option(
+        "--control-start",
+        "control_guidance_start",
+        type=float,
+        metavar="X",
+        help="Share of the steps after which it steers [service: 0].",
+    ),
+    click.option(
+        "--control-end",
+        "control_guidance_end",
+        type=float,
+        metavar="X",
+        help="Share of the steps up to which it steers [service: 1].",
+    ),
+    click.option(
+        "--control-map",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Write what was taken from it, the edges, into this file.",
+    ),
+)
+
+_output_options = _in_order(
+    click.option(
+        "-o",
+        "--output",
+        metavar="PATH",
+        help="A folder; for one picture also a file, or - for standard output [default: this folder].",
+    ),
+    click.option("-f", "--format", type=click.Choice(["png", "webp", "jpeg"]), help="By the output's name, else png."),
+    click.option("-q", "--quality", type=click.IntRange(1, 100), help="Of webp and jpeg."),
+    click.option("--grid", "grid", flag_value="also", default=None, help="Also put all pictures into one."),
+    click.option("--grid-only", "grid", flag_value="only", default=None, help="Write that one alone."),
+    click.option("--preview", is_flag=True, help="While a request runs, keep NAME.preview.png up to date."),
+    click.option(
+        "--preview-every", type=click.IntRange(1), metavar="N", help="Steps between previews; means --preview."
+    ),
+    click.option("--overwrite", is_flag=True, help="Make pictures again that are there already."),
+    click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each picture."),
+)
+
+_run_options = _in_order(
+    click.option(
+        "--prompts-file",
+        type=click.File(encoding="utf-8-sig"),
+        help="Prompts, one a line; - for standard input. Empty lines and those with # first are left out.",
+    ),
+    click.option("-j", "--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Requests at a time."),
+    click.option("--timeout", type=click.FloatRange(1), default=600, show_default=True, help="Seconds without answer."),
+    url_option,
+)
+
+
+@click.command()
+@click.argument("prompts", nargs=-1, metavar="PROMPT...")
+@_picture_options
+@_control_options
+@_output_options
+@_run_options
+def generate(**given: Any) -> None:
+    """Make pictures of a text.
+
+    \b
+    Examples:
+      darkroom generate "a cat on a blue background"
+      darkroom generate "a cat" -n 4 --steps 30 -o out/        four seeds, into a folder
+      darkroom generate "a cat" --seed 42 -o cat.png           the same picture each time
+      darkroom generate "a cat" --size 512x768 -g 9 --negative-prompt "blurry, text"
+      darkroom generate "a (red:1.4) house" --scheduler "DPM++ 2M Karras"
+      darkroom generate "a pizza" --control drawing.jpg --control-scale 0.8
+      darkroom generate "a cat" "a dog" -n 3 --grid -o out/    rows are prompts, columns are seeds
+      darkroom generate --prompts-file prompts.txt --seed 1 --jobs 4 -o out/
+      darkroom generate "a cat" -o - | darkroom upscale - big.png
+      darkroom generate "a cat" -n 100 --json -o out/ | jq -r .file
+
+    Put each prompt into quotes. Pictures are called after prompt and seed, a-cat-42.png. One that is there
+    already is skipped, so a run with a --seed goes on where it was stopped when the same command is given again;
+    if a PNG of that name was made with another prompt or other settings, the new one is called a-cat-42-2.png.
+    More pictures than the service takes at once go in several requests. The exit code is 0 when every picture is
+    done or skipped, 1 when any failed, 2 for a wrong command, 130 after Ctrl-C.
+    """
+    prompts = _prompts(given.pop("prompts"), given.pop("prompts_file"))
+    options = _options(given)
+    seed, overwrite = given["seed"], given["overwrite"]
+    plan = make_plan(
+        prompts,
+        seed=secrets.randbelow(DRAWN_SEEDS) if seed is None else seed,
+        count=given["count"],
+        output=given["output"],
+        format=given["format"],
+        grid=_grid(given["grid"]),
+        is_another=partial(_is_another, options, overwrite=overwrite, drawn_seed=seed is None),
+    )
+    options["format"] = plan.format
+    run = Run(
+        plan=plan,
+        options=options,
+        url=given["url"],
+        jobs=given["jobs"],
+        timeout=given["timeout"],
+        overwrite=overwrite,
+        drawn_seed=seed is None,
+        control_map=given["control_map"],
+        preview=given["preview"] or options["preview_every"] is not None,
+        as_json=given["as_json"],
+        spelling=_spelling(click.get_current_context().command),
+    )
+    sys.exit(carry_out(run))
+
+
+def _prompts(words: tuple[str, ...], file: TextIO | None) -> list[str]:
+    """The prompts of the command line, then those of the file; each once, since twice would be the same picture."""
+    prompts = list(words)
+    if file is not None:
+        try:
+            lines = [line.strip() for line in file]
+        except UnicodeDecodeError as error:
+            raise click.UsageError(f"{file.name!r} is no UTF-8 text ({error.reason}).") from None
+        prompts += [line for line in lines if line and not line.startswith("#")]
+    if not prompts:
+        raise click.UsageError('Say what to show, in quotes ("a cat on a blue background"), or use --prompts-file.')
+    return list(dict.fromkeys(prompts))
+
+
+def _options(given: dict[str, Any]) -> GenerateOptions:
+    """What goes to the service as it is.
+
+    :raises click.UsageError: options that contradict each other.
+    """
+    if given["size"] is not None:
+        if given["width"] is not None or given["height"] is not None:
+            raise click.UsageError("Give the size either with --size or with --width and --height.")
+        given["width"], given["height"] = given["size"]
+    if given["control_map"] is not None and given["control_image"] is None:
+        raise click.UsageError("--control-map needs a --control picture.")
+    names = GenerateOptions.__annotations__.keys() - {"seed", "num_images", "format"}
+    return cast(GenerateOptions, {name: given[name] for name in names})
+
+
+def _is_another(options: GenerateOptions, path: Path, shot: Shot, *, overwrite: bool, drawn_seed: bool) -> bool:
+    """Whether a file holds another picture than the one wanted; if it is to be overwritten that is all the same."""
+    seed = None if drawn_seed else shot.seed
+    return not overwrite and made_otherwise(path, {**options, "prompt": shot.prompt, "seed": seed})
+
+
+def _spelling(command: click.Command) -> dict[str, str]:
+    """The options by the fields that they fill, where the service's errors use another name."""
+    options = {param.name or "": max(param.opts, key=len) for param in command.params}
+    return {name: option for name, option in options.items() if option.strip("-").replace("-", "_") != name}
+
+
+def _grid(mode: GridMode | None) -> GridMode:
+    if mode is None:
+        return "none"
+    try:
+        pillow()
+    except ImportError as error:
+        raise click.ClickException(f"--grid: {error}") from None
+    return mode

@@ -1,0 +1,76 @@
+"""What a PNG on the disk says it was made with. Read here, without the service and without decoding the picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+KEYWORD = b"darkroom"  # of the text chunk (tEXt) that holds all parameters as JSON
+LARGEST_TEXT = 1 << 20  # bytes; a chunk that claims more is none of ours
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+# Of what is not asked for, the service takes these: the values are part of its contract.
+_DEFAULTS = {"steps": 20, "guidance_scale": 7.5, "negative_prompt": "", "control_type": None}
+_CONTROL_DEFAULTS = {
+    "control_type": "canny",
+    "low_threshold": 100,
+    "high_threshold": 200,
+    "controlnet_conditioning_scale": 1.0,
+    "control_guidance_start": 0.0,
+    "control_guidance_end": 1.0,
+}
+# These say nothing about the picture, or cannot be seen in what is recorded.
+_NOT_COMPARED = {"num_images", "format", "quality", "preview_every", "control_image"}
+
+
+def made_otherwise(path: Path, wanted: Mapping[str, Any]) -> bool:
+    """Whether a file was certainly made with other settings than the `wanted` ones, which are fields of a request.
+
+    False where the file does not say, because it is no PNG, say. Size and scheduler count where they are asked for:
+    what the service takes otherwise is not known here.
+    """
+    recorded = read_recorded(path)
+    if recorded is None:
+        return False
+    given = {name: value for name, value in wanted.items() if value is not None}
+    wanted = {**_DEFAULTS, **(_CONTROL_DEFAULTS if "control_image" in given else {}), **given}
+    names = wanted.keys() - _NOT_COMPARED
+    return any(_comparable(name, recorded.get(name)) != _comparable(name, wanted[name]) for name in names)
+
+
+def _comparable(name: str, value: Any) -> Any:
+    """The service takes "DPM++ 2M Karras" for dpmpp_2m_karras, and records that."""
+    if name != "scheduler" or not isinstance(value, str):
+        return value
+    return "".join(letter for letter in value.lower().replace("++", "pp") if letter.isalnum())
+
+
+def read_recorded(path: Path) -> Mapping[str, Any] | None:
+    """The parameters that Darkroom wrote into a PNG; None if there are none."""
+    try:
+        with path.open("rb") as file:
+            for keyword, text in _texts(file):
+                if keyword == KEYWORD:
+                    content = json.loads(text)
+                    return content if isinstance(content, dict) else None
+    except (OSError, ValueError, RecursionError):  # somebody else's file, or a damaged one
+        pass
+    return None
+
+
+def _texts(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
+    """Keyword and text of the plain text chunks before the pixels (PNG specification, 11.3.3.2)."""
+    if file.read(len(_SIGNATURE)) != _SIGNATURE:
+        return
+    while True:
+        head = file.read(8)
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if len(head) < 8 or kind == b"IDAT" or length > LARGEST_TEXT:
+            return
+        data = file.read(length + 4)[:-4]  # a checksum comes behind
+        if kind == b"tEXt":
+            keyword, _, text = data.partition(b"\0")
+            yield keyword, text
