@@ -16,9 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as RichTable
 
 from benchmarks import encoders, load, machine, memory, overhead, perf_analyzer, reference
-from benchmarks.context import Context
+from benchmarks.context import CHECKPOINT, REPOSITORY, Context
 from benchmarks.errors import BenchmarkError
-from benchmarks.results import Report, Section, Table, findings_table, shown, to_json, to_markdown
+from benchmarks.results import Report, Section, Table, findings_table, shown, write_report
+from benchmarks.sd15 import caps, latency, perf, queue_delay, short_job, throughput
 
 # In this order: the last one stops the service that the others share.
 BENCHMARKS: dict[str, Callable[[Context], Section]] = {
@@ -27,6 +28,12 @@ BENCHMARKS: dict[str, Callable[[Context], Section]] = {
     "encoders": encoders.run,
     "perf_analyzer": perf_analyzer.run,
     "load": load.run,
+    "sd15_latency": latency.run,
+    "sd15_throughput": throughput.run,
+    "sd15_short_job": short_job.run,
+    "sd15_perf_analyzer": perf.run,
+    "sd15_queue_delay": queue_delay.run,
+    "sd15_batch_caps": caps.run,
     "memory": memory.run,
 }
 
@@ -39,18 +46,26 @@ _BUSY = 0.25  # load per core
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="""\b
 Benchmarks:
-  overhead       REST against a bare ONNX Runtime loop over the same tiles, and where the difference goes
-  reference      REST against Real-ESRGAN by ncnn on the same CPU (installs itself into .darkroom/)
-  encoders       the PNG writer against Pillow and the alternatives
-  perf_analyzer  NVIDIA's load generator at the network and at the pipeline
-  load           REST with 1 to 8 clients
-  memory         peak memory for a picture of 8192x8192 (full run only)
+  overhead            REST against a bare ONNX Runtime loop over the same tiles, and where the difference goes
+  reference           REST against Real-ESRGAN by ncnn on the same CPU (installs itself into .darkroom/)
+  encoders            the PNG writer against Pillow and the alternatives
+  perf_analyzer       NVIDIA's load generator at the upscaling network and at its pipeline
+  load                REST upscaling with 1 to 8 clients
+  sd15_latency        text to image, one request at a time: REST, bare loop, diffusers behind a lock
+  sd15_throughput     the same three with 8 requests at a time
+  sd15_short_job      a 4-step job sent behind a 50-step job, against diffusers behind a lock
+  sd15_perf_analyzer  NVIDIA's load generator at the UNet and at the text-to-image pipeline
+  sd15_queue_delay    batches that wait 0, 1, 2 and 5 ms for company
+  sd15_batch_caps     rows per execution against resolution, at the UNet
+  memory              peak memory for a picture of 8192x8192 (full run only)
 
 \b
 Examples:
-  python -m benchmarks                          everything, about 15 minutes on 2 cores; leave them alone
-  python -m benchmarks --quick                  a minute or two, to see that it works
-  python -m benchmarks --only overhead --only encoders""",
+  python -m benchmarks                          everything, about half an hour on 2 cores; leave them alone
+  python -m benchmarks --quick                  some minutes, to see that it works
+  python -m benchmarks --only overhead --only encoders
+  python -m benchmarks.baseline --help          diffusers behind a lock, alone
+  python -m benchmarks.gpu_sd15 --help          Stable Diffusion 1.5 at full size on one GPU""",
 )
 @click.option("--quick", is_flag=True, help="Few rounds and small pictures; the numbers mean little.")
 @click.option("--only", "names", multiple=True, type=click.Choice(list(BENCHMARKS)), help="One benchmark; repeatable.")
@@ -61,7 +76,21 @@ Examples:
     show_default="benchmarks/results",
     help="Where the results go.",
 )
-def main(quick: bool, names: tuple[str, ...], output: Path) -> None:
+@click.option(
+    "--repository",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=REPOSITORY,
+    show_default="model_repository",
+    help="The model repository to serve.",
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=CHECKPOINT,
+    show_default="checkpoints/demo-sd15",
+    help="The text-to-image checkpoint that the repository was exported from, for the baseline.",
+)
+def main(quick: bool, names: tuple[str, ...], output: Path, repository: Path, checkpoint: Path) -> None:
     """Measure Darkroom against references that run beside it, in turns, on this machine.
 
     Starts the service itself, on free ports. Prints ratios and absolute figures, and writes them to
@@ -75,7 +104,7 @@ def main(quick: bool, names: tuple[str, ...], output: Path) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(width=None if sys.stdout.isatty() else _PAGE_WIDTH)
     progress = Progress(*columns, console=Console(stderr=True), transient=True)
-    with progress, Context(quick=quick, progress=progress) as context:
+    with progress, Context(quick=quick, progress=progress, repository=repository, checkpoint=checkpoint) as context:
         described["triton"] = context.service.version()
         for name in BENCHMARKS:
             if name in chosen:
@@ -85,7 +114,8 @@ def main(quick: bool, names: tuple[str, ...], output: Path) -> None:
     report = Report(date=date, quick=quick, machine=described, sections=tuple(sections))
     console.print(_rich(findings_table(report.sections)))
     stem = machine.slug(described) + ("-quick" if quick else "") + ("-partial" if names else "")
-    _write(report, output, stem)
+    for path in write_report(report, output, stem):
+        click.echo(f"written: {path}")
 
 
 def _warn_when_busy() -> None:
@@ -100,14 +130,6 @@ def _run(name: str, context: Context) -> Section:
         return BENCHMARKS[name](context)
     except (BenchmarkError, httpx.HTTPError) as error:
         return Section(name=name, title=name, missing=str(error) or type(error).__name__)
-
-
-def _write(report: Report, output: Path, stem: str) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    for suffix, text in ((".json", to_json(report)), (".md", to_markdown(report))):
-        path = output / (stem + suffix)
-        path.write_text(text, encoding="utf-8")
-        click.echo(f"written: {path}")
 
 
 def _show(console: Console, section: Section) -> None:

@@ -1,46 +1,65 @@
-"""What every benchmark is given: how thorough to be, where to show progress, and the running service."""
+"""What every benchmark is given: how thorough to be, where to show progress, and the running servers."""
 
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
-import httpx
 from rich.progress import Progress, TaskID
 
-from benchmarks.service import Service, running_service
+from benchmarks.machine import ROOT
+from benchmarks.service import Server, Service, running_baseline, running_service
+
+REPOSITORY = ROOT / "model_repository"
+CHECKPOINT = ROOT / "checkpoints" / "demo-sd15"
 
 
 class Context:
-    """Used as a context manager: the service starts when the first benchmark asks for it, and stops at the end.
+    """Used as a context manager: a server starts when the first benchmark asks for it, and stops at the end.
 
-    :param quick: so little of everything that the whole command takes a minute or two.
+    :param quick: so little of everything that the whole command takes some minutes.
+    :param repository: what the service serves and the loops in this process run.
+    :param checkpoint: what the baseline runs: the one from which the repository's text-to-image networks were made.
     """
 
-    def __init__(self, *, quick: bool, progress: Progress) -> None:
+    def __init__(
+        self, *, quick: bool, progress: Progress, repository: Path = REPOSITORY, checkpoint: Path = CHECKPOINT
+    ) -> None:
         self.quick = quick
+        self.repository = repository
+        self.checkpoint = checkpoint
         self._progress = progress
         self._task: TaskID | None = None
         self._stack = contextlib.ExitStack()
         self._service: Service | None = None
+        self._baseline: Server | None = None
 
     def __enter__(self) -> Context:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.stop_service()
+        self.stop_servers()
 
     @property
     def service(self) -> Service:
         """The running service, with default settings and warm models."""
         if self._service is None:
             self.stage("starting the service")
-            self._service = self._stack.enter_context(running_service())
+            self._service = self._stack.enter_context(running_service(repository=self.repository))
         return self._service
 
-    def stop_service(self) -> None:
-        """Stop it, if it runs; the next one that asks gets a fresh one."""
+    @property
+    def baseline(self) -> Server:
+        """The running baseline, see `benchmarks.baseline`."""
+        if self._baseline is None:
+            self.stage("starting the baseline")
+            self._baseline = self._stack.enter_context(running_baseline(self.checkpoint))
+        return self._baseline
+
+    def stop_servers(self) -> None:
+        """Stop what runs; the next one that asks gets a fresh one."""
         self._stack.close()
-        self._service = None
+        self._service = self._baseline = None
 
     def choose(self, full: int, quick: int) -> int:
         """A number of rounds or requests, or a size."""
@@ -56,24 +75,3 @@ class Context:
         """Show that so many steps of the stage are done."""
         if self._task is not None:
             self._progress.update(self._task, completed=done)
-
-
-class Rest:
-    """An HTTP connection to the service that stays open.
-
-    :raises httpx.HTTPError: from every call, when the service fails.
-    """
-
-    def __init__(self, service: Service) -> None:
-        self._client = httpx.Client(base_url=service.url, timeout=None, trust_env=False)
-
-    def __enter__(self) -> Rest:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._client.close()
-
-    def upscale(self, data: bytes, model: str) -> bytes:
-        """`POST /api/upscale`, from the file to the whole answer."""
-        answer = self._client.post("/api/upscale", files={"file": ("photo.png", data)}, data={"model": model})
-        return answer.raise_for_status().content

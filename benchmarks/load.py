@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import httpx
-
+from benchmarks.clients import Post, closed_loop
 from benchmarks.context import Context
 from benchmarks.local import photo
 from benchmarks.results import Cell, Finding, Section, Table
-from benchmarks.service import Service
-from benchmarks.timing import percentile
+from benchmarks.timing import latencies
 from darkroom.pipelines.upscale.networks import choose
 
 MODEL = "animevideov3"
@@ -31,13 +28,13 @@ def run(context: Context) -> Section:
     rows: list[tuple[Cell, ...]] = []
     for level in _LEVELS:
         context.stage(f"REST, {level} client(s)", requests)
-        asyncio.run(_load(service, photos, clients=level, requests=level, on_done=lambda done: None))  # warm-up
+        closed_loop(service, _posts(photos, level), clients=level)  # warm-up
         before = service.counts(network)
         began = time.perf_counter()
-        latencies = asyncio.run(_load(service, photos, clients=level, requests=requests, on_done=context.step))
+        answers = closed_loop(service, _posts(photos, requests), clients=level, on_done=context.step)
         throughput[level] = requests / (time.perf_counter() - began)
         shared = service.counts(network).since(before).rows_per_execution
-        figures = [percentile(latencies, percent) * 1000 for percent in (50, 95, 99)]
+        figures = latencies([answer.seconds for answer in answers])
         rows.append((level, requests, throughput[level], *figures, shared))
     table = Table(
         title=f"{_SIZE}x{_SIZE} photos, {MODEL} x4",
@@ -52,24 +49,11 @@ def run(context: Context) -> Section:
     return Section(name="load", title="REST under load", findings=(gain,), tables=(table,))
 
 
-async def _load(
-    service: Service, photos: Sequence[bytes], *, clients: int, requests: int, on_done: Callable[[int], None]
-) -> list[float]:
-    """Seconds of every request; each client sends its next one when it has its answer.
+def _posts(photos: Sequence[bytes], count: int) -> list[Post]:
+    """`count` uploads, the photos in turns."""
 
-    :raises httpx.HTTPError: a request failed.
-    """
-    waiting = iter(list(itertools.islice(itertools.cycle(photos), requests)))
-    latencies: list[float] = []
+    def post(data: bytes) -> Post:
+        files, fields = {"file": ("photo.png", data)}, {"model": MODEL}
+        return lambda http: http.post("/api/upscale", files=files, data=fields)
 
-    async def client(http: httpx.AsyncClient) -> None:
-        for data in waiting:
-            began = time.perf_counter()
-            answer = await http.post("/api/upscale", files={"file": ("photo.png", data)}, data={"model": MODEL})
-            answer.raise_for_status()
-            latencies.append(time.perf_counter() - began)
-            on_done(len(latencies))
-
-    async with httpx.AsyncClient(base_url=service.url, timeout=None, trust_env=False) as http:
-        await asyncio.gather(*(client(http) for _ in range(clients)))
-    return latencies
+    return [post(data) for data in itertools.islice(itertools.cycle(photos), count)]

@@ -17,7 +17,15 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # What decides the speed of convolutions on a CPU, as Linux names it.
 _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
-_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "isal", "grpcio", "fastapi")
+_PACKAGES = (
+    *("onnxruntime", "onnxruntime-gpu", "torch", "diffusers", "transformers"),
+    *("numpy", "pillow", "isal", "grpcio", "fastapi"),
+)
+
+
+def core_count() -> int:
+    """The cores that this program may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def describe() -> dict[str, str]:
@@ -27,7 +35,7 @@ def describe() -> dict[str, str]:
     kernel = ".".join(platform.release().split(".")[:2])
     found = {
         "cpu": _field(cpuinfo, "model name"),
-        "cores": str(len(os.sched_getaffinity(0))),
+        "cores": str(core_count()),
         "cpu features": ", ".join(feature for feature in _FEATURES if feature in flags),
         "memory": f"{psutil.virtual_memory().total / 2**30:.1f} GiB",
         "system": f"{platform.freedesktop_os_release()['PRETTY_NAME']}, Linux {kernel}",
@@ -39,7 +47,9 @@ def describe() -> dict[str, str]:
 
 
 def slug(machine: dict[str, str]) -> str:
-    """A file name for the machine: "intel-xeon-gold-6338-2-cores"."""
+    """A file name for the machine: "intel-xeon-gold-6338-2-cores", or with a GPU "nvidia-h100-80gb-hbm3"."""
+    if "gpu" in machine:
+        return "-".join(re.findall(r"[a-z0-9]+", machine["gpu"].lower()))
     name = re.sub(r"\((r|tm)\)|\bcpu\b|\bprocessor\b|@.*", " ", machine["cpu"].lower())
     return "-".join([*re.findall(r"[a-z0-9]+", name), machine["cores"], "cores"])
 

@@ -6,7 +6,8 @@ import threading
 import time
 from types import TracebackType
 
-from benchmarks.context import Context, Rest
+from benchmarks.clients import Rest
+from benchmarks.context import Context
 from benchmarks.errors import BenchmarkError
 from benchmarks.local import Local, as_pixels, as_png, photo
 from benchmarks.results import Finding, Section, Table
@@ -24,7 +25,7 @@ def run(context: Context) -> Section:
         return Section(name="memory", title=title, missing="only a full run makes the large picture.")
     context.stage("making a 2048x2048 photo")
     data = as_png(as_pixels(Local(MODEL).upscale(photo())))
-    context.stop_service()
+    context.stop_servers()
     service = context.service
     idle = service.memory()
     context.stage("2048x2048 to 8192x8192")

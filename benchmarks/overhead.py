@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.context import Context, Rest
+from benchmarks.clients import Rest
+from benchmarks.context import Context
 from benchmarks.errors import BenchmarkError
 from benchmarks.local import Local, as_pixels, photo
 from benchmarks.results import Cell, Section, Table

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,21 +44,27 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What to load: options for a model, and the network whose batches are looked at."""
+    """What to load: options for a model, and how many requests."""
 
     model: str
     options: tuple[str, ...]
     requests: int
 
 
+COLUMNS = ("model", "concurrency", "requests", "requests/s", "p50 ms", "p95 ms", "p99 ms", "rows per execution")
+NOTE = (
+    "A fixed number of requests, because windows that must agree with each other may never end on a shared "
+    "machine. Latency is up to the last response. Rows per execution are Triton's counters of the network. "
+    "perf_analyzer counts whole seconds, so requests/s of a run of few seconds are too low."
+)
+
+
 def run(context: Context) -> Section:
     """Throughput, latency and batch sharing of the network and of the pipeline around it."""
-    binary, environment = find()
     data = photo()
     tile = Local(MODEL).tiles(data)[0]
     network = choose(MODEL, None).model_name
     shape = ",".join(str(n) for n in tile.shape[1:])
-    rows: list[tuple[Cell, ...]] = []
     with tempfile.TemporaryDirectory() as folder:
         request = Path(folder, "request.json")
         request.write_text(request_data(data, MODEL))
@@ -69,30 +76,42 @@ def run(context: Context) -> Section:
                 requests=context.choose(20, 3),
             ),
         )
-        levels = (1, 2) if context.quick else (1, 2, 4)
-        runs = [(target, level) for target in targets for level in levels]
-        service = context.service
-        context.stage("perf_analyzer", len(runs))
-        for done, (target, level) in enumerate(runs, 1):
-            command = [binary, *target.options, "-m", target.model, "--request-count", str(target.requests)]
-            before = service.counts(network)
-            try:
-                measured = _measure(command, level, service, Path(folder), environment)
-            except BenchmarkError as error:
-                rows.append((target.model, level, f"not run: {error}", None, None, None, None, None))
-                continue
-            shared = service.counts(network).since(before).rows_per_execution
-            latencies = (measured.p50, measured.p95, measured.p99)
-            rows.append((target.model, level, target.requests, measured.throughput, *latencies, shared))
-            context.step(done)
+        rows = measure(context, targets, levels=(1, 2) if context.quick else (1, 2, 4), network=network)
     table = Table(
         title=f"Tiles of {shape} at the network; whole 512x512 photos at the pipeline ({MODEL})",
-        columns=("model", "concurrency", "requests", "requests/s", "p50 ms", "p95 ms", "p99 ms", "rows per execution"),
-        rows=tuple(rows),
-        note="A fixed number of requests, because windows that must agree with each other may never end on a shared "
-        "machine. Latency is up to the last response. Rows per execution are Triton's counters of the network.",
+        columns=COLUMNS,
+        rows=rows,
+        note=NOTE,
     )
     return Section(name="perf_analyzer", title="perf_analyzer at Triton's gRPC", tables=(table,))
+
+
+def measure(
+    context: Context, targets: Sequence[Target], *, levels: Sequence[int], network: str
+) -> tuple[tuple[Cell, ...], ...]:
+    """A row of COLUMNS for each target at each concurrency; one that fails says so and the others go on.
+
+    :param network: whose executions are counted.
+    :raises BenchmarkError: perf_analyzer does not run here.
+    """
+    binary, environment = find()
+    rows: list[tuple[Cell, ...]] = []
+    runs = [(target, level) for target in targets for level in levels]
+    service = context.service
+    context.stage("perf_analyzer", len(runs))
+    for done, (target, level) in enumerate(runs, 1):
+        command = [binary, *target.options, "-m", target.model, "--request-count", str(target.requests)]
+        before = service.counts(network)
+        try:
+            measured = _measure(command, level, service, environment)
+        except BenchmarkError as error:
+            rows.append((target.model, level, f"not run: {error}", None, None, None, None, None))
+            continue
+        shared = service.counts(network).since(before).rows_per_execution
+        latencies = (measured.p50, measured.p95, measured.p99)
+        rows.append((target.model, level, target.requests, measured.throughput, *latencies, shared))
+        context.step(done)
+    return tuple(rows)
 
 
 def request_data(image: bytes, model: str) -> str:
@@ -152,16 +171,14 @@ def _linked_libraries() -> Path:
     return _LIBRARY_FOLDER
 
 
-def _measure(
-    command: list[str], concurrency: int, service: Service, folder: Path, environment: dict[str, str]
-) -> Measured:
-    report = folder / "report.csv"
-    report.unlink(missing_ok=True)
-    where = ["-u", service.grpc, "-i", "grpc", "--concurrency-range", str(concurrency), "-f", str(report)]
-    done = subprocess.run([*command, *where], env=environment, capture_output=True, text=True, check=False)
-    if done.returncode != 0 or not report.exists():
-        raise BenchmarkError(f"perf_analyzer failed: {_last_line(done.stderr or done.stdout)}")
-    return parse_csv(report.read_text())
+def _measure(command: list[str], concurrency: int, service: Service, environment: dict[str, str]) -> Measured:
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.csv")
+        where = ["-u", service.grpc, "-i", "grpc", "--concurrency-range", str(concurrency), "-f", str(report)]
+        done = subprocess.run([*command, *where], env=environment, capture_output=True, text=True, check=False)
+        if done.returncode != 0 or not report.exists():
+            raise BenchmarkError(f"perf_analyzer failed: {_last_line(done.stderr or done.stdout)}")
+        return parse_csv(report.read_text())
 
 
 def _last_line(text: str) -> str:

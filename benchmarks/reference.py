@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.context import Context, Rest
+from benchmarks.clients import Rest
+from benchmarks.context import Context
 from benchmarks.local import Local, as_pixels, photo
 from benchmarks.ncnn import Worker
 from benchmarks.results import Cell, Finding, Section, Table

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 Cell = str | int | float | None
 
@@ -63,12 +64,14 @@ class Report:
 
     :param quick: fewer rounds and smaller pictures: it shows that the command works, its numbers mean little.
     :param machine: what ran it, as lines of a table; see `machine.describe`.
+    :param command: what made it.
     """
 
     date: str
     quick: bool
     machine: Mapping[str, str]
     sections: tuple[Section, ...]
+    command: str = "python -m benchmarks"
 
 
 def shown(cell: Cell) -> str:
@@ -95,6 +98,16 @@ def _finding_row(finding: Finding) -> tuple[Cell, ...]:
     return finding.name, f"{finding.value:.3f}{unit}", spread, target, met, finding.rounds
 
 
+def write_report(report: Report, output: Path, stem: str) -> list[Path]:
+    """Write `output`/STEM.json and `output`/STEM.md; the folder is made."""
+    output.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for suffix, text in ((".json", to_json(report)), (".md", to_markdown(report))):
+        paths.append(output / (stem + suffix))
+        paths[-1].write_text(text, encoding="utf-8")
+    return paths
+
+
 def to_json(report: Report) -> str:
     """The report as JSON; findings carry `met` as well."""
     content = dataclasses.asdict(report)
@@ -106,10 +119,10 @@ def to_json(report: Report) -> str:
 
 def to_markdown(report: Report) -> str:
     """The report as a page: the machine, the ratios, then every table of absolute figures."""
-    lines = [f"# Benchmarks on {report.machine['cpu']}, {report.machine['cores']} cores", ""]
+    lines = [f"# Benchmarks on {described(report.machine)}", ""]
     if report.quick:
         lines += ["A `--quick` run: it shows that the command works; its numbers mean little.", ""]
-    lines += [f"Made by `python -m benchmarks` on {report.date}.", ""]
+    lines += [f"Made by `{report.command}` on {report.date}.", ""]
     machine = Table(title="", columns=("machine", ""), rows=tuple(report.machine.items()))
     lines += [*_markdown_table(machine), "", "## Ratios", ""]
     lines += _markdown_table(findings_table(report.sections))
@@ -121,6 +134,11 @@ def to_markdown(report: Report) -> str:
             lines += ["", f"**{table.title}**", "", *_markdown_table(table)]
             lines += ["", table.note] if table.note else []
     return "\n".join(lines) + "\n"
+
+
+def described(machine: Mapping[str, str]) -> str:
+    """The machine in a few words: its GPU where it has one, its processor and its cores."""
+    return ", ".join([*([machine["gpu"]] if "gpu" in machine else []), machine["cpu"], f"{machine['cores']} cores"])
 
 
 def _markdown_table(table: Table) -> list[str]:

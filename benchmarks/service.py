@@ -1,4 +1,4 @@
-"""The real service as the subject: `darkroom serve` on free ports, its counters and its memory."""
+"""Subjects in processes of their own: `darkroom serve` on free ports, its counters and its memory; the baseline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -27,6 +27,14 @@ Number = TypeVar("Number", int, float)
 
 _START_SECONDS = 180.0
 _STOP_SECONDS = 40.0
+_LAST_LINES = 5
+# Where the package is on the path but not installed there is no program `darkroom`.
+_SERVE = "from supervisor.cli import serve; serve(prog_name='darkroom serve')"
+Sample = tuple[dict[str, str], float]
+"""Labels and value."""
+
+_SAMPLE = re.compile(r"^(\w+)\{([^}]*)\} (\S+)$", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
 _MODEL_FOLDER = re.compile(r"/model_repository/([^/ ]+)/")
 
 
@@ -48,23 +56,33 @@ class Counts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Service:
-    """A started service; `grpc` (host:port) and `metrics` (URL) are Triton's."""
+class Server:
+    """A started HTTP server: where it answers, and its process."""
 
     url: str
+    pid: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service(Server):
+    """A started Darkroom; `grpc` (host:port) and `metrics` (URL) are Triton's."""
+
     grpc: str
     metrics: str
-    pid: int
 
     def counts(self, model: str) -> Counts:
         """Rows inferred and executions of a model; canaries count as well."""
-        text = httpx.get(self.metrics, trust_env=False).text
-        values = [
-            re.search(rf'^{name}{{model="{model}",.*}} ([\d.e+]+)$', text, re.MULTILINE)
-            for name in ("nv_inference_count", "nv_inference_exec_count")
-        ]
-        rows, executions = (int(float(value[1])) if value else 0 for value in values)
-        return Counts(rows=rows, executions=executions)
+        samples = self._samples(model)
+        values = [samples.get(name, ({}, 0.0))[1] for name in ("nv_inference_count", "nv_inference_exec_count")]
+        return Counts(rows=int(values[0]), executions=int(values[1]))
+
+    def provider(self, model: str) -> str | None:
+        """The execution provider that a network runs on; None where the backend does not publish it."""
+        labels, _ = self._samples(model).get("darkroom_network_provider", ({}, 0.0))
+        return labels.get("provider")
+
+    def _samples(self, model: str) -> dict[str, Sample]:
+        return parse_metrics(httpx.get(self.metrics, trust_env=False).text, model)
 
     def version(self) -> str:
         """Triton's own version."""
@@ -88,6 +106,15 @@ class Service:
         return found
 
 
+def parse_metrics(text: str, model: str) -> dict[str, Sample]:
+    """What Prometheus' text format says of one model: labels and value by the metric's name.
+
+    Of several samples of one name it is the last whose value is not 0.
+    """
+    samples = [(name, dict(_LABEL.findall(labels)), float(value)) for name, labels, value in _SAMPLE.findall(text)]
+    return {name: (labels, value) for name, labels, value in samples if value and labels.get("model") == model}
+
+
 def _tree(pid: int) -> list[psutil.Process]:
     top = psutil.Process(pid)
     return [top, *top.children(recursive=True)]
@@ -101,62 +128,102 @@ def _role(command: str) -> str:
 
 
 @contextlib.contextmanager
-def running_service() -> Iterator[Service]:
+def running_service(
+    *, repository: Path = ROOT / "model_repository", logs: Path | None = None, start_seconds: float = _START_SECONDS
+) -> Iterator[Service]:
     """Start the service with its default settings, wait until it is healthy, and stop it at the end.
 
+    :param logs: a folder for what it logs; None = nothing is kept.
     :raises BenchmarkError: it does not come up; shows what it said last.
     """
-    port, grpc, metrics = _free_ports(3)
-    settings = {
+    program = Path(sys.executable).with_name("darkroom")
+    command = [str(program), "serve"] if program.exists() else [sys.executable, "-c", _SERVE]
+    port, grpc, metrics = free_ports(3)
+    settings: dict[str, object] = {
         "HOST": "127.0.0.1",
         "PORT": port,
         "TRITON_GRPC_PORT": grpc,
         "TRITON_METRICS_PORT": metrics,
-        "MODEL_REPOSITORY": ROOT / "model_repository",
+        "MODEL_REPOSITORY": repository.absolute(),
         "UPSCALE_TILE": 400,
         "UPSCALE_TILE_PAD": 10,
         "TASK_TIMEOUT": 3600,  # a slow machine is slow, not broken
         "CANARY_INTERVAL": 3600,  # a health check in the middle of a measurement would be measured
     }
-    with tempfile.TemporaryDirectory(prefix="darkroom-benchmarks-") as folder:
-        settings |= {"STATE_DIR": f"{folder}/state", "LOG_DIR": f"{folder}/logs"}
-        output = Path(folder, "output.log")
-        process = _start({name: str(value) for name, value in settings.items()}, output)
-        try:
-            url = f"http://127.0.0.1:{port}"
-            _wait_healthy(url, process, output)
-            yield Service(
-                url=url, grpc=f"127.0.0.1:{grpc}", metrics=f"http://127.0.0.1:{metrics}/metrics", pid=process.pid
-            )
-        finally:
-            _stop(process)
+    with _scratch() as state, _kept(logs) as log:
+        settings |= {"STATE_DIR": state, "LOG_DIR": log.parent}
+        url = f"http://127.0.0.1:{port}"
+        with running(command, url, settings=settings, log=log, start_seconds=start_seconds) as pid:
+            yield Service(url=url, grpc=f"127.0.0.1:{grpc}", metrics=f"http://127.0.0.1:{metrics}/metrics", pid=pid)
 
 
-def _start(settings: dict[str, str], output: Path) -> subprocess.Popen[bytes]:
-    command = Path(sys.executable).with_name("darkroom")
-    if not command.exists():
-        raise BenchmarkError(f"the command `darkroom` is not installed beside {command.with_name('python').name}.")
-    with output.open("wb") as log:
-        # A session of its own: Ctrl-C reaches this program alone, which then stops the service in order.
-        return subprocess.Popen(
-            [command, "serve"],
-            env=os.environ | settings,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            cwd=ROOT,
-            start_new_session=True,
+@contextlib.contextmanager
+def running_baseline(
+    checkpoint: Path, *options: str, logs: Path | None = None, start_seconds: float = _START_SECONDS
+) -> Iterator[Server]:
+    """Start the baseline over a checkpoint, wait until it has loaded it, and stop it at the end.
+
+    :param options: further ones of `python -m benchmarks.baseline`.
+    :param logs: a folder for what it logs; None = nothing is kept.
+    :raises BenchmarkError: there is no such checkpoint, or it does not come up.
+    """
+    if not checkpoint.is_dir():
+        raise BenchmarkError(f"{checkpoint} is not there: the baseline needs a checkpoint in the diffusers layout.")
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    where = ["--checkpoint", str(checkpoint), "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "benchmarks.baseline", *where, *options]
+    with _kept(logs) as log, running(command, url, settings={}, log=log, start_seconds=start_seconds) as pid:
+        yield Server(url=url, pid=pid)
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str], url: str, *, settings: Mapping[str, object], log: Path, start_seconds: float
+) -> Iterator[int]:
+    """Start a server, wait until its `/health` says 200, give its process id, and stop it at the end.
+
+    :param settings: environment variables on top of this program's own.
+    :param log: the file for its output.
+    :raises BenchmarkError: it does not come up; shows what it said last.
+    """
+    environment = os.environ | {name: str(value) for name, value in settings.items()}
+    with log.open("wb") as output:
+        # A session of its own: Ctrl-C reaches this program alone, which then stops the server in order.
+        process = subprocess.Popen(
+            command, env=environment, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, start_new_session=True
         )
+    try:
+        _wait_healthy(url, process, log, start_seconds)
+        yield process.pid
+    finally:
+        _stop(process)
 
 
-def _wait_healthy(url: str, process: subprocess.Popen[bytes], output: Path) -> None:
-    deadline = time.monotonic() + _START_SECONDS
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="darkroom-benchmarks-") as folder:
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def _kept(logs: Path | None) -> Iterator[Path]:
+    """The log file of a server, in a folder that stays or in one that does not."""
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(_scratch()) if logs is None else logs.absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder / "output.log"
+
+
+def _wait_healthy(url: str, process: subprocess.Popen[bytes], output: Path, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(httpx.TransportError):
             if httpx.get(f"{url}/health", timeout=5, trust_env=False).status_code == 200:
                 return
         time.sleep(0.2)
-    last = " / ".join(output.read_text(errors="replace").splitlines()[-3:])
-    raise BenchmarkError(f"the service did not come up: {last}")
+    last = " / ".join(output.read_text(errors="replace").splitlines()[-_LAST_LINES:])
+    raise BenchmarkError(f"{url} did not come up: {last}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -171,7 +238,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports of 127.0.0.1 that nobody listens on right now; all held at once, so that they differ."""
     with contextlib.ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]

@@ -71,3 +71,9 @@ def percentile(values: Sequence[float], percent: float) -> float:
     """
     ordered = sorted(values)
     return ordered[max(1, math.ceil(len(ordered) * percent / 100)) - 1]
+
+
+def latencies(seconds: Sequence[float]) -> tuple[float, float, float]:
+    """P50, P95 and P99 in milliseconds."""
+    p50, p95, p99 = (percentile(seconds, percent) * 1000 for percent in (50, 95, 99))
+    return p50, p95, p99
