@@ -49,7 +49,7 @@ class Settings:
 def measure_adherence(settings: Settings, report: Report) -> dict[str, Any]:
     """Make a picture for each held-out prompt, half of them with two objects, and judge it.
 
-    Writes adherence.json and adherence.png beside the checkpoint, and its card anew.
+    Writes adherence.json and adherence.jpg beside the checkpoint, and its card anew.
     """
     half = settings.prompts // 2
     scenes = [*held_out_scenes(half, objects=1), *held_out_scenes(settings.prompts - half, objects=2)]
@@ -96,7 +96,7 @@ def measure_adherence(settings: Settings, report: Report) -> dict[str, Any]:
     }
     write_atomically(folder / ADHERENCE, (json.dumps(result, indent=2) + "\n").encode())
     chosen = [*range(min(30, half)), *range(half, min(half + 30, len(scenes)))]
-    _write_sheet(folder / "adherence.png", [_framed(pictures[i], good[i]) for i in chosen])
+    _write_sheet(folder / "adherence.jpg", [_framed(pictures[i], good[i]) for i in chosen])
     write_cards(settings.checkpoints)
     return result
 
@@ -104,7 +104,7 @@ def measure_adherence(settings: Settings, report: Report) -> dict[str, Any]:
 def measure_canny(settings: Settings, report: Report) -> dict[str, Any]:
     """Make a picture for each held-out scene from its prompt and its edges, and compare the edges.
 
-    Writes canny.json and canny.png (control above result) beside the ControlNet, and its card anew.
+    Writes canny.json and canny.jpg (control above result) beside the ControlNet, and its card anew.
     """
     half = settings.prompts // 2
     scenes = [*held_out_scenes(half, objects=1), *held_out_scenes(settings.prompts - half, objects=2)]
@@ -145,7 +145,7 @@ def measure_canny(settings: Settings, report: Report) -> dict[str, Any]:
     }
     write_atomically(folder / CANNY, (json.dumps(result, indent=2) + "\n").encode())
     tiles = [np.concatenate([np.dstack([edge] * 3), picture]) for edge, picture in zip(edges, pictures, strict=True)]
-    _write_sheet(folder / "canny.png", tiles[:: max(1, len(tiles) // 30)][:30])
+    _write_sheet(folder / "canny.jpg", tiles[:: max(1, len(tiles) // 30)][:30])
     write_cards(settings.checkpoints)
     return result
 
@@ -220,4 +220,4 @@ def _write_sheet(path: Path, tiles: list[Picture]) -> None:
     blank = np.full_like(tiles[0], 255)
     tiles = tiles + [blank] * (-len(tiles) % _SHEET_COLUMNS)
     rows = [np.concatenate(tiles[i : i + _SHEET_COLUMNS], axis=1) for i in range(0, len(tiles), _SHEET_COLUMNS)]
-    Image.fromarray(np.concatenate(rows)).save(path, optimize=True)
+    Image.fromarray(np.concatenate(rows)).save(path, quality=85)

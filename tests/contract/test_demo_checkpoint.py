@@ -1,0 +1,107 @@
+"""The service with the checkpoint that comes along: it draws what it is asked, and what diffusers draws with it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline
+from numpy.typing import NDArray
+from PIL import Image
+
+from darkroom.schedulers import make_scheduler
+from exporters.demo.dataset import canny
+from exporters.demo.judge import holds, judge
+from exporters.demo.measure import edge_f1
+from exporters.demo.render import render
+from exporters.demo.world import Scene, caption, held_out_scenes
+from tests.pictures import encoded, pixels
+from tests.service import ROOT
+
+TEXT, CONTROL = ROOT / "checkpoints" / "demo-sd15", ROOT / "checkpoints" / "demo-sd15-canny"
+PROMPTS = 16
+SLACK = 0.25
+"""How far 16 pictures may fall short of the share that 200 reached: two standard deviations at 50 %."""
+
+
+def _pictures(http: httpx.Client, **fields: Any) -> list[NDArray[np.uint8]]:
+    answer = http.post("/generate", json=fields)
+    assert answer.status_code == 200, answer.text
+    return [pixels(base64.b64decode(image.partition(",")[2])) for image in answer.json()["images"]]
+
+
+def _draw(http: httpx.Client, scenes: list[Scene], **fields: Any) -> list[NDArray[np.uint8]]:
+    """One picture per scene; several requests at once."""
+
+    def one(number: int) -> NDArray[np.uint8]:
+        return _pictures(http, prompt=caption(scenes[number]), seed=number, steps=25, guidance_scale=4.0, **fields)[0]
+
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(one, range(len(scenes))))
+
+
+@pytest.mark.parametrize(("objects", "group"), [(1, "one_object"), (2, "two_objects")])
+def test_pictures_hold_what_was_asked(http: httpx.Client, objects: int, group: str) -> None:
+    measured = json.loads((TEXT / "adherence.json").read_text())["groups"][group]
+    share = measured["holds"] / measured["prompts"]
+    scenes = held_out_scenes(PROMPTS, objects=objects)
+    good = [holds(scene, judge(picture)) for scene, picture in zip(scenes, _draw(http, scenes), strict=True)]
+    assert sum(good) / PROMPTS >= share - SLACK, f"{sum(good)} of {PROMPTS}; measured were {share:.0%}"
+
+
+def test_pictures_follow_the_edges(http: httpx.Client) -> None:
+    scenes = [*held_out_scenes(3, objects=1), *held_out_scenes(3, objects=2)]
+    rng = random.Random(1)
+    scores = []
+    for scene in scenes:
+        asked = render(scene, rng)
+        control = base64.b64encode(encoded(Image.fromarray(asked))).decode()
+        (made,) = _pictures(http, prompt=caption(scene), seed=3, steps=25, guidance_scale=4.0, control_image=control)
+        scores.append(edge_f1(canny(asked), canny(made), 1))
+    measured = json.loads((CONTROL / "canny.json").read_text())["f1"]
+    assert np.mean(scores) >= measured - 0.1, scores
+
+
+@pytest.mark.parametrize("scheduler", [None, "euler_a", "dpmpp_2m_karras"])
+def test_served_pictures_are_those_of_diffusers(http: httpx.Client, scheduler: str | None) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(TEXT)
+    _compare(http, pipeline, scheduler, {}, {})
+
+
+def test_served_pictures_with_control_are_those_of_diffusers(http: httpx.Client) -> None:
+    pipeline = StableDiffusionControlNetPipeline.from_pretrained(
+        TEXT, controlnet=ControlNetModel.from_pretrained(CONTROL)
+    )
+    asked = render(held_out_scenes(1, objects=2)[0], random.Random(5))
+    control = base64.b64encode(encoded(Image.fromarray(asked))).decode()
+    edges = Image.fromarray(canny(asked)).convert("RGB")
+    _compare(http, pipeline, None, {"control_image": control}, {"image": edges})
+
+
+def _compare(
+    http: httpx.Client, pipeline: Any, scheduler: str | None, ours: dict[str, Any], theirs: dict[str, Any]
+) -> None:
+    """Two pictures of one prompt, within 2 of 255 on every pixel."""
+    pipeline.set_progress_bar_config(disable=True)
+    if scheduler is not None:
+        pipeline.scheduler = make_scheduler(scheduler, {**pipeline.scheduler.config})
+    prompt, negative = "a photo of a cat on the left and a pizza on the right on a blue background", "a dog"
+    expected = pipeline(
+        prompt,
+        negative_prompt=negative,
+        num_images_per_prompt=2,
+        num_inference_steps=10,
+        generator=[torch.Generator().manual_seed(40 + k) for k in range(2)],
+        **theirs,
+    ).images
+    fields = {"prompt": prompt, "negative_prompt": negative, "num_images": 2, "steps": 10, "seed": 40, **ours}
+    made = _pictures(http, **fields, **({} if scheduler is None else {"scheduler": scheduler}))
+    for one, other in zip(made, expected, strict=True):
+        assert np.abs(one.astype(int) - np.asarray(other).astype(int)).max() <= 2
