@@ -132,6 +132,8 @@ def _adherence(path: Path) -> str:
         f"their places on the asked\nbackground, as a program judges that reads pictures ({found['scheduler']}, "
         f"{found['steps']} steps, guidance {found['guidance']}, seed {found['seed']},\n{found['precision']}):\n\n"
         f"| prompts | pictures that hold | rate |\n|---|---|---|\n{rows}\n\n"
+        f"Backgrounds are as asked in {found['background_right']} of {found['prompts']} pictures, styles in "
+        f"{found['style_right']}, number and places of the things in\n{found['places_right']}.\n\n"
         f"The same judge reads {found['judge_rendered']:.1%} of those scenes rightly when they are rendered, and "
         f"{found['judge_vae']:.1%} after the VAE\nencoded and decoded them."
     )

@@ -84,6 +84,8 @@ def measure_adherence(settings: Settings, report: Report) -> dict[str, Any]:
         "precision": f"fp32 on {settings.device.type}",
         "groups": _groups(scenes, good),
         "style_right": sum(v.scene.style == s.style for s, v in zip(scenes, verdicts, strict=True)),
+        "background_right": sum(v.scene.background == s.background for s, v in zip(scenes, verdicts, strict=True)),
+        "places_right": sum(_places(v.scene) == _places(s) for s, v in zip(scenes, verdicts, strict=True)),
         "whole_scene_right": sum(v.sure and v.scene == s for s, v in zip(scenes, verdicts, strict=True)),
         "judge_rendered": _share(scenes, rendered),
         "judge_vae": _share(scenes, decoded),
@@ -148,6 +150,10 @@ def measure_canny(settings: Settings, report: Report) -> dict[str, Any]:
     _write_sheet(folder / "canny.jpg", tiles[:: max(1, len(tiles) // 30)][:30])
     write_cards(settings.checkpoints)
     return result
+
+
+def _places(scene: Scene) -> list[str]:
+    return [item.place for item in scene.objects]
 
 
 def edge_f1(asked: Picture, made: Picture, tolerance: int) -> float:

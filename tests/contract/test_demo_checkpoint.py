@@ -26,9 +26,9 @@ from tests.pictures import encoded, pixels
 from tests.service import ROOT
 
 TEXT, CONTROL = ROOT / "checkpoints" / "demo-sd15", ROOT / "checkpoints" / "demo-sd15-canny"
-PROMPTS = 16
+PROMPTS = 24
 SLACK = 0.25
-"""How far 16 pictures may fall short of the share that 200 reached: two standard deviations at 50 %."""
+"""How far 24 pictures may fall short of the share that 200 reached: two standard deviations at 50 %."""
 
 
 def _pictures(http: httpx.Client, **fields: Any) -> list[NDArray[np.uint8]]:
@@ -47,13 +47,17 @@ def _draw(http: httpx.Client, scenes: list[Scene], **fields: Any) -> list[NDArra
         return list(pool.map(one, range(len(scenes))))
 
 
-@pytest.mark.parametrize(("objects", "group"), [(1, "one_object"), (2, "two_objects")])
-def test_pictures_hold_what_was_asked(http: httpx.Client, objects: int, group: str) -> None:
-    measured = json.loads((TEXT / "adherence.json").read_text())["groups"][group]
-    share = measured["holds"] / measured["prompts"]
-    scenes = held_out_scenes(PROMPTS, objects=objects)
-    good = [holds(scene, judge(picture)) for scene, picture in zip(scenes, _draw(http, scenes), strict=True)]
-    assert sum(good) / PROMPTS >= share - SLACK, f"{sum(good)} of {PROMPTS}; measured were {share:.0%}"
+def test_pictures_hold_what_was_asked(http: httpx.Client) -> None:
+    """Compared with what 200 pictures reached. Backgrounds are the easiest part, so that the check bites even while a
+    checkpoint still draws few things rightly."""
+    measured = json.loads((TEXT / "adherence.json").read_text())
+    scenes = [*held_out_scenes(PROMPTS // 2, objects=1), *held_out_scenes(PROMPTS // 2, objects=2)]
+    verdicts = [judge(picture) for picture in _draw(http, scenes)]
+    good = sum(holds(scene, verdict) for scene, verdict in zip(scenes, verdicts, strict=True))
+    backgrounds = sum(v.scene.background == s.background for s, v in zip(scenes, verdicts, strict=True))
+    share = sum(measured["groups"][group]["holds"] for group in ("one_object", "two_objects")) / measured["prompts"]
+    assert good / PROMPTS >= share - SLACK
+    assert backgrounds / PROMPTS >= measured["background_right"] / measured["prompts"] - SLACK
 
 
 def test_pictures_follow_the_edges(http: httpx.Client) -> None:
