@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import subprocess
 import time
@@ -14,6 +15,11 @@ import pytest
 import tritonclient.grpc as grpcclient
 
 from supervisor.triton import find_triton, sweep_shared_memory, triton_command
+
+
+def heed_ctrl_c() -> None:
+    """For `preexec_fn`: programs that a script starts in the background ignore SIGINT, and so do their children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def free_port() -> int:

@@ -18,6 +18,7 @@ from darkroom_client import GenerateResult, InvalidRequest, Preview, Progress
 from PIL import Image
 
 from tests.clients import CALLS, Call, darkroom
+from tests.conftest import heed_ctrl_c
 from tests.pictures import encoded, photo, pixels
 from tests.service import RunningService
 
@@ -234,7 +235,7 @@ def test_a_stopped_command_stops_the_service_too(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=heed_ctrl_c,
     )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("out/*.preview.*")):

@@ -39,6 +39,7 @@ from exporters.realesrgan.export import (
 )
 from exporters.realesrgan.folding import StridedReduction, fold
 from exporters.realesrgan.weights import load_file
+from tests.conftest import heed_ctrl_c
 
 TESTS = Path(__file__).resolve().parent.parent
 CROP = (176, 64, 272, 160)  # as in tests/golden/make_ncnn_golden.py
@@ -320,7 +321,8 @@ def test_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
     path = save("params", build("rrdb", 6).state_dict(), tmp_path)
     command = [sys.executable, "-m", "exporters", "realesrgan", "--model", "x4plus-anime"]
     command += ["--weights", str(path), "--output", str(tmp_path / "models")]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=ROOT, **pipes, text=True, preexec_fn=heed_ctrl_c)
     maps = Path(f"/proc/{process.pid}/maps")
     while "libtorch" not in maps.read_text():  # from then on it imports torch, exports or compares
         assert process.poll() is None

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import heed_ctrl_c
 from tests.unit.loopback import (
     HEALTHY,
     Answer,
@@ -56,11 +57,6 @@ def tree(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
-def _take_interrupts() -> None:
-    # A test run in the background has SIGINT ignored, and its children would inherit that.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 def test_ctrl_c_leaves_nothing_half_written_and_the_run_can_go_on(server: Loopback, here: Path) -> None:
     reached, over = threading.Event(), threading.Event()
 
@@ -73,7 +69,7 @@ def test_ctrl_c_leaves_nothing_half_written_and_the_run_can_go_on(server: Loopba
     server.respond = stall_on_b
     photos(here / "photos", "abc")
     command = [*DARKROOM, "--url", server.url, "upscale", "photos", "out", "--jobs", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=_take_interrupts)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
     assert reached.wait(30)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=10)
@@ -138,7 +134,7 @@ def _on_a_terminal(command: list[str]) -> str:
 
 def _stopped_by(number: signal.Signals, command: list[str], reached: threading.Event) -> tuple[int, str]:
     """Exit code and standard error of a command that gets a signal once the event is set."""
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=_take_interrupts)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
     assert reached.wait(30)
     process.send_signal(number)
     _, said = process.communicate(timeout=10)

@@ -22,7 +22,7 @@ from exporters.errors import ExportError
 from exporters.files import ROOT
 from exporters.hub import HubId, parse, resolve, select
 from exporters.hub_transfer import RemoteFile, part_path
-from tests.conftest import free_port
+from tests.conftest import free_port, heed_ctrl_c
 from tests.hub import COMMIT, Hub, serving
 
 REPOSITORY = "someone/little-diffusion"
@@ -217,7 +217,11 @@ def test_control_c_leaves_what_came_in(hub: Hub, tmp_path: Path) -> None:
         f"resolve({REPOSITORY!r}, patterns={PATTERNS!r}, cache=Path(sys.argv[1]))"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", program, str(tmp_path)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_ctrl_c,
     )
     part = part_path(tmp_path / "hub" / "someone--little-diffusion" / COMMIT / UNET)
     deadline = time.monotonic() + 60
