@@ -13,6 +13,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from exporters.demo.tokens import write_tokenizer
 from exporters.onnx_export import quiet
 
+UNET = "unet/diffusion_pytorch_model.safetensors"
+VAE = "vae/diffusion_pytorch_model.safetensors"
+TEXT = "text_encoder/model.safetensors"
 WIDTH = 32
 """Of the text encoder."""
 

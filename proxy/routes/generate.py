@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -134,7 +134,10 @@ async def _job(request: Request, services: Use) -> Job:
         _require_one(named["format"] in (None, _PICTURES[accepted]), f"format is {named['format']}", accepted)
         named["format"] = _PICTURES[accepted]
     parsed = GenerateRequest.parse(named, settings.generate_limits)
-    bare = accepted != _JSON and not wants_events(request)
+    events = wants_events(request)
+    if not events:
+        parsed = replace(parsed, preview_every=0)  # nobody would see them
+    bare = accepted != _JSON and not events
     _require_one(not bare or parsed.num_images == 1, f"num_images is {parsed.num_images}", accepted)
     if picture is not None:
         probe(picture[1], max_pixels=settings.generate_max_control_pixels, param=picture[0])

@@ -62,21 +62,16 @@ def _tensor(name: str, value: Any) -> Any:
     return tensor
 
 
-def executions(triton: RunningTriton, model: str) -> int:
-    """How many batches a model has run."""
-    return _statistics(triton, model)[0]
-
-
 def rows_and_executions(triton: RunningTriton, model: str) -> tuple[int, int]:
     """How many rows a model has run, and in how many batches."""
-    executions, rows = _statistics(triton, model)
-    return rows, executions
-
-
-def _statistics(triton: RunningTriton, model: str) -> tuple[int, int]:
     with triton.client() as client:
         found = client.get_inference_statistics(model).model_stats[0]
-    return int(found.execution_count), int(found.inference_count)
+    return int(found.inference_count), int(found.execution_count)
+
+
+def executions(triton: RunningTriton, model: str) -> int:
+    """How many batches a model has run."""
+    return rows_and_executions(triton, model)[1]
 
 
 def stubs_of(triton: RunningTriton, model: str) -> list[psutil.Process]:

@@ -31,14 +31,6 @@ def server() -> Iterator[Loopback]:
         yield running
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FORCE_COLOR", "1")  # must not bring control codes into a file
-    return tmp_path
-
-
 def write(folder: Path, **contents: str) -> None:
     """Write files; the names have _ for their dot."""
     folder.mkdir(parents=True, exist_ok=True)

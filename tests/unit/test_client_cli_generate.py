@@ -28,14 +28,6 @@ def server() -> Iterator[Loopback]:
         yield running
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FORCE_COLOR", "1")  # must not bring control codes into a file
-    return tmp_path
-
-
 def generate(url: str, *words: str, stdin: bytes | str | None = None) -> Result:
     return darkroom(url, "generate", *words, stdin=stdin)
 

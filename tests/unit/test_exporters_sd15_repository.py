@@ -28,31 +28,7 @@ from exporters.sd15.origin import Origin
 from exporters.sd15.weights import read_checkpoint, read_controlnet
 from exporters.tasks import run_tasks
 from tests.hub import Hub, serving
-from tests.sd15_checkpoints import edit_json, write_checkpoint, write_controlnet
-
-UNET = "unet/diffusion_pytorch_model.safetensors"
-VAE = "vae/diffusion_pytorch_model.safetensors"
-TEXT = "text_encoder/model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoints")
-    write_checkpoint(folder / "tiny")
-    write_controlnet(folder / "tiny-canny")
-    return folder
-
-
-@pytest.fixture
-def tiny(originals: Path, tmp_path: Path) -> Path:
-    """A checkpoint to break."""
-    return Path(shutil.copytree(originals / "tiny", tmp_path / "tiny"))
-
-
-@pytest.fixture
-def canny(originals: Path, tmp_path: Path) -> Path:
-    """A ControlNet to break."""
-    return Path(shutil.copytree(originals / "tiny-canny", tmp_path / "tiny-canny"))
+from tests.sd15_checkpoints import TEXT, UNET, VAE, edit_json, write_checkpoint
 
 
 def fetch(name: str) -> Path:

@@ -7,6 +7,8 @@ the weights, and pictures are 8 bits, because they travel between processes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from darkroom.networks import ModelSpec, Tensors, TensorSpec
@@ -78,17 +80,26 @@ VAE_DECODER = ModelSpec(
     files=("model.onnx",),
     canary=lambda: {"latents": np.zeros((1, LATENT_CHANNELS, 8, 8), np.float32)},
 )
-UNET = ModelSpec(
-    name="sd15_unet",
-    backend="onnxruntime",
-    inputs=_UNET_INPUTS,
-    outputs=_NOISE,
-    max_batch_size=16,
-    max_batch_size_cpu=8,
-    parameters=_ROWS,
-    parameters_cpu=_ROWS_CPU,
-    files=("model.onnx",),
-)
+
+
+def _unet(name: str, *more: TensorSpec, canary: Callable[[], Tensors] | None = None) -> ModelSpec:
+    """A UNet, with the inputs that it has beside the plain one's."""
+    return ModelSpec(
+        name=name,
+        backend="onnxruntime",
+        inputs=(*_UNET_INPUTS, *more),
+        outputs=_NOISE,
+        max_batch_size=16,
+        max_batch_size_cpu=8,
+        parameters=_ROWS,
+        parameters_cpu=_ROWS_CPU,
+        files=("model.onnx",),
+        canary=canary,
+        canary_model="sd15" if canary else "",
+    )
+
+
+UNET = _unet("sd15_unet")
 
 
 def _control_canary(control: str) -> Tensors:
@@ -99,19 +110,7 @@ def _control_canary(control: str) -> Tensors:
 
 def control_unet(control: str) -> ModelSpec:
     """The UNet with the ControlNet of that kind in one graph: its residuals, 27 MB a step, never leave it."""
-    return ModelSpec(
-        name=f"sd15_unet_{control}",
-        backend="onnxruntime",
-        inputs=(*_UNET_INPUTS, *_CONTROL_INPUTS),
-        outputs=_NOISE,
-        max_batch_size=16,
-        max_batch_size_cpu=8,
-        parameters=_ROWS,
-        parameters_cpu=_ROWS_CPU,
-        files=("model.onnx",),
-        canary=lambda: _control_canary(control),
-        canary_model="sd15",
-    )
+    return _unet(f"sd15_unet_{control}", *_CONTROL_INPUTS, canary=lambda: _control_canary(control))
 
 
 CONTROL_UNETS: dict[str, ModelSpec] = {name: control_unet(name) for name in control_names()}
