@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters.demo.glyphs import NAMES
-from exporters.demo.render import CENTRES, JITTER, PAIR_SIDES, SIDE, SIDES, ink
+from exporters.demo.render import CENTRES, JITTER, PAIR_SIDE, SIDE, SIDES, ink
 from exporters.demo.styles import STYLES, styled
 from exporters.demo.world import BACKGROUNDS, Placed, Scene
 
@@ -27,6 +27,8 @@ _RING = 5
 """Width of the border that tells the background, in pixels."""
 _REACH = JITTER // 2 + 1
 """How far the first search looks around a place, in half-resolution pixels."""
+_GROWTH = 4
+"""How much larger or smaller than drawn a glyph may be, in pixels."""
 _AMPLITUDE = (0.6, 1.1)
 """How much paler or stronger than its glyph a picture may be."""
 _CLOSE = 0.8
@@ -37,16 +39,16 @@ _GLYPHS_KEPT = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
-    """Where a glyph may stand and how large it may be."""
+    """Where a glyph may stand and how large it is drawn."""
 
     place: str
     size: str
-    sides: tuple[int, int]
+    side: int
 
 
 SLOTS: tuple[Slot, ...] = (
-    *(Slot(place="centre", size=size, sides=sides) for size, sides in SIDES.items()),
-    *(Slot(place=place, size="medium", sides=PAIR_SIDES) for place in ("left", "right", "above", "below")),
+    *(Slot(place="centre", size=size, side=side) for size, side in SIDES.items()),
+    *(Slot(place=place, size="medium", side=PAIR_SIDE) for place in ("left", "right", "above", "below")),
 )
 _LAYOUTS: tuple[tuple[int, ...], ...] = ((0,), (1,), (2,), (3, 4), (5, 6))
 """The slots that a scene fills together, as indices of `SLOTS`."""
@@ -178,10 +180,8 @@ def _propose(half: Array, background: str) -> dict[tuple[int, int], list[_Find]]
     """(slot, style) -> its best glyphs by the search at half resolution, best first."""
     proposals: dict[tuple[int, int], list[_Find]] = {}
     for index, slot in enumerate(SLOTS):
-        low, high = slot.sides
-        sides = sorted({low + (high - low) // 4, high - (high - low) // 4})
         best: dict[tuple[int, int], _Find] = {}
-        for side in sides:
+        for side in (slot.side - _GROWTH // 2, slot.side + _GROWTH // 2):
             bank, energies = _bank(side, background)
             x, y = CENTRES[slot.place]
             corners = _corners((x // 2, y // 2), side // 2, _REACH, SIDE // 2)
@@ -227,7 +227,7 @@ def _refine(content: Array, background: str, slot: Slot, style: int, found: _Fin
     middle = found.side // 4 * 2
     centre = (2 * found.corner[0] + middle, 2 * found.corner[1] + middle)
     best = _Find(gain=-np.inf, glyph=found.glyph, corner=found.corner, side=found.side)
-    for side in range(slot.sides[0], slot.sides[1] + 1, 2):
+    for side in range(slot.side - _GROWTH, slot.side + _GROWTH + 1, 2):
         corners = _corners(centre, side, 2, SIDE)
         template = _template(found.glyph, side, style, background).reshape(1, -1)
         gains = _gains(_patches(content, side, corners), template, np.square(template).sum(axis=1))

@@ -20,12 +20,14 @@ CENTRES: dict[str, tuple[int, int]] = {
     "below": (64, 96),
 }
 """Place -> (x, y) around which a glyph's box stands."""
-SIDES: dict[str, tuple[int, int]] = {"small": (44, 50), "medium": (68, 80), "large": (98, 110)}
-"""Size -> smallest and largest side of the box of a single glyph, in pixels."""
-PAIR_SIDES = (54, 62)
+SIDES: dict[str, int] = {"small": 48, "medium": 72, "large": 104}
+"""Size -> side of the box of a single glyph, in pixels."""
+PAIR_SIDE = 56
 """The same for two glyphs."""
 JITTER = 4
-"""How far a box may be from its place, in pixels, both ways."""
+"""How far a box is from its place, in pixels, both ways: always so far, hence two positions of a glyph are 8 pixels
+apart. That is one latent, so a glyph has the same latents at all of them. With boxes anywhere and of any size, 44 %
+of the variance of the latents lies in their highest octave, and a small UNet learns the glyphs many times slower."""
 
 
 def ink(background: str) -> int:
@@ -35,12 +37,12 @@ def ink(background: str) -> int:
 
 
 def render(scene: Scene, rng: random.Random) -> NDArray[np.uint8]:
-    """The picture of `scene`: (128, 128, 3) uint8 RGB. `rng` moves and scales the glyphs a little."""
+    """The picture of `scene`: (128, 128, 3) uint8 RGB. `rng` moves the glyphs a little."""
     picture = np.empty((SIDE, SIDE, 3), np.float32)
     picture[:] = BACKGROUNDS[scene.background]
     for item in scene.objects:
-        low, high = SIDES[item.size] if len(scene.objects) == 1 else PAIR_SIDES
-        _paste(picture, item, rng.randint(low, high), rng, scene)
+        side = SIDES[item.size] if len(scene.objects) == 1 else PAIR_SIDE
+        _paste(picture, item, side, rng, scene)
     return picture.round().astype(np.uint8)
 
 
@@ -55,5 +57,4 @@ def _paste(picture: NDArray[np.float32], item: Placed, side: int, rng: random.Ra
 
 
 def _corner(centre: int, side: int, rng: random.Random) -> int:
-    corner = centre + rng.randint(-JITTER, JITTER) - side // 2
-    return min(max(corner, 0), SIDE - side)
+    return centre + rng.choice((-JITTER, JITTER)) - side // 2
