@@ -19,7 +19,7 @@ from benchmarks import encoders, load, machine, memory, overhead, perf_analyzer,
 from benchmarks.context import CHECKPOINT, REPOSITORY, Context
 from benchmarks.errors import BenchmarkError
 from benchmarks.results import Report, Section, Table, findings_table, shown, write_report
-from benchmarks.sd15 import caps, latency, perf, queue_delay, short_job, throughput
+from benchmarks.sd15 import caps, latency, perf, queue_delay, short_job, step_parts, throughput
 
 # In this order: the last one stops the service that the others share.
 BENCHMARKS: dict[str, Callable[[Context], Section]] = {
@@ -29,6 +29,7 @@ BENCHMARKS: dict[str, Callable[[Context], Section]] = {
     "perf_analyzer": perf_analyzer.run,
     "load": load.run,
     "sd15_latency": latency.run,
+    "sd15_step_parts": step_parts.run,
     "sd15_throughput": throughput.run,
     "sd15_short_job": short_job.run,
     "sd15_perf_analyzer": perf.run,
@@ -52,7 +53,8 @@ Benchmarks:
   perf_analyzer       NVIDIA's load generator at the upscaling network and at its pipeline
   load                REST upscaling with 1 to 8 clients
   sd15_latency        text to image, one request at a time: REST, bare loop, diffusers behind a lock
-  sd15_throughput     the same three with 8 requests at a time
+  sd15_step_parts     what a step of the service spends its time on, beside one of the bare loop
+  sd15_throughput     REST, bare loop and diffusers with 8 requests at a time, and who needs the CPU
   sd15_short_job      a 4-step job sent behind a 50-step job, against diffusers behind a lock
   sd15_perf_analyzer  NVIDIA's load generator at the UNet and at the text-to-image pipeline
   sd15_queue_delay    batches that wait 0, 1, 2 and 5 ms for company

@@ -55,6 +55,22 @@ class Counts:
         return self.rows / self.executions if self.executions else None
 
 
+DURATIONS = ("request", "queue", "compute_input", "compute_infer", "compute_output")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Durations:
+    """Seconds that Triton counted for one model since it started, by what they were spent on (`DURATIONS`)."""
+
+    executions: int
+    seconds: Mapping[str, float]
+
+    def since(self, before: Durations) -> Durations:
+        """What was added."""
+        added = {name: value - before.seconds[name] for name, value in self.seconds.items()}
+        return Durations(executions=self.executions - before.executions, seconds=added)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Server:
     """A started HTTP server: where it answers, and its process."""
@@ -75,6 +91,12 @@ class Service(Server):
         samples = self._samples(model)
         values = [samples.get(name, ({}, 0.0))[1] for name in ("nv_inference_count", "nv_inference_exec_count")]
         return Counts(rows=int(values[0]), executions=int(values[1]))
+
+    def durations(self, model: str) -> Durations:
+        """What a model's requests spent their time on. One request an execution, where they come one by one."""
+        samples = self._samples(model)
+        spent = {name: samples.get(f"nv_inference_{name}_duration_us", ({}, 0.0))[1] / 1e6 for name in DURATIONS}
+        return Durations(executions=self.counts(model).executions, seconds=spent)
 
     def provider(self, model: str) -> str | None:
         """The execution provider that a network runs on; None where the backend does not publish it."""

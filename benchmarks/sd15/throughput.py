@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.clients import closed_loop
@@ -43,7 +43,9 @@ def run(context: Context) -> Section:
     }
     before = service.counts(UNET.name)
     context.stage(f"{CLIENTS} clients", rounds + 1)
+    cpu = service.cpu()
     seconds = in_turns(variants, rounds=rounds, on_round=context.step)
+    needed = {name: value - cpu.get(name, 0.0) for name, value in service.cpu().items()}
     counts = service.counts(UNET.name).since(before)
     case = f"({CLIENTS} clients, {_SIDE}x{_SIDE}, {jobs[0].steps} steps)"
     rest, alone, together = (seconds[name] for name in (REST, BASELINE, LOOP))
@@ -64,7 +66,20 @@ def run(context: Context) -> Section:
         note=f"{CLIENTS} clients, each with one job at a time; the loop takes {CLIENTS} jobs as one batch and has "
         "neither HTTP nor other processes around it. Images/s is that of the median round.",
     )
-    return Section(name="sd15_throughput", title="Text to image, 8 clients at once", findings=findings, tables=(table,))
+    tables = (table, _cpu_table(needed, images=(rounds + 1) * len(jobs)))
+    return Section(name="sd15_throughput", title="Text to image, 8 clients at once", findings=findings, tables=tables)
+
+
+def _cpu_table(seconds: Mapping[str, float], *, images: int) -> Table:
+    """What each process of the service needed: the cores that loops and transport take are missing to the UNet."""
+    total = sum(seconds.values())
+    shares = sorted(((name, value) for name, value in seconds.items() if value > 0.01 * total), key=lambda x: -x[1])
+    return Table(
+        title="CPU time of the service's processes",
+        columns=("process", "CPU ms per image", "share"),
+        rows=tuple((name, value * 1000 / images, f"{value / total:.1%}") for name, value in shares),
+        note="Processes with less than 1 % are left out.",
+    )
 
 
 def burst(server: Server, jobs: Sequence[Job], latencies_of_jobs: list[float], *, clients: int = CLIENTS) -> Timed:

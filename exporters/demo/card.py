@@ -48,8 +48,8 @@ combinations of glyphs and background are held out: training never saw them.
 ## Recipe
 
 `exporters/demo/`: the VAE on 64-pixel crops, then on whole pictures (L1, squared error, L1 of gradients, a tiny KL);
-the UNet with the text encoder beside it, from nothing, on cached latents: epsilon prediction, Min-SNR weighting with
-gamma 5, 10 % of the sentences left out. Averaged weights, fp16.
+the UNet with the text encoder beside it, from nothing, on cached latents: velocity prediction, less weight above a
+signal-to-noise ratio of 5, 10 % of the sentences left out. Averaged weights, fp16.
 
     python -m exporters.demo train
     python -m exporters.demo export

@@ -175,6 +175,9 @@ A state is saved every few minutes and at the end, atomically; the same command 
     help="Scenes for the UNet and the ControlNet, rendered and encoded once.",
 )
 @click.option(
+    "--compile", "compiled", is_flag=True, help="torch.compile the UNet: needs a C++ compiler, pays after some minutes."
+)
+@click.option(
     "--save-minutes", type=click.FloatRange(0.1), default=5.0, show_default=True, help="Time between saved states."
 )
 def train(
@@ -184,6 +187,7 @@ def train(
     device: str,
     threads: int | None,
     samples: int,
+    compiled: bool,
     save_minutes: float,
     **given: Any,
 ) -> None:
@@ -196,7 +200,14 @@ def train(
         minutes, steps = given[f"{stage}_minutes"], given[f"{stage}_steps"]
         steps = _DEFAULT_STEPS[stage] if minutes is None and steps is None else steps
         budgets[stage] = Budget(minutes=minutes, steps=steps)
-    run = Run(folder=state, seed=seed, device=choose_device(device), samples=samples, save_minutes=save_minutes)
+    run = Run(
+        folder=state,
+        seed=seed,
+        device=choose_device(device),
+        samples=samples,
+        compiled=compiled,
+        save_minutes=save_minutes,
+    )
     try:
         train_stages(run, budgets, threads, _report)
     except KeyboardInterrupt:

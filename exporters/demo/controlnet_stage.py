@@ -34,6 +34,7 @@ class ControlnetStage(Stage):
         for frozen in (self.unet, self.text_encoder):
             frozen.to(run.device).eval().requires_grad_(False)
         self.samples = Samples(run, tokenizer, report, drop=_DROP)
+        self.control, self.predict = run.maybe_compiled(self.controlnet), run.maybe_compiled(self.unet)
         self.noiser = Noiser(run.device)
         self.batch = 256 if run.cuda else 48
 
@@ -41,11 +42,16 @@ class ControlnetStage(Stage):
         generator = self.run.generator(self.name, step)
         latents, tokens, chosen = self.samples.batch(self.batch, generator)
         edges = unpack_edges(self.samples.data.edges[chosen]).to(self.run.device)
-        noisy, noise, steps = self.noiser(latents, generator)
+        noisy, velocity, steps = self.noiser(latents, generator)
         with torch.autocast(self.run.device.type, torch.bfloat16):
             states = self.text_encoder(tokens).last_hidden_state
-            down, middle = self.controlnet(noisy, steps, states, edges, return_dict=False)
-            predicted = self.unet(
-                noisy, steps, states, down_block_additional_residuals=down, mid_block_additional_residual=middle
-            ).sample
-        return self.noiser.loss(predicted, noise, steps), self.batch
+            down, middle = self.control(noisy, steps, states, edges, return_dict=False)
+            (predicted,) = self.predict(
+                noisy,
+                steps,
+                states,
+                down_block_additional_residuals=down,
+                mid_block_additional_residual=middle,
+                return_dict=False,
+            )
+        return self.noiser.loss(predicted, velocity, steps), self.batch

@@ -33,11 +33,23 @@ class Run:
     device: torch.device
     samples: int = 40_960
     """How many scenes the stages after the VAE see."""
+    compiled: bool = False
+    """Whether networks go through torch.compile."""
     save_minutes: float = 5.0
 
     @property
     def cuda(self) -> bool:
         return self.device.type == "cuda"
+
+    def maybe_compiled(self, network: nn.Module) -> Callable[..., Any]:
+        """`network` as it is called in training."""
+        if not self.compiled:
+            return network
+        from torch._inductor import config
+
+        config.cpp.dynamic_threads = True  # or the number of threads at the first call would be the number for ever
+        compiled: Callable[..., Any] = torch.compile(network)
+        return compiled
 
     def generator(self, stage: str, step: int) -> torch.Generator:
         """The random numbers of one step, on the CPU, so that they do not depend on the device."""

@@ -19,7 +19,9 @@ from exporters.demo.trainer import Report, Run, Stage, averaged_weights
 _DROP = 0.1
 """How many samples lose their sentence, for classifier-free guidance (Ho and Salimans 2022)."""
 _SNR_LIMIT = 5.0
-"""Gamma of Min-SNR weighting (Hang et al. 2023, equation 4), for epsilon prediction."""
+"""Above this signal-to-noise ratio a sample's error counts less, as in Min-SNR weighting (Hang et al. 2023). Below it
+every error counts alike: what a picture shows is decided where the noise is strong, and there the error of epsilon is
+so small that it teaches next to nothing."""
 
 
 class LatentScale(nn.Module):
@@ -33,23 +35,23 @@ class LatentScale(nn.Module):
 
 
 class Noiser:
-    """Noisy latents and the weight of each sample's error."""
+    """Noisy latents, the velocity to predict (Salimans and Ho 2022, section 4), and the weighted error."""
 
     def __init__(self, device: torch.device) -> None:
         self.scheduler = training_scheduler()
         signal = self.scheduler.alphas_cumprod
-        ratio = signal / (1 - signal)
-        self.weights = (ratio.clamp(max=_SNR_LIMIT) / ratio).to(device)
+        self.weights = (_SNR_LIMIT * (1 - signal) / signal).clamp(max=1).to(device)
 
     def __call__(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, 4, h, w) -> noisy latents, the noise (both like `latents`) and (B,) int64 timesteps."""
+        """(B, 4, h, w) -> noisy latents, the velocity (both like `latents`) and (B,) int64 timesteps."""
         noise = torch.randn(latents.shape, generator=generator).to(latents.device)
         steps = torch.randint(len(self.weights), (len(latents),), generator=generator).to(latents.device)
         noisy: Tensor = self.scheduler.add_noise(latents, noise, steps)
-        return noisy, noise, steps
+        velocity: Tensor = self.scheduler.get_velocity(latents, noise, steps)
+        return noisy, velocity, steps
 
-    def loss(self, predicted: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
-        squared = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
+    def loss(self, predicted: Tensor, velocity: Tensor, steps: Tensor) -> Tensor:
+        squared = (predicted.float() - velocity).square().mean(dim=(1, 2, 3))
         weighted: Tensor = self.weights[steps] * squared
         return weighted.mean()
 
@@ -100,10 +102,11 @@ class Samples:
 
 
 class UnetStage(Stage):
-    """Epsilon prediction on cached latents."""
+    """Velocity prediction on cached latents."""
 
     name = "unet"
     learning_rate = 1e-3
+    average = 0.998
 
     def __init__(self, run: Run, report: Report) -> None:
         torch.manual_seed(run.seed + 1)
@@ -115,14 +118,15 @@ class UnetStage(Stage):
         self.modules = nn.ModuleDict({"unet": self.unet, "text_encoder": self.text_encoder, "scale": scale})
         self.samples = Samples(run, tokenizer, report, drop=_DROP)
         scale.factor.copy_(self.samples.factor)
+        self.predict = run.maybe_compiled(self.unet)
         self.noiser = Noiser(run.device)
         self.batch = 256 if run.cuda else 64
 
     def loss(self, step: int, progress: float) -> tuple[Tensor, int]:
         generator = self.run.generator(self.name, step)
         latents, tokens, _ = self.samples.batch(self.batch, generator)
-        noisy, noise, steps = self.noiser(latents, generator)
+        noisy, velocity, steps = self.noiser(latents, generator)
         with torch.autocast(self.run.device.type, torch.bfloat16):
             states = self.text_encoder(tokens).last_hidden_state
-            predicted = self.unet(noisy, steps, states).sample
-        return self.noiser.loss(predicted, noise, steps), self.batch
+            predicted = self.predict(noisy, steps, states, return_dict=False)[0]
+        return self.noiser.loss(predicted, velocity, steps), self.batch
