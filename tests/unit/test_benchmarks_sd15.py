@@ -29,12 +29,12 @@ from benchmarks.gpu_sd15 import report
 from benchmarks.gpu_sd15.__main__ import main as gpu_main
 from benchmarks.gpu_sd15.plan import COMPILED, EAGER, FULL, OURS, TINY, Work
 from benchmarks.results import described
-from benchmarks.sd15 import caps, checkpoints, throughput
+from benchmarks.sd15 import caps, checkpoints, step_parts, throughput
 from benchmarks.sd15.jobs import Job, content, make_jobs, pictures, require_same
 from benchmarks.sd15.loop import Loop
 from benchmarks.sd15.perf import request_data
 from benchmarks.sd15.queue_delay import link_repository
-from benchmarks.service import Counts, Server, parse_metrics, running, running_baseline
+from benchmarks.service import Counts, Durations, Server, parse_metrics, running, running_baseline
 from darkroom.pipelines.sd15 import networks
 from darkroom.pipelines.sd15.controls import ControlOptions, load_control
 from exporters.config import Placement
@@ -226,6 +226,18 @@ def test_metrics_of_one_model() -> None:
     assert (found["nv_inference_count"][1], found["nv_inference_exec_count"][1]) == (336, 42)
     assert found["darkroom_network_provider"][0]["provider"] == "CUDAExecutionProvider"
     assert parse_metrics(METRICS, "sd15") == {}
+
+
+def test_a_step_is_what_more_steps_take_more() -> None:
+    medians = {"service 10": 260.0, "service 40": 950.0, "loop 10": 220.0, "loop 40": 820.0, "network": 18.0}
+    counted = {"request": 2.1, "queue": 0.01, "compute_input": 0.02, "compute_infer": 2.0, "compute_output": 0.03}
+    before = Durations(executions=5, seconds={name: value / 2 for name, value in counted.items()})
+    found = list(step_parts.parts(medians, Durations(executions=105, seconds=counted).since(before)).values())
+    service, outside, queue, transport, execute, loop, network, rest_service, rest_loop = found
+    assert (service, loop, network) == (23.0, 20.0, 18.0)
+    assert (queue, transport, execute) == pytest.approx((0.05, 0.25, 10.0))
+    assert outside == pytest.approx(23.0 - 10.5)
+    assert (rest_service, rest_loop) == (30.0, 20.0)
 
 
 def _repository(folder: Path) -> Path:
