@@ -89,14 +89,13 @@ class Service(Server):
     def counts(self, model: str) -> Counts:
         """Rows inferred and executions of a model; canaries count as well."""
         samples = self._samples(model)
-        values = [samples.get(name, ({}, 0.0))[1] for name in ("nv_inference_count", "nv_inference_exec_count")]
-        return Counts(rows=int(values[0]), executions=int(values[1]))
+        return Counts(rows=int(_value(samples, "count")), executions=int(_value(samples, "exec_count")))
 
     def durations(self, model: str) -> Durations:
         """What a model's requests spent their time on. One request an execution, where they come one by one."""
         samples = self._samples(model)
-        spent = {name: samples.get(f"nv_inference_{name}_duration_us", ({}, 0.0))[1] / 1e6 for name in DURATIONS}
-        return Durations(executions=self.counts(model).executions, seconds=spent)
+        spent = {name: _value(samples, f"{name}_duration_us") / 1e6 for name in DURATIONS}
+        return Durations(executions=int(_value(samples, "exec_count")), seconds=spent)
 
     def provider(self, model: str) -> str | None:
         """The execution provider that a network runs on; None where the backend does not publish it."""
@@ -135,6 +134,11 @@ def parse_metrics(text: str, model: str) -> dict[str, Sample]:
     """
     samples = [(name, dict(_LABEL.findall(labels)), float(value)) for name, labels, value in _SAMPLE.findall(text)]
     return {name: (labels, value) for name, labels, value in samples if value and labels.get("model") == model}
+
+
+def _value(samples: Mapping[str, Sample], name: str) -> float:
+    """One of Triton's counters of inference; 0 for one that never counted."""
+    return samples.get(f"nv_inference_{name}", ({}, 0.0))[1]
 
 
 def _tree(pid: int) -> list[psutil.Process]:
