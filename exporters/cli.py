@@ -11,7 +11,7 @@ import click
 from darkroom.registry import all_specs
 from exporters import config
 from exporters.errors import ExportError
-from exporters.files import ROOT
+from exporters.options import output_option
 from exporters.prepare import prepare
 from exporters.realesrgan.command import realesrgan
 from exporters.sd15.command import sd15, sd15_controlnet
@@ -86,13 +86,7 @@ Examples:
     help="How long a batch waits for company, in microseconds.",
 )
 @click.option("--threads", type=click.IntRange(1, 256), help="Threads per CPU instance. Default: all cores.")
-@click.option(
-    "--output",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=ROOT / "model_repository",
-    show_default="model_repository",
-    help="The model repository.",
-)
+@output_option("The model repository.")
 def config_command(
     check: bool,
     gpus: tuple[int, ...],

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from darkroom.pipelines.upscale.networks import NETWORKS
-from exporters.files import CACHE, ROOT
 from exporters.manifest import Precision
+from exporters.options import cache_option, force_option, output_option, precision_option
 from exporters.realesrgan.export import STAGES, Job, export, up_to_date
 from exporters.tasks import Task, run_tasks
 
@@ -25,28 +25,16 @@ Examples:
   python -m exporters realesrgan --output /srv/models         into another repository"""
 )
 @click.option("--model", "models", multiple=True, type=click.Choice(_LABELS), help="Which network; may be repeated.")
-@click.option("--precision", type=click.Choice(["fp32", "fp16"]), help="Default: as installed, else fp32.")
+@precision_option
 @click.option(
     "--weights",
     "file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="An official .pth or .safetensors file, for one --model.",
 )
-@click.option(
-    "--output",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=ROOT / "model_repository",
-    show_default="model_repository",
-    help="The model repository to write to.",
-)
-@click.option(
-    "--cache",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=CACHE,
-    show_default=".darkroom/cache",
-    help="Where the downloaded weights are kept.",
-)
-@click.option("--force", is_flag=True, help="Export even what is up to date.")
+@output_option("The model repository to write to.")
+@cache_option("Where the downloaded weights are kept.")
+@force_option
 def realesrgan(
     models: tuple[str, ...],
     precision: Precision | None,

@@ -12,8 +12,9 @@ from darkroom.pipelines.sd15 import networks
 from darkroom.pipelines.sd15.controls import control_names
 from exporters import manifest
 from exporters.errors import ExportError
-from exporters.files import CACHE, ROOT
+from exporters.files import ROOT
 from exporters.manifest import Manifest, Precision
+from exporters.options import cache_option, force_option, output_option, precision_option
 from exporters.sd15 import controls, pipeline
 from exporters.sd15 import export as network_export
 from exporters.sd15.export import Job
@@ -29,24 +30,8 @@ PATTERNS = ("model_index.json", "unet/*", "vae/*", "text_encoder/*", "tokenizer/
 CONTROLNET_PATTERNS = ("config.json", "diffusion_pytorch_model*")
 
 _checkpoint_help = "A folder in the diffusers layout, or a hub id."
-_precision_option = click.option(
-    "--precision", type=click.Choice(["fp32", "fp16"]), help="Default: as installed, else fp32."
-)
-_output_option = click.option(
-    "--output",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=ROOT / "model_repository",
-    show_default="model_repository",
-    help="The model repository to write to.",
-)
-_cache_option = click.option(
-    "--cache",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=CACHE,
-    show_default=".darkroom/cache",
-    help="Where downloads are kept.",
-)
-_force_option = click.option("--force", is_flag=True, help="Export even what is up to date.")
+_output_option = output_option("The model repository to write to.")
+_cache_option = cache_option("Where downloads are kept.")
 
 
 @click.command(
@@ -58,10 +43,10 @@ Examples:
   python -m exporters sd15 --output /srv/models                              into another repository"""
 )
 @click.option("--checkpoint", default=str(DEMO), show_default="checkpoints/demo-sd15", help=_checkpoint_help)
-@_precision_option
+@precision_option
 @_output_option
 @_cache_option
-@_force_option
+@force_option
 def sd15(checkpoint: str, precision: Precision | None, output: Path, cache: Path, force: bool) -> None:
     """Export a checkpoint of the Stable Diffusion 1.5 kind to ONNX.
 
@@ -86,10 +71,10 @@ Examples:
     "--controlnet", default=str(DEMO_CANNY), show_default="checkpoints/demo-sd15-canny", help=_checkpoint_help
 )
 @click.option("--checkpoint", help=f"{_checkpoint_help} Default: the one that is in the repository.")
-@_precision_option
+@precision_option
 @_output_option
 @_cache_option
-@_force_option
+@force_option
 def sd15_controlnet(
     control: str,
     controlnet: str,

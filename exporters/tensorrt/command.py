@@ -14,8 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from darkroom.networks import ModelSpec
 from darkroom.registry import all_specs
 from exporters.errors import ExportError
-from exporters.files import CACHE, ROOT
 from exporters.onnx_export import MODEL_NAME
+from exporters.options import cache_option, output_option
 from exporters.tensorrt import build, engines
 from exporters.tensorrt.graph import EnginePrecision
 from exporters.tensorrt.plan import GIB, EnginePlan, describe, engine_sizes, make_plan
@@ -62,20 +62,8 @@ Then: python -m exporters config --engine tensorrt --gpus 0"""
 )
 @click.option("--dry-run", is_flag=True, help="Print the plans and build nothing; needs neither TensorRT nor a GPU.")
 @click.option("--force", is_flag=True, help="Build even what is up to date.")
-@click.option(
-    "--output",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=ROOT / "model_repository",
-    show_default="model_repository",
-    help="The model repository with the exported networks, which gets the engines.",
-)
-@click.option(
-    "--cache",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=CACHE,
-    show_default=".darkroom/cache",
-    help="Where the timing caches are kept.",
-)
+@output_option("The model repository with the exported networks, which gets the engines.")
+@cache_option("Where the timing caches are kept.")
 def tensorrt(
     models: Sequence[str],
     precision: EnginePrecision | None,

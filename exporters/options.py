@@ -1,0 +1,33 @@
+"""Options that several commands have: each says in its own words what it uses them for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from exporters.files import CACHE, ROOT
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+precision_option = click.option(
+    "--precision", type=click.Choice(["fp32", "fp16"]), help="Default: as installed, else fp32."
+)
+force_option = click.option("--force", is_flag=True, help="Export even what is up to date.")
+
+
+def output_option(help: str) -> Callable[[Command], Command]:
+    """`--output`, the model repository."""
+    return _folder("--output", ROOT / "model_repository", "model_repository", help)
+
+
+def cache_option(help: str) -> Callable[[Command], Command]:
+    """`--cache`, the folder of what is kept between runs."""
+    return _folder("--cache", CACHE, ".darkroom/cache", help)
+
+
+def _folder(name: str, default: Path, shown: str, help: str) -> Callable[[Command], Command]:
+    kind = click.Path(file_okay=False, path_type=Path)
+    return click.option(name, type=kind, default=default, show_default=shown, help=help)
