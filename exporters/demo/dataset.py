@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from darkroom.pipelines.sd15.controls import ControlOptions
+from darkroom.pipelines.sd15.controls.canny import preprocess
 from exporters.demo.models import SIDE
 from exporters.demo.render import render
 from exporters.demo.trainer import Report, Run, save_file
@@ -22,8 +23,6 @@ from exporters.demo.world import random_caption, training_scenes
 
 CHUNK = 2048
 """Scenes in a file."""
-CANNY = (100, 200)
-"""OpenCV's lower and upper threshold, as in most ControlNet examples."""
 _BATCH = 64
 
 
@@ -50,9 +49,8 @@ def tokenize(tokenizer: CLIPTokenizer, sentences: list[str]) -> Tensor:
 
 
 def canny(picture: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """(H, W, 3) uint8 RGB -> (H, W) uint8, 255 on edges."""
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    return np.asarray(cv2.Canny(grey, *CANNY), np.uint8)
+    """(H, W, 3) uint8 RGB -> (H, W) uint8, 255 on edges: what the service's preprocessor makes by default."""
+    return preprocess(picture, ControlOptions())[..., 0]
 
 
 def unpack_edges(packed: Tensor) -> Tensor:
