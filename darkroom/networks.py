@@ -35,6 +35,8 @@ class TensorSpec:
 class ModelSpec:
     """One folder of the model repository, as data: `exporters.config` renders its config.pbtxt from it.
 
+    `implementation` is the class ("package.module:Class") that a model of Triton's Python backend is.
+    With `on_demand` a repository has the model only once it is exported: nothing is missing where it is not.
     `max_batch_size` 0 means that there is no batch dimension (pipelines). Where `max_batch_size_cpu` is given
     it replaces `max_batch_size` for instances on a CPU, where a larger batch costs memory and gains nothing;
     `parameters_cpu` come on top of `parameters` there.
@@ -49,6 +51,8 @@ class ModelSpec:
     backend: Literal["onnxruntime", "python"]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    implementation: str = ""
+    on_demand: bool = False
     max_batch_size: int = 0
     max_batch_size_cpu: int | None = None
     decoupled: bool = False
@@ -58,6 +62,11 @@ class ModelSpec:
     parameters_cpu: Mapping[str, str] = field(default_factory=dict)
     canary: Callable[[], Tensors] | None = None
     canary_model: str = ""
+
+    @property
+    def is_network(self) -> bool:
+        """Whether pipelines call it, in batches; a pipeline itself has no batch dimension."""
+        return self.backend != "python" or self.max_batch_size > 0
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 from darkroom.errors import InvalidInput
 from darkroom.png import read_text
-from darkroom.schedulers import SCHEDULERS, scheduler_name
+from darkroom.schedulers import known_name, title
 
 WEB_UI_KEY = "parameters"
 JSON_KEY = "darkroom"
@@ -62,8 +62,8 @@ def text_chunks(details: Mapping[str, Any]) -> dict[str, str]:
 def parse(text: str) -> dict[str, Any]:
     """Read the web UI's layout, ours or a foreign one.
 
-    :returns: "prompt", "negative_prompt" and, as far as they are there, "steps", "scheduler" (a key of SCHEDULERS, or
-        the text as it is for one that we do not have), "guidance_scale", "seed", "width", "height", "model",
+    :returns: "prompt", "negative_prompt" and, as far as they are there, "steps", "scheduler" (one of ours, or
+        the text as it is for another), "guidance_scale", "seed", "width", "height", "model",
         "model_hash", "version" and the six fields of control. "other" has the remaining pairs as they are.
     """
     *lines, last = text.rstrip().split("\n")
@@ -94,10 +94,9 @@ def read_png(data: bytes) -> PngInfo:
 
 
 def _web_ui_text(details: Mapping[str, Any]) -> str:
-    scheduler = SCHEDULERS.get(details["scheduler"])
     pairs = {
         "Steps": details["steps"],
-        "Sampler": scheduler.title if scheduler else details["scheduler"],
+        "Sampler": title(details["scheduler"]),
         "CFG scale": details["guidance_scale"],
         "Seed": details["seed"],
         "Size": f"{details['width']}x{details['height']}",
@@ -204,7 +203,7 @@ def _read(
 
 def _scheduler(text: str) -> str:
     try:
-        return scheduler_name(text)
+        return known_name(text)
     except InvalidInput:
         return text
 

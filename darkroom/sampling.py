@@ -2,7 +2,8 @@
 
 Latents are torch tensors (n, channels, height, width) float32 on the CPU: next to a network call a step's arithmetic is
 nothing, and the solvers are diffusers'. The order of operations is that of diffusers'
-pipelines/stable_diffusion/pipeline_stable_diffusion.py, so that the same noise gives the same picture.
+pipelines/stable_diffusion/pipeline_stable_diffusion.py, so that the same noise gives the same picture; pipelines of
+flow matching (pipelines/hidream_image) differ in that their solvers start from plain noise and scale nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from darkroom.errors import Cancelled, InvalidInput
-from darkroom.schedulers import make_scheduler
+from darkroom.schedulers import is_flow, make_scheduler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,16 +76,24 @@ def get_noise(generators: Sequence[torch.Generator], shape: tuple[int, int, int]
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
 
 
-def get_schedule(name: str | None, config: Mapping[str, Any], steps: int) -> Schedule:
+def calculate_shift(tokens: int) -> float:
+    """The exponent `mu` of dynamic shifting for so many tokens of a picture (diffusers' function of that name)."""
+    slope = (1.15 - 0.5) / (4096 - 256)
+    return 0.5 + slope * (tokens - 256)
+
+
+def get_schedule(name: str | None, config: Mapping[str, Any], steps: int, *, tokens: int | None = None) -> Schedule:
     """A solver for `steps` steps.
 
-    :param name: a key of `darkroom.schedulers.SCHEDULERS`; None = the checkpoint's own.
+    :param name: a key of `darkroom.schedulers.SCHEDULERS` or FLOW_SCHEDULERS; None = the checkpoint's own.
     :param config: the checkpoint's scheduler_config.json.
+    :param tokens: of the picture, for a solver that shifts its timesteps by them.
     :raises InvalidInput: this solver cannot do so many steps.
     """
     scheduler = make_scheduler(name, config)
+    shifted = tokens is not None and scheduler.config.get("use_dynamic_shifting")
     try:
-        scheduler.set_timesteps(steps)
+        scheduler.set_timesteps(steps, **({"mu": calculate_shift(tokens or 0)} if shifted else {}))
     except ValueError as error:
         label = name or config["_class_name"]
         raise InvalidInput(f"steps: {steps} steps do not work with {label} ({error}).", param="steps") from None
@@ -109,11 +118,12 @@ async def denoise(
     """
     scheduler = schedule.scheduler
     extra = _step_arguments(scheduler, generators)
-    latents = noise * scheduler.init_noise_sigma
+    latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)
     for index, timestep in enumerate(schedule.timesteps):
         if stopped():
             raise Cancelled("The client cancelled the request.")
-        scaled = scheduler.scale_model_input(latents, timestep)
+        scales = hasattr(scheduler, "scale_model_input")
+        scaled = scheduler.scale_model_input(latents, timestep) if scales else latents
         step = Step(index=index, timestep=float(timestep), latents=scaled)
         noise_pred = await predict(step)
         latents = scheduler.step(noise_pred, timestep, latents, return_dict=False, **extra)[0]
@@ -126,14 +136,19 @@ def _step_arguments(scheduler: Any, generators: Sequence[torch.Generator]) -> di
     return {"generator": list(generators)} if "generator" in accepts else {}
 
 
-def predicted_original(stepped: Stepped, config: Mapping[str, Any], alphas_cumprod: Tensor) -> Tensor:
-    """The picture's latents as the network sees them at this step: x0 of DDIM (Song et al. 2021, equation 12).
+def predicted_original(stepped: Stepped, schedule: Schedule, config: Mapping[str, Any]) -> Tensor:
+    """The picture's latents as the network sees them at this step; shaped as the step's latents.
 
-    Holds for every solver, because what they hand to the network is always variance preserving.
+    x0 of DDIM (Song et al. 2021, equation 12), which holds for every solver of that kind, because what they hand to
+    the network is always variance preserving; of flow matching, what lies sigma times the velocity away.
     """
-    index = min(int(stepped.step.timestep + 0.5), len(alphas_cumprod) - 1)
-    alpha = alphas_cumprod[index]
     sample, prediction = stepped.step.latents, stepped.noise_pred
+    if is_flow(config):
+        sigma: Tensor = schedule.scheduler.sigmas[stepped.step.index]
+        return sample - sigma * prediction
+    alphas_cumprod = schedule.scheduler.alphas_cumprod
+    index = min(int(stepped.step.timestep + 0.5), len(alphas_cumprod) - 1)
+    alpha: Tensor = alphas_cumprod[index]
     kind = config.get("prediction_type", "epsilon")
     if kind == "v_prediction":
         return alpha.sqrt() * sample - (1 - alpha).sqrt() * prediction

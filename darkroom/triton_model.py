@@ -1,4 +1,5 @@
-"""What makes a pipeline's model.py one line: tensors <-> fields, streaming, errors, cancellation, BLS calls.
+"""What makes a model.py one line. For pipelines: tensors <-> fields, streaming, errors, cancellation, BLS calls; for
+networks that run in Python: batches.
 
 Runs inside Triton's Python stub only. The stub binds the names of `triton_python_backend_utils` after it has
 imported model.py, so the module is imported, never a name from it.
@@ -7,9 +8,11 @@ imported model.py, so the module is imported, never a name from it.
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,15 +20,17 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from darkroom.batching import Job, groups, run_together
 from darkroom.errors import Cancelled, DarkroomError, InvalidInput, NetworkError, OutOfMemory, to_wire
 from darkroom.networks import Array, ModelSpec, RowCaps, Tensors
 
-# How engines say that memory ran out: our backend's prefix, then ONNX Runtime's, CUDA's and cuDNN's own words.
+# How engines say that memory ran out: our backend's prefix, then ONNX Runtime's, CUDA's, cuDNN's and torch's own words.
 _OUT_OF_MEMORY = (
     "OUT_OF_MEMORY",
     "Failed to allocate memory",
     "bad_alloc",
     "out of memory",
+    "can't allocate memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC",
     "smaller than requested bytes",
@@ -81,7 +86,7 @@ class Reply:
         """Whether the client has cancelled or gone away."""
         return bool(self._sender.is_cancelled())
 
-    def send(self, outputs: Mapping[str, Array], *, final: bool = False) -> None:
+    def send(self, outputs: Mapping[str, Array], final: bool = False) -> None:
         """Send one response; `final` closes the stream with it."""
         tensors = [pb_utils.Tensor(name, value) for name, value in outputs.items()]
         flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
@@ -168,6 +173,94 @@ class PipelineModel(ABC):
     def finalize(self) -> None:
         """Triton's hook."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class NetworkModel(ABC):
+    """Base of the networks that run in Triton's Python backend: not decoupled, behind its dynamic batcher.
+
+    Subclasses set `spec` and implement `setup`, `run`, `device` and `close`.
+    """
+
+    spec: ModelSpec
+    folder: Path
+    """The version folder of this model, where its weights lie."""
+
+    @abstractmethod
+    def setup(self, kind: str, device: int) -> None:
+        """Load the weights; called once.
+
+        :param kind: Triton's instance kind, "CPU" or "GPU".
+        :param device: the number of the GPU.
+        """
+
+    @abstractmethod
+    def run(self, inputs: Tensors) -> dict[str, Array]:
+        """One batch: rows of one or several requests; the first dimension of every array is the batch."""
+
+    @abstractmethod
+    def device(self) -> str:
+        """What it runs on, for people: "torch cuda:0"."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give everything back."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Triton's hook."""
+        self.folder = Path(args["model_repository"]) / args["model_version"]
+        config = json.loads(args["model_config"])
+        self._name = config["name"]
+        text = config["parameters"].get("rows_by_size", {}).get("string_value", "")
+        self._caps = RowCaps.parse(text) if text else None
+        self.setup(args["model_instance_kind"], int(args["model_instance_device_id"]))
+        self._publish_provider(args["model_version"], args["model_instance_device_id"])
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Triton's hook: merged runs of equal shapes, and to each failed request its own error."""
+        jobs = [
+            Job(
+                {tensor.name(): tensor.as_numpy() for tensor in request.inputs()},
+                request.requested_output_names(),
+            )
+            for request in requests
+        ]
+        answers: dict[int, Tensors | Exception] = {}
+        for group in groups(jobs, batching=True, caps=self._caps):
+            results = run_together(self._run, [jobs[index] for index in group], batching=True)
+            answers.update(zip(group, results, strict=True))
+        return [self._respond(answers[index]) for index in range(len(jobs))]
+
+    def _run(self, outputs: Sequence[str], inputs: Tensors) -> list[Array]:
+        answer = self.run(inputs)
+        return [answer[name] for name in outputs]
+
+    def _respond(self, answer: Tensors | Exception) -> Any:
+        if not isinstance(answer, Exception):
+            return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in answer.items()])
+        pb_utils.Logger.log_error("".join(traceback.format_exception(answer)))
+        # The first line only: torch tells of memory at length, and traces name files of this machine.
+        reason = (str(answer).splitlines() or [""])[0]
+        return pb_utils.InferenceResponse(
+            error=pb_utils.TritonError(f"{type(answer).__name__}: {reason}", pb_utils.TritonError.INTERNAL)
+        )
+
+    def _publish_provider(self, version: str, device: str) -> None:
+        """The metric that backends/onnxruntime publishes of the networks that it runs."""
+        self._metric_family = pb_utils.MetricFamily(
+            name="darkroom_network_provider",
+            description="1 for the ONNX Runtime execution provider that a network runs on",
+            kind=pb_utils.MetricFamily.GAUGE,
+        )
+        labels = {"model": self._name, "version": version, "provider": self.device(), "device": device}
+        labels["process"] = str(os.getpid())  # as there: equal labels would be one gauge of several owners
+        self._metric = self._metric_family.Metric(labels=labels)
+        self._metric.set(1)
+
+    def finalize(self) -> None:
+        """Triton's hook: the metric goes before its family."""
+        del self._metric
+        del self._metric_family
+        self.close()
 
 
 def plain(value: Array) -> Any:

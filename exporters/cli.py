@@ -11,6 +11,7 @@ import click
 from darkroom.registry import all_specs
 from exporters import config
 from exporters.errors import ExportError
+from exporters.hidream.command import hidream
 from exporters.options import output_option
 from exporters.prepare import prepare
 from exporters.realesrgan.command import realesrgan
@@ -41,6 +42,7 @@ Examples:
   python -m exporters realesrgan             export the upscalers (about a minute, once)
   python -m exporters sd15                   export text to image
   python -m exporters sd15-controlnet        export a UNet that follows edges
+  python -m exporters hidream                export text to image with HiDream-I1
   python -m exporters config                 write every config.pbtxt for this checkout: ONNX on the CPU
   python -m exporters config --gpus 0,1      the same for two GPUs
   python -m exporters tensorrt               build TensorRT engines of what is exported
@@ -127,6 +129,7 @@ def config_command(
 main.add_command(realesrgan)
 main.add_command(sd15)
 main.add_command(sd15_controlnet)
+main.add_command(hidream)
 main.add_command(tensorrt)
 main.add_command(prepare)
 

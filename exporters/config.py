@@ -14,7 +14,7 @@ from pathlib import Path
 
 from darkroom.networks import ModelSpec, TensorSpec
 from exporters.errors import ExportError
-from exporters.files import ROOT, write_atomically
+from exporters.files import write_atomically
 from exporters.tensorrt.engines import Served
 
 _HEADER = "# Rendered by `python -m exporters config`; edit networks.py of the family, not this file."
@@ -45,7 +45,7 @@ class Placement:
 
 def render(spec: ModelSpec, placement: Placement) -> str:
     """The text of one config.pbtxt."""
-    is_network = spec.backend != "python"
+    is_network = spec.is_network
     batch, engine = _max_batch(spec, placement), placement.engines.get(spec.name)
     runs_on = _engine_files(engine) if engine else f'backend: "{spec.backend}"'
     blocks = [
@@ -123,8 +123,10 @@ def _parameters(spec: ModelSpec, placement: Placement) -> dict[str, str]:
     if spec.name in placement.engines:
         return {}  # those of the spec are ONNX Runtime's
     parameters = dict(spec.parameters)
+    if spec.is_network and not placement.gpus:
+        parameters |= spec.parameters_cpu
     if spec.backend == "onnxruntime":
-        parameters |= _GPU_PARAMETERS if placement.gpus else spec.parameters_cpu
+        parameters |= _GPU_PARAMETERS if placement.gpus else {}
         if placement.threads is not None and not placement.gpus:
             parameters["intra_op_thread_count"] = str(placement.threads)
     return parameters
@@ -159,13 +161,19 @@ def config_path(repository: Path, spec: ModelSpec) -> Path:
     return repository / spec.name / "config.pbtxt"
 
 
+def model_code(spec: ModelSpec) -> str:
+    """The model.py of a model of Triton's Python backend."""
+    module, _, name = spec.implementation.partition(":")
+    return f"from {module} import {name} as TritonPythonModel  # noqa: F401\n"
+
+
 def write_configs(repository: Path, specs: Iterable[ModelSpec], placement: Placement) -> list[Path]:
-    """Write all configs, and into a repository elsewhere the pipelines' model.py; returns the configs that changed."""
+    """Write all configs, and the model.py of what has none and runs in Python; returns the configs that changed."""
     changed = []
     for spec in specs:
-        code = Path(spec.name) / "1" / "model.py"
-        if spec.backend == "python" and not (repository / code).is_file():
-            write_atomically(repository / code, (ROOT / "model_repository" / code).read_bytes())
+        code = repository / spec.name / "1" / "model.py"
+        if spec.backend == "python" and not code.is_file():
+            write_atomically(code, model_code(spec).encode())
         path, text = config_path(repository, spec), render(spec, placement)
         if not path.is_file() or path.read_text() != text:
             write_atomically(path, text.encode())

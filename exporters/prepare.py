@@ -6,9 +6,14 @@ from pathlib import Path
 
 import click
 
+from darkroom.pipelines.hidream.networks import PIPELINE
 from darkroom.pipelines.upscale.networks import NETWORKS
+from exporters import manifest
 from exporters.config import Placement, write_configs
 from exporters.files import CACHE, ROOT
+from exporters.hidream.command import DEMO as DEMO_HIDREAM
+from exporters.hidream.command import export_family
+from exporters.hidream.export import Parents
 from exporters.manifest import Precision
 from exporters.realesrgan.command import run_jobs
 from exporters.realesrgan.export import Job
@@ -35,6 +40,7 @@ def prepare() -> None:
     jobs = [Job(network=n, repository=repository, cache=CACHE, precision=precision, file=None) for n in NETWORKS]
     run_jobs(jobs, quiet=True)
     _prepare_sd15(settings, repository)
+    _prepare_hidream(settings, repository)
 
 
 def _precision(settings: Settings, half: bool) -> Precision | None:
@@ -52,3 +58,12 @@ def _prepare_sd15(settings: Settings, repository: Path) -> None:
     precision = _precision(settings, settings.sd15_fp16)
     run_tasks(base_tasks(checkpoint, repository, precision), quiet=True)
     export_controls(checkpoint, repository, precision, CACHE, named=settings.controlnets, quiet=True)
+
+
+def _prepare_hidream(settings: Settings, repository: Path) -> None:
+    """The demo, where it is and nothing else was exported; other checkpoints are exported by name."""
+    demo = origin(str(DEMO_HIDREAM), ROOT, CACHE)
+    noted = manifest.read(repository / PIPELINE.name / "1")
+    if DEMO_HIDREAM.is_dir() and (noted is None or noted.source == demo.name):
+        precision = _precision(settings, settings.sd15_fp16)
+        export_family(Parents(checkpoint=demo, llama=None), repository, precision=precision, quiet=True)

@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
-from ort_backend_batch import Array, Job, RequestError, Tensors, decode_strings, groups, run_together
 from ort_backend_session import (
     CPU,
     LoadError,
@@ -44,7 +43,8 @@ from ort_backend_session import (
 )
 from ort_backend_signature import check_config, complete_config, graph_signature, scalar_outputs
 
-from darkroom.networks import RowCaps
+from darkroom.batching import Job, RequestError, decode_strings, groups, run_together
+from darkroom.networks import Array, RowCaps, Tensors
 
 
 class TritonPythonModel:

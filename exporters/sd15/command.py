@@ -13,7 +13,7 @@ from darkroom.pipelines.sd15.controls import control_names
 from exporters import manifest
 from exporters.errors import ExportError
 from exporters.files import ROOT
-from exporters.manifest import Manifest, Precision
+from exporters.manifest import Precision
 from exporters.options import cache_option, force_option, output_option, precision_option
 from exporters.sd15 import controls, pipeline
 from exporters.sd15 import export as network_export
@@ -138,15 +138,8 @@ def _network_task(job: Job) -> Task:
         stages=network_export.STAGES,
         up_to_date=lambda: network_export.up_to_date(job, network_export.current_hash()),
         export=lambda stage: network_export.export(job, stage),
-        difference=lambda result: _difference(job, result),
+        difference=lambda result: network_export.parity(job.spec, result),
     )
-
-
-def _difference(job: Job, result: Manifest) -> str:
-    if any(tensor.dtype == "UINT8" for tensor in job.spec.outputs):
-        share = f"in {result.error_share:.2%} of the values"
-        return f"differs from diffusers by at most {result.max_error:g} of 255 levels, {share}"
-    return f"differs from diffusers by at most {result.max_error:.1e} of the largest value"
 
 
 def _pipeline_task(job: Job) -> Task:

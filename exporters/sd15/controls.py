@@ -17,11 +17,11 @@ from exporters.onnx_export import MODEL_NAME
 
 
 def specs_of(repository: Path) -> tuple[ModelSpec, ...]:
-    """Every model, but the control UNets that a repository does without: it has the plain UNet, and no folder for
-    them."""
-    without: set[str] = set()
+    """Every model, but those that a repository does without: what comes only with its export (`on_demand`) and has no
+    folder, and control UNets that have none beside the plain UNet's."""
+    without = {spec.name for spec in all_specs() if spec.on_demand and not (repository / spec.name).is_dir()}
     if (repository / UNET.name).is_dir():
-        without = {spec.name for spec in CONTROL_UNETS.values() if not (repository / spec.name).is_dir()}
+        without |= {spec.name for spec in CONTROL_UNETS.values() if not (repository / spec.name).is_dir()}
     return tuple(spec for spec in all_specs() if spec.name not in without)
 
 

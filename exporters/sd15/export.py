@@ -8,17 +8,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from darkroom.networks import ModelSpec
+from darkroom.networks import ModelSpec, Tensors
 from exporters import manifest, onnx_export
 from exporters.errors import ExportError
 from exporters.manifest import Manifest, Precision, Source
 from exporters.onnx_export import Difference
 from exporters.sd15 import plans, weights
 from exporters.sd15.origin import Origin
-from exporters.sd15.plans import Plan
+from exporters.sd15.plans import Parts, Plan
 from exporters.sd15.weights import Component
 
 STAGES = ("read weights", "run diffusers", "export", "compare", "install")
@@ -79,10 +80,18 @@ def up_to_date(job: Job, exporter: str) -> Manifest | None:
 
     :param exporter: the hash that it must have been exported with.
     """
+    return made_of(job, exporter, {"controlnet": job.controlnet} if job.controlnet else {})
+
+
+def made_of(job: Job, exporter: str, more: Mapping[str, Origin]) -> Manifest | None:
+    """As `up_to_date`.
+
+    :param more: the checkpoints beside `job.checkpoint`, by their part in the export.
+    """
     installed = manifest.read(job.folder)
     if installed is None or job.precision not in (None, installed.precision) or installed.exporter != exporter:
         return None
-    origins = {"checkpoint": job.checkpoint, **({"controlnet": job.controlnet} if job.controlnet else {})}
+    origins = {"checkpoint": job.checkpoint, **more}
     if set(installed.sources) != set(origins):
         return None
     same = all(origin.still(installed.sources[role]) for role, origin in origins.items())
@@ -102,31 +111,69 @@ def read_components(job: Job, parts: tuple[str, ...]) -> dict[str, Component]:
     return components
 
 
-def export(job: Job, stage: Callable[[str], None]) -> Manifest:
-    """Export, compare with diffusers, install. `stage` is called with each of STAGES as it begins.
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a family makes one of its networks.
 
-    At most one copy of the weights lies in memory beside what ONNX Runtime or the exporter make of it.
+    :param exporter: the hash of everything that shapes the graph.
+    :param components: the checked components, by part.
+    :param sources: the files that they are read from, by the checkpoint's part in the export.
+    :param load: a component's network in fp32.
+    :param originals: inputs, with the original's own answers.
+    :param convert: the ONNX model of the loaded networks; True for fp16.
+    """
+
+    plan: Plan
+    exporter: str
+    components: Mapping[str, Component]
+    sources: Mapping[str, Source]
+    load: Callable[[str, Component], Any]
+    originals: Callable[[Parts], list[tuple[Tensors, Tensors]]]
+    convert: Callable[[Parts, bool], Any]
+
+
+def export(job: Job, stage: Callable[[str], None]) -> Manifest:
+    """Export a network of this family, as `export_network` does.
 
     :raises ExportError: a checkpoint is unfit, or the export differs; what was installed stays.
     """
     stage("read weights")
     plan = plans.plan_of(job.spec)
     components = read_components(job, plan.parts)
-    sources = _sources(job, components)
-    parts = {part: weights.load(part, component) for part, component in components.items()}
+    recipe = Recipe(
+        plan=plan,
+        exporter=current_hash(),
+        components=components,
+        sources=_sources(job, components),
+        load=weights.load,
+        originals=lambda parts: plans.originals(plan, parts),
+        convert=lambda parts, half: plans.export(plan, parts, half=half),
+    )
+    return export_network(job, recipe, stage)
+
+
+def export_network(job: Job, recipe: Recipe, stage: Callable[[str], None]) -> Manifest:
+    """Export, compare with the original, install. `stage` is called with each of STAGES as it begins.
+
+    At most one copy of the weights lies in memory beside what ONNX Runtime or the exporter make of it.
+
+    :raises ExportError: the weights are damaged, or the export differs; what was installed stays.
+    """
+    stage("read weights")
+    parts = {part: recipe.load(part, component) for part, component in recipe.components.items()}
     installed = manifest.read(job.folder)
     precision: Precision = job.precision or (installed.precision if installed else "fp32")
     stage("run diffusers")
-    cases = plans.originals(plan, parts)
+    cases = recipe.originals(parts)
     with staging(job) as staged:
         stage("export")
-        files = onnx_export.save(plans.export(plan, parts, half=precision == "fp16"), staged)
+        files = onnx_export.save(recipe.convert(parts, precision == "fp16"), staged)
         parts.clear()
         stage("compare")
         differences = onnx_export.compare(staged / onnx_export.MODEL_NAME, cases)
-        require_parity(plan, precision, differences)
+        require_parity(recipe.plan, precision, differences)
         stage("install")
-        return _install(job, files, precision, sources, differences)
+        return _install(job, recipe, files, precision, differences)
 
 
 def _sources(job: Job, components: Mapping[str, Component]) -> dict[str, Source]:
@@ -138,11 +185,7 @@ def _sources(job: Job, components: Mapping[str, Component]) -> dict[str, Source]
 
 
 def _install(
-    job: Job,
-    files: list[Path],
-    precision: Precision,
-    sources: dict[str, Source],
-    differences: Mapping[str, Difference],
+    job: Job, recipe: Recipe, files: list[Path], precision: Precision, differences: Mapping[str, Difference]
 ) -> Manifest:
     import torch
 
@@ -151,15 +194,15 @@ def _install(
     return manifest.install(
         job.folder,
         {file.name: file for file in files},
-        exporter=current_hash(),
+        exporter=recipe.exporter,
         precision=precision,
         source=job.checkpoint.name,
-        weights_sha256=weights.digest(*sources.values()),
+        weights_sha256=weights.digest(*recipe.sources.values()),
         opset=onnx_export.OPSET,
         max_error=max(_measure(job.spec, name, difference)[0] for name, difference in differences.items()),
         error_share=onnx_export.joined(list(differences.values())).share,
         torch=torch.__version__,
-        sources=sources,
+        sources=recipe.sources,
     )
 
 
@@ -178,6 +221,14 @@ def staging(job: Job) -> Iterator[Path]:
         if not existed:  # an empty folder is a model that Triton cannot load
             shutil.rmtree(parent, ignore_errors=True)
         raise
+
+
+def parity(spec: ModelSpec, result: Manifest) -> str:
+    """What an export differs from its original by, for people."""
+    if any(tensor.dtype == "UINT8" for tensor in spec.outputs):
+        share = f"in {result.error_share:.2%} of the values"
+        return f"differs from diffusers by at most {result.max_error:g} of 255 levels, {share}"
+    return f"differs from diffusers by at most {result.max_error:.1e} of the largest value"
 
 
 def is_picture(spec: ModelSpec, output: str) -> bool:

@@ -28,8 +28,9 @@ KINDS = {
 }
 """The class of each part."""
 _CHECKPOINT_PARTS = ("unet", "vae", "text_encoder")
-_DIFFUSERS_STEM = "diffusion_pytorch_model"
-_TRANSFORMERS_STEMS = ("model", "pytorch_model")  # of .safetensors and of .bin
+DIFFUSERS_STEMS = ("diffusion_pytorch_model", "diffusion_pytorch_model")
+TRANSFORMERS_STEMS = ("model", "pytorch_model")
+"""What the files are called that hold the weights: those of .safetensors and those of .bin."""
 # What would need inputs that the served graphs do not have.
 _EXTRA_CONDITIONS = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type",
                      "time_cond_proj_dim")  # fmt: skip
@@ -91,7 +92,11 @@ def read_checkpoint(root: Path) -> Checkpoint:
                 f"{root.name} is no checkpoint of the Stable Diffusion 1.5 kind: {_INDEX} says "
                 f"{index.get('_class_name', 'no class')} with {part} {found or 'missing'}; expected one {kind}."
             )
-    checkpoint = Checkpoint(root=root, **{part: _component(root, part, KINDS[part]) for part in _CHECKPOINT_PARTS})
+    stems = {"text_encoder": TRANSFORMERS_STEMS}
+    parts = {
+        part: read_component(root, part, KINDS[part], stems.get(part, DIFFUSERS_STEMS)) for part in _CHECKPOINT_PARTS
+    }
+    checkpoint = Checkpoint(root=root, **parts)
     _check_unet(checkpoint)
     _check_vae(checkpoint.vae)
     return checkpoint
@@ -102,7 +107,7 @@ def read_controlnet(root: Path, unet: Component) -> Component:
 
     :raises ExportError: as `read_checkpoint`.
     """
-    controlnet = _component(root, "", KINDS["controlnet"])
+    controlnet = read_component(root, "", KINDS["controlnet"], DIFFUSERS_STEMS)
     _expect(controlnet, "conditioning_channels", 3, default=3)
     _expect(controlnet, "global_pool_conditions", False, default=False)
     for name in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"):
@@ -161,13 +166,19 @@ def read_json(root: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def _component(root: Path, part: str, kind: str) -> Component:
+def read_component(root: Path, part: str, kind: str, stems: tuple[str, str]) -> Component:
+    """One network of a checkpoint: its config.json and the names of its files.
+
+    :param part: its folder; "" where the checkpoint is this network alone.
+    :param kind: the class that config.json must name.
+    :param stems: TRANSFORMERS_STEMS or DIFFUSERS_STEMS.
+    :raises ExportError: it is missing, incomplete or of another class.
+    """
     prefix = f"{part}/" if part else ""
     config = read_json(root, f"{prefix}config.json")
     found = config.get("_class_name") or (config.get("architectures") or [None])[0]
     if found != kind:
         raise ExportError(f"{root.name}/{prefix}config.json describes {found or 'no class'}, expected {kind}.")
-    stems = _TRANSFORMERS_STEMS if part == "text_encoder" else (_DIFFUSERS_STEM, _DIFFUSERS_STEM)
     for suffix, stem in ((".safetensors", stems[0]), (".bin", stems[1])):
         for variant in (None, "fp16"):
             files = _weight_files(root, prefix, stem, f".{variant}" if variant else "", suffix)
@@ -210,13 +221,16 @@ def load(part: str, component: Component) -> Any:
         import transformers
     kind = KINDS[part]
     if part == "text_encoder":
-        return _load(getattr(transformers, kind), component)
+        return load_component(getattr(transformers, kind), component)
     # Without accelerate, which only training needs, diffusers has no other way and says so on every call.
-    return _load(getattr(diffusers, kind), component, low_cpu_mem_usage=False)
+    return load_component(getattr(diffusers, kind), component, low_cpu_mem_usage=False)
 
 
-def _load(kind: Any, component: Component, **options: Any) -> Any:
-    """from_pretrained with every way to fail as one sentence; weights stored in fp16 become fp32."""
+def load_component(kind: Any, component: Component, **options: Any) -> Any:
+    """from_pretrained with every way to fail as one sentence; weights stored in fp16 become fp32.
+
+    :raises ExportError: its weights are damaged or of another network.
+    """
     import torch
     from safetensors import SafetensorError
 

@@ -15,13 +15,13 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from darkroom import batching as batch
 from darkroom.networks import RowCaps
 from tests.triton import onnx_models as m
 
 # Behind everything else, as the stub does it: the folder also has a `model.py`.
 sys.path.append(str(Path(__file__).parents[2] / "backends" / "onnxruntime"))
 session = importlib.import_module("ort_backend_session")
-batch = importlib.import_module("ort_backend_batch")
 
 Provider = session.Provider
 

@@ -20,7 +20,7 @@ from exporters.tensorrt.engines import Served
 from proxy.settings import Settings
 from tests.engines import A100, H100, install, write_onnx
 
-SPECS = all_specs()
+SPECS = [spec for spec in all_specs() if not spec.on_demand]
 NETWORKS = [spec for spec in SPECS if spec.backend != "python"]
 PIPELINES = [spec for spec in SPECS if spec.backend == "python"]
 KIND_GPU = model_config_pb2.ModelInstanceGroup.KIND_GPU

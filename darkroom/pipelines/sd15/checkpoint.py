@@ -1,48 +1,24 @@
-"""pipeline.json: what the loop has to know of a checkpoint, written beside the pipeline's model.py by the exporter."""
+"""What the loop has to know of a Stable Diffusion 1.5-class checkpoint."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-FILE_NAME = "pipeline.json"
+from darkroom import checkpoint
+from darkroom.checkpoint import FILE_NAME as FILE_NAME
+
 TOKENIZER_NAME = "tokenizer.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class Checkpoint(checkpoint.Checkpoint):
     """A Stable Diffusion 1.5-class checkpoint, without its weights.
 
-    :param name: the hub id or the folder's name.
-    :param digest: the first ten hexadecimal digits of the SHA-256 of the UNet's weights.
-    :param side: width and height that it was trained at, in pixels.
-    :param scheduler: scheduler_config.json.
     :param max_tokens: tokens of a chunk, begin and end included (77).
     :param bos_token_id, eos_token_id, pad_token_id: of the tokenizer.
-    :param latent_rgb: 5 x 3: RGB (0..1) per latent channel, then a constant: a preview is latents times it.
     """
 
-    name: str
-    digest: str
-    side: int
-    scheduler: dict[str, Any]
     max_tokens: int
     bos_token_id: int
     eos_token_id: int
     pad_token_id: int
-    latent_rgb: list[list[float]]
-
-    @classmethod
-    def read(cls, folder: Path) -> Checkpoint:
-        """Read `folder`/pipeline.json.
-
-        :raises OSError, ValueError, KeyError: it is not there, or not such a file.
-        """
-        raw = json.loads((folder / FILE_NAME).read_text())
-        return cls(**{field.name: raw[field.name] for field in fields(cls)})
-
-    def to_json(self) -> str:
-        """The content of pipeline.json."""
-        return json.dumps(asdict(self), indent=1) + "\n"

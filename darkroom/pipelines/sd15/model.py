@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Mapping
-from contextlib import aclosing
 from typing import Any
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from darkroom.networks import Array
+from darkroom.generation import respond
 from darkroom.pipelines.sd15 import networks
 from darkroom.pipelines.sd15.checkpoint import TOKENIZER_NAME, Checkpoint
-from darkroom.pipelines.sd15.pipeline import Finished, Progress, Runner, generate
+from darkroom.pipelines.sd15.pipeline import Runner, generate
 from darkroom.pipelines.sd15.request import GenerateRequest, Limits
 from darkroom.schedulers import SCHEDULERS, make_scheduler
 from darkroom.triton_model import PipelineModel, Reply
@@ -48,28 +44,5 @@ class Sd15Model(PipelineModel):
         given = fields if image is None else {**fields, "control_image": True}
         request = GenerateRequest.parse(given, self._runner.limits)
         runner = dataclasses.replace(self._runner, stopped=reply.cancelled)
-        steps = 0
-        async with aclosing(generate(request, None if image is None else image.tobytes(), runner)) as events:
-            async for event in events:
-                if isinstance(event, Progress):
-                    steps = event.total
-                    reply.send(_progress(event))
-                else:
-                    reply.send(_finished(event, steps), final=event.last)
-
-
-def _progress(event: Progress) -> Mapping[str, Array]:
-    outputs = {"progress": np.array([event.done, event.total], np.int32)}
-    for name, data in (("preview", event.preview), ("control_map", event.control_map)):
-        if data is not None:
-            outputs[name] = np.frombuffer(data, np.uint8)
-    return outputs
-
-
-def _finished(event: Finished, steps: int) -> Mapping[str, Array]:
-    return {
-        "progress": np.array([steps, steps], np.int32),
-        "image": np.frombuffer(event.data, np.uint8),
-        "shape": np.array(event.shape, np.int32),
-        "details": np.array([json.dumps(event.details)], np.object_),
-    }
+        events = generate(request, None if image is None else image.tobytes(), runner)
+        await respond(events, reply.send)

@@ -134,6 +134,7 @@ def _canary() -> Tensors:
 PIPELINE = ModelSpec(
     name="sd15",
     backend="python",
+    implementation="darkroom.pipelines.sd15.model:Sd15Model",
     decoupled=True,
     inputs=(
         TensorSpec(name="prompt", dtype="STRING", dims=(1,), help="(word:1.3) weighs; over 75 tokens go in chunks"),

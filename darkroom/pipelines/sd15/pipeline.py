@@ -8,7 +8,7 @@ nothing runs here: each step is one call of a network that other requests use at
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,29 +16,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from darkroom import __version__
 from darkroom.errors import InvalidInput
+from darkroom.generation import Finished as Finished
+from darkroom.generation import Job, run
+from darkroom.generation import Progress as Progress
 from darkroom.guidance import doubled, guide
-from darkroom.images import Picture, Pixels, decode, encode, resize
+from darkroom.images import Pixels, decode, resize
 from darkroom.networks import Array, Network
-from darkroom.parameters import text_chunks
 from darkroom.pipelines.sd15.checkpoint import Checkpoint
 from darkroom.pipelines.sd15.controls import load_control
 from darkroom.pipelines.sd15.networks import LATENT_CHANNELS, VAE_SCALE_FACTOR
 from darkroom.pipelines.sd15.prompts import Tokenizer, encode_prompts
 from darkroom.pipelines.sd15.request import ControlRequest, GenerateRequest, Limits
 from darkroom.png import encode_png
-from darkroom.sampling import (
-    Schedule,
-    Step,
-    Stepped,
-    denoise,
-    get_generators,
-    get_noise,
-    get_schedule,
-    predicted_original,
-)
-from darkroom.schedulers import scheduler_key
+from darkroom.sampling import Step, get_generators, get_noise, get_schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,36 +51,6 @@ class Runner:
     stopped: Callable[[], bool] = lambda: False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """A step is done (or none yet).
-
-    :param preview: PNG of what the pictures will be, an eighth of their size, side by side; on preview steps.
-    :param control_map: PNG of what the ControlNet reads; once, before the first step.
-    """
-
-    done: int
-    total: int
-    preview: bytes | None = None
-    control_map: bytes | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finished:
-    """One picture is ready.
-
-    :param data: the encoded picture (or bare rows).
-    :param shape: (height, width, channels).
-    :param details: everything that it takes to make it again.
-    :param last: no other picture follows.
-    """
-
-    data: bytes
-    shape: tuple[int, int, int]
-    details: dict[str, Any]
-    last: bool
-
-
 async def generate(
     request: GenerateRequest, control_image: bytes | None, runner: Runner
 ) -> AsyncGenerator[Progress | Finished, None]:
@@ -108,15 +69,15 @@ async def generate(
     generators = get_generators([request.seed + k for k in range(request.num_images)])
     noise = get_noise(generators, _latent_shape(request))
     predict = Prediction(request=request, runner=runner, embeds=embeds, control_map=control_map, steps=len(schedule))
-    latents = noise
-    async for stepped in denoise(noise, schedule, predict, generators=generators, stopped=runner.stopped):
-        latents = stepped.latents
-        done = stepped.step.index + 1
-        wanted = request.preview_every and done % request.preview_every == 0 and done < len(schedule)
-        preview = _preview(stepped, schedule, runner.checkpoint) if wanted else None
-        yield Progress(done=done, total=len(schedule), preview=preview)
-    async for picture in _pictures(latents, request, runner):
-        yield picture
+    job = Job(
+        request=request,
+        checkpoint=runner.checkpoint,
+        vae_decoder=runner.vae_decoder,
+        details=_control_details(request),
+        stopped=runner.stopped,
+    )
+    async for event in run(job, noise, schedule, predict, generators):
+        yield event
 
 
 def _latent_shape(request: GenerateRequest) -> tuple[int, int, int]:
@@ -185,54 +146,15 @@ def _acts(control: ControlRequest, index: int, steps: int) -> bool:
     return index / steps >= control.start and (index + 1) / steps <= control.end
 
 
-def _preview(stepped: Stepped, schedule: Schedule, checkpoint: Checkpoint) -> bytes:
-    """PNG, one pixel per latent: a linear guess at what the VAE would make of the predicted picture."""
-    original = predicted_original(stepped, checkpoint.scheduler, schedule.scheduler.alphas_cumprod)
-    matrix = torch.tensor(checkpoint.latent_rgb)
-    rgb = torch.einsum("nchw,cr->nhwr", original, matrix[:-1]) + matrix[-1]
-    pixels = (rgb.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    return encode_png(np.concatenate(pixels, axis=1))
-
-
-async def _pictures(latents: Tensor, request: GenerateRequest, runner: Runner) -> AsyncIterator[Finished]:
-    """Decode and encode one picture after the other; the decoder has all of them from the start."""
-    images = (await runner.vae_decoder({"latents": latents.numpy()}))["image"]
-    for index, pixels in enumerate(images):
-        details = _details(request, runner.checkpoint, index)
-        data = await asyncio.to_thread(_encoded, pixels, request, details)
-        height, width, channels = pixels.shape
-        yield Finished(data=data, shape=(height, width, channels), details=details, last=index + 1 == len(images))
-
-
-def _encoded(pixels: Pixels, request: GenerateRequest, details: Mapping[str, Any]) -> bytes:
-    text = text_chunks(details)
-    return encode(Picture(rgb=pixels), format=request.format, quality=request.quality, text=text)
-
-
-def _details(request: GenerateRequest, checkpoint: Checkpoint, index: int) -> dict[str, Any]:
-    """What it takes to make picture `index` again, alone: the picture carries it."""
-    details: dict[str, Any] = {
-        "prompt": request.prompt,
-        "negative_prompt": request.negative_prompt,
-        "steps": request.steps,
-        "scheduler": request.scheduler or scheduler_key(checkpoint.scheduler),
-        "guidance_scale": request.guidance_scale,
-        "seed": request.seed + index,
-        "width": request.width,
-        "height": request.height,
-        "model": checkpoint.name,
-        "model_hash": checkpoint.digest,
-        "index": index,
-        "version": __version__,
+def _control_details(request: GenerateRequest) -> dict[str, Any]:
+    control = request.control
+    if control is None:
+        return {}
+    return {
+        "control_type": control.kind,
+        "low_threshold": control.options.low_threshold,
+        "high_threshold": control.options.high_threshold,
+        "controlnet_conditioning_scale": control.conditioning_scale,
+        "control_guidance_start": control.start,
+        "control_guidance_end": control.end,
     }
-    if request.control is not None:
-        control = request.control
-        details |= {
-            "control_type": control.kind,
-            "low_threshold": control.options.low_threshold,
-            "high_threshold": control.options.high_threshold,
-            "controlnet_conditioning_scale": control.conditioning_scale,
-            "control_guidance_start": control.start,
-            "control_guidance_end": control.end,
-        }
-    return details

@@ -153,6 +153,7 @@ def _canary() -> Tensors:
 PIPELINE = ModelSpec(
     name="upscale",
     backend="python",
+    implementation="darkroom.pipelines.upscale.model:UpscaleModel",
     decoupled=True,
     inputs=(
         TensorSpec(name="image", dtype="UINT8", dims=(-1,), help="the bytes of a PNG, JPEG, WebP, BMP, TIFF or GIF"),

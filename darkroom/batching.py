@@ -1,21 +1,17 @@
 """Requests into runs: merge requests of equal shapes along the first dimension, run once, split the outputs.
 
-Plain numpy; knows neither Triton nor ONNX Runtime.
+Plain numpy, for every network that runs in a Python process: knows neither Triton nor an engine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from darkroom.networks import RowCaps
+from darkroom.networks import Array, RowCaps, Tensors
 
-Array = NDArray[Any]
-Tensors = Mapping[str, Array]
 Run = Callable[[Sequence[str], Tensors], Sequence[Array]]
 
 

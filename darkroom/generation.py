@@ -1,0 +1,165 @@
+"""From noise to encoded pictures: what the loops of all diffusion families do alike, and what they say meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from darkroom import __version__
+from darkroom.checkpoint import Checkpoint
+from darkroom.fields import PictureRequest
+from darkroom.images import Picture, Pixels, encode
+from darkroom.networks import Array, Network
+from darkroom.parameters import text_chunks
+from darkroom.png import encode_png
+from darkroom.sampling import Predict, Schedule, Stepped, denoise, predicted_original
+from darkroom.schedulers import scheduler_key
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """A step is done (or none yet).
+
+    :param preview: PNG of what the pictures will be, an eighth of their size, side by side; on preview steps.
+    :param control_map: PNG of what the ControlNet reads; once, before the first step.
+    """
+
+    done: int
+    total: int
+    preview: bytes | None = None
+    control_map: bytes | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """One picture is ready.
+
+    :param data: the encoded picture (or bare rows).
+    :param shape: (height, width, channels).
+    :param details: everything that it takes to make it again.
+    :param last: no other picture follows.
+    """
+
+    data: bytes
+    shape: tuple[int, int, int]
+    details: dict[str, Any]
+    last: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """The pictures of one request.
+
+    :param vae_decoder: latents (n, channels, h, w) -> image (n, 8h, 8w, 3) uint8.
+    :param details: what the pictures carry beside `base_details`.
+    :param stopped: asked before every step whether the client has gone.
+    """
+
+    request: PictureRequest
+    checkpoint: Checkpoint
+    vae_decoder: Network
+    details: Mapping[str, Any]
+    stopped: Callable[[], bool]
+
+
+async def run(
+    job: Job, noise: Tensor, schedule: Schedule, predict: Predict, generators: Sequence[torch.Generator]
+) -> AsyncGenerator[Progress | Finished, None]:
+    """Denoise, decode and encode: `Progress` per step, then `Finished` per picture.
+
+    :param noise: (n, channels, h, w), a row per picture.
+    :raises Cancelled: `job.stopped` said so.
+    """
+    every, latents = job.request.preview_every, noise
+    async for stepped in denoise(noise, schedule, predict, generators=generators, stopped=job.stopped):
+        latents = stepped.latents
+        done = stepped.step.index + 1
+        wanted = every and done % every == 0 and done < len(schedule)
+        preview = _preview(stepped, schedule, job.checkpoint) if wanted else None
+        yield Progress(done=done, total=len(schedule), preview=preview)
+    async for picture in _pictures(latents, job):
+        yield picture
+
+
+def _preview(stepped: Stepped, schedule: Schedule, checkpoint: Checkpoint) -> bytes:
+    """PNG, one pixel per latent: a linear guess at what the VAE would make of the predicted picture."""
+    original = predicted_original(stepped, schedule, checkpoint.scheduler)
+    matrix = torch.tensor(checkpoint.latent_rgb)
+    rgb = torch.einsum("nchw,cr->nhwr", original, matrix[:-1]) + matrix[-1]
+    pixels = (rgb.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    return encode_png(np.concatenate(pixels, axis=1))
+
+
+async def _pictures(latents: Tensor, job: Job) -> AsyncIterator[Finished]:
+    """Decode and encode one picture after the other; the decoder has all of them from the start."""
+    images = (await job.vae_decoder({"latents": latents.numpy()}))["image"]
+    for index, pixels in enumerate(images):
+        details = {**base_details(job.request, job.checkpoint, index), **job.details}
+        data = await asyncio.to_thread(_encoded, pixels, job.request, details)
+        height, width, channels = pixels.shape
+        yield Finished(data=data, shape=(height, width, channels), details=details, last=index + 1 == len(images))
+
+
+def _encoded(pixels: Pixels, request: PictureRequest, details: Mapping[str, Any]) -> bytes:
+    text = text_chunks(details)
+    return encode(Picture(rgb=pixels), format=request.format, quality=request.quality, text=text)
+
+
+def base_details(request: PictureRequest, checkpoint: Checkpoint, index: int) -> dict[str, Any]:
+    """What it takes to make picture `index` again, alone: the picture carries it."""
+    return {
+        "prompt": request.prompt,
+        "negative_prompt": request.negative_prompt,
+        "steps": request.steps,
+        "scheduler": request.scheduler or scheduler_key(checkpoint.scheduler),
+        "guidance_scale": request.guidance_scale,
+        "seed": request.seed + index,
+        "width": request.width,
+        "height": request.height,
+        "model": checkpoint.name,
+        "model_hash": checkpoint.digest,
+        "index": index,
+        "version": __version__,
+    }
+
+
+async def respond(
+    events: AsyncGenerator[Progress | Finished, None], send: Callable[[Mapping[str, Array], bool], None]
+) -> None:
+    """Send every event as a Triton response: progress, and what came with it.
+
+    :param send: is given the outputs, and whether they are the last ones.
+    """
+    steps = 0
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, Progress):
+                steps = event.total
+                send(_progress(event), False)
+            else:
+                send(_finished(event, steps), event.last)
+
+
+def _progress(event: Progress) -> Mapping[str, Array]:
+    outputs = {"progress": np.array([event.done, event.total], np.int32)}
+    for name, data in (("preview", event.preview), ("control_map", event.control_map)):
+        if data is not None:
+            outputs[name] = np.frombuffer(data, np.uint8)
+    return outputs
+
+
+def _finished(event: Finished, steps: int) -> Mapping[str, Array]:
+    return {
+        "progress": np.array([steps, steps], np.int32),
+        "image": np.frombuffer(event.data, np.uint8),
+        "shape": np.array(event.shape, np.int32),
+        "details": np.array([json.dumps(event.details)], np.object_),
+    }

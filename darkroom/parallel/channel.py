@@ -1,0 +1,131 @@
+"""What leader and ranks say to each other: small JSON messages on a Unix socket, and tensors in anonymous memory.
+
+Both vanish with the processes that hold them, also after kill -9: the memory has no name that could stay behind.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import socket
+import struct
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_LONGEST = 1 << 16
+_ALIGNMENT = 64
+DTYPES = {str(kind).removeprefix("torch."): kind for kind in (torch.float32, torch.float16, torch.bfloat16)}
+"""Of tensors that travel, by their names."""
+
+
+class Channel:
+    """One end of a connection that keeps messages apart (SOCK_SEQPACKET). Sending is thread safe."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._sending = threading.Lock()
+
+    @classmethod
+    def connect(cls, path: Path) -> Channel:
+        """:raises OSError: nobody listens there."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connection.connect(str(path))
+        return cls(connection)
+
+    def fileno(self) -> int:
+        """For selectors."""
+        return self._socket.fileno()
+
+    def peer(self) -> int:
+        """The process at the other end, from the kernel."""
+        size = struct.calcsize("3i")
+        pid, _, _ = struct.unpack("3i", self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+        return int(pid)
+
+    def send(self, message: Mapping[str, Any], *, fd: int | None = None) -> None:
+        """:param fd: a file that the other end gets a descriptor of. :raises OSError: the other end is gone."""
+        data = json.dumps(message).encode()
+        with self._sending:
+            socket.send_fds(self._socket, [data], [] if fd is None else [fd])
+
+    def receive(self) -> dict[str, Any] | None:
+        """The next message, with "fd" when a descriptor came along; None when the other end is gone."""
+        try:
+            data, fds, _, _ = socket.recv_fds(self._socket, _LONGEST, 1)
+        except ConnectionError:
+            return None
+        if not data:
+            return None
+        message: dict[str, Any] = json.loads(data)
+        return {**message, "fd": fds[0]} if fds else message
+
+    def close(self) -> None:
+        """The other end receives None."""
+        self._socket.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """Where a tensor lies in the shared memory. `offset` is in bytes, `dtype` a name without "torch."."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+    def to_json(self) -> dict[str, Any]:
+        """For a message; `Entry(**it)` makes it again."""
+        return asdict(self)
+
+    @property
+    def end(self) -> int:
+        """The first byte behind it."""
+        return self.offset + DTYPES[self.dtype].itemsize * torch.Size(self.shape).numel()
+
+
+class SharedTensors:
+    """Tensors in memory that several processes map; it grows and never shrinks.
+
+    :param fd: of the memory; a new one is made when it is absent.
+    """
+
+    def __init__(self, fd: int | None = None) -> None:
+        self.fd = os.memfd_create("darkroom-ranks") if fd is None else fd
+        self._map: mmap.mmap | None = None
+
+    def write(self, tensors: Mapping[str, Tensor]) -> list[Entry]:
+        """Copy float tensors in from offset 0, over what was there. :raises OSError: there is no memory for it."""
+        entries, offset = [], 0
+        for name, tensor in tensors.items():
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            entries.append(Entry(name=name, dtype=dtype, shape=tuple(tensor.shape), offset=offset))
+            offset = -(-entries[-1].end // _ALIGNMENT) * _ALIGNMENT
+        if os.fstat(self.fd).st_size < offset:
+            os.ftruncate(self.fd, offset)
+        for entry, view in zip(entries, self.views(entries).values(), strict=True):
+            view.copy_(tensors[entry.name])
+        return entries
+
+    def views(self, entries: Sequence[Entry]) -> dict[str, Tensor]:
+        """The tensors themselves, not copies: what is written to them is seen by all processes."""
+        if self._map is None or len(self._map) < max(entry.end for entry in entries):
+            # The old mapping is unmapped when the last tensor over it is gone.
+            self._map = mmap.mmap(self.fd, 0)
+        views = {}
+        for entry in entries:
+            count = torch.Size(entry.shape).numel()
+            flat = torch.frombuffer(self._map, dtype=DTYPES[entry.dtype], count=count, offset=entry.offset)
+            views[entry.name] = flat.view(entry.shape)
+        return views
+
+    def close(self) -> None:
+        """Give the memory back, as soon as no tensor over it is left."""
+        self._map = None
+        os.close(self.fd)

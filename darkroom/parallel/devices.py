@@ -1,0 +1,98 @@
+"""Kinds of devices, as data: how ranks on them talk to each other, and the environment that they need."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from darkroom.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceKind:
+    """A type of device that torch knows.
+
+    :param backend: of torch.distributed.
+    :param module: the package that brings the type to torch; imported in processes that use it.
+    :param environment: variables of every rank.
+    :param visible: variable that lists the devices to be seen, which then count from 0; "" leaves numbers as they are.
+    """
+
+    name: str
+    backend: str
+    module: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    visible: str = ""
+
+
+KINDS: dict[str, DeviceKind] = {
+    kind.name: kind
+    for kind in (
+        DeviceKind(name="cpu", backend="gloo"),
+        DeviceKind(name="cuda", backend="nccl"),
+        # The variables and their values are those of the HiDream service whose contract this service keeps.
+        DeviceKind(
+            name="npu",
+            backend="hccl",
+            module="torch_npu",
+            environment={
+                "HCCL_TIMEOUT": "7200",
+                "HCCL_BUFFSIZE": "2048",
+                "HCCL_SINGLE_NODE": "1",
+                "ACL_STREAM_TIMEOUT": "7200",
+                "PYTORCH_NPU_ALLOC_CONF": "max_split_size_mb:512",
+                "TOKENIZERS_PARALLELISM": "false",
+            },
+            visible="ASCEND_RT_VISIBLE_DEVICES",
+        ),
+    )
+}
+
+# Ranks are on one machine, and nothing of theirs should listen to others.
+_LOCAL = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+
+
+def kind_of(name: str) -> DeviceKind:
+    """:raises InvalidInput: no such type of device."""
+    if name not in KINDS:
+        raise InvalidInput(f"device type must be one of {', '.join(KINDS)}; got {name!r}", param="device_type")
+    return KINDS[name]
+
+
+def environment(kind: DeviceKind, devices: Sequence[int]) -> dict[str, str]:
+    """What the processes of a distributed start have in their environment beside what they inherit.
+
+    :param devices: their numbers, one for each rank; on a CPU only the count matters.
+    """
+    if not kind.visible:
+        return dict(kind.environment)
+    return {**kind.environment, kind.visible: ",".join(map(str, devices)), "DEVICE_COUNT": str(len(devices))}
+
+
+def rank_environment(kind: DeviceKind, devices: Sequence[int]) -> dict[str, str]:
+    """`environment`, and what concerns ranks only: the loopback interface, and an equal share of this process's cores.
+
+    More threads than cores make ranks wait for each other in every collective.
+    """
+    cores = len(os.sched_getaffinity(0))
+    threads = str(max(1, cores // len(devices)))
+    return {**environment(kind, devices), **_LOCAL, "OMP_NUM_THREADS": threads}
+
+
+def device_of(kind: DeviceKind, devices: Sequence[int], rank: int) -> torch.device:
+    """The device of a rank, made the current one of this process."""
+    import torch
+
+    if kind.name == "cpu":
+        return torch.device("cpu")
+    if kind.module:
+        importlib.import_module(kind.module)
+    device = torch.device(kind.name, rank if kind.visible else devices[rank])
+    torch.get_device_module(device).set_device(device)
+    return device

@@ -1,0 +1,56 @@
+"""Runs torchrun for a leader, and dies with it: `python -m darkroom.parallel.launch PRIVATE_FOLDER RANKS`.
+
+The options are those of `torchrun --standalone`, but for the rendezvous: that one listens on every network interface
+and unpickles what it is sent. Here one file in the private folder does; its keep-alive would let it grow for ever, and
+there is nobody to keep it alive for.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+from darkroom.parallel.processes import die_with_parent
+
+_NEVER = 10**8  # seconds
+
+
+def main() -> None:
+    """Ends when the ranks have ended, and takes the private folder along."""
+    private, ranks = Path(sys.argv[1]), sys.argv[2]
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # until torchrun has handlers of its own
+    try:
+        die_with_parent(signal.SIGTERM)
+        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # ranks use a file, and do not need its server
+        from torch.distributed.elastic.multiprocessing.api import SignalException
+        from torch.distributed.run import main as torchrun
+
+        try:
+            torchrun(_options(private, ranks))
+        except SignalException as end:
+            sys.exit(128 + end.sigval)
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
+
+
+def _options(private: Path, ranks: str) -> list[str]:
+    rendezvous = f"store_type=file,keep_alive_interval={_NEVER}"
+    options = {
+        "nnodes": "1",
+        "nproc-per-node": ranks,
+        "max-restarts": "0",  # a rank that comes back alone would wait for the others for ever
+        "rdzv-backend": "c10d",
+        "rdzv-id": "ranks",
+        "rdzv-endpoint": str(private / "rendezvous"),
+        "rdzv-conf": rendezvous,
+        "local-addr": "127.0.0.1",
+        "log-dir": str(private / "logs"),
+    }
+    return [*(f"--{name}={value}" for name, value in options.items()), "-m", "darkroom.parallel.rank", str(private)]
+
+
+if __name__ == "__main__":
+    main()

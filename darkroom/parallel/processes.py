@@ -1,0 +1,46 @@
+"""Processes that end with the one that started them."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Iterable
+
+import psutil
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def die_with_parent(number: signal.Signals) -> None:
+    """Let the kernel send us this signal when the thread that started us ends, however it ends.
+
+    Called by the child itself and not between fork and exec, where a process that has threads may not run Python.
+    """
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:  # it ended just before
+        sys.exit(1)
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """Everything below a process; empty when it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).children(recursive=True)
+    return []
+
+
+def kill(processes: Iterable[psutil.Process]) -> None:
+    """SIGKILL for each; a process that took over the number of one that ended is left alone."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it runs; what has ended and was not waited for does not."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False

@@ -1,0 +1,149 @@
+"""One rank, started by torchrun: `python -m darkroom.parallel.rank PRIVATE_FOLDER`, with RANK in the environment.
+
+It says hello to the leader, loads its part of the model, and predicts whenever it is told to. All ranks read a call's
+inputs from the same memory; the first one writes the prediction there.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from darkroom.parallel.job import SOCKET, STORE, Job
+from darkroom.parallel.processes import die_with_parent
+
+if TYPE_CHECKING:
+    import torch
+
+    from darkroom.parallel.channel import Channel
+    from darkroom.parallel.modules import Group
+    from darkroom.parallel.shard import Groups
+
+log = logging.getLogger("darkroom.parallel.rank")
+
+
+class Lifeline:
+    """The connection to the leader: calls come in, beats go out, and when it breaks this process ends at once."""
+
+    def __init__(self, channel: Channel, beat: float) -> None:
+        self._channel = channel
+        self._beat = beat
+        self._messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        for target in (self._listen, self._keep_beating):
+            threading.Thread(target=target, daemon=True).start()
+
+    def messages(self) -> Iterator[dict[str, Any]]:
+        """What the leader says, in order; without end."""
+        while True:
+            yield self._messages.get()
+
+    def _listen(self) -> None:
+        while (message := self._channel.receive()) is not None:
+            self._messages.put(message)
+        os._exit(0)  # the main thread may sit in a collective that nothing else gets it out of
+
+    def _keep_beating(self) -> None:
+        while True:
+            self.say(state="beat")
+            time.sleep(self._beat)
+
+    def say(self, **message: Any) -> None:
+        """Tell the leader; without one there is nothing left to do here."""
+        try:
+            self._channel.send(message)
+        except OSError:
+            os._exit(0)
+
+
+def main() -> None:
+    """Until the leader ends the connection. :raises Exception: whatever went wrong; the leader was told."""
+    die_with_parent(signal.SIGKILL)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    from darkroom.parallel.channel import Channel  # torch: a second that a dead parent should not have to wait
+
+    private, rank = Path(sys.argv[1]), int(os.environ["RANK"])
+    job = Job.read(private)
+    channel = Channel.connect(private / SOCKET)
+    channel.send({"state": "hello", "rank": rank})
+    lifeline = Lifeline(channel, job.timeouts.beat / 10)
+    try:
+        _serve(job, rank, private, lifeline)
+    except Exception as error:
+        lifeline.say(state="failed", reason=f"{type(error).__name__}: {str(error)[:2000]}")
+        raise
+
+
+def _serve(job: Job, rank: int, private: Path, lifeline: Lifeline) -> None:
+    import torch
+
+    from darkroom.parallel.channel import Entry, SharedTensors
+    from darkroom.parallel.devices import device_of, kind_of
+    from darkroom.parallel.layout import Place
+    from darkroom.parallel.shard import count_parameters, load_shard
+    from darkroom.pipelines.hidream.transformer import predict
+
+    device = device_of(kind_of(job.device_type), job.devices, rank)
+    groups = _join(job, rank, private, device)
+    dtype: torch.dtype = getattr(torch, job.dtype)
+    place = Place(layout=job.layout, rank=rank)
+    model = load_shard(Path(job.folder), place=place, groups=groups, device=device, dtype=dtype)
+    parameters = count_parameters(model)
+    log.info("rank %d of %d is ready on %s with %d parameters", rank, job.layout.size, device, parameters)
+    lifeline.say(state="ready", device=str(device), parameters=parameters)
+    messages = lifeline.messages()
+    shared = SharedTensors(next(messages)["fd"])
+    for call in messages:
+        entries = [Entry(**fields) for fields in call["tensors"]]
+        tensors = shared.views(entries)
+        output = tensors.pop("prediction")
+        prediction = predict(model, tensors)
+        if rank == 0:
+            output.copy_(prediction)
+        del tensors, output  # so that memory that was outgrown can go
+        lifeline.say(state="done", call=call["call"])
+
+
+def _join(job: Job, rank: int, private: Path, device: torch.device) -> Groups:
+    """Meet the other ranks, and see that a sum over them is right before it is relied on."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+
+    from darkroom.parallel.devices import kind_of
+    from darkroom.parallel.shard import Groups
+
+    dist.init_process_group(
+        kind_of(job.device_type).backend,
+        init_method=f"file://{private / STORE}",
+        rank=rank,
+        world_size=job.layout.size,
+        timeout=timedelta(seconds=job.timeouts.start),  # for calls the leader has a deadline, and kills
+    )
+    _check_sum(device, dist.group.WORLD, job.layout.size)
+    # After that sum, because a mesh that finds the device unused selects another one, by LOCAL_RANK.
+    mesh = init_device_mesh(device.type, (job.layout.ep, job.layout.tp), mesh_dim_names=("ep", "tp"))
+    groups = Groups(tp=mesh.get_group("tp"), all=dist.group.WORLD)
+    _check_sum(device, groups.tp, job.layout.tp)
+    return groups
+
+
+def _check_sum(device: torch.device, group: Group, size: int) -> None:
+    import torch
+
+    from darkroom.parallel.modules import sum_over
+
+    total = sum_over(torch.ones(1, device=device), group).item()
+    if total != size:
+        raise RuntimeError(f"a sum over {size} ranks gave {total}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""The ranks as their leader sees them: started by torchrun, watched, called, and ended without leaving anything.
+
+A thread of the leader does the watching and lives as long as the ranks do. It also starts them, because the kernel
+takes the end of the thread that started a process for the end of its parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import selectors
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+
+from darkroom.parallel.channel import Channel, SharedTensors
+from darkroom.parallel.devices import kind_of, rank_environment
+from darkroom.parallel.job import SOCKET, Job
+from darkroom.parallel.processes import family, is_alive, kill
+
+log = logging.getLogger(__name__)
+
+PREFIX = "darkroom-ranks-"
+"""Of the private folders, which lie where temporary files do."""
+
+_LOOK_EVERY = 0.25  # seconds
+_GRACE = 5.0  # seconds that torchrun gets to end after its ranks
+_YOUNG = 60.0  # seconds within which a private folder may not have its socket yet
+_PREDICTION = "prediction"
+
+
+class RanksFailed(Exception):
+    """The ranks cannot go on. It never leaves this package: the caller goes on with one device."""
+
+
+@dataclass(kw_only=True)
+class _Rank:
+    """What is known of one rank."""
+
+    rank: int
+    channel: Channel
+    process: psutil.Process
+    last_beat: float  # time.monotonic
+    device: str = ""
+    parameters: int = 0
+    ready: bool = False
+    done: int = 0  # number of the last call that it has answered
+
+
+class Ranks:
+    """All ranks of one model; `wait_ready` before the first call.
+
+    :raises OSError: no private folder, socket or memory could be made.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._one_call = threading.Lock()
+        self._calls = 0
+        # What the watching thread and callers both touch is touched under this one.
+        self._changed = threading.Condition()
+        self._ranks: dict[int, _Rank] = {}
+        self._failure: str | None = None
+        self._closing = False
+        _sweep()
+        self._private = Path(tempfile.mkdtemp(prefix=PREFIX))
+        job.write(self._private)
+        self._memory = SharedTensors()
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener.bind(str(self._private / SOCKET))
+        self._listener.listen(job.layout.size)
+        self._watcher = threading.Thread(target=self._watch, name="ranks", daemon=True)
+        self._watcher.start()
+
+    def wait_ready(self) -> None:
+        """:raises RanksFailed: a rank ended, or was not ready in time."""
+        size = self._job.layout.size
+        self._wait_for(
+            lambda: sum(rank.ready for rank in self._ranks.values()) == size,
+            self._job.timeouts.start,
+            "were not ready",
+        )
+        self._tell_all({"memory": True}, fd=self._memory.fd)
+
+    def call(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """One prediction by all ranks together. Thread safe; one at a time.
+
+        :param inputs: of `predict`.
+        :returns: float32, of the shape of hidden_states, on the CPU.
+        :raises RanksFailed: a rank ended, hangs, or reported an error.
+        """
+        with self._one_call:
+            self._check()
+            answer = torch.zeros(inputs["hidden_states"].shape)
+            entries = self._memory.write({**inputs, _PREDICTION: answer})
+            self._calls += 1
+            self._tell_all({"call": self._calls, "tensors": [entry.to_json() for entry in entries]})
+            self._wait_for(
+                lambda: all(rank.done == self._calls for rank in self._ranks.values()),
+                self._job.timeouts.call,
+                "gave no answer",
+            )
+            return answer.copy_(self._memory.views(entries)[_PREDICTION])
+
+    @property
+    def failure(self) -> str | None:
+        """Why the ranks are no more; None while all is well."""
+        return self._failure
+
+    def status(self) -> list[dict[str, Any]]:
+        """Of every rank that was ever heard of: rank, pid, device, parameters, alive, seconds since it last beat."""
+        now = time.monotonic()
+        with self._changed:
+            ranks = sorted(self._ranks.items())
+        return [
+            {
+                "rank": number,
+                "pid": rank.process.pid,
+                "device": rank.device,
+                "parameters": rank.parameters,
+                "alive": is_alive(rank.process),
+                "last_beat": round(now - rank.last_beat, 1),
+            }
+            for number, rank in ranks
+        ]
+
+    def close(self) -> None:
+        """Let the call at hand finish, end all processes, and wait until they are gone. Twice is fine."""
+        with self._one_call, self._changed:
+            self._closing = True
+        self._watcher.join()
+
+    def _tell_all(self, message: Mapping[str, Any], *, fd: int | None = None) -> None:
+        for rank in self._ranks.values():
+            with contextlib.suppress(OSError):  # it ended, which the watcher tells of
+                rank.channel.send(message, fd=fd)
+
+    def _check(self) -> None:
+        if self._failure or self._closing:
+            raise RanksFailed(self._failure or "closed")
+
+    def _wait_for(self, done: Callable[[], bool], timeout: float, what: str) -> None:
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._failure or self._closing or done(), timeout):
+                self._fail(f"the ranks {what} within {timeout:g} s")
+            self._check()
+
+    def _fail(self, reason: str) -> None:
+        with self._changed:
+            if self._failure is None and not self._closing:
+                self._failure = reason
+                log.warning("the distributed transformer stops: %s", reason)
+            self._changed.notify_all()
+
+    # From here on: the watching thread.
+
+    def _watch(self) -> None:
+        torchrun: subprocess.Popen[bytes] | None = None
+        try:
+            with selectors.DefaultSelector() as selector:
+                selector.register(self._listener, selectors.EVENT_READ)
+                torchrun = self._start()
+                while not (self._failure or self._closing):
+                    for key, _ in selector.select(_LOOK_EVERY):
+                        self._hear(selector, key.data)
+                    self._look_after(torchrun)
+        except Exception as error:
+            log.exception("the watch over the ranks failed")
+            self._fail(f"the watch over the ranks failed: {type(error).__name__}")
+        finally:
+            self._end(torchrun)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        job = self._job
+        # Not sys.executable: in a program with Python inside, as Triton's stub is, it may name another one.
+        python = Path(sys.prefix, "bin", f"python{sys.version_info[0]}.{sys.version_info[1]}")
+        command = [str(python), "-m", "darkroom.parallel.launch", str(self._private), str(job.layout.size)]
+        env = {**os.environ, **rank_environment(kind_of(job.device_type), job.devices)}
+        return subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, start_new_session=True)
+
+    def _hear(self, selector: selectors.BaseSelector, sender: _Rank | Channel | None) -> None:
+        """One message: of a rank, or of a process that has not said yet which rank it is. None: somebody connects."""
+        if sender is None:
+            channel = Channel(self._listener.accept()[0])
+            selector.register(channel, selectors.EVENT_READ, channel)
+            return
+        channel = sender if isinstance(sender, Channel) else sender.channel
+        message = channel.receive()
+        if message is None:
+            selector.unregister(channel)
+        with self._changed:
+            if isinstance(sender, _Rank):
+                self._note(sender, message)
+            elif message is None:
+                channel.close()
+            else:
+                process, now = psutil.Process(channel.peer()), time.monotonic()
+                rank = _Rank(rank=message["rank"], channel=channel, process=process, last_beat=now)
+                self._ranks[rank.rank] = rank
+                selector.modify(channel, selectors.EVENT_READ, rank)
+            self._changed.notify_all()
+
+    def _note(self, rank: _Rank, message: dict[str, Any] | None) -> None:
+        rank.last_beat = time.monotonic()
+        if message is None:
+            self._fail(f"rank {rank.rank} (process {rank.process.pid}) ended")
+        elif message["state"] == "failed":
+            self._fail(f"rank {rank.rank} failed: {message['reason']}")
+        elif message["state"] == "ready":
+            rank.ready, rank.device, rank.parameters = True, message["device"], message["parameters"]
+        elif message["state"] == "done":
+            rank.done = message["call"]
+
+    def _look_after(self, torchrun: subprocess.Popen[bytes]) -> None:
+        if (code := torchrun.poll()) is not None:
+            self._fail(f"torchrun ended with code {code}")
+        for rank in self._ranks.values():
+            silent = time.monotonic() - rank.last_beat
+            if silent > self._job.timeouts.beat:
+                self._fail(f"rank {rank.rank} (process {rank.process.pid}) was silent for {silent:.0f} s")
+
+    def _end(self, torchrun: subprocess.Popen[bytes] | None) -> None:
+        """When nothing failed the ranks end by themselves as their connections do; else all are killed."""
+        self._listener.close()
+        for rank in self._ranks.values():
+            rank.channel.close()
+        if torchrun is not None:
+            if self._failure:
+                self._kill(torchrun)
+            try:
+                torchrun.wait(_GRACE)
+            except subprocess.TimeoutExpired:
+                self._kill(torchrun)
+                torchrun.kill()
+                torchrun.wait()
+        with self._one_call:  # a call that has just succeeded may still be reading
+            self._memory.close()
+        shutil.rmtree(self._private, ignore_errors=True)
+
+    def _kill(self, torchrun: subprocess.Popen[bytes]) -> None:
+        """The ranks, and torchrun only asked to end, so that it can bury them."""
+        below = family(torchrun.pid)
+        torchrun.terminate()
+        kill([*below, *(rank.process for rank in self._ranks.values())])
+
+
+def _sweep() -> None:
+    """Remove private folders of leaders that were killed together with all their processes."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > _YOUNG and not _is_listened_to(folder / SOCKET):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_listened_to(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        return True

@@ -1,0 +1,141 @@
+"""`DistributedTransformer`: the prediction of HiDream's transformer on as many devices as there are, or on one."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from darkroom.parallel.checkpoint import check_divisible
+from darkroom.parallel.devices import device_of, kind_of
+from darkroom.parallel.inputs import check_inputs
+from darkroom.parallel.job import Job, Timeouts
+from darkroom.parallel.layout import layout_for
+from darkroom.parallel.ranks import Ranks, RanksFailed
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+
+class DistributedTransformer:
+    """`predict` of darkroom/pipelines/hidream/transformer.py, bound to a model that ranks hold together.
+
+    With one device, or once the ranks have failed, the model is loaded into this process and predicts here: the first
+    call after a failure takes as long as that, and is answered all the same. Ranks that failed stay away.
+
+    :param folder: the transformer in the diffusers layout.
+    :param device_type: cpu, cuda or npu. On npu this process needs `devices.environment` before torch is imported.
+    :param devices: their numbers, 1, 2, 4 or 8; on a CPU only the count matters.
+    :raises InvalidInput: an unknown type of device, a number of devices that there is no layout for, or a model whose
+        heads, experts or widths it does not divide.
+    :raises OSError: the checkpoint is not there, or no private folder could be made.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        device_type: str,
+        devices: Sequence[int],
+        dtype: torch.dtype,
+        timeouts: Timeouts | None = None,
+    ) -> None:
+        self._folder, self._dtype = folder, dtype
+        self._kind, self._devices = kind_of(device_type), tuple(devices)
+        self._layout = layout_for(len(self._devices))
+        self._config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        self._loading = threading.Lock()
+        self._model: Any = None
+        self._ranks: Ranks | None = None
+        self._reason: str | None = None
+        if self._layout.size > 1:
+            check_divisible(folder, self._layout)
+            self._start(timeouts or Timeouts())
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The prediction for B rows; thread safe, one call at a time on the ranks.
+
+        :param inputs: as of `predict`.
+        :returns: (B, C, H, W) float32.
+        :raises InvalidInput: the inputs do not fit together, or not the model.
+        :raises torch.OutOfMemoryError: from one device; ranks without memory are given up for one device.
+        """
+        check_inputs(self._config, inputs)
+        if self._ranks is not None and self._reason is None:
+            try:
+                return self._ranks.call(inputs)
+            except RanksFailed as error:
+                self._give_up(str(error))
+        return self._predict_alone(inputs)
+
+    def status(self) -> dict[str, Any]:
+        """What runs where.
+
+        mode "distributed" or "single"; reason: why not distributed, None where one device was asked for; layout tp and
+        ep; device and dtype; ranks: rank, pid, device, parameters, alive, last_beat in seconds ago, also of past ones.
+        """
+        reason = self._reason or (self._ranks.failure if self._ranks else None)
+        distributed = self._ranks is not None and reason is None
+        numbers = self._devices if distributed else self._devices[:1]
+        device = "cpu" if self._kind.name == "cpu" else ",".join(f"{self._kind.name}:{number}" for number in numbers)
+        return {
+            "mode": "distributed" if distributed else "single",
+            "reason": reason,
+            "layout": {"tp": self._layout.tp, "ep": self._layout.ep},
+            "device": device,
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "ranks": self._ranks.status() if self._ranks else [],
+        }
+
+    def close(self) -> None:
+        """End the ranks and let go of the model, after the call at hand. It must not be called again afterwards."""
+        if self._ranks is not None:
+            self._ranks.close()
+        with self._loading:
+            self._model = None
+
+    def __enter__(self) -> DistributedTransformer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _start(self, timeouts: Timeouts) -> None:
+        job = Job(
+            folder=str(self._folder.resolve()),
+            layout=self._layout,
+            device_type=self._kind.name,
+            devices=self._devices,
+            dtype=str(self._dtype).removeprefix("torch."),
+            timeouts=timeouts,
+        )
+        self._ranks = Ranks(job)
+        try:
+            self._ranks.wait_ready()
+        except RanksFailed as error:
+            self._give_up(str(error))
+
+    def _give_up(self, reason: str) -> None:
+        assert self._ranks is not None
+        self._reason = reason
+        self._ranks.close()  # their memory may be on the device that goes on
+        log.warning("the transformer goes on with one device: %s", reason)
+
+    def _predict_alone(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        from darkroom.pipelines.hidream.transformer import load_transformer, predict
+
+        with self._loading:
+            if self._model is None:
+                device = device_of(self._kind, self._devices, 0)
+                self._model = load_transformer(self._folder, device=device, dtype=self._dtype)
+            model = self._model
+        return predict(model, inputs)

@@ -1,0 +1,43 @@
+"""What the loop has to know of a HiDream checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from darkroom import checkpoint
+
+ENCODERS = ("clip_l", "clip_g", "t5", "llama")
+"""The text encoders in diffusers' order: text_encoder, text_encoder_2, _3 and _4."""
+
+
+def tokenizer_name(encoder: str) -> str:
+    """The file beside pipeline.json that holds an encoder's tokenizer."""
+    return f"tokenizer_{encoder}.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Padding:
+    """How a prompt becomes as many tokens as are asked for.
+
+    :param max_tokens: that the encoder can read.
+    :param pad_token, pad_token_id: what stands behind the prompt.
+    """
+
+    max_tokens: int
+    pad_token: str
+    pad_token_id: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(checkpoint.Checkpoint):
+    """A HiDream-I1-class checkpoint, without its weights.
+
+    :param variant: a name of `darkroom.pipelines.hidream.variants.VARIANTS`.
+    :param max_tokens: of a picture that is not square.
+    :param padding: by encoder; each is the fields of a `Padding`.
+    """
+
+    variant: Literal["full", "dev", "fast"]
+    max_tokens: int
+    padding: dict[str, dict[str, int | str]]

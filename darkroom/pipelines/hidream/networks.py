@@ -1,0 +1,165 @@
+"""The models of the family as data: encoders and VAE as ONNX networks, the transformer in torch, and the pipeline.
+
+Architecture: HiDream-ai/HiDream-I1-Full as diffusers lays it out, at any widths. Latents at every border are the
+scheduler's: the VAE's scaling factor and shift are part of its graph. Tensors are fp32 outside whatever the precision
+of the weights, and pictures are 8 bits, because they travel between processes.
+
+No repository has these models before they are exported (`on_demand`): the checkpoint is one that few have room for.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from darkroom.networks import ModelSpec, Tensors, TensorSpec
+from darkroom.pipelines.hidream.checkpoint import ENCODERS as ENCODER_NAMES
+from darkroom.pipelines.hidream.checkpoint import tokenizer_name
+
+LATENT_CHANNELS = 16
+VAE_SCALE_FACTOR = 8
+"""Pixels per latent along each axis."""
+PATCH_SIZE = 2
+"""Latents per token of the transformer along each axis."""
+
+_LATENTS = (LATENT_CHANNELS, -1, -1)
+_PIXELS = (-1, -1, 3)
+
+# Rows of one forward pass, by the size of the latents: (side / 8)^2. What runs together has to fit beside the weights
+# (34 GB in bf16), and gains little where a row alone fills the device. Nothing is measured on a GPU yet.
+_ROWS = {"rows_by_size": "hidden_states 1024:16 4096:8 9216:4 16384:2"}
+_ROWS_CPU = {"rows_by_size": "hidden_states 256:8 1024:4 16384:2"}
+
+
+def _tensor(name: str, dtype: str, dims: tuple[int, ...], help: str) -> TensorSpec:
+    return TensorSpec(name=name, dtype=dtype, dims=dims, help=help)  # type: ignore[arg-type]
+
+
+_IDS = _tensor("input_ids", "INT64", (-1,), "tokens, padded to one length")
+_MASK = _tensor("attention_mask", "INT64", (-1,), "1 for tokens, 0 for padding behind them")
+
+
+def _network(name: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], rows: int) -> ModelSpec:
+    canaries = {tensor.name: np.ones((1, 16), np.int64) for tensor in inputs}
+    return ModelSpec(
+        name=name,
+        backend="onnxruntime",
+        inputs=inputs,
+        outputs=outputs,
+        on_demand=True,
+        max_batch_size=rows,
+        tensors_from_graph=True,
+        files=("model.onnx",),
+        canary=lambda: canaries,
+    )
+
+
+def _clip(name: str) -> ModelSpec:
+    pooled = _tensor("text_embeds", "FP32", (-1,), "the projected state of the first end token")
+    return _network(name, (_IDS,), (pooled,), 16)
+
+
+CLIP_L = _clip("hidream_clip_l")
+CLIP_G = _clip("hidream_clip_g")
+T5 = _network(
+    "hidream_t5",
+    (_IDS, _MASK),
+    (_tensor("prompt_embeds", "FP32", (-1, -1), "the last hidden state: tokens x width"),),
+    8,
+)
+LLAMA = _network(
+    "hidream_llama",
+    (_IDS, _MASK),
+    (_tensor("hidden_states", "FP32", (-1, -1, -1), "what each layer gives: layers x tokens x width"),),
+    8,
+)
+VAE_DECODER = ModelSpec(
+    name="hidream_vae_decoder",
+    backend="onnxruntime",
+    inputs=(_tensor("latents", "FP32", _LATENTS, "denoised"),),
+    outputs=(_tensor("image", "UINT8", _PIXELS, "RGB, eight times as high and wide"),),
+    on_demand=True,
+    max_batch_size=4,
+    files=("model.onnx",),
+    canary=lambda: {"latents": np.zeros((1, LATENT_CHANNELS, 8, 8), np.float32)},
+)
+TRANSFORMER = ModelSpec(
+    name="hidream_transformer",
+    backend="python",
+    implementation="darkroom.pipelines.hidream.transformer_model:HidreamTransformerModel",
+    inputs=(
+        _tensor("hidden_states", "FP32", _LATENTS, "noisy latents; an eighth of the picture's height and width"),
+        _tensor("timesteps", "FP32", (1,), "0 to 1000; each row has its own"),
+        _tensor("encoder_hidden_states_t5", "FP32", (-1, -1), "tokens x width of T5"),
+        _tensor("encoder_hidden_states_llama3", "FP32", (-1, -1, -1), "layers x tokens x width of Llama"),
+        _tensor("pooled_embeds", "FP32", (-1,), "of CLIP-L, then of CLIP-G"),
+    ),
+    outputs=(_tensor("noise_pred", "FP32", _LATENTS, "what the transformer predicts, with its own sign"),),
+    on_demand=True,
+    max_batch_size=16,
+    max_batch_size_cpu=8,
+    parameters=_ROWS,
+    parameters_cpu=_ROWS_CPU,
+    files=("config.json",),
+)
+"""Its weights are safetensors beside config.json, in one file or several. The pipeline's canary reaches it."""
+
+
+def _scalar(name: str, dtype: str, help: str = "") -> TensorSpec:
+    return TensorSpec(name=name, dtype=dtype, dims=(1,), optional=True, help=help)  # type: ignore[arg-type]
+
+
+def _canary() -> Tensors:
+    return {
+        "prompt": np.array(["a cat"], np.object_),
+        "steps": np.array([1], np.int32),
+        "width": np.array([64], np.int32),
+        "height": np.array([64], np.int32),
+        "seed": np.array([0], np.int64),
+        "guidance_scale": np.array([0], np.float32),
+        "max_sequence_length": np.array([16], np.int32),
+    }
+
+
+PIPELINE = ModelSpec(
+    name="hidream",
+    backend="python",
+    implementation="darkroom.pipelines.hidream.model:HidreamModel",
+    decoupled=True,
+    on_demand=True,
+    inputs=(
+        _tensor("prompt", "STRING", (1,), "what max_sequence_length does not hold is cut off"),
+        _scalar("negative_prompt", "STRING"),
+        _scalar("steps", "INT32", "by default what suits the checkpoint"),
+        _scalar("guidance_scale", "FP32", "1 and below: no guidance, in half the time"),
+        _scalar("seed", "INT64", "of the first picture; the k-th has seed + k"),
+        _scalar("width", "INT32", "a multiple of 16"),
+        _scalar("height", "INT32", "a multiple of 16"),
+        _scalar("num_images", "INT32"),
+        _scalar("scheduler", "STRING"),
+        _scalar("max_sequence_length", "INT32", "tokens of the prompt"),
+        _scalar("preview_every", "INT32", "steps between previews; 0 for none"),
+        _scalar("format", "STRING"),
+        _scalar("quality", "INT32"),
+    ),
+    outputs=(
+        TensorSpec(name="progress", dtype="INT32", dims=(2,), help="steps done, steps in all; in every response"),
+        TensorSpec(name="preview", dtype="UINT8", dims=(-1,), help="a small PNG, in responses of preview steps"),
+        TensorSpec(name="image", dtype="UINT8", dims=(-1,), help="one encoded picture; in the last num_images ones"),
+        TensorSpec(name="shape", dtype="INT32", dims=(3,), help="height, width, channels; beside an image"),
+        TensorSpec(name="details", dtype="STRING", dims=(1,), help="JSON: index, seed, parameters; beside an image"),
+    ),
+    files=("pipeline.json", *map(tokenizer_name, ENCODER_NAMES)),
+    canary=_canary,
+)
+
+ENCODERS = (CLIP_L, CLIP_G, T5, LLAMA)
+
+
+def networks() -> tuple[ModelSpec, ...]:
+    """Every network of this family."""
+    return (*ENCODERS, VAE_DECODER, TRANSFORMER)
+
+
+def specs() -> tuple[ModelSpec, ...]:
+    """Every model of this family, for the renderer of the model repository."""
+    return (*networks(), PIPELINE)

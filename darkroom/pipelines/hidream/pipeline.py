@@ -1,0 +1,101 @@
+"""encode -> prepare -> denoise -> decode, as plain functions that are given their networks.
+
+Follows diffusers 0.42, pipelines/hidream_image/pipeline_hidream_image.py: the same weights and noise give the same
+picture. What is different is that each step is one call of a transformer that other requests use at the same time, and
+that a picture is made in the size that was asked for, where upstream enlarges or shrinks it to about a megapixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from darkroom.generation import Finished, Job, Progress, run
+from darkroom.guidance import doubled, guide
+from darkroom.networks import Network
+from darkroom.pipelines.hidream.checkpoint import Checkpoint
+from darkroom.pipelines.hidream.networks import LATENT_CHANNELS, VAE_SCALE_FACTOR
+from darkroom.pipelines.hidream.prompts import Embeds, Reader, encode_prompts
+from darkroom.pipelines.hidream.request import GenerateRequest, Limits
+from darkroom.sampling import Step, get_generators, get_noise, get_schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runner:
+    """What a job runs on.
+
+    :param readers, encoders: tokenizers and networks, by the names of `checkpoint.ENCODERS`.
+    :param transformer, vae_decoder: the networks of `darkroom.pipelines.hidream.networks`.
+    :param stopped: asked before every step whether the client has gone.
+    """
+
+    checkpoint: Checkpoint
+    limits: Limits
+    readers: Mapping[str, Reader]
+    encoders: Mapping[str, Network]
+    transformer: Network
+    vae_decoder: Network
+    stopped: Callable[[], bool] = lambda: False
+
+
+async def generate(request: GenerateRequest, runner: Runner) -> AsyncGenerator[Progress | Finished, None]:
+    """Make the pictures of one request: `Progress` per step, then `Finished` per picture.
+
+    :raises InvalidInput, TooLarge: the request is at fault.
+    :raises Cancelled: `runner.stopped` said so.
+    """
+    checkpoint = runner.checkpoint
+    request = request.sized(checkpoint.side, checkpoint.max_tokens, runner.limits)
+    schedule = get_schedule(request.scheduler, checkpoint.scheduler, request.steps, tokens=checkpoint.max_tokens)
+    yield Progress(done=0, total=len(schedule))
+    texts = [request.negative_prompt, request.prompt] if request.guided else [request.prompt]
+    embeds = await encode_prompts(texts, request.max_sequence_length, runner.readers, runner.encoders)
+    generators = get_generators([request.seed + k for k in range(request.num_images)])
+    noise = get_noise(generators, _latent_shape(request))
+    job = Job(
+        request=request,
+        checkpoint=checkpoint,
+        vae_decoder=runner.vae_decoder,
+        details={"max_sequence_length": request.max_sequence_length},
+        stopped=runner.stopped,
+    )
+    predict = Prediction(request=request, transformer=runner.transformer, embeds=embeds)
+    async for event in run(job, noise, schedule, predict, generators):
+        yield event
+
+
+def _latent_shape(request: GenerateRequest) -> tuple[int, int, int]:
+    height, width = request.height or 0, request.width or 0
+    return LATENT_CHANNELS, height // VAE_SCALE_FACTOR, width // VAE_SCALE_FACTOR
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Asks the transformer where the rows of one request go: the `Predict` of its loop.
+
+    :param embeds: a row for the prompt, or first one for the negative prompt.
+    """
+
+    request: GenerateRequest
+    transformer: Network
+    embeds: Embeds
+
+    async def __call__(self, step: Step) -> Tensor:
+        """(n, 16, h, w) latents -> (n, 16, h, w) velocity from picture to noise, guided where the request is."""
+        guided, copies = self.request.guided, self.request.num_images
+        latents = (doubled(step.latents) if guided else step.latents).numpy()
+        answer = await self.transformer(
+            {
+                "hidden_states": latents,
+                "timesteps": np.full((len(latents), 1), step.timestep, np.float32),
+                "encoder_hidden_states_t5": np.repeat(self.embeds.t5, copies, axis=0),
+                "encoder_hidden_states_llama3": np.repeat(self.embeds.llama, copies, axis=0),
+                "pooled_embeds": np.repeat(self.embeds.pooled, copies, axis=0),
+            }
+        )
+        velocity = -torch.from_numpy(answer["noise_pred"])  # the model was trained from noise to picture
+        return guide(velocity, self.request.guidance_scale) if guided else velocity

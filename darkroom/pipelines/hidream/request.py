@@ -1,0 +1,117 @@
+"""What a request for pictures may ask for: fields, ranges, defaults. No engine, no torch and no Triton here."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from darkroom.errors import TooLarge
+from darkroom.fields import (
+    DRAWN_SEEDS,
+    GUIDANCE_RANGE,
+    QUALITY_RANGE,
+    SEED_RANGE,
+    PictureRequest,
+    check_pixels,
+    format_name,
+    integer,
+    number,
+    required,
+    side,
+    text,
+)
+from darkroom.pipelines.hidream.networks import PATCH_SIZE, VAE_SCALE_FACTOR
+from darkroom.pipelines.hidream.variants import DEFAULT, VARIANTS, Variant
+from darkroom.schedulers import FLOW_SCHEDULERS, scheduler_name
+
+SIDE_MULTIPLE = VAE_SCALE_FACTOR * PATCH_SIZE
+"""Pixels of a token along each axis."""
+SEQUENCE_RANGE = (16, 218)
+"""Tokens; CLIP of HiDream reads no more than 218 (diffusers' pipeline_hidream_image.py)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What the installation sets.
+
+    :param max_pixels: width times height of one picture.
+    :param max_steps, max_images: of one request.
+    :param max_prompt: characters of a prompt and of a negative prompt.
+    """
+
+    max_pixels: int = 1024 * 1024
+    max_steps: int = 150
+    max_images: int = 8
+    max_prompt: int = 4000
+
+    @classmethod
+    def from_env(cls) -> Limits:
+        """Read HIDREAM_MAX_PIXELS, HIDREAM_MAX_STEPS and so on, one variable per field."""
+        names = cls.__dataclass_fields__
+        given = {name: os.environ.get(f"HIDREAM_{name.upper()}") for name in names}
+        return cls(**{name: int(value) for name, value in given.items() if value})
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateRequest(PictureRequest):
+    """One request; what is not said here, as every request for pictures.
+
+    :param width, height: in pixels, multiples of 16; None = the side that the checkpoint was trained at.
+    :param scheduler: a name of `darkroom.schedulers.FLOW_SCHEDULERS`; None = the checkpoint's own.
+    :param max_sequence_length: tokens that each encoder reads of a prompt; fewer where it cannot read so many.
+    """
+
+    max_sequence_length: int = 128
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any], limits: Limits, variant: Variant = VARIANTS[DEFAULT]) -> GenerateRequest:
+        """Validate named fields; those that are absent or None take their defaults, and a seed is drawn.
+
+        :param variant: has the defaults of the checkpoint. Who validates without knowing it passes on what was given.
+        :raises InvalidInput: names the field, its range and what came.
+        """
+        given = {name: value for name, value in fields.items() if value is not None}
+        required(given, "prompt")
+        encoding = format_name(given, cls.format)
+        name = given.get("scheduler")
+        request = cls(
+            prompt=text(given, "prompt", limits.max_prompt),
+            negative_prompt=text(given, "negative_prompt", limits.max_prompt),
+            steps=integer(given, "steps", variant.steps, (1, limits.max_steps)),
+            guidance_scale=number(given, "guidance_scale", variant.guidance_scale, GUIDANCE_RANGE),
+            seed=integer(given, "seed", secrets.randbelow(DRAWN_SEEDS), SEED_RANGE),
+            width=side(given, "width", limits, multiple=SIDE_MULTIPLE),
+            height=side(given, "height", limits, multiple=SIDE_MULTIPLE),
+            num_images=integer(given, "num_images", cls.num_images, (1, limits.max_images)),
+            scheduler=scheduler_name(name, FLOW_SCHEDULERS) if name else None,
+            max_sequence_length=integer(given, "max_sequence_length", cls.max_sequence_length, SEQUENCE_RANGE),
+            preview_every=integer(given, "preview_every", cls.preview_every, (0, limits.max_steps)),
+            format=encoding,
+            quality=integer(given, "quality", cls.quality, QUALITY_RANGE),
+        )
+        if request.width and request.height:
+            check_pixels(request.width, request.height, limits)
+        return request
+
+    def sized(self, side: int, max_tokens: int, limits: Limits) -> GenerateRequest:
+        """This request with its absent width and height filled in.
+
+        :param max_tokens: of the transformer, for a picture that is not square: it pads those to this length.
+        :raises TooLarge: the picture would have more pixels than the limit, or more tokens than the transformer has
+            room for.
+        """
+        request = replace(self, width=self.width or side, height=self.height or side)
+        width, height = request.width or 0, request.height or 0
+        check_pixels(width, height, limits)
+        tokens = width * height // SIDE_MULTIPLE**2
+        if width != height and tokens > max_tokens:
+            most = max_tokens * SIDE_MULTIPLE**2
+            raise TooLarge(
+                f"width x height must be at most {most:,} pixels for pictures that are not square, with this "
+                f"checkpoint; got {width}x{height} = {width * height:,}.",
+                param="width",
+            )
+        return request

@@ -1,0 +1,118 @@
+"""The transformer in torch: its weights from safetensors, one prediction for many rows, and what runs it.
+
+Architecture and forward pass are diffusers' `HiDreamImageTransformer2DModel` (diffusers 0.42,
+models/transformers/transformer_hidream_image.py), eager and with torch's scaled dot product attention. It stays in
+torch because its experts are chosen per token: how many rows an expert gets is known only while it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from diffusers import HiDreamImageTransformer2DModel
+
+WEIGHTS_PATTERN = "*.safetensors"
+
+
+def load_transformer(folder: Path, *, device: torch.device, dtype: torch.dtype) -> HiDreamImageTransformer2DModel:
+    """The model of a folder in the diffusers layout, ready for `predict`.
+
+    Weights go file by file to the device: at most one file lies in memory beside the model.
+
+    :param folder: has config.json and the weights as one or several safetensors.
+    :raises OSError: config.json or the weights are not there.
+    :raises RuntimeError: the weights are those of another model.
+    """
+    from diffusers import HiDreamImageTransformer2DModel
+
+    files = sorted(folder.glob(WEIGHTS_PATTERN))
+    if not files:
+        raise FileNotFoundError(f"no weights ({WEIGHTS_PATTERN}) beside config.json")
+    with torch.device("meta"):  # no memory, and no random numbers for weights that are replaced at once
+        model = HiDreamImageTransformer2DModel.from_config(HiDreamImageTransformer2DModel.load_config(folder))
+    weights: dict[str, Tensor] = {}
+    for file in files:
+        weights |= {name: tensor.to(dtype) for name, tensor in load_file(file, device=str(device)).items()}
+    model.load_state_dict(weights, strict=True, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def predict(model: HiDreamImageTransformer2DModel, inputs: Mapping[str, Tensor]) -> Tensor:
+    """What the model predicts for B rows, each with its own timestep and prompt.
+
+    The sign is the model's own: the solvers are given its negative, as in diffusers'
+    pipelines/hidream_image/pipeline_hidream_image.py.
+
+    :param inputs: float tensors on any device, batch first:
+        hidden_states (B, C, H, W), the latents; H and W are multiples of the patch size, and where they differ
+        H x W is at most that of the config's `max_resolution`;
+        timesteps (B,), 0..1000;
+        encoder_hidden_states_t5 (B, S, D);
+        encoder_hidden_states_llama3 (B, L, S, D), one for each of Llama's L layers;
+        pooled_embeds (B, P), of both CLIPs one after the other.
+    :returns: (B, C, H, W) float32, on the model's device.
+    """
+    weight = next(model.parameters())
+    kind, device = weight.dtype, weight.device
+    prediction: Tensor = model(
+        hidden_states=inputs["hidden_states"].to(device, kind),
+        timesteps=inputs["timesteps"].to(device),  # fp32: the sinusoids are computed before they are rounded
+        encoder_hidden_states_t5=inputs["encoder_hidden_states_t5"].to(device, kind),
+        encoder_hidden_states_llama3=inputs["encoder_hidden_states_llama3"].to(device, kind).transpose(0, 1),
+        pooled_embeds=inputs["pooled_embeds"].to(device, kind),
+        return_dict=False,
+    )[0]
+    return prediction.float()
+
+
+class Executor(Protocol):
+    """What the Triton model runs a batch on: `predict` bound to a model that is held somewhere.
+
+    :raises torch.OutOfMemoryError: the device had no memory for this batch.
+    """
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> Tensor: ...
+
+    def close(self) -> None:
+        """Give everything back; it is not called again afterwards."""
+
+    def status(self) -> dict[str, Any]:
+        """What is to be shown of it: at least "device" and "dtype", as text."""
+
+
+class LocalExecutor:
+    """The whole model on one device of this process."""
+
+    def __init__(self, model: HiDreamImageTransformer2DModel) -> None:
+        self._model = model
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return predict(self._model, inputs)
+
+    def close(self) -> None:
+        del self._model
+
+    def status(self) -> dict[str, Any]:
+        weight = next(self._model.parameters())
+        return {"device": str(weight.device), "dtype": str(weight.dtype).removeprefix("torch.")}
+
+
+def make_executor(folder: Path, *, device: torch.device, dtype: torch.dtype, compiled: bool = False) -> Executor:
+    """The executor that the Triton model asks for.
+
+    :param compiled: with `torch.compile`: minutes at the first calls of every size. Off, as the experts' uneven shares
+        break the graph in every layer.
+    :raises OSError, RuntimeError: as `load_transformer`.
+    """
+    model = load_transformer(folder, device=device, dtype=dtype)
+    if compiled:
+        model.compile(dynamic=True)
+    return LocalExecutor(model)

@@ -1,0 +1,262 @@
+"""Ranks that die, hang or do not start: the call at hand is answered all the same, and nothing is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from darkroom.parallel.job import SOCKET, Timeouts
+from darkroom.parallel.ranks import PREFIX
+from darkroom.parallel.transformer import DistributedTransformer
+from darkroom.pipelines.hidream.transformer import load_transformer, predict
+from tests.parallel_models import make_inputs, private_folders, relative_error, wait_gone, write_transformer
+
+TOLERANCE = 1e-4
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+INPUTS = make_inputs(2, 8, 12)
+LEADER = """
+import sys, json, time, torch
+from pathlib import Path
+from darkroom.parallel.transformer import DistributedTransformer
+from tests.parallel_models import make_inputs
+folder = Path(sys.argv[1])
+transformer = DistributedTransformer(folder, device_type="cpu", devices=(0, 1), dtype=torch.float32)
+print(json.dumps(transformer.status()), flush=True)
+while True:
+    transformer(make_inputs(2, 8, 12))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_transformer(tmp_path_factory.mktemp("transformer"))
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> Tensor:
+    return predict(load_transformer(folder, device=torch.device("cpu"), dtype=torch.float32), INPUTS)
+
+
+@contextlib.contextmanager
+def distributed(folder: Path, ranks: int = 2, **timeouts: float) -> Iterator[DistributedTransformer]:
+    """A transformer on ranks; afterwards, neither processes nor files of it may be left."""
+    before = private_folders()
+    patience = Timeouts(**{"start": 300, "call": 120, "beat": 60, **timeouts})
+    with DistributedTransformer(
+        folder, device_type="cpu", devices=range(ranks), dtype=torch.float32, timeouts=patience
+    ) as transformer:
+        below = psutil.Process().children(recursive=True)
+        yield transformer
+    assert not wait_gone(below)
+    assert private_folders() == before
+
+
+def process_of(status: dict[str, Any], rank: int) -> psutil.Process:
+    return psutil.Process(status["ranks"][rank]["pid"])
+
+
+class Call(threading.Thread):
+    """A prediction that runs beside the test."""
+
+    def __init__(self, transformer: DistributedTransformer) -> None:
+        super().__init__()
+        self._transformer = transformer
+        self.answer = torch.zeros(0)
+        self.start()
+
+    def run(self) -> None:
+        self.answer = self._transformer(INPUTS)
+
+
+def assert_single(transformer: DistributedTransformer, reason: str, caplog: pytest.LogCaptureFixture) -> None:
+    status = transformer.status()
+    assert status["mode"] == "single"
+    assert reason in status["reason"]
+    assert not any(rank["alive"] for rank in status["ranks"])
+    warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert any("goes on with one device" in words and reason in words for words in warnings)
+
+
+@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.heavy)])
+def test_a_killed_rank_costs_no_call(
+    folder: Path, expected: Tensor, victim: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with distributed(folder) as transformer:
+        assert relative_error(transformer(INPUTS), expected) <= TOLERANCE
+        process = process_of(transformer.status(), victim)
+        process.suspend()  # so that the call is surely under way when it is killed
+        call = Call(transformer)
+        time.sleep(1)
+        assert call.is_alive()
+        process.kill()
+        call.join(60)
+        assert relative_error(call.answer, expected) <= TOLERANCE
+        assert_single(transformer, f"rank {victim} (process {process.pid}) ended", caplog)
+        assert relative_error(transformer(INPUTS), expected) <= TOLERANCE
+
+
+def test_a_rank_that_hangs_is_given_up(folder: Path, expected: Tensor, caplog: pytest.LogCaptureFixture) -> None:
+    with distributed(folder, beat=5) as transformer:
+        process = process_of(transformer.status(), 1)
+        process.suspend()
+        started = time.monotonic()
+        assert relative_error(transformer(INPUTS), expected) <= TOLERANCE
+        assert 4 < time.monotonic() - started < 40
+        assert_single(transformer, f"rank 1 (process {process.pid}) was silent for", caplog)
+
+
+@pytest.mark.heavy
+def test_a_call_has_a_deadline(folder: Path, expected: Tensor, caplog: pytest.LogCaptureFixture) -> None:
+    with distributed(folder, call=0.001) as transformer:
+        assert relative_error(transformer(INPUTS), expected) <= TOLERANCE
+        assert_single(transformer, "gave no answer within 0.001 s", caplog)
+
+
+@pytest.mark.heavy
+def test_a_killed_torchrun_takes_its_ranks_along(
+    folder: Path, expected: Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    with distributed(folder) as transformer:
+        ranks = [process_of(transformer.status(), rank) for rank in (0, 1)]
+        ranks[0].parent().kill()
+        assert not wait_gone(ranks)
+        assert relative_error(transformer(INPUTS), expected) <= TOLERANCE
+        assert_single(transformer, "ended", caplog)
+
+
+@pytest.mark.parametrize("reason", ["torchrun ended with code 1", "were not ready within 0.2 s"])
+def test_a_start_that_fails_leaves_one_device(
+    folder: Path,
+    expected: Tensor,
+    reason: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if "torchrun" in reason:  # which refuses this value; this process has read it long ago
+        monkeypatch.setenv("TORCH_DISTRIBUTED_DEBUG", "no such level")
+    with distributed(folder, start=300 if "torchrun" in reason else 0.2) as transformer:
+        assert_single(transformer, reason, caplog)
+        assert relative_error(transformer(INPUTS), expected) <= TOLERANCE
+
+
+def test_a_rank_tells_why_it_failed(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    weights = load_file(folder / WEIGHTS)
+    del weights["x_embedder.proj.bias"]
+    save_file(weights, tmp_path / WEIGHTS)
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    with distributed(tmp_path) as transformer:
+        assert_single(transformer, "the checkpoint has no parameter x_embedder.proj.bias", caplog)
+        with pytest.raises(RuntimeError, match=r"x_embedder\.proj\.bias"):  # one device cannot do without it, either
+            transformer(INPUTS)
+
+
+def test_one_device_needs_no_ranks(folder: Path, expected: Tensor) -> None:
+    with distributed(folder, ranks=1) as transformer:
+        assert torch.equal(transformer(INPUTS), expected)
+        status = transformer.status()
+        assert (status["mode"], status["reason"], status["ranks"]) == ("single", None, [])
+        assert not psutil.Process().children(recursive=True)
+
+
+@contextlib.contextmanager
+def leader(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of its own that has ranks, killed at the end if it was not before."""
+    command = [sys.executable, "-c", LEADER, str(folder)]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_ranks_end_with_a_killed_leader(folder: Path) -> None:
+    before = private_folders()
+    with leader(folder) as process:
+        assert process.stdout is not None
+        status = json.loads(process.stdout.readline())
+        assert status["mode"] == "distributed"
+        time.sleep(random.random())  # somewhere in a call
+        below = psutil.Process(process.pid).children(recursive=True)
+        assert {rank["pid"] for rank in status["ranks"]} < {child.pid for child in below}
+        process.kill()
+        assert not wait_gone(below)
+    assert not _left_after(before)
+
+
+def test_a_leader_that_is_killed_while_ranks_start_leaves_nothing(folder: Path) -> None:
+    before = private_folders()
+    with leader(folder) as process:
+        below: list[psutil.Process] = []
+        deadline = time.monotonic() + 120
+        while len(below) < 3 and time.monotonic() < deadline:  # torchrun and both ranks, which still import
+            time.sleep(0.01)
+            below = psutil.Process(process.pid).children(recursive=True)
+        assert len(below) == 3
+        process.kill()
+        assert not wait_gone(below)
+    assert not _left_after(before)
+
+
+def _left_after(before: set[Path]) -> set[Path]:
+    deadline = time.monotonic() + 10
+    while private_folders() - before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return private_folders() - before
+
+
+def test_folders_of_the_dead_are_swept_and_those_of_the_living_are_not(folder: Path) -> None:
+    dead, living = (Path(tempfile.mkdtemp(prefix=PREFIX)) for _ in range(2))
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as gone:
+            gone.bind(str(dead / SOCKET))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(str(living / SOCKET))
+            listener.listen()
+            for old in (dead, living):
+                os.utime(old, times=(0, 0))
+            with DistributedTransformer(
+                folder, device_type="cpu", devices=(0, 1), dtype=torch.float32, timeouts=Timeouts(start=0.1)
+            ):
+                assert not dead.exists()
+                assert living.exists()
+    finally:
+        for left in private_folders() & {dead, living}:
+            for file in left.iterdir():
+                file.unlink()
+            left.rmdir()
+
+
+@pytest.mark.heavy
+def test_twenty_killed_ranks(folder: Path, expected: Tensor) -> None:
+    """At any moment: between calls, in one, while the answer is on its way."""
+    for seed in range(20):
+        chance = random.Random(seed)
+        with distributed(folder) as transformer:
+            process = process_of(transformer.status(), chance.randrange(2))
+            timer = threading.Timer(chance.random() / 2, process.kill)
+            timer.start()
+            deadline = time.monotonic() + 30
+            while transformer.status()["mode"] == "distributed" or transformer.status()["reason"] is None:
+                assert relative_error(transformer(INPUTS), expected) <= TOLERANCE
+                assert time.monotonic() < deadline
+            assert relative_error(transformer(INPUTS), expected) <= TOLERANCE
+            timer.join()

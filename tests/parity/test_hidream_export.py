@@ -1,0 +1,248 @@
+"""The HiDream exporter: Llama beside the checkpoint, fp16, variants, weights and files that do not fit.
+
+What it exports in fp32 from one checkpoint is run by tests/triton/test_hidream_model.py.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from darkroom.pipelines.hidream import networks
+from darkroom.pipelines.hidream.checkpoint import Checkpoint
+from darkroom.pipelines.hidream.prompts import load_readers
+from darkroom.pipelines.hidream.transformer import load_transformer
+from darkroom.schedulers import make_scheduler
+from exporters import manifest, prepare
+from exporters.errors import ExportError
+from exporters.hidream import command, pipeline, transformer, weights
+from exporters.hidream import export as hidream_export
+from exporters.hidream.export import Parents
+from exporters.hidream.pipeline import Wanted
+from exporters.sd15 import export as network_export
+from exporters.sd15.export import Job
+from exporters.sd15.origin import Origin
+from proxy.settings import Settings
+from tests import tiny_hidream
+from tests.sd15_checkpoints import edit_json
+
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+
+
+def _fetch(name: str) -> Path:
+    raise ExportError(f"{name} is fetched")
+
+
+def _silent(stage: str) -> None:
+    pass
+
+
+def _origin(folder: Path) -> Origin:
+    return Origin.of(str(folder), folder.parent, _fetch)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with Llama inside."""
+    folder = tmp_path_factory.mktemp("whole") / "tiny"
+    tiny_hidream.write_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture
+def checkpoint(whole: Path, tmp_path: Path) -> Path:
+    """A copy to do something to."""
+    return Path(shutil.copytree(whole, tmp_path / "tiny"))
+
+
+@pytest.fixture
+def parted(checkpoint: Path, tmp_path: Path) -> Parents:
+    """The checkpoint as it lies on the hub, and Llama in a folder of its own."""
+    llama = tmp_path / "llama"
+    shutil.move(checkpoint / "text_encoder_4", llama)
+    for file in (checkpoint / "tokenizer_4").iterdir():
+        shutil.move(file, llama / file.name)
+    return Parents(checkpoint=_origin(checkpoint), llama=_origin(llama))
+
+
+def _pipeline(parents: Parents, repository: Path, variant: str | None = None) -> Wanted:
+    job = Job(spec=networks.PIPELINE, repository=repository, checkpoint=parents.checkpoint)
+    return Wanted(job=job, llama=parents.llama, variant=variant)
+
+
+def test_llama_may_lie_elsewhere(parted: Parents, tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    job = Job(spec=networks.LLAMA, repository=repository, checkpoint=parted.of(weights.LLAMA), precision="fp16")
+    made = hidream_export.export_network(job, parted, _silent)
+    assert (made.precision, made.source) == ("fp16", str(tmp_path / "llama"))
+    assert 1e-6 < made.max_error < 5e-3, "rounded to 11 bits, and no more"
+    assert network_export.up_to_date(job, hidream_export.current_hash()) is not None
+    wanted = _pipeline(parted, repository)
+    pipeline.export(wanted, _silent)
+    assert pipeline.up_to_date(wanted) is not None
+    assert set(manifest.read(wanted.job.folder).sources) == {"checkpoint", "llama"}  # type: ignore[union-attr]
+    edit_json(tmp_path / "llama" / "tokenizer_config.json", model_max_length=99)
+    assert pipeline.up_to_date(wanted) is None
+
+
+def test_t5_keeps_what_overflows_in_fp32(whole: Path, tmp_path: Path) -> None:
+    parents = Parents(checkpoint=_origin(whole), llama=None)
+    job = Job(spec=networks.T5, repository=tmp_path, checkpoint=parents.checkpoint, precision="fp16")
+    made = hidream_export.export_network(job, parents, _silent)
+    assert 1e-6 < made.max_error < 5e-3
+    encoder = weights.load(weights.T5, parents.read().parts[weights.T5])
+    from exporters.hidream.graphs import halved
+
+    kinds = {name.rpartition(".")[0].rpartition(".")[2]: p.dtype for name, p in halved(encoder).named_parameters()}
+    assert kinds.pop("wo") == torch.float32
+    assert set(kinds.values()) == {torch.float16}
+
+
+@pytest.mark.parametrize(
+    ("folder", "variant", "expected"),
+    [
+        ("tiny", None, ("full", "FlowMatchEulerDiscreteScheduler", 3.0)),
+        ("tiny", "dev", ("dev", "FlowMatchLCMScheduler", 6.0)),
+        ("HiDream-I1-Fast", None, ("fast", "FlowMatchLCMScheduler", 3.0)),
+        ("HiDream-I1-Full", None, ("full", "UniPCMultistepScheduler", 3.0)),
+        ("HiDream-I1-Fast", "full", ("full", "UniPCMultistepScheduler", 3.0)),
+    ],
+)
+def test_variants(
+    checkpoint: Path, tmp_path: Path, folder: str, variant: str | None, expected: tuple[str, str, float]
+) -> None:
+    if folder != checkpoint.name:
+        checkpoint = checkpoint.rename(tmp_path / folder)
+    repository = tmp_path / "repository"
+    wanted = _pipeline(Parents(checkpoint=_origin(checkpoint), llama=None), repository, variant)
+    pipeline.export(wanted, _silent)
+    found = Checkpoint.read(wanted.job.folder)
+    shift = found.scheduler.get("shift", found.scheduler.get("flow_shift"))
+    assert (found.variant, found.scheduler["_class_name"], shift) == expected
+    assert (found.side, found.max_tokens) == (64, 64)
+    for name in (None, "flow_euler", "flow_unipc", "flow_flash"):
+        config = make_scheduler(name, found.scheduler).config
+        assert config.get("flow_shift", config.get("shift")) == expected[2], "whatever class it came from"
+    other = _pipeline(Parents(checkpoint=_origin(checkpoint), llama=None), repository, "dev")
+    assert (pipeline.up_to_date(other) is None) == (variant != "dev")
+
+
+def test_prompts_are_read_as_transformers_reads_them(whole: Path, tmp_path: Path) -> None:
+    """Beside what the exporter compares: what a token too many does, and other lengths."""
+    from transformers import CLIPTokenizer, PreTrainedTokenizerFast, T5Tokenizer
+
+    found = tiny_hidream.exported(whole, tmp_path)
+    readers = load_readers(tmp_path / networks.PIPELINE.name / "1", found)
+    kinds = {"clip_l": CLIPTokenizer, "t5": T5Tokenizer, "llama": PreTrainedTokenizerFast}
+    texts = ["", "a cat", "a cat on the left " * 60, "<|endoftext|> </s> <pad>", "été 猫"]
+    for name, kind in kinds.items():
+        original: Any = kind.from_pretrained(whole / weights.TOKENIZERS[name][0])
+        original.pad_token = original.pad_token or original.eos_token
+        for length in (16, 31, 218):
+            theirs = original(texts, padding="max_length", max_length=length, truncation=True)
+            ours = readers[name].read(texts, length)
+            assert ours["input_ids"].tolist() == theirs["input_ids"], (name, length)
+            assert ours["attention_mask"].tolist() == theirs["attention_mask"], (name, length)
+            assert ours["input_ids"].dtype == np.int64
+
+
+def test_transformer_in_several_files(checkpoint: Path, tmp_path: Path) -> None:
+    tensors = load_file(checkpoint / WEIGHTS)
+    (checkpoint / WEIGHTS).unlink()
+    names = sorted(tensors)
+    halves = {"part-1.safetensors": names[::2], "part-2.safetensors": names[1::2]}
+    for file, keys in halves.items():
+        save_file({key: tensors[key] for key in keys}, checkpoint / "transformer" / file)
+    index = {"metadata": {}, "weight_map": {key: file for file, keys in halves.items() for key in keys}}
+    (checkpoint / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+    job = Job(spec=networks.TRANSFORMER, repository=tmp_path / "r", checkpoint=_origin(checkpoint))
+    transformer.export(job, None, _silent)
+    assert {path.name for path in job.folder.iterdir()} == {"config.json", "export.json", *halves}
+    model = load_transformer(job.folder, device=torch.device("cpu"), dtype=torch.float32)
+    assert all(torch.equal(value, tensors[name]) for name, value in model.state_dict().items())
+    assert network_export.up_to_date(job, transformer.current_hash()) is not None
+
+
+def test_another_transformer_takes_the_place_of_the_old_one(whole: Path, checkpoint: Path, tmp_path: Path) -> None:
+    job = Job(spec=networks.TRANSFORMER, repository=tmp_path / "r", checkpoint=_origin(whole))
+    transformer.export(job, None, _silent)
+    (job.folder / "left.safetensors").write_bytes(b"of another checkpoint")
+    (checkpoint / WEIGHTS).chmod(0o644)
+    other = Job(spec=networks.TRANSFORMER, repository=tmp_path / "r", checkpoint=_origin(checkpoint))
+    transformer.export(other, None, _silent)
+    assert [path.name for path in job.folder.glob("*.safetensors")] == [Path(WEIGHTS).name]
+    assert (job.folder / Path(WEIGHTS).name).samefile(checkpoint / WEIGHTS), "linked, not copied"
+
+
+def test_weights_of_another_transformer_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    tensors = load_file(checkpoint / WEIGHTS)
+    tensors["x_embedder.proj.weight"] = tensors["x_embedder.proj.weight"][:-1].contiguous()
+    save_file(tensors, checkpoint / WEIGHTS)
+    job = Job(spec=networks.TRANSFORMER, repository=tmp_path / "r", checkpoint=_origin(checkpoint))
+    with pytest.raises(ExportError, match=r"x_embedder\.proj\.weight has the shape \(31, 64\), expected \(32, 64\)"):
+        transformer.export(job, None, _silent)
+    assert not job.folder.exists()
+
+
+def _without_llama(root: Path) -> None:
+    shutil.rmtree(root / "text_encoder_4")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (_without_llama, "has no text_encoder_4: name the Llama"),
+        (lambda root: (root / "model_index.json").unlink(), "has no model_index.json"),
+        (lambda root: edit_json(root / "model_index.json", transformer=["diffusers", "X"]), "no HiDream-I1 checkpoint"),
+        (lambda root: edit_json(root / "vae" / "config.json", latent_channels=4), "latent_channels is 4, expected 16"),
+        (lambda root: edit_json(root / "transformer" / "config.json", text_emb_dim=9), "text_emb_dim is 9"),
+        (lambda root: edit_json(root / "transformer" / "config.json", llama_layers=[0, 7]), "and Llama has 3"),
+        (
+            lambda root: edit_json(root / "text_encoder_3" / "config.json", d_model=64),
+            r"caption_channels is \[32, 32\]",
+        ),
+        (lambda root: (root / WEIGHTS).unlink(), "has no weights transformer/"),
+    ],
+)
+def test_unfit_checkpoints_are_one_sentence(checkpoint: Path, damage: Any, words: str) -> None:
+    damage(checkpoint)
+    with pytest.raises(ExportError, match=words):
+        weights.read_checkpoint(checkpoint, None)
+
+
+def test_a_scheduler_of_another_kind_asks_for_a_variant(checkpoint: Path) -> None:
+    edit_json(checkpoint / "scheduler" / "scheduler_config.json", _class_name="DDIMScheduler")
+    with pytest.raises(ExportError, match="choose a --variant"):
+        pipeline.sampling_of(_origin(checkpoint), None)
+    assert pipeline.sampling_of(_origin(checkpoint), "fast")[0] == "fast"
+
+
+def test_a_failed_export_leaves_no_model_behind(checkpoint: Path, tmp_path: Path) -> None:
+    _without_llama(checkpoint)
+    with pytest.raises(ExportError, match="text_encoder_4"):
+        command.export_family(Parents(checkpoint=_origin(checkpoint), llama=None), tmp_path / "r", quiet=True)
+    assert not list((tmp_path / "r").glob("*"))
+
+
+def test_prepare_exports_the_demo_unless_another_checkpoint_is_there(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    settings = Settings(model_repository=tmp_path / "r", num_gpus_to_use=0)
+    monkeypatch.setattr(prepare, "DEMO_HIDREAM", tmp_path / "demo")
+    monkeypatch.setattr(prepare, "export_family", lambda parents, *_, **__: asked.append(parents.checkpoint.name))
+    prepare._prepare_hidream(settings, tmp_path / "r")
+    assert asked == [], "there is no demo"
+    shutil.copytree(checkpoint, tmp_path / "demo")
+    prepare._prepare_hidream(settings, tmp_path / "r")
+    assert asked == [str(tmp_path / "demo")]
+    pipeline.export(_pipeline(Parents(checkpoint=_origin(checkpoint), llama=None), tmp_path / "r"), _silent)
+    prepare._prepare_hidream(settings, tmp_path / "r")
+    assert len(asked) == 1, "the user's own stays"

@@ -1,0 +1,192 @@
+"""The `hidream` family on a real Triton, exported from a tiny checkpoint: pictures, batches, cancelling, errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpcclient
+from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from darkroom.errors import InvalidInput, TooLarge, from_wire
+from darkroom.pipelines.hidream import networks
+from tests import tiny_hidream
+from tests.conftest import RunningTriton, running_triton
+from tests.pictures import pixels
+from tests.triton.streams import Stream, rows_and_executions
+
+TRANSFORMER = networks.TRANSFORMER.name
+FIELDS = {"prompt": "a photo of a cat on a blue background", "seed": np.int64(5), "width": 64, "height": 64}
+_SHAPES = {"hidden_states": (16, 8, 8), "timesteps": (1,), "encoder_hidden_states_t5": (16, 32),
+           "encoder_hidden_states_llama3": (3, 16, 32), "pooled_embeds": (40,)}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `python -m exporters hidream` makes of a tiny checkpoint in an empty repository."""
+    folder = tmp_path_factory.mktemp("hidream")
+    tiny_hidream.write_checkpoint(folder / "checkpoint")
+    command = [sys.executable, "-m", "exporters", "hidream", "--checkpoint", str(folder / "checkpoint")]
+    subprocess.run([*command, "--output", str(folder / "repository")], check=True, capture_output=True, timeout=400)
+    return folder / "repository"
+
+
+@pytest.fixture(scope="module")
+def triton(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTriton]:
+    with running_triton(repository, tmp_path_factory.mktemp("work"), timeout=180) as running:
+        yield running
+
+
+def _pictures(responses: list[dict[str, Any]]) -> list[NDArray[np.uint8]]:
+    return [pixels(response["image"].tobytes()) for response in responses if "image" in response]
+
+
+def test_progress_then_the_pictures(triton: RunningTriton) -> None:
+    responses = Stream(triton, "hidream", **FIELDS, steps=4, num_images=2, preview_every=2).all()
+    assert [list(response["progress"]) for response in responses] == [[n, 4] for n in (0, 1, 2, 3, 4, 4, 4)]
+    assert [n for n, response in enumerate(responses) if "preview" in response] == [2]
+    first, second = _pictures(responses)
+    assert first.shape == second.shape == (64, 64, 3)
+    details = [json.loads(response["details"][0]) for response in responses[-2:]]
+    assert [one["seed"] for one in details] == [5, 6]
+    assert {one["guidance_scale"] for one in details} == {5.0}
+    alone = _pictures(Stream(triton, "hidream", **{**FIELDS, "seed": np.int64(6)}, steps=4).all())[0]
+    assert np.abs(second.astype(int) - alone.astype(int)).max() <= 2
+
+
+def test_requests_share_batches_and_do_not_disturb_each_other(triton: RunningTriton) -> None:
+    ours = {**FIELDS, "steps": 8, "scheduler": "flow_unipc"}
+    alone = [Stream(triton, "hidream", **ours).all()[-1]["image"].tobytes() for _ in range(2)]
+    assert alone[0] == alone[1], "the same seed alone gives the same bytes"
+    before = rows_and_executions(triton, TRANSFORMER)
+    solvers = [("flow_euler", 3.0), ("flow_flash", 0.0), ("flow_unipc", 7.0)] * 2
+    others = [
+        {"prompt": f"a drawing of {n} dogs", "seed": np.int64(n), "steps": 5 + n, "scheduler": s, "guidance_scale": g}
+        for n, (s, g) in enumerate(solvers)
+    ]
+    streams = [Stream(triton, "hidream", **{**FIELDS, **other}) for other in others]
+    together = Stream(triton, "hidream", **ours).all()[-1]["image"].tobytes()
+    for stream in streams:
+        assert len(_pictures(stream.all())) == 1
+    after = rows_and_executions(triton, TRANSFORMER)
+    difference = pixels(together).astype(int) - pixels(alone[0]).astype(int)
+    assert np.abs(difference).max() <= 2
+    rows, runs = after[0] - before[0], after[1] - before[1]
+    assert rows / runs > 3, "rows of several requests, each of which brings one or two"
+
+
+def test_canaries_are_answered(triton: RunningTriton) -> None:
+    """What the service asks of every model before it says that it is ready."""
+    for spec in (*networks.ENCODERS, networks.VAE_DECODER):
+        assert spec.canary is not None
+        inputs = []
+        for name, array in spec.canary().items():
+            inputs.append(grpcclient.InferInput(name, array.shape, np_to_triton_dtype(array.dtype)))
+            inputs[-1].set_data_from_numpy(np.ascontiguousarray(array))
+        with triton.client() as client:
+            answer = client.infer(spec.name, inputs)
+        assert np.isfinite(answer.as_numpy(spec.outputs[0].name)).all(), spec.name
+    assert networks.PIPELINE.canary is not None
+    values = {name: array[0] for name, array in networks.PIPELINE.canary().items()}
+    plain = {name: value if isinstance(value, np.int64) else np.asarray(value).item() for name, value in values.items()}
+    assert _pictures(Stream(triton, "hidream", **plain).all())[0].shape == (64, 64, 3)
+
+
+def test_pictures_that_are_not_square(triton: RunningTriton) -> None:
+    (picture,) = _pictures(Stream(triton, "hidream", **{**FIELDS, "width": 128, "height": 64}, steps=2).all())
+    assert picture.shape == (64, 128, 3)
+
+
+def test_cancelling_stops_within_one_step(triton: RunningTriton) -> None:
+    stream = Stream(triton, "hidream", **{**FIELDS, "width": 256, "height": 256}, steps=100)
+    for _ in range(3):
+        stream.next()
+    done = rows_and_executions(triton, TRANSFORMER)[1]
+    stream.close(cancel=True)
+    time.sleep(3)  # several more steps, if nobody stopped
+    assert rows_and_executions(triton, TRANSFORMER)[1] - done <= 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "param"),
+    [
+        ({"steps": 0}, InvalidInput, "steps"),
+        ({"width": 72}, InvalidInput, "width"),
+        ({"width": 512, "height": 64}, TooLarge, "width"),
+        ({"scheduler": "euler_a"}, InvalidInput, "scheduler"),
+        ({"max_sequence_length": 219}, InvalidInput, "max_sequence_length"),
+        ({"guidance_scale": float("nan")}, InvalidInput, "guidance_scale"),
+    ],
+)
+def test_errors_come_back_typed(
+    triton: RunningTriton, fields: dict[str, Any], kind: type[InvalidInput], param: str
+) -> None:
+    ours = _failed(Stream(triton, "hidream", **{**FIELDS, **fields}))
+    assert type(ours) is kind
+    assert ours.param == param
+
+
+def _failed(stream: Stream) -> Any:
+    with pytest.raises(InferenceServerException) as caught:
+        stream.all()
+    stream.close()
+    return from_wire(caught.value.message())
+
+
+def _ask_transformer(triton: RunningTriton, rows: int, **shapes: tuple[int, ...]) -> NDArray[np.float32]:
+    random = np.random.default_rng(0)
+    inputs = []
+    for name, shape in {**_SHAPES, **shapes}.items():
+        inputs.append(grpcclient.InferInput(name, (rows, *shape), "FP32"))
+        inputs[-1].set_data_from_numpy(random.normal(size=(rows, *shape)).astype(np.float32))
+    with triton.client() as client:
+        answer: NDArray[np.float32] = client.infer(TRANSFORMER, inputs).as_numpy("noise_pred")
+    return answer
+
+
+def test_the_transformer_serves_anybody(triton: RunningTriton) -> None:
+    assert _ask_transformer(triton, 3).shape == (3, 16, 8, 8)
+
+
+def test_a_network_that_fails_says_so_and_serves_on(triton: RunningTriton) -> None:
+    with pytest.raises(InferenceServerException, match="RuntimeError"):
+        _ask_transformer(triton, 1, pooled_embeds=(7,))  # of another checkpoint's encoders
+    assert _ask_transformer(triton, 1).shape == (1, 16, 8, 8)
+
+
+def test_a_failing_step_reaches_the_client(repository: Path, tmp_path: Path) -> None:
+    """A transformer that was exported from another checkpoint: every step fails, and the client hears of it."""
+    broken = tmp_path / "repository"
+    broken.mkdir()
+    for spec in networks.specs():
+        (broken / spec.name).symlink_to(repository / spec.name)
+    (broken / TRANSFORMER).unlink()
+    folder = broken / TRANSFORMER / "1"
+    folder.mkdir(parents=True)
+    tiny_hidream.make_transformer(text_emb_dim=24).save_pretrained(folder)
+    for name in ("config.pbtxt", "1/model.py"):
+        os.link(repository / TRANSFORMER / name, broken / TRANSFORMER / name)
+    with running_triton(broken, tmp_path / "work", timeout=180) as triton:
+        ours = _failed(Stream(triton, "hidream", **FIELDS, steps=4))
+        assert ours.code == "network_error"
+        assert f"network {TRANSFORMER}: RuntimeError" in ours.message
+        assert "/" not in ours.message.partition("RuntimeError")[2]
+
+
+def test_what_the_networks_run_on_is_published(triton: RunningTriton) -> None:
+    import httpx
+
+    text = httpx.get(triton.metrics, timeout=10).text
+    lines = [line for line in text.splitlines() if line.startswith("darkroom_network_provider{")]
+    found = {spec.name: any(f'model="{spec.name}"' in line for line in lines) for spec in networks.networks()}
+    assert all(found.values()), found
+    assert any('provider="torch cpu"' in line for line in lines)
