@@ -52,6 +52,18 @@ class NotFound(DarkroomError):
     code = "not_found"
 
 
+class Gone(DarkroomError):
+    """It was there once; the time that it is kept for is over."""
+
+    code = "gone"
+
+
+class Conflict(DarkroomError):
+    """It cannot be done to what is there in the state that it is in."""
+
+    code = "conflict"
+
+
 class QueueFull(DarkroomError):
     """No room in the queue; come back after `retry_after` seconds."""
 
@@ -66,6 +78,12 @@ class NotReady(QueueFull):
     """The service starts, restarts or drains; come back after `retry_after` seconds."""
 
     code = "not_ready"
+
+
+class StorageFull(NotReady):
+    """There is no room on the disk; come back after `retry_after` seconds."""
+
+    code = "storage_full"
 
 
 class TaskTimeout(DarkroomError):

@@ -16,12 +16,22 @@ from proxy.gate import Gate
 from proxy.gateway import Gateway
 from proxy.middleware import BodyLimit, RequestIds
 from proxy.readiness import Monitor
-from proxy.routes import generate, health, png_info, status, upscale
+from proxy.routes import generate, health, png_info, status, submit, tasks, upscale
 from proxy.services import Services
 from proxy.settings import Settings
+from proxy.tasks.tasks import Tasks
 
 _FORM_OVERHEAD = 1 << 20  # multipart boundaries and the other fields, beside the file
-_EXPOSED_HEADERS = ["X-Request-ID", "X-Seed", "X-Upscale-Model", "X-Upscale-Scale", "X-Failed-Files", "Retry-After"]
+_EXPOSED_HEADERS = [
+    "X-Request-ID",
+    "X-Seed",
+    "X-Upscale-Model",
+    "X-Upscale-Scale",
+    "X-Failed-Files",
+    "Retry-After",
+    "Location",
+    "Idempotent-Replayed",
+]
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -38,9 +48,13 @@ def create_app(settings: Settings) -> FastAPI:
             timeout=settings.canary_timeout,
         )
         gate = Gate(capacity=settings.max_concurrent_tasks, queue_size=settings.task_queue_size)
-        app.state.services = Services(settings=settings, gateway=gateway, monitor=monitor, gate=gate)
+        services = Services(settings=settings, gateway=gateway, monitor=monitor, gate=gate)
+        app.state.tasks = Tasks(services)
+        await app.state.tasks.start()
+        app.state.services = services
         watching = asyncio.create_task(monitor.run())
         yield
+        await app.state.tasks.stop()
         watching.cancel()
         with suppress(asyncio.CancelledError):
             await watching
@@ -53,7 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     errors.install(app)
-    for route in (health, status, generate, png_info, upscale):
+    for route in (health, status, generate, png_info, upscale, tasks, submit):
         app.include_router(route.router)
     app.add_middleware(BodyLimit, limit_for=lambda path: _body_limit(settings, path))
     if settings.cors_origins:

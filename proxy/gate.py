@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from darkroom.errors import NotReady, QueueFull
 
@@ -27,6 +27,7 @@ class Gate:
         self.active = 0
         self.queued = 0
         self.total = 0
+        self.durable = 0  # of `total`
         self.draining = False
         self._places = asyncio.Semaphore(capacity)
         self._seconds = 1.0  # moving average of a task's time
@@ -59,6 +60,28 @@ class Gate:
             self._note_idle()
             raise
         self.queued -= 1
+        with self._occupied():
+            yield
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """Hold a place for a durable task. It has waited in a queue of its own, which is bounded elsewhere, so it is
+        not counted in this one; among those that wait here it takes its turn.
+
+        :raises NotReady: the service is draining; what has not begun by then begins after the next start.
+        """
+        await self._places.acquire()
+        if self.draining:
+            self._places.release()
+            raise NotReady("The service is shutting down and begins no further task.", retry_after=self.retry_after())
+        self.durable += 1
+        with self._occupied():
+            yield
+
+    @contextmanager
+    def _occupied(self) -> Iterator[None]:
+        """Count a place that was acquired, and give it back."""
+        self._idle.clear()
         self.active += 1
         self.total += 1
         started = time.monotonic()

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from darkroom.pipelines.sd15.controls import control_names
 from darkroom.pipelines.sd15.request import SIDE_MINIMUM
 from darkroom.pipelines.sd15.request import Limits as GenerateLimits
+from darkroom.pipelines.upscale.networks import model_names
 from darkroom.pipelines.upscale.request import TILE_PAD_RANGE, TILE_RANGE, Limits
 from proxy.devices import usable_gpus
 
@@ -33,6 +34,13 @@ class Settings(BaseSettings):
     task_timeout: float = Field(300, gt=0)
     max_concurrent_tasks: int = Field(8, ge=1)
     drain_timeout: float = Field(300, ge=0)
+
+    database_url: str | None = None
+    task_max_attempts: int = Field(5, ge=1)
+    task_retention_hours: float = Field(168, gt=0)
+    task_retention_gb: float = Field(20, gt=0)
+    submit_operation: str = "generate"
+    submit_enlarge: str = "animevideov3"
 
     max_upload_mb: float = Field(50, gt=0)
     max_batch_mb: float = Field(200, gt=0)
@@ -68,6 +76,7 @@ class Settings(BaseSettings):
     num_gpus_to_use: int | None = Field(None, ge=0)
     state_dir: Path = ROOT / ".darkroom"
     model_repository: Path = Field(default_factory=lambda data: _default_repository(data))
+    data_dir: Path = Field(default_factory=lambda data: data["state_dir"] / "data")
     log_dir: Path = ROOT / "logs"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
@@ -87,6 +96,21 @@ class Settings(BaseSettings):
                 )
         return value
 
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("postgresql://", "sqlite:///")):
+            raise ValueError(f"must begin with postgresql:// or sqlite:///; got {value.partition(':')[0]!r}")
+        return value
+
+    @field_validator("submit_enlarge")
+    @classmethod
+    def _known_upscaler(cls, value: str) -> str:
+        names = ("none", *model_names())
+        if value not in names:
+            raise ValueError(f"must be one of {', '.join(names)}; got {value!r}")
+        return value
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _upper(cls, value: object) -> object:
@@ -97,7 +121,7 @@ class Settings(BaseSettings):
         """The GPUs that the networks run on; none means the CPU."""
         return usable_gpus(self.num_gpus_to_use)
 
-    @field_validator("model_repository", "state_dir", "log_dir")
+    @field_validator("model_repository", "state_dir", "data_dir", "log_dir")
     @classmethod
     def _from_the_checkout(cls, value: Path) -> Path:
         return ROOT / value

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         Status,
         UpscaleResult,
     )
+    from .models_tasks import TaskInfo, TaskPicture
 
 __all__ = [
     "AsyncClient",
@@ -61,6 +62,8 @@ __all__ = [
     "Progress",
     "ServerError",
     "Status",
+    "TaskInfo",
+    "TaskPicture",
     "TimedOut",
     "Unavailable",
     "UpscaleResult",
@@ -70,7 +73,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first used: `darkroom --help` passes here and needs no HTTP stack."""
     if name in __all__:
-        for module in (".errors", ".models", ".client"):
+        for module in (".errors", ".models", ".models_tasks", ".client"):
             found = import_module(module, __name__)
             if hasattr(found, name):
                 return getattr(found, name)

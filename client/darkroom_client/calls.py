@@ -170,10 +170,14 @@ def generate_call(prompt: str, options: GenerateOptions, *, stream: bool, previe
         body.setdefault("preview_every", PREVIEW_EVERY)
     accept = "text/event-stream" if stream else "application/json"
     headers = {"Accept": accept, "Content-Type": "application/json"}
-    return Call(method="POST", path="/generate", arguments={"content": _as_json(body), "headers": headers})
+    return Call(method="POST", path="/generate", arguments={"content": as_json(body), "headers": headers})
 
 
-def _as_json(body: Mapping[str, Any]) -> bytes:
+def as_json(body: Mapping[str, Any]) -> bytes:
+    """The body of a request.
+
+    :raises InvalidRequest: a number that is none, or text that is none.
+    """
     for name, value in body.items():
         try:
             json.dumps(value, allow_nan=False, ensure_ascii=False).encode()

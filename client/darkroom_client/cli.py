@@ -29,6 +29,10 @@ _OWN = [
     EntryPoint("generate", "darkroom_client.cli_generate:generate", COMMAND_GROUP),
     EntryPoint("png-info", "darkroom_client.cli_png_info:png_info", COMMAND_GROUP),
     EntryPoint("upscale", "darkroom_client.cli_upscale:upscale", COMMAND_GROUP),
+    EntryPoint("submit", "darkroom_client.cli_tasks:submit", COMMAND_GROUP),
+    EntryPoint("watch", "darkroom_client.cli_tasks:watch", COMMAND_GROUP),
+    EntryPoint("cancel", "darkroom_client.cli_tasks:cancel", COMMAND_GROUP),
+    EntryPoint("tasks", "darkroom_client.cli_tasks:tasks", COMMAND_GROUP),
     EntryPoint("info", "darkroom_client.cli_service:info", COMMAND_GROUP),
     EntryPoint("status", "darkroom_client.cli_service:status", COMMAND_GROUP),
     EntryPoint("health", "darkroom_client.cli_service:health", COMMAND_GROUP),
@@ -149,6 +153,8 @@ def main(ctx: click.Context, url: str) -> None:
       darkroom png-info out/*.png              what were they made with?
       darkroom upscale in.jpg out.png          enlarge one picture
       darkroom upscale photos/ -o out/         a folder; can be stopped and resumed
+      darkroom submit "a cat" --watch -o out/  a task that survives a crash of the service
+      darkroom tasks                           what became of the tasks?
       darkroom generate --help                 more of these; also upscale --help
 
     A service that wants a key gets the one in the environment's DARKROOM_API_KEY.

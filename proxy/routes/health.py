@@ -8,8 +8,10 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from darkroom import __version__
+from darkroom.errors import NotReady
 from proxy.devices import serving_device
 from proxy.services import Services, Use
+from proxy.tasks.tasks import UseTasks
 
 router = APIRouter(tags=["health"])
 
@@ -17,20 +19,26 @@ CONTRACT_VERSION = "1.0.0"
 
 
 @router.get("/health", summary="State of the service")
-async def health(services: Use) -> JSONResponse:
-    """200 when every model has answered a small inference, 503 while they load, restart or drain."""
+async def health(services: Use, tasks: UseTasks) -> JSONResponse:
+    """200 when every model has answered a small inference, 503 while they load, restart or drain. Tasks that wait are
+    counted in `queue_length`, and in `total_tasks` all that are not forgotten, from before a restart too."""
     gate, monitor = services.gate, services.monitor
+    status, counts, reason = _status(services), dict[str, int](), monitor.reason
+    try:
+        counts = await tasks.counts()
+    except NotReady as error:
+        status, reason = "unhealthy", error.message
     content: dict[str, Any] = {
-        "status": _status(services),
+        "status": status,
         "version": CONTRACT_VERSION,
         "darkroom_version": __version__,
         "pipeline_ready": monitor.ready,
         "ready_since": monitor.ready_since,
-        "queue_length": gate.queued,
+        "queue_length": gate.queued + counts.get("queued", 0),
         "active_tasks": gate.active,
-        "total_tasks": gate.total,
+        "total_tasks": gate.total - gate.durable + sum(counts.values()),
         "models": monitor.models,
-        "reason": monitor.reason,
+        "reason": reason,
         "canary_failures": monitor.canary_failures,
     }
     return _answer(content)

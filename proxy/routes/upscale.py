@@ -5,21 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.background import BackgroundTask
 
-from darkroom.errors import DarkroomError, NetworkError, NotReady, TooLarge
-from darkroom.images import MEDIA_TYPES, probe
-from darkroom.networks import Array
+from darkroom.errors import DarkroomError, NotReady, TooLarge
+from darkroom.images import probe
 from darkroom.pipelines.upscale import networks
 from darkroom.pipelines.upscale import request as fields
 from darkroom.pipelines.upscale.request import UpscaleRequest
@@ -27,8 +24,9 @@ from proxy.archive import Archive, entry_name
 from proxy.devices import serving_device
 from proxy.errors import describe
 from proxy.services import Services, Use, while_connected, within
-from proxy.streams import EVENT_STREAM, EventResponse, Tell, data_url, event, wants_events
+from proxy.streams import EVENT_STREAM, EventResponse, Tell, event, wants_events
 from proxy.uploads import read_file
+from proxy.upscaling import Result, run
 
 router = APIRouter(prefix="/api", tags=["upscaling"])
 
@@ -56,29 +54,6 @@ def _options(
 
 
 Options = Annotated[UpscaleRequest, Depends(_options)]
-Report = Callable[[int, int], None]
-
-
-def _silent(done: int, total: int) -> None:
-    """For callers that do not show progress."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """A finished picture: its bytes (not copied out of the message they came in) and what was done."""
-
-    data: memoryview
-    media_type: str
-    details: dict[str, Any]
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """What was done, for clients that want to know."""
-        return {"X-Upscale-Model": self.details["model"], "X-Upscale-Scale": f"{self.details['scale']:g}"}
-
-    def as_json(self) -> dict[str, Any]:
-        """The picture as a data URL, and what was done. Encodes a lot of base64: call it in a thread."""
-        return {"image": data_url(self.data, self.media_type), "media_type": self.media_type, **self.details}
 
 
 @router.get("/info", summary="Models, device and limits")
@@ -140,7 +115,7 @@ async def upscale(
     if wants_events(request):
         services.gate.check()
         return EventResponse(partial(_narrated, services, data, options))
-    result = await while_connected(request, services.admitted(partial(_run, services, data, options)))
+    result = await while_connected(request, services.admitted(partial(run, services, data, options)))
     return Response(result.data, media_type=result.media_type, headers=result.headers)
 
 
@@ -168,35 +143,11 @@ async def _read(file: UploadFile, services: Services) -> bytes:
     return data
 
 
-async def _run(services: Services, data: bytes, options: UpscaleRequest, report: Report = _silent) -> Result:
-    async with aclosing(_responses(services, data, options)) as responses:
-        async for outputs in responses:
-            done, total = (int(n) for n in outputs["progress"])
-            report(done, total)
-            if "upscaled" in outputs:
-                details = json.loads(outputs["details"][0])
-                return Result(data=outputs["upscaled"].data, media_type=MEDIA_TYPES[options.format], details=details)
-    raise NetworkError("the upscale model ended without a picture")
-
-
-def _responses(services: Services, data: bytes, options: UpscaleRequest) -> AsyncGenerator[dict[str, Array], None]:
-    inputs = {
-        "image": np.frombuffer(data, np.uint8),
-        "model": options.network.label,
-        "scale": float(options.scale),
-        "tile": options.tile,
-        "tile_pad": options.tile_pad,
-        "format": options.format,
-        "quality": options.quality,
-    }
-    return services.run_model(networks.PIPELINE.name, inputs)
-
-
 async def _batch_item(services: Services, file: UploadFile, options: UpscaleRequest) -> Result | DarkroomError:
     """One file of an admitted batch; its error is its own."""
     try:
         data = await _read(file, services)
-        return await within(services.settings.task_timeout, _run(services, data, options))
+        return await within(services.settings.task_timeout, run(services, data, options))
     except NotReady:
         raise  # not this file's fault: the whole batch is to be sent again
     except DarkroomError as error:
@@ -260,5 +211,5 @@ async def _narrated(services: Services, data: bytes, options: UpscaleRequest, te
     def report(done: int, total: int) -> None:
         tell(event("progress", {"done": done, "total": total}))
 
-    result = await services.admitted(lambda: _run(services, data, options, report))
+    result = await services.admitted(lambda: run(services, data, options, report))
     tell(await asyncio.to_thread(lambda: event("image", result.as_json())))

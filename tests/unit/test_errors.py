@@ -7,7 +7,7 @@ import pytest
 from darkroom.errors import DarkroomError, InvalidInput, QueueFull, from_wire, to_wire, walk
 from proxy.errors import STATUS, describe
 
-CONTRACT = {400, 404, 409, 413, 415, 422, 429, 499, 500, 503, 504}
+CONTRACT = {400, 404, 409, 410, 413, 415, 422, 429, 499, 500, 503, 504}
 
 
 @pytest.mark.parametrize("kind", walk())

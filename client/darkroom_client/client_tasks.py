@@ -1,0 +1,195 @@
+"""The methods of both clients for durable tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+from . import answers, calls
+from .answers import Result
+from .answers_tasks import TaskEvents, read_task, read_tasks
+from .calls_tasks import PATIENCE, RECONNECT_SECONDS, download_call, submit_call, task_path
+from .errors import Unavailable
+from .models import Preview, Progress
+from .models_tasks import Priority, TaskInfo, TaskState
+
+
+class TaskMethods(ABC):
+    """Durable tasks: the service keeps them until they are done, whatever dies meanwhile."""
+
+    @abstractmethod
+    def _send(self, call: calls.Call) -> httpx.Response: ...
+
+    @abstractmethod
+    def _follow(self, call: calls.Call, events: answers.Events[Result]) -> Result: ...
+
+    def submit(
+        self,
+        operation: str,
+        *,
+        priority: Priority | None = None,
+        idempotency_key: str | None = None,
+        **fields: Any,
+    ) -> TaskInfo:
+        """Hand a task to the service.
+
+            task = darkroom.submit("generate", prompt="a cat on a blue background", num_images=4)
+            task = darkroom.watch(task.id)
+            for index, picture in enumerate(task.pictures):
+                Path(picture.name).write_bytes(darkroom.download(task.id, index))
+
+        :param operation: "generate" (the options of `generate`, and `enlarge`) or "upscale" (`image`, and the options
+            of `upscale`).
+        :param idempotency_key: whoever sends the same request with the same key gets the same task. Drawn if not
+            given, so that a request that is tried again does not make a second task.
+        :param fields: of the operation; what is None is left to the service. Pictures as bytes, a path object
+            (`pathlib.Path`) or a file opened for reading bytes.
+        :raises DarkroomError: as for `upscale`.
+        :raises OSError: a path cannot be read.
+        """
+        return read_task(answers.checked(self._send(submit_call(operation, priority, idempotency_key, fields))))
+
+    def task(self, task_id: str) -> TaskInfo:
+        """How a task is.
+
+        :raises InvalidRequest: there is none of that id, or its results are deleted.
+        :raises DarkroomError: as for `upscale`.
+        """
+        return read_task(answers.checked(self._send(calls.Call(method="GET", path=task_path(task_id)))))
+
+    def tasks(self, state: TaskState | None = None, *, limit: int = 50) -> list[TaskInfo]:
+        """The tasks that came with this client's key, or without one from its address; the newest first."""
+        arguments = {"params": {"limit": limit} | ({} if state is None else {"state": state})}
+        return read_tasks(answers.checked(self._send(calls.Call(method="GET", path="/tasks", arguments=arguments))))
+
+    def cancel(self, task_id: str) -> TaskInfo:
+        """Cancel a task; one that runs stops within one step.
+
+        :raises InvalidRequest: it has completed or failed, or there is none of that id.
+        """
+        return read_task(answers.checked(self._send(calls.Call(method="DELETE", path=task_path(task_id)))))
+
+    def download(self, task_id: str, index: int = 0) -> bytes:
+        """A picture of a completed task, as it should be written to disk."""
+        return answers.checked(self._send(download_call(task_id, index))).content
+
+    def watch(
+        self,
+        task_id: str,
+        *,
+        on_state: Callable[[TaskInfo], None] | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+        on_preview: Callable[[Preview], None] | None = None,
+    ) -> TaskInfo:
+        """Wait until a task has ended. A service that goes away and comes back within two minutes does not matter.
+
+        :param on_state: called when the task's state or its place in the queue changes.
+        :param on_progress: called after a step.
+        :param on_preview: called with a small picture of the state, if the task was submitted with `preview_every`.
+        :returns: the task as it ended; look at its `state` and `error`.
+        :raises Unavailable: nobody answers for too long.
+        :raises DarkroomError: as for `task`.
+        """
+        call = calls.Call(method="GET", path=f"{task_path(task_id)}/events", arguments=_EVENTS)
+        lost = Patience()
+        while True:
+            events = TaskEvents(lost.ended_by(on_state), on_progress, on_preview)
+            try:
+                return self._follow(call, events)
+            except Unavailable as error:
+                lost.or_raise(error)
+            time.sleep(RECONNECT_SECONDS)
+
+
+class AsyncTaskMethods(ABC):
+    """`TaskMethods` for asyncio: see there for all of them."""
+
+    @abstractmethod
+    async def _send(self, call: calls.Call) -> httpx.Response: ...
+
+    @abstractmethod
+    async def _follow(self, call: calls.Call, events: answers.Events[Result]) -> Result: ...
+
+    async def submit(
+        self,
+        operation: str,
+        *,
+        priority: Priority | None = None,
+        idempotency_key: str | None = None,
+        **fields: Any,
+    ) -> TaskInfo:
+        """See `Client.submit`."""
+        call = await asyncio.to_thread(submit_call, operation, priority, idempotency_key, fields)
+        return read_task(answers.checked(await self._send(call)))
+
+    async def task(self, task_id: str) -> TaskInfo:
+        """See `Client.task`."""
+        return read_task(answers.checked(await self._send(calls.Call(method="GET", path=task_path(task_id)))))
+
+    async def tasks(self, state: TaskState | None = None, *, limit: int = 50) -> list[TaskInfo]:
+        """See `Client.tasks`."""
+        arguments = {"params": {"limit": limit} | ({} if state is None else {"state": state})}
+        call = calls.Call(method="GET", path="/tasks", arguments=arguments)
+        return read_tasks(answers.checked(await self._send(call)))
+
+    async def cancel(self, task_id: str) -> TaskInfo:
+        """See `Client.cancel`."""
+        return read_task(answers.checked(await self._send(calls.Call(method="DELETE", path=task_path(task_id)))))
+
+    async def download(self, task_id: str, index: int = 0) -> bytes:
+        """See `Client.download`."""
+        return answers.checked(await self._send(download_call(task_id, index))).content
+
+    async def watch(
+        self,
+        task_id: str,
+        *,
+        on_state: Callable[[TaskInfo], None] | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+        on_preview: Callable[[Preview], None] | None = None,
+    ) -> TaskInfo:
+        """See `Client.watch`. Its callbacks are ordinary functions here too."""
+        call = calls.Call(method="GET", path=f"{task_path(task_id)}/events", arguments=_EVENTS)
+        lost = Patience()
+        while True:
+            events = TaskEvents(lost.ended_by(on_state), on_progress, on_preview)
+            try:
+                return await self._follow(call, events)
+            except Unavailable as error:
+                lost.or_raise(error)
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+
+_EVENTS = {"headers": {"Accept": "text/event-stream"}}
+
+
+class Patience:
+    """How long a service has been away."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def ended_by(self, then: Callable[[TaskInfo], None] | None) -> Callable[[TaskInfo], None]:
+        """A callback that knows by its first call that the service is back."""
+
+        def heard(task: TaskInfo) -> None:
+            self._since = None
+            if then is not None:
+                then(task)
+
+        return heard
+
+    def or_raise(self, error: Unavailable) -> None:
+        """It is away, still or again.
+
+        :raises Unavailable: for too long.
+        """
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        if now - self._since > PATIENCE:
+            raise error

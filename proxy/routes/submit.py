@@ -1,0 +1,180 @@
+"""Asynchronous generation: contract B, in front of the durable tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from darkroom import __version__
+from darkroom.pipelines.sd15.checkpoint import Checkpoint
+from darkroom.pipelines.sd15.networks import PIPELINE, VAE_SCALE_FACTOR
+from darkroom.pipelines.upscale.request import SCALE_RANGE
+from proxy.generate_fields import Number, Text, Whole
+from proxy.routes.tasks import (
+    REPLAYED,
+    client_of,
+    digest,
+    idempotency_key,
+    moment,
+    processing_time,
+    result_urls,
+)
+from proxy.services import Services, Use
+from proxy.tasks.models import Outlook, Task, Work
+from proxy.tasks.operations import operation_named
+from proxy.tasks.tasks import UseTasks
+
+router = APIRouter(tags=["asynchronous generation"])
+
+Resolution = Literal["1024x1024", "1024x768", "768x1024", "512x512"]
+_ACCEPTED = "Task submitted successfully"
+
+
+class ImageGenerationRequest(BaseModel):
+    """One request. Further fields are those of the operation, `seed` and `negative_prompt` for example."""
+
+    model_config = ConfigDict(extra="allow")
+
+    prompt: Text = Field(min_length=1)
+    resolution: Resolution = "1024x1024"
+    num_inference_steps: Annotated[Whole, Field(ge=1)] = 50
+    num_images_per_prompt: Annotated[Whole, Field(ge=1)] = 1
+    negative_prompt: Text | None = None
+    guidance_scale: Number | None = None
+    seed: Whole | None = None
+
+
+class BatchRequest(BaseModel):
+    """Several requests, of which all are accepted or none."""
+
+    requests: list[ImageGenerationRequest] = Field(min_length=1, max_length=1000)
+
+
+@router.get("/", summary="What this service is", tags=["health"])
+async def root(services: Use) -> dict[str, Any]:
+    """Where to go from here."""
+    return {
+        "service": "Darkroom",
+        "version": __version__,
+        "description": "Image generation and upscaling on NVIDIA Triton Inference Server.",
+        "status": "running" if services.monitor.ready else "starting",
+        "operation": services.settings.submit_operation,
+        "endpoints": {
+            "submit": "/submit",
+            "batch_submit": "/batch_submit",
+            "status": "/status/{task_id}",
+            "download": "/download/{task_id}?image_index=0",
+            "tasks": "/tasks",
+            "health": "/health",
+            "docs": "/docs",
+        },
+    }
+
+
+@router.post("/submit", summary="Submit a picture to be made")
+async def submit(body: ImageGenerationRequest, request: Request, services: Use, tasks: UseTasks) -> Response:
+    """Answers at once; ask `/status/{task_id}` what became of it."""
+    ((task, new),) = await _submit([body], request, services, tasks)
+    return JSONResponse(_accepted(task, await tasks.outlook()), headers=_replayed(new))
+
+
+@router.post("/batch_submit", summary="Submit several pictures")
+async def batch_submit(body: BatchRequest, request: Request, services: Use, tasks: UseTasks) -> Response:
+    """All requests are accepted, or none. `task_ids` and `tasks` are in the order of the requests."""
+    accepted = await _submit(body.requests, request, services, tasks)
+    outlook = await tasks.outlook()
+    answers = [_accepted(task, outlook) for task, _ in accepted]
+    content = {
+        "task_ids": [answer["task_id"] for answer in answers],
+        "tasks": answers,
+        "total": len(answers),
+        "message": f"{len(answers)} tasks submitted successfully",
+    }
+    return JSONResponse(content, headers=_replayed(all(new for _, new in accepted)))
+
+
+def _accepted(task: Task, outlook: Outlook) -> dict[str, Any]:
+    estimate = max(1, math.ceil(outlook.seconds_until_done(task)))
+    return {"task_id": task.id, "status": task.state, "estimated_time": estimate, "message": _ACCEPTED}
+
+
+def _replayed(new: bool) -> dict[str, str]:
+    return {} if new else {REPLAYED: "true"}
+
+
+async def _submit(
+    bodies: list[ImageGenerationRequest], request: Request, services: Services, tasks: UseTasks
+) -> list[tuple[Task, bool]]:
+    operation = operation_named(services.settings.submit_operation)
+    sent = [body.model_dump(exclude_none=True) for body in bodies]
+    side = await asyncio.to_thread(_trained_side, services)
+    works: list[Work] = []
+    for fields in sent:
+        works.append(await operation.accept(services, _fields(fields, side, services.settings.submit_enlarge)))
+    return await tasks.submit(
+        operation.name,
+        works,
+        client=client_of(request),
+        priority="normal",
+        key=idempotency_key(request),
+        digest=digest(sent),
+    )
+
+
+def _fields(sent: Mapping[str, Any], side: int | None, upscaler: str) -> dict[str, Any]:
+    """The fields of the operation."""
+    fields = {name: value for name, value in sent.items() if name not in ("resolution", "enlarge", "enlarge_model")}
+    width, height = (int(part) for part in str(sent["resolution"]).split("x"))
+    factor = _reduction(width, height, side) if side is not None and upscaler != "none" else 1
+    if factor > 1:
+        fields |= {"enlarge": factor, "enlarge_model": upscaler}
+    return fields | {"width": width // factor, "height": height // factor}
+
+
+def _reduction(width: int, height: int, side: int) -> int:
+    """By how much a picture is made smaller than it was asked for, to be enlarged afterwards: a checkpoint draws well
+    at the number of pixels that it was trained at, and repeats itself on many more. The smallest whole number that
+    reaches it, or comes closest.
+
+    :param side: width and height that the checkpoint was trained at.
+    """
+    fitting = [
+        factor
+        for factor in range(1, int(SCALE_RANGE[1]) + 1)
+        if width % (factor * VAE_SCALE_FACTOR) == 0 and height % (factor * VAE_SCALE_FACTOR) == 0
+    ]
+    return next((factor for factor in fitting if width * height <= (factor * side) ** 2), fitting[-1])
+
+
+def _trained_side(services: Services) -> int | None:
+    """What the export wrote down; None where the repository is on another machine, or for another operation."""
+    if services.settings.submit_operation != "generate":
+        return None
+    try:
+        return Checkpoint.read(services.settings.model_repository / PIPELINE.name / "1").side
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+@router.get("/status/{task_id}", summary="What became of a submitted picture")
+async def submitted_status(task_id: str, request: Request, tasks: UseTasks) -> dict[str, Any]:
+    """`progress` goes with the steps, 0 to 100; `error` is there when it failed."""
+    task = await tasks.get(task_id)
+    content: dict[str, Any] = {
+        "task_id": task.id,
+        "status": task.state,
+        "progress": math.floor(100 * task.share),
+        "result_urls": result_urls(task, request),
+        "processing_time": processing_time(task),
+        "created_at": moment(task.created_at),
+        "completed_at": moment(task.completed_at),
+    }
+    if task.error is not None:
+        content["error"] = task.error["message"]
+    return content

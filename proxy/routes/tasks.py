@@ -1,0 +1,246 @@
+"""Durable tasks: any operation as a task, what becomes of it, and its pictures."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import math
+import re
+import time
+from datetime import datetime, timezone
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import FileResponse, JSONResponse, Response
+
+from darkroom.errors import Conflict, Gone, InvalidInput, NotFound
+from proxy.services import Use
+from proxy.streams import EVENT_STREAM, EventResponse, Tell, event
+from proxy.tasks.models import PRIORITIES, STATES, Outlook, State, Task
+from proxy.tasks.operations import OPERATIONS, operation_named
+from proxy.tasks.tasks import Tasks, UseTasks
+from proxy.uploads import read_fields
+
+router = APIRouter(tags=["tasks"])
+
+REPLAYED = "Idempotent-Replayed"
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_LOOK_SECONDS = 0.25
+"""Between two looks at a task that another process runs, or that waits."""
+_LEAST_SECONDS = 0.05
+"""However fast the steps are."""
+_QUIET_SECONDS = 15.0
+"""After which a stream of events shows that it is still there: what is on the way closes silent connections."""
+_PAGE_LIMITS = (1, 500)
+_BODY = {
+    "required": True,
+    "content": {
+        kind: {
+            "schema": {
+                "type": "object",
+                "required": ["operation"],
+                "description": "The fields of the operation besides.",
+                "properties": {
+                    "operation": {"type": "string", "enum": list(OPERATIONS)},
+                    "priority": {"type": "string", "enum": list(PRIORITIES), "default": "normal"},
+                },
+            }
+        }
+        for kind in ("application/json", "multipart/form-data")
+    },
+}
+
+
+def client_of(request: Request) -> str:
+    """Who asks: the key that the request carries (which is not kept, only its hash), else the address that it comes
+    from."""
+    secret = request.headers.get("authorization") or request.headers.get("x-api-key")
+    if secret:
+        return f"key:{hashlib.sha256(secret.encode()).hexdigest()[:32]}"
+    return f"address:{request.client.host if request.client else 'unknown'}"
+
+
+def idempotency_key(request: Request) -> str | None:
+    """The Idempotency-Key of the request, after draft-ietf-httpapi-idempotency-key-header.
+
+    :raises InvalidInput: it is none.
+    """
+    key = request.headers.get("idempotency-key")
+    if key is not None and not _KEY.fullmatch(key):
+        raise InvalidInput("Idempotency-Key must be 1 to 255 visible ASCII characters.", param="Idempotency-Key")
+    return key
+
+
+def digest(content: Any) -> str:
+    """A hash of what a client sent: values of JSON, and bytes. Costs time for large files: call it in a thread."""
+    text = json.dumps(content, sort_keys=True, default=lambda data: hashlib.sha256(data).hexdigest())
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def moment(seconds: float | None) -> str | None:
+    """Seconds since the epoch as ISO 8601, in UTC."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds")
+
+
+def result_urls(task: Task, request: Request) -> list[str]:
+    """Where its pictures are."""
+    return [str(request.url_for("image", name=result["name"])) for result in task.results]
+
+
+def processing_time(task: Task) -> float | None:
+    """Seconds from the beginning of the run to its end, or until now."""
+    if task.started_at is None or task.state == "queued":
+        return None
+    return round(max(0.0, (task.completed_at or time.time()) - task.started_at), 3)
+
+
+def shown(task: Task, outlook: Outlook, request: Request) -> dict[str, Any]:
+    """A task as JSON."""
+    urls = result_urls(task, request)
+    return {
+        "task_id": task.id,
+        "operation": task.operation,
+        "status": task.state,
+        "priority": task.priority,
+        "progress": math.floor(100 * task.share),
+        "step": task.step,
+        "total_steps": task.steps,
+        "queue_position": outlook.position(task.id),
+        "estimated_time": round(outlook.seconds_until_done(task), 1),
+        "attempts": task.attempts,
+        "created_at": moment(task.created_at),
+        "started_at": moment(task.started_at),
+        "completed_at": moment(task.completed_at),
+        "processing_time": processing_time(task),
+        "result_urls": urls,
+        "results": [{**result, "url": url} for result, url in zip(task.results, urls, strict=True)],
+        "error": task.error,
+    }
+
+
+@router.post(
+    "/tasks", status_code=202, summary="Begin a task", response_class=JSONResponse, openapi_extra={"requestBody": _BODY}
+)
+async def submit_task(request: Request, services: Use, tasks: UseTasks) -> Response:
+    """Takes `operation`, its fields, and `priority`, as JSON or as a form; answers 202 with the task once it is on the
+    disk. With an `Idempotency-Key`, the same request again gives the same task, with `Idempotent-Replayed: true`, and
+    another request 409."""
+    fields = await read_fields(request, max_mb=services.settings.max_upload_mb)
+    key, hashed = idempotency_key(request), await asyncio.to_thread(digest, fields)
+    operation = operation_named(fields.pop("operation", None))
+    priority = fields.pop("priority", None) or "normal"
+    if priority not in PRIORITIES:
+        raise InvalidInput(f"priority must be one of {', '.join(PRIORITIES)}; got {priority!r}.", param="priority")
+    work = await operation.accept(services, fields)
+    who = client_of(request)
+    ((task, new),) = await tasks.submit(operation.name, [work], client=who, priority=priority, key=key, digest=hashed)
+    headers = {"Location": f"/tasks/{task.id}"} | ({} if new else {REPLAYED: "true"})
+    return JSONResponse(shown(task, await tasks.outlook(), request), 202, headers)
+
+
+@router.get("/tasks", summary="The newest tasks of this client")
+async def list_tasks(
+    request: Request,
+    tasks: UseTasks,
+    state: Annotated[str | None, Query(description=f"One of {', '.join(STATES)}.")] = None,
+    limit: Annotated[int, Query(ge=_PAGE_LIMITS[0], le=_PAGE_LIMITS[1])] = 50,
+) -> dict[str, Any]:
+    """The tasks that were sent with the same key, or without one from the same address; the newest first."""
+    known: State | None = next((one for one in STATES if one == state), None)
+    if state is not None and known is None:
+        raise InvalidInput(f"state must be one of {', '.join(STATES)}; got {state[:80]!r}.", param="state")
+    page = await tasks.page(client=client_of(request), state=known, limit=limit)
+    outlook = await tasks.outlook()
+    return {"tasks": [shown(task, outlook, request) for task in page]}
+
+
+@router.get("/tasks/{task_id}", summary="A task")
+async def get_task(task_id: str, request: Request, tasks: UseTasks) -> dict[str, Any]:
+    """404 for an unknown id, 410 for a task whose results are deleted."""
+    return shown(await tasks.get(task_id), await tasks.outlook(), request)
+
+
+@router.delete("/tasks/{task_id}", summary="Cancel a task")
+async def cancel_task(task_id: str, request: Request, tasks: UseTasks) -> dict[str, Any]:
+    """A task that runs stops within one step. 409 for one that has completed or failed."""
+    return shown(await tasks.cancel(task_id), await tasks.outlook(), request)
+
+
+@router.get(
+    "/tasks/{task_id}/events",
+    summary="Follow a task",
+    response_class=Response,
+    responses={200: {"content": {EVENT_STREAM: {}}}},
+)
+async def task_events(task_id: str, request: Request, tasks: UseTasks) -> Response:
+    """Events: `state`, at once and whenever it or the place in the queue changes; `progress` with the steps; `preview`
+    if the request asked for some and this process runs the task; at its end `done` with the task."""
+    await tasks.get(task_id)
+    return EventResponse(partial(_narrated, tasks, task_id, request))
+
+
+async def _narrated(tasks: Tasks, id: str, request: Request, tell: Tell) -> None:
+    told_state: Any = None
+    told_step: Any = None
+    previews, told_at = 0, time.monotonic()
+    while True:
+        live = tasks.live(id)
+        task = await tasks.get(id)
+        outlook = await tasks.outlook()
+        step = (live.step, live.steps) if live and live.steps else (task.step, task.steps)
+        if (task.state, outlook.position(id)) != told_state:
+            told_state = (task.state, outlook.position(id))
+            tell(event("state", shown(task, outlook, request)))
+            told_at = time.monotonic()
+        if task.ended:
+            tell(event("done", shown(task, outlook, request)))
+            return
+        if task.state == "processing" and step != told_step:
+            told_step, told_at = step, time.monotonic()
+            tell(
+                event(
+                    "progress", {"step": step[0], "total_steps": step[1], "progress": 100 * step[0] // max(1, step[1])}
+                )
+            )
+        if live and live.preview is not None and live.previews != previews:
+            previews, preview = live.previews, base64.b64encode(live.preview).decode()
+            tell(
+                event("preview", {"image": f"data:image/png;base64,{preview}", "step": step[0], "total_steps": step[1]})
+            )
+        if time.monotonic() - told_at > _QUIET_SECONDS:
+            tell(b": still here\n\n")
+            told_at = time.monotonic()
+        await asyncio.sleep(_LEAST_SECONDS)
+        await (live.wait(_LOOK_SECONDS) if live else asyncio.sleep(_LOOK_SECONDS))
+
+
+@router.get("/download/{task_id}", summary="A picture of a task", response_class=FileResponse)
+async def download(
+    task_id: str, tasks: UseTasks, image_index: Annotated[int, Query(ge=0, description="From 0.")] = 0
+) -> Response:
+    """409 while the task has not completed, 404 for a picture that it does not have."""
+    task = await tasks.get(task_id)
+    if task.state != "completed":
+        raise Conflict(f"The task is {task.state} and has no pictures to download.", param="task_id")
+    if image_index >= len(task.results):
+        raise NotFound(
+            f"image_index must be below {len(task.results)}, the number of pictures; got {image_index}.",
+            param="image_index",
+        )
+    return await image(str(task.results[image_index]["name"]), tasks)
+
+
+@router.get("/images/{name}", summary="A picture of a task", response_class=FileResponse)
+async def image(name: str, tasks: UseTasks) -> Response:
+    """By the name that `result_urls` gives."""
+    found = tasks.files.result(name)
+    task = await tasks.get(found[0]) if found else None
+    result = next((one for one in task.results if one["name"] == name), None) if task else None
+    if found is None or result is None:
+        raise NotFound(f"There is no picture {name[:80]!r}.", param="name")
+    if not await asyncio.to_thread(found[1].is_file):
+        raise Gone("The picture was kept for its time and is deleted.", param="name")
+    return FileResponse(found[1], media_type=result["media_type"], filename=name, content_disposition_type="inline")

@@ -1,0 +1,48 @@
+"""Which proxies are alive, where several share a database."""
+
+from __future__ import annotations
+
+import time
+
+import sqlalchemy as sa
+
+from proxy.tasks.schema import PROXIES
+from proxy.tasks.store import Store
+
+LOST_SECONDS = 10.0
+
+
+class Heartbeats:
+    """Each proxy counts up a number of its own and watches those of the others.
+
+    Whether one has stopped is measured by the clock of whoever watches: clocks of several machines need not agree.
+    The methods wait for the database: `Store.call` takes them to a thread.
+    """
+
+    def __init__(self, store: Store, own: str) -> None:
+        self._store = store
+        self._own = own
+        self._seen: dict[str, tuple[int, float]] = {}
+
+    def beat(self) -> None:
+        """Be alive for a further `LOST_SECONDS`."""
+        with self._store.transaction() as connection:
+            mine = sa.update(PROXIES).where(PROXIES.c.id == self._own).values(beat=PROXIES.c.beat + 1)
+            if not connection.execute(mine).rowcount:
+                connection.execute(sa.insert(PROXIES).values(id=self._own, beat=0))
+
+    def lost(self, others: set[str]) -> set[str]:
+        """Those that did not count for `LOST_SECONDS`, and those of `others` that have ended."""
+        with self._store.transaction() as connection:
+            beats = {str(id): int(beat) for id, beat in connection.execute(sa.select(PROXIES.c.id, PROXIES.c.beat))}
+        now = time.monotonic()
+        for id, beat in beats.items():
+            if id not in self._seen or self._seen[id][0] != beat:
+                self._seen[id] = (beat, now)
+        silent = {id for id in beats if now - self._seen[id][1] > LOST_SECONDS}
+        return (silent | (others - beats.keys())) - {self._own}
+
+    def forget(self, ids: set[str]) -> None:
+        """Strike off proxies that have ended and of which nothing is left."""
+        with self._store.transaction() as connection:
+            connection.execute(sa.delete(PROXIES).where(PROXIES.c.id.in_(ids)))

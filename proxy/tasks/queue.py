@@ -1,0 +1,117 @@
+"""Who runs which task, and when: DBOS's durable queue (https://docs.dbos.dev, 3.4).
+
+A task is a DBOS workflow of the same id. DBOS holds the queue in the database, gives every workflow to one process,
+and gives it out again when that process is gone. It keeps no steps: `Runner` begins a task anew and knows by the
+task's row whether there is anything left to do.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import uuid
+from collections.abc import Awaitable, Callable, Collection, Sequence
+
+import sqlalchemy as sa
+from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
+
+log = logging.getLogger(__name__)
+
+_NAME = "darkroom"
+_QUEUE = "tasks"
+_POLLING_SECONDS = 0.1
+_VERSION = "1"
+"""Of what a workflow is, which is no more than a task's id: a new release takes over the queue of the one before."""
+
+
+class Queue:
+    """DBOS in this process; there can be one.
+
+    :param url: of the database.
+    :param places: workflows that run here at a time. Never a bound on all proxies together: the places of one that
+        died would stay taken.
+    :param run: runs the task of that id. It never raises; when it is cancelled, the task is given out again later.
+    """
+
+    def __init__(self, url: str, *, places: int, run: Callable[[str], Awaitable[None]]) -> None:
+        self._url = url
+        self._places = places
+        self._run = run
+        # Alone, a process takes over what it left when it is started again. Among others it is one of many: they take
+        # over what it leaves, and it may not take what runs elsewhere for its own.
+        self.alone = sa.make_url(url).get_backend_name() == "sqlite"
+        self.executor = "local" if self.alone else f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
+        self._dbos: DBOS | None = None
+
+    async def start(self) -> None:
+        """Begin to hand out tasks, on the event loop that calls this."""
+        logging.getLogger("dbos").addHandler(logging.NullHandler())  # it would bring a handler of its own
+        self._dbos = DBOS(
+            config={
+                "name": _NAME,
+                "system_database_url": self._url,
+                "application_version": _VERSION,
+                "executor_id": self.executor,
+                "log_level": "WARNING",
+            }
+        )
+
+        # No limit to how often DBOS gives it out: `Runner` counts those that ended in a crash.
+        @DBOS.workflow(name="task", max_recovery_attempts=None)
+        async def task(id: str) -> None:
+            await self._run(id)
+
+        self._workflow = task
+        DBOS.launch()
+        await DBOS.register_queue_async(
+            _QUEUE,
+            worker_concurrency=self._places,
+            polling_interval_sec=_POLLING_SECONDS,
+            on_conflict="always_update",
+        )
+
+    def stop_taking(self) -> None:
+        """Take no further task out of the queue; those that were taken go on."""
+        for event in self._dbos.background_thread_stop_events if self._dbos else ():
+            event.set()
+
+    def stop(self) -> None:
+        """End, in a thread. Nothing may be running any more."""
+        DBOS.destroy(destroy_registry=True)
+        self._dbos = None
+
+    async def put(self, id: str, rank: int) -> None:
+        """Queue a task; a second time does nothing."""
+        with SetWorkflowID(id), SetEnqueueOptions(priority=rank):
+            await DBOS.enqueue_workflow_async(_QUEUE, self._workflow, id)
+
+    async def take_out(self, id: str) -> None:
+        """Take a task that waits out of the queue."""
+        await DBOS.cancel_workflow_async(id)
+
+    async def put_again(self, id: str) -> None:
+        """Queue a task that was taken out and never begun."""
+        await DBOS.resume_workflows_async([id], queue_name=_QUEUE)
+
+    async def states(self, ids: Sequence[str]) -> dict[str, tuple[str, str | None]]:
+        """What DBOS says of tasks: the state of the workflow, and the process that has it. Those that it does not know
+        are left out."""
+        found = await DBOS.list_workflows_async(workflow_ids=list(ids), load_input=False, load_output=False)
+        return {workflow.workflow_id: (workflow.status, workflow.executor_id) for workflow in found}
+
+    async def executors(self) -> set[str]:
+        """The processes that tasks were given to and that have not ended them."""
+        found = await DBOS.list_workflows_async(status="PENDING", load_input=False, load_output=False)
+        return {workflow.executor_id for workflow in found if workflow.executor_id}
+
+    def recover(self, executors: Collection[str]) -> int:
+        """Queue again what was given to processes that are gone, in a thread. Several proxies may do it at once: each
+        task is queued by one of them."""
+        # Not public, but what DBOS's own recovery at a start calls; `resume_workflows`, which is public, would also
+        # queue again what somebody else has just begun.
+        return len(DBOS._recover_pending_workflows(list(executors)))
+
+    async def forget(self, ids: Sequence[str]) -> None:
+        """Delete what DBOS has of tasks that are gone."""
+        if ids:
+            await DBOS.delete_workflows_async(list(ids))

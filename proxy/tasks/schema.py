@@ -1,0 +1,56 @@
+"""The tables. DBOS has its own in the same database."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+METADATA = sa.MetaData()
+
+TASKS = sa.Table(
+    "darkroom_tasks",
+    METADATA,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("operation", sa.String(40), nullable=False),
+    sa.Column("client", sa.String(200), nullable=False),
+    sa.Column("priority", sa.String(10), nullable=False),
+    sa.Column("state", sa.String(12), nullable=False),
+    sa.Column("tag", sa.Integer, nullable=False),
+    sa.Column("rank", sa.Integer, nullable=False),
+    sa.Column("idempotency_key", sa.String(300)),
+    sa.Column("digest", sa.String(64), nullable=False),
+    # The run that may write; one that lost the task, to another proxy or to its client, finds another name here.
+    sa.Column("run", sa.String(36)),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("fields", sa.JSON, nullable=False),
+    sa.Column("files", sa.JSON, nullable=False),
+    sa.Column("step", sa.Integer, nullable=False),
+    sa.Column("steps", sa.Integer, nullable=False),
+    sa.Column("kind", sa.String(100), nullable=False),
+    sa.Column("units", sa.Float, nullable=False),
+    sa.Column("estimate", sa.Float, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("started_at", sa.Double),
+    sa.Column("completed_at", sa.Double),
+    sa.Column("expired_at", sa.Double),
+    sa.Column("error", sa.JSON),
+    sa.Column("results", sa.JSON, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("client", "idempotency_key"),  # several without a key are no repetition of each other
+    sa.Index("darkroom_tasks_queue", "state", "rank", "created_at"),
+    sa.Index("darkroom_tasks_client", "client", "created_at"),
+)
+
+PACES = sa.Table(
+    "darkroom_paces",
+    METADATA,
+    sa.Column("operation", sa.String(40), primary_key=True),
+    sa.Column("kind", sa.String(100), primary_key=True),
+    sa.Column("seconds", sa.Double, nullable=False),
+)
+
+PROXIES = sa.Table(
+    "darkroom_proxies",
+    METADATA,
+    sa.Column("id", sa.String(100), primary_key=True),
+    sa.Column("beat", sa.BigInteger, nullable=False),
+)

@@ -1,0 +1,290 @@
+"""The tasks in the database, as clients see them. SQLite and PostgreSQL, with the same statements.
+
+Every change of a task's state is one conditional UPDATE: whoever finds the condition true did it, and nobody else.
+The methods wait for the database: `Store.call` takes them to a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import sqlalchemy as sa
+
+from darkroom.errors import Conflict, NotReady, QueueFull
+from proxy.tasks.models import LIVE, PRIORITIES, Draft, Outlook, State, Task
+from proxy.tasks.schema import METADATA, PACES, TASKS
+
+log = logging.getLogger(__name__)
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+_CONNECTIONS = 8
+_ADMISSION_LOCK = 0x6461726B  # any number that nobody else in the database uses
+_TAGS = 2**29
+"""Ranks are a class times this plus a tag: DBOS takes priorities up to 2^31 - 1."""
+_BUSY_MILLISECONDS = 30_000
+_SMOOTHING = 0.3
+_RETRY_AFTER_RANGE = (1, 60)
+
+
+def connect(url: str) -> sa.Engine:
+    """An engine for `sqlite:///file` or `postgresql://...`."""
+    address = sa.make_url(url)
+    if address.get_backend_name() != "sqlite":
+        return sa.create_engine(
+            address.set(drivername="postgresql+psycopg"), pool_size=_CONNECTIONS, pool_pre_ping=True
+        )
+    Path(address.database or "").parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(address, pool_size=_CONNECTIONS)
+
+    @sa.event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _: object) -> None:
+        connection.execute(f"PRAGMA busy_timeout={_BUSY_MILLISECONDS}")
+        connection.execute("PRAGMA journal_mode=WAL")  # readers and the writer do not wait for each other
+        connection.execute("PRAGMA synchronous=FULL")  # what was accepted outlives a power cut
+
+    return engine
+
+
+class Store:
+    """The table of tasks and the measured paces."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        # Of our own: however many requests come at once, no more of them than there are connections.
+        self._threads = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="tasks-store")
+
+    async def call(self, work: Callable[Given, Result], *given: Given.args, **named: Given.kwargs) -> Result:
+        """Do something that waits for the database, in a thread."""
+        context = contextvars.copy_context()  # the log wants the request's id
+        job = partial(context.run, work, *given, **named)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, job)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._threads.shutdown()
+        self._engine.dispose()
+
+    def create(self) -> None:
+        """Make the tables that are not there yet."""
+        with self.transaction(locked=True) as connection:
+            METADATA.create_all(connection)
+
+    @contextmanager
+    def transaction(self, *, locked: bool = False) -> Iterator[sa.Connection]:
+        """A transaction; one that is `locked` never overlaps with another one that is.
+
+        :raises NotReady: the database is away or cannot write.
+        """
+        try:
+            with self._engine.begin() as connection:
+                if locked and self._engine.dialect.name == "sqlite":
+                    connection.execute(sa.text("BEGIN IMMEDIATE"))
+                elif locked:
+                    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADMISSION_LOCK)))
+                yield connection
+        except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
+            log.error("the database of tasks does not work: %s", error.orig)
+            raise NotReady("The database of tasks does not answer; try again in a moment.", retry_after=5) from error
+
+    def add(self, drafts: Sequence[Draft], *, places: int, queue_size: int, fallback: float) -> list[tuple[Task, bool]]:
+        """Accept all of the drafts or none. What was accepted before under the same key is given as it is now.
+
+        :param places: how many run at a time.
+        :param fallback: seconds per unit of what was never measured.
+        :returns: each task, and whether it is new.
+        :raises Conflict: another request came under that key.
+        :raises QueueFull: fewer than these may wait.
+        """
+        with self.transaction(locked=True) as connection:
+            known = [self._repeated(connection, draft) for draft in drafts]
+            self._require_room(connection, known.count(None), places=places, queue_size=queue_size)
+            return [
+                (task, False) if task else (self._insert(connection, draft, fallback), True)
+                for draft, task in zip(drafts, known, strict=True)
+            ]
+
+    def require_room(self, count: int, *, places: int, queue_size: int) -> None:
+        """:raises QueueFull: fewer than `count` further tasks may wait."""
+        with self.transaction() as connection:
+            self._require_room(connection, count, places=places, queue_size=queue_size)
+
+    def _require_room(self, connection: sa.Connection, count: int, *, places: int, queue_size: int) -> None:
+        outlook = self._outlook(connection, places)
+        busy = int(connection.scalar(_count(TASKS.c.state == "processing")) or 0)
+        if count > max(0, queue_size + max(0, places - busy) - len(outlook.waiting)):
+            raise QueueFull(
+                f"The queue of tasks is full: {busy} run and {len(outlook.waiting)} wait.",
+                retry_after=_retry_after(outlook),
+            )
+
+    def _repeated(self, connection: sa.Connection, draft: Draft) -> Task | None:
+        if draft.key is None:
+            return None
+        same = (TASKS.c.client == draft.client, TASKS.c.idempotency_key == draft.key)
+        row = connection.execute(sa.select(TASKS).where(*same)).one_or_none()
+        if row is None:
+            return None
+        if row.digest != draft.digest:
+            raise Conflict(f"Another request came with Idempotency-Key {draft.key!r}; it made task {row.id}.")
+        return _task(row)
+
+    def _insert(self, connection: sa.Connection, draft: Draft, fallback: float) -> Task:
+        tag = self._tag(connection, draft)
+        pace = self._pace(connection, draft) or fallback
+        row = connection.execute(
+            sa.insert(TASKS)
+            .values(
+                id=draft.id,
+                operation=draft.operation,
+                client=draft.client,
+                priority=draft.priority,
+                state="queued",
+                tag=tag,
+                rank=PRIORITIES.index(draft.priority) * _TAGS + min(tag, _TAGS - 1) + 1,
+                idempotency_key=draft.key,
+                digest=draft.digest,
+                attempts=0,
+                fields=dict(draft.work.fields),
+                files=sorted(draft.work.files),
+                step=0,
+                steps=draft.work.steps,
+                kind=draft.work.kind,
+                units=draft.work.units,
+                estimate=pace * draft.work.units,
+                created_at=time.time(),
+                bytes=sum(len(data) for data in draft.work.files.values()),
+                results=[],
+            )
+            .returning(*TASKS.c)
+        ).one()
+        return _task(row)
+
+    def _tag(self, connection: sa.Connection, draft: Draft) -> int:
+        """Start-time fair queueing (Goyal, Vin, Cheng 1996), every task of the same length: a client's next task comes
+        one round after its last one, and never before the round that is being served."""
+        live = (TASKS.c.state.in_(LIVE), TASKS.c.priority == draft.priority)
+        served = connection.scalar(sa.select(sa.func.max(TASKS.c.tag)).where(*live, TASKS.c.state == "processing"))
+        if served is None:
+            served = connection.scalar(sa.select(sa.func.min(TASKS.c.tag)).where(*live))
+        last = connection.scalar(sa.select(sa.func.max(TASKS.c.tag)).where(*live, TASKS.c.client == draft.client))
+        return max(served or 0, 0 if last is None else last + 1)
+
+    def _pace(self, connection: sa.Connection, draft: Draft) -> float | None:
+        """Seconds per unit: of this kind, else the mean of the operation's kinds."""
+        same = (PACES.c.operation == draft.operation,)
+        exact = sa.select(PACES.c.seconds).where(*same, PACES.c.kind == draft.work.kind)
+        return connection.scalar(exact) or connection.scalar(sa.select(sa.func.avg(PACES.c.seconds)).where(*same))
+
+    def get(self, id: str) -> Task | None:
+        """A task, or None."""
+        with self.transaction() as connection:
+            row = connection.execute(sa.select(TASKS).where(TASKS.c.id == id)).one_or_none()
+        return None if row is None else _task(row)
+
+    def page(self, *, client: str, state: State | None, limit: int) -> list[Task]:
+        """A client's tasks, the newest first, without those whose results are gone."""
+        query = sa.select(TASKS).where(TASKS.c.client == client, TASKS.c.expired_at.is_(None))
+        if state is not None:
+            query = query.where(TASKS.c.state == state)
+        with self.transaction() as connection:
+            return [_task(row) for row in connection.execute(query.order_by(TASKS.c.created_at.desc()).limit(limit))]
+
+    def living(self, *, before: float) -> list[Task]:
+        """The tasks that have not ended, of those that were created before then."""
+        query = sa.select(TASKS).where(TASKS.c.state.in_(LIVE), TASKS.c.created_at < before)
+        with self.transaction() as connection:
+            return [_task(row) for row in connection.execute(query)]
+
+    def counts(self) -> dict[str, int]:
+        """How many tasks there are in each state."""
+        query = sa.select(TASKS.c.state, sa.func.count()).group_by(TASKS.c.state)
+        with self.transaction() as connection:
+            return {str(state): int(count) for state, count in connection.execute(query)}
+
+    def outlook(self, places: int) -> Outlook:
+        """See `Outlook`."""
+        with self.transaction() as connection:
+            return self._outlook(connection, places)
+
+    def _outlook(self, connection: sa.Connection, places: int) -> Outlook:
+        waiting = (
+            sa.select(TASKS.c.id, TASKS.c.estimate)
+            .where(TASKS.c.state == "queued")
+            .order_by(TASKS.c.rank, TASKS.c.created_at)
+        )
+        left = TASKS.c.estimate * (1 - sa.cast(TASKS.c.step, sa.Float) / sa.func.nullif(TASKS.c.steps, 0))
+        running = connection.scalar(sa.select(sa.func.sum(left)).where(TASKS.c.state == "processing"))
+        rows = [(str(id), float(estimate)) for id, estimate in connection.execute(waiting)]
+        return Outlook(waiting=rows, running=max(0.0, float(running or 0.0)), places=places)
+
+    def begin(self, id: str, run: str) -> Task | None:
+        """Begin a run, under a name of its own: only this run may write from now on. None if the task has ended."""
+        now = time.time()
+        values = {"state": "processing", "run": run, "attempts": TASKS.c.attempts + 1, "started_at": now, "step": 0}
+        return self._update(id, None, values)
+
+    def progress(self, id: str, run: str | None, step: int, steps: int) -> bool:
+        """Note how far it is; False if the task is not this run's any more: cancelled, or taken over."""
+        return self._update(id, run, {"step": step, "steps": steps}) is not None
+
+    def end(self, id: str, run: str | None, state: State, values: Mapping[str, Any] | None = None) -> bool:
+        """Note how it ended; False if it had ended already, or is another run's (None: whosever it is).
+
+        :param values: further columns.
+        """
+        return self._update(id, run, {"state": state, "completed_at": time.time(), **(values or {})}) is not None
+
+    def hand_back(self, id: str, run: str) -> bool:
+        """A run was stopped by us and not by anything that it did: the task waits again, and the run does not count."""
+        return self._update(id, run, {"state": "queued", "run": None, "attempts": TASKS.c.attempts - 1}) is not None
+
+    def wait_again(self, id: str, run: str) -> bool:
+        """A run came to grief; the task waits for the next one."""
+        return self._update(id, run, {"state": "queued", "run": None, "step": 0}) is not None
+
+    def _update(self, id: str, run: str | None, values: dict[str, Any]) -> Task | None:
+        query = sa.update(TASKS).where(TASKS.c.id == id, TASKS.c.state.in_(LIVE)).values(**values).returning(*TASKS.c)
+        if run is not None:
+            query = query.where(TASKS.c.run == run)
+        with self.transaction() as connection:
+            row = connection.execute(query).one_or_none()
+        return None if row is None else _task(row)
+
+    def measured(self, task: Task, seconds: float) -> None:
+        """Learn from a task that took so long. Two that learn at once may lose the one or the other."""
+        if task.units <= 0:
+            return
+        same = (PACES.c.operation == task.operation, PACES.c.kind == task.kind)
+        pace = seconds / task.units
+        blend = PACES.c.seconds + _SMOOTHING * (pace - PACES.c.seconds)
+        with self.transaction(locked=True) as connection:
+            if not connection.execute(sa.update(PACES).where(*same).values(seconds=blend)).rowcount:
+                row = {"operation": task.operation, "kind": task.kind, "seconds": pace}
+                connection.execute(sa.insert(PACES).values(**row))
+
+
+def _retry_after(outlook: Outlook) -> int:
+    """Whole seconds until a place is likely."""
+    work = outlook.running + sum(estimate for _, estimate in outlook.waiting)
+    low, high = _RETRY_AFTER_RANGE
+    return min(high, max(low, math.ceil(work / outlook.places / (len(outlook.waiting) + 1))))
+
+
+def _count(*where: Any) -> sa.Select[Any]:
+    return sa.select(sa.func.count()).select_from(TASKS).where(*where)
+
+
+def _task(row: Any) -> Task:
+    return Task(**{name: getattr(row, name) for name in Task.__dataclass_fields__})

@@ -1,0 +1,267 @@
+"""Durable tasks as the routes see them: submit, look, cancel."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import sqlalchemy as sa
+from fastapi import Depends, Request
+
+from darkroom.errors import Conflict, Gone, NotFound, NotReady
+from proxy.services import Services
+from proxy.tasks.files import Files
+from proxy.tasks.heartbeat import Heartbeats
+from proxy.tasks.live import Live
+from proxy.tasks.models import Draft, Outlook, State, Task, Work
+from proxy.tasks.operations import OPERATIONS, operation_named
+from proxy.tasks.queue import Queue
+from proxy.tasks.retention import Retention
+from proxy.tasks.runner import Runner
+from proxy.tasks.store import Store, connect
+
+log = logging.getLogger(__name__)
+
+_DRAIN_LOOK_SECONDS = 0.2
+_HEARTBEAT_SECONDS = 2.0
+_RECONCILE_SECONDS = 10.0
+_RETENTION_SECONDS = 60.0
+_SETTLED_SECONDS = 5.0
+"""Between a task's row and its place in the queue there is a moment; after so long it is a loss."""
+_LOCK_SECONDS = 10.0
+_ALIVE = ("ENQUEUED", "PENDING", "DELAYED")
+"""States of a DBOS workflow that may still come to its task."""
+
+
+class Tasks:
+    """All that there is of durable tasks in this process."""
+
+    def __init__(self, services: Services) -> None:
+        settings = services.settings
+        operation_named(settings.submit_operation, "SUBMIT_OPERATION")
+        self._services = services
+        self._url = settings.database_url or f"sqlite:///{settings.data_dir / 'darkroom.db'}"
+        self._store = Store(connect(self._url))
+        self.files = Files(settings.data_dir)
+        self._runner = Runner(services, self._store, self.files)
+        self._queue = Queue(self._url, places=settings.max_concurrent_tasks, run=self._runner.execute)
+        self._heartbeats = Heartbeats(self._store, self._queue.executor)
+        self._retention = Retention(
+            self._store, self.files, hours=settings.task_retention_hours, gigabytes=settings.task_retention_gb
+        )
+        self._upkeep: list[asyncio.Task[None]] = []
+        self._dropped: set[str] = set()
+        self._lock: int | None = None
+
+    async def start(self) -> None:
+        """Open the database and begin to work.
+
+        :raises RuntimeError: another process works with this SQLite file.
+        """
+        if self._queue.alone:
+            self._lock = await _lock(Path(f"{sa.make_url(self._url).database}.lock"))
+        await self._store.call(self._store.create)
+        if not self._queue.alone:
+            await self._store.call(self._heartbeats.beat)  # before anything is ours, or it would pass for left behind
+        await self._queue.start()
+        rounds = [
+            (_DRAIN_LOOK_SECONDS, self._look_for_draining),
+            (_RECONCILE_SECONDS, self._reconcile),
+            (_RETENTION_SECONDS, self._sweep),
+        ]
+        if not self._queue.alone:
+            rounds.append((_HEARTBEAT_SECONDS, self._take_over))
+        self._upkeep = [asyncio.create_task(_every(seconds, work)) for seconds, work in rounds]
+
+    async def stop(self) -> None:
+        """End. What runs is handed back, for the next start or for another proxy."""
+        for task in self._upkeep:
+            task.cancel()
+        await asyncio.gather(*self._upkeep, return_exceptions=True)
+        self._queue.stop_taking()
+        await self._runner.stop()
+        if not self._queue.alone:
+            with suppress(NotReady):
+                await asyncio.to_thread(self._queue.recover, [self._queue.executor])
+                await self._store.call(self._heartbeats.forget, {self._queue.executor})
+        await asyncio.to_thread(self._queue.stop)
+        self._store.close()
+        if self._lock is not None:
+            os.close(self._lock)
+
+    async def submit(
+        self, operation: str, works: Sequence[Work], *, client: str, priority: str, key: str | None, digest: str
+    ) -> list[tuple[Task, bool]]:
+        """Accept all of the works or none.
+
+        :param key: the client's Idempotency-Key; with it, what was accepted before is given once more.
+        :param digest: of what the client sent.
+        :returns: each task, and whether it is new.
+        :raises NotReady: the service drains, or its database is away.
+        :raises QueueFull: there is no room in the queue.
+        :raises StorageFull: there is no room on the disk.
+        :raises Conflict: another request came under that key.
+        """
+        gate, settings = self._services.gate, self._services.settings
+        if gate.draining:
+            raise NotReady("The service is shutting down and takes no new work.", retry_after=gate.retry_after())
+        bounds = {"places": gate.capacity, "queue_size": settings.task_queue_size}
+        drafts = [
+            Draft(
+                id=str(uuid.uuid4()),
+                operation=operation,
+                client=client,
+                priority=priority,
+                key=f"{key}#{index}" if key and index else key,
+                digest=digest,
+                work=work,
+            )
+            for index, work in enumerate(works)
+        ]
+        if any(work.files for work in works) and key is None:
+            await self._store.call(self._store.require_room, len(works), **bounds)  # before the disk has to work
+        accepted: list[tuple[Task, bool]] = []
+        try:
+            for draft in drafts:
+                await asyncio.to_thread(self.files.write_inputs, draft.id, draft.work.files)
+            fallback = OPERATIONS[operation].fallback_seconds
+            accepted = await self._store.call(self._store.add, drafts, fallback=fallback, **bounds)
+        finally:
+            taken = {task.id for task, new in accepted if new}
+            for draft in drafts:
+                if draft.work.files and draft.id not in taken:
+                    await asyncio.to_thread(self.files.remove, draft.id)
+        for task, new in accepted:
+            if new:
+                await self._put(task)
+        return accepted
+
+    async def _put(self, task: Task) -> None:
+        try:
+            await self._queue.put(task.id, task.rank)
+        except Exception:  # it is accepted: what is missing is found and made good by `_reconcile`
+            log.exception("task %s is not in the queue yet", task.id)
+
+    async def get(self, id: str) -> Task:
+        """:raises NotFound, Gone: there is none of that id; it was kept long enough."""
+        task = await self._store.call(self._store.get, id)
+        if task is None:
+            raise NotFound(f"There is no task {id[:80]!r}.", param="task_id")
+        if task.expired_at is not None:
+            raise Gone("The task was kept for its time, and its results are deleted.", param="task_id")
+        return task
+
+    async def page(self, *, client: str, state: State | None, limit: int) -> list[Task]:
+        """A client's tasks, the newest first."""
+        return await self._store.call(self._store.page, client=client, state=state, limit=limit)
+
+    async def outlook(self) -> Outlook:
+        """What lies before the tasks that wait."""
+        return await self._store.call(self._store.outlook, self._services.gate.capacity)
+
+    async def counts(self) -> dict[str, int]:
+        """How many tasks there are in each state; those that are forgotten are not counted."""
+        return await self._store.call(self._store.counts)
+
+    def live(self, id: str) -> Live | None:
+        """What a task that runs in this process tells."""
+        return self._runner.live(id)
+
+    async def cancel(self, id: str) -> Task:
+        """Cancel a task; one that runs stops within a step. A second time changes nothing.
+
+        :raises NotFound, Gone: there is none of that id.
+        :raises Conflict: it has completed or failed.
+        """
+        before = await self.get(id)
+        ours = await self._store.call(self._store.end, id, None, "cancelled")
+        # What runs here is told, what runs at another proxy finds out at its next step, and what waits is taken out.
+        if ours and not self._runner.cancel(id) and before.state == "queued":
+            await self._queue.take_out(id)
+        task = await self.get(id)
+        if task.state != "cancelled":
+            raise Conflict(f"The task has {task.state} already.", param="task_id")
+        return task
+
+    async def _look_for_draining(self) -> None:
+        if self._services.gate.draining:
+            self._queue.stop_taking()
+
+    async def _reconcile(self) -> None:
+        """Bring rows, queue and runner together again, after a crash or a failure of the database between them."""
+        tasks = await self._store.call(self._store.living, before=time.time() - _SETTLED_SECONDS)
+        states = await self._queue.states([task.id for task in tasks]) if tasks else {}
+        ours = [task.id for task in tasks if states.get(task.id) == ("PENDING", self._queue.executor)]
+        dropped = {id for id in ours if not self._runner.has(id)}
+        for id in dropped & self._dropped:  # twice in a row: it is not just being handed over
+            log.warning("task %s was taken out of the queue and not begun; queueing it again", id)
+            await self._queue.put_again(id)
+        self._dropped = dropped
+        for task in tasks:
+            state, _ = states.get(task.id, (None, None))
+            if state is None:
+                log.warning("task %s was accepted but not queued; queueing it", task.id)
+                await self._put(task)
+            elif state not in _ALIVE:
+                error = {"code": "internal_error", "message": "The task got lost; send it again.", "param": None}
+                if await self._store.call(self._store.end, task.id, None, "failed", {"error": error}):
+                    log.error("the workflow of task %s is %s, and the task had not ended", task.id, state)
+
+    async def _sweep(self) -> None:
+        await self._queue.forget(await self._store.call(self._retention.sweep))
+
+    async def _take_over(self) -> None:
+        """Tell that we live, and queue again what was given to proxies that do not."""
+        await self._store.call(self._heartbeats.beat)
+        lost = await self._store.call(self._heartbeats.lost, await self._queue.executors())
+        if lost:
+            count = await asyncio.to_thread(self._queue.recover, lost)
+            log.warning("took over %d tasks of %s", count, ", ".join(sorted(lost)))
+            await self._store.call(self._heartbeats.forget, lost)
+
+
+async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Do something now, and again so long after each time."""
+    while True:
+        try:
+            await work()
+        except NotReady:
+            log.debug("the database is away", exc_info=True)
+        except Exception:
+            log.exception("the upkeep of tasks failed")
+        await asyncio.sleep(seconds)
+
+
+async def _lock(path: Path) -> int:
+    """Hold a lock file until the process ends: DBOS would run what another process is running on the same SQLite."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return handle
+        except OSError:
+            if time.monotonic() > deadline:
+                os.close(handle)
+                raise RuntimeError(
+                    f"another proxy works with {path.with_suffix('')}: stop it, set DATA_DIR to another folder, "
+                    "or DATABASE_URL to a PostgreSQL database, which several proxies may share"
+                ) from None
+            await asyncio.sleep(0.2)
+
+
+def of(request: Request) -> Tasks:
+    """The app's tasks, for `Depends`."""
+    tasks: Tasks = request.app.state.tasks
+    return tasks
+
+
+UseTasks = Annotated[Tasks, Depends(of)]

@@ -1,0 +1,77 @@
+"""Upscaling for whoever asks: `POST /api/upscale`, batches and durable tasks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from darkroom.errors import NetworkError, NotFound
+from darkroom.images import MEDIA_TYPES
+from darkroom.networks import Array
+from darkroom.pipelines.upscale import networks
+from darkroom.pipelines.upscale.request import UpscaleRequest
+from proxy.services import Services
+from proxy.streams import data_url
+
+Report = Callable[[int, int], None]
+
+
+def _silent(done: int, total: int) -> None:
+    """For callers that do not show progress."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A finished picture: its bytes (not copied out of the message they came in) and what was done."""
+
+    data: memoryview
+    media_type: str
+    details: dict[str, Any]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What was done, for clients that want to know."""
+        return {"X-Upscale-Model": self.details["model"], "X-Upscale-Scale": f"{self.details['scale']:g}"}
+
+    def as_json(self) -> dict[str, Any]:
+        """The picture as a data URL, and what was done. Encodes a lot of base64: call it in a thread."""
+        return {"image": data_url(self.data, self.media_type), "media_type": self.media_type, **self.details}
+
+
+def require_model(services: Services) -> None:
+    """:raises NotFound: Triton has no upscaler. While it is away, nobody knows."""
+    if services.monitor.models and networks.PIPELINE.name not in services.monitor.models:
+        raise NotFound("This installation has no upscaler; export one: python -m exporters prepare.")
+
+
+async def run(services: Services, data: bytes, options: UpscaleRequest, report: Report = _silent) -> Result:
+    """Run the model on an encoded picture; `report` is told the tiles done and in all.
+
+    :raises DarkroomError: the error of the model, or NotReady when Triton is away.
+    """
+    async with aclosing(_responses(services, data, options)) as responses:
+        async for outputs in responses:
+            done, total = (int(n) for n in outputs["progress"])
+            report(done, total)
+            if "upscaled" in outputs:
+                details = json.loads(outputs["details"][0])
+                return Result(data=outputs["upscaled"].data, media_type=MEDIA_TYPES[options.format], details=details)
+    raise NetworkError("the upscale model ended without a picture")
+
+
+def _responses(services: Services, data: bytes, options: UpscaleRequest) -> AsyncGenerator[dict[str, Array], None]:
+    inputs = {
+        "image": np.frombuffer(data, np.uint8),
+        "model": options.network.label,
+        "scale": float(options.scale),
+        "tile": options.tile,
+        "tile_pad": options.tile_pad,
+        "format": options.format,
+        "quality": options.quality,
+    }
+    return services.run_model(networks.PIPELINE.name, inputs)

@@ -1,0 +1,224 @@
+"""Tasks at their limits: a full queue, one place for all kinds of work, and a disk without room."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import resource
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from tests.pictures import encoded
+from tests.service import ROOT, RunningService, running_service
+
+MODELS = ("sd15", "sd15_text_encoder", "sd15_unet", "sd15_vae_decoder", "upscale", "realesrgan_animevideov3_x4")
+QUICK: dict[str, Any] = {"operation": "generate", "prompt": "a cat", "steps": 4, "width": 64, "height": 64}
+LONG = {**QUICK, "steps": 150, "width": 128, "height": 128}
+PLACES, QUEUE = 2, 6
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """Two tasks at a time, six in the queue."""
+    repository = tmp_path_factory.mktemp("repository")
+    for model in MODELS:
+        (repository / model).symlink_to(ROOT / "model_repository" / model)
+    with running_service(
+        tmp_path_factory.mktemp("narrow"),
+        model_repository=repository,
+        canary_interval=3600,
+        max_concurrent_tasks=PLACES,
+        task_queue_size=QUEUE,
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def http(narrow: RunningService) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=narrow.url, timeout=120) as client:
+        yield client
+
+
+def wait(http: httpx.Client, id: str) -> dict[str, Any]:
+    deadline = time.monotonic() + 120
+    while (task := http.get(f"/tasks/{id}").json())["status"] in ("queued", "processing"):
+        assert time.monotonic() < deadline, task
+        time.sleep(0.05)
+    return dict(task)
+
+
+def cancel_all(http: httpx.Client) -> None:
+    for state in ("queued", "processing"):
+        for task in http.get("/tasks", params={"limit": 500, "state": state}).json()["tasks"]:
+            http.delete(f"/tasks/{task['task_id']}")
+
+
+def test_a_full_queue_and_its_order(http: httpx.Client) -> None:
+    """Refused is what does not fit, all of a batch or none; what waits knows its place."""
+    ids = [http.post("/tasks", json=LONG).json()["task_id"] for _ in range(PLACES + QUEUE)]
+    refused = [
+        http.post("/tasks", json=QUICK),
+        http.post("/submit", json={"prompt": "a cat", "resolution": "512x512", "num_inference_steps": 1}),
+    ]
+    for answer in refused:
+        assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
+        assert 1 <= int(answer.headers["retry-after"]) <= 60
+    for id in ids[-2:]:
+        assert http.delete(f"/tasks/{id}").json()["status"] == "cancelled"
+    small = {"prompt": "a cat", "resolution": "512x512", "num_inference_steps": 1}
+    total = http.get("/health").json()["total_tasks"]
+    assert http.post("/batch_submit", json={"requests": [small] * 4}).status_code == 429
+    assert http.get("/health").json()["total_tasks"] == total
+    while (health := http.get("/health").json())["active_tasks"] < PLACES:
+        time.sleep(0.05)
+    assert (health["active_tasks"], health["queue_length"]) == (PLACES, QUEUE - 2)
+    other = http.post("/tasks", json=QUICK, headers={"x-api-key": "another client"}).json()
+    urgent = http.post("/tasks", json={**QUICK, "priority": "high"}).json()
+    assert urgent["queue_position"] == 1
+    assert http.get(f"/tasks/{other['task_id']}").json()["queue_position"] == 2, "in turn, not behind all of ours"
+    waiting = [http.get(f"/tasks/{id}").json() for id in ids[PLACES : PLACES + QUEUE - 2]]
+    assert [task["queue_position"] for task in waiting] == sorted(task["queue_position"] for task in waiting)
+    estimates = [task["estimated_time"] for task in waiting]
+    assert estimates == sorted(estimates)
+    cancel_all(http)
+    assert [wait(http, one["task_id"])["status"] for one in (urgent, other)] == ["cancelled", "completed"]
+
+
+def test_direct_requests_and_tasks_share_the_places(narrow: RunningService, http: httpx.Client) -> None:
+    tasks = [http.post("/tasks", json=LONG).json()["task_id"] for _ in range(PLACES)]
+
+    async def direct() -> int:
+        fields = {name: value for name, value in QUICK.items() if name != "operation"}
+        async with httpx.AsyncClient(base_url=narrow.url, timeout=120) as client:
+            jobs = [asyncio.ensure_future(client.post("/generate", json={**fields, "steps": 20})) for _ in range(4)]
+            most = 0
+            while not all(job.done() for job in jobs):
+                most = max(most, (await client.get("/health")).json()["active_tasks"])
+                await asyncio.sleep(0.01)
+            assert [job.result().status_code for job in jobs] == [200] * 4
+            return most
+
+    assert asyncio.run(direct()) == PLACES
+    assert [wait(http, id)["status"] for id in tasks] == ["completed"] * PLACES
+
+
+def noise(side: int) -> bytes:
+    """A picture that does not compress."""
+    values = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    return encoded(Image.fromarray(values))
+
+
+def limit_files(service: RunningService, size: int) -> None:
+    """From now on the proxy cannot write files beyond so many bytes, which fails as a full disk does."""
+    proxy = next(p for p in service.find("-m proxy") if p.pid != service.process.pid)
+    psutil.Process(proxy.pid).rlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def test_a_disk_without_room_for_a_result(narrow: RunningService, http: httpx.Client) -> None:
+    fields = {"operation": "upscale", "model": "animevideov3", "scale": 4}
+    files = {"file": noise(640)}
+    limit_files(narrow, 6 << 20)  # the database's own files are smaller, the result is not
+    try:
+        failed = wait(http, http.post("/tasks", data=fields, files=files).raise_for_status().json()["task_id"])
+        assert (failed["status"], failed["results"], failed["error"]["code"]) == ("failed", [], "storage_full")
+        assert "no room" in failed["error"]["message"]
+        assert http.get("/health").json()["status"] == "healthy"
+    finally:
+        limit_files(narrow, resource.RLIM_INFINITY)
+    done = wait(http, http.post("/tasks", data=fields, files=files).json()["task_id"])
+    assert done["status"] == "completed"
+    with Image.open(io.BytesIO(http.get(done["result_urls"][0]).content)) as image:
+        assert image.size == (2560, 2560)
+
+
+def test_a_disk_without_any_room(narrow: RunningService, http: httpx.Client) -> None:
+    """Not even the database can write: new tasks are refused, and one that runs is done when there is room."""
+    id = http.post("/tasks", json=LONG).json()["task_id"]
+    while http.get(f"/tasks/{id}").json()["step"] == 0:
+        time.sleep(0.05)
+    limit_files(narrow, 1)
+    try:
+        refused = http.post("/tasks", json=QUICK)
+        assert refused.status_code == 503
+        assert int(refused.headers["retry-after"]) > 0
+        time.sleep(3)
+        assert http.get("/api/health").status_code == 200
+    finally:
+        limit_files(narrow, resource.RLIM_INFINITY)
+    assert wait(http, id)["status"] == "completed"
+    assert wait(http, http.post("/tasks", json=QUICK).raise_for_status().json()["task_id"])["status"] == "completed"
+
+
+class Crowd:
+    """Many clients at once. `refused` are the answers that were no acceptance, `seconds` what accepted tasks took."""
+
+    def __init__(self, url: str) -> None:
+        self.http = httpx.AsyncClient(base_url=url, timeout=120, limits=httpx.Limits(max_connections=100))
+        self.refused: list[httpx.Response] = []
+        self.seconds: list[float] = []
+        self.states: list[str] = []
+
+    async def one(self) -> bool:
+        """Submit a task, and if it is accepted wait for its end."""
+        started = time.monotonic()
+        answer = await self.http.post("/tasks", json=QUICK)
+        if answer.status_code != 202:
+            self.refused.append(answer)
+            return False
+        while True:
+            task = (await self.http.get(f"/tasks/{answer.json()['task_id']}")).json()
+            if task["status"] not in ("queued", "processing"):
+                break
+            await asyncio.sleep(0.1)
+        self.seconds.append(time.monotonic() - started)
+        self.states.append(task["status"])
+        return True
+
+
+async def full_queue(url: str, seconds: float) -> Crowd:
+    """As many clients as there is room for, each with its next task when the one before is done."""
+    crowd, end = Crowd(url), time.monotonic() + seconds
+
+    async def client() -> None:
+        while time.monotonic() < end:
+            if not await crowd.one():
+                await asyncio.sleep(0.05)
+
+    await asyncio.gather(*(client() for _ in range(PLACES + QUEUE)))
+    await crowd.http.aclose()
+    return crowd
+
+
+async def overload(url: str, seconds: float, rate: float) -> Crowd:
+    """So many tasks a second come, whatever is answered."""
+    crowd, end, jobs = Crowd(url), time.monotonic() + seconds, []
+    while time.monotonic() < end:
+        jobs.append(asyncio.ensure_future(crowd.one()))
+        await asyncio.sleep(1 / rate)
+    await asyncio.gather(*jobs)
+    await crowd.http.aclose()
+    return crowd
+
+
+def p99(seconds: list[float]) -> float:
+    return statistics.quantiles(seconds, n=100)[98]
+
+
+@pytest.mark.heavy
+def test_ten_times_overload_for_two_minutes(narrow: RunningService) -> None:
+    usual = asyncio.run(full_queue(narrow.url, 60))
+    rate = len(usual.seconds) / 60
+    crowd = asyncio.run(overload(narrow.url, 120, 10 * rate))
+    assert len(crowd.refused) > len(crowd.seconds)
+    assert {answer.status_code for answer in crowd.refused} <= {429, 503}
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in crowd.refused)
+    assert set(crowd.states) == {"completed"}, "nothing that was accepted is lost"
+    assert p99(crowd.seconds) <= 1.5 * p99(usual.seconds)

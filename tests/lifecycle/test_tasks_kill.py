@@ -1,0 +1,329 @@
+"""Tasks survive: whatever dies by SIGKILL, every accepted task completes once, its pictures whole."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from darkroom_client import Client
+from PIL import Image
+
+from tests.conftest import free_port
+from tests.postgres import running_postgres
+from tests.service import ROOT, RunningService, running_service
+
+MODELS = ("sd15", "sd15_text_encoder", "sd15_unet", "sd15_vae_decoder")
+TINY: dict[str, Any] = {"operation": "generate", "prompt": "a cat", "width": 64, "height": 64, "guidance_scale": 1}
+ROUNDS = 20
+TASKS = 30
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Text to image alone, so that a start takes less time."""
+    folder = tmp_path_factory.mktemp("repository")
+    for model in MODELS:
+        (folder / model).symlink_to(ROOT / "model_repository" / model)
+    return folder
+
+
+@dataclass
+class Load:
+    """Tasks that were accepted, and what has to become of them."""
+
+    url: str
+    steps: int = 30
+    ids: list[str] = field(default_factory=list)
+
+    def submit(self, count: int) -> None:
+        with httpx.Client(base_url=self.url, timeout=30) as http:
+            for seed in range(len(self.ids), len(self.ids) + count):
+                answer = http.post("/tasks", json={**TINY, "seed": seed, "steps": self.steps})
+                assert answer.status_code == 202, answer.text
+                self.ids.append(answer.json()["task_id"])
+
+    def states(self) -> dict[str, str]:
+        with httpx.Client(base_url=self.url, timeout=30) as http:
+            page = http.get("/tasks", params={"limit": 500}).json()["tasks"]
+        listed = [task["task_id"] for task in page]
+        assert len(listed) == len(set(listed))
+        return {task["task_id"]: task["status"] for task in page}
+
+    def wait(self, until: Callable[[dict[str, str]], bool], timeout: float) -> dict[str, str]:
+        deadline = time.monotonic() + timeout
+        states: dict[str, str] = {}
+        while time.monotonic() < deadline:
+            with contextlib.suppress(httpx.HTTPError, KeyError):  # nobody answers, or 503
+                states = self.states()
+                if until(states):
+                    return states
+            time.sleep(0.1)
+        pytest.fail(f"not in {timeout} s: {states}")
+
+    def wait_for_work(self, done: int) -> None:
+        """Return in the middle: some have completed, one runs."""
+
+        def middle(states: dict[str, str]) -> bool:
+            values = list(states.values())
+            return values.count("completed") >= done and "processing" in values
+
+        self.wait(middle, 120)
+
+    def wait_completed(self, timeout: float) -> None:
+        """Return when all of them have."""
+        self.wait(lambda states: all(states[id] == "completed" for id in self.ids), timeout)
+
+    def check(self, timeout: float = 300) -> None:
+        """All of them completed, once, and with a whole picture: the one of its seed."""
+        states = self.wait(lambda states: all(s not in ("queued", "processing") for s in states.values()), timeout)
+        assert states == dict.fromkeys(self.ids, "completed")
+        with httpx.Client(base_url=self.url, timeout=30) as http:
+            for seed, id in enumerate(self.ids):
+                task = http.get(f"/tasks/{id}").json()
+                assert [result["details"]["seed"] for result in task["results"]] == [seed]
+                with Image.open(io.BytesIO(http.get(f"/download/{id}").raise_for_status().content)) as image:
+                    image.load()
+                    assert (image.format, image.size) == ("PNG", (64, 64))
+
+
+def proxy_of(service: RunningService) -> psutil.Process:
+    return next(p for p in service.find("-m proxy") if p.pid != service.process.pid)
+
+
+def kill_proxy(service: RunningService) -> None:
+    proxy_of(service).kill()
+
+
+def kill_triton(service: RunningService) -> None:
+    service.find("bin/tritonserver")[0].kill()
+
+
+def kill_pipeline_stub(service: RunningService) -> None:
+    next(p for p in service.find("/sd15/") if "stub" in p.name()).kill()
+
+
+def kill_network_stub(service: RunningService) -> None:
+    next(p for p in service.find("/sd15_unet/") if "stub" in p.name()).kill()
+
+
+def kill_proxy_and_triton(service: RunningService) -> None:
+    for process in (proxy_of(service), service.find("bin/tritonserver")[0]):
+        process.kill()
+
+
+KILLS = [kill_proxy, kill_triton, kill_pipeline_stub, kill_network_stub, kill_proxy_and_triton]
+
+
+def kill_all(service: RunningService) -> None:
+    """As when the power goes."""
+    processes = service.tree()
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    service.process.wait()
+    psutil.wait_procs(processes, timeout=20)
+
+
+@contextlib.contextmanager
+def tasks_service(folder: Path, repository: Path, **settings: object) -> Iterator[RunningService]:
+    defaults = {"canary_interval": 3600, "max_concurrent_tasks": 3, "task_max_attempts": 50}
+    with running_service(folder, model_repository=repository, **(defaults | settings)) as running:
+        yield running
+
+
+def test_a_killed_proxy_and_a_killed_triton_lose_nothing(tmp_path: Path, repository: Path) -> None:
+    """The short form: one kill of each with a few tasks, then of all together. A client that watches sees no more of
+    it than that it takes longer."""
+    with tasks_service(tmp_path, repository) as service, Client(service.url) as client:
+        load, watched = Load(service.url, steps=60), list[str]()
+        for kill in (kill_proxy, kill_triton):
+            load.submit(8)
+            last = load.ids[-1]
+            watcher = threading.Thread(target=lambda id=last: watched.append(client.watch(id).state))
+            watcher.start()
+            load.wait_for_work(len(load.ids) - 7)
+            kill(service)
+            load.check()
+            watcher.join(30)
+        assert watched == ["completed"] * 2
+        load.submit(4)
+        load.wait_for_work(len(load.ids) - 4)
+        kill_all(service)
+    with tasks_service(tmp_path, repository) as service:
+        load.url = service.url
+        load.check()
+
+
+@pytest.mark.heavy
+def test_what_waits_when_the_service_is_stopped_is_done_after_the_next_start(tmp_path: Path, repository: Path) -> None:
+    """And what runs is finished first; meanwhile new work is refused, and what there is can be looked at."""
+    with tasks_service(tmp_path, repository, max_concurrent_tasks=1) as service:
+        load = Load(service.url, steps=150)
+        load.submit(4)
+        load.wait_for_work(0)
+        service.process.send_signal(signal.SIGTERM)
+        with httpx.Client(base_url=service.url, timeout=30) as http:
+            while (refused := http.post("/tasks", json=TINY)).status_code == 202:
+                load.ids.append(refused.json()["task_id"])
+                time.sleep(0.01)
+            assert refused.status_code == 503
+            assert int(refused.headers["retry-after"]) > 0
+            assert list(load.states().values()).count("queued") >= 3
+        assert service.process.wait(60) == 0
+        assert "drained" in (tmp_path / "logs" / "proxy.log").read_text()
+    with tasks_service(tmp_path, repository) as service, httpx.Client(base_url=service.url, timeout=30) as http:
+        load.url = service.url
+        assert load.states().keys() == set(load.ids)
+        load.wait_completed(120)
+        assert [http.get(f"/tasks/{id}").json()["attempts"] for id in load.ids] == [1] * len(load.ids)
+
+
+@pytest.mark.heavy
+def test_two_proxies_on_one_sqlite_file_are_refused(tmp_path: Path, repository: Path) -> None:
+    """Both would run every task."""
+    with tasks_service(tmp_path, repository) as service:
+        env = os.environ | {"DATA_DIR": str(tmp_path / "state" / "data"), "LOG_DIR": str(tmp_path / "other")}
+        env |= {"PORT": str(free_port()), "HOST": "127.0.0.1", "MODEL_REPOSITORY": str(repository)}
+        second = subprocess.run(
+            [sys.executable, "-m", "proxy"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert second.returncode != 0
+        assert "another proxy works with" in second.stdout + second.stderr
+        assert service.health() is not None
+
+
+@contextlib.contextmanager
+def second_proxy(service: RunningService, folder: Path, repository: Path, url: str) -> Iterator[tuple[str, int]]:
+    """One more proxy in front of the service's Triton and database; its address and its process id."""
+    port, host_port = free_port(), service.grpc.rsplit(":", 1)[1]
+    env = os.environ | {
+        "HOST": "127.0.0.1",
+        "PORT": str(port),
+        "TRITON_GRPC_PORT": host_port,
+        "TRITON_METRICS_PORT": service.metrics.rsplit(":", 1)[1].partition("/")[0],
+        "MODEL_REPOSITORY": str(repository),
+        "DATABASE_URL": url,
+        "DATA_DIR": str(service.folder / "state" / "data"),
+        "LOG_DIR": str(folder / "second"),
+        "MAX_CONCURRENT_TASKS": "3",
+        "CANARY_INTERVAL": "3600",
+        "TASK_MAX_ATTEMPTS": "50",
+    }
+    with (folder / "second.log").open("wb") as output:
+        process = subprocess.Popen([sys.executable, "-m", "proxy"], cwd=ROOT, env=env, stdout=output, stderr=output)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{address}/health", timeout=5).status_code == 200:
+                    break
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        yield address, process.pid
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_living_proxy_takes_over_from_a_dead_one(tmp_path: Path, repository: Path) -> None:
+    """On PostgreSQL. The dead one does not come back; what it ran and what waited is done by the other."""
+    with (
+        running_postgres() as url,
+        tasks_service(tmp_path, repository, database_url=url) as service,
+        second_proxy(service, tmp_path, repository, url) as (address, pid),
+    ):
+        load = Load(service.url, steps=60)
+        load.submit(12)
+
+        def both_work(_: dict[str, str]) -> bool:
+            active = [httpx.get(f"{base}/health").json()["active_tasks"] for base in (service.url, address)]
+            return min(active) > 0
+
+        load.wait(both_work, 60)
+        os.kill(pid, signal.SIGKILL)
+        load.check()
+        assert "took over" in service.log()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> Iterator[dict[str, object]]:
+    """The setting of each kind of database."""
+    if request.param == "sqlite":
+        yield {}
+        return
+    with running_postgres() as url:
+        yield {"database_url": url}
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("kill", KILLS)
+def test_twenty_kills(
+    tmp_path: Path, repository: Path, database: dict[str, object], kill: Callable[[RunningService], None]
+) -> None:
+    """Each time with 30 tasks, at a moment of chance."""
+    chance = random.Random(0)
+    with tasks_service(tmp_path, repository, **database) as service:
+        for _ in range(ROUNDS):
+            load = Load(service.url)
+            before = set(load.states())
+            load.submit(TASKS)
+            time.sleep(chance.uniform(0, 3))
+            service.wait_healthy(120)
+            kill(service)
+            load.wait_completed(600)
+            assert set(load.states()) - before == set(load.ids) or len(before) + TASKS > 500
+            service.wait_healthy(120)
+            with httpx.Client(base_url=service.url, timeout=30) as http:
+                for id in load.ids:
+                    with Image.open(io.BytesIO(http.get(f"/download/{id}").raise_for_status().content)) as image:
+                        image.load()
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(7200)
+def test_twenty_power_cuts(tmp_path: Path, repository: Path, database: dict[str, object]) -> None:
+    """All processes at once; the database server lives on, as on another machine."""
+    chance = random.Random(1)
+    for number in range(ROUNDS):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        state = {"data_dir": tmp_path / "data", **database}
+        with tasks_service(folder, repository, **state) as service:
+            load = Load(service.url)
+            load.submit(TASKS)
+            time.sleep(chance.uniform(0, 3))
+            kill_all(service)
+        with tasks_service(folder, repository, **state) as service:
+            load.url = service.url
+            load.wait_completed(600)
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(7200)
+def test_twenty_deaths_of_one_of_two_proxies(tmp_path: Path, repository: Path) -> None:
+    chance = random.Random(2)
+    with running_postgres() as url, tasks_service(tmp_path, repository, database_url=url) as service:
+        for _ in range(ROUNDS):
+            with second_proxy(service, tmp_path, repository, url) as (_, pid):
+                load = Load(service.url, steps=30)
+                load.submit(TASKS)
+                time.sleep(chance.uniform(0, 3))
+                os.kill(pid, signal.SIGKILL)
+                load.wait_completed(600)

@@ -1,0 +1,245 @@
+"""Tasks in the hands of DBOS, on both databases: turns, restarts, and what fell between row and queue.
+
+The operation notes who ran; database, queue, runner and files are the real ones. With Triton and SIGKILL this is in
+tests/lifecycle/test_tasks_kill.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from darkroom.errors import NotReady
+from proxy.gate import Gate
+from proxy.gateway import Gateway
+from proxy.readiness import Monitor
+from proxy.services import Services
+from proxy.settings import Settings
+from proxy.tasks import operations, tasks
+from proxy.tasks.models import Draft, Output, Task, Tell, Work
+from proxy.tasks.runner import Runner
+from proxy.tasks.tasks import Tasks
+from tests.postgres import running_postgres
+
+PICTURE = Output(data=memoryview(b"picture"), media_type="image/png", details={})
+
+
+class Noted:
+    """Notes the names of the works that run; each waits until it may go on."""
+
+    name = "noted"
+    fallback_seconds = 1.0
+
+    def __init__(self) -> None:
+        self.runs: list[str] = []
+        self.begun = asyncio.Semaphore(0)
+        self.go_on = asyncio.Event()
+
+    async def accept(self, services: Services, fields: dict[str, Any]) -> Work:
+        raise NotImplementedError
+
+    async def run(
+        self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes], tell: Tell
+    ) -> list[Output]:
+        self.runs.append(fields["name"])
+        self.begun.release()
+        await self.go_on.wait()
+        return [PICTURE]
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    with running_postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> str | None:
+    """A DATABASE_URL. All tests share the database of PostgreSQL, as several installations never would."""
+    return None if request.param == "sqlite" else request.getfixturevalue("postgres")
+
+
+class Part:
+    """Tasks in this process, one at a time, and their operation."""
+
+    def __init__(self, made: Tasks, gate: Gate, operation: Noted) -> None:
+        self.tasks = made
+        self.gate = gate
+        self.operation = operation
+
+    async def submit(self, name: str, client: str = "c", key: str | None = None) -> Task:
+        work = Work(fields={"name": name}, files={}, steps=1, kind="k", units=1)
+        ((task, _),) = await self.tasks.submit("noted", [work], client=client, priority="normal", key=key, digest=name)
+        return task
+
+    async def ended(self, task: Task) -> Task:
+        now = await self.tasks.get(task.id)
+        while not now.ended:  # the database is looked at, it tells nobody
+            await asyncio.sleep(0.02)
+            now = await self.tasks.get(task.id)
+        return now
+
+
+@asynccontextmanager
+async def part(folder: Path, database: str | None, operation: Noted) -> AsyncIterator[Part]:
+    gateway = Gateway("127.0.0.1:1")
+    monitor = Monitor(gateway, (), metrics_url="", interval=1, timeout=1)
+    monitor.ready = True
+    settings = Settings(_env_file=None, data_dir=folder, database_url=database, max_concurrent_tasks=1)
+    gate = Gate(capacity=1, queue_size=1)
+    made = Tasks(Services(settings=settings, gateway=gateway, monitor=monitor, gate=gate))
+    await made.start()
+    try:
+        yield Part(made, gate, operation)
+    finally:
+        await made.stop()
+        await gateway.close()
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Noted], Awaitable[None]]], None]:
+    def go(scenario: Callable[[Noted], Awaitable[None]]) -> None:
+        async def whole() -> None:
+            operation = Noted()
+            monkeypatch.setitem(operations.OPERATIONS, "noted", operation)
+            await asyncio.wait_for(scenario(operation), 120)
+
+        asyncio.run(whole())
+
+    return go
+
+
+Run = Callable[[Callable[[Noted], Awaitable[None]]], None]
+
+
+def test_clients_take_turns(tmp_path: Path, database: str | None, run: Run) -> None:
+    async def scenario(operation: Noted) -> None:
+        async with part(tmp_path, database, operation) as made:
+            waiting = [await made.submit("a0", "a")]
+            await operation.begun.acquire()
+            waiting += [await made.submit(name, name[0]) for name in ("a1", "a2", "a3", "b1", "b2", "c1")]
+            cancelled = await made.submit("never", "d")
+            assert (await made.tasks.cancel(cancelled.id)).state == "cancelled"
+            operation.go_on.set()
+            assert {(await made.ended(task)).state for task in waiting} == {"completed"}
+            assert operation.runs == ["a0", "b1", "c1", "a1", "b2", "a2", "a3"]
+
+    run(scenario)
+
+
+def test_what_runs_and_what_waits_goes_on_after_a_restart(tmp_path: Path, database: str | None, run: Run) -> None:
+    async def scenario(operation: Noted) -> None:
+        async with part(tmp_path, database, operation) as made:
+            sent = [await made.submit(name) for name in ("one", "two", "three")]
+            await operation.begun.acquire()
+        operation.go_on.set()
+        async with part(tmp_path, database, operation) as made:
+            ended = [await made.ended(task) for task in sent]
+            assert [(task.state, task.attempts) for task in ended] == [("completed", 1)] * 3
+            assert (operation.runs[0], sorted(operation.runs[1:])) == ("one", ["one", "three", "two"])
+            again = await made.submit("one")
+            assert (await made.ended(again)).state == "completed"
+
+    run(scenario)
+
+
+def test_what_was_accepted_and_not_queued_is_found(
+    tmp_path: Path, database: str | None, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash between the row and the queue."""
+    monkeypatch.setattr(tasks, "_SETTLED_SECONDS", -1.0)
+
+    async def scenario(operation: Noted) -> None:
+        operation.go_on.set()
+        async with part(tmp_path, database, operation) as made:
+            work = Work(fields={"name": "found"}, files={}, steps=1, kind="k", units=1)
+            id = str(uuid.uuid4())
+            draft = Draft(id=id, operation="noted", client="c", priority="normal", key=None, digest="", work=work)
+            store = made.tasks._store
+            await store.call(store.add, [draft], places=1, queue_size=9, fallback=1.0)
+        async with part(tmp_path, database, operation) as made:
+            assert (await made.ended(await made.tasks.get(id))).state == "completed"
+
+    run(scenario)
+
+
+def test_what_was_taken_out_and_not_begun_is_found(
+    tmp_path: Path, database: str | None, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure between the queue and the runner."""
+    monkeypatch.setattr(tasks, "_SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr(tasks, "_RECONCILE_SECONDS", 0.2)
+    real, failures = Runner.execute, 1
+
+    async def execute(self: Runner, id: str) -> None:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise asyncio.CancelledError
+        await real(self, id)
+
+    monkeypatch.setattr(Runner, "execute", execute)
+
+    async def scenario(operation: Noted) -> None:
+        operation.go_on.set()
+        async with part(tmp_path, database, operation) as made:
+            task = await made.ended(await made.submit("found"))
+            assert (task.state, task.attempts, failures < 0) == ("completed", 1, True)
+
+    run(scenario)
+
+
+def test_draining(tmp_path: Path, database: str | None, run: Run) -> None:
+    """What runs is finished, what waits stays, and nothing new is taken."""
+
+    async def scenario(operation: Noted) -> None:
+        async with part(tmp_path, database, operation) as made:
+            runs = await made.submit("runs")
+            waits = await made.submit("waits")
+            await operation.begun.acquire()
+            made.gate.draining = True
+            with pytest.raises(NotReady, match="shutting down"):
+                await made.submit("late")
+            operation.go_on.set()
+            assert (await made.ended(runs)).state == "completed"
+            await asyncio.wait_for(made.gate.wait_idle(), 5)
+            await asyncio.sleep(0.5)
+            assert (await made.tasks.get(waits.id)).state == "queued"
+            assert operation.runs == ["runs"]
+        async with part(tmp_path, database, operation) as made:
+            assert (await made.ended(waits)).state == "completed"
+
+    run(scenario)
+
+
+def test_one_process_for_one_sqlite_file(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "_LOCK_SECONDS", 0.3)
+
+    async def scenario(operation: Noted) -> None:
+        async with part(tmp_path, None, operation):
+            with pytest.raises(RuntimeError, match="another proxy works with"):
+                await tasks._lock(tmp_path / "darkroom.db.lock")
+
+    run(scenario)
+
+
+def test_a_wrong_setting_is_told(tmp_path: Path) -> None:
+    gateway_settings = Settings(_env_file=None, data_dir=tmp_path, submit_operation="paint")
+
+    async def make() -> None:
+        gateway = Gateway("127.0.0.1:1")
+        monitor = Monitor(gateway, (), metrics_url="", interval=1, timeout=1)
+        gate = Gate(capacity=1, queue_size=1)
+        try:
+            with pytest.raises(Exception, match="SUBMIT_OPERATION must be one of generate, upscale; got 'paint'"):
+                Tasks(Services(settings=gateway_settings, gateway=gateway, monitor=monitor, gate=gate))
+        finally:
+            await gateway.close()
+
+    asyncio.run(make())

@@ -1,0 +1,321 @@
+"""What a task comes to: when its server dies, when it is at fault itself, and when we are stopped.
+
+The operations here fail as real ones do; the database, the files and the gate are the real ones. Real deaths are in
+tests/lifecycle/test_tasks_kill.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from darkroom.errors import DarkroomError, InvalidInput, NetworkError, NotReady
+from proxy.gate import Gate
+from proxy.gateway import Gateway
+from proxy.readiness import Monitor
+from proxy.services import Services
+from proxy.settings import Settings
+from proxy.tasks import operations, runner
+from proxy.tasks.files import Files
+from proxy.tasks.models import Draft, Output, Task, Tell, Work
+from proxy.tasks.runner import Runner
+from proxy.tasks.store import Store, connect
+
+PICTURE = Output(data=memoryview(b"picture"), media_type="image/png", details={"seed": 1})
+Body = Callable[[Mapping[str, Any], Tell], Awaitable[list[Output]]]
+
+
+class Scripted:
+    """An operation that does what a test says."""
+
+    name = "scripted"
+    fallback_seconds = 1.0
+
+    def __init__(self, body: Body) -> None:
+        self._body = body
+        self.runs: list[str] = []
+        self.begun = asyncio.Semaphore(0)
+
+    async def accept(self, services: Services, fields: dict[str, Any]) -> Work:
+        raise NotImplementedError
+
+    async def run(
+        self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes], tell: Tell
+    ) -> list[Output]:
+        self.runs.append(fields["name"])
+        self.begun.release()
+        return await self._body(fields, tell)
+
+
+class Bench:
+    """A runner with its parts, and one place at the gate for each of `places`."""
+
+    def __init__(self, folder: Path, body: Body, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
+        self.operation = Scripted(body)
+        monkeypatch.setitem(operations.OPERATIONS, "scripted", self.operation)
+        monkeypatch.setattr(runner, "_PAUSE_SECONDS", 0.01)
+        monkeypatch.setattr(runner, "_NOTE_SECONDS", 0.01)
+        self.store = Store(connect(f"sqlite:///{folder / 'darkroom.db'}"))
+        self.store.create()
+        gateway = Gateway("127.0.0.1:1")
+        monitor = Monitor(gateway, (), metrics_url="", interval=1, timeout=1)
+        monitor.ready = True
+        self.gate = Gate(capacity=8, queue_size=8)
+        self.services = Services(
+            settings=Settings(_env_file=None, **settings), gateway=gateway, monitor=monitor, gate=self.gate
+        )
+        self.runner = Runner(self.services, self.store, Files(folder))
+
+    def add(self, name: str = "task") -> str:
+        work = Work(fields={"name": name}, files={}, steps=4, kind="k", units=1)
+        id = str(uuid.uuid4())
+        draft = Draft(id=id, operation="scripted", client="c", priority="normal", key=None, digest="", work=work)
+        self.store.add([draft], places=8, queue_size=100, fallback=1.0)
+        return id
+
+    def task(self, id: str) -> Task:
+        task = self.store.get(id)
+        assert task is not None
+        return task
+
+
+@asynccontextmanager
+async def bench(folder: Path, body: Body, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> AsyncIterator[Bench]:
+    made = Bench(folder, body, monkeypatch, **settings)
+    try:
+        yield made
+    finally:
+        await made.services.gateway.close()
+        made.store.close()
+
+
+def run(scenario: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(scenario(), 60))  # type: ignore[arg-type]
+
+
+def test_it_completes_with_its_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+        for step in range(1, 6):
+            tell(step, 5, None)
+        return [PICTURE, PICTURE]
+
+    async def scenario() -> None:
+        async with bench(tmp_path, body, monkeypatch) as made:
+            id = made.add()
+            await made.runner.execute(id)
+            task = made.task(id)
+            assert (task.state, task.attempts, task.step, task.steps) == ("completed", 1, 5, 5)
+            assert [result["name"] for result in task.results] == [f"{id}_0.png", f"{id}_1.png"]
+            found = Files(tmp_path).result(task.results[1]["name"])
+            assert found is not None
+            assert found[1].read_bytes() == b"picture"
+            await made.runner.execute(id)  # given out once more, by a recovery that came too late
+            assert made.operation.runs == ["task"]
+            assert made.gate.idle
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("error", [NotReady("gone"), NetworkError("died"), DarkroomError("unexpected")])
+def test_a_failure_of_the_servers_is_not_the_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: DarkroomError
+) -> None:
+    failures = 3
+
+    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise error
+        return [PICTURE]
+
+    async def scenario() -> None:
+        async with bench(tmp_path, body, monkeypatch) as made:
+            id = made.add()
+            await made.runner.execute(id)
+            assert (made.task(id).state, made.task(id).attempts) == ("completed", 4)
+
+    run(scenario)
+
+
+def test_what_kills_the_server_each_time_ends_and_spares_its_neighbours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever runs beside the killer dies with it. The killer uses up its attempts, the others complete."""
+    crash = asyncio.Event
+
+    async def scenario() -> None:
+        death = crash()
+
+        async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+            nonlocal death
+            if fields["name"] == "killer":
+                await asyncio.sleep(0.02)
+                death.set()
+                death = crash()
+                raise NotReady("gone")
+            dying = asyncio.ensure_future(death.wait())
+            done, _ = await asyncio.wait({dying}, timeout=0.2)
+            dying.cancel()
+            if done:
+                raise NotReady("gone")
+            return [PICTURE]
+
+        async with bench(tmp_path, body, monkeypatch) as made:
+            ids = {name: made.add(name) for name in ("one", "killer", "two", "three")}
+            await asyncio.gather(*(made.runner.execute(id) for id in ids.values()))
+            states = {name: made.task(id).state for name, id in ids.items()}
+            assert states == {"one": "completed", "killer": "failed", "two": "completed", "three": "completed"}
+            killer = made.task(ids["killer"])
+            assert killer.error is not None
+            assert killer.error["code"] == "network_error"
+            assert "each of the 5 times" in killer.error["message"]
+            assert made.operation.runs.count("killer") == 5
+
+    run(scenario)
+
+
+def test_a_task_that_the_service_died_of_too_often_is_not_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+        return [PICTURE]
+
+    async def scenario() -> None:
+        async with bench(tmp_path, body, monkeypatch, task_max_attempts=3) as made:
+            id = made.add()
+            for run_name in ("a", "b", "c"):  # what a process that is killed leaves behind
+                made.store.begin(id, run_name)
+            await made.runner.execute(id)
+            assert made.task(id).state == "failed"
+            assert made.operation.runs == []
+
+    run(scenario)
+
+
+def test_a_failure_of_the_requests_is_the_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+        if fields["name"] == "wrong":
+            raise InvalidInput("scale must be from 1 to 8; got 9.", param="scale")
+        raise RuntimeError("a secret of ours")
+
+    async def scenario() -> None:
+        async with bench(tmp_path, body, monkeypatch) as made:
+            wrong, broken = made.add("wrong"), made.add("broken")
+            await made.runner.execute(wrong)
+            await made.runner.execute(broken)
+            message = "scale must be from 1 to 8; got 9."
+            assert made.task(wrong).error == {"code": "invalid_input", "message": message, "param": "scale"}
+            assert made.task(broken).state == "failed"
+            assert "secret" not in str(made.task(broken).error)
+            assert made.operation.runs == ["wrong", "broken"]
+
+    run(scenario)
+
+
+def test_a_full_disk_is_told_and_the_next_task_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = True
+
+    def write(path: Path, data: bytes) -> None:
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+        return [PICTURE]
+
+    async def scenario() -> None:
+        nonlocal full
+        monkeypatch.setattr("proxy.tasks.files.write_atomically", write)
+        async with bench(tmp_path, body, monkeypatch) as made:
+            first, second = made.add(), made.add()
+            await made.runner.execute(first)
+            error = made.task(first).error
+            assert error is not None
+            assert (error["code"], "no room" in error["message"]) == ("storage_full", True)
+            full = False
+            await made.runner.execute(second)
+            assert made.task(second).state == "completed"
+
+    run(scenario)
+
+
+def test_one_that_takes_no_step_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+        if len(made_runs) == 0:
+            made_runs.append("stuck")
+            await asyncio.sleep(30)
+        return [PICTURE]
+
+    made_runs: list[str] = []
+
+    async def scenario() -> None:
+        async with bench(tmp_path, body, monkeypatch, task_timeout=0.1) as made:
+            id = made.add()
+            await made.runner.execute(id)
+            assert (made.task(id).state, made.task(id).attempts) == ("completed", 2)
+
+    run(scenario)
+
+
+def test_cancelled_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped = []
+
+    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+        tell(1, 100, None)
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            stopped.append(fields["name"])
+            raise
+        return [PICTURE]
+
+    async def scenario() -> None:
+        async with bench(tmp_path, body, monkeypatch) as made:
+            here, elsewhere = made.add("here"), made.add("elsewhere")
+            both = [asyncio.ensure_future(made.runner.execute(id)) for id in (here, elsewhere)]
+            for _ in both:
+                await made.operation.begun.acquire()
+            made.store.end(here, None, "cancelled")
+            assert made.runner.cancel(here)
+            await both[0]
+            made.store.end(elsewhere, None, "cancelled")  # by another proxy: seen at the next step
+            live = made.runner.live(elsewhere)
+            assert live is not None
+            live.tell(2, 100)
+            await both[1]
+            assert stopped == ["here", "elsewhere"]
+            assert made.task(here).state == made.task(elsewhere).state == "cancelled"
+            assert made.gate.idle
+
+    run(scenario)
+
+
+def test_stopped_with_the_service_it_waits_for_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+        await asyncio.sleep(30)
+        return []
+
+    async def scenario() -> None:
+        async with bench(tmp_path, body, monkeypatch) as made:
+            running, waiting = made.add("running"), made.add("waiting")
+            first = asyncio.ensure_future(made.runner.execute(running))
+            await made.operation.begun.acquire()
+            made.gate.draining = True
+            second = asyncio.ensure_future(made.runner.execute(waiting))
+            await asyncio.sleep(0.05)
+            await made.runner.stop()
+            assert first.cancelled()
+            assert second.cancelled()
+            assert [(made.task(id).state, made.task(id).attempts) for id in (running, waiting)] == [("queued", 0)] * 2
+            assert made.operation.runs == ["running"]
+
+    run(scenario)

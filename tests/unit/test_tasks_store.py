@@ -1,0 +1,266 @@
+"""The table of tasks on a real SQLite file: acceptance, turns, ends, and what is kept how long."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from darkroom.errors import Conflict, NotReady, QueueFull
+from proxy.tasks.files import Files
+from proxy.tasks.heartbeat import LOST_SECONDS, Heartbeats
+from proxy.tasks.models import Draft, Output, Task, Work
+from proxy.tasks.retention import Retention
+from proxy.tasks.schema import TASKS
+from proxy.tasks.store import Store, connect
+
+WORK = Work(fields={"prompt": "a cat"}, files={}, steps=20, kind="64x64", units=20)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    made = Store(connect(f"sqlite:///{tmp_path / 'new' / 'darkroom.db'}"))
+    made.create()
+    made.create()  # a second start
+    yield made
+    made.close()
+
+
+def draft(
+    client: str = "a", *, key: str | None = None, digest: str = "d", priority: str = "normal", work: Work = WORK
+) -> Draft:
+    return Draft(
+        id=str(uuid.uuid4()), operation="generate", client=client, priority=priority, key=key, digest=digest, work=work
+    )
+
+
+def add(store: Store, *drafts: Draft, places: int = 2, queue_size: int = 1000) -> list[Task]:
+    return [task for task, _ in store.add(drafts, places=places, queue_size=queue_size, fallback=0.5)]
+
+
+def order(store: Store) -> str:
+    """The clients of the tasks that wait, in the order in which they will run."""
+    names = {task.id: task.client for task in store.living(before=time.time() + 1)}
+    return "".join(names[id] for id, _ in store.outlook(1).waiting)
+
+
+def test_what_was_accepted_is_given_back(store: Store) -> None:
+    (task,) = add(store, draft())
+    assert store.get(task.id) == task
+    assert (task.state, task.attempts, task.fields, task.results) == ("queued", 0, {"prompt": "a cat"}, [])
+    assert store.get("nothing") is None
+    assert store.counts() == {"queued": 1}
+
+
+def test_clients_take_turns_whoever_came_first(store: Store) -> None:
+    add(store, *(draft("a") for _ in range(4)))
+    add(store, *(draft("b") for _ in range(3)))
+    add(store, draft("c"))
+    assert order(store) == "abcababa"
+
+
+def test_a_client_that_comes_later_is_not_behind_what_another_one_piled_up(store: Store) -> None:
+    tasks = add(store, *(draft("a") for _ in range(50)))
+    for task in tasks[:30]:
+        assert store.begin(task.id, "run")
+        assert store.end(task.id, "run", "completed")
+    assert store.begin(tasks[30].id, "run")
+    add(store, draft("b"), draft("b"))
+    assert order(store)[:4] == "baba"
+
+
+def test_nobody_saves_up_turns_by_staying_away(store: Store) -> None:
+    for task in add(store, *(draft("a") for _ in range(5))):
+        store.end(task.id, None, "completed")
+    add(store, *(draft("b") for _ in range(3)))
+    add(store, *(draft("a") for _ in range(3)))
+    assert order(store) == "bababa"
+
+
+def test_a_higher_priority_is_always_first(store: Store) -> None:
+    for priority, client in (("low", "l"), ("normal", "n"), ("high", "h"), ("normal", "n"), ("high", "h")):
+        add(store, draft(client, priority=priority))
+    assert order(store) == "hhnnl"
+
+
+def test_all_of_a_batch_or_none(store: Store) -> None:
+    with pytest.raises(QueueFull, match="0 run and 0 wait") as caught:
+        add(store, *(draft() for _ in range(8)), places=2, queue_size=5)
+    assert 1 <= caught.value.retry_after <= 60
+    assert store.counts() == {}
+    tasks = add(store, *(draft() for _ in range(7)), places=2, queue_size=5)  # two of them will not have to wait
+    with pytest.raises(QueueFull):
+        add(store, draft(), places=2, queue_size=5)
+    store.begin(tasks[0].id, "run")
+    with pytest.raises(QueueFull, match="1 run and 6 wait"):
+        add(store, draft(), places=2, queue_size=5)
+    store.end(tasks[1].id, None, "cancelled")
+    add(store, draft(), places=2, queue_size=5)
+
+
+def test_a_thousand_repetitions_make_one_task(store: Store) -> None:
+    async def send_all() -> list[tuple[Task, bool]]:
+        jobs = [store.call(store.add, [draft(key="k")], places=1, queue_size=5, fallback=1.0) for _ in range(1000)]
+        return [answer for (answer,) in await asyncio.gather(*jobs)]
+
+    answers = asyncio.run(send_all())
+    assert len({task.id for task, _ in answers}) == 1
+    assert [new for _, new in answers].count(True) == 1
+    assert store.counts() == {"queued": 1}
+
+
+def test_keys_are_a_clients_own_and_for_one_request(store: Store) -> None:
+    (first,) = add(store, draft("a", key="k"))
+    assert [task.id for task in add(store, draft("a", key="k"))] == [first.id]
+    with pytest.raises(Conflict, match=first.id):
+        add(store, draft("a", key="k", digest="other"))
+    assert add(store, draft("b", key="k", digest="other"))[0].id != first.id
+    store.end(first.id, None, "failed", {"error": {"code": "c", "message": "m", "param": None}})
+    assert add(store, draft("a", key="k"))[0].state == "failed"  # a repetition is no second attempt
+
+
+def test_only_the_run_that_has_the_task_writes(store: Store) -> None:
+    (task,) = add(store, draft())
+    assert store.begin(task.id, "one")
+    assert store.progress(task.id, "one", 3, 20)
+    taken_over = store.begin(task.id, "two")
+    assert taken_over is not None
+    assert (taken_over.attempts, taken_over.step) == (2, 0)
+    assert not store.progress(task.id, "one", 4, 20)
+    assert not store.end(task.id, "one", "completed", {"results": [{"name": "x"}]})
+    assert not store.hand_back(task.id, "one")
+    assert store.end(task.id, "two", "completed")
+    assert not store.end(task.id, None, "cancelled")
+    assert store.begin(task.id, "three") is None
+    ended = store.get(task.id)
+    assert ended is not None
+    assert (ended.state, ended.results) == ("completed", [])
+
+
+def test_a_run_that_we_stopped_does_not_count(store: Store) -> None:
+    (task,) = add(store, draft())
+    store.begin(task.id, "run")
+    assert store.hand_back(task.id, "run")
+    again = store.get(task.id)
+    assert again is not None
+    assert (again.state, again.attempts) == ("queued", 0)
+    store.begin(task.id, "run")
+    assert store.wait_again(task.id, "run")
+    again = store.get(task.id)
+    assert again is not None
+    assert (again.state, again.attempts) == ("queued", 1)
+
+
+def test_estimates_come_from_what_was_measured(store: Store) -> None:
+    (first,) = add(store, draft())
+    assert first.estimate == 0.5 * 20  # the operation's guess
+    store.measured(first, 4.0)
+    assert add(store, draft())[0].estimate == pytest.approx(4.0)
+    store.measured(first, 8.0)
+    assert add(store, draft())[0].estimate == pytest.approx(4.0 + 0.3 * 4.0)
+    other = dataclasses.replace(WORK, kind="another size")
+    assert add(store, draft(work=other))[0].estimate == pytest.approx(5.2)  # the mean of the others
+
+
+def test_the_outlook(store: Store) -> None:
+    tasks = add(store, *(draft() for _ in range(4)))
+    store.begin(tasks[0].id, "run")
+    store.progress(tasks[0].id, "run", 5, 20)
+    outlook = store.outlook(2)
+    assert outlook.running == pytest.approx(7.5)
+    assert [outlook.position(task.id) for task in tasks] == [None, 1, 2, 3]
+    assert outlook.seconds_until_done(tasks[2]) == pytest.approx((7.5 + 10) / 2 + 10)
+
+
+def test_retention_by_age_and_size(store: Store, tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    picture = Output(data=memoryview(bytes(1 << 20)), media_type="image/png", details={})
+    names = []
+    for task in add(store, *(draft() for _ in range(4))):
+        results = files.write_results(task.id, [picture])
+        store.end(task.id, None, "completed", {"results": results, "bytes": 1 << 20})
+        names.append(results[0]["name"])
+    ids = [name.split("_")[0] for name in names]
+
+    def age(id: str, hours: float, column: str) -> None:
+        with store.transaction() as connection:
+            connection.execute(sa.update(TASKS).where(TASKS.c.id == id).values({column: time.time() - hours * 3600}))
+
+    def there() -> list[bool]:
+        return [found is not None and found[1].exists() for found in map(files.result, names)]
+
+    for hours, id in zip((5, 3, 2, 1), ids, strict=True):
+        age(id, hours, "completed_at")
+    assert Retention(store, files, hours=4, gigabytes=1).sweep() == []
+    assert there() == [False, True, True, True]
+    Retention(store, files, hours=4, gigabytes=2 / 1024).sweep()
+    assert there() == [False, False, True, True]
+    expired = store.get(ids[0])
+    assert expired is not None
+    assert expired.expired_at is not None
+    age(ids[0], 5, "expired_at")
+    assert Retention(store, files, hours=4, gigabytes=1).sweep() == [ids[0]]
+    assert store.get(ids[0]) is None
+    assert store.get(ids[1]) is not None
+
+
+def test_folders_of_nobody_go_after_an_hour(store: Store, tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    files.write_inputs("00000000-new", {"image": b"x"})
+    files.write_inputs("00000000-old", {"image": b"x"})
+    old = tmp_path / "tasks" / "00" / "00000000-old"
+    past = time.time() - 2 * 3600
+    os.utime(old, (past, past))
+    Retention(store, files, hours=1, gigabytes=1).sweep()
+    assert not old.exists()
+    assert old.with_name("00000000-new").exists()
+
+
+def test_whose_heart_does_not_beat_is_lost(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("proxy.tasks.heartbeat.time.monotonic", lambda: now)
+    ours, other = Heartbeats(store, "ours"), Heartbeats(store, "other")
+    ours.beat()
+    other.beat()
+    assert ours.lost({"ours", "other"}) == set()
+    assert ours.lost({"ours", "other", "ended"}) == {"ended"}
+    now += LOST_SECONDS + 1
+    ours.beat()
+    assert ours.lost({"other"}) == {"other"}
+    other.beat()
+    assert ours.lost({"other"}) == set()
+
+
+def test_a_database_that_is_away_is_503(tmp_path: Path) -> None:
+    store = Store(connect(f"sqlite:///{tmp_path / 'darkroom.db'}"))
+    with pytest.raises(NotReady, match="database"):
+        store.counts()  # no table
+    store.close()
+
+
+def test_readers_do_not_wait_for_a_writer(store: Store) -> None:
+    add(store, draft())
+    entered, leave = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with store.transaction(locked=True) as connection:
+            connection.execute(sa.update(TASKS).values(step=1))
+            entered.set()
+            leave.wait(10)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert entered.wait(10)
+    started = time.monotonic()
+    assert store.counts() == {"queued": 1}
+    assert time.monotonic() - started < 5
+    leave.set()
+    writer.join()
