@@ -1,17 +1,19 @@
-"""What `POST /generate` takes: the types of its fields and their documentation.
+"""What `POST /generate` takes, and the tasks of other families: the types of the fields and their documentation.
 
-Ranges are checked by `GenerateRequest.parse` alone; the documentation shows the same constants.
+Ranges are checked by each family's `GenerateRequest.parse` alone; the documentation shows the same constants.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from darkroom.errors import InvalidInput
+from darkroom.fields import QUALITY_RANGE, SEED_RANGE, PictureRequest
 from darkroom.pipelines.sd15 import request as sd15
 from darkroom.pipelines.sd15.controls import ControlOptions, control_names
 from darkroom.pipelines.sd15.networks import VAE_SCALE_FACTOR
@@ -57,42 +59,24 @@ _SIDE = f"A multiple of {VAE_SCALE_FACTOR}; by default the side that the checkpo
 _AREA = f"Width times height may be up to GENERATE_MAX_PIXELS, by default {Limits.max_pixels:,}."
 
 
-class GenerateFields(BaseModel):
-    """Text to image."""
+class PictureFields(BaseModel):
+    """What every family takes that makes pictures of a text."""
 
-    prompt: Text = Field(description="`(word:1.3)` weighs a word. Of any length up to GENERATE_MAX_PROMPT.")
-    negative_prompt: Text | None = _field("What not to show.", GenerateRequest.negative_prompt)
-    steps: Whole | None = _field(
-        f"Up to GENERATE_MAX_STEPS, by default {Limits.max_steps}.", GenerateRequest.steps, minimum=1
-    )
-    guidance_scale: Number | None = _field(
-        "1 and below: no guidance, in half the time.", GenerateRequest.guidance_scale, sd15.GUIDANCE_RANGE
-    )
-    seed: Whole | None = _field("Of the first picture; the k-th has seed + k. Drawn if absent.", None, sd15.SEED_RANGE)
+    prompt: Text
+    negative_prompt: Text | None = _field("What not to show.", PictureRequest.negative_prompt)
+    steps: Whole | None = None
+    guidance_scale: Number | None = None
+    seed: Whole | None = _field("Of the first picture; the k-th has seed + k. Drawn if absent.", None, SEED_RANGE)
     randomize_seed: bool | None = _field("Draw a seed, whatever `seed` says.", False)
-    width: Whole | None = _field(f"{_SIDE} {_AREA}", minimum=sd15.SIDE_MINIMUM)
-    height: Whole | None = _field(_SIDE, minimum=sd15.SIDE_MINIMUM)
-    num_images: Whole | None = _field(
-        f"Up to GENERATE_MAX_IMAGES, by default {Limits.max_images}.", GenerateRequest.num_images, minimum=1
-    )
-    scheduler: Text | None = _field("By default the checkpoint's own.", examples=list(SCHEDULERS))
-    control_type: Text | None = _field("How the reference picture steers.", "canny", examples=list(control_names()))
-    low_threshold: Whole | None = _field("Of Canny's edges.", ControlOptions.low_threshold, sd15.THRESHOLD_RANGE)
-    high_threshold: Whole | None = _field("Of Canny's edges.", ControlOptions.high_threshold, sd15.THRESHOLD_RANGE)
-    controlnet_conditioning_scale: Number | None = _field(
-        "How strongly it steers.", ControlRequest.conditioning_scale, sd15.CONDITIONING_SCALE_RANGE
-    )
-    control_guidance_start: Number | None = _field(
-        "The share of the steps from which on it steers.", ControlRequest.start, sd15.SHARE_RANGE
-    )
-    control_guidance_end: Number | None = _field(
-        "The share of the steps up to which it steers.", ControlRequest.end, sd15.SHARE_RANGE
-    )
+    width: Whole | None = None
+    height: Whole | None = None
+    num_images: Whole | None = None
+    scheduler: Text | None = None
     preview_every: Whole | None = _field(
-        "Steps between previews in a stream of events; 0 for none.", GenerateRequest.preview_every, minimum=0
+        "Steps between previews in a stream of events; 0 for none.", PictureRequest.preview_every, minimum=0
     )
-    format: Literal["png", "webp", "jpeg"] | None = _field("Of the pictures.", GenerateRequest.format)
-    quality: Whole | None = _field("Of WebP and JPEG.", GenerateRequest.quality, sd15.QUALITY_RANGE)
+    format: Literal["png", "webp", "jpeg"] | None = _field("Of the pictures.", PictureRequest.format)
+    quality: Whole | None = _field("Of WebP and JPEG.", PictureRequest.quality, QUALITY_RANGE)
     num_inference_steps: Whole | None = _field("Another name of `steps`.")
     num_images_per_prompt: Whole | None = _field("Another name of `num_images`.")
 
@@ -112,13 +96,46 @@ class GenerateFields(BaseModel):
         return values
 
 
-def validated(fields: dict[str, Any]) -> GenerateFields:
-    """Check the types.
+class GenerateFields(PictureFields):
+    """Text to image with SD 1.5."""
+
+    prompt: Text = Field(description="`(word:1.3)` weighs a word. Of any length up to GENERATE_MAX_PROMPT.")
+    steps: Whole | None = _field(
+        f"Up to GENERATE_MAX_STEPS, by default {Limits.max_steps}.", GenerateRequest.steps, minimum=1
+    )
+    guidance_scale: Number | None = _field(
+        "1 and below: no guidance, in half the time.", GenerateRequest.guidance_scale, sd15.GUIDANCE_RANGE
+    )
+    width: Whole | None = _field(f"{_SIDE} {_AREA}", minimum=sd15.SIDE_MINIMUM)
+    height: Whole | None = _field(_SIDE, minimum=sd15.SIDE_MINIMUM)
+    num_images: Whole | None = _field(
+        f"Up to GENERATE_MAX_IMAGES, by default {Limits.max_images}.", GenerateRequest.num_images, minimum=1
+    )
+    scheduler: Text | None = _field("By default the checkpoint's own.", examples=list(SCHEDULERS))
+    control_type: Text | None = _field("How the reference picture steers.", "canny", examples=list(control_names()))
+    low_threshold: Whole | None = _field("Of Canny's edges.", ControlOptions.low_threshold, sd15.THRESHOLD_RANGE)
+    high_threshold: Whole | None = _field("Of Canny's edges.", ControlOptions.high_threshold, sd15.THRESHOLD_RANGE)
+    controlnet_conditioning_scale: Number | None = _field(
+        "How strongly it steers.", ControlRequest.conditioning_scale, sd15.CONDITIONING_SCALE_RANGE
+    )
+    control_guidance_start: Number | None = _field(
+        "The share of the steps from which on it steers.", ControlRequest.start, sd15.SHARE_RANGE
+    )
+    control_guidance_end: Number | None = _field(
+        "The share of the steps up to which it steers.", ControlRequest.end, sd15.SHARE_RANGE
+    )
+
+
+Fields = TypeVar("Fields", bound=PictureFields)
+
+
+def validated(fields: Mapping[str, Any], kind: type[Fields]) -> Fields:
+    """Check the types. Fields that were left empty count as absent, but for texts.
 
     :raises RequestValidationError: the field, what it should be and what came.
     """
     try:
-        return GenerateFields.model_validate(fields)
+        return kind.model_validate({name: v for name, v in fields.items() if v != "" or name in TEXT_FIELDS})
     except ValidationError as error:
         raise RequestValidationError(error.errors()) from None
 

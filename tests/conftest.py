@@ -6,6 +6,7 @@ import contextlib
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,18 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def hidream_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `python -m exporters hidream` makes of a tiny checkpoint in an empty repository."""
+    from tests import tiny_hidream  # which imports torch and diffusers
+
+    folder = tmp_path_factory.mktemp("hidream")
+    tiny_hidream.write_checkpoint(folder / "checkpoint")
+    command = [sys.executable, "-m", "exporters", "hidream", "--checkpoint", str(folder / "checkpoint")]
+    subprocess.run([*command, "--output", str(folder / "repository")], check=True, capture_output=True, timeout=600)
+    return folder / "repository"
 
 
 @dataclass

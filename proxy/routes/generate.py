@@ -15,7 +15,8 @@ from starlette.exceptions import HTTPException
 from darkroom.images import MEDIA_TYPES, probe
 from darkroom.pipelines.sd15.request import GenerateRequest
 from proxy.generate_fields import request_body
-from proxy.generating import Job, Outputs, require_model, run, take_fields
+from proxy.generating import Job, take_fields
+from proxy.pictures import Outputs, require_model, run
 from proxy.services import Services, Use, while_connected
 from proxy.streams import EVENT_STREAM, EventResponse, Tell, data_url, event, wants_events
 from proxy.uploads import read_fields
@@ -98,7 +99,7 @@ async def generate(request: Request, services: Use, job: Annotated[Wanted, Depen
     the control map, `preview`, `image` for each picture when it is ready, then `done` with the rest of the answer, or
     `error`."""
     services.monitor.require()
-    require_model(services)
+    require_model(services, job.pipeline)
     if wants_events(request):
         services.gate.check()
         return EventResponse(partial(_narrated, services, job))

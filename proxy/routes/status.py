@@ -3,35 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter
 
 from darkroom import __version__
+from darkroom.errors import NotReady
 from darkroom.pipelines.sd15.checkpoint import Checkpoint
 from darkroom.pipelines.sd15.networks import CONTROL_UNETS, PIPELINE
 from darkroom.schedulers import SCHEDULERS
 from proxy.devices import gpu_info
 from proxy.services import Services, Use
+from proxy.tasks.tasks import Tasks, UseTasks
 
 router = APIRouter(tags=["health"])
 
 
 @router.get("/status", summary="Workers, queue and devices")
-async def status(services: Use) -> dict[str, Any]:
-    """`active_workers`: tasks that can run at once, while the models work; `task_queue_size`: tasks that wait;
-    `pending_tasks`: tasks that wait or run. Results go to their clients at once, so that no result is ever in a
-    queue. Memory of GPUs in GiB; `memory_allocated` is that of this service (`memory_scope` "service") where the
-    driver tells it, else that of all programs ("device"), as `memory_reserved` always is."""
+async def status(services: Use, tasks: UseTasks) -> dict[str, Any]:
+    """`active_workers`: tasks that can run at once, while the models work; `task_queue_size`: tasks that wait, without
+    the durable ones while their database is away; `pending_tasks`: tasks that wait or run. Results go to their clients
+    at once or to the disk, so that no result is ever in a queue. Memory of GPUs in GiB; `memory_allocated` is that of
+    this service (`memory_scope` "service") where the driver tells it, else that of all programs ("device"), as
+    `memory_reserved` always is. `ranks` of a model that is divided over several devices: how many there should be and
+    how many work, and why they were given up, if they were; it then goes on with one device, its `provider`."""
     gate, monitor, settings = services.gate, services.monitor, services.settings
+    queued = await _queued(services, tasks)
     gpus = await asyncio.to_thread(gpu_info, settings.num_gpus_to_use)
+    await monitor.read_metrics()
     return {
         "active_workers": gate.capacity if monitor.ready else 0,
-        "task_queue_size": gate.queued,
+        "task_queue_size": queued,
         "result_queue_size": 0,
-        "pending_tasks": gate.queued + gate.active,
+        "pending_tasks": queued + gate.active,
         "total_gpus": len(gpus),
         "gpu_info": gpus,
         "active_tasks": gate.active,
@@ -43,11 +51,23 @@ async def status(services: Use) -> dict[str, Any]:
         "reason": monitor.reason,
         "uptime_seconds": round(time.monotonic() - services.started, 1),
         "darkroom_version": __version__,
-        "models": {
-            name: {"loaded": loaded, "provider": monitor.providers.get(name)} for name, loaded in monitor.models.items()
-        },
+        "models": {name: _model(services, name, loaded) for name, loaded in monitor.models.items()},
         "generate": await asyncio.to_thread(_generate, services) if PIPELINE.name in monitor.models else None,
     }
+
+
+async def _queued(services: Services, tasks: Tasks) -> int:
+    """Tasks that wait, as far as one can tell."""
+    durable = 0
+    with contextlib.suppress(NotReady):
+        durable = (await tasks.counts()).get("queued", 0)
+    return services.gate.queued + durable
+
+
+def _model(services: Services, name: str, loaded: bool) -> dict[str, Any]:
+    ranks = services.monitor.ranks.get(name)
+    provider = services.monitor.providers.get(name)
+    return {"loaded": loaded, "provider": provider, "ranks": None if ranks is None else asdict(ranks)}
 
 
 def _generate(services: Services) -> dict[str, Any]:

@@ -12,8 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from darkroom import __version__
-from darkroom.pipelines.sd15.checkpoint import Checkpoint
-from darkroom.pipelines.sd15.networks import PIPELINE, VAE_SCALE_FACTOR
+from darkroom.checkpoint import Checkpoint
 from darkroom.pipelines.upscale.request import SCALE_RANGE
 from proxy.generate_fields import Number, Text, Whole
 from proxy.routes.tasks import (
@@ -27,7 +26,7 @@ from proxy.routes.tasks import (
 )
 from proxy.services import Services, Use
 from proxy.tasks.models import Outlook, Task, Work
-from proxy.tasks.operations import operation_named
+from proxy.tasks.operations import submit_operation
 from proxy.tasks.tasks import UseTasks
 
 router = APIRouter(tags=["asynchronous generation"])
@@ -64,7 +63,7 @@ async def root(services: Use) -> dict[str, Any]:
         "version": __version__,
         "description": "Image generation and upscaling on NVIDIA Triton Inference Server.",
         "status": "running" if services.monitor.ready else "starting",
-        "operation": services.settings.submit_operation,
+        "operation": submit_operation(services).name,
         "endpoints": {
             "submit": "/submit",
             "batch_submit": "/batch_submit",
@@ -111,12 +110,13 @@ def _replayed(new: bool) -> dict[str, str]:
 async def _submit(
     bodies: list[ImageGenerationRequest], request: Request, services: Services, tasks: UseTasks
 ) -> list[tuple[Task, bool]]:
-    operation = operation_named(services.settings.submit_operation)
+    operation = submit_operation(services)
     sent = [body.model_dump(exclude_none=True) for body in bodies]
-    side = await asyncio.to_thread(_trained_side, services)
+    side = await asyncio.to_thread(_trained_side, services, operation.pipeline.name)
     works: list[Work] = []
     for fields in sent:
-        works.append(await operation.accept(services, _fields(fields, side, services.settings.submit_enlarge)))
+        sized = _sized(fields, side, operation.side_multiple, services.settings.submit_enlarge)
+        works.append(await operation.accept(services, sized))
     return await tasks.submit(
         operation.name,
         works,
@@ -127,37 +127,36 @@ async def _submit(
     )
 
 
-def _fields(sent: Mapping[str, Any], side: int | None, upscaler: str) -> dict[str, Any]:
+def _sized(sent: Mapping[str, Any], side: int | None, multiple: int, upscaler: str) -> dict[str, Any]:
     """The fields of the operation."""
     fields = {name: value for name, value in sent.items() if name not in ("resolution", "enlarge", "enlarge_model")}
     width, height = (int(part) for part in str(sent["resolution"]).split("x"))
-    factor = _reduction(width, height, side) if side is not None and upscaler != "none" else 1
+    factor = _reduction(width, height, side, multiple) if side is not None and upscaler != "none" else 1
     if factor > 1:
         fields |= {"enlarge": factor, "enlarge_model": upscaler}
     return fields | {"width": width // factor, "height": height // factor}
 
 
-def _reduction(width: int, height: int, side: int) -> int:
+def _reduction(width: int, height: int, side: int, multiple: int) -> int:
     """By how much a picture is made smaller than it was asked for, to be enlarged afterwards: a checkpoint draws well
     at the number of pixels that it was trained at, and repeats itself on many more. The smallest whole number that
     reaches it, or comes closest.
 
     :param side: width and height that the checkpoint was trained at.
+    :param multiple: of which its sides have to be.
     """
     fitting = [
         factor
         for factor in range(1, int(SCALE_RANGE[1]) + 1)
-        if width % (factor * VAE_SCALE_FACTOR) == 0 and height % (factor * VAE_SCALE_FACTOR) == 0
+        if width % (factor * multiple) == 0 and height % (factor * multiple) == 0
     ]
     return next((factor for factor in fitting if width * height <= (factor * side) ** 2), fitting[-1])
 
 
-def _trained_side(services: Services) -> int | None:
-    """What the export wrote down; None where the repository is on another machine, or for another operation."""
-    if services.settings.submit_operation != "generate":
-        return None
+def _trained_side(services: Services, pipeline: str) -> int | None:
+    """What the export wrote down; None where the repository is on another machine."""
     try:
-        return Checkpoint.read(services.settings.model_repository / PIPELINE.name / "1").side
+        return Checkpoint.read(services.settings.model_repository / pipeline / "1").side
     except (OSError, ValueError, KeyError):
         return None
 

@@ -237,7 +237,7 @@ def test_a_wrong_setting_is_told(tmp_path: Path) -> None:
         monitor = Monitor(gateway, (), metrics_url="", interval=1, timeout=1)
         gate = Gate(capacity=1, queue_size=1)
         try:
-            with pytest.raises(Exception, match="SUBMIT_OPERATION must be one of generate, upscale; got 'paint'"):
+            with pytest.raises(Exception, match="SUBMIT_OPERATION must be one of auto, hidream, generate; got 'paint'"):
                 Tasks(Services(settings=gateway_settings, gateway=gateway, monitor=monitor, gate=gate))
         finally:
             await gateway.close()

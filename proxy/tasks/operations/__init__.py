@@ -9,6 +9,8 @@ from darkroom.errors import InvalidInput
 from proxy.services import Services
 from proxy.tasks.models import Output, Tell, Work
 from proxy.tasks.operations.generate import Generate
+from proxy.tasks.operations.hidream import Hidream
+from proxy.tasks.operations.pictures import PictureOperation
 from proxy.tasks.operations.upscale import Upscale
 
 
@@ -36,14 +38,32 @@ class Operation(Protocol):
         ...
 
 
-_ALL: tuple[Operation, ...] = (Generate(), Upscale())
+_PICTURES: tuple[PictureOperation, ...] = (Hidream(), Generate())
+"""Those that `POST /submit` can do, the one that it rather does first."""
+_ALL: tuple[Operation, ...] = (*_PICTURES, Upscale())
 OPERATIONS: dict[str, Operation] = {operation.name: operation for operation in _ALL}
+_AUTO = "auto"
 
 
-def operation_named(name: object, param: str = "operation") -> Operation:
+def operation_named(name: object) -> Operation:
     """:raises InvalidInput: there is none of that name."""
     operation = OPERATIONS.get(name) if isinstance(name, str) else None
     if operation is None:
         came = "nothing" if name is None else repr(name)[:80]
-        raise InvalidInput(f"{param} must be one of {', '.join(OPERATIONS)}; got {came}.", param=param)
+        raise InvalidInput(f"operation must be one of {', '.join(OPERATIONS)}; got {came}.", param="operation")
     return operation
+
+
+def check_submit_operation(name: str) -> None:
+    """:raises InvalidInput: SUBMIT_OPERATION is none."""
+    names = [_AUTO, *(operation.name for operation in _PICTURES)]
+    if name not in names:
+        raise InvalidInput(f"SUBMIT_OPERATION must be one of {', '.join(names)}; got {name!r}.")
+
+
+def submit_operation(services: Services) -> PictureOperation:
+    """What `POST /submit` does: SUBMIT_OPERATION, or of what there is here the first."""
+    wanted, served = services.settings.submit_operation, services.monitor.models
+    if wanted == _AUTO:
+        return next((one for one in _PICTURES if one.pipeline.name in served), _PICTURES[-1])
+    return next(one for one in _PICTURES if one.name == wanted)

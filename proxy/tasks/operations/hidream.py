@@ -1,0 +1,65 @@
+"""Text to image with HiDream-I1 as a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from darkroom.pipelines.hidream.checkpoint import Checkpoint
+from darkroom.pipelines.hidream.networks import PIPELINE
+from darkroom.pipelines.hidream.request import SIDE_MULTIPLE, GenerateRequest
+from darkroom.pipelines.hidream.variants import DEFAULT, VARIANTS, Variant
+from proxy import pictures
+from proxy.generate_fields import PictureFields, Whole, validated
+from proxy.services import Services
+from proxy.tasks.operations.pictures import PictureOperation
+
+_OF_THE_VARIANT = ("steps", "guidance_scale")
+
+
+class HidreamFields(PictureFields):
+    """The types; ranges are checked by `GenerateRequest.parse`."""
+
+    max_sequence_length: Whole | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(pictures.Job):
+    """A validated request.
+
+    :param left_out: inputs whose defaults are the checkpoint's, which the model knows for certain.
+    """
+
+    pipeline = PIPELINE
+    request: GenerateRequest
+    left_out: frozenset[str]
+
+    def inputs(self) -> dict[str, Any]:
+        inputs = {**super().inputs(), "max_sequence_length": self.request.max_sequence_length}
+        return {name: value for name, value in inputs.items() if name not in self.left_out}
+
+
+class Hidream(PictureOperation):
+    """The fields of the `hidream` pipeline, and those of every `PictureOperation`."""
+
+    name = "hidream"
+    fallback_seconds = 1.0
+    pipeline = PIPELINE
+    side_multiple = SIDE_MULTIPLE
+
+    async def take(self, services: Services, fields: dict[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
+        return validated(fields, HidreamFields).named(), {}
+
+    def job(self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes]) -> Job:
+        request = GenerateRequest.parse(fields, services.settings.hidream_limits, _variant(services))
+        return Job(request=request, left_out=frozenset(name for name in _OF_THE_VARIANT if fields.get(name) is None))
+
+
+def _variant(services: Services) -> Variant:
+    """The checkpoint's, for estimates and progress; where the repository is on another machine, it is guessed."""
+    try:
+        checkpoint = Checkpoint.read(services.settings.model_repository / PIPELINE.name / "1")
+        return VARIANTS[checkpoint.variant]
+    except (OSError, ValueError, KeyError):
+        return VARIANTS[DEFAULT]

@@ -1,0 +1,126 @@
+"""Text to image as a task, whatever the family, with an upscaler behind it where the pictures are to be larger."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from darkroom.errors import InvalidInput
+from darkroom.networks import ModelSpec
+from darkroom.pipelines.upscale.request import SCALE_RANGE, UpscaleRequest
+from proxy import pictures, upscaling
+from proxy.pictures import Job, Outputs
+from proxy.services import Services
+from proxy.tasks.models import Output, Tell, Work
+
+_ENLARGE = "enlarge"
+_ENLARGE_MODEL = "enlarge_model"
+
+
+class PictureOperation(ABC):
+    """The fields of its family, and two more: `enlarge` (1..8), by how much the pictures are enlarged when they are
+    made, and `enlarge_model`, the upscaler that does it."""
+
+    name: str
+    fallback_seconds: float
+    pipeline: ClassVar[ModelSpec]
+    side_multiple: ClassVar[int]
+    """Width and height in pixels are multiples of it."""
+
+    @abstractmethod
+    async def take(self, services: Services, fields: dict[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """A request's fields by our names, of the right types, and the pictures that came with it.
+
+        :raises DarkroomError, RequestValidationError: it is refused.
+        """
+
+    @abstractmethod
+    def job(self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes]) -> Job:
+        """What there is to do for such fields.
+
+        :raises DarkroomError: one of them is out of range.
+        """
+
+    def label(self, job: Job) -> str:
+        """What makes its steps slower or faster than others of its size, for the estimates."""
+        return ""
+
+    async def accept(self, services: Services, fields: dict[str, Any]) -> Work:
+        pictures.require_model(services, self.pipeline)
+        enlarge = {name: fields.pop(name, None) for name in (_ENLARGE, _ENLARGE_MODEL)}
+        named, files = await self.take(services, fields)
+        job = self.job(services, named, files)
+        request = job.request
+        kept = {name: value for name, value in named.items() if value is not None}
+        kept |= {name: value for name, value in enlarge.items() if value not in (None, "")}
+        larger = _upscale_request(kept, job, services)
+        size = f"{request.width or 'default'}x{request.height or 'default'}"
+        label = self.label(job)
+        return Work(
+            fields={**kept, "seed": request.seed},
+            files=files,
+            steps=request.steps + (request.num_images if larger else 0),
+            kind=f"{size}{f' {label}' if label else ''}{f' x{larger.scale:g}' if larger else ''}",
+            units=request.steps * request.num_images * (2 if request.guided else 1),
+        )
+
+    async def run(
+        self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes], tell: Tell
+    ) -> list[Output]:
+        pictures.require_model(services, self.pipeline)
+        job = self.job(services, fields, files)
+        larger = _upscale_request(fields, job, services)
+        if larger is not None:  # the upscaler decodes what it gets: nothing is lost on the way
+            job = replace(job, request=replace(job.request, format="png"))
+        afterwards = job.request.num_images if larger else 0
+        steps = job.request.steps
+
+        async def each(outputs: Outputs) -> None:
+            nonlocal steps
+            done, steps = (int(n) for n in outputs["progress"])
+            preview = outputs.get("preview")
+            tell(done, steps + afterwards, None if preview is None else preview.tobytes())
+
+        made = await pictures.run(services, job, each)
+        outputs = [Output(data=data, media_type=made.media_type, details=details) for data, details in made.pictures]
+        if larger is None:
+            return outputs
+        for index, output in enumerate(outputs):
+            result = await upscaling.run(services, bytes(output.data), larger)
+            details = {**output.details, _ENLARGE: larger.scale, _ENLARGE_MODEL: result.details["model"]}
+            outputs[index] = Output(data=result.data, media_type=result.media_type, details=details)
+            tell(steps + index + 1, steps + afterwards, None)
+        return outputs
+
+
+def _upscale_request(fields: Mapping[str, Any], job: Job, services: Services) -> UpscaleRequest | None:
+    """How the pictures are enlarged; None when they are not.
+
+    :raises InvalidInput: `enlarge` is out of range, or there is no such upscaler.
+    """
+    if _ENLARGE not in fields:
+        if _ENLARGE_MODEL in fields:
+            raise InvalidInput(
+                f"{_ENLARGE} is missing: {_ENLARGE_MODEL} is for pictures to be enlarged.", param=_ENLARGE
+            )
+        return None
+    upscaling.require_model(services)
+    scale = _number(fields[_ENLARGE])
+    wanted = {"scale": scale, "format": job.request.format, "quality": job.request.quality}
+    model = fields.get(_ENLARGE_MODEL)
+    return UpscaleRequest.parse(wanted | ({"model": str(model)} if model else {}), services.settings.limits)
+
+
+def _number(value: Any) -> float:
+    low, high = SCALE_RANGE
+    try:
+        number = float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not math.isfinite(number) or not low <= number <= high:
+        came = repr(value)[:80]
+        raise InvalidInput(f"{_ENLARGE} must be a number from {low:g} to {high:g}; got {came}.", param=_ENLARGE)
+    return number

@@ -1,0 +1,108 @@
+"""HiDream as a task, with a tiny checkpoint: fields, refusals, cancelling, and the contract of the old service."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from tests.service import ROOT, RunningService, running_service
+
+FIELDS = {"operation": "hidream", "prompt": "a cat on a blue background", "steps": 2, "seed": 7}
+UPSCALER = ("upscale", "realesrgan_animevideov3_x4")
+
+
+@pytest.fixture(scope="module")
+def hidream(hidream_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """A service of HiDream and an upscaler alone."""
+    folder = tmp_path_factory.mktemp("hidream-service")
+    repository = folder / "repository"
+    repository.mkdir()
+    for model in hidream_repository.iterdir():
+        (repository / model.name).symlink_to(model)
+    for name in UPSCALER:
+        (repository / name).symlink_to(ROOT / "model_repository" / name)
+    settings = {"canary_interval": 3600, "hidream_max_images": 2, "submit_enlarge": "animevideov3"}
+    with running_service(folder, model_repository=repository, **settings) as running:
+        yield running
+
+
+@pytest.fixture
+def http(hidream: RunningService) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=hidream.url, timeout=60) as client:
+        yield client
+
+
+def ended(http: httpx.Client, id: str) -> dict[str, Any]:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        task: dict[str, Any] = http.get(f"/tasks/{id}").raise_for_status().json()
+        if task["status"] not in ("queued", "processing"):
+            return task
+        time.sleep(0.1)
+    pytest.fail(f"not in time: {task}")
+
+
+def begun(http: httpx.Client, **fields: Any) -> str:
+    answer = http.post("/tasks", json={**FIELDS, **fields})
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["task_id"])
+
+
+def test_pictures_and_their_details(http: httpx.Client) -> None:
+    task = ended(http, begun(http, num_images=2))
+    assert (task["status"], task["step"], task["total_steps"]) == ("completed", 2, 2), task["error"]
+    details = [result["details"] for result in task["results"]]
+    assert [one["seed"] for one in details] == [7, 8]
+    assert {one["guidance_scale"] for one in details} == {5.0}, "the checkpoint's, for none was named"
+    again = ended(http, begun(http, num_inference_steps=2, steps=None))
+    data = [http.get(one["result_urls"][0]).raise_for_status().content for one in (task, again)]
+    sizes = [Image.open(io.BytesIO(one)).size for one in data]
+    assert sizes == [(64, 64)] * 2
+
+
+def test_submit_makes_what_this_installation_can(http: httpx.Client) -> None:
+    assert http.get("/").json()["operation"] == "hidream"
+    fields = {"prompt": "a cat", "resolution": "512x512", "num_inference_steps": 3, "num_images_per_prompt": 1}
+    accepted = http.post("/submit", json=fields).raise_for_status().json()
+    task = ended(http, accepted["task_id"])
+    assert (task["operation"], task["status"]) == ("hidream", "completed"), task["error"]
+    status = http.get(f"/status/{accepted['task_id']}").json()
+    assert (status["status"], status["progress"]) == ("completed", 100)
+    picture = http.get(f"/download/{accepted['task_id']}", params={"image_index": 0})
+    assert Image.open(io.BytesIO(picture.content)).size == (512, 512)
+    assert http.post("/tasks", json={**FIELDS, "operation": "generate"}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"width": 72}, "width"),
+        ({"num_images": 3}, "num_images"),
+        ({"scheduler": "ddim"}, "scheduler"),
+        ({"max_sequence_length": 8}, "max_sequence_length"),
+        ({"steps": "many"}, "steps"),
+        ({"enlarge": 9}, "enlarge"),
+    ],
+)
+def test_refusals(http: httpx.Client, fields: dict[str, Any], param: str) -> None:
+    answer = http.post("/tasks", json={**FIELDS, **fields})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, param), answer.text
+
+
+def test_a_cancelled_task_stops(http: httpx.Client) -> None:
+    id = begun(http, steps=150, width=128, height=128)
+    deadline = time.monotonic() + 60
+    while http.get(f"/tasks/{id}").json()["step"] < 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert http.delete(f"/tasks/{id}").status_code == 200
+    task = ended(http, id)
+    assert task["status"] == "cancelled"
+    assert 0 < task["step"] < 150
