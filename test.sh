@@ -18,8 +18,9 @@ if [ $# -eq 0 ]; then
   ruff format --check .
   mypy
   python -m exporters config --check
+  exec python -m pytest -n 2 --dist loadgroup
 fi
-case "${1:-}" in
+case $1 in
   --heavy) shift; exec python -m pytest -m heavy "$@" ;;
 esac
 exec python -m pytest "$@"
