@@ -3,16 +3,14 @@
 #
 #   ./start.sh                    everything on the defaults: http://127.0.0.1:8000
 #   ./start.sh --port 9000        options go to `darkroom serve`; see ./start.sh --help
+#   ./start.sh -m /data/HiDream-I1-Full -e /data/Llama-3.1-8B-Instruct -d 0,1,2,3
+#                                 HiDream-I1 instead of the demo, divided over four GPUs
 #   USE_VENV=false ./start.sh     use the Python that runs now (containers)
 set -euo pipefail
-cd "$(dirname "$0")"
+here=$(cd "$(dirname "$0")" && pwd)  # not the working directory, which folders in the options may be relative to
 
-./install.sh
+"$here/install.sh"
 case ${USE_VENV:-true} in
-  true|1|yes) PATH=$PWD/.venv/bin:$PATH ;;
+  true|1|yes) PATH=$here/.venv/bin:$PATH ;;
 esac
-case "${1:-}" in
-  -h|--help) exec darkroom serve --help ;;
-esac
-python -m exporters prepare
-exec darkroom serve "$@"
+exec darkroom serve --prepare "$@"

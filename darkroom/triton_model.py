@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ import triton_python_backend_utils as pb_utils
 from darkroom.batching import Job, groups, run_together
 from darkroom.errors import Cancelled, DarkroomError, InvalidInput, NetworkError, OutOfMemory, to_wire
 from darkroom.networks import Array, ModelSpec, RowCaps, Tensors
+from darkroom.triton_metrics import Gauges
 
 # How engines say that memory ran out: our backend's prefix, then ONNX Runtime's, CUDA's, cuDNN's and torch's own words.
 _OUT_OF_MEMORY = (
@@ -184,6 +186,8 @@ class NetworkModel(ABC):
     spec: ModelSpec
     folder: Path
     """The version folder of this model, where its weights lie."""
+    instances: int
+    """That the config asks for, this one included."""
 
     @abstractmethod
     def setup(self, kind: str, device: int) -> None:
@@ -212,8 +216,12 @@ class NetworkModel(ABC):
         self._name = config["name"]
         text = config["parameters"].get("rows_by_size", {}).get("string_value", "")
         self._caps = RowCaps.parse(text) if text else None
-        self.setup(args["model_instance_kind"], int(args["model_instance_device_id"]))
-        self._publish_provider(args["model_version"], args["model_instance_device_id"])
+        self.instances = sum(int(group["count"]) * max(1, len(group["gpus"])) for group in config["instance_group"])
+        labels = {"model": self._name, "version": args["model_version"], "process": str(os.getpid())}
+        self._device, self._gauges = args["model_instance_device_id"], Gauges(labels)
+        self._publishing = threading.Lock()
+        self.setup(args["model_instance_kind"], int(self._device))
+        self.publish()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Triton's hook: merged runs of equal shapes, and to each failed request its own error."""
@@ -244,23 +252,20 @@ class NetworkModel(ABC):
             error=pb_utils.TritonError(f"{type(answer).__name__}: {reason}", pb_utils.TritonError.INTERNAL)
         )
 
-    def _publish_provider(self, version: str, device: str) -> None:
-        """The metric that backends/onnxruntime publishes of the networks that it runs."""
-        self._metric_family = pb_utils.MetricFamily(
-            name="darkroom_network_provider",
-            description="1 for the ONNX Runtime execution provider that a network runs on",
-            kind=pb_utils.MetricFamily.GAUGE,
-        )
-        labels = {"model": self._name, "version": version, "provider": self.device(), "device": device}
-        labels["process"] = str(os.getpid())  # as there: equal labels would be one gauge of several owners
-        self._metric = self._metric_family.Metric(labels=labels)
-        self._metric.set(1)
+    def publish(self) -> None:
+        """Show on Triton's metrics endpoint how it runs now. Thread safe."""
+        with self._publishing:  # also what is read, so that the last one to show it is the last one that read it
+            self.show(self._gauges)
+
+    def show(self, gauges: Gauges) -> None:
+        """Set the gauges; this one is the one that backends/onnxruntime has for the networks that it runs."""
+        text = "1 for the ONNX Runtime execution provider that a network runs on"
+        gauges.show("darkroom_network_provider", text, 1, provider=self.device(), device=self._device)
 
     def finalize(self) -> None:
-        """Triton's hook: the metric goes before its family."""
-        del self._metric
-        del self._metric_family
+        """Triton's hook."""
         self.close()
+        self._gauges.close()
 
 
 def plain(value: Array) -> Any:

@@ -28,6 +28,8 @@ class Placement:
     """Where and how the networks run.
 
     :param gpus: GPU numbers; none = on the CPU. Networks get one instance per GPU, pipelines stay on the CPU.
+    :param unknown_device: on a device that Triton does not know, as an NPU: for Triton it is the CPU, but what is
+        there for CPUs alone (batches, parameters) does not apply.
     :param instances: instances per device.
     :param max_batch: overrides the largest batch of every network; None = what its family says.
     :param queue_delay_us: how long a batch waits for company, in microseconds; 0 = not at all.
@@ -41,6 +43,12 @@ class Placement:
     queue_delay_us: int = 0
     threads: int | None = None
     engines: Mapping[str, Served] = field(default_factory=dict)
+    unknown_device: bool = False
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the networks compute on the CPU."""
+        return not self.gpus and not self.unknown_device
 
 
 def render(spec: ModelSpec, placement: Placement) -> str:
@@ -89,7 +97,7 @@ def _max_batch(spec: ModelSpec, placement: Placement) -> int:
         return wanted
     if placement.max_batch is not None:
         return placement.max_batch
-    if not placement.gpus and spec.max_batch_size_cpu is not None:
+    if placement.on_cpu and spec.max_batch_size_cpu is not None:
         return spec.max_batch_size_cpu
     return spec.max_batch_size
 
@@ -123,7 +131,7 @@ def _parameters(spec: ModelSpec, placement: Placement) -> dict[str, str]:
     if spec.name in placement.engines:
         return {}  # those of the spec are ONNX Runtime's
     parameters = dict(spec.parameters)
-    if spec.is_network and not placement.gpus:
+    if spec.is_network and placement.on_cpu:
         parameters |= spec.parameters_cpu
     if spec.backend == "onnxruntime":
         parameters |= _GPU_PARAMETERS if placement.gpus else {}

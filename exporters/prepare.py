@@ -6,13 +6,15 @@ from pathlib import Path
 
 import click
 
-from darkroom.pipelines.hidream.networks import PIPELINE
+from darkroom.networks import ModelSpec
+from darkroom.pipelines.hidream.networks import PIPELINE, TRANSFORMER
 from darkroom.pipelines.upscale.networks import NETWORKS
 from exporters import manifest
-from exporters.config import Placement, write_configs
+from exporters.config import Placement, config_path, placement_of, write_configs
+from exporters.errors import ExportError
 from exporters.files import CACHE, ROOT
 from exporters.hidream.command import DEMO as DEMO_HIDREAM
-from exporters.hidream.command import export_family
+from exporters.hidream.command import LLAMA_PATTERNS, PATTERNS, export_family, transformer_placement
 from exporters.hidream.export import Parents
 from exporters.manifest import Precision
 from exporters.realesrgan.command import run_jobs
@@ -29,18 +31,22 @@ def prepare() -> None:
 
     Without a GPU this fills the committed model_repository; with GPUs it makes a repository of its own in
     .darkroom, with one instance of each network per GPU (NUM_GPUS_TO_USE). MODEL_REPOSITORY names another one.
-    UPSCALE_FP16 and SD15_FP16 choose the precision on GPUs, SD15_CHECKPOINT and SD15_CONTROLNETS what makes pictures.
+    UPSCALE_FP16, SD15_FP16 and HIDREAM_FP16 choose the precision on GPUs, SD15_CHECKPOINT, SD15_CONTROLNETS,
+    HIDREAM_CHECKPOINT, HIDREAM_LLAMA and HIDREAM_VARIANT what makes pictures. HIDREAM_DEVICES and HIDREAM_DEVICE_TYPE
+    change the config of HiDream's transformer.
     """
     settings = Settings()
     repository = settings.model_repository
     managed = repository == settings.state_dir / "model_repository"
     if managed or not any(repository.glob("*/config.pbtxt")):  # a repository of somebody else's keeps its configs
-        write_configs(repository, specs_of(repository), Placement(gpus=settings.gpus))
+        for spec in specs_of(repository):
+            write_configs(repository, [spec], _placement(settings, spec, Placement(gpus=settings.gpus)))
     precision = _precision(settings, settings.upscale_fp16)
     jobs = [Job(network=n, repository=repository, cache=CACHE, precision=precision, file=None) for n in NETWORKS]
     run_jobs(jobs, quiet=True)
     _prepare_sd15(settings, repository)
     _prepare_hidream(settings, repository)
+    _place_transformer(settings, repository)
 
 
 def _precision(settings: Settings, half: bool) -> Precision | None:
@@ -48,6 +54,12 @@ def _precision(settings: Settings, half: bool) -> Precision | None:
     if not settings.gpus:
         return None
     return "fp16" if half else "fp32"
+
+
+def _placement(settings: Settings, spec: ModelSpec, usual: Placement) -> Placement:
+    if spec is not TRANSFORMER:
+        return usual
+    return transformer_placement(usual, settings.hidream_device_type, settings.hidream_devices)
 
 
 def _prepare_sd15(settings: Settings, repository: Path) -> None:
@@ -61,9 +73,33 @@ def _prepare_sd15(settings: Settings, repository: Path) -> None:
 
 
 def _prepare_hidream(settings: Settings, repository: Path) -> None:
-    """The demo, where it is and nothing else was exported; other checkpoints are exported by name."""
-    demo = origin(str(DEMO_HIDREAM), ROOT, CACHE)
+    """The checkpoint that is asked for; the demo, which is the default, where it is and no other was exported."""
+    checkpoint = origin(settings.hidream_checkpoint, ROOT, CACHE, PATTERNS)
     noted = manifest.read(repository / PIPELINE.name / "1")
-    if DEMO_HIDREAM.is_dir() and (noted is None or noted.source == demo.name):
-        precision = _precision(settings, settings.sd15_fp16)
-        export_family(Parents(checkpoint=demo, llama=None), repository, precision=precision, quiet=True)
+    if ROOT / settings.hidream_checkpoint == DEMO_HIDREAM and (
+        not DEMO_HIDREAM.is_dir() or (noted is not None and noted.source != checkpoint.name)
+    ):
+        return
+    named = settings.hidream_llama
+    llama = origin(named, ROOT, CACHE, LLAMA_PATTERNS) if named else None
+    export_family(
+        Parents(checkpoint=checkpoint, llama=llama),
+        repository,
+        variant=settings.hidream_variant,
+        precision=_precision(settings, settings.hidream_fp16),
+        quiet=True,
+    )
+
+
+def _place_transformer(settings: Settings, repository: Path) -> None:
+    """Mend the transformer's config where the settings tell of its devices, in any repository: one that asks for an
+    instance per GPU cannot be served on them."""
+    path = config_path(repository, TRANSFORMER)
+    if path.is_file():
+        try:
+            found = placement_of(path.read_text(), TRANSFORMER)
+        except ValueError as error:
+            raise ExportError(f"{error}.") from None
+        wanted = _placement(settings, TRANSFORMER, found)
+        if wanted != found:
+            write_configs(repository, [TRANSFORMER], wanted)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,12 +13,11 @@ import httpx
 from darkroom.errors import DarkroomError, NetworkError, NotReady
 from darkroom.networks import ModelSpec
 from proxy.gateway import Gateway
+from proxy.network_metrics import Ranks, providers_of, ranks_of
 
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
-_PROVIDER = re.compile(r"^darkroom_network_provider\{([^}]*)\} 1", re.MULTILINE)
-_LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 class Monitor:
@@ -36,6 +34,7 @@ class Monitor:
         self._gateway = gateway
         self._specs = {spec.name: spec for spec in specs}
         self._metrics_url = metrics_url
+        self._http = httpx.AsyncClient(timeout=5, trust_env=False)  # one: making one costs more than a reading
         self._interval = interval
         self._timeout = timeout
         self._checked = 0.0
@@ -44,6 +43,7 @@ class Monitor:
         self.reason = "Triton is starting."
         self.models: dict[str, bool] = {}
         self.providers: dict[str, str] = {}
+        self.ranks: dict[str, Ranks] = {}
         self.canary_failures = 0
 
     def require(self) -> None:
@@ -53,6 +53,12 @@ class Monitor:
 
     async def run(self) -> None:
         """Watch until cancelled."""
+        try:
+            await self._watch()
+        finally:
+            await self._http.aclose()
+
+    async def _watch(self) -> None:
         while True:
             try:
                 await self._check()
@@ -85,7 +91,7 @@ class Monitor:
         self._checked = time.monotonic()
         if not self.ready:
             self.ready_since = time.time()
-            self.providers = await self._read_providers()
+            await self.read_metrics()
             log.info("ready: %s", ", ".join(f"{m} ({self.providers.get(m, 'pipeline')})" for m in self.models))
         self.ready, self.reason = True, ""
 
@@ -105,13 +111,13 @@ class Monitor:
         async for _ in self._gateway.stream(model, inputs, request_id="canary"):
             pass
 
-    async def _read_providers(self) -> dict[str, str]:
-        """Which execution provider each network runs on, from the metric that the backend publishes."""
+    async def read_metrics(self) -> None:
+        """Bring `providers` and `ranks` up to date, from what the networks publish on Triton's metrics endpoint."""
         try:
-            async with httpx.AsyncClient(timeout=5) as client:
-                text = (await client.get(self._metrics_url)).text
+            text = (await self._http.get(self._metrics_url)).text
         except httpx.HTTPError as error:
-            log.warning("Triton's metrics cannot be read (%s)", type(error).__name__)
-            return {}
-        labels = [dict(_LABEL.findall(found)) for found in _PROVIDER.findall(text)]
-        return {label["model"]: label["provider"] for label in labels}
+            if self.ready:
+                log.warning("Triton's metrics cannot be read (%s)", type(error).__name__)
+            self.ranks = {}  # where the networks run does not change much, whether ranks live does
+            return
+        self.providers, self.ranks = providers_of(text), ranks_of(text)

@@ -10,6 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from darkroom.errors import InvalidInput
+from darkroom.parallel.devices import environment, kind_of, parse_devices
+from darkroom.pipelines.hidream.request import Limits as HidreamLimits
 from darkroom.pipelines.sd15.controls import control_names
 from darkroom.pipelines.sd15.request import SIDE_MINIMUM
 from darkroom.pipelines.sd15.request import Limits as GenerateLimits
@@ -39,7 +42,7 @@ class Settings(BaseSettings):
     task_max_attempts: int = Field(5, ge=1)
     task_retention_hours: float = Field(168, gt=0)
     task_retention_gb: float = Field(20, gt=0)
-    submit_operation: str = "generate"
+    submit_operation: str = "auto"
     submit_enlarge: str = "animevideov3"
 
     max_upload_mb: float = Field(50, gt=0)
@@ -58,11 +61,23 @@ class Settings(BaseSettings):
     sd15_controlnets: Annotated[tuple[str, ...], NoDecode] = ("canny=checkpoints/demo-sd15-canny",)
     sd15_fp16: bool = True
 
+    hidream_checkpoint: str = "checkpoints/demo-hidream"
+    hidream_llama: str | None = None
+    hidream_variant: Literal["full", "dev", "fast"] | None = None
+    hidream_fp16: bool = True
+    hidream_device_type: Literal["cpu", "cuda", "npu"] | None = None
+    hidream_devices: Annotated[tuple[int, ...], NoDecode] = ()
+
     generate_max_pixels: int = Field(GenerateLimits.max_pixels, ge=SIDE_MINIMUM**2)
     generate_max_steps: int = Field(GenerateLimits.max_steps, ge=1, le=1000)
     generate_max_images: int = Field(GenerateLimits.max_images, ge=1, le=1024)
     generate_max_prompt: int = Field(GenerateLimits.max_prompt, ge=1)
     generate_max_control_pixels: int = Field(GenerateLimits.max_control_pixels, ge=1)
+
+    hidream_max_pixels: int = Field(HidreamLimits.max_pixels, ge=SIDE_MINIMUM**2)
+    hidream_max_steps: int = Field(HidreamLimits.max_steps, ge=1, le=1000)
+    hidream_max_images: int = Field(HidreamLimits.max_images, ge=1, le=1024)
+    hidream_max_prompt: int = Field(HidreamLimits.max_prompt, ge=1)
 
     triton_grpc_host: str = "127.0.0.1"
     triton_grpc_port: Port = 8001
@@ -95,6 +110,14 @@ class Settings(BaseSettings):
                     f"must be CONTROL=CHECKPOINT with CONTROL of {', '.join(control_names())}; got {entry!r}"
                 )
         return value
+
+    @field_validator("hidream_devices", mode="before")
+    @classmethod
+    def _divisible(cls, value: object) -> object:
+        try:
+            return parse_devices(value) if isinstance(value, str) and value else value
+        except InvalidInput as error:
+            raise ValueError(error.message) from None
 
     @field_validator("database_url")
     @classmethod
@@ -149,6 +172,16 @@ class Settings(BaseSettings):
             max_control_pixels=self.generate_max_control_pixels,
         )
 
+    @cached_property
+    def hidream_limits(self) -> HidreamLimits:
+        """The limits of the HiDream pipeline."""
+        return HidreamLimits(
+            max_pixels=self.hidream_max_pixels,
+            max_steps=self.hidream_max_steps,
+            max_images=self.hidream_max_images,
+            max_prompt=self.hidream_max_prompt,
+        )
+
     @property
     def controlnets(self) -> dict[str, str]:
         """The checkpoint of each kind of control."""
@@ -165,10 +198,13 @@ class Settings(BaseSettings):
         return f"http://{self.triton_grpc_host}:{self.triton_metrics_port}/metrics"
 
     def environment(self) -> dict[str, str]:
-        """These settings as environment variables, for child processes that do not read `.env` themselves."""
+        """These settings as environment variables, for child processes that do not read `.env` themselves, and what
+        HiDream's devices need in it before torch is imported."""
         given = {name.upper(): value for name, value in self if value is not None}
-        texts = {name: ",".join(v) if isinstance(v, tuple) else str(v) for name, v in given.items()}
-        return {**os.environ, **texts}
+        texts = {name: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for name, v in given.items()}
+        kind = self.hidream_device_type
+        special = environment(kind_of(kind), self.hidream_devices or (0,)) if kind else {}
+        return {**os.environ, **texts, **special}
 
 
 def _default_repository(data: dict[str, Any]) -> Path:

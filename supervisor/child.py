@@ -64,7 +64,7 @@ class Child:
             stdout=pipe,
             stderr=asyncio.subprocess.STDOUT if self._log else None,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
         if self._process.stdout:
             self._reader = asyncio.create_task(self._copy(self._process.stdout))
@@ -109,5 +109,6 @@ class Child:
             self._log.info("%s", line)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """For `preexec_fn`: the kernel sends SIGTERM when the process that started this one ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

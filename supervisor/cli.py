@@ -6,6 +6,8 @@ import asyncio
 import logging
 import os
 import signal
+import subprocess
+import sys
 from typing import Any
 
 import click
@@ -14,9 +16,12 @@ from rich.console import Console
 from rich.table import Table
 
 from proxy.observability import configure, log_to_file
-from proxy.settings import Settings
+from proxy.settings import ROOT, Settings
+from supervisor.child import die_with_parent
 from supervisor.doctor import examine
 from supervisor.errors import SetupError
+from supervisor.options import hidream_options, hidream_settings
+from supervisor.preflight import missing_devices
 from supervisor.service import Service
 
 _MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "problem": "[red]problem[/]"}
@@ -26,27 +31,52 @@ _MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "problem": "[re
 @click.option("--host", help="Address to listen on [default: HOST, 0.0.0.0].")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port of the REST service [default: PORT, 8000].")
 @click.option("--log-level", type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False))
-def serve(**options: Any) -> None:
+@hidream_options
+@click.option(
+    "--prepare",
+    is_flag=True,
+    help="First export what is not exported yet. ./start.sh does, and so do -m, -e, -d, -c, -t.",
+)
+def serve(host: str | None, port: int | None, log_level: str | None, prepare: bool, **hidream: Any) -> None:
     """Start Triton and the REST proxy, and keep them running.
 
     Settings come from the environment and from .env (see .env.example); the options here go before them.
     What dies is started again. Ctrl-C and SIGTERM drain: accepted work finishes, new work gets 503; a second
-    Ctrl-C stops at once.
+    Ctrl-C stops at once. Logs go to standard output and to logs/.
+
+    On several devices, should they fail, HiDream goes on with one of them: see the log, and GET /status.
 
     \b
     Examples:
       darkroom serve
       darkroom serve --port 9000
       UPSCALE_TILE=200 TASK_TIMEOUT=60 darkroom serve
+      darkroom serve -m /data/HiDream-I1-Full -e /data/Llama-3.1-8B-Instruct -d 0,1,2,3
+      darkroom serve -m HiDream-ai/HiDream-I1-Dev -e meta-llama/Llama-3.1-8B-Instruct -t npu -c 8
     """
-    os.environ.update({name.upper(): str(value) for name, value in options.items() if value is not None})
+    chosen = hidream_settings(hidream)
+    given = {"HOST": host, "PORT": port, "LOG_LEVEL": log_level, **chosen}
+    os.environ.update({name: str(value) for name, value in given.items() if value is not None})
+    os.chdir(ROOT)  # what is started imports from where it stands
     settings = _settings()
+    if prepare or chosen:
+        _prepare(settings)
     configure(level=settings.log_level, file=settings.log_dir / "darkroom.log")
     log_to_file(logging.getLogger("triton"), settings.log_dir / "triton.log")
     try:
         asyncio.run(_serve(settings))
     except SetupError as error:
         raise click.ClickException(str(error)) from None
+
+
+def _prepare(settings: Settings) -> None:
+    """Export what the settings ask for, in a process that gives its memory back; ends this one when it fails."""
+    for problem in missing_devices(settings):  # an export may take an hour
+        raise click.ClickException(problem)
+    command = [sys.executable, "-m", "exporters", "prepare"]
+    code = subprocess.run(command, env=settings.environment(), preexec_fn=die_with_parent, check=False).returncode
+    if code:
+        sys.exit(code if code > 0 else 128 - code)
 
 
 async def _serve(settings: Settings) -> None:

@@ -11,10 +11,11 @@ from typing import Literal
 
 import psutil
 
+from darkroom.parallel.layout import layout_for
 from proxy.devices import gpu_names
 from proxy.settings import Settings
 from supervisor.errors import SetupError
-from supervisor.preflight import missing_exports, taken_ports
+from supervisor.preflight import missing_devices, missing_exports, taken_ports
 from supervisor.triton import find_triton, libpython_folder
 
 _MIN_MEMORY = 4 << 30
@@ -39,6 +40,7 @@ def examine(settings: Settings) -> list[Finding]:
         _triton,
         _numpy,
         _engine,
+        _hidream_devices,
         _exports,
         _ports,
         _shared_memory,
@@ -86,6 +88,14 @@ def _engine(_: Settings) -> Finding:
         advice = f"{text}. The GPU stays unused: run ./install.sh again to get onnxruntime-gpu."
         return Finding(topic="ONNX Runtime", state="warning", text=advice)
     return Finding(topic="ONNX Runtime", state="ok", text=text)
+
+
+def _hidream_devices(settings: Settings) -> Finding:
+    problems = missing_devices(settings)
+    layout = layout_for(len(settings.hidream_devices) or 1)
+    return _judge(
+        "HiDream", not problems, f"tensor parallel {layout.tp} x expert parallel {layout.ep}", " ".join(problems)
+    )
 
 
 def _exports(settings: Settings) -> Finding:

@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import socket
 
 import psutil
 
 from darkroom.registry import all_specs
+from proxy.devices import usable_gpus
 from proxy.settings import Settings
 from supervisor.errors import SetupError
 
 
 def preflight(settings: Settings) -> None:
     """:raises SetupError: the first problem found."""
-    for problem in (*missing_exports(settings), *taken_ports(settings)):
+    for problem in (*missing_devices(settings), *missing_exports(settings), *taken_ports(settings)):
         raise SetupError(problem)
+
+
+def missing_devices(settings: Settings) -> list[str]:
+    """Devices that HiDream's transformer is to run on and that this machine does not have."""
+    kind = settings.hidream_device_type or ("cuda" if settings.gpus else "cpu")
+    if kind == "npu" and importlib.util.find_spec("torch_npu") is None:
+        return ["HIDREAM_DEVICE_TYPE=npu (-t npu) needs Ascend's package torch_npu beside torch; it is not installed."]
+    if kind != "cuda":
+        return []
+    there = usable_gpus(None)
+    missing = [number for number in settings.hidream_devices or there[:1] or (0,) if number not in there]
+    if not missing:
+        return []
+    gpus = ", ".join(map(str, there)) or "none"
+    return [
+        f"HIDREAM_DEVICES (-d) asks for GPU {', '.join(map(str, missing))}; this machine has {gpus} (or try -t cpu)."
+    ]
 
 
 def missing_exports(settings: Settings) -> list[str]:

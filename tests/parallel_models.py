@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 import torch
 from diffusers import HiDreamImageTransformer2DModel
 from torch import Tensor
@@ -68,12 +70,33 @@ def relative_error(ours: Tensor, theirs: Tensor) -> float:
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
+@contextlib.contextmanager
+def own_temporary_folder() -> Iterator[None]:
+    """Temporary files, also of processes that are started, go into a folder of our own: in the common one other tests,
+    and services, have their ranks' folders. It is a short one, as the paths of sockets have to be."""
+    with tempfile.TemporaryDirectory(prefix="ranks-") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
+
+
 def private_folders() -> set[Path]:
     """Of leaders that run, or that left something behind."""
     return set(Path(tempfile.gettempdir()).glob(f"{PREFIX}*"))
 
 
-def wait_gone(processes: Iterable[psutil.Process], timeout: float = 20) -> list[psutil.Process]:
+def ranks_below(leader: psutil.Process | None = None) -> list[psutil.Process]:
+    """torchrun and the ranks that a process, by default this one, has started. A test run has other children, too: a
+    service that serves tests of the whole session runs until its end."""
+    found: list[psutil.Process] = []
+    for child in (leader or psutil.Process()).children():
+        with contextlib.suppress(psutil.Error):
+            if "darkroom.parallel.launch" in child.cmdline():
+                found += [child, *child.children(recursive=True)]
+    return found
+
+
+def wait_gone(processes: Iterable[psutil.Process], timeout: float = 60) -> list[psutil.Process]:
     """Those that are still there after so many seconds."""
     left, deadline = list(processes), time.monotonic() + timeout
     while left and time.monotonic() < deadline:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from darkroom.errors import InvalidInput
+from darkroom.parallel.layout import layout_for
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +57,23 @@ KINDS: dict[str, DeviceKind] = {
 
 # Ranks are on one machine, and nothing of theirs should listen to others.
 _LOCAL = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+
+
+def parse_devices(text: str) -> tuple[int, ...]:
+    """The numbers of "0,1,2,3".
+
+    :raises InvalidInput: not such a list, a device twice, or a number of devices that there is no layout for.
+    """
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isascii() and word.isdigit() and int(word) < 64 for word in words):
+        raise InvalidInput(
+            f"devices must be numbers from 0 to 63 with commas between them; got {text!r}", param="devices"
+        )
+    numbers = tuple(map(int, words))
+    if len(set(numbers)) != len(numbers):
+        raise InvalidInput(f"devices must name each device once; got {text!r}", param="devices")
+    layout_for(len(numbers))
+    return numbers
 
 
 def kind_of(name: str) -> DeviceKind:

@@ -63,25 +63,31 @@ class _Rank:
 class Ranks:
     """All ranks of one model; `wait_ready` before the first call.
 
+    :param on_failure: called once, from another thread, when the ranks have failed.
     :raises OSError: no private folder, socket or memory could be made.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, *, on_failure: Callable[[], None]) -> None:
         self._job = job
+        self._on_failure = on_failure
         self._one_call = threading.Lock()
         self._calls = 0
         # What the watching thread and callers both touch is touched under this one.
         self._changed = threading.Condition()
         self._ranks: dict[int, _Rank] = {}
         self._failure: str | None = None
+        self._failed_at: float | None = None
         self._closing = False
         _sweep()
         self._private = Path(tempfile.mkdtemp(prefix=PREFIX))
-        job.write(self._private)
-        self._memory = SharedTensors()
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._listener.bind(str(self._private / SOCKET))
-        self._listener.listen(job.layout.size)
+        with contextlib.ExitStack() as undo:  # there may be no room, or the path be too long for a socket
+            undo.callback(shutil.rmtree, self._private, ignore_errors=True)
+            job.write(self._private)
+            self._listener = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            self._listener.bind(str(self._private / SOCKET))
+            self._listener.listen(job.layout.size)
+            self._memory = SharedTensors()
+            undo.pop_all()
         self._watcher = threading.Thread(target=self._watch, name="ranks", daemon=True)
         self._watcher.start()
 
@@ -119,6 +125,11 @@ class Ranks:
     def failure(self) -> str | None:
         """Why the ranks are no more; None while all is well."""
         return self._failure
+
+    @property
+    def failed_at(self) -> float | None:
+        """When they failed, in seconds since the epoch."""
+        return self._failed_at
 
     def status(self) -> list[dict[str, Any]]:
         """Of every rank that was ever heard of: rank, pid, device, parameters, alive, seconds since it last beat."""
@@ -161,7 +172,7 @@ class Ranks:
     def _fail(self, reason: str) -> None:
         with self._changed:
             if self._failure is None and not self._closing:
-                self._failure = reason
+                self._failure, self._failed_at = reason, time.time()
                 log.warning("the distributed transformer stops: %s", reason)
             self._changed.notify_all()
 
@@ -182,6 +193,8 @@ class Ranks:
             self._fail(f"the watch over the ranks failed: {type(error).__name__}")
         finally:
             self._end(torchrun)
+            if self._failure:
+                self._on_failure()
 
     def _start(self) -> subprocess.Popen[bytes]:
         job = self._job

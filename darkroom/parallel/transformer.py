@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_PATH = re.compile(r"(?<![\w.])/[^\s'\",:;)]+")
+_LONGEST_REASON = 300
+
 
 class DistributedTransformer:
     """`predict` of darkroom/pipelines/hidream/transformer.py, bound to a model that ranks hold together.
@@ -35,7 +40,7 @@ class DistributedTransformer:
     :param devices: their numbers, 1, 2, 4 or 8; on a CPU only the count matters.
     :raises InvalidInput: an unknown type of device, a number of devices that there is no layout for, or a model whose
         heads, experts or widths it does not divide.
-    :raises OSError: the checkpoint is not there, or no private folder could be made.
+    :raises OSError: the checkpoint is not there.
     """
 
     def __init__(
@@ -55,6 +60,8 @@ class DistributedTransformer:
         self._model: Any = None
         self._ranks: Ranks | None = None
         self._reason: str | None = None
+        self._failed_at: float | None = None
+        self._changed: Callable[[], None] = lambda: None
         if self._layout.size > 1:
             check_divisible(folder, self._layout)
             self._start(timeouts or Timeouts())
@@ -75,23 +82,31 @@ class DistributedTransformer:
                 self._give_up(str(error))
         return self._predict_alone(inputs)
 
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Have `changed` called, from any thread, when the ranks have failed, also between two calls."""
+        self._changed = changed
+
     def status(self) -> dict[str, Any]:
         """What runs where.
 
-        mode "distributed" or "single"; reason: why not distributed, None where one device was asked for; layout tp and
-        ep; device and dtype; ranks: rank, pid, device, parameters, alive, last_beat in seconds ago, also of past ones.
+        mode "distributed" or "single"; reason: why not distributed, None where one device was asked for; failed_at:
+        since when not, in seconds since the epoch; layout tp and ep; device and dtype; ranks: rank, pid, device,
+        parameters, alive, last_beat in seconds ago, also of past ones; healthy: how many ranks work.
         """
         reason = self._reason or (self._ranks.failure if self._ranks else None)
         distributed = self._ranks is not None and reason is None
         numbers = self._devices if distributed else self._devices[:1]
         device = "cpu" if self._kind.name == "cpu" else ",".join(f"{self._kind.name}:{number}" for number in numbers)
+        ranks = self._ranks.status() if self._ranks else []
         return {
             "mode": "distributed" if distributed else "single",
             "reason": reason,
+            "failed_at": self._ranks.failed_at if self._ranks else self._failed_at,
             "layout": {"tp": self._layout.tp, "ep": self._layout.ep},
             "device": device,
             "dtype": str(self._dtype).removeprefix("torch."),
-            "ranks": self._ranks.status() if self._ranks else [],
+            "ranks": ranks,
+            "healthy": sum(rank["alive"] for rank in ranks) if distributed else 0,
         }
 
     def close(self) -> None:
@@ -118,16 +133,18 @@ class DistributedTransformer:
             dtype=str(self._dtype).removeprefix("torch."),
             timeouts=timeouts,
         )
-        self._ranks = Ranks(job)
         try:
+            self._ranks = Ranks(job, on_failure=lambda: self._changed())
             self._ranks.wait_ready()
         except RanksFailed as error:
             self._give_up(str(error))
+        except OSError as error:
+            self._give_up(f"no place for what leader and ranks share: {error.strerror or error}")
 
     def _give_up(self, reason: str) -> None:
-        assert self._ranks is not None
-        self._reason = reason
-        self._ranks.close()  # their memory may be on the device that goes on
+        self._reason, self._failed_at = reason, time.time()
+        if self._ranks is not None:
+            self._ranks.close()  # their memory may be on the device that goes on
         log.warning("the transformer goes on with one device: %s", reason)
 
     def _predict_alone(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -139,3 +156,9 @@ class DistributedTransformer:
                 self._model = load_transformer(self._folder, device=device, dtype=self._dtype)
             model = self._model
         return predict(model, inputs)
+
+
+def for_clients(reason: str) -> str:
+    """Why the ranks failed as clients may read it: a rank's own words may be long, and name files of this machine."""
+    first = (reason.splitlines() or [""])[0]
+    return _PATH.sub("(a file)", first)[:_LONGEST_REASON]

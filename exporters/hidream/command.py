@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -110,6 +111,23 @@ def _place(repository: Path, spec: ModelSpec) -> None:
     beside = config.config_path(repository, UNET)
     placement = config.placement_of(beside.read_text(), UNET) if beside.is_file() else Placement()
     config.write_configs(repository, [spec], placement)
+
+
+def transformer_placement(usual: Placement, device_type: str | None, devices: tuple[int, ...]) -> Placement:
+    """Where the transformer runs, which has devices of its own (HIDREAM_DEVICE_TYPE, HIDREAM_DEVICES).
+
+    It is one instance as soon as it is told of devices, however many: it divides itself over them (decision 12).
+
+    :param usual: of the other networks, and of the transformer when neither is given.
+    :param device_type: None = where the other networks run.
+    :param devices: their numbers; empty = those of the other networks.
+    """
+    if device_type is None and not devices:
+        return usual
+    if (device_type or ("cuda" if usual.gpus else "cpu")) == "cuda":
+        gpus = devices[:1] or usual.gpus or (0,)
+        return replace(usual, gpus=gpus, instances=1 if devices else usual.instances, unknown_device=False)
+    return replace(usual, gpus=(), instances=1, unknown_device=device_type == "npu")
 
 
 def _task(

@@ -25,9 +25,17 @@ from torch import Tensor
 
 from darkroom.parallel.job import SOCKET, Timeouts
 from darkroom.parallel.ranks import PREFIX
-from darkroom.parallel.transformer import DistributedTransformer
+from darkroom.parallel.transformer import DistributedTransformer, for_clients
 from darkroom.pipelines.hidream.transformer import load_transformer, predict
-from tests.parallel_models import make_inputs, private_folders, relative_error, wait_gone, write_transformer
+from tests.parallel_models import (
+    make_inputs,
+    own_temporary_folder,
+    private_folders,
+    ranks_below,
+    relative_error,
+    wait_gone,
+    write_transformer,
+)
 
 TOLERANCE = 1e-4
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -43,6 +51,12 @@ print(json.dumps(transformer.status()), flush=True)
 while True:
     transformer(make_inputs(2, 8, 12))
 """
+
+
+@pytest.fixture(autouse=True)
+def _temporary_folder() -> Iterator[None]:
+    with own_temporary_folder():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +77,7 @@ def distributed(folder: Path, ranks: int = 2, **timeouts: float) -> Iterator[Dis
     with DistributedTransformer(
         folder, device_type="cpu", devices=range(ranks), dtype=torch.float32, timeouts=patience
     ) as transformer:
-        below = psutil.Process().children(recursive=True)
+        below = ranks_below()
         yield transformer
     assert not wait_gone(below)
     assert private_folders() == before
@@ -107,19 +121,19 @@ def test_a_killed_rank_costs_no_call(
         time.sleep(1)
         assert call.is_alive()
         process.kill()
-        call.join(60)
+        call.join()
         assert relative_error(call.answer, expected) <= TOLERANCE
         assert_single(transformer, f"rank {victim} (process {process.pid}) ended", caplog)
         assert relative_error(transformer(INPUTS), expected) <= TOLERANCE
 
 
 def test_a_rank_that_hangs_is_given_up(folder: Path, expected: Tensor, caplog: pytest.LogCaptureFixture) -> None:
-    with distributed(folder, beat=5) as transformer:
+    with distributed(folder, beat=15) as transformer:  # so long a healthy one is not silent on a busy machine, either
         process = process_of(transformer.status(), 1)
         process.suspend()
         started = time.monotonic()
         assert relative_error(transformer(INPUTS), expected) <= TOLERANCE
-        assert 4 < time.monotonic() - started < 40
+        assert time.monotonic() - started > 10
         assert_single(transformer, f"rank 1 (process {process.pid}) was silent for", caplog)
 
 
@@ -157,6 +171,19 @@ def test_a_start_that_fails_leaves_one_device(
         assert relative_error(transformer(INPUTS), expected) <= TOLERANCE
 
 
+def test_without_a_place_to_meet_there_is_one_device(
+    folder: Path, expected: Tensor, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("x" * 100)  # longer than the path of a socket may be
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    with distributed(folder) as transformer:
+        assert_single(transformer, "no place for what leader and ranks share: AF_UNIX path too long", caplog)
+        assert transformer.status()["failed_at"] <= time.time()
+        assert relative_error(transformer(INPUTS), expected) <= TOLERANCE
+    assert not list(deep.iterdir())
+
+
 def test_a_rank_tells_why_it_failed(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     weights = load_file(folder / WEIGHTS)
     del weights["x_embedder.proj.bias"]
@@ -168,12 +195,20 @@ def test_a_rank_tells_why_it_failed(folder: Path, tmp_path: Path, caplog: pytest
             transformer(INPUTS)
 
 
+def test_what_clients_are_told_of_a_failure() -> None:
+    reason = "rank 0 failed: FileNotFoundError: no '/srv/models/1/config.json' beside /srv/models, 3/4 read\nTraceback"
+    told = "rank 0 failed: FileNotFoundError: no '(a file)' beside (a file), 3/4 read"
+    assert for_clients(reason) == told
+    assert for_clients("rank 1 (process 7) ended") == "rank 1 (process 7) ended"
+    assert len(for_clients("x" * 2000)) == 300
+
+
 def test_one_device_needs_no_ranks(folder: Path, expected: Tensor) -> None:
     with distributed(folder, ranks=1) as transformer:
         assert torch.equal(transformer(INPUTS), expected)
         status = transformer.status()
         assert (status["mode"], status["reason"], status["ranks"]) == ("single", None, [])
-        assert not psutil.Process().children(recursive=True)
+        assert not ranks_below()
 
 
 @contextlib.contextmanager
@@ -195,7 +230,7 @@ def test_ranks_end_with_a_killed_leader(folder: Path) -> None:
         status = json.loads(process.stdout.readline())
         assert status["mode"] == "distributed"
         time.sleep(random.random())  # somewhere in a call
-        below = psutil.Process(process.pid).children(recursive=True)
+        below = ranks_below(psutil.Process(process.pid))
         assert {rank["pid"] for rank in status["ranks"]} < {child.pid for child in below}
         process.kill()
         assert not wait_gone(below)
@@ -206,10 +241,10 @@ def test_a_leader_that_is_killed_while_ranks_start_leaves_nothing(folder: Path) 
     before = private_folders()
     with leader(folder) as process:
         below: list[psutil.Process] = []
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while len(below) < 3 and time.monotonic() < deadline:  # torchrun and both ranks, which still import
             time.sleep(0.01)
-            below = psutil.Process(process.pid).children(recursive=True)
+            below = ranks_below(psutil.Process(process.pid))
         assert len(below) == 3
         process.kill()
         assert not wait_gone(below)
@@ -217,7 +252,7 @@ def test_a_leader_that_is_killed_while_ranks_start_leaves_nothing(folder: Path) 
 
 
 def _left_after(before: set[Path]) -> set[Path]:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while private_folders() - before and time.monotonic() < deadline:
         time.sleep(0.05)
     return private_folders() - before
@@ -254,7 +289,7 @@ def test_twenty_killed_ranks(folder: Path, expected: Tensor) -> None:
             process = process_of(transformer.status(), chance.randrange(2))
             timer = threading.Timer(chance.random() / 2, process.kill)
             timer.start()
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 300
             while transformer.status()["mode"] == "distributed" or transformer.status()["reason"] is None:
                 assert relative_error(transformer(INPUTS), expected) <= TOLERANCE
                 assert time.monotonic() < deadline

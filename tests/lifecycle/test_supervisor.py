@@ -129,13 +129,13 @@ def test_children_end_when_the_supervisor_is_killed(tmp_path: Path, repository: 
             time.sleep(0.2)
 
 
-def _serve(folder: Path, **settings: object) -> subprocess.CompletedProcess[str]:
+def _serve(folder: Path, *options: str, timeout: float = 60, **settings: object) -> subprocess.CompletedProcess[str]:
     """Run `darkroom serve` when it is expected to refuse."""
     defaults = {"port": free_port(), "triton_grpc_port": free_port(), "triton_metrics_port": free_port()}
     defaults |= {"host": "127.0.0.1", "state_dir": folder / "state", "log_dir": folder / "logs"}
     env = os.environ | {name.upper(): str(value) for name, value in (defaults | settings).items()}
-    command = [str(Path(sys.executable).with_name("darkroom")), "serve"]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    command = [str(Path(sys.executable).with_name("darkroom")), "serve", *options]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 def _one_sentence(result: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -197,3 +197,16 @@ def test_doctor_says_what_to_mend(tmp_path: Path) -> None:
     assert result.returncode == 0, "nothing that ./start.sh would not mend itself"
     assert "python -m exporters config" in " ".join(result.stdout.split())
     assert "mind the warnings" in result.stdout
+
+
+def test_devices_that_this_machine_does_not_have(tmp_path: Path) -> None:
+    _one_sentence(_serve(tmp_path, "-t", "npu", "-c", "8"), "HIDREAM_DEVICE_TYPE", "torch_npu")
+
+
+def test_a_checkpoint_that_is_asked_for_is_exported_before_the_start(tmp_path: Path) -> None:
+    """Here that fails, as there is nothing in the folder, and nothing is served."""
+    (tmp_path / "HiDream-I1-Full").mkdir()
+    options = ("-m", "HiDream-I1-Full", "-p", str(tmp_path))
+    result = _serve(tmp_path, *options, num_gpus_to_use=0, timeout=300)
+    _one_sentence(result, "HiDream-I1-Full", "model_index.json")
+    assert "Darkroom is ready" not in result.stdout

@@ -21,6 +21,7 @@ from darkroom.pipelines.hidream.prompts import load_readers
 from darkroom.pipelines.hidream.transformer import load_transformer
 from darkroom.schedulers import make_scheduler
 from exporters import manifest, prepare
+from exporters.config import Placement, render
 from exporters.errors import ExportError
 from exporters.hidream import command, pipeline, transformer, weights
 from exporters.hidream import export as hidream_export
@@ -235,14 +236,54 @@ def test_prepare_exports_the_demo_unless_another_checkpoint_is_there(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    settings = Settings(model_repository=tmp_path / "r", num_gpus_to_use=0)
-    monkeypatch.setattr(prepare, "DEMO_HIDREAM", tmp_path / "demo")
+    demo = tmp_path / "demo"
+    settings = Settings(model_repository=tmp_path / "r", num_gpus_to_use=0, hidream_checkpoint=str(demo))
+    monkeypatch.setattr(prepare, "DEMO_HIDREAM", demo)
     monkeypatch.setattr(prepare, "export_family", lambda parents, *_, **__: asked.append(parents.checkpoint.name))
     prepare._prepare_hidream(settings, tmp_path / "r")
     assert asked == [], "there is no demo"
-    shutil.copytree(checkpoint, tmp_path / "demo")
+    shutil.copytree(checkpoint, demo)
     prepare._prepare_hidream(settings, tmp_path / "r")
-    assert asked == [str(tmp_path / "demo")]
+    assert asked == [str(demo)]
     pipeline.export(_pipeline(Parents(checkpoint=_origin(checkpoint), llama=None), tmp_path / "r"), _silent)
     prepare._prepare_hidream(settings, tmp_path / "r")
     assert len(asked) == 1, "the user's own stays"
+    prepare._prepare_hidream(settings.model_copy(update={"hidream_checkpoint": str(checkpoint)}), tmp_path / "r")
+    assert asked[1:] == [str(checkpoint)], "which is asked for by its name"
+
+
+def test_prepare_exports_what_the_settings_name(checkpoint: Path, tmp_path: Path) -> None:
+    """Its encoders fail at once, so that only names are at stake: a Llama of its own, and a checkpoint that is none."""
+    settings = Settings(
+        model_repository=tmp_path / "r",
+        num_gpus_to_use=0,
+        hidream_checkpoint=str(checkpoint),
+        hidream_llama=str(tmp_path / "llama"),
+    )
+    (tmp_path / "llama").mkdir()
+    with pytest.raises(ExportError, match="llama"):
+        prepare._prepare_hidream(settings, tmp_path / "r")
+    with pytest.raises(ExportError, match="nowhere"):
+        prepare._prepare_hidream(settings.model_copy(update={"hidream_checkpoint": "/nowhere"}), tmp_path / "r")
+    assert not list((tmp_path / "r").glob("*"))
+
+
+def test_prepare_leaves_what_is_up_to_date_and_mends_the_transformers_config(
+    hidream_repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository = tmp_path / "r"
+    shutil.copytree(hidream_repository, repository)
+    config = repository / networks.TRANSFORMER.name / "config.pbtxt"
+    config.write_text(render(networks.TRANSFORMER, Placement(gpus=(0, 1))))
+    before = {path: path.stat().st_mtime_ns for path in repository.rglob("*") if path.is_file()}
+    settings = Settings(
+        model_repository=repository, num_gpus_to_use=0, hidream_checkpoint=str(hidream_repository.parent / "checkpoint")
+    )
+    for update in ({}, {"hidream_devices": (0, 1)}):
+        asked = settings.model_copy(update=update)
+        prepare._prepare_hidream(asked, repository)
+        prepare._place_transformer(asked, repository)
+        after = {path: path.stat().st_mtime_ns for path in repository.rglob("*") if path.is_file()}
+        assert {path for path in after if after[path] != before.get(path)} == ({config} if update else set())
+    assert capsys.readouterr().out == "", "no export, no word"
+    assert config.read_text() == render(networks.TRANSFORMER, Placement(gpus=(0,)))

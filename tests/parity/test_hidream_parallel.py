@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 
@@ -16,7 +15,15 @@ from darkroom.parallel.job import Timeouts
 from darkroom.parallel.layout import layout_for
 from darkroom.parallel.transformer import DistributedTransformer
 from darkroom.pipelines.hidream.transformer import load_transformer, predict
-from tests.parallel_models import make_inputs, private_folders, relative_error, wait_gone, write_transformer
+from tests.parallel_models import (
+    make_inputs,
+    own_temporary_folder,
+    private_folders,
+    ranks_below,
+    relative_error,
+    wait_gone,
+    write_transformer,
+)
 
 TOLERANCE = 1e-4
 """Of the largest value, per step. The sums are the same but for their order; a token whose two best experts are equal
@@ -48,16 +55,17 @@ def distributed(folder: Path, request: pytest.FixtureRequest) -> Iterator[Distri
             )
         )
 
-    before = private_folders()
-    # In a thread that ends: the ranks are not to go with it.
-    thread = threading.Thread(target=start)
-    thread.start()
-    thread.join()
-    below = psutil.Process().children(recursive=True)
-    yield started[0]
-    started[0].close()
-    assert not wait_gone(below)
-    assert private_folders() == before
+    with own_temporary_folder():
+        # In a thread that ends: the ranks are not to go with it.
+        thread = threading.Thread(target=start)
+        thread.start()
+        thread.join()
+        below = ranks_below()
+        assert len(below) == 1 + request.param
+        yield started[0]
+        started[0].close()
+        assert not wait_gone(below)
+        assert not private_folders()
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
+import psutil
 import pytest
 import tritonclient.grpc as grpcclient
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from darkroom.errors import InvalidInput, TooLarge, from_wire
 from darkroom.pipelines.hidream import networks
+from proxy.network_metrics import Ranks, ranks_of
 from tests import tiny_hidream
 from tests.conftest import RunningTriton, running_triton
 from tests.pictures import pixels
@@ -31,18 +33,8 @@ _SHAPES = {"hidden_states": (16, 8, 8), "timesteps": (1,), "encoder_hidden_state
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `python -m exporters hidream` makes of a tiny checkpoint in an empty repository."""
-    folder = tmp_path_factory.mktemp("hidream")
-    tiny_hidream.write_checkpoint(folder / "checkpoint")
-    command = [sys.executable, "-m", "exporters", "hidream", "--checkpoint", str(folder / "checkpoint")]
-    subprocess.run([*command, "--output", str(folder / "repository")], check=True, capture_output=True, timeout=400)
-    return folder / "repository"
-
-
-@pytest.fixture(scope="module")
-def triton(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTriton]:
-    with running_triton(repository, tmp_path_factory.mktemp("work"), timeout=180) as running:
+def triton(hidream_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTriton]:
+    with running_triton(hidream_repository, tmp_path_factory.mktemp("work"), timeout=180) as running:
         yield running
 
 
@@ -163,18 +155,18 @@ def test_a_network_that_fails_says_so_and_serves_on(triton: RunningTriton) -> No
     assert _ask_transformer(triton, 1).shape == (1, 16, 8, 8)
 
 
-def test_a_failing_step_reaches_the_client(repository: Path, tmp_path: Path) -> None:
+def test_a_failing_step_reaches_the_client(hidream_repository: Path, tmp_path: Path) -> None:
     """A transformer that was exported from another checkpoint: every step fails, and the client hears of it."""
     broken = tmp_path / "repository"
     broken.mkdir()
     for spec in networks.specs():
-        (broken / spec.name).symlink_to(repository / spec.name)
+        (broken / spec.name).symlink_to(hidream_repository / spec.name)
     (broken / TRANSFORMER).unlink()
     folder = broken / TRANSFORMER / "1"
     folder.mkdir(parents=True)
     tiny_hidream.make_transformer(text_emb_dim=24).save_pretrained(folder)
     for name in ("config.pbtxt", "1/model.py"):
-        os.link(repository / TRANSFORMER / name, broken / TRANSFORMER / name)
+        os.link(hidream_repository / TRANSFORMER / name, broken / TRANSFORMER / name)
     with running_triton(broken, tmp_path / "work", timeout=180) as triton:
         ours = _failed(Stream(triton, "hidream", **FIELDS, steps=4))
         assert ours.code == "network_error"
@@ -182,9 +174,53 @@ def test_a_failing_step_reaches_the_client(repository: Path, tmp_path: Path) -> 
         assert "/" not in ours.message.partition("RuntimeError")[2]
 
 
-def test_what_the_networks_run_on_is_published(triton: RunningTriton) -> None:
-    import httpx
+def test_instances_do_not_share_devices(
+    hidream_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would start ranks on all of them."""
+    model = tmp_path / "repository" / TRANSFORMER
+    shutil.copytree(hidream_repository / TRANSFORMER, model)
+    config = (model / "config.pbtxt").read_text()
+    (model / "config.pbtxt").write_text(config.replace("count: 1", "count: 2"))
+    monkeypatch.setenv("HIDREAM_DEVICES", "0,1")
+    with running_triton(model.parent, tmp_path / "work", timeout=180) as triton:
+        deadline = time.monotonic() + 180
+        while "python -m exporters prepare" not in triton.log.read_text():
+            assert time.monotonic() < deadline, triton.log.read_text()[-4000:]
+            time.sleep(0.1)
+        assert "2 instances would each take the 2 devices of HIDREAM_DEVICES" in triton.log.read_text()
+        with triton.client() as client:
+            assert not client.is_model_ready(TRANSFORMER)
 
+
+def test_ranks_that_die_between_two_calls_are_shown(
+    hidream_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the proxy reads it, with nobody asking for a prediction."""
+    (tmp_path / "repository").mkdir()
+    (tmp_path / "repository" / TRANSFORMER).symlink_to(hidream_repository / TRANSFORMER)
+    monkeypatch.setenv("HIDREAM_DEVICES", "0,1")
+    with running_triton(tmp_path / "repository", tmp_path / "work", timeout=300) as triton:
+
+        def shown() -> Ranks:
+            return ranks_of(httpx.get(triton.metrics, timeout=60).text)[TRANSFORMER]
+
+        assert (shown().mode, shown().healthy, shown().last_failure) == ("distributed", 2, None)
+        divided = _ask_transformer(triton, 2)
+        below = psutil.Process(triton.process.pid).children(recursive=True)
+        ranks = [process for process in below if "darkroom.parallel.rank" in process.cmdline()]
+        assert len(ranks) == 2
+        ranks[0].kill()
+        deadline = time.monotonic() + 120
+        while shown().mode == "distributed":
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert shown().healthy == 0
+        assert "ended" in (shown().last_failure or "")
+        np.testing.assert_allclose(_ask_transformer(triton, 2), divided, atol=1e-4 * np.abs(divided).max())
+
+
+def test_what_the_networks_run_on_is_published(triton: RunningTriton) -> None:
     text = httpx.get(triton.metrics, timeout=10).text
     lines = [line for line in text.splitlines() if line.startswith("darkroom_network_provider{")]
     found = {spec.name: any(f'model="{spec.name}"' in line for line in lines) for spec in networks.networks()}

@@ -449,6 +449,7 @@ def test_prepare_for_gpus_renders_a_repository_of_its_own(tmp_path: Path, monkey
     exported: list[Job] = []
     monkeypatch.setattr("exporters.prepare.run_jobs", lambda jobs, quiet: exported.extend(jobs))
     monkeypatch.setattr("exporters.prepare._prepare_sd15", lambda settings, repository: None)
+    monkeypatch.setattr("exporters.prepare._prepare_hidream", lambda settings, repository: None)
     result = CliRunner().invoke(main, ["prepare"])
     assert result.exit_code == 0, result.output
     text = (tmp_path / "model_repository" / "realesrgan_x4plus" / "config.pbtxt").read_text()
@@ -463,5 +464,6 @@ def test_prepare_leaves_a_foreign_repository_its_configs(tmp_path: Path, monkeyp
     monkeypatch.setenv("MODEL_REPOSITORY", str(tmp_path))
     monkeypatch.setattr("exporters.prepare.run_jobs", lambda jobs, quiet: None)
     monkeypatch.setattr("exporters.prepare._prepare_sd15", lambda settings, repository: None)
+    monkeypatch.setattr("exporters.prepare._prepare_hidream", lambda settings, repository: None)
     assert CliRunner().invoke(main, ["prepare"]).exit_code == 0
     assert config_file.read_bytes() == b"# mine"

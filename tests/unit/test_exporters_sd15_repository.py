@@ -226,6 +226,7 @@ def test_control_unet_is_placed_beside_the_plain_one(tmp_path: Path) -> None:
 
 def prepare(monkeypatch: pytest.MonkeyPatch, repository: Path, **settings: str) -> list[str]:
     monkeypatch.setattr("exporters.prepare.run_jobs", lambda jobs, quiet: None)
+    monkeypatch.setattr("exporters.prepare._prepare_hidream", lambda settings, repository: None)
     monkeypatch.setenv("MODEL_REPOSITORY", str(repository))
     monkeypatch.setenv("NUM_GPUS_TO_USE", "0")
     for name, value in settings.items():

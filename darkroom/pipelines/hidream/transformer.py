@@ -7,13 +7,17 @@ torch because its experts are chosen per token: how many rows an expert gets is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+
+from darkroom.errors import InvalidInput
+from darkroom.parallel.devices import device_of, kind_of
+from darkroom.parallel.transformer import DistributedTransformer
 
 if TYPE_CHECKING:
     from diffusers import HiDreamImageTransformer2DModel
@@ -87,6 +91,9 @@ class Executor(Protocol):
     def status(self) -> dict[str, Any]:
         """What is to be shown of it: at least "device" and "dtype", as text."""
 
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Have `changed` called, from any thread, when `status` has become another one."""
+
 
 class LocalExecutor:
     """The whole model on one device of this process."""
@@ -104,15 +111,28 @@ class LocalExecutor:
         weight = next(self._model.parameters())
         return {"device": str(weight.device), "dtype": str(weight.dtype).removeprefix("torch.")}
 
+    def watch(self, changed: Callable[[], None]) -> None:
+        """It stays where it is."""
 
-def make_executor(folder: Path, *, device: torch.device, dtype: torch.dtype, compiled: bool = False) -> Executor:
-    """The executor that the Triton model asks for.
 
-    :param compiled: with `torch.compile`: minutes at the first calls of every size. Off, as the experts' uneven shares
-        break the graph in every layer.
+def make_executor(
+    folder: Path, *, device_type: str, devices: Sequence[int], dtype: torch.dtype, compiled: bool = False
+) -> Executor:
+    """The executor that the Triton model asks for: on one device in this process, on several in ranks (decision 12).
+
+    :param device_type: cpu, cuda or npu.
+    :param devices: their numbers, 1, 2, 4 or 8; on a CPU only the count matters.
+    :param compiled: with `torch.compile`, on one device only: minutes at the first calls of every size. Off, as the
+        experts' uneven shares break the graph in every layer.
+    :raises InvalidInput: an unknown type, a number of devices without a layout, a model that it does not divide, or
+        `compiled` with several devices.
     :raises OSError, RuntimeError: as `load_transformer`.
     """
-    model = load_transformer(folder, device=device, dtype=dtype)
+    if len(devices) != 1:
+        if compiled:
+            raise InvalidInput("torch.compile is for one device", param="compiled")
+        return DistributedTransformer(folder, device_type=device_type, devices=devices, dtype=dtype)
+    model = load_transformer(folder, device=device_of(kind_of(device_type), devices, 0), dtype=dtype)
     if compiled:
         model.compile(dynamic=True)
     return LocalExecutor(model)

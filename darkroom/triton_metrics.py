@@ -1,0 +1,41 @@
+"""Gauges of a model on Triton's metrics endpoint. Inside Triton's Python stub only, as `darkroom.triton_model`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+
+class Gauges:
+    """Those of one model instance. Thread safe.
+
+    :param labels: of all of them. They have to tell instances apart: equal labels would be one gauge of several owners.
+    """
+
+    def __init__(self, labels: Mapping[str, str]) -> None:
+        self._labels = dict(labels)
+        self._lock = threading.Lock()
+        self._families: dict[str, Any] = {}
+        self._shown: dict[str, tuple[dict[str, str], Any]] = {}
+
+    def show(self, name: str, description: str, value: float, **labels: str) -> None:
+        """Set the gauge `name`; what it was with other `labels` goes."""
+        with self._lock:
+            if name not in self._families:
+                kind = pb_utils.MetricFamily.GAUGE
+                self._families[name] = pb_utils.MetricFamily(name=name, description=description, kind=kind)
+            wanted = {**self._labels, **labels}
+            before, metric = self._shown.get(name, ({}, None))
+            if before != wanted:
+                metric = self._families[name].Metric(labels=wanted)
+                self._shown[name] = wanted, metric
+            metric.set(value)
+
+    def close(self) -> None:
+        """Take them away; each goes before its family."""
+        with self._lock:
+            self._shown.clear()
+            self._families.clear()

@@ -1,0 +1,70 @@
+"""What networks say of themselves on Triton's metrics endpoint, which is in Prometheus' text format 0.0.4."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Literal
+
+_SAMPLE = re.compile(r"^(\w+)\{(.*)\} (\S+)$", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+_ESCAPED = re.compile(r"\\(.)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """A network that is divided over several devices.
+
+    :param mode: "distributed" while its ranks work, "single" once they were given up for one device.
+    :param ranks: that it was divided over.
+    :param healthy: ranks that work.
+    :param tp, ep: tensor parallel ranks in a group, and expert parallel groups.
+    :param last_failure: why they were given up; None while they work.
+    :param failed_at: when, as ISO 8601.
+    """
+
+    mode: Literal["distributed", "single"]
+    ranks: int
+    healthy: int
+    tp: int
+    ep: int
+    last_failure: str | None
+    failed_at: str | None
+
+
+def providers_of(text: str) -> dict[str, str]:
+    """The execution provider that each network runs on, by the model's name."""
+    return {labels["model"]: labels["provider"] for labels, _ in _samples(text, "darkroom_network_provider")}
+
+
+def ranks_of(text: str) -> dict[str, Ranks]:
+    """The networks that are divided over several devices, by the model's name."""
+    failures = {
+        labels["model"]: (labels["reason"], at) for labels, at in _samples(text, "darkroom_network_ranks_failed")
+    }
+    found = {}
+    for labels, healthy in _samples(text, "darkroom_network_ranks"):
+        tp, ep = int(labels["tp"]), int(labels["ep"])
+        reason, at = failures.get(labels["model"], (None, 0.0))
+        found[labels["model"]] = Ranks(
+            mode="single" if reason else "distributed",
+            ranks=tp * ep,
+            healthy=int(healthy),
+            tp=tp,
+            ep=ep,
+            last_failure=reason,
+            failed_at=datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="seconds") if reason else None,
+        )
+    return found
+
+
+def _samples(text: str, name: str) -> Iterator[tuple[dict[str, str], float]]:
+    for found, labels, value in _SAMPLE.findall(text):
+        if found == name:
+            yield {key: _ESCAPED.sub(_unescaped, content) for key, content in _LABEL.findall(labels)}, float(value)
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    return "\n" if found[1] == "n" else found[1]

@@ -1,0 +1,95 @@
+"""HiDream divided over two ranks in the whole service: its pictures, and a rank that is killed in a request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from numpy.typing import NDArray
+
+from darkroom.parallel.processes import is_alive
+from darkroom.pipelines.hidream import networks
+from tests.conftest import RunningTriton
+from tests.parallel_models import own_temporary_folder, private_folders, wait_gone
+from tests.pictures import pixels
+from tests.service import RunningService, running_service
+from tests.triton.streams import Stream, stubs_of
+
+TRANSFORMER = networks.TRANSFORMER.name
+FIELDS = {"prompt": "a cat on a blue background", "seed": np.int64(5), "width": 64, "height": 64}
+
+
+@pytest.fixture
+def service(hidream_repository: Path, tmp_path: Path) -> Iterator[RunningService]:
+    settings = {"hidream_device_type": "cpu", "hidream_devices": "0,1", "canary_interval": 3600}
+    with (
+        own_temporary_folder(),
+        running_service(tmp_path, wait=False, model_repository=hidream_repository, **settings) as running,
+    ):
+        running.wait_healthy(300)
+        yield running
+
+
+def triton_of(service: RunningService) -> RunningTriton:
+    (server,) = service.find("bin/tritonserver")
+    return RunningTriton(server, service.grpc, service.metrics, service.folder / "logs" / "triton.log")
+
+
+def ranks_of(service: RunningService) -> list[psutil.Process]:
+    return service.find("-m darkroom.parallel.rank ")
+
+
+def shown(service: RunningService) -> dict[str, Any]:
+    found: dict[str, Any] = httpx.get(f"{service.url}/status", timeout=60).json()["models"][TRANSFORMER]
+    return found
+
+
+def picture(stream: Stream) -> NDArray[np.int_]:
+    return pixels(stream.all()[-1]["image"].tobytes()).astype(int)
+
+
+def test_a_rank_dies_in_a_request(service: RunningService) -> None:
+    assert len(private_folders()) == 1
+    triton, ranks = triton_of(service), ranks_of(service)
+    assert len(ranks) == 2
+    assert len(stubs_of(triton, TRANSFORMER)) == 1
+    state = shown(service)
+    assert state == {
+        "loaded": True,
+        "provider": "torch cpu",
+        "ranks": {"mode": "distributed", "ranks": 2, "healthy": 2, "tp": 2, "ep": 1, "last_failure": None,
+                  "failed_at": None},
+    }  # fmt: skip
+    divided = picture(Stream(triton, "hidream", **FIELDS, steps=4))
+
+    long = {**FIELDS, "steps": 12}
+    stream = Stream(triton, "hidream", **long)
+    for _ in range(4):
+        stream.next()
+    ranks[1].suspend()  # so that a step is surely under way
+    ranks[1].kill()
+    survived = picture(stream)
+    assert not wait_gone(ranks)
+    assert not private_folders()
+
+    state = shown(service)
+    assert state["loaded"]
+    reason = state["ranks"].pop("last_failure")
+    assert re.fullmatch(r"rank [01] \(process \d+\) ended|torchrun ended with code \d+", reason)
+    since = datetime.now(timezone.utc) - datetime.fromisoformat(state["ranks"].pop("failed_at"))
+    assert 0 <= since.total_seconds() < 600
+    assert state["ranks"] == {"mode": "single", "ranks": 2, "healthy": 0, "tp": 2, "ep": 1}
+    assert f"WARNING darkroom.parallel.transformer: the transformer goes on with one device: {reason}" in service.log()
+    assert is_alive(psutil.Process(triton.process.pid)), "nothing was restarted"
+
+    alone = picture(Stream(triton, "hidream", **FIELDS, steps=4))
+    assert np.abs(divided - alone).max() <= 2
+    assert np.abs(survived - picture(Stream(triton, "hidream", **long))).max() <= 2
+    assert np.ptp(alone) > 0
