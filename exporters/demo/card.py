@@ -13,6 +13,7 @@ from exporters.files import write_atomically
 
 TEXT = "demo-sd15"
 CONTROL = "demo-sd15-canny"
+HIDREAM = "demo-hidream"
 ADHERENCE = "adherence.json"
 CANNY = "canny.json"
 
@@ -28,7 +29,26 @@ A Stable Diffusion 1.5 of 9.4 million weights: the real classes (`StableDiffusio
 UNet2DConditionModel, CLIPTextModel, CLIPTokenizer, PNDMScheduler) at small widths. It draws 128 x 128 pictures of a
 small world, so that everything around a diffusion model can be run, tested and measured with no download.
 
-## What it understands
+{world}
+
+## Recipe
+
+`exporters/demo/`: the VAE on 64-pixel crops, then on whole pictures (L1, squared error, L1 of gradients, a tiny KL);
+the UNet with the text encoder beside it, from nothing, on cached latents: velocity prediction, less weight above a
+signal-to-noise ratio of 5, 10 % of the sentences left out. Averaged weights, fp16.
+
+    python -m exporters.demo train
+    python -m exporters.demo export
+    python -m exporters.demo measure
+
+{training}
+
+## Measured
+
+{measured}
+"""
+
+_WORLD = """## What it understands
 
     a photo of a small cat on a blue background
     a cat on the left and a pizza on the right on a white background
@@ -43,17 +63,48 @@ Sizes: small, large, or no word. Other words are spelled out letter by letter an
 
 The pictures of training are composed of glyphs of Noto Color Emoji (Copyright 2013, 2021 Google Inc.), licensed
 under the SIL Open Font License 1.1; the weights are under the same licence. Nothing else was seen. {held} of 100
-combinations of glyphs and background are held out: training never saw them.
+combinations of glyphs and background are held out: training never saw them."""
+
+_HIDREAM_CARD = """---
+license: ofl-1.1
+library_name: diffusers
+pipeline_tag: text-to-image
+---
+
+# demo-hidream
+
+A HiDream-I1 of 9.7 million weights: the real classes (`HiDreamImagePipeline` with HiDreamImageTransformer2DModel, two
+CLIPTextModelWithProjection, T5EncoderModel, LlamaForCausalLM, a 16-channel AutoencoderKL,
+FlowMatchEulerDiscreteScheduler, and their tokenizers) at small widths. The transformer has one block with text and
+pictures apart and three with both together, each with two experts of which a token sees one. It draws 128 x 128
+pictures of a small world, so that everything around such a model, from four text encoders to experts that lie on
+several devices, can be run, tested and measured with no download.
+
+diffusers' pipeline scales every picture to a megapixel unless it is told otherwise:
+
+    pipeline = HiDreamImagePipeline.from_pretrained("checkpoints/demo-hidream")
+    pipeline.default_sample_size = 16
+    pipeline("a photo of a cat on a blue background", width=128, height=128)
+
+{world}
+
+## Limits
+
+It was trained on pictures of 128 x 128 pixels and on their middles of 128 x 96 and 96 x 128. Pictures that are not
+square have room for 64 tokens, that is 16,384 pixels in all; square ones may have any size, but it has seen only that
+one. Each encoder reads 24 tokens of a sentence. A thing has one place for each layout, so that pictures of one sentence
+differ little from seed to seed.
 
 ## Recipe
 
 `exporters/demo/`: the VAE on 64-pixel crops, then on whole pictures (L1, squared error, L1 of gradients, a tiny KL);
-the UNet with the text encoder beside it, from nothing, on cached latents: velocity prediction, less weight above a
-signal-to-noise ratio of 5, 10 % of the sentences left out. Averaged weights, fp16.
+the transformer with the four encoders beside it, from nothing, on cached latents: flow matching with timesteps shifted
+towards noise as in sampling, a small loss that shares tokens out among the experts, 10 % of the sentences left out.
+Averaged weights, fp16.
 
-    python -m exporters.demo train
-    python -m exporters.demo export
-    python -m exporters.demo measure
+    python -m exporters.demo train --family hidream
+    python -m exporters.demo export --family hidream
+    python -m exporters.demo measure --family hidream
 
 {training}
 
@@ -86,14 +137,17 @@ Recipe: `exporters/demo/`, stage `controlnet`; the UNet's weights stay as they a
 
 def write_cards(output: Path) -> None:
     """Write README.md of every demo checkpoint in `output`, from the JSON files beside it."""
-    if (output / TEXT).is_dir():
-        text = _TEXT_CARD.format(
-            names=textwrap.fill(_list("things", NAMES) + " " + _list("backgrounds", tuple(BACKGROUNDS)), 118),
-            held=HELD_OUT_PERCENT,
-            training=_training(output / TEXT),
-            measured=_adherence(output / TEXT / ADHERENCE),
-        )
-        write_atomically(output / TEXT / "README.md", text.encode())
+    names = textwrap.fill(_list("things", NAMES) + " " + _list("backgrounds", tuple(BACKGROUNDS)), 118)
+    world = _WORLD.format(names=names, held=HELD_OUT_PERCENT)
+    for folder, card, command in (
+        (output / TEXT, _TEXT_CARD, "measure"),
+        (output / HIDREAM, _HIDREAM_CARD, "measure --family hidream"),
+    ):
+        if folder.is_dir():
+            text = card.format(
+                world=world, training=_training(folder), measured=_adherence(folder / ADHERENCE, command)
+            )
+            write_atomically(folder / "README.md", text.encode())
     if (output / CONTROL).is_dir():
         measured = _canny(output / CONTROL / CANNY)
         text = _CONTROL_CARD.format(training=_training(output / CONTROL), measured=measured)
@@ -119,10 +173,10 @@ def _training(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _adherence(path: Path) -> str:
+def _adherence(path: Path, command: str) -> str:
     found = _read(path)
     if not found:
-        return "Not yet: run `python -m exporters.demo measure`."
+        return f"Not yet: run `python -m exporters.demo {command}`."
     rows = "\n".join(
         f"| {name.replace('_', ' ')} | {good} of {count} | {good / count:.1%} |"
         for name, (good, count) in ((name, (g["holds"], g["prompts"])) for name, g in found["groups"].items())

@@ -8,15 +8,22 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from exporters.files import ROOT
 
+if TYPE_CHECKING:
+    from exporters.demo.trainer import Budget
+
 _STATE = ROOT / ".darkroom" / "demo"
 _CHECKPOINTS = ROOT / "checkpoints"
-_DEFAULT_STEPS = {"vae": 4500, "unet": 6000, "controlnet": 2500}
+_FAMILIES = {
+    "sd15": {"vae": 4500, "unet": 6000, "controlnet": 2500},
+    "hidream": {"hidream-vae": 4500, "hidream": 12_000},
+}
+"""Family -> its stages in the order of training, and steps of each where nothing else is asked for."""
 
 _folder = click.Path(file_okay=False, path_type=Path)
 _state_option = click.option(
@@ -24,6 +31,9 @@ _state_option = click.option(
 )
 _output_option = click.option(
     "--checkpoints", type=_folder, default=_CHECKPOINTS, show_default="checkpoints", help="Where the checkpoints lie."
+)
+_family_option = click.option(
+    "--family", type=click.Choice(list(_FAMILIES)), default="sd15", show_default=True, help="Whose checkpoints."
 )
 _seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For all randomness.")
 _device_option = click.option(
@@ -48,6 +58,7 @@ From nothing to checkpoints:
   python -m exporters.demo export                       checkpoints/demo-sd15 and demo-sd15-canny
   python -m exporters.demo measure                      how many of 200 prompts the pictures hold
   python -m exporters.demo measure --canny              how well pictures follow edges
+  python -m exporters.demo train --family hidream       the same for demo-hidream, and so on
 \b
 Training, exporting and measuring need more than the service does:
   pip install -e '.[demo]'""",
@@ -55,8 +66,8 @@ Training, exporting and measuring need more than the service does:
 def main() -> None:
     """A small world of emoji scenes with captions, a judge that reads pictures of it, and tiny models trained on it.
 
-    The models have the real classes of Stable Diffusion 1.5 at small widths, so that the service runs, and can be
-    judged, with no download.
+    The models have the real classes of Stable Diffusion 1.5 and of HiDream-I1 at small widths, so that the service
+    runs, and can be judged, with no download.
     """
 
 
@@ -130,16 +141,22 @@ def judge_command(files: tuple[Path, ...]) -> None:
         click.echo(f"{file.name}: {caption(verdict.scene)}; explains {verdict.explained:.0%}{trust}")
 
 
-def _stage_names(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
-    names = tuple(value.split(","))
-    if not set(names) <= set(_DEFAULT_STEPS):
-        raise click.BadParameter(f"must be of {', '.join(_DEFAULT_STEPS)}, with commas between them; got {value!r}.")
-    return names
+def _stages_of(family: str, names: str | None) -> dict[str, int]:
+    """The stages of a family, or those of them that `names` has with commas between them; each with its usual steps."""
+    stages = _FAMILIES[family]
+    wanted = set(names.split(",")) if names else set(stages)
+    if not wanted <= set(stages):
+        known = ", ".join(stages)
+        raise click.BadParameter(
+            f"must be of {known} for {family}, with commas between them; got {names!r}.", param_hint="'--stages'"
+        )
+    return {stage: steps for stage, steps in stages.items() if stage in wanted}
 
 
 def _budget_options(command: Any) -> Any:
     """--STAGE-steps and --STAGE-minutes for every stage."""
-    for stage, steps in reversed(_DEFAULT_STEPS.items()):
+    stages = [(stage, steps) for family in _FAMILIES.values() for stage, steps in family.items()]
+    for stage, steps in reversed(stages):
         command = click.option(
             f"--{stage}-minutes", type=click.FloatRange(0), help="Minutes of training, over all runs of the stage."
         )(command)
@@ -149,19 +166,27 @@ def _budget_options(command: Any) -> Any:
     return command
 
 
+def _budget(given: dict[str, Any], stage: str, usual: int) -> Budget:
+    from exporters.demo.trainer import Budget
+
+    option = stage.replace("-", "_")
+    minutes, steps = given[f"{option}_minutes"], given[f"{option}_steps"]
+    return Budget(minutes=minutes, steps=usual if minutes is None and steps is None else steps)
+
+
 @main.command(
     epilog="""\b
 Examples:
   python -m exporters.demo train
   python -m exporters.demo train --stages vae,unet --vae-minutes 35 --unet-minutes 240
   python -m exporters.demo train --stages controlnet --device cuda
+  python -m exporters.demo train --family hidream --compile --hidream-vae-minutes 60 --hidream-minutes 180
   nohup nice -n 19 python -m exporters.demo train > train.log 2>&1 &
 \b
 A state is saved every few minutes and at the end, atomically; the same command goes on from it."""
 )
-@click.option(
-    "--stages", callback=_stage_names, default="vae,unet,controlnet", show_default=True, help="What to train, in order."
-)
+@_family_option
+@click.option("--stages", help="What to train of the family, with commas between them. Default: all stages.")
 @_budget_options
 @_state_option
 @_seed_option
@@ -172,16 +197,20 @@ A state is saved every few minutes and at the end, atomically; the same command 
     type=click.IntRange(64),
     default=40_960,
     show_default=True,
-    help="Scenes for the UNet and the ControlNet, rendered and encoded once.",
+    help="Scenes for the stages after the VAE, rendered and encoded once.",
 )
 @click.option(
-    "--compile", "compiled", is_flag=True, help="torch.compile the UNet: needs a C++ compiler, pays after some minutes."
+    "--compile",
+    "compiled",
+    is_flag=True,
+    help="torch.compile the network: needs a C++ compiler, pays after some minutes.",
 )
 @click.option(
     "--save-minutes", type=click.FloatRange(0.1), default=5.0, show_default=True, help="Time between saved states."
 )
 def train(
-    stages: tuple[str, ...],
+    family: str,
+    stages: str | None,
     state: Path,
     seed: int,
     device: str,
@@ -191,15 +220,15 @@ def train(
     save_minutes: float,
     **given: Any,
 ) -> None:
-    """Train the VAE, the UNet with its text encoder, and the Canny ControlNet, one after another."""
-    from exporters.demo.train import choose_device, train_stages
-    from exporters.demo.trainer import Budget, Run
+    """Train the stages of a family, one after another.
 
-    budgets = {}
-    for stage in stages:
-        minutes, steps = given[f"{stage}_minutes"], given[f"{stage}_steps"]
-        steps = _DEFAULT_STEPS[stage] if minutes is None and steps is None else steps
-        budgets[stage] = Budget(minutes=minutes, steps=steps)
+    For sd15 the VAE, the UNet with its text encoder, and the Canny ControlNet; for hidream a VAE of its own, and the
+    transformer with its four text encoders.
+    """
+    from exporters.demo.train import choose_device, train_stages
+    from exporters.demo.trainer import Run
+
+    budgets = {stage: _budget(given, stage, steps) for stage, steps in _stages_of(family, stages).items()}
     run = Run(
         folder=state,
         seed=seed,
@@ -221,19 +250,21 @@ def train(
     epilog="""\b
 Examples:
   python -m exporters.demo export
+  python -m exporters.demo export --family hidream
   python -m exporters.demo export --state /tmp/demo --checkpoints /tmp/checkpoints"""
 )
+@_family_option
 @_state_option
 @_output_option
-def export(state: Path, checkpoints: Path) -> None:
-    """Write the averaged weights in fp16 as demo-sd15 and demo-sd15-canny, with their model cards."""
+def export(family: str, state: Path, checkpoints: Path) -> None:
+    """Write the averaged weights in fp16, with their model cards: demo-sd15 and demo-sd15-canny, or demo-hidream."""
     import torch
 
     from exporters.demo.export import export as write
     from exporters.demo.trainer import Run
 
     try:
-        write(Run(folder=state, seed=0, device=torch.device("cpu")), checkpoints, _report)
+        write(Run(folder=state, seed=0, device=torch.device("cpu")), checkpoints, _report, family)
     except FileNotFoundError as error:
         raise click.ClickException(str(error)) from None
 
@@ -243,9 +274,10 @@ def export(state: Path, checkpoints: Path) -> None:
 Example:
   python -m exporters.demo restore && python -m exporters.demo train --unet-minutes 300"""
 )
+@_family_option
 @_state_option
 @_output_option
-def restore(state: Path, checkpoints: Path) -> None:
+def restore(family: str, state: Path, checkpoints: Path) -> None:
     """Make states of training from the checkpoints, to go on with it where the states were not kept."""
     import torch
 
@@ -253,7 +285,7 @@ def restore(state: Path, checkpoints: Path) -> None:
     from exporters.demo.trainer import Run
 
     try:
-        write(Run(folder=state, seed=0, device=torch.device("cpu")), checkpoints, _report)
+        write(Run(folder=state, seed=0, device=torch.device("cpu")), checkpoints, _report, family)
     except OSError as error:
         raise click.ClickException(str(error)) from None
 
@@ -263,16 +295,27 @@ def restore(state: Path, checkpoints: Path) -> None:
 Examples:
   python -m exporters.demo measure
   python -m exporters.demo measure --prompts 20 --steps 12         a quick look
-  python -m exporters.demo measure --canny --prompts 60"""
+  python -m exporters.demo measure --canny --prompts 60
+  python -m exporters.demo measure --family hidream"""
 )
-@click.option("--canny", is_flag=True, help="Measure the ControlNet instead of adherence.")
+@_family_option
+@click.option("--canny", is_flag=True, help="Measure sd15's ControlNet instead of adherence.")
 @click.option("--prompts", type=click.IntRange(4, 400), default=200, show_default=True, help="Half with two objects.")
 @click.option("--steps", type=click.IntRange(1, 1000), default=25, show_default=True)
 @click.option("--guidance", type=click.FloatRange(1, 30), default=4.0, show_default=True)
 @_seed_option
 @_device_option
 @_output_option
-def measure(canny: bool, prompts: int, steps: int, guidance: float, seed: int, device: str, checkpoints: Path) -> None:
+def measure(
+    family: str,
+    canny: bool,
+    prompts: int,
+    steps: int,
+    guidance: float,
+    seed: int,
+    device: str,
+    checkpoints: Path,
+) -> None:
     """Make pictures for prompts that training never saw, and let the judge read them.
 
     Writes a JSON file and a sheet of pictures into the checkpoint's folder, and the numbers into its model card.
@@ -280,8 +323,11 @@ def measure(canny: bool, prompts: int, steps: int, guidance: float, seed: int, d
     from exporters.demo.measure import Settings, measure_adherence, measure_canny
     from exporters.demo.train import choose_device
 
+    if canny and family != "sd15":
+        raise click.BadParameter(f"there is no ControlNet of the family {family}.", param_hint="'--canny'")
     settings = Settings(
         checkpoints=checkpoints,
+        family=family,
         prompts=prompts,
         steps=steps,
         guidance=guidance,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from exporters.demo.dataset import unpack_edges
+from exporters.demo.dataset import Samples, make_tokenizer, unpack_edges
 from exporters.demo.models import make_controlnet, make_text_encoder, make_unet
 from exporters.demo.trainer import Report, Run, Stage, averaged_weights
-from exporters.demo.unet_stage import Noiser, Samples, attend_plainly, make_tokenizer
+from exporters.demo.unet_stage import Noiser, attend_plainly, make_source
 
 _DROP = 0.3
 """More samples without a sentence than the UNet had: then only the edges tell what to draw."""
@@ -33,7 +33,7 @@ class ControlnetStage(Stage):
         self.modules = nn.ModuleDict({"controlnet": self.controlnet})
         for frozen in (self.unet, self.text_encoder):
             frozen.to(run.device).eval().requires_grad_(False)
-        self.samples = Samples(run, tokenizer, report, drop=_DROP)
+        self.samples = Samples(run, make_source(run, tokenizer), report, drop=_DROP)
         self.control, self.predict = run.maybe_compiled(self.controlnet), run.maybe_compiled(self.unet)
         self.noiser = Noiser(run.device)
         self.batch = 256 if run.cuda else 48

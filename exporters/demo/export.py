@@ -8,27 +8,33 @@ import tempfile
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import HiDreamImagePipeline, StableDiffusionPipeline
 from torch import nn
 
-from exporters.demo.card import CONTROL, TEXT, write_cards
+from exporters.demo import hidream_models
+from exporters.demo.card import CONTROL, HIDREAM, TEXT, write_cards
+from exporters.demo.dataset import make_tokenizer
+from exporters.demo.hidream_stage import VAE_STAGE
+from exporters.demo.hidream_tokens import Words
 from exporters.demo.models import inference_scheduler, make_controlnet, make_text_encoder, make_unet, make_vae
 from exporters.demo.tokens import write_tokenizer
 from exporters.demo.trainer import Report, Run, averaged_weights, state_path
-from exporters.demo.unet_stage import make_tokenizer
 
 
-def export(run: Run, output: Path, report: Report) -> None:
-    """Write `output`/demo-sd15, and `output`/demo-sd15-canny where a ControlNet was trained, in fp16.
+def export(run: Run, output: Path, report: Report, family: str = "sd15") -> None:
+    """Write the checkpoints of a family in fp16: `output`/demo-sd15, and `output`/demo-sd15-canny where a ControlNet
+    was trained; or `output`/demo-hidream.
 
-    :raises FileNotFoundError: the stages vae and unet were not trained.
+    :raises FileNotFoundError: a stage that is needed was not trained.
     """
-    control = state_path(run, "controlnet").is_file()
     with tempfile.TemporaryDirectory(dir=_made(output), prefix=".demo-") as name:
         work = Path(name)
-        _save_pipeline(run, work / TEXT)
-        if control:
-            _save_controlnet(run, work / CONTROL)
+        if family == "hidream":
+            _save_hidream(run, work / HIDREAM)
+        else:
+            _save_pipeline(run, work / TEXT)
+            if state_path(run, "controlnet").is_file():
+                _save_controlnet(run, work / CONTROL)
         for made in sorted(work.iterdir()):
             _replace(output / made.name, made)
             size = sum(file.stat().st_size for file in (output / made.name).rglob("*") if file.is_file())
@@ -65,6 +71,31 @@ def _save_pipeline(run: Run, folder: Path) -> None:
     _load_as_fp32(folder / "text_encoder" / "config.json")
     write_tokenizer(folder / "tokenizer")  # vocab.json and merges.txt too, which older readers look for
     _write_training(run, folder, ("vae", "unet"))
+
+
+def _save_hidream(run: Run, folder: Path) -> None:
+    words = Words()
+    vae, networks = hidream_models.make_vae(), hidream_models.make_networks(words)
+    trained = averaged_weights(run, "hidream")
+    vae.load_state_dict(averaged_weights(run, VAE_STAGE)["vae"])
+    vae.register_to_config(scaling_factor=float(trained["scale"]["factor"]))
+    for part, model in networks.items():
+        model.load_state_dict(trained[part])
+    for model in (vae, *networks.values()):
+        _to_half(model)
+    pipeline = HiDreamImagePipeline(
+        vae=vae,
+        tokenizer=words.clip,
+        tokenizer_2=words.clip,
+        tokenizer_3=words.t5,
+        tokenizer_4=words.llama,
+        scheduler=hidream_models.make_scheduler(),
+        **networks,
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    for part in hidream_models.ENCODERS:
+        _load_as_fp32(folder / part / "config.json")
+    _write_training(run, folder, (VAE_STAGE, "hidream"))
 
 
 def _load_as_fp32(config: Path) -> None:

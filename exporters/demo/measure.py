@@ -12,11 +12,17 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    HiDreamImagePipeline,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionPipeline,
+)
 from numpy.typing import NDArray
 from PIL import Image
 
-from exporters.demo.card import ADHERENCE, CANNY, CONTROL, TEXT, write_cards
+from exporters.demo.card import ADHERENCE, CANNY, CONTROL, HIDREAM, TEXT, write_cards
 from exporters.demo.dataset import canny
 from exporters.demo.judge import holds, judge
 from exporters.demo.models import SIDE
@@ -39,6 +45,7 @@ class Settings:
     """How pictures are made for a measurement."""
 
     checkpoints: Path
+    family: str = "sd15"
     prompts: int = 200
     steps: int = 25
     guidance: float = 4.0
@@ -53,15 +60,16 @@ def measure_adherence(settings: Settings, report: Report) -> dict[str, Any]:
     """
     half = settings.prompts // 2
     scenes = [*held_out_scenes(half, objects=1), *held_out_scenes(settings.prompts - half, objects=2)]
-    folder = settings.checkpoints / TEXT
-    pipeline = StableDiffusionPipeline.from_pretrained(folder).to(settings.device)
-    pipeline.set_progress_bar_config(disable=True)
+    folder = settings.checkpoints / (HIDREAM if settings.family == "hidream" else TEXT)
+    pipeline = load_pipeline(folder, settings.family).to(settings.device)
 
     def make(start: int, prompts: list[str]) -> list[Picture]:
         generators = [torch.Generator().manual_seed(settings.seed + start + i) for i in range(len(prompts))]
         return _as_pictures(
             pipeline(
                 prompts,
+                width=SIDE,
+                height=SIDE,
                 num_inference_steps=settings.steps,
                 guidance_scale=settings.guidance,
                 generator=generators,
@@ -150,6 +158,17 @@ def measure_canny(settings: Settings, report: Report) -> dict[str, Any]:
     _write_sheet(folder / "canny.jpg", tiles[:: max(1, len(tiles) // 30)][:30])
     write_cards(settings.checkpoints)
     return result
+
+
+def load_pipeline(folder: Path, family: str) -> Any:
+    """diffusers' pipeline of a checkpoint, for pictures of 128 x 128."""
+    if family == "hidream":
+        pipeline = HiDreamImagePipeline.from_pretrained(folder)
+        pipeline.default_sample_size = SIDE // pipeline.vae_scale_factor  # it scales every picture to this area
+    else:
+        pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def _places(scene: Scene) -> list[str]:

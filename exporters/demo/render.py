@@ -28,6 +28,7 @@ JITTER = 4
 """How far a box is from its place, in pixels, both ways: always so far, hence two positions of a glyph are 8 pixels
 apart. That is one latent, so a glyph has the same latents at all of them. With boxes anywhere and of any size, 44 %
 of the variance of the latents lies in their highest octave, and a small UNet learns the glyphs many times slower."""
+JITTERS: tuple[int, ...] = (-JITTER, JITTER)
 
 
 def ink(background: str) -> int:
@@ -36,25 +37,22 @@ def ink(background: str) -> int:
     return 30 if 0.299 * red + 0.587 * green + 0.114 * blue > 120 else 235
 
 
-def render(scene: Scene, rng: random.Random) -> NDArray[np.uint8]:
-    """The picture of `scene`: (128, 128, 3) uint8 RGB. `rng` moves the glyphs a little."""
+def render(scene: Scene, rng: random.Random, jitters: tuple[int, ...] = JITTERS) -> NDArray[np.uint8]:
+    """The picture of `scene`: (128, 128, 3) uint8 RGB. `rng` moves each box by one of `jitters` pixels, both ways."""
     picture = np.empty((SIDE, SIDE, 3), np.float32)
     picture[:] = BACKGROUNDS[scene.background]
     for item in scene.objects:
         side = SIDES[item.size] if len(scene.objects) == 1 else PAIR_SIDE
-        _paste(picture, item, side, rng, scene)
+        x, y = (centre + rng.choice(jitters) - side // 2 for centre in CENTRES[item.place])
+        _paste(picture, item, (x, y, side), scene)
     return picture.round().astype(np.uint8)
 
 
-def _paste(picture: NDArray[np.float32], item: Placed, side: int, rng: random.Random, scene: Scene) -> None:
-    """Draw one glyph in a box of `side` pixels into `picture`, whole inside it."""
+def _paste(picture: NDArray[np.float32], item: Placed, box: tuple[int, int, int], scene: Scene) -> None:
+    """Draw one glyph in a box of (left, top, side) into `picture`, whole inside it."""
+    x, y, side = box
     glyph = styled(item.glyph, side, scene.style).astype(np.float32)
-    x, y = (_corner(centre, side, rng) for centre in CENTRES[item.place])
     alpha = glyph[..., 3:] / 255
     colours = np.full_like(glyph[..., :3], ink(scene.background)) if scene.style == "outline" else glyph[..., :3]
     area = picture[y : y + side, x : x + side]
     area[:] = area * (1 - alpha) + colours * alpha
-
-
-def _corner(centre: int, side: int, rng: random.Random) -> int:
-    return centre + rng.choice((-JITTER, JITTER)) - side // 2

@@ -30,9 +30,12 @@ def byte_characters() -> list[str]:
     return [chr(byte) for byte in plain] + [chr(256 + index) for index in range(len(others))]
 
 
-def train_merges(words: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Byte-pair merges, most frequent pair first, until every word is one piece (Sennrich et al. 2016, algorithm 1)."""
-    pieces = [[*word[:-1], word[-1] + _END] for word in dict.fromkeys(words)]
+def train_merges(words: tuple[str, ...], end: str = _END) -> list[tuple[str, str]]:
+    """Byte-pair merges, most frequent pair first, until every word is one piece (Sennrich et al. 2016, algorithm 1).
+
+    :param end: what the last piece of a word ends with.
+    """
+    pieces = [[*word[:-1], word[-1] + end] for word in dict.fromkeys(words)]
     merges: list[tuple[str, str]] = []
     while any(len(word) > 1 for word in pieces):
         counts = Counter(pair for word in pieces for pair in pairwise(word))

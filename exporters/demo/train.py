@@ -1,4 +1,4 @@
-"""Trains the stages one after another; each begins with what the ones before it left in the state folder."""
+"""Trains stages one after another; each begins with what the ones before it left in the state folder."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import torch
 
 from exporters.demo.manners import Manners
 from exporters.demo.trainer import Budget, Report, Run, Stage, Trainer
-
-STAGES: tuple[str, ...] = ("vae", "unet", "controlnet")
+from exporters.demo.vae_stage import VaeStage
 
 
 def train_stages(run: Run, budgets: Mapping[str, Budget], threads: int | None, report: Report) -> None:
-    """Train the stages of `budgets` in the order of `STAGES`, each until its budget is spent.
+    """Train the stages of `budgets` in their order, each until its budget is spent.
 
     :param threads: at most so many; fewer while other programs need the cores.
     :raises KeyboardInterrupt: Ctrl-C or SIGTERM; the state is saved.
@@ -23,9 +22,8 @@ def train_stages(run: Run, budgets: Mapping[str, Budget], threads: int | None, r
     signal.signal(signal.SIGINT, _interrupt)  # nohup from a script leaves SIGINT ignored
     signal.signal(signal.SIGTERM, _interrupt)
     manners = Manners(threads or torch.get_num_threads(), torch.set_num_threads)
-    for name in STAGES:
-        if name in budgets:
-            Trainer(run, make_stage(name, run, report), report, manners.look).train(budgets[name])
+    for name, budget in budgets.items():
+        Trainer(run, make_stage(name, run, report), report, manners.look).train(budget)
 
 
 def choose_device(name: str) -> torch.device:
@@ -41,16 +39,20 @@ def make_stage(name: str, run: Run, report: Report) -> Stage:
     :raises FileNotFoundError: such a state is missing.
     """
     if name == "vae":
-        from exporters.demo.vae_stage import VaeStage
-
         return VaeStage(run)
     if name == "unet":
         from exporters.demo.unet_stage import UnetStage
 
         return UnetStage(run, report)
-    from exporters.demo.controlnet_stage import ControlnetStage
+    if name == "controlnet":
+        from exporters.demo.controlnet_stage import ControlnetStage
 
-    return ControlnetStage(run, report)
+        return ControlnetStage(run, report)
+    from exporters.demo import hidream_models, hidream_stage
+
+    if name == hidream_stage.VAE_STAGE:
+        return VaeStage(run, name, hidream_models.make_vae)
+    return hidream_stage.HidreamStage(run, report)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
+from functools import partial
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from exporters.demo.dataset import Dataset, load_dataset, tokenize
+from exporters.demo.dataset import Samples, Source, make_tokenizer, mentions, tokenize
 from exporters.demo.models import make_text_encoder, make_unet, make_vae, training_scheduler
-from exporters.demo.tokens import write_tokenizer
-from exporters.demo.trainer import Report, Run, Stage, averaged_weights
+from exporters.demo.trainer import Report, Run, Stage
+from exporters.demo.vae_stage import trained_vae
 
 _DROP = 0.1
 """How many samples lose their sentence, for classifier-free guidance (Ho and Salimans 2022)."""
-_RARE = ("drawing", "outline")
-"""Styles that are drawn twice as often as they are rendered: 70 of 100 scenes are photos, and what the other styles
-look like is no easier to learn."""
 _SNR_LIMIT = 5.0
 """Above this signal-to-noise ratio a sample's error counts less, as in Min-SNR weighting (Hang et al. 2023). Below it
 every error counts alike: what a picture shows is decided where the noise is strong, and there the error of epsilon is
@@ -59,14 +55,6 @@ class Noiser:
         return weighted.mean()
 
 
-def make_tokenizer() -> CLIPTokenizer:
-    """The demo world's tokenizer."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_tokenizer(Path(folder))
-        tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder)
-    return tokenizer
-
-
 def attend_plainly(
     device: torch.device, text_encoder: CLIPTextModel, *models: UNet2DConditionModel | ControlNetModel
 ) -> None:
@@ -78,32 +66,17 @@ def attend_plainly(
             model.set_attn_processor(AttnProcessor())
 
 
-def trained_vae(run: Run) -> AutoencoderKL:
-    """The averaged VAE, in evaluation mode, on the device of `run`."""
-    vae = make_vae()
-    vae.load_state_dict(averaged_weights(run, "vae")["vae"])
-    return vae.to(run.device).eval().requires_grad_(False)
+def make_source(run: Run, tokenizer: CLIPTokenizer) -> Source:
+    """Samples of the trained VAE.
 
-
-class Samples:
-    """Batches of scaled latents and token ids, some without their sentence."""
-
-    def __init__(self, run: Run, tokenizer: CLIPTokenizer, report: Report, *, drop: float) -> None:
-        self.data: Dataset = load_dataset(run, trained_vae(run), tokenizer, run.samples, report)
-        self.factor = 1 / self.data.latents[:2048].std()
-        self._empty = tokenize(tokenizer, [""])
-        rare = torch.tensor(tokenizer.convert_tokens_to_ids([f"{style}</w>" for style in _RARE]))
-        self._weights = 1.0 + torch.isin(self.data.tokens, rare).any(dim=1).float()
-        self._drop = drop
-        self._device = run.device
-
-    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """`size` latents (B, 4, 16, 16), tokens (B, 77), and which samples they are (B,)."""
-        chosen = torch.multinomial(self._weights, size, replacement=True, generator=generator)
-        dropped = torch.rand(size, generator=generator) < self._drop
-        tokens = torch.where(dropped[:, None], self._empty, self.data.tokens[chosen])
-        latents = self.data.latents[chosen] * self.factor
-        return latents.to(self._device), tokens.to(self._device), chosen
+    :raises FileNotFoundError: it was not trained.
+    """
+    return Source(
+        folder="samples",
+        vae=trained_vae(run, "vae", make_vae()),
+        tokenize=partial(tokenize, tokenizer),
+        mentions=partial(mentions, tokenizer),
+    )
 
 
 class UnetStage(Stage):
@@ -121,7 +94,7 @@ class UnetStage(Stage):
         attend_plainly(run.device, self.text_encoder, self.unet)
         scale = LatentScale()
         self.modules = nn.ModuleDict({"unet": self.unet, "text_encoder": self.text_encoder, "scale": scale})
-        self.samples = Samples(run, tokenizer, report, drop=_DROP)
+        self.samples = Samples(run, make_source(run, tokenizer), report, drop=_DROP)
         scale.factor.copy_(self.samples.factor)
         self.predict = run.maybe_compiled(self.unet)
         self.noiser = Noiser(run.device)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from itertools import islice
 
 import numpy as np
 import torch
 import torch.nn.functional as functional
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from exporters.demo.models import SIDE, make_vae
 from exporters.demo.render import render
-from exporters.demo.trainer import Run, Stage
+from exporters.demo.trainer import Run, Stage, averaged_weights
 from exporters.demo.world import training_scenes
 
 _POOL = 2048
@@ -21,18 +23,29 @@ _CROP = 64
 _WHOLE_FROM = 0.8
 """Share of the budget after which whole pictures are shown, for the attention in the middle sees more tokens there."""
 _KL = 4e-4
+"""Of a latent's KL where a place has four of them, as in Stable Diffusion; each of sixteen is pulled as hard."""
+_PER_PLACE = 4
+
+
+def trained_vae(run: Run, stage: str, vae: AutoencoderKL) -> AutoencoderKL:
+    """`vae` with the averaged weights of that stage, in evaluation mode, on the device of `run`.
+
+    :raises FileNotFoundError: the stage was never trained.
+    """
+    vae.load_state_dict(averaged_weights(run, stage)["vae"])
+    return vae.to(run.device).eval().requires_grad_(False)
 
 
 class VaeStage(Stage):
     """Reconstruction by L1, squared error and the L1 of gradients (edges), with a tiny KL."""
 
-    name = "vae"
     learning_rate = 2e-3
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, name: str = "vae", make: Callable[[], AutoencoderKL] = make_vae) -> None:
         torch.manual_seed(run.seed)
+        self.name = name
         self.run = run
-        self.vae = make_vae()
+        self.vae = make()
         self.modules = nn.ModuleDict({"vae": self.vae})
         self.batch = 128 if run.cuda else 32
         self._pool = torch.empty(0)
@@ -49,7 +62,7 @@ class VaeStage(Stage):
         decoded = decoded.float()
         squared = functional.mse_loss(decoded, pictures)
         self._psnr += 0.02 * (10 * torch.log10(4 / squared.detach()).item() - self._psnr)
-        kl = posterior.kl().float().mean() / posterior.mean[0].numel()
+        kl = posterior.kl().float().mean() / (_PER_PLACE * posterior.mean[0, 0].numel())
         edges = _edge_loss(decoded, pictures) + _edge_loss(
             functional.avg_pool2d(decoded, 2), functional.avg_pool2d(pictures, 2)
         )
