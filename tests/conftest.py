@@ -21,7 +21,6 @@ import tritonclient.grpc as grpcclient
 
 from supervisor.triton import find_triton, sweep_shared_memory, triton_command
 
-
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of one worker would wait for those of the other
 
