@@ -18,7 +18,8 @@ if [ $# -eq 0 ]; then
   ruff format --check .
   mypy
   python -m exporters config --check
-  exec python -m pytest -n 2 --dist loadgroup
+  python -m pytest -n 2 --dist loadgroup tests/unit tests/parity
+  exec python -m pytest tests/contract tests/lifecycle tests/triton
 fi
 case $1 in
   --heavy) shift; exec python -m pytest -m heavy "$@" ;;
