@@ -102,13 +102,17 @@ def test_the_client_waits_and_gets_its_picture(narrow: RunningService) -> None:
 
 def test_before_triton_is_up_everything_is_503(tmp_path: Path, repository: Path) -> None:
     with running_service(tmp_path, wait=False, model_repository=repository) as service:
-        while service.health() is None:
+        while not (triton := service.find("bin/tritonserver")):
             time.sleep(0.02)
-        health = service.health()
-        assert health is not None
-        assert (health.status_code, health.json()["status"]) == (503, "unhealthy")
-        answer = post(service, 16, QUICK)
-        assert answer.status_code == 503
-        assert int(answer.headers["retry-after"]) >= 1
+        triton[0].suspend()  # else it may be up before the proxy is
+        try:
+            while (health := service.health()) is None:
+                time.sleep(0.02)
+            assert (health.status_code, health.json()["status"]) == (503, "unhealthy")
+            answer = post(service, 16, QUICK)
+            assert answer.status_code == 503
+            assert int(answer.headers["retry-after"]) >= 1
+        finally:
+            triton[0].resume()
         service.wait_healthy(60)
         assert post(service, 16, QUICK).status_code == 200

@@ -127,6 +127,7 @@ def test_a_killed_rank_costs_no_call(
         assert relative_error(transformer(INPUTS), expected) <= TOLERANCE
 
 
+@pytest.mark.heavy
 def test_a_rank_that_hangs_is_given_up(folder: Path, expected: Tensor, caplog: pytest.LogCaptureFixture) -> None:
     with distributed(folder, beat=15) as transformer:  # so long a healthy one is not silent on a busy machine, either
         process = process_of(transformer.status(), 1)

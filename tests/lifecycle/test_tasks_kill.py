@@ -241,6 +241,7 @@ def second_proxy(service: RunningService, folder: Path, repository: Path, url: s
         process.wait()
 
 
+@pytest.mark.heavy
 def test_a_living_proxy_takes_over_from_a_dead_one(tmp_path: Path, repository: Path) -> None:
     """On PostgreSQL. The dead one does not come back; what it ran and what waited is done by the other."""
     with (
