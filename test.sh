@@ -18,7 +18,7 @@ if [ $# -eq 0 ]; then
   ruff format --check .
   mypy
   python -m exporters config --check
-  python -m pytest -n 2 --dist loadgroup tests/unit tests/parity
+  python -m pytest -n 2 --dist loadfile tests/unit tests/parity
   exec python -m pytest tests/contract tests/lifecycle tests/triton
 fi
 case $1 in

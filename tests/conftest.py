@@ -1,6 +1,6 @@
 """Fixtures that every test folder shares: free ports and real tritonservers over a given repository.
 
-With `-n 2` two workers share the cores. The tests of a file stay together in one of them.
+With `-n 2 --dist loadfile` two workers share the cores, and the tests of a file stay together in one of them.
 """
 
 from __future__ import annotations
@@ -23,14 +23,6 @@ from supervisor.triton import find_triton, sweep_shared_memory, triton_command
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of one worker would wait for those of the other
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one group run in one worker: those of a file, and those of an export that takes long."""
-    for item in items:
-        shared = "hidream_repository" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("hidream" if shared else item.path.name))
 
 
 def heed_ctrl_c() -> None:
