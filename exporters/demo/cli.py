@@ -302,7 +302,7 @@ Examples:
 @click.option("--canny", is_flag=True, help="Measure sd15's ControlNet instead of adherence.")
 @click.option("--prompts", type=click.IntRange(4, 400), default=200, show_default=True, help="Half with two objects.")
 @click.option("--steps", type=click.IntRange(1, 1000), default=25, show_default=True)
-@click.option("--guidance", type=click.FloatRange(1, 30), default=4.0, show_default=True)
+@click.option("--guidance", type=click.FloatRange(1, 30), default=2.0, show_default=True)
 @_seed_option
 @_device_option
 @_output_option
