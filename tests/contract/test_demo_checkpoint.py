@@ -41,7 +41,7 @@ def _draw(http: httpx.Client, scenes: list[Scene], **fields: Any) -> list[NDArra
     """One picture per scene; several requests at once."""
 
     def one(number: int) -> NDArray[np.uint8]:
-        return _pictures(http, prompt=caption(scenes[number]), seed=number, steps=25, guidance_scale=4.0, **fields)[0]
+        return _pictures(http, prompt=caption(scenes[number]), seed=number, steps=25, **fields)[0]
 
     with ThreadPoolExecutor(8) as pool:
         return list(pool.map(one, range(len(scenes))))
@@ -52,7 +52,7 @@ def test_pictures_hold_what_was_asked(http: httpx.Client) -> None:
     checkpoint still draws few things rightly."""
     measured = json.loads((TEXT / "adherence.json").read_text())
     scenes = [*held_out_scenes(PROMPTS // 2, objects=1), *held_out_scenes(PROMPTS // 2, objects=2)]
-    verdicts = [judge(picture) for picture in _draw(http, scenes)]
+    verdicts = [judge(picture) for picture in _draw(http, scenes, guidance_scale=measured["guidance"])]
     good = sum(holds(scene, verdict) for scene, verdict in zip(scenes, verdicts, strict=True))
     backgrounds = sum(v.scene.background == s.background for s, v in zip(scenes, verdicts, strict=True))
     share = sum(measured["groups"][group]["holds"] for group in ("one_object", "two_objects")) / measured["prompts"]
