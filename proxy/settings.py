@@ -152,35 +152,17 @@ class Settings(BaseSettings):
     @cached_property
     def limits(self) -> Limits:
         """The limits of the upscale pipeline."""
-        return Limits(
-            max_pixels=self.upscale_max_pixels,
-            max_output_pixels=self.upscale_max_output_pixels,
-            tile=self.upscale_tile,
-            tile_pad=self.upscale_tile_pad,
-            tiles_in_flight=self.upscale_tiles_in_flight,
-            tiles_at_network=self.upscale_tiles_at_network,
-        )
+        return Limits.of(self)
 
     @cached_property
     def generate_limits(self) -> GenerateLimits:
         """The limits of the text to image pipeline."""
-        return GenerateLimits(
-            max_pixels=self.generate_max_pixels,
-            max_steps=self.generate_max_steps,
-            max_images=self.generate_max_images,
-            max_prompt=self.generate_max_prompt,
-            max_control_pixels=self.generate_max_control_pixels,
-        )
+        return GenerateLimits.of(self)
 
     @cached_property
     def hidream_limits(self) -> HidreamLimits:
         """The limits of the HiDream pipeline."""
-        return HidreamLimits(
-            max_pixels=self.hidream_max_pixels,
-            max_steps=self.hidream_max_steps,
-            max_images=self.hidream_max_images,
-            max_prompt=self.hidream_max_prompt,
-        )
+        return HidreamLimits.of(self)
 
     @property
     def controlnets(self) -> dict[str, str]:

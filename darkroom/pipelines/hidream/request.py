@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from darkroom.fields import (
     side,
     text,
 )
+from darkroom.limits import EnvironmentLimits
 from darkroom.pipelines.hidream.networks import PATCH_SIZE, VAE_SCALE_FACTOR
 from darkroom.pipelines.hidream.variants import DEFAULT, VARIANTS, Variant
 from darkroom.schedulers import FLOW_SCHEDULERS, scheduler_name
@@ -34,7 +34,7 @@ SEQUENCE_RANGE = (16, 218)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class Limits(EnvironmentLimits):
     """What the installation sets.
 
     :param max_pixels: width times height of one picture.
@@ -42,17 +42,11 @@ class Limits:
     :param max_prompt: characters of a prompt and of a negative prompt.
     """
 
+    prefix = "hidream"
     max_pixels: int = 1024 * 1024
     max_steps: int = 150
     max_images: int = 8
     max_prompt: int = 4000
-
-    @classmethod
-    def from_env(cls) -> Limits:
-        """Read HIDREAM_MAX_PIXELS, HIDREAM_MAX_STEPS and so on, one variable per field."""
-        names = cls.__dataclass_fields__
-        given = {name: os.environ.get(f"HIDREAM_{name.upper()}") for name in names}
-        return cls(**{name: int(value) for name, value in given.items() if value})
 
 
 @dataclass(frozen=True, kw_only=True)

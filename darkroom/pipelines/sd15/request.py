@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ from darkroom.fields import GUIDANCE_RANGE as GUIDANCE_RANGE
 from darkroom.fields import QUALITY_RANGE as QUALITY_RANGE
 from darkroom.fields import SEED_RANGE as SEED_RANGE
 from darkroom.fields import SIDE_MINIMUM as SIDE_MINIMUM
+from darkroom.limits import EnvironmentLimits
 from darkroom.pipelines.sd15.controls import ControlOptions, control_names
 from darkroom.pipelines.sd15.networks import VAE_SCALE_FACTOR
 from darkroom.schedulers import scheduler_name
@@ -34,7 +34,7 @@ SHARE_RANGE = (0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class Limits(EnvironmentLimits):
     """What the installation sets.
 
     :param max_pixels: width times height of one picture.
@@ -43,18 +43,12 @@ class Limits:
     :param max_control_pixels: of a reference picture.
     """
 
+    prefix = "generate"
     max_pixels: int = 1024 * 1024
     max_steps: int = 150
     max_images: int = 8
     max_prompt: int = 4000
     max_control_pixels: int = 4096 * 4096
-
-    @classmethod
-    def from_env(cls) -> Limits:
-        """Read GENERATE_MAX_PIXELS, GENERATE_MAX_STEPS and so on, one variable per field."""
-        names = cls.__dataclass_fields__
-        given = {name: os.environ.get(f"GENERATE_{name.upper()}") for name in names}
-        return cls(**{name: int(value) for name, value in given.items() if value})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
 from darkroom.errors import InvalidInput
 from darkroom.images import Format
+from darkroom.limits import EnvironmentLimits
 from darkroom.pipelines.upscale.networks import DEFAULT_MODEL, UpscaleNetwork, choose
 
 SCALE_RANGE = (1.0, 8.0)
@@ -63,7 +63,7 @@ class UpscaleRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class Limits(EnvironmentLimits):
     """What the installation sets.
 
     :param max_pixels: largest input picture.
@@ -75,19 +75,13 @@ class Limits:
         pipeline, where a cancelled request still takes them back; what Triton has queued it computes.
     """
 
+    prefix = "upscale"
     max_pixels: int = 4096 * 4096
     max_output_pixels: int = 16384 * 16384
     tile: int = 400
     tile_pad: int = 10
     tiles_in_flight: int = 2
     tiles_at_network: int = 8
-
-    @classmethod
-    def from_env(cls) -> Limits:
-        """Read UPSCALE_MAX_PIXELS, UPSCALE_TILE and so on, one variable per field."""
-        names = cls.__dataclass_fields__
-        given = {name: os.environ.get(f"UPSCALE_{name.upper()}") for name in names}
-        return cls(**{name: int(value) for name, value in given.items() if value})
 
 
 def output_size(width: int, height: int, scale: float) -> tuple[int, int]:
