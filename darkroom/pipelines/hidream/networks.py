@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from darkroom.networks import ModelSpec, Tensors, TensorSpec
+from darkroom.picture_model import PICTURE, PREVIEW, PROGRESS, picture_canary, scalar
 from darkroom.pipelines.hidream.checkpoint import ENCODERS as ENCODER_NAMES
 from darkroom.pipelines.hidream.checkpoint import tokenizer_name
 
@@ -104,20 +105,8 @@ TRANSFORMER = ModelSpec(
 """Its weights are safetensors beside config.json, in one file or several. The pipeline's canary reaches it."""
 
 
-def _scalar(name: str, dtype: str, help: str = "") -> TensorSpec:
-    return TensorSpec(name=name, dtype=dtype, dims=(1,), optional=True, help=help)  # type: ignore[arg-type]
-
-
 def _canary() -> Tensors:
-    return {
-        "prompt": np.array(["a cat"], np.object_),
-        "steps": np.array([1], np.int32),
-        "width": np.array([64], np.int32),
-        "height": np.array([64], np.int32),
-        "seed": np.array([0], np.int64),
-        "guidance_scale": np.array([0], np.float32),
-        "max_sequence_length": np.array([16], np.int32),
-    }
+    return {**picture_canary(guidance_scale=0), "max_sequence_length": np.array([16], np.int32)}
 
 
 PIPELINE = ModelSpec(
@@ -128,26 +117,20 @@ PIPELINE = ModelSpec(
     on_demand=True,
     inputs=(
         _tensor("prompt", "STRING", (1,), "what max_sequence_length does not hold is cut off"),
-        _scalar("negative_prompt", "STRING"),
-        _scalar("steps", "INT32", "by default what suits the checkpoint"),
-        _scalar("guidance_scale", "FP32", "1 and below: no guidance, in half the time"),
-        _scalar("seed", "INT64", "of the first picture; the k-th has seed + k"),
-        _scalar("width", "INT32", "a multiple of 16"),
-        _scalar("height", "INT32", "a multiple of 16"),
-        _scalar("num_images", "INT32"),
-        _scalar("scheduler", "STRING"),
-        _scalar("max_sequence_length", "INT32", "tokens of the prompt"),
-        _scalar("preview_every", "INT32", "steps between previews; 0 for none"),
-        _scalar("format", "STRING"),
-        _scalar("quality", "INT32"),
+        scalar("negative_prompt", "STRING"),
+        scalar("steps", "INT32", "by default what suits the checkpoint"),
+        scalar("guidance_scale", "FP32", "1 and below: no guidance, in half the time"),
+        scalar("seed", "INT64", "of the first picture; the k-th has seed + k"),
+        scalar("width", "INT32", "a multiple of 16"),
+        scalar("height", "INT32", "a multiple of 16"),
+        scalar("num_images", "INT32"),
+        scalar("scheduler", "STRING"),
+        scalar("max_sequence_length", "INT32", "tokens of the prompt"),
+        scalar("preview_every", "INT32", "steps between previews; 0 for none"),
+        scalar("format", "STRING"),
+        scalar("quality", "INT32"),
     ),
-    outputs=(
-        TensorSpec(name="progress", dtype="INT32", dims=(2,), help="steps done, steps in all; in every response"),
-        TensorSpec(name="preview", dtype="UINT8", dims=(-1,), help="a small PNG, in responses of preview steps"),
-        TensorSpec(name="image", dtype="UINT8", dims=(-1,), help="one encoded picture; in the last num_images ones"),
-        TensorSpec(name="shape", dtype="INT32", dims=(3,), help="height, width, channels; beside an image"),
-        TensorSpec(name="details", dtype="STRING", dims=(1,), help="JSON: index, seed, parameters; beside an image"),
-    ),
+    outputs=(PROGRESS, PREVIEW, *PICTURE),
     files=("pipeline.json", *map(tokenizer_name, ENCODER_NAMES)),
     canary=_canary,
 )

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from darkroom.networks import ModelSpec, Tensors, TensorSpec
+from darkroom.picture_model import PICTURE, PREVIEW, PROGRESS, picture_canary, scalar
 from darkroom.pipelines.sd15.controls import control_names
 from darkroom.png import encode_png
 
@@ -105,7 +106,11 @@ UNET = _unet("sd15_unet")
 def _control_canary(control: str) -> Tensors:
     # Through the pipeline, because only it knows how wide the checkpoint's embeddings are.
     png = encode_png(np.zeros((64, 64, 3), np.uint8))
-    return {**_canary(), "control_type": np.array([control], np.object_), "control_image": np.frombuffer(png, np.uint8)}
+    return {
+        **picture_canary(guidance_scale=1),
+        "control_type": np.array([control], np.object_),
+        "control_image": np.frombuffer(png, np.uint8),
+    }
 
 
 def control_unet(control: str) -> ModelSpec:
@@ -116,21 +121,6 @@ def control_unet(control: str) -> ModelSpec:
 CONTROL_UNETS: dict[str, ModelSpec] = {name: control_unet(name) for name in control_names()}
 
 
-def _scalar(name: str, dtype: str, help: str = "") -> TensorSpec:
-    return TensorSpec(name=name, dtype=dtype, dims=(1,), optional=True, help=help)  # type: ignore[arg-type]
-
-
-def _canary() -> Tensors:
-    return {
-        "prompt": np.array(["a cat"], np.object_),
-        "steps": np.array([1], np.int32),
-        "width": np.array([64], np.int32),
-        "height": np.array([64], np.int32),
-        "seed": np.array([0], np.int64),
-        "guidance_scale": np.array([1], np.float32),
-    }
-
-
 PIPELINE = ModelSpec(
     name="sd15",
     backend="python",
@@ -138,35 +128,33 @@ PIPELINE = ModelSpec(
     decoupled=True,
     inputs=(
         TensorSpec(name="prompt", dtype="STRING", dims=(1,), help="(word:1.3) weighs; over 75 tokens go in chunks"),
-        _scalar("negative_prompt", "STRING"),
-        _scalar("steps", "INT32"),
-        _scalar("guidance_scale", "FP32", "1 or below: no classifier-free guidance"),
-        _scalar("seed", "INT64", "the k-th picture uses seed + k; drawn when absent"),
-        _scalar("width", "INT32"),
-        _scalar("height", "INT32"),
-        _scalar("num_images", "INT32"),
-        _scalar("scheduler", "STRING"),
-        _scalar("control_type", "STRING"),
+        scalar("negative_prompt", "STRING"),
+        scalar("steps", "INT32"),
+        scalar("guidance_scale", "FP32", "1 or below: no classifier-free guidance"),
+        scalar("seed", "INT64", "the k-th picture uses seed + k; drawn when absent"),
+        scalar("width", "INT32"),
+        scalar("height", "INT32"),
+        scalar("num_images", "INT32"),
+        scalar("scheduler", "STRING"),
+        scalar("control_type", "STRING"),
         TensorSpec(name="control_image", dtype="UINT8", dims=(-1,), optional=True, help="bytes of a picture"),
-        _scalar("low_threshold", "INT32"),
-        _scalar("high_threshold", "INT32"),
-        _scalar("controlnet_conditioning_scale", "FP32"),
-        _scalar("control_guidance_start", "FP32"),
-        _scalar("control_guidance_end", "FP32"),
-        _scalar("preview_every", "INT32", "steps between previews; 0 for none"),
-        _scalar("format", "STRING"),
-        _scalar("quality", "INT32"),
+        scalar("low_threshold", "INT32"),
+        scalar("high_threshold", "INT32"),
+        scalar("controlnet_conditioning_scale", "FP32"),
+        scalar("control_guidance_start", "FP32"),
+        scalar("control_guidance_end", "FP32"),
+        scalar("preview_every", "INT32", "steps between previews; 0 for none"),
+        scalar("format", "STRING"),
+        scalar("quality", "INT32"),
     ),
     outputs=(
-        TensorSpec(name="progress", dtype="INT32", dims=(2,), help="steps done, steps in all; in every response"),
-        TensorSpec(name="preview", dtype="UINT8", dims=(-1,), help="a small PNG, in responses of preview steps"),
+        PROGRESS,
+        PREVIEW,
         TensorSpec(name="control_map", dtype="UINT8", dims=(-1,), help="PNG of what the ControlNet reads; first one"),
-        TensorSpec(name="image", dtype="UINT8", dims=(-1,), help="one encoded picture; in the last num_images ones"),
-        TensorSpec(name="shape", dtype="INT32", dims=(3,), help="height, width, channels; beside an image"),
-        TensorSpec(name="details", dtype="STRING", dims=(1,), help="JSON: index, seed, parameters; beside an image"),
+        *PICTURE,
     ),
     files=("pipeline.json", "tokenizer.json"),
-    canary=_canary,
+    canary=lambda: picture_canary(guidance_scale=1),
 )
 
 
