@@ -6,28 +6,16 @@ Dimensions as in `exporters.hidream.graphs`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from darkroom.networks import Array, ModelSpec, Tensors
+from darkroom.networks import Array, ModelSpec
 from darkroom.pipelines.hidream import networks
 from darkroom.pipelines.hidream.networks import LATENT_CHANNELS
 from exporters import onnx_export
 from exporters.hidream import weights
-from exporters.sd15.plans import Parts, Plan
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """Sizes of one call."""
-
-    rows: int
-    height: int
-    width: int
-    tokens: int
-
+from exporters.sd15.plans import Case, Parts, Plan, Shape, answered
 
 # Latents of all proportions, prompts of the shortest and the usual length, single rows.
 CHECK_SHAPES = (
@@ -58,18 +46,10 @@ def inputs(plan: Plan, parts: Parts, shape: Shape, random: np.random.Generator) 
     return made
 
 
-def originals(plan: Plan, parts: Parts) -> list[tuple[Tensors, Tensors]]:
+def originals(plan: Plan, parts: Parts) -> list[Case]:
     """Inputs of all CHECK_SHAPES with the original's answers."""
-    import torch
-
     random = np.random.default_rng(1)
-    cases: list[tuple[Tensors, Tensors]] = []
-    with torch.no_grad():
-        for shape in CHECK_SHAPES:
-            given = inputs(plan, parts, shape, random)
-            answer = plan.original(parts, {name: torch.from_numpy(array) for name, array in given.items()})
-            cases.append((given, {name: np.asarray(value) for name, value in answer.items()}))
-    return cases
+    return answered(plan, parts, [inputs(plan, parts, shape, random) for shape in CHECK_SHAPES])
 
 
 def export(plan: Plan, parts: Parts, *, half: bool) -> Any:

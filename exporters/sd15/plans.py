@@ -18,6 +18,8 @@ from exporters import onnx_export
 
 Parts = Mapping[str, Any]
 """The loaded networks by their part: "unet", "controlnet", "vae", "text_encoder"."""
+Case = tuple[Tensors, Tensors]
+"""Inputs of a network, and the original's answers to them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,15 +139,19 @@ def _dynamic(parts: Parts) -> dict[str, dict[int, Any]]:
     }
 
 
-def originals(plan: Plan, parts: Parts) -> list[tuple[Tensors, Tensors]]:
+def originals(plan: Plan, parts: Parts) -> list[Case]:
     """Inputs of all CHECK_SHAPES with diffusers' answers."""
+    random = np.random.default_rng(1)
+    return answered(plan, parts, [inputs(plan, parts, shape, random) for shape in CHECK_SHAPES])
+
+
+def answered(plan: Plan, parts: Parts, calls: list[dict[str, Array]]) -> list[Case]:
+    """Each of these inputs with the original's answers."""
     import torch
 
-    random = np.random.default_rng(1)
-    cases: list[tuple[Tensors, Tensors]] = []
+    cases: list[Case] = []
     with torch.no_grad():
-        for shape in CHECK_SHAPES:
-            given = inputs(plan, parts, shape, random)
+        for given in calls:
             answer = plan.original(parts, {name: torch.from_numpy(array) for name, array in given.items()})
             cases.append((given, {name: np.asarray(value) for name, value in answer.items()}))
     return cases
