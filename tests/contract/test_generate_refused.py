@@ -17,7 +17,7 @@ import pytest
 from tests.contract.test_generate import CONTROL, QUICK, events_of
 from tests.hostile import hostile_files
 from tests.pictures import encoded, photo
-from tests.service import ROOT, RunningService, running_service
+from tests.service import RunningService, link_models, running_service
 
 # without the one that is refused for its size alone, as `test_too_large` has it
 FILES = {name: data for name, data in hostile_files().items() if len(data) < 20 << 20}
@@ -198,9 +198,7 @@ def test_at_most_one_step_runs_after_a_disconnect(service: RunningService, accep
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """Text to image without control: one task at a time, one in the queue, three seconds for each."""
-    repository = tmp_path_factory.mktemp("repository")
-    for model in MODELS:
-        (repository / model).symlink_to(ROOT / "model_repository" / model)
+    repository = link_models(tmp_path_factory.mktemp("repository"), *MODELS)
     with running_service(
         tmp_path_factory.mktemp("narrow"),
         model_repository=repository,
@@ -277,10 +275,7 @@ def test_before_triton_is_up_it_is_503(tmp_path: Path) -> None:
 
 def test_without_the_model_it_is_404(tmp_path: Path) -> None:
     """Not 503, which would have clients come back for it."""
-    repository = tmp_path / "repository"
-    repository.mkdir()
-    for model in ("upscale", "realesrgan_animevideov3_x4"):
-        (repository / model).symlink_to(ROOT / "model_repository" / model)
+    repository = link_models(tmp_path / "repository", "upscale", "realesrgan_animevideov3_x4")
     with running_service(tmp_path, model_repository=repository, canary_interval=3600) as service:
         answer = generate(service, QUICK)
         assert answer.status_code == 404

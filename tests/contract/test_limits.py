@@ -12,7 +12,7 @@ import pytest
 from darkroom_client import Client
 
 from tests.pictures import encoded, photo
-from tests.service import ROOT, RunningService, running_service
+from tests.service import RunningService, link_models, running_service
 
 NETWORK = "realesrgan_animevideov3_x4"
 SLOW = {"model": "animevideov3", "tile": "64"}  # 81 tiles of a 576x576 picture: some seconds
@@ -22,10 +22,7 @@ QUICK = {"model": "animevideov3"}
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two of the models, so that a start takes less time."""
-    folder = tmp_path_factory.mktemp("repository")
-    for model in ("upscale", NETWORK):
-        (folder / model).symlink_to(ROOT / "model_repository" / model)
-    return folder
+    return link_models(tmp_path_factory.mktemp("repository"), "upscale", NETWORK)
 
 
 @pytest.fixture(scope="module")

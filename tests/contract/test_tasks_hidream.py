@@ -12,7 +12,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.service import ROOT, RunningService, running_service
+from tests.service import RunningService, link_models, running_service
 
 FIELDS = {"operation": "hidream", "prompt": "a cat on a blue background", "steps": 2, "seed": 7}
 UPSCALER = ("upscale", "realesrgan_animevideov3_x4")
@@ -22,12 +22,9 @@ UPSCALER = ("upscale", "realesrgan_animevideov3_x4")
 def hidream(hidream_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """A service of HiDream and an upscaler alone."""
     folder = tmp_path_factory.mktemp("hidream-service")
-    repository = folder / "repository"
-    repository.mkdir()
-    for model in hidream_repository.iterdir():
-        (repository / model.name).symlink_to(model)
-    for name in UPSCALER:
-        (repository / name).symlink_to(ROOT / "model_repository" / name)
+    models = [model.name for model in hidream_repository.iterdir()]
+    repository = link_models(folder / "repository", *models, source=hidream_repository)
+    link_models(repository, *UPSCALER)
     settings = {"canary_interval": 3600, "hidream_max_images": 2, "submit_enlarge": "animevideov3"}
     with running_service(folder, model_repository=repository, **settings) as running:
         yield running

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.pictures import encoded
-from tests.service import ROOT, RunningService, running_service
+from tests.service import RunningService, link_models, running_service
 
 MODELS = ("sd15", "sd15_text_encoder", "sd15_unet", "sd15_vae_decoder", "upscale", "realesrgan_animevideov3_x4")
 QUICK: dict[str, Any] = {"operation": "generate", "prompt": "a cat", "steps": 4, "width": 64, "height": 64}
@@ -27,9 +27,7 @@ PLACES, QUEUE = 2, 6
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """Two tasks at a time, six in the queue."""
-    repository = tmp_path_factory.mktemp("repository")
-    for model in MODELS:
-        (repository / model).symlink_to(ROOT / "model_repository" / model)
+    repository = link_models(tmp_path_factory.mktemp("repository"), *MODELS)
     with running_service(
         tmp_path_factory.mktemp("narrow"),
         model_repository=repository,

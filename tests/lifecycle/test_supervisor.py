@@ -20,7 +20,7 @@ from supervisor.errors import SetupError
 from supervisor.triton import libpython_folder
 from tests.conftest import free_port
 from tests.pictures import encoded, photo
-from tests.service import ROOT, RunningService, running_service
+from tests.service import ROOT, RunningService, link_models, running_service
 
 FAST = {"model": "animevideov3-x2"}
 MODELS = ("upscale", "realesrgan_animevideov3_x2", "realesrgan_animevideov3_x4")
@@ -30,10 +30,7 @@ BACK_WITHIN = 30.0
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three of the models, so that a start takes less time."""
-    folder = tmp_path_factory.mktemp("repository")
-    for model in MODELS:
-        (folder / model).symlink_to(ROOT / "model_repository" / model)
-    return folder
+    return link_models(tmp_path_factory.mktemp("repository"), *MODELS)
 
 
 @pytest.fixture(scope="module")

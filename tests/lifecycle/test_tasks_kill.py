@@ -24,7 +24,7 @@ from PIL import Image
 
 from tests.conftest import free_port
 from tests.postgres import running_postgres
-from tests.service import ROOT, RunningService, running_service
+from tests.service import ROOT, RunningService, link_models, running_service
 
 MODELS = ("sd15", "sd15_text_encoder", "sd15_unet", "sd15_vae_decoder")
 TINY: dict[str, Any] = {"operation": "generate", "prompt": "a cat", "width": 64, "height": 64, "guidance_scale": 1}
@@ -35,10 +35,7 @@ TASKS = 30
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Text to image alone, so that a start takes less time."""
-    folder = tmp_path_factory.mktemp("repository")
-    for model in MODELS:
-        (folder / model).symlink_to(ROOT / "model_repository" / model)
-    return folder
+    return link_models(tmp_path_factory.mktemp("repository"), *MODELS)
 
 
 @dataclass

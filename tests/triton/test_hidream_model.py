@@ -24,6 +24,7 @@ from proxy.network_metrics import Ranks, ranks_of
 from tests import tiny_hidream
 from tests.conftest import RunningTriton, running_triton
 from tests.pictures import pixels
+from tests.service import link_models
 from tests.triton.streams import Stream, rows_and_executions
 
 TRANSFORMER = networks.TRANSFORMER.name
@@ -157,11 +158,8 @@ def test_a_network_that_fails_says_so_and_serves_on(triton: RunningTriton) -> No
 
 def test_a_failing_step_reaches_the_client(hidream_repository: Path, tmp_path: Path) -> None:
     """A transformer that was exported from another checkpoint: every step fails, and the client hears of it."""
-    broken = tmp_path / "repository"
-    broken.mkdir()
-    for spec in networks.specs():
-        (broken / spec.name).symlink_to(hidream_repository / spec.name)
-    (broken / TRANSFORMER).unlink()
+    others = [spec.name for spec in networks.specs() if spec.name != TRANSFORMER]
+    broken = link_models(tmp_path / "repository", *others, source=hidream_repository)
     folder = broken / TRANSFORMER / "1"
     folder.mkdir(parents=True)
     tiny_hidream.make_transformer(text_emb_dim=24).save_pretrained(folder)

@@ -19,7 +19,7 @@ from darkroom.pipelines.sd15.request import Limits
 from exporters.config import Placement, render
 from tests.conftest import RunningTriton, running_triton
 from tests.pictures import encoded, photo, pixels
-from tests.service import ROOT
+from tests.service import ROOT, link_models
 from tests.triton.streams import Stream, executions, rows_and_executions, stubs_of
 
 UNET = networks.UNET.name
@@ -42,13 +42,6 @@ class TritonPythonModel:
 """
 
 
-def _link(repository: Path, *specs: networks.ModelSpec) -> None:
-    """Models of the real repository."""
-    repository.mkdir(parents=True, exist_ok=True)
-    for spec in specs:
-        (repository / spec.name).symlink_to(ROOT / "model_repository" / spec.name)
-
-
 def _python_model(repository: Path, spec: networks.ModelSpec, code: str, name: str | None = None) -> Path:
     """A model of that signature with other code."""
     folder = repository / (name or spec.name) / "1"
@@ -64,7 +57,8 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTriton]:
     """A tritonserver over the family, with two instances of the UNet, and a pipeline with a fault beside it."""
     folder = tmp_path_factory.mktemp("sd15")
     repository = folder / "repository"
-    _link(repository, networks.TEXT_ENCODER, *networks.CONTROL_UNETS.values(), networks.VAE_DECODER, networks.PIPELINE)
+    specs = (networks.TEXT_ENCODER, *networks.CONTROL_UNETS.values(), networks.VAE_DECODER, networks.PIPELINE)
+    link_models(repository, *(spec.name for spec in specs))
     (repository / UNET).mkdir()
     (repository / UNET / "1").symlink_to(ROOT / "model_repository" / UNET / "1")
     two = render(networks.UNET, Placement(instances=2, threads=1, queue_delay_us=2000))
@@ -160,7 +154,7 @@ def _wait_for_log(triton: RunningTriton, words: str) -> None:
 
 def test_a_failing_network_reaches_the_client(tmp_path: Path) -> None:
     repository = tmp_path / "repository"
-    _link(repository, networks.TEXT_ENCODER, networks.VAE_DECODER, networks.PIPELINE)
+    link_models(repository, "sd15_text_encoder", "sd15_vae_decoder", "sd15")
     _python_model(repository, networks.UNET, _FAILING_UNET)
     with running_triton(repository, tmp_path / "work") as triton:
         stream = Stream(triton, "sd15", **FIELDS, steps=4)
