@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from darkroom.files import write_atomically
 from darkroom.networks import ModelSpec, TensorSpec
 from exporters.errors import ExportError
-from exporters.files import write_atomically
 from exporters.tensorrt.engines import Served
 
 _HEADER = "# Rendered by `python -m exporters config`; edit networks.py of the family, not this file."

@@ -1,36 +1,15 @@
-"""Files that other processes read while we write: they see the old content or the new one, never a half."""
+"""Where the checkout's files lie, finished files, and digests."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout: model_repository/ and .darkroom/ lie in it."""
 CACHE = ROOT / ".darkroom" / "cache"
 """Where downloaded weights are kept."""
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to a temporary file beside `path`, then rename it; missing folders are made.
-
-    :raises OSError: the folder cannot be written; `path` is as it was, and no temporary file is left.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(handle)
-        temporary.chmod(0o644)  # mkstemp gives 0600; Triton may run as another user
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def move_into_place(made: Path, path: Path) -> None:

@@ -34,8 +34,8 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from darkroom.files import write_atomically
 from exporters.errors import ExportError
-from exporters.files import write_atomically
 from exporters.hub_transfer import HTTPError, RemoteFile, bytes_there, fetch, is_there
 
 DEFAULT_ENDPOINT = "https://huggingface.co"

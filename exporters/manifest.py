@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from exporters.files import move_into_place, sha256, sha256_file, write_atomically
+from darkroom.files import write_atomically
+from exporters.files import move_into_place, sha256, sha256_file
 
 Precision = Literal["fp32", "fp16"]
 FILE_NAME = "export.json"

@@ -7,9 +7,9 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from darkroom.files import write_atomically
 from exporters.demo.glyphs import NAMES
 from exporters.demo.world import BACKGROUNDS, HELD_OUT_PERCENT
-from exporters.files import write_atomically
 
 TEXT = "demo-sd15"
 CONTROL = "demo-sd15-canny"

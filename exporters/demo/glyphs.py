@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from exporters.files import write_atomically
+from darkroom.files import write_atomically
 
 GLYPHS: dict[str, str] = {
     "cat": "🐱",

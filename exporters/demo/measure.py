@@ -22,6 +22,7 @@ from diffusers import (
 from numpy.typing import NDArray
 from PIL import Image
 
+from darkroom.files import write_atomically
 from exporters.demo.card import ADHERENCE, CANNY, CONTROL, HIDREAM, TEXT, write_cards
 from exporters.demo.dataset import canny
 from exporters.demo.judge import holds, judge
@@ -29,7 +30,6 @@ from exporters.demo.models import SIDE
 from exporters.demo.render import render
 from exporters.demo.trainer import Report
 from exporters.demo.world import Scene, caption, held_out_scenes
-from exporters.files import write_atomically
 
 Picture = NDArray[np.uint8]
 _BATCH = 10

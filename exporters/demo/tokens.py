@@ -7,10 +7,10 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
+from darkroom.files import write_atomically
 from exporters.demo.glyphs import NAMES
 from exporters.demo.styles import STYLES
 from exporters.demo.world import BACKGROUNDS
-from exporters.files import write_atomically
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 LENGTH = 77

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exporters.files import write_atomically
+from darkroom.files import write_atomically
 
 Report = Callable[[str], None]
 _STEPS_PER_WARMUP = 200

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from darkroom.files import write_atomically
 from exporters.errors import ExportError
-from exporters.files import write_atomically
 from exporters.tensorrt.graph import for_tensorrt
 from exporters.tensorrt.plan import GIB, EnginePlan
 from exporters.tensorrt.progress import Phases

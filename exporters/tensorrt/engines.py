@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from darkroom.files import write_atomically
 from darkroom.networks import ModelSpec
 from exporters.errors import ExportError
-from exporters.files import write_atomically
 from exporters.manifest import FileState
 from exporters.onnx_export import DATA_NAME, MODEL_NAME
 from exporters.tensorrt.plan import EnginePlan

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from darkroom.errors import DarkroomError, StorageFull
+from darkroom.files import write_atomically
 from darkroom.images import MEDIA_TYPES
-from exporters.files import write_atomically
 from proxy.tasks.models import Output
 
 log = logging.getLogger(__name__)

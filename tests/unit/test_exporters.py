@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from darkroom.files import write_atomically
 from darkroom.networks import ModelSpec, TensorSpec
 from darkroom.pipelines.upscale.networks import NETWORKS
 from darkroom.registry import all_specs
@@ -23,7 +24,7 @@ from exporters import config, manifest
 from exporters.cli import main, run
 from exporters.config import Placement
 from exporters.errors import ExportError
-from exporters.files import ROOT, sha256, write_atomically
+from exporters.files import ROOT, sha256
 from exporters.manifest import FileState, Source
 from exporters.realesrgan.export import Job, current_hash, up_to_date
 from exporters.realesrgan.ncnn import read_ncnn
