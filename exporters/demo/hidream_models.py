@@ -22,6 +22,7 @@ from transformers import (
     T5Tokenizer,
 )
 
+from exporters.demo import models
 from exporters.demo.hidream_tokens import LENGTH, Words
 from exporters.demo.models import SIDE
 
@@ -44,18 +45,7 @@ _DOUBLE, _SINGLE = 1, 3
 def make_vae() -> AutoencoderKL:
     """Pictures of 8 k x 8 m pixels to 16 x k x m latents and back: 2.8 M weights, that of the other demo checkpoint but
     for the latents, which are as FLUX's."""
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 32, 64, 128),
-        layers_per_block=1,
-        norm_num_groups=8,
-        latent_channels=16,
-        sample_size=SIDE,
-        shift_factor=0.0,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-    )
+    return models.make_vae(latent_channels=16, shift_factor=0.0, use_quant_conv=False, use_post_quant_conv=False)
 
 
 def make_networks(words: Words) -> dict[str, Any]:

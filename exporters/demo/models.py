@@ -24,10 +24,12 @@ SCHEDULE: dict[str, Any] = {
 the velocity, as in SD 2.1, which a small UNet learns faster."""
 
 
-def make_vae() -> AutoencoderKL:
+def make_vae(*, latent_channels: int = 4, **settings: Any) -> AutoencoderKL:
     """Pictures of 8 k x 8 m pixels to 4 x k x m latents and back: 2.7 M weights.
 
     Most of them sit at the low resolutions, where they cost little time: that is where the glyphs are remembered.
+
+    :param settings: of the class, that SD 1.5 leaves as they are.
     """
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -35,8 +37,9 @@ def make_vae() -> AutoencoderKL:
         block_out_channels=(16, 32, 64, 128),
         layers_per_block=1,
         norm_num_groups=8,
-        latent_channels=4,
+        latent_channels=latent_channels,
         sample_size=SIDE,
+        **settings,
     )
 
 
