@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from exporters.demo.models import SIDE, make_vae
 from exporters.demo.render import render
-from exporters.demo.trainer import Run, Stage, averaged_weights
+from exporters.demo.trainer import Run, Stage, averaged_weights, state_path
 from exporters.demo.world import training_scenes
 
+FIRST = "vae"
+"""The stage of demo-sd15's VAE."""
 _POOL = 2048
 _STEPS_PER_POOL = 400
 _CROP = 64
@@ -41,11 +43,15 @@ class VaeStage(Stage):
 
     learning_rate = 2e-3
 
-    def __init__(self, run: Run, name: str = "vae", make: Callable[[], AutoencoderKL] = make_vae) -> None:
+    def __init__(self, run: Run, name: str = FIRST, make: Callable[[], AutoencoderKL] = make_vae) -> None:
+        """One that is not the first begins with what the first has learned of the same pictures, where it was trained
+        in the same folder."""
         torch.manual_seed(run.seed)
         self.name = name
         self.run = run
         self.vae = make()
+        if name != FIRST and state_path(run, FIRST).is_file():
+            _begin_with(self.vae, averaged_weights(run, FIRST)["vae"])
         self.modules = nn.ModuleDict({"vae": self.vae})
         self.batch = 128 if run.cuda else 32
         self._pool = torch.empty(0)
@@ -83,6 +89,12 @@ class VaeStage(Stage):
         corners = torch.randint(SIDE - _CROP + 1, (self.batch, 2), generator=generator).tolist()
         crops = [self._pool[i, :, y : y + _CROP, x : x + _CROP] for i, (y, x) in zip(index, corners, strict=True)]
         return torch.stack(crops).float() / 127.5 - 1
+
+
+def _begin_with(vae: AutoencoderKL, weights: dict[str, Tensor]) -> None:
+    """Give `vae` those of the weights that have the shapes of its own: all but the layers next to the latents."""
+    own = vae.state_dict()
+    vae.load_state_dict({**own, **{name: weights[name] for name in own if weights[name].shape == own[name].shape}})
 
 
 def _render_pool(seed: int) -> Tensor:

@@ -35,6 +35,7 @@ from exporters.demo.restore import restore
 from exporters.demo.tokens import WORDS
 from exporters.demo.train import make_stage
 from exporters.demo.trainer import Budget, Run, Trainer, averaged_weights, state_path
+from exporters.demo.vae_stage import FIRST
 from exporters.demo.world import random_caption, random_scene
 from tests import tiny_hidream
 
@@ -142,6 +143,20 @@ def test_views_leave_nothing_out_that_their_sentences_name(run: Run) -> None:
         named = stage.words.clip.batch_decode(stage.samples.data.tokens[drawn][:, :LENGTH], skip_special_tokens=True)
         assert 0 < len(named) < len(stage.samples.data)
         assert not any(word in sentence.split() for sentence in named for word in view.cut)
+
+
+def test_the_vae_begins_with_what_the_other_family_has_learned(run: Run, tmp_path: Path) -> None:
+    """In a folder where that was trained; only the layers next to the latents are new."""
+    other = _run(tmp_path)
+    first = _train(other, FIRST, 2).averaged.state_dict()
+    begun = make_stage(VAE_STAGE, other, lambda text: None).modules.state_dict()
+    kept = {name for name, value in begun.items() if name in first and torch.equal(value, first[name])}
+    assert {name.removeprefix("vae.").rpartition(".")[0] for name in begun.keys() - kept} == {
+        "encoder.conv_out",
+        "decoder.conv_in",
+    }
+    alone = make_stage(VAE_STAGE, run, lambda text: None).modules.state_dict()
+    assert not torch.equal(alone["vae.decoder.conv_out.weight"], begun["vae.decoder.conv_out.weight"])
 
 
 def test_the_loss_falls(run: Run) -> None:
