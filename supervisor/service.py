@@ -45,7 +45,7 @@ class Service:
         self.ready = False
         self._shm_prefix = f"darkroom_{settings.triton_grpc_port}_"
         self._deaths: dict[str, list[float]] = {}
-        self._stubs: set[int] = set()
+        self._stubs: set[psutil.Process] = set()
         self._backends = {spec.name: spec.backend for spec in all_specs()}
         install = find_triton(settings.state_dir)
         # NVIDIA's container runs ONNX models inside the server, the wheel runs them in our Python-based backend.
@@ -100,12 +100,11 @@ class Service:
     def _triton_trouble(self, health: dict[str, Any]) -> str | None:
         if not self.triton.alive:
             return f"ended with code {self.triton.exit_code}"
-        stubs = _stubs_of(self.triton.pid)
-        gone = len(self._stubs - stubs)
+        gone = sum(not _is_living_stub(stub) for stub in self._stubs)
         if self._is_up(health) and not self._stubs:
             # One may have died between its canary and our first look; every stub-run model has at least one.
             stubbed = [name for name in health.get("models", {}) if self._backends.get(name) in self._stub_backends]
-            gone = max(0, len(stubbed) - len(stubs))
+            gone = max(0, len(stubbed) - len(_stubs_of(self.triton.pid)))
         if gone:
             return f"lost {gone} of its stub processes"
         failures = health.get("canary_failures")
@@ -177,19 +176,20 @@ class Service:
             os.kill(self.proxy.pid, 9)
 
 
-def _stubs_of(pid: int) -> set[int]:
-    """The living stub processes below a server."""
+def _stubs_of(pid: int) -> set[psutil.Process]:
+    """The living stub processes below a server. Looks at every process of the machine."""
     try:
         children = psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return set()
-    return {child.pid for child in children if _is_living_stub(child)}
+    return {child for child in children if _is_living_stub(child)}
 
 
 def _is_living_stub(process: psutil.Process) -> bool:
     try:
         # The kernel cuts names at 15 characters, which psutil mends from a command line that zombies lack.
-        return _STUB.startswith(process.name()[:15]) and process.status() != psutil.STATUS_ZOMBIE
+        named = process.is_running() and _STUB.startswith(process.name()[:15])  # another may have its number by now
+        return named and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
