@@ -30,6 +30,7 @@ class PictureRequest:
     :param seed: of the first picture; the k-th has `seed + k`.
     :param width, height: in pixels; None = the side that the checkpoint was trained at.
     :param scheduler: a name of `darkroom.schedulers`; None = the checkpoint's own.
+    :param progress_every: steps between reports of progress; 0 = none.
     :param preview_every: steps between previews; 0 = none.
     :param format: "png", "webp", "jpeg", or "raw" (bare rows).
     :param quality: 1..100, for WebP and JPEG.
@@ -44,6 +45,7 @@ class PictureRequest:
     height: int | None = None
     num_images: int = 1
     scheduler: str | None = None
+    progress_every: int = 1
     preview_every: int = 0
     format: Format = "png"
     quality: int = 90

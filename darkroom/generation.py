@@ -73,20 +73,26 @@ class Job:
 async def run(
     job: Job, noise: Tensor, schedule: Schedule, predict: Predict, generators: Sequence[torch.Generator]
 ) -> AsyncGenerator[Progress | Finished, None]:
-    """Denoise, decode and encode: `Progress` per step, then `Finished` per picture.
+    """Denoise, decode and encode: `Progress` for the steps that the request wants to hear of, then `Finished` per
+    picture.
 
     :param noise: (n, channels, h, w), a row per picture.
     :raises Cancelled: `job.stopped` said so.
     """
-    every, latents = job.request.preview_every, noise
+    request, latents = job.request, noise
     async for stepped in denoise(noise, schedule, predict, generators=generators, stopped=job.stopped):
         latents = stepped.latents
         done = stepped.step.index + 1
-        wanted = every and done % every == 0 and done < len(schedule)
+        wanted = _due(request.preview_every, done) and done < len(schedule)
         preview = _preview(stepped, schedule, job.checkpoint) if wanted else None
-        yield Progress(done=done, total=len(schedule), preview=preview)
+        if wanted or _due(request.progress_every, done):
+            yield Progress(done=done, total=len(schedule), preview=preview)
     async for picture in _pictures(latents, job):
         yield picture
+
+
+def _due(every: int, done: int) -> bool:
+    return every > 0 and done % every == 0
 
 
 def _preview(stepped: Stepped, schedule: Schedule, checkpoint: Checkpoint) -> bytes:

@@ -45,6 +45,7 @@ class Job:
             "height": request.height,
             "num_images": request.num_images,
             "scheduler": request.scheduler,
+            "progress_every": request.progress_every,
             "preview_every": request.preview_every,
             "format": request.format,
             "quality": request.quality,

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 _NAME = "darkroom"
 _QUEUE = "tasks"
-_POLLING_SECONDS = 0.1
+_POLLING_SECONDS = 0.25
 _VERSION = "1"
 """Of what a workflow is, which is no more than a task's id: a new release takes over the queue of the one before."""
 

@@ -86,6 +86,13 @@ def test_progress_then_the_pictures(triton: RunningTriton) -> None:
     assert np.abs(second.astype(int) - alone.astype(int)).max() <= 2
 
 
+def test_who_does_not_look_hears_of_no_steps(triton: RunningTriton) -> None:
+    for every, heard in ((0, [0, 4]), (3, [0, 3, 4])):
+        responses = Stream(triton, "sd15", **FIELDS, steps=4, scheduler="euler", progress_every=every).all()
+        assert [response["progress"][0] for response in responses] == heard
+        assert len(_pictures(responses)) == 1
+
+
 def test_requests_share_batches_and_do_not_disturb_each_other(triton: RunningTriton) -> None:
     alone = [Stream(triton, "sd15", **FIELDS, steps=8).all()[-1]["image"].tobytes() for _ in range(2)]
     assert alone[0] == alone[1], "the same seed alone gives the same bytes"

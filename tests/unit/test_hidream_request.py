@@ -53,6 +53,7 @@ def test_variants_are_the_official_ones() -> None:
         ({"scheduler": "ddim"}, "scheduler"),
         ({"format": "gif"}, "format"),
         ({"quality": 101}, "quality"),
+        ({"progress_every": -1}, "progress_every"),
         ({"preview_every": -1}, "preview_every"),
         ({"seed": -1}, "seed"),
     ],

@@ -65,6 +65,7 @@ def test_seeds_are_drawn_when_absent() -> None:
         ({"control_image": True, "control_guidance_end": 1.5}, "control_guidance_end must be from 0 to 1; got 1.5"),
         ({"format": "gif"}, "format must be one of png, webp, jpeg, raw; got 'gif'"),
         ({"quality": 0}, "quality must be from 1 to 100; got 0"),
+        ({"progress_every": -1}, "progress_every must be from 0 to 150; got -1"),
         ({"preview_every": -1}, "preview_every must be from 0 to 150; got -1"),
         ({"prompt": "x" * 4001}, "prompt must have at most 4000 characters; got 4001"),
         ({"prompt": None}, "prompt is missing"),

@@ -126,6 +126,7 @@ PIPELINE = ModelSpec(
         scalar("num_images", "INT32"),
         scalar("scheduler", "STRING"),
         scalar("max_sequence_length", "INT32", "tokens of the prompt"),
+        scalar("progress_every", "INT32", "steps between responses without a preview; 1 by default, 0 for none"),
         scalar("preview_every", "INT32", "steps between previews; 0 for none"),
         scalar("format", "STRING"),
         scalar("quality", "INT32"),

@@ -82,6 +82,7 @@ class GenerateRequest(PictureRequest):
             num_images=integer(given, "num_images", cls.num_images, (1, limits.max_images)),
             scheduler=scheduler_name(name, FLOW_SCHEDULERS) if name else None,
             max_sequence_length=integer(given, "max_sequence_length", cls.max_sequence_length, SEQUENCE_RANGE),
+            progress_every=integer(given, "progress_every", cls.progress_every, (0, limits.max_steps)),
             preview_every=integer(given, "preview_every", cls.preview_every, (0, limits.max_steps)),
             format=encoding,
             quality=integer(given, "quality", cls.quality, QUALITY_RANGE),

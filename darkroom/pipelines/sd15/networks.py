@@ -143,6 +143,7 @@ PIPELINE = ModelSpec(
         scalar("controlnet_conditioning_scale", "FP32"),
         scalar("control_guidance_start", "FP32"),
         scalar("control_guidance_end", "FP32"),
+        scalar("progress_every", "INT32", "steps between responses without a preview; 1 by default, 0 for none"),
         scalar("preview_every", "INT32", "steps between previews; 0 for none"),
         scalar("format", "STRING"),
         scalar("quality", "INT32"),

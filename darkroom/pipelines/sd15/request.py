@@ -103,6 +103,7 @@ class GenerateRequest(PictureRequest):
             num_images=integer(given, "num_images", cls.num_images, (1, limits.max_images)),
             scheduler=scheduler_name(given["scheduler"]) if given.get("scheduler") else None,
             control=_control(given),
+            progress_every=integer(given, "progress_every", cls.progress_every, (0, limits.max_steps)),
             preview_every=integer(given, "preview_every", cls.preview_every, (0, limits.max_steps)),
             format=encoding,
             quality=integer(given, "quality", cls.quality, QUALITY_RANGE),
