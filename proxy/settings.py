@@ -67,6 +67,8 @@ class Settings(BaseSettings):
     hidream_fp16: bool = True
     hidream_device_type: Literal["cpu", "cuda", "npu"] | None = None
     hidream_devices: Annotated[tuple[int, ...], NoDecode] = ()
+    hidream_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    hidream_compile: bool = False
 
     generate_max_pixels: int = Field(GenerateLimits.max_pixels, ge=SIDE_MINIMUM**2)
     generate_max_steps: int = Field(GenerateLimits.max_steps, ge=1, le=1000)
@@ -183,10 +185,17 @@ class Settings(BaseSettings):
         """These settings as environment variables, for child processes that do not read `.env` themselves, and what
         HiDream's devices need in it before torch is imported."""
         given = {name.upper(): value for name, value in self if value is not None}
-        texts = {name: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for name, v in given.items()}
+        texts = {name: _as_text(value) for name, value in given.items()}
         kind = self.hidream_device_type
         special = environment(kind_of(kind), self.hidream_devices or (0,)) if kind else {}
         return {**os.environ, **texts, **special}
+
+
+def _as_text(value: object) -> str:
+    """As the environment says it: 1 and 0, and commas between the parts of several."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(int(value)) if isinstance(value, bool) else str(value)
 
 
 def _default_repository(data: dict[str, Any]) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from darkroom.pipelines.hidream.request import Limits as HidreamLimits
 from darkroom.pipelines.sd15.request import Limits as GenerateLimits
 from darkroom.pipelines.upscale.request import Limits as UpscaleLimits
 from proxy.settings import ROOT, Settings
@@ -44,10 +45,12 @@ def test_children_get_the_same_settings(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("CORS_ORIGINS", "http://a.example, http://b.example")
     monkeypatch.setenv("LOG_DIR", str(tmp_path))
     monkeypatch.setenv("log_level", "debug")
+    monkeypatch.setenv("HIDREAM_COMPILE", "yes")
     ours = Settings()
     assert ours.cors_origins == ("http://a.example", "http://b.example")
     monkeypatch.setattr(os, "environ", ours.environment())
     assert Settings() == ours
+    assert os.environ["HIDREAM_COMPILE"] == "1", "Triton's models read it as it stands"
 
 
 def test_pipelines_read_the_limits_that_the_proxy_checks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,11 +58,15 @@ def test_pipelines_read_the_limits_that_the_proxy_checks(monkeypatch: pytest.Mon
     monkeypatch.setenv("GENERATE_MAX_STEPS", "33")
     monkeypatch.setenv("GENERATE_MAX_CONTROL_PIXELS", "1000")
     monkeypatch.setenv("UPSCALE_MAX_PIXELS", "2000")
+    monkeypatch.setenv("UPSCALE_TILE_PAD", "0")
+    monkeypatch.setenv("HIDREAM_MAX_STEPS", "44")
     ours = Settings()
     assert (ours.generate_limits.max_steps, ours.generate_limits.max_control_pixels) == (33, 1000)
     monkeypatch.setattr(os, "environ", ours.environment())
     assert GenerateLimits.from_env() == ours.generate_limits
     assert UpscaleLimits.from_env() == ours.limits
+    assert HidreamLimits.from_env() == ours.hidream_limits
+    assert (ours.limits.tile_pad, ours.hidream_limits.max_steps) == (0, 44)
 
 
 def test_relative_folders_belong_to_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
