@@ -20,10 +20,18 @@ if TYPE_CHECKING:
 _STATE = ROOT / ".darkroom" / "demo"
 _CHECKPOINTS = ROOT / "checkpoints"
 _FAMILIES = {
-    "sd15": {"vae": 4500, "unet": 6000, "controlnet": 2500},
-    "hidream": {"hidream-vae": 4500, "hidream": 12_000},
+    "sd15": {"vae": 4500, "unet": 6000, "guidance": 1000, "controlnet": 2500},
+    "hidream": {"hidream-vae": 2000, "hidream": 5000},
 }
 """Family -> its stages in the order of training, and steps of each where nothing else is asked for."""
+
+_GUIDANCE = {"sd15": 2.0, "hidream": 5.0}
+"""At which a family's checkpoint is measured."""
+
+
+def _in_words(values: dict[str, float]) -> str:
+    return ", ".join(f"{value:g} for {family}" for family, value in values.items())
+
 
 _folder = click.Path(file_okay=False, path_type=Path)
 _state_option = click.option(
@@ -180,7 +188,7 @@ Examples:
   python -m exporters.demo train
   python -m exporters.demo train --stages vae,unet --vae-minutes 35 --unet-minutes 240
   python -m exporters.demo train --stages controlnet --device cuda
-  python -m exporters.demo train --family hidream --compile --hidream-vae-minutes 60 --hidream-minutes 180
+  python -m exporters.demo train --family hidream --compile --hidream-vae-minutes 15 --hidream-minutes 90
   nohup nice -n 19 python -m exporters.demo train > train.log 2>&1 &
 \b
 A state is saved every few minutes and at the end, atomically; the same command goes on from it."""
@@ -222,7 +230,8 @@ def train(
 ) -> None:
     """Train the stages of a family, one after another.
 
-    For sd15 the VAE, the UNet with its text encoder, and the Canny ControlNet; for hidream a VAE of its own, and the
+    For sd15 the VAE, the UNet with its text encoder, the same once more for guidance at the usual scale, and the Canny
+    ControlNet; for hidream a VAE of its own, and the
     transformer with its four text encoders.
     """
     from exporters.demo.train import choose_device, train_stages
@@ -302,7 +311,7 @@ Examples:
 @click.option("--canny", is_flag=True, help="Measure sd15's ControlNet instead of adherence.")
 @click.option("--prompts", type=click.IntRange(4, 400), default=200, show_default=True, help="Half with two objects.")
 @click.option("--steps", type=click.IntRange(1, 1000), default=25, show_default=True)
-@click.option("--guidance", type=click.FloatRange(1, 30), default=2.0, show_default=True)
+@click.option("--guidance", type=click.FloatRange(1, 30), help=f"Default: {_in_words(_GUIDANCE)}.")
 @_seed_option
 @_device_option
 @_output_option
@@ -311,7 +320,7 @@ def measure(
     canny: bool,
     prompts: int,
     steps: int,
-    guidance: float,
+    guidance: float | None,
     seed: int,
     device: str,
     checkpoints: Path,
@@ -330,7 +339,7 @@ def measure(
         family=family,
         prompts=prompts,
         steps=steps,
-        guidance=guidance,
+        guidance=_GUIDANCE[family] if guidance is None else guidance,
         seed=seed,
         device=choose_device(device),
     )

@@ -20,7 +20,7 @@ from transformers import CLIPTokenizer
 from darkroom.pipelines.sd15.controls import ControlOptions
 from darkroom.pipelines.sd15.controls.canny import preprocess
 from exporters.demo.models import SIDE
-from exporters.demo.render import JITTERS, render
+from exporters.demo.render import JITTER, JITTERS, render
 from exporters.demo.tokens import LENGTH, write_tokenizer
 from exporters.demo.trainer import Report, Run, save_file
 from exporters.demo.world import random_caption, training_scenes
@@ -44,7 +44,7 @@ class Source:
     :param vae: in evaluation mode, on the device of the run.
     :param tokenize: N sentences -> (N, T) int64.
     :param mentions: (N, T) tokens, words of the world -> (N,) bool, whether a sentence has one of them.
-    :param jitters: as of `render`.
+    :param strays: share of the scenes whose boxes stand in any of their positions; in the others each stands in one.
     :param edges: whether the samples have edges.
     """
 
@@ -52,7 +52,7 @@ class Source:
     vae: AutoencoderKL
     tokenize: Callable[[list[str]], Tensor]
     mentions: Callable[[Tensor, tuple[str, ...]], Tensor]
-    jitters: tuple[int, ...] = JITTERS
+    strays: float
     edges: bool = True
 
 
@@ -133,8 +133,9 @@ def unpack_edges(packed: Tensor) -> Tensor:
 
 
 def load_dataset(run: Run, source: Source, size: int, report: Report) -> Dataset:
-    """Read the chunks that are there and make the missing ones; another VAE makes them all anew."""
-    mark = _digest(source.vae)
+    """Read the chunks that are there and make the missing ones; another VAE, or other positions, make them
+    all anew."""
+    mark = f"{_digest(source.vae)} {source.strays}"
     chunks: list[dict[str, Tensor]] = []
     for number in range(-(-size // CHUNK)):
         count = min(CHUNK, size - number * CHUNK)
@@ -157,7 +158,8 @@ def _make_chunk(run: Run, source: Source, number: int, count: int) -> dict[str, 
     seed = run.seed * 100_003 + 50_000 + number
     rng = random.Random(seed)
     scenes = list(islice(training_scenes(seed), count))
-    pictures = np.stack([render(scene, rng, source.jitters) for scene in scenes])
+    jitters = [JITTERS if rng.random() < source.strays else (JITTER,) for _ in scenes]
+    pictures = np.stack([render(scene, rng, moved) for scene, moved in zip(scenes, jitters, strict=True)])
     edges = [np.packbits(canny(picture) > 0) for picture in pictures] if source.edges else [_NO_EDGES] * count
     latents = []
     for start in range(0, count, _BATCH):

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from exporters.demo.dataset import Samples, Source
 from exporters.demo.hidream_models import ENCODERS, SHIFT, TRANSFORMER, encode, make_networks, make_vae
 from exporters.demo.hidream_tokens import Words
-from exporters.demo.render import JITTER, SIDE
+from exporters.demo.render import SIDE
 from exporters.demo.trainer import Report, Run, Stage
 from exporters.demo.unet_stage import LatentScale
 from exporters.demo.vae_stage import trained_vae
@@ -148,7 +148,7 @@ class HidreamStage(Stage):
             vae=trained_vae(run, VAE_STAGE, make_vae()),
             tokenize=self.words.tokenize,
             mentions=self.words.mentions,
-            jitters=(JITTER,),
+            strays=0.0,
             edges=False,
         )
         self.samples = Samples(run, source, report, drop=_DROP)

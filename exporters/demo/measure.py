@@ -48,7 +48,7 @@ class Settings:
     family: str = "sd15"
     prompts: int = 200
     steps: int = 25
-    guidance: float = 2.0
+    guidance: float
     seed: int = 0
     device: torch.device
 

@@ -17,6 +17,10 @@ from exporters.demo.vae_stage import trained_vae
 
 _DROP = 0.1
 """How many samples lose their sentence, for classifier-free guidance (Ho and Salimans 2022)."""
+_STRAYS = 0.15
+"""Share of the scenes with boxes in any of their positions. Where all of them are, a sentence of two things has sixteen
+pictures, and what the UNet learns where the noise is strong is their mean. Where none is, a ControlNet would never
+have seen what edges are to move."""
 _SNR_LIMIT = 5.0
 """Above this signal-to-noise ratio a sample's error counts less, as in Min-SNR weighting (Hang et al. 2023). Below it
 every error counts alike: what a picture shows is decided where the noise is strong, and there the error of epsilon is
@@ -76,6 +80,7 @@ def make_source(run: Run, tokenizer: CLIPTokenizer) -> Source:
         vae=trained_vae(run, "vae", make_vae()),
         tokenize=partial(tokenize, tokenizer),
         mentions=partial(mentions, tokenizer),
+        strays=_STRAYS,
     )
 
 
