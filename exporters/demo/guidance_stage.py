@@ -21,7 +21,7 @@ from exporters.demo.unet_stage import LatentScale, Noiser, attend_plainly, make_
 
 NAME = "guidance"
 WANTED = 7.5
-TAUGHT = 1.5
+TAUGHT = 2.0
 """At which the UNet's own pictures hold most of what is asked."""
 _CALM = 20.0
 """How much an error of the prediction without a sentence counts: 7.5 times it reaches the picture, and the loss would
