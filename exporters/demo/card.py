@@ -35,8 +35,8 @@ small world, so that everything around a diffusion model can be run, tested and 
 
 `exporters/demo/`: the VAE on 64-pixel crops, then on whole pictures (L1, squared error, L1 of gradients, a tiny KL);
 the UNet with the text encoder beside it, from nothing, on cached latents: velocity prediction, less weight above a
-signal-to-noise ratio of 5, 10 % of the sentences left out; then the UNet learns from itself to want the guidance
-scale of 7.5 that is usual. Averaged weights, fp16.
+signal-to-noise ratio of 5, 10 % of the sentences left out. A stage `guidance`, where there was one, teaches the UNet to
+want the guidance scale of 7.5 that is usual. Averaged weights, fp16.
 
     python -m exporters.demo train
     python -m exporters.demo export
