@@ -1,11 +1,9 @@
-"""HiDream with the checkpoint that comes along, exported and served: it draws what it is asked, as diffusers does."""
+"""HiDream with the checkpoint that comes along: served, it draws what it is asked, as diffusers does."""
 
 from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +16,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from darkroom.pipelines.hidream import networks
 from exporters.demo.judge import holds, judge
 from exporters.demo.measure import load_pipeline
 from exporters.demo.world import caption, held_out_scenes
-from tests.service import ROOT, RunningService, running_service
+from tests.service import ROOT, RunningService, link_models, running_service
 
 CHECKPOINT = ROOT / "checkpoints" / "demo-hidream"
 PROMPTS = 16
@@ -32,9 +31,8 @@ SLACK = 0.25
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     folder = tmp_path_factory.mktemp("demo-hidream")
-    command = [sys.executable, "-m", "exporters", "hidream", "--checkpoint", str(CHECKPOINT)]
-    subprocess.run([*command, "--output", str(folder / "repository")], check=True, capture_output=True, timeout=600)
-    with running_service(folder, model_repository=folder / "repository", canary_interval=3600) as running:
+    repository = link_models(folder / "repository", *(spec.name for spec in networks.specs()))
+    with running_service(folder, model_repository=repository, canary_interval=3600) as running:
         yield running
 
 
