@@ -80,7 +80,8 @@ class Samples:
         self.factor = 1 / self.data.latents[:2048].float().std()
         self.weights = 1.0 + source.mentions(self.data.tokens, RARE).float()
         """(N,): how often a sample is drawn, compared with others."""
-        self._empty = source.tokenize([""])
+        self.empty = source.tokenize([""])
+        """(1, T): no sentence."""
         self._drop = drop
         self._device = run.device
 
@@ -95,7 +96,7 @@ class Samples:
             self.weights if weights is None else weights, size, replacement=True, generator=generator
         )
         dropped = torch.rand(size, generator=generator) < self._drop
-        tokens = torch.where(dropped[:, None], self._empty, self.data.tokens[chosen])
+        tokens = torch.where(dropped[:, None], self.empty, self.data.tokens[chosen])
         latents = self.data.latents[chosen].float() * self.factor
         return latents.to(self._device), tokens.to(self._device), chosen
 

@@ -14,7 +14,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from exporters.demo.dataset import Samples, make_tokenizer, tokenize
+from exporters.demo.dataset import Samples, make_tokenizer
 from exporters.demo.models import make_text_encoder, make_unet
 from exporters.demo.trainer import Report, Run, Stage, averaged_weights
 from exporters.demo.unet_stage import LatentScale, Noiser, attend_plainly, make_source
@@ -47,7 +47,6 @@ class GuidanceStage(Stage):
         self.text_encoder = text_encoder
         self.teacher = copy.deepcopy(self.modules).to(run.device).eval().requires_grad_(False)
         self.samples = Samples(run, make_source(run, tokenizer), report, drop=0.0)
-        self.empty = tokenize(tokenizer, [""]).to(run.device)
         self.predict, self.teach = run.maybe_compiled(unet), run.maybe_compiled(self.teacher["unet"])
         self.noiser = Noiser(run.device)
         self.batch = 128 if run.cuda else 32
@@ -56,7 +55,7 @@ class GuidanceStage(Stage):
         generator = self.run.generator(self.name, step)
         latents, tokens, _ = self.samples.batch(self.batch, generator)
         noisy, _, steps = self.noiser(latents, generator)
-        both = torch.cat([tokens, self.empty.expand_as(tokens)])
+        both = torch.cat([tokens, self.samples.empty.to(tokens.device).expand_as(tokens)])
         noisy, steps = noisy.repeat(2, 1, 1, 1), steps.repeat(2)
         with torch.autocast(self.run.device.type, torch.bfloat16):
             with torch.no_grad():
