@@ -64,7 +64,7 @@ From nothing to checkpoints:
   python -m exporters.demo show "a cat above a pizza on a blue background" cat.png
   python -m exporters.demo train                        hours on a CPU, minutes on a GPU; Ctrl-C and again goes on
   python -m exporters.demo export                       checkpoints/demo-sd15 and demo-sd15-canny
-  python -m exporters.demo measure                      how many of 200 prompts the pictures hold
+  python -m exporters.demo measure --guidance 7.5       how many of 200 prompts the pictures hold
   python -m exporters.demo measure --canny              how well pictures follow edges
   python -m exporters.demo train --family hidream       the same for demo-hidream, and so on
 \b
@@ -231,8 +231,7 @@ def train(
     """Train the stages of a family, one after another.
 
     For sd15 the VAE, the UNet with its text encoder, the same once more for guidance at the usual scale, and the Canny
-    ControlNet; for hidream a VAE of its own, and the
-    transformer with its four text encoders.
+    ControlNet; for hidream a VAE of its own, and the transformer with its four text encoders.
     """
     from exporters.demo.train import choose_device, train_stages
     from exporters.demo.trainer import Run
@@ -303,6 +302,7 @@ def restore(family: str, state: Path, checkpoints: Path) -> None:
     epilog="""\b
 Examples:
   python -m exporters.demo measure
+  python -m exporters.demo measure --guidance 7.5                  after training with the stage guidance
   python -m exporters.demo measure --prompts 20 --steps 12         a quick look
   python -m exporters.demo measure --canny --prompts 60
   python -m exporters.demo measure --family hidream"""

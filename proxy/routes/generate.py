@@ -53,9 +53,8 @@ async def _job(request: Request, services: Use) -> Wanted:
     parsed = GenerateRequest.parse(named, settings.generate_limits)
     events = wants_events(request)
     if not events:
-        parsed = replace(
-            parsed, progress_every=0, preview_every=0
-        )  # nobody would see them, and every message costs time
+        # Nobody would see them, and every message costs time.
+        parsed = replace(parsed, progress_every=0, preview_every=0)
     bare = accepted != _JSON and not events
     _require_one(not bare or parsed.num_images == 1, f"num_images is {parsed.num_images}", accepted)
     if picture is not None:
