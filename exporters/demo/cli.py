@@ -166,7 +166,9 @@ def _budget_options(command: Any) -> Any:
     stages = [(stage, steps) for family in _FAMILIES.values() for stage, steps in family.items()]
     for stage, steps in reversed(stages):
         command = click.option(
-            f"--{stage}-minutes", type=click.FloatRange(0), help="Minutes of training, over all runs of the stage."
+            f"--{stage}-minutes",
+            type=click.FloatRange(0),
+            help="Minutes of training, over all runs of the stage since it began or was restored.",
         )(command)
         command = click.option(
             f"--{stage}-steps", type=click.IntRange(0), help=f"Default, where no minutes are given: {steps}."
@@ -280,13 +282,16 @@ def export(family: str, state: Path, checkpoints: Path) -> None:
 @main.command(
     epilog="""\b
 Example:
-  python -m exporters.demo restore && python -m exporters.demo train --unet-minutes 300"""
+  python -m exporters.demo restore && python -m exporters.demo train --stages unet --unet-minutes 60"""
 )
 @_family_option
 @_state_option
 @_output_option
 def restore(family: str, state: Path, checkpoints: Path) -> None:
-    """Make states of training from the checkpoints, to go on with it where the states were not kept."""
+    """Make states of training from the checkpoints, to go on with it where the states were not kept.
+
+    Learning rates and budgets begin anew: --unet-minutes 60 behind it means an hour more.
+    """
     import torch
 
     from exporters.demo.restore import restore as write

@@ -41,7 +41,7 @@ class ControlnetStage(Stage):
     def loss(self, step: int, progress: float) -> tuple[Tensor, int]:
         generator = self.run.generator(self.name, step)
         latents, tokens, chosen = self.samples.batch(self.batch, generator)
-        edges = unpack_edges(self.samples.data.edges[chosen]).to(self.run.device)
+        edges = unpack_edges(self.samples.data.edges[chosen])
         noisy, velocity, steps = self.noiser(latents, generator)
         with torch.autocast(self.run.device.type, torch.bfloat16):
             states = self.text_encoder(tokens).last_hidden_state

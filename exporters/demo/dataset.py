@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import random
+import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from darkroom.pipelines.sd15.controls import ControlOptions
-from darkroom.pipelines.sd15.controls.canny import preprocess
+from exporters.demo.chunks import Chunk, Order, make_chunks
 from exporters.demo.models import SIDE
-from exporters.demo.render import JITTER, JITTERS, render
 from exporters.demo.tokens import LENGTH, write_tokenizer
 from exporters.demo.trainer import Report, Run, save_file
-from exporters.demo.world import random_caption, training_scenes
 
 CHUNK = 2048
 """Scenes in a file."""
 _BATCH = 64
-_NO_EDGES = np.empty(0, np.uint8)
 
 
 RARE: tuple[str, ...] = ("drawing", "outline")
@@ -58,7 +52,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """N training samples in memory."""
+    """N training samples in the memory of one device."""
 
     latents: Tensor
     """(N, C, 16, 16) float16: means of the posterior, not scaled."""
@@ -70,35 +64,44 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.latents)
 
+    def to(self, device: torch.device) -> Dataset:
+        """The same in the memory of `device`."""
+        return replace(
+            self, latents=self.latents.to(device), tokens=self.tokens.to(device), edges=self.edges.to(device)
+        )
+
 
 class Samples:
     """Batches of scaled latents and token ids, some without their sentence."""
 
     def __init__(self, run: Run, source: Source, report: Report, *, drop: float) -> None:
         """`drop` is the share of samples that lose their sentence."""
-        self.data: Dataset = load_dataset(run, source, run.samples, report)
+        self.data = load_dataset(run, source, run.samples, report).to(run.device)
         self.factor = 1 / self.data.latents[:2048].float().std()
-        self.weights = 1.0 + source.mentions(self.data.tokens, RARE).float()
+        self.weights = 1.0 + self.mention(RARE, source).float()
         """(N,): how often a sample is drawn, compared with others."""
-        self.empty = source.tokenize([""])
+        self.empty = source.tokenize([""]).to(run.device)
         """(1, T): no sentence."""
         self._drop = drop
-        self._device = run.device
+
+    def mention(self, words: tuple[str, ...], source: Source) -> Tensor:
+        """(N,) bool: whether a sample's sentence has one of these words."""
+        return source.mentions(self.data.tokens.cpu(), words).to(self.data.tokens.device)
 
     def batch(
         self, size: int, generator: torch.Generator, weights: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """`size` latents (B, C, 16, 16) float32, tokens (B, T), and which samples they are (B,).
 
+        :param generator: on the device of the run.
         :param weights: instead of `weights`.
         """
         chosen = torch.multinomial(
             self.weights if weights is None else weights, size, replacement=True, generator=generator
         )
-        dropped = torch.rand(size, generator=generator) < self._drop
+        dropped = torch.rand(size, generator=generator, device=generator.device) < self._drop
         tokens = torch.where(dropped[:, None], self.empty, self.data.tokens[chosen])
-        latents = self.data.latents[chosen].float() * self.factor
-        return latents.to(self._device), tokens.to(self._device), chosen
+        return self.data.latents[chosen].float() * self.factor, tokens, chosen
 
 
 def make_tokenizer() -> CLIPTokenizer:
@@ -122,14 +125,10 @@ def mentions(tokenizer: CLIPTokenizer, tokens: Tensor, words: tuple[str, ...]) -
     return torch.isin(tokens, wanted).any(dim=1)
 
 
-def canny(picture: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """(H, W, 3) uint8 RGB -> (H, W) uint8, 255 on edges: what the service's preprocessor makes by default."""
-    return preprocess(picture, ControlOptions())[..., 0]
-
-
 def unpack_edges(packed: Tensor) -> Tensor:
     """(B, 2048) uint8 -> (B, 3, 128, 128) float32, 0 or 1: what a ControlNet reads."""
-    bits = torch.from_numpy(np.unpackbits(packed.numpy(), axis=1)).reshape(-1, 1, SIDE, SIDE)
+    places = torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)  # numpy packs the first bit highest
+    bits = (packed[..., None] >> places & 1).reshape(-1, 1, SIDE, SIDE)
     return bits.float().expand(-1, 3, -1, -1)
 
 
@@ -137,16 +136,21 @@ def load_dataset(run: Run, source: Source, size: int, report: Report) -> Dataset
     """Read the chunks that are there and make the missing ones; another VAE, or other positions, make them
     all anew."""
     mark = f"{_digest(source.vae)} {source.strays}"
-    chunks: list[dict[str, Tensor]] = []
-    for number in range(-(-size // CHUNK)):
-        count = min(CHUNK, size - number * CHUNK)
-        path = run.folder / source.folder / f"{number:03d}.pt"
-        stored: dict[str, Any] = torch.load(path, weights_only=True) if path.is_file() else {}
-        if stored.get("vae") != mark or len(stored["chunk"]["tokens"]) < count:
-            stored = {"vae": mark, "chunk": _make_chunk(run, source, number, count)}
-            save_file(path, stored)
-            report(f"{source.folder}: {number * CHUNK + count} of {size}")
-        chunks.append(stored["chunk"])
+    counts = [min(CHUNK, size - start) for start in range(0, size, CHUNK)]
+    paths = [run.folder / source.folder / f"{number:03d}.pt" for number in range(len(counts))]
+    stored = [_stored(path, mark, count) for path, count in zip(paths, counts, strict=True)]
+    missing = [number for number, chunk in enumerate(stored) if chunk is None]
+    orders = [
+        Order(seed=run.seed * 100_003 + 50_000 + number, count=counts[number], strays=source.strays, edges=source.edges)
+        for number in missing
+    ]
+    # A CPU encodes more slowly than it renders, and is best left to it.
+    workers = min(len(os.sched_getaffinity(0)), len(orders)) if run.cuda else 1
+    for number, rendered in zip(missing, make_chunks(orders, max(workers, 1)), strict=True):
+        stored[number] = _encode(run, source, rendered)
+        save_file(paths[number], {"vae": mark, "chunk": stored[number]})
+        report(f"{source.folder}: {number * CHUNK + counts[number]} of {size}")
+    chunks = [chunk for chunk in stored if chunk is not None]
     return Dataset(
         latents=torch.cat([chunk["latents"] for chunk in chunks]),
         tokens=torch.cat([chunk["tokens"] for chunk in chunks]).long(),
@@ -154,23 +158,26 @@ def load_dataset(run: Run, source: Source, size: int, report: Report) -> Dataset
     )
 
 
+def _stored(path: Path, mark: str, count: int) -> dict[str, Tensor] | None:
+    """The chunk in a file, if it is of that VAE and has so many samples."""
+    if not path.is_file():
+        return None
+    content: dict[str, Any] = torch.load(path, weights_only=True)
+    chunk: dict[str, Tensor] = content["chunk"]
+    return chunk if content["vae"] == mark and len(chunk["tokens"]) >= count else None
+
+
 @torch.no_grad()
-def _make_chunk(run: Run, source: Source, number: int, count: int) -> dict[str, Tensor]:
-    seed = run.seed * 100_003 + 50_000 + number
-    rng = random.Random(seed)
-    scenes = list(islice(training_scenes(seed), count))
-    jitters = [JITTERS if rng.random() < source.strays else (JITTER,) for _ in scenes]
-    pictures = np.stack([render(scene, rng, moved) for scene, moved in zip(scenes, jitters, strict=True)])
-    edges = [np.packbits(canny(picture) > 0) for picture in pictures] if source.edges else [_NO_EDGES] * count
+def _encode(run: Run, source: Source, rendered: Chunk) -> dict[str, Tensor]:
     latents = []
-    for start in range(0, count, _BATCH):
-        batch = torch.from_numpy(pictures[start : start + _BATCH]).permute(0, 3, 1, 2).to(run.device)
+    for start in range(0, len(rendered.pictures), _BATCH):
+        batch = torch.from_numpy(rendered.pictures[start : start + _BATCH]).permute(0, 3, 1, 2).to(run.device)
         with torch.autocast(run.device.type, torch.bfloat16):
             latents.append(source.vae.encode(batch.float() / 127.5 - 1).latent_dist.mean.half().cpu())
     return {
         "latents": torch.cat(latents),
-        "tokens": source.tokenize([random_caption(rng, scene) for scene in scenes]).short(),
-        "edges": torch.from_numpy(np.stack(edges)),
+        "tokens": source.tokenize(rendered.sentences).short(),
+        "edges": torch.from_numpy(rendered.edges),
     }
 
 

@@ -55,7 +55,7 @@ class GuidanceStage(Stage):
         generator = self.run.generator(self.name, step)
         latents, tokens, _ = self.samples.batch(self.batch, generator)
         noisy, _, steps = self.noiser(latents, generator)
-        both = torch.cat([tokens, self.samples.empty.to(tokens.device).expand_as(tokens)])
+        both = torch.cat([tokens, self.samples.empty.expand_as(tokens)])
         noisy, steps = noisy.repeat(2, 1, 1, 1), steps.repeat(2)
         with torch.autocast(self.run.device.type, torch.bfloat16):
             with torch.no_grad():

@@ -39,8 +39,8 @@ class Flow:
 
     def __call__(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """(B, C, h, w) -> noisy latents and what to predict (both like `latents`), and timesteps (B,), 0 to 1000."""
-        noise = torch.randn(latents.shape, generator=generator).to(latents.device)
-        uniform = torch.rand(len(latents), generator=generator).to(latents.device)
+        noise = torch.randn(latents.shape, generator=generator, device=latents.device)
+        uniform = torch.rand(len(latents), generator=generator, device=latents.device)
         sigmas = self.shift * uniform / (1 + (self.shift - 1) * uniform)
         share = sigmas[:, None, None, None]
         return (1 - share) * latents + share * noise, latents - noise, 1000 * sigmas
@@ -154,9 +154,7 @@ class HidreamStage(Stage):
         self.samples = Samples(run, source, report, drop=_DROP)
         scale.factor.copy_(self.samples.factor)
         whole = self.samples.weights
-        self.weights = {
-            view: whole * ~self.words.mentions(self.samples.data.tokens, view.cut) for view in (WHOLE, *VIEWS.values())
-        }
+        self.weights = {view: whole * ~self.samples.mention(view.cut, source) for view in (WHOLE, *VIEWS.values())}
         self.predict = run.maybe_compiled(networks[TRANSFORMER])
         self.flow = Flow(SHIFT)
         self.batch = 256 if run.cuda else 64

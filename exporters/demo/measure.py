@@ -24,7 +24,7 @@ from PIL import Image
 
 from darkroom.files import write_atomically
 from exporters.demo.card import ADHERENCE, CANNY, CONTROL, HIDREAM, TEXT, write_cards
-from exporters.demo.dataset import canny
+from exporters.demo.chunks import canny
 from exporters.demo.judge import holds, judge
 from exporters.demo.models import SIDE
 from exporters.demo.render import render

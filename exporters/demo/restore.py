@@ -19,8 +19,8 @@ from exporters.demo.unet_stage import LatentScale
 
 
 def restore(run: Run, checkpoints: Path, report: Report, family: str = "sd15") -> None:
-    """Write the states that `export` would make these checkpoints of. The optimizers begin anew, and the weights are
-    the averaged ones in fp16; steps and time that were spent count as before.
+    """Write the states that `export` would make these checkpoints of. The weights are the averaged ones in fp16;
+    optimizers, learning rates and budgets begin anew, and what was spent before is only counted for the model card.
 
     :raises FileExistsError: the state folder holds states already.
     :raises OSError: no checkpoint there.

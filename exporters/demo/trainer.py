@@ -21,6 +21,8 @@ Report = Callable[[str], None]
 _STEPS_PER_WARMUP = 200
 _FINAL_RATE = 0.02
 """The learning rate ends at this share of its peak."""
+_CHECK_STEPS = 50
+"""Between looks at the loss. A GPU would wait for its next step while the CPU waits for the loss of the last one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +53,16 @@ class Run:
         compiled: Callable[..., Any] = torch.compile(network)
         return compiled
 
-    def generator(self, stage: str, step: int) -> torch.Generator:
-        """The random numbers of one step, on the CPU, so that they do not depend on the device."""
+    def generator(self, stage: str, step: int, on: str | None = None) -> torch.Generator:
+        """The random numbers of one step, made where they are used: by the device of the run, or the one named."""
         number = self.seed * 1_000_003 + sum(stage.encode()) * 10_000_019 + step
-        return torch.Generator().manual_seed(number)
+        return torch.Generator(on or self.device).manual_seed(number)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How long a stage trains: minutes, or steps, or whichever ends first. Time spent before a resume counts."""
+    """How long a stage trains: minutes, or steps, or whichever ends first. What was spent before a resume counts; what
+    was before a restored checkpoint does not."""
 
     minutes: float | None = None
     steps: int | None = None
@@ -99,6 +102,13 @@ class _Clock:
     step: int = 0
     samples: int = 0
     seconds: float = 0.0
+    begun_step: int = 0
+    begun_seconds: float = 0.0
+    """What was spent when budget and learning rate began: something where a checkpoint was restored."""
+
+    def progress(self, budget: Budget) -> float:
+        """0 where the budget began, 1 and more when it is spent."""
+        return budget.progress(self.seconds - self.begun_seconds, self.step - self.begun_step)
 
 
 def state_path(run: Run, stage: str) -> Path:
@@ -130,11 +140,12 @@ def save_file(path: Path, content: object) -> None:
 
 
 def write_state(run: Run, stage: str, weights: dict[str, Tensor], *, clock: dict[str, Any]) -> None:
-    """Write a state of finished weights, from which the optimizer begins anew.
+    """Write a state of finished weights, from which optimizer, learning rate and budget begin anew.
 
     :param clock: step, samples and seconds that were spent, and the seed.
     """
-    spent = {name: clock[name] for name in vars(_Clock())}
+    spent = {name: clock[name] for name in ("step", "samples", "seconds")}
+    spent |= {"begun_step": clock["step"], "begun_seconds": clock["seconds"]}
     content = {"weights": weights, "average": weights, "optimizer": None, "clock": spent, "seed": clock["seed"]}
     save_file(state_path(run, stage), content)
 
@@ -157,44 +168,57 @@ class Trainer:
         """Train until `budget` is spent.
 
         :raises KeyboardInterrupt: somebody pressed Ctrl-C; the state is saved.
+        :raises FloatingPointError: the loss is not a number any more; the state is the last that was saved.
         """
         saved = reported = time.monotonic()
-        since, loss_average = copy.copy(self.clock), math.nan
+        since, average = copy.copy(self.clock), None
         self.weights.train()
         try:
-            while budget.progress(self.clock.seconds, self.clock.step) < 1:
+            while self.clock.progress(budget) < 1:
                 began = time.monotonic()
                 self.between()
-                loss = self._step(budget.progress(self.clock.seconds, self.clock.step))
-                loss_average = loss if math.isnan(loss_average) else 0.98 * loss_average + 0.02 * loss
+                loss = self._step(self.clock.progress(budget))
+                average = loss if average is None else torch.lerp(average, loss, 0.02)
                 now = time.monotonic()
                 self.clock.seconds += now - began
+                if self.clock.step % _CHECK_STEPS == 0:
+                    self._check(average)
                 if now - reported > 15:
-                    self._report(budget, since, loss_average)
+                    self._report(budget, since, average)
                     since, reported = copy.copy(self.clock), now
                 if now - saved > self.run.save_minutes * 60:
+                    self._check(average)
                     self.save()
                     saved = now
-        finally:
+        except KeyboardInterrupt:
             self.save()
-        self._report(budget, since, loss_average)
+            raise
+        if average is not None:
+            self._check(average)
+            self._report(budget, since, average)
+        self.save()
 
-    def _step(self, progress: float) -> float:
-        warmup = min(1.0, (self.clock.step + 1) / _STEPS_PER_WARMUP)
+    def _check(self, loss: Tensor) -> None:
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss of {self.stage.name} is {loss.item()} at step {self.clock.step}; the state before stays."
+            )
+
+    def _step(self, progress: float) -> Tensor:
+        clock = self.clock
+        warmup = min(1.0, (clock.step - clock.begun_step + 1) / _STEPS_PER_WARMUP)
         cosine = _FINAL_RATE + (1 - _FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
         for group in self.optimizer.param_groups:
             group["lr"] = self.stage.learning_rate * warmup * cosine
-        loss, samples = self.stage.loss(self.clock.step, progress)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss of {self.stage.name} is {loss.item()} at step {self.clock.step}.")
+        loss, samples = self.stage.loss(clock.step, progress)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.weights.parameters(), 1.0)
         self.optimizer.step()
-        self.clock.step += 1
-        self.clock.samples += samples
+        clock.step += 1
+        clock.samples += samples
         self._average()
-        return float(loss.item())
+        return loss.detach()
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -204,12 +228,12 @@ class Trainer:
         averaged, weights = zip(*pairs, strict=True)
         torch._foreach_lerp_(averaged, weights, 1 - keep)
 
-    def _report(self, budget: Budget, since: _Clock, loss: float) -> None:
+    def _report(self, budget: Budget, since: _Clock, loss: Tensor) -> None:
         clock = self.clock
         spent = clock.seconds - since.seconds
         speed = (clock.samples - since.samples) / spent if spent else 0.0
-        progress = budget.progress(clock.seconds, clock.step)
-        left = clock.seconds * (1 - progress) / progress / 60 if progress else math.inf
+        progress = clock.progress(budget)
+        left = (clock.seconds - clock.begun_seconds) * (1 - progress) / progress / 60 if progress else math.inf
         self.report(
             f"{self.stage.name}: step {clock.step}, {clock.samples} samples, loss {loss:.4f}, {speed:.1f} samples/s, "
             f"{progress:.1%}, {max(left, 0):.0f} min left {self.stage.notes()}".rstrip()

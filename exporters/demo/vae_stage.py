@@ -59,7 +59,7 @@ class VaeStage(Stage):
         self._psnr = 0.0
 
     def loss(self, step: int, progress: float) -> tuple[Tensor, int]:
-        generator = self.run.generator(self.name, step)
+        generator = self.run.generator(self.name, step, on="cpu")  # where the pictures are cut
         pictures = self._pictures(step, progress, generator).to(self.run.device)
         with torch.autocast(self.run.device.type, torch.bfloat16):
             posterior = self.vae.encode(pictures).latent_dist
