@@ -116,15 +116,24 @@ class OrtNetwork:
 
     :param path: the .onnx file.
     :param threads: intra-op threads; 0 lets ONNX Runtime take all cores.
+    :param device: "cpu", or "cuda" for the first GPU.
+    :raises RuntimeError: CUDA does not work here.
     """
 
-    def __init__(self, path: Path, *, threads: int = 0) -> None:
+    def __init__(self, path: Path, *, threads: int = 0, device: str = "cpu") -> None:
         import onnxruntime as ort  # here, so that pipelines import without an engine
+
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if device == "cuda":
+            ort.preload_dlls()  # CUDA and cuDNN from pip are on no library path
+            providers.insert(0, ("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"}))
 
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.session = ort.InferenceSession(str(path), options, providers=providers)
+        if device == "cuda" and "CUDAExecutionProvider" not in self.session.get_providers():
+            raise RuntimeError(f"ONNX Runtime runs {path.parent.parent.name} on the CPU; its log says why.")
         self._names = [output.name for output in self.session.get_outputs()]
 
     def run(self, inputs: Tensors) -> dict[str, Array]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,13 @@ from benchmarks.sd15.loop import exported, text_width
 from benchmarks.timing import in_turns, timed
 from darkroom.networks import OrtNetwork, RowCaps, Tensors
 from darkroom.pipelines.sd15.networks import LATENT_CHANNELS, UNET
+from proxy.devices import gpu_names
 
 ROWS = (1, 2, 4, 8, 16)
 # Rounds by the side of the latents: the small ones are noisier, and cost little.
 ROUNDS: Mapping[int, int] = {16: 11, 32: 5, 64: 2}
+GPU_ROWS = (*ROWS, 32)
+GPU_ROUNDS: Mapping[int, int] = {32: 5, 64: 5, 96: 5, 128: 3}
 QUICK_ROUNDS: Mapping[int, int] = {8: 2, 16: 1}
 GAIN = 0.05
 """How much time per row a larger batch has to save to be worth it: each of its rows waits for all of them."""
@@ -58,21 +61,28 @@ def run(context: Context) -> Section:
     return Section(name="sd15_batch_caps", title="Rows per execution of the UNet", tables=(table,))
 
 
-def measure(repository: Path, rounds: Mapping[int, int], stage: Stage = lambda side: lambda done: None) -> Seconds:
+def measure(
+    repository: Path,
+    rounds: Mapping[int, int],
+    stage: Stage = lambda side: lambda done: None,
+    device: str = "cpu",
+) -> Seconds:
     """Every number of rows at every side of `rounds`, in turns.
 
     :param repository: with the exported UNet and text encoder.
     :param rounds: how many rounds count, by the side of the latents.
+    :param device: "cpu", or "cuda" for the first GPU.
     :raises BenchmarkError: they are not exported.
     """
-    width, network = text_width(repository), OrtNetwork(exported(repository, UNET))
-    return {side: _measure_side(network, side, width, count, stage(side)) for side, count in rounds.items()}
+    width, network = text_width(repository), OrtNetwork(exported(repository, UNET), device=device)
+    numbers = ROWS if device == "cpu" else GPU_ROWS
+    return {side: _measure_side(network, numbers, side, width, count, stage(side)) for side, count in rounds.items()}
 
 
 def _measure_side(
-    network: OrtNetwork, side: int, width: int, rounds: int, on_round: Callable[[int], None]
+    network: OrtNetwork, numbers: Sequence[int], side: int, width: int, rounds: int, on_round: Callable[[int], None]
 ) -> dict[int, list[float]]:
-    batches = {str(rows): unet_inputs(rows, side, width) for rows in ROWS}
+    batches = {str(rows): unet_inputs(rows, side, width) for rows in numbers}
     variants = {name: timed(partial(network.run, inputs)) for name, inputs in batches.items()}
     seconds = in_turns(variants, rounds=rounds, on_round=on_round)
     return {int(name): values for name, values in seconds.items()}
@@ -139,12 +149,15 @@ def _present(seconds: Seconds) -> str:
     help="With the exported UNet and text encoder.",
 )
 @click.option("--quick", is_flag=True, help="Few rounds and small latents; the numbers mean little.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="A file. Default: standard output.")
-def main(repository: Path, quick: bool, output: Path | None) -> None:
+def main(repository: Path, quick: bool, device: str, output: Path | None) -> None:
     """Measure rows per execution against resolution, about a minute on 2 cores, and give the table as JSON."""
-    seconds = measure(repository, QUICK_ROUNDS if quick else ROUNDS)
+    rounds = QUICK_ROUNDS if quick else GPU_ROUNDS if device == "cuda" else ROUNDS
+    seconds = measure(repository, rounds, device=device)
     caps = [{"latents": side * side, "rows": best_rows(per_row(by_rows))} for side, by_rows in seconds.items()]
-    content = {"machine": machine.describe(), "quick": quick, "caps": caps, "cells": as_rows(seconds)}
+    described = machine.describe() | ({"gpu": gpu_names()[0]} if device == "cuda" and gpu_names() else {})
+    content = {"machine": described, "quick": quick, "caps": caps, "cells": as_rows(seconds)}
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     if output is None:
         click.echo(text, nl=False)
