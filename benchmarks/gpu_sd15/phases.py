@@ -24,7 +24,7 @@ from exporters.config import Placement, write_configs
 Say = Callable[[str], None]
 
 _START_SECONDS = 400.0  # of a service whose networks have 2 GB and more
-_BATCH_ROUNDS = 3
+_BATCH_ROUNDS = 2
 
 
 def prepare(work: Work, case: Case, say: Say) -> None:

@@ -44,9 +44,9 @@ TINY = Case(size="demo", device="cpu", precision="fp32", side=64, steps=4)
 class Counts:
     """How much is measured: jobs that do not count, jobs one at a time, and jobs of CLIENTS clients."""
 
-    warmups: int = 3
-    alone: int = 10
-    together: int = 24
+    warmups: int = 2
+    alone: int = 8
+    together: int = 2 * CLIENTS
 
 
 QUICK = Counts(warmups=1, alone=2, together=CLIENTS)

@@ -210,6 +210,11 @@ A state is saved every few minutes and at the end, atomically; the same command 
     help="Scenes for the stages after the VAE, rendered and encoded once.",
 )
 @click.option(
+    "--batch",
+    type=click.IntRange(1),
+    help="Samples of a step, in the stages after the VAE.  [default: what suits the device]",
+)
+@click.option(
     "--compile",
     "compiled",
     is_flag=True,
@@ -226,6 +231,7 @@ def train(
     device: str,
     threads: int | None,
     samples: int,
+    batch: int | None,
     compiled: bool,
     save_minutes: float,
     **given: Any,
@@ -244,6 +250,7 @@ def train(
         seed=seed,
         device=choose_device(device),
         samples=samples,
+        batch=batch,
         compiled=compiled,
         save_minutes=save_minutes,
     )

@@ -36,7 +36,7 @@ class ControlnetStage(Stage):
         self.samples = Samples(run, make_source(run, tokenizer), report, drop=_DROP)
         self.control, self.predict = run.maybe_compiled(self.controlnet), run.maybe_compiled(self.unet)
         self.noiser = Noiser(run.device)
-        self.batch = 256 if run.cuda else 48
+        self.take(run.batch_size(48), cpu=48)
 
     def loss(self, step: int, progress: float) -> tuple[Tensor, int]:
         generator = self.run.generator(self.name, step)

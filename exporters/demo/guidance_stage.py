@@ -49,7 +49,7 @@ class GuidanceStage(Stage):
         self.samples = Samples(run, make_source(run, tokenizer), report, drop=0.0)
         self.predict, self.teach = run.maybe_compiled(unet), run.maybe_compiled(self.teacher["unet"])
         self.noiser = Noiser(run.device)
-        self.batch = 128 if run.cuda else 32
+        self.take(run.batch_size(32), cpu=32)
 
     def loss(self, step: int, progress: float) -> tuple[Tensor, int]:
         generator = self.run.generator(self.name, step)

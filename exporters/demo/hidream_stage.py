@@ -157,7 +157,7 @@ class HidreamStage(Stage):
         self.weights = {view: whole * ~self.samples.mention(view.cut, source) for view in (WHOLE, *VIEWS.values())}
         self.predict = run.maybe_compiled(networks[TRANSFORMER])
         self.flow = Flow(SHIFT)
-        self.batch = 256 if run.cuda else 64
+        self.take(run.batch_size(64), cpu=64)
 
     def loss(self, step: int, progress: float) -> tuple[Tensor, int]:
         generator = self.run.generator(self.name, step)

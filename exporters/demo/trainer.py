@@ -19,6 +19,8 @@ from darkroom.files import write_atomically
 
 Report = Callable[[str], None]
 _STEPS_PER_WARMUP = 200
+_WARMUP = 0.05
+"""The learning rate rises over so many steps, or this share of the budget where that is less."""
 _FINAL_RATE = 0.02
 """The learning rate ends at this share of its peak."""
 _CHECK_STEPS = 50
@@ -35,6 +37,8 @@ class Run:
     device: torch.device
     samples: int = 40_960
     """How many scenes the stages after the VAE see."""
+    batch: int | None = None
+    """How many samples a step of them takes; None = what suits the device."""
     compiled: bool = False
     """Whether networks go through torch.compile."""
     save_minutes: float = 5.0
@@ -52,6 +56,11 @@ class Run:
         config.cpp.dynamic_threads = True  # or the number of threads at the first call would be the number for ever
         compiled: Callable[..., Any] = torch.compile(network)
         return compiled
+
+    def batch_size(self, cpu: int) -> int:
+        """Samples of a step, where a CPU is best served with `cpu` of them. A GPU works on 32 times as many in the time
+        that its kernels take to start."""
+        return self.batch or (32 * cpu if self.cuda else cpu)
 
     def generator(self, stage: str, step: int, on: str | None = None) -> torch.Generator:
         """The random numbers of one step, made where they are used: by the device of the run, or the one named."""
@@ -82,9 +91,19 @@ class Stage(ABC):
 
     name: str
     learning_rate: float
+    """At its peak."""
     average: float = 0.999
     """How much of the averaged weights each step keeps."""
     modules: nn.ModuleDict
+    batch: int
+
+    def take(self, batch: int, *, cpu: int) -> None:
+        """Learn from `batch` samples a step where learning rate and average are for `cpu` of them: with more of them
+        the steps are larger, at most twice, and fewer of them are averaged."""
+        self.batch = batch
+        scale = math.sqrt(batch / cpu)
+        self.learning_rate *= min(scale, 2.0)
+        self.average = 1 - min((1 - self.average) * scale, 0.02)
 
     @abstractmethod
     def loss(self, step: int, progress: float) -> tuple[Tensor, int]:
@@ -206,7 +225,7 @@ class Trainer:
 
     def _step(self, progress: float) -> Tensor:
         clock = self.clock
-        warmup = min(1.0, (clock.step - clock.begun_step + 1) / _STEPS_PER_WARMUP)
+        warmup = min(1.0, max((clock.step - clock.begun_step + 1) / _STEPS_PER_WARMUP, progress / _WARMUP))
         cosine = _FINAL_RATE + (1 - _FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
         for group in self.optimizer.param_groups:
             group["lr"] = self.stage.learning_rate * warmup * cosine

@@ -103,7 +103,7 @@ class UnetStage(Stage):
         scale.factor.copy_(self.samples.factor)
         self.predict = run.maybe_compiled(self.unet)
         self.noiser = Noiser(run.device)
-        self.batch = 256 if run.cuda else 64
+        self.take(run.batch_size(64), cpu=64)
 
     def loss(self, step: int, progress: float) -> tuple[Tensor, int]:
         generator = self.run.generator(self.name, step)
