@@ -26,7 +26,8 @@ class PictureRequest:
 
     :param prompt, negative_prompt: any length up to the limit.
     :param steps: denoising steps.
-    :param guidance_scale: of classifier-free guidance (Ho and Salimans 2022); 1 and below do without.
+    :param guidance_scale: of classifier-free guidance (Ho and Salimans 2022); 1 and below do without; None = what suits
+        the checkpoint.
     :param seed: of the first picture; the k-th has `seed + k`.
     :param width, height: in pixels; None = the side that the checkpoint was trained at.
     :param scheduler: a name of `darkroom.schedulers`; None = the checkpoint's own.
@@ -39,7 +40,7 @@ class PictureRequest:
     prompt: str
     negative_prompt: str = ""
     steps: int
-    guidance_scale: float
+    guidance_scale: float | None
     seed: int
     width: int | None = None
     height: int | None = None
@@ -53,7 +54,7 @@ class PictureRequest:
     @property
     def guided(self) -> bool:
         """Whether there is classifier-free guidance: two rows per picture instead of one."""
-        return self.guidance_scale > 1
+        return self.guidance_scale is None or self.guidance_scale > 1
 
 
 class PixelLimits(Protocol):

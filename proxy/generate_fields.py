@@ -104,7 +104,9 @@ class GenerateFields(PictureFields):
         f"Up to GENERATE_MAX_STEPS, by default {Limits.max_steps}.", GenerateRequest.steps, minimum=1
     )
     guidance_scale: Number | None = _field(
-        "1 and below: no guidance, in half the time.", GenerateRequest.guidance_scale, sd15.GUIDANCE_RANGE
+        "1 and below: no guidance, in half the time. By default what the checkpoint asks for, else 7.5.",
+        sd15.GUIDANCE_SCALE,
+        sd15.GUIDANCE_RANGE,
     )
     width: Whole | None = _field(f"{_SIDE} {_AREA}", minimum=sd15.SIDE_MINIMUM)
     height: Whole | None = _field(_SIDE, minimum=sd15.SIDE_MINIMUM)

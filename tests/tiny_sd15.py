@@ -99,6 +99,7 @@ def _checkpoint(pipeline: StableDiffusionPipeline) -> Checkpoint:
         side=SIDE,
         scheduler={**pipeline.scheduler.config, "_class_name": type(pipeline.scheduler).__name__},
         max_tokens=77,
+        guidance_scale=7.5,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -13,7 +13,7 @@ LARGEST_TEXT = 1 << 20  # bytes; a chunk that claims more is none of ours
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 # Of what is not asked for, the service takes these: the values are part of its contract.
-_DEFAULTS = {"steps": 20, "guidance_scale": 7.5, "negative_prompt": "", "control_type": None}
+_DEFAULTS = {"steps": 20, "negative_prompt": "", "control_type": None}
 _CONTROL_DEFAULTS = {
     "control_type": "canny",
     "low_threshold": 100,
@@ -29,8 +29,8 @@ _NOT_COMPARED = {"num_images", "format", "quality", "preview_every", "control_im
 def made_otherwise(path: Path, wanted: Mapping[str, Any]) -> bool:
     """Whether a file was certainly made with other settings than the `wanted` ones, which are fields of a request.
 
-    False where the file does not say, because it is no PNG, say. Size and scheduler count where they are asked for:
-    what the service takes otherwise is not known here.
+    False where the file does not say, because it is no PNG, say. Size, guidance scale and scheduler count where they
+    are asked for: what suits the checkpoint is not known here.
     """
     recorded = read_recorded(path)
     if recorded is None:

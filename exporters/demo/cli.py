@@ -20,18 +20,10 @@ if TYPE_CHECKING:
 _STATE = ROOT / ".darkroom" / "demo"
 _CHECKPOINTS = ROOT / "checkpoints"
 _FAMILIES = {
-    "sd15": {"vae": 4500, "unet": 6000, "guidance": 1000, "controlnet": 2500},
+    "sd15": {"vae": 4500, "unet": 6000, "controlnet": 2500},
     "hidream": {"hidream-vae": 2000, "hidream": 5000},
 }
 """Family -> its stages in the order of training, and steps of each where nothing else is asked for."""
-
-_GUIDANCE = {"sd15": 2.0, "hidream": 5.0}
-"""At which a family's checkpoint is measured."""
-
-
-def _in_words(values: dict[str, float]) -> str:
-    return ", ".join(f"{value:g} for {family}" for family, value in values.items())
-
 
 _folder = click.Path(file_okay=False, path_type=Path)
 _state_option = click.option(
@@ -64,7 +56,7 @@ From nothing to checkpoints:
   python -m exporters.demo show "a cat above a pizza on a blue background" cat.png
   python -m exporters.demo train                        hours on a CPU, minutes on a GPU; Ctrl-C and again goes on
   python -m exporters.demo export                       checkpoints/demo-sd15 and demo-sd15-canny
-  python -m exporters.demo measure --guidance 7.5       how many of 200 prompts the pictures hold
+  python -m exporters.demo measure                      how many of 200 prompts the pictures hold
   python -m exporters.demo measure --canny              how well pictures follow edges
   python -m exporters.demo train --family hidream       the same for demo-hidream, and so on
 \b
@@ -215,6 +207,13 @@ A state is saved every few minutes and at the end, atomically; the same command 
     help="Samples of a step, in the stages after the VAE.  [default: what suits the device]",
 )
 @click.option(
+    "--rate",
+    type=click.FloatRange(0, 10, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Times the learning rate; less than 1 to finish what was trained before.",
+)
+@click.option(
     "--compile",
     "compiled",
     is_flag=True,
@@ -232,14 +231,15 @@ def train(
     threads: int | None,
     samples: int,
     batch: int | None,
+    rate: float,
     compiled: bool,
     save_minutes: float,
     **given: Any,
 ) -> None:
     """Train the stages of a family, one after another.
 
-    For sd15 the VAE, the UNet with its text encoder, the same once more for guidance at the usual scale, and the Canny
-    ControlNet; for hidream a VAE of its own, and the transformer with its four text encoders.
+    For sd15 the VAE, the UNet with its text encoder, and the Canny ControlNet; for hidream a VAE of its own, and the
+    transformer with its four text encoders.
     """
     from exporters.demo.train import choose_device, train_stages
     from exporters.demo.trainer import Run
@@ -251,6 +251,7 @@ def train(
         device=choose_device(device),
         samples=samples,
         batch=batch,
+        rate=rate,
         compiled=compiled,
         save_minutes=save_minutes,
     )
@@ -314,7 +315,7 @@ def restore(family: str, state: Path, checkpoints: Path) -> None:
     epilog="""\b
 Examples:
   python -m exporters.demo measure
-  python -m exporters.demo measure --guidance 7.5                  after training with the stage guidance
+  python -m exporters.demo measure --guidance 4
   python -m exporters.demo measure --prompts 20 --steps 12         a quick look
   python -m exporters.demo measure --canny --prompts 60
   python -m exporters.demo measure --family hidream"""
@@ -323,7 +324,7 @@ Examples:
 @click.option("--canny", is_flag=True, help="Measure sd15's ControlNet instead of adherence.")
 @click.option("--prompts", type=click.IntRange(4, 400), default=200, show_default=True, help="Half with two objects.")
 @click.option("--steps", type=click.IntRange(1, 1000), default=25, show_default=True)
-@click.option("--guidance", type=click.FloatRange(1, 30), help=f"Default: {_in_words(_GUIDANCE)}.")
+@click.option("--guidance", type=click.FloatRange(1, 30), help="Default: the scale that suits the checkpoint.")
 @_seed_option
 @_device_option
 @_output_option
@@ -346,12 +347,12 @@ def measure(
 
     if canny and family != "sd15":
         raise click.BadParameter(f"there is no ControlNet of the family {family}.", param_hint="'--canny'")
-    settings = Settings(
+    settings = Settings.of(
+        family,
         checkpoints=checkpoints,
-        family=family,
         prompts=prompts,
         steps=steps,
-        guidance=_GUIDANCE[family] if guidance is None else guidance,
+        guidance=guidance,
         seed=seed,
         device=choose_device(device),
     )

@@ -11,15 +11,16 @@ import torch
 from diffusers import HiDreamImagePipeline, StableDiffusionPipeline
 from torch import nn
 
+from darkroom.files import write_atomically
 from exporters.demo import hidream_models
-from exporters.demo.card import CONTROL, HIDREAM, TEXT, write_cards
+from exporters.demo.card import CONTROL, GUIDANCE, HIDREAM, TEXT, write_cards
 from exporters.demo.dataset import make_tokenizer
-from exporters.demo.guidance_stage import NAME as GUIDANCE
 from exporters.demo.hidream_stage import VAE_STAGE
 from exporters.demo.hidream_tokens import Words
 from exporters.demo.models import inference_scheduler, make_controlnet, make_text_encoder, make_unet, make_vae
 from exporters.demo.tokens import write_tokenizer
 from exporters.demo.trainer import Report, Run, averaged_weights, state_path
+from exporters.sd15.pipeline import GENERATION
 
 
 def export(run: Run, output: Path, report: Report, family: str = "sd15") -> None:
@@ -51,8 +52,7 @@ def _made(folder: Path) -> Path:
 def _save_pipeline(run: Run, folder: Path) -> None:
     tokenizer = make_tokenizer()
     vae, unet, text_encoder = make_vae(), make_unet(), make_text_encoder(tokenizer)
-    stages = ("unet", GUIDANCE) if state_path(run, GUIDANCE).is_file() else ("unet",)
-    trained = averaged_weights(run, stages[-1])
+    trained = averaged_weights(run, "unet")
     vae.load_state_dict(averaged_weights(run, "vae")["vae"])
     vae.register_to_config(scaling_factor=float(trained["scale"]["factor"]))
     unet.load_state_dict(trained["unet"])
@@ -72,7 +72,8 @@ def _save_pipeline(run: Run, folder: Path) -> None:
     pipeline.save_pretrained(folder, safe_serialization=True)
     _load_as_fp32(folder / "text_encoder" / "config.json")
     write_tokenizer(folder / "tokenizer")  # vocab.json and merges.txt too, which older readers look for
-    _write_training(run, folder, ("vae", *stages))
+    write_atomically(folder / GENERATION, (json.dumps({"guidance_scale": GUIDANCE[TEXT]}) + "\n").encode())
+    _write_training(run, folder, ("vae", "unet"))
 
 
 def _save_hidream(run: Run, folder: Path) -> None:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from darkroom.files import write_atomically
-from exporters.demo.card import ADHERENCE, CANNY, CONTROL, HIDREAM, TEXT, write_cards
+from exporters.demo.card import ADHERENCE, CANNY, CONTROL, GUIDANCE, HIDREAM, TEXT, write_cards
 from exporters.demo.chunks import canny
 from exporters.demo.judge import holds, judge
 from exporters.demo.models import SIDE
@@ -51,6 +51,12 @@ class Settings:
     guidance: float
     seed: int = 0
     device: torch.device
+
+    @classmethod
+    def of(cls, family: str, *, guidance: float | None, **settings: Any) -> Settings:
+        """Settings for a family, by default with the guidance scale that suits it."""
+        usual = GUIDANCE[HIDREAM if family == "hidream" else TEXT]
+        return cls(family=family, guidance=usual if guidance is None else guidance, **settings)
 
 
 def measure_adherence(settings: Settings, report: Report) -> dict[str, Any]:

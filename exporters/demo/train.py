@@ -44,10 +44,6 @@ def make_stage(name: str, run: Run, report: Report) -> Stage:
         from exporters.demo.unet_stage import UnetStage
 
         return UnetStage(run, report)
-    if name == "guidance":
-        from exporters.demo.guidance_stage import GuidanceStage
-
-        return GuidanceStage(run, report)
     if name == "controlnet":
         from exporters.demo.controlnet_stage import ControlnetStage
 

@@ -39,6 +39,8 @@ class Run:
     """How many scenes the stages after the VAE see."""
     batch: int | None = None
     """How many samples a step of them takes; None = what suits the device."""
+    rate: float = 1.0
+    """The learning rate as a share of the stage's."""
     compiled: bool = False
     """Whether networks go through torch.compile."""
     save_minutes: float = 5.0
@@ -228,7 +230,7 @@ class Trainer:
         warmup = min(1.0, max((clock.step - clock.begun_step + 1) / _STEPS_PER_WARMUP, progress / _WARMUP))
         cosine = _FINAL_RATE + (1 - _FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.stage.learning_rate * warmup * cosine
+            group["lr"] = self.run.rate * self.stage.learning_rate * warmup * cosine
         loss, samples = self.stage.loss(clock.step, progress)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)

@@ -25,7 +25,7 @@ DEMO = ROOT / "checkpoints" / "demo-sd15"
 DEMO_CANNY = ROOT / "checkpoints" / "demo-sd15-canny"
 _NETWORKS = (networks.TEXT_ENCODER, networks.VAE_ENCODER, networks.VAE_DECODER, networks.UNET)
 
-PATTERNS = ("model_index.json", "unet/*", "vae/*", "text_encoder/*", "tokenizer/*", "scheduler/*")
+PATTERNS = ("model_index.json", pipeline.GENERATION, "unet/*", "vae/*", "text_encoder/*", "tokenizer/*", "scheduler/*")
 """The files of a checkpoint that an export reads."""
 CONTROLNET_PATTERNS = ("config.json", "diffusion_pytorch_model*")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from darkroom.pipelines.sd15.checkpoint import FILE_NAME, TOKENIZER_NAME, Checkpoint
 from darkroom.pipelines.sd15.networks import VAE_SCALE_FACTOR
+from darkroom.pipelines.sd15.request import GUIDANCE_RANGE, GUIDANCE_SCALE
 from exporters import manifest, onnx_export
 from exporters.errors import ExportError
 from exporters.files import sha256
@@ -18,6 +19,8 @@ from exporters.sd15.weights import Component
 
 STAGES = ("read weights", "convert tokenizer", "fit preview", "install")
 _SCHEDULER = "scheduler/scheduler_config.json"
+GENERATION = "generation_config.json"
+"""A file that a checkpoint may have: {"guidance_scale": 2.0} for requests that name none."""
 _SOURCES = ("pipeline.py", "tokenizer.py", "preview.py")
 
 
@@ -38,7 +41,8 @@ def export(job: Job, stage: Callable[[str], None]) -> Manifest:
     scheduler = weights.read_json(root, _SCHEDULER)
     if "_class_name" not in scheduler:
         raise ExportError(f"{root.name}/{_SCHEDULER} names no scheduler class.")
-    files = (*checkpoint.unet.files, *checkpoint.vae.files, _SCHEDULER, *tokenizer.present(root))
+    generation = (GENERATION,) if (root / GENERATION).is_file() else ()
+    files = (*checkpoint.unet.files, *checkpoint.vae.files, _SCHEDULER, *generation, *tokenizer.present(root))
     source = job.checkpoint.source(files)
     vae = weights.load("vae", checkpoint.vae)
     stage("convert tokenizer")
@@ -52,6 +56,7 @@ def export(job: Job, stage: Callable[[str], None]) -> Manifest:
         side=_side(checkpoint.unet.config),
         scheduler=scheduler,
         max_tokens=words.max_tokens,
+        guidance_scale=_guidance_scale(root) if generation else GUIDANCE_SCALE,
         bos_token_id=words.bos_token_id,
         eos_token_id=words.eos_token_id,
         pad_token_id=words.pad_token_id,
@@ -64,6 +69,19 @@ def _digest(unet: Component, source: Source) -> str:
     """The hash of the UNet's weights, which for one file is that of the file."""
     hashes = [source.files[name].sha256 for name in unet.weights]
     return hashes[0] if len(hashes) == 1 else sha256("".join(hashes).encode())
+
+
+def _guidance_scale(root: Path) -> float:
+    """
+    :raises ExportError: it is no number in the range of requests.
+    """
+    value = weights.read_json(root, GENERATION).get("guidance_scale", GUIDANCE_SCALE)
+    low, high = GUIDANCE_RANGE
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise ExportError(
+            f"{root.name}/{GENERATION}: guidance_scale must be a number from {low:g} to {high:g}; got {value!r}."
+        )
+    return float(value)
 
 
 def _side(unet: dict[str, Any]) -> int:

@@ -37,22 +37,21 @@ def _pictures(http: httpx.Client, **fields: Any) -> list[NDArray[np.uint8]]:
     return [pixels(base64.b64decode(image.partition(",")[2])) for image in answer.json()["images"]]
 
 
-def _draw(http: httpx.Client, scenes: list[Scene], **fields: Any) -> list[NDArray[np.uint8]]:
+def _draw(http: httpx.Client, scenes: list[Scene]) -> list[NDArray[np.uint8]]:
     """One picture per scene; several requests at once."""
 
     def one(number: int) -> NDArray[np.uint8]:
-        return _pictures(http, prompt=caption(scenes[number]), seed=number, steps=25, **fields)[0]
+        return _pictures(http, prompt=caption(scenes[number]), seed=number, steps=25)[0]
 
     with ThreadPoolExecutor(8) as pool:
         return list(pool.map(one, range(len(scenes))))
 
 
 def test_pictures_hold_what_was_asked(http: httpx.Client) -> None:
-    """Compared with what 200 pictures reached. Backgrounds are the easiest part, so that the check bites even while a
-    checkpoint still draws few things rightly."""
+    """Compared with what 200 pictures reached, at the guidance scale that the checkpoint asks for: none is named."""
     measured = json.loads((TEXT / "adherence.json").read_text())
     scenes = [*held_out_scenes(PROMPTS // 2, objects=1), *held_out_scenes(PROMPTS // 2, objects=2)]
-    verdicts = [judge(picture) for picture in _draw(http, scenes, guidance_scale=measured["guidance"])]
+    verdicts = [judge(picture) for picture in _draw(http, scenes)]
     good = sum(holds(scene, verdict) for scene, verdict in zip(scenes, verdicts, strict=True))
     backgrounds = sum(v.scene.background == s.background for s, v in zip(scenes, verdicts, strict=True))
     share = sum(measured["groups"][group]["holds"] for group in ("one_object", "two_objects")) / measured["prompts"]
@@ -68,8 +67,7 @@ def test_pictures_follow_the_edges(http: httpx.Client) -> None:
     for scene in scenes:
         asked = render(scene, rng)
         control = base64.b64encode(encoded(Image.fromarray(asked))).decode()
-        fields = {"prompt": caption(scene), "steps": 25, "guidance_scale": measured["guidance"]}
-        (made,) = _pictures(http, **fields, seed=3, control_image=control)
+        (made,) = _pictures(http, prompt=caption(scene), steps=25, seed=3, control_image=control)
         scores.append(edge_f1(canny(asked), canny(made), 1))
     assert np.mean(scores) >= measured["f1"] - 0.1, scores
 

@@ -260,7 +260,7 @@ def test_what_the_pipeline_reads(full: Made) -> None:
     assert facts.name == "tiny"
     weights_file = full.checkpoint / "unet" / "diffusion_pytorch_model.safetensors"
     assert facts.digest == sha256(weights_file.read_bytes())[:10]
-    assert facts.side == 64
+    assert (facts.side, facts.guidance_scale) == (64, 7.5)
     assert facts.scheduler["_class_name"] == "PNDMScheduler"
     ids = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     assert (facts.max_tokens, facts.bos_token_id, facts.eos_token_id, facts.pad_token_id) == (77, *ids)

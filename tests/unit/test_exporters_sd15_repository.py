@@ -144,6 +144,21 @@ def test_a_checkpoint_of_the_hub_is_fetched_once(tiny: Path, tmp_path: Path, mon
     assert base_tasks(again, repository, None)[-1].up_to_date() is not None
 
 
+def test_a_checkpoint_may_ask_for_its_own_guidance_scale(tiny: Path, tmp_path: Path) -> None:
+    checkpoint, repository = tmp_path / "checkpoint", tmp_path / "models"
+    shutil.copytree(tiny, checkpoint)
+    (checkpoint / "generation_config.json").write_text('{"guidance_scale": 3}')
+    task = base_tasks(origin(checkpoint), repository, None)[-1]
+    run_tasks([task])
+    assert Checkpoint.read(repository / "sd15" / "1").guidance_scale == 3
+    assert task.up_to_date() is not None
+    for wrong in ('"high"', "51", "true"):
+        (checkpoint / "generation_config.json").write_text(f'{{"guidance_scale": {wrong}}}')
+        task = base_tasks(origin(checkpoint), repository, None)[-1]
+        with pytest.raises(ExportError, match=r"generation_config.json: guidance_scale must be a number from 0 to 50"):
+            run_tasks([task])
+
+
 def test_missing_folder_is_named(tmp_path: Path) -> None:
     gone = Origin(name=str(tmp_path / "gone"), fetch=fetch)
     with pytest.raises(ExportError, match="gone is not there"):

@@ -9,6 +9,7 @@ import pytest
 
 from darkroom.errors import InvalidInput, TooLarge
 from darkroom.networks import RowCaps
+from darkroom.pipelines.sd15.checkpoint import Checkpoint
 from darkroom.pipelines.sd15.controls import control_names, load_control
 from darkroom.pipelines.sd15.networks import CONTROL_UNETS, UNET
 from darkroom.pipelines.sd15.request import SEED_RANGE, GenerateRequest, Limits
@@ -23,7 +24,8 @@ def parse(**fields: Any) -> GenerateRequest:
 
 def test_defaults_are_those_of_the_contract() -> None:
     request = parse()
-    assert (request.steps, request.guidance_scale, request.num_images) == (20, 7.5, 1)
+    assert (request.steps, request.guidance_scale, request.num_images) == (20, None, 1)
+    assert request.guided
     assert (request.width, request.height, request.negative_prompt) == (None, None, "")
     assert request.control is None
     control = parse(control_image=True).control
@@ -32,11 +34,26 @@ def test_defaults_are_those_of_the_contract() -> None:
     assert control.conditioning_scale == 1.0
 
 
-def test_absent_sides_are_the_checkpoints() -> None:
-    sized = parse(width=256).sized(512, LIMITS)
-    assert (sized.width, sized.height) == (256, 512)
+CHECKPOINT = Checkpoint(
+    name="toy",
+    digest="",
+    side=512,
+    scheduler={},
+    latent_rgb=[],
+    max_tokens=77,
+    guidance_scale=2.5,
+    bos_token_id=0,
+    eos_token_id=1,
+    pad_token_id=1,
+)
+
+
+def test_what_is_absent_is_the_checkpoints() -> None:
+    completed = parse(width=256).completed(CHECKPOINT, LIMITS)
+    assert (completed.width, completed.height, completed.guidance_scale) == (256, 512, 2.5)
+    assert parse(guidance_scale=0).completed(CHECKPOINT, LIMITS).guidance_scale == 0
     with pytest.raises(TooLarge, match="at most 1,048,576 pixels; got 512x4096"):
-        parse(height=4096).sized(512, LIMITS)
+        parse(height=4096).completed(CHECKPOINT, LIMITS)
 
 
 def test_seeds_are_drawn_when_absent() -> None:

@@ -98,4 +98,4 @@ class Prediction:
             }
         )
         velocity = -torch.from_numpy(answer["noise_pred"])  # the model was trained from noise to picture
-        return guide(velocity, self.request.guidance_scale) if guided else velocity
+        return guide(velocity, self.request.guidance_scale or 0.0) if guided else velocity

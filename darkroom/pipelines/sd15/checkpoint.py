@@ -15,10 +15,12 @@ class Checkpoint(checkpoint.Checkpoint):
     """A Stable Diffusion 1.5-class checkpoint, without its weights.
 
     :param max_tokens: tokens of a chunk, begin and end included (77).
+    :param guidance_scale: of a request that names none.
     :param bos_token_id, eos_token_id, pad_token_id: of the tokenizer.
     """
 
     max_tokens: int
+    guidance_scale: float
     bos_token_id: int
     eos_token_id: int
     pad_token_id: int

@@ -60,7 +60,7 @@ async def generate(
     :raises InvalidInput, NotAnImage, TooLarge: the request is at fault.
     :raises Cancelled: `runner.stopped` said so.
     """
-    request = request.sized(runner.checkpoint.side, runner.limits)
+    request = request.completed(runner.checkpoint, runner.limits)
     schedule = get_schedule(request.scheduler, runner.checkpoint.scheduler, request.steps)
     control_map = await _control_map(request, control_image, runner)
     yield Progress(done=0, total=len(schedule), control_map=None if control_map is None else encode_png(control_map))
@@ -138,7 +138,7 @@ class Prediction:
             inputs["controlnet_conditioning_scale"] = np.full((rows, 1), control.conditioning_scale, np.float32)
         answer = await network(inputs)
         noise_pred = torch.from_numpy(answer["noise_pred"])
-        return guide(noise_pred, self.request.guidance_scale) if guided else noise_pred
+        return guide(noise_pred, self.request.guidance_scale or 0.0) if guided else noise_pred
 
 
 def _acts(control: ControlRequest, index: int, steps: int) -> bool:

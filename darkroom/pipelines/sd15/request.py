@@ -24,10 +24,13 @@ from darkroom.fields import QUALITY_RANGE as QUALITY_RANGE
 from darkroom.fields import SEED_RANGE as SEED_RANGE
 from darkroom.fields import SIDE_MINIMUM as SIDE_MINIMUM
 from darkroom.limits import EnvironmentLimits
+from darkroom.pipelines.sd15.checkpoint import Checkpoint
 from darkroom.pipelines.sd15.controls import ControlOptions, control_names
 from darkroom.pipelines.sd15.networks import VAE_SCALE_FACTOR
 from darkroom.schedulers import scheduler_name
 
+GUIDANCE_SCALE = 7.5
+"""What Stable Diffusion 1.5 is used with; a checkpoint may say otherwise."""
 THRESHOLD_RANGE = (1, 255)
 CONDITIONING_SCALE_RANGE = (0.0, 2.0)
 SHARE_RANGE = (0.0, 1.0)
@@ -79,7 +82,7 @@ class GenerateRequest(PictureRequest):
     """
 
     steps: int = 20
-    guidance_scale: float = 7.5
+    guidance_scale: float | None = None
     control: ControlRequest | None = None
 
     @classmethod
@@ -96,7 +99,9 @@ class GenerateRequest(PictureRequest):
             prompt=text(given, "prompt", limits.max_prompt),
             negative_prompt=text(given, "negative_prompt", limits.max_prompt),
             steps=steps,
-            guidance_scale=number(given, "guidance_scale", cls.guidance_scale, GUIDANCE_RANGE),
+            guidance_scale=(
+                number(given, "guidance_scale", GUIDANCE_SCALE, GUIDANCE_RANGE) if "guidance_scale" in given else None
+            ),
             seed=integer(given, "seed", secrets.randbelow(DRAWN_SEEDS), SEED_RANGE),
             width=side(given, "width", limits, multiple=VAE_SCALE_FACTOR),
             height=side(given, "height", limits, multiple=VAE_SCALE_FACTOR),
@@ -112,12 +117,17 @@ class GenerateRequest(PictureRequest):
             check_pixels(request.width, request.height, limits)
         return request
 
-    def sized(self, side: int, limits: Limits) -> GenerateRequest:
-        """This request with its absent width and height filled in.
+    def completed(self, checkpoint: Checkpoint, limits: Limits) -> GenerateRequest:
+        """This request with what the checkpoint says of absent width, height and guidance scale.
 
         :raises TooLarge: the picture would have more pixels than the limit.
         """
-        request = replace(self, width=self.width or side, height=self.height or side)
+        request = replace(
+            self,
+            width=self.width or checkpoint.side,
+            height=self.height or checkpoint.side,
+            guidance_scale=checkpoint.guidance_scale if self.guidance_scale is None else self.guidance_scale,
+        )
         check_pixels(request.width or 0, request.height or 0, limits)
         return request
 
