@@ -13,6 +13,8 @@ import numpy as np
 from darkroom.networks import Array, RowCaps, Tensors
 
 Run = Callable[[Sequence[str], Tensors], Sequence[Array]]
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+"""Names of inputs and their shapes."""
 
 
 class RequestError(Exception):
@@ -75,6 +77,41 @@ def _parts(group: list[int], jobs: Sequence[Job], most: int) -> list[list[int]]:
             rows = jobs[index].rows
         parts[-1].append(index)
     return parts
+
+
+class Engines:
+    """One network several times, each with its plan for the shapes that it ran last.
+
+    ONNX Runtime's CUDA convolutions build their plans anew for every call whose shapes are not those of the last one,
+    which takes as long as many calls (docs/decisions/0015-shapes-on-a-gpu.md). So a call goes to the engine that had
+    its shapes last, and one of new shapes to the engine that has been idle longest.
+    """
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self._idle: list[tuple[Run, Shapes | None]] = [(run, None) for run in runs]
+        """The one idle longest first."""
+
+    def __call__(self, outputs: Sequence[str], inputs: Tensors) -> Sequence[Array]:
+        shapes = tuple(sorted((name, array.shape) for name, array in inputs.items()))
+        place = next((i for i, (_, last) in enumerate(self._idle) if last == shapes), 0)
+        run, _ = self._idle.pop(place)
+        self._idle.append((run, shapes))
+        return run(outputs, inputs)
+
+
+def filled(run: Run, caps: RowCaps, above: int) -> Run:
+    """`run` with batches of more than `above` rows filled up to as many as may run together, so that there are few
+    shapes. What fills them are copies of their last row, whose answers are dropped."""
+
+    def run_filled(outputs: Sequence[str], inputs: Tensors) -> Sequence[Array]:
+        rows = len(next(iter(inputs.values())))
+        missing = caps.most(inputs) - rows
+        if rows <= above or missing <= 0:
+            return run(outputs, inputs)
+        full = {name: np.concatenate([array, np.repeat(array[-1:], missing, 0)]) for name, array in inputs.items()}
+        return [array[:rows] if len(array) == rows + missing else array for array in run(outputs, full)]
+
+    return run_filled
 
 
 def run_together(run: Run, jobs: Sequence[Job], *, batching: bool) -> list[Tensors | Exception]:

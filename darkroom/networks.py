@@ -39,7 +39,7 @@ class ModelSpec:
     With `on_demand` a repository has the model only once it is exported: nothing is missing where it is not.
     `max_batch_size` 0 means that there is no batch dimension (pipelines). Where `max_batch_size_cpu` is given
     it replaces `max_batch_size` for instances on a CPU, where a larger batch costs memory and gains nothing;
-    `parameters_cpu` come on top of `parameters` there.
+    `parameters_cpu` come on top of `parameters` there, and `parameters_gpu` on GPUs.
     With `tensors_from_graph` the config leaves inputs and outputs out, and the server reads them from the graph: where
     the size of an output depends on the checkpoint, and Triton wants it exact.
     `files` are the weights that an export has to put beside the config before the model can be served.
@@ -60,6 +60,7 @@ class ModelSpec:
     files: tuple[str, ...] = ()
     parameters: Mapping[str, str] = field(default_factory=dict)
     parameters_cpu: Mapping[str, str] = field(default_factory=dict)
+    parameters_gpu: Mapping[str, str] = field(default_factory=dict)
     canary: Callable[[], Tensors] | None = None
     canary_model: str = ""
 

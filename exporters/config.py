@@ -133,6 +133,8 @@ def _parameters(spec: ModelSpec, placement: Placement) -> dict[str, str]:
     parameters = dict(spec.parameters)
     if spec.is_network and placement.on_cpu:
         parameters |= spec.parameters_cpu
+    if spec.is_network and placement.gpus:
+        parameters |= spec.parameters_gpu
     if spec.backend == "onnxruntime":
         parameters |= _GPU_PARAMETERS if placement.gpus else {}
         if placement.threads is not None and not placement.gpus:

@@ -14,7 +14,8 @@ sibling modules for configuration, validation and batching. What differs from na
   ONNX Runtime.
 - Errors: when a batch fails, its requests are run again one by one, so that each gets its own answer.
 - The parameter `rows_by_size` ("latents 1024:16 4096:8") limits what runs together by the size of an input; native
-  knows `max_batch_size` only.
+  knows `max_batch_size` only. With `fill_above` ("2") batches of more rows are filled up to that limit, and `engines`
+  ("2") opens the network so often: both spare GPUs the planning of new shapes.
 - Outputs that nobody asked for are not fetched (ONNX Runtime still computes the whole graph).
 """
 
@@ -23,6 +24,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from ort_backend_session import (
     CPU,
     LoadError,
     Provider,
+    count,
     error_text,
     model_file,
     open_session,
@@ -43,12 +46,12 @@ from ort_backend_session import (
 )
 from ort_backend_signature import check_config, complete_config, graph_signature, scalar_outputs
 
-from darkroom.batching import Job, RequestError, decode_strings, groups, run_together
+from darkroom.batching import Engines, Job, RequestError, Run, decode_strings, filled, groups, run_together
 from darkroom.networks import Array, RowCaps, Tensors
 
 
 class TritonPythonModel:
-    """One instance of one model: a session of its own, on the provider that its metric names."""
+    """One instance of one model: sessions of its own, on the provider that its metric names."""
 
     @staticmethod
     def auto_complete_config(auto_complete_model_config: Any) -> Any:
@@ -69,7 +72,7 @@ class TritonPythonModel:
         return auto_complete_model_config
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Open the session, compare it with the configuration, and publish the provider.
+        """Open the sessions, compare them with the configuration, and publish the provider.
 
         :raises LoadError: the model cannot be served as configured; Triton shows the message.
         """
@@ -79,14 +82,18 @@ class TritonPythonModel:
         self._batching = int(config["max_batch_size"]) > 0
         path = model_file(config, folder, version)
         wanted = wanted_providers(config, args["model_instance_kind"], int(args["model_instance_device_id"]))
-        self._session = _load(path, session_options(config), wanted, self._name, folder)
-        graph = graph_signature(self._session)
+        options = session_options(config)
+        sessions = [_load(path, options, wanted, self._name, folder) for _ in range(count(config, "engines") or 1)]
+        graph = graph_signature(sessions[0])
         check_config(config, graph)
         self._scalar_inputs = {name for name, tensor in {**graph.inputs, **graph.optional}.items() if not tensor.dims}
         self._scalar_outputs = scalar_outputs(config, graph)
         self._run_options = run_options(config)
         self._caps = _row_caps(config)
-        self._publish_provider(config["name"], version, args["model_instance_device_id"])
+        self._run: Run = Engines([partial(self._run_session, session) for session in sessions])
+        if self._caps and (above := count(config, "fill_above")):
+            self._run = filled(self._run, self._caps, above)
+        self._publish_provider(sessions[0], config["name"], version, args["model_instance_device_id"])
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer every request, in order: merged runs of equal shapes, and to each failed request its own error."""
@@ -105,15 +112,15 @@ class TritonPythonModel:
         return [self._respond(answers[index]) for index in range(len(requests))]
 
     def finalize(self) -> None:
-        """Give the session's memory back, and the metric before its family, as Triton asks."""
+        """Give the sessions' memory back, and the metric before its family, as Triton asks."""
         del self._metric
         del self._metric_family
-        del self._session
+        del self._run
 
-    def _run(self, outputs: Sequence[str], inputs: Tensors) -> Sequence[Array]:
+    def _run_session(self, session: Any, outputs: Sequence[str], inputs: Tensors) -> Sequence[Array]:
         # Triton has no scalars: they come as dims of all 1, and go back as such.
         feed = {name: array.reshape(()) if name in self._scalar_inputs else array for name, array in inputs.items()}
-        values = self._session.run(list(outputs), feed, self._run_options)
+        values = session.run(list(outputs), feed, self._run_options)
         return [
             array.reshape(self._scalar_outputs[name]) if name in self._scalar_outputs else array
             for name, array in zip(outputs, values, strict=True)
@@ -124,8 +131,8 @@ class TritonPythonModel:
             return pb_utils.InferenceResponse(error=_triton_error(self._name, answer))
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in answer.items()])
 
-    def _publish_provider(self, name: str, version: str, device: str) -> None:
-        provider = self._session.get_providers()[0]
+    def _publish_provider(self, session: Any, name: str, version: str, device: str) -> None:
+        provider = session.get_providers()[0]
         pb_utils.Logger.log_info(f"{self._name} runs on {provider}, device {device}")
         self._metric_family = pb_utils.MetricFamily(
             name="darkroom_network_provider",

@@ -162,8 +162,8 @@ def session_options(config: Config) -> ort.SessionOptions:
     # Like native, which takes every level that it does not know for "all".
     options.graph_optimization_level = _GRAPH_LEVELS.get(level, _GRAPH_LEVELS[0])
     options.execution_mode = _choice(config, "execution_mode", _EXECUTION_MODES, "0")
-    options.intra_op_num_threads = _count(config, "intra_op_thread_count")
-    options.inter_op_num_threads = _count(config, "inter_op_thread_count")
+    options.intra_op_num_threads = count(config, "intra_op_thread_count")
+    options.inter_op_num_threads = count(config, "inter_op_thread_count")
     options.enable_cpu_mem_arena = _choice(config, "enable_mem_arena", _BOOLEANS, "1")
     options.enable_mem_pattern = _choice(config, "enable_mem_pattern", _BOOLEANS, "1")
     own = {name: parameter(config, name) for name in config.get("parameters", {}) if name.startswith("session.")}
@@ -304,12 +304,16 @@ def _choice(config: Config, name: str, choices: Mapping[str, Any], default: str)
     return choices[value.lower()]
 
 
-def _count(config: Config, name: str) -> int:
+def count(config: Config, name: str) -> int:
+    """A model parameter that is a number; 0 where the configuration has none.
+
+    :raises LoadError: it is no number.
+    """
     value = parameter(config, name, "0")
     try:
-        count = int(value)
+        number = int(value)
     except ValueError:
-        count = -1
-    if count < 0:
+        number = -1
+    if number < 0:
         raise LoadError(f"parameter {name} is '{value}', expected a whole number, 0 or more")
-    return count
+    return number

@@ -22,6 +22,7 @@ def good_models() -> dict[str, tuple[str, onnx.ModelProto]]:
     single = m.port("floats", "INT64", [1]), m.port("same", "INT64", [1])
     openvino = 'optimization { execution_accelerators { cpu_execution_accelerator { name: "openvino" } } }'
     no_arena = m.parameter("enable_mem_arena", "0") + m.parameter("memory.enable_memory_arena_shrinkage", "cpu:0")
+    fill = m.parameter("rows_by_size", "x 64:4") + m.parameter("fill_above", "1") + m.parameter("engines", "2")
     return {
         "all_types": (
             m.config(
@@ -37,6 +38,15 @@ def good_models() -> dict[str, tuple[str, onnx.ModelProto]]:
                 [m.port("doubled", "FP32", [-1]), m.port("rows", "INT64", [1])],
                 max_batch_size=4,
                 extra=TOGETHER,
+            ),
+            m.batch_size(),
+        ),
+        "filled": (
+            m.config(
+                [x],
+                [m.port("doubled", "FP32", [-1]), m.port("rows", "INT64", [1])],
+                max_batch_size=8,
+                extra=fill,
             ),
             m.batch_size(),
         ),
@@ -163,6 +173,11 @@ BAD_MODELS: dict[str, tuple[str, onnx.ModelProto | bytes | None, Sequence[str]]]
         m.config([X], [X_OUT], extra=m.parameter("intra_op_thread_count", "many")),
         ONE,
         ["intra_op_thread_count is 'many'"],
+    ),
+    "bad_engines": (
+        m.config([X], [X_OUT], extra=m.parameter("engines", "a few")),
+        ONE,
+        ["engines is 'a few'"],
     ),
     "bad_accelerator": (
         m.config(

@@ -150,6 +150,17 @@ def test_requests_run_as_one_batch_and_each_gets_its_own_rows(client: grpcclient
     assert executions(client, "batch") == before + 1
 
 
+@pytest.mark.parametrize(("rows", "ran"), [(1, 1), (2, 4), (3, 4), (4, 4), (6, 6)])
+def test_batches_are_filled_up_to_the_rows_of_their_size(
+    client: grpcclient.InferenceServerClient, rows: int, ran: int
+) -> None:
+    """`filled` may run 4 together and fills more than 1; a request that has more than 4 is not divided."""
+    x = np.arange(rows * 3, dtype=np.float32).reshape(rows, 3)
+    answer = infer(client, "filled", x=x)
+    np.testing.assert_array_equal(answer["doubled"], 2 * x)
+    assert answer["rows"].tolist() == [[ran]] * rows
+
+
 def test_requests_of_different_shapes_each_get_their_own_answer(client: grpcclient.InferenceServerClient) -> None:
     arrays = [np.full((2, columns), columns, np.float32) for columns in (2, 3, 2, 3)]
     answers = together([lambda x=x: infer(client, "batch", x=x) for x in arrays])

@@ -338,6 +338,52 @@ def test_a_single_request_is_not_copied() -> None:
     assert seen[0] is alone.inputs["x"]
 
 
+def test_every_shape_stays_with_the_engine_that_had_it_last() -> None:
+    ran: list[tuple[str, int]] = []
+
+    def engine(name: str) -> batch.Run:
+        def run(_: Sequence[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+            ran.append((name, len(inputs["x"])))
+            return [inputs["x"]]
+
+        return run
+
+    engines = batch.Engines([engine("a"), engine("b")])
+    for rows in (2, 8, 2, 8, 8, 4, 8, 4, 2):
+        engines(["y"], job(rows).inputs)
+    assert ran == [("a", 2), ("b", 8), ("a", 2), ("b", 8), ("b", 8), ("a", 4), ("b", 8), ("a", 4), ("b", 2)]
+
+
+def test_an_engine_that_fails_can_be_used_again() -> None:
+    def run(_: Sequence[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        if len(inputs["x"]) == 8:
+            raise MemoryError
+        return [inputs["x"]]
+
+    engines = batch.Engines([run])
+    with pytest.raises(MemoryError):
+        engines(["y"], job(8).inputs)
+    assert engines(["y"], job(2).inputs)[0].shape == (2,)
+
+
+def test_what_fills_a_batch_is_not_in_its_answers() -> None:
+    seen: list[np.ndarray] = []
+
+    def run(_: Sequence[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        seen.append(inputs["x"])
+        return [inputs["x"], inputs["x"][:1]]  # the second is not the batch, which is for others to notice
+
+    full = batch.filled(run, RowCaps.parse("x 16:4 64:1"), above=1)
+    rows = np.arange(3, dtype=np.float32).reshape(3, 1, 1)
+    answer, other = full(["y", "z"], {"x": rows})
+    assert seen[0].ravel().tolist() == [0, 1, 2, 2]
+    assert answer.tolist() == rows.tolist()
+    assert len(other) == 1
+    for unfilled in (rows[:1], np.zeros((5, 1, 1), np.float32), np.zeros((3, 8, 8), np.float32)):
+        full(["y", "z"], {"x": unfilled})
+        assert seen[-1] is unfilled
+
+
 def test_only_outputs_that_somebody_wants_are_asked_for() -> None:
     asked: list[Sequence[str]] = []
 

@@ -27,6 +27,8 @@ _EMBEDS = (-1, -1)
 
 # docs/decisions/0009-rows-per-execution.md has the measurement on a CPU; on a GPU nothing is measured yet.
 _ROWS = {"rows_by_size": "latents 1024:16 4096:8 9216:4 16384:2"}
+# A request alone and a full batch: docs/decisions/0015-shapes-on-a-gpu.md.
+_TWO_SHAPES = {"engines": "2", "fill_above": "2"}
 _ROWS_CPU = {"rows_by_size": "latents 256:8 1024:4 16384:2"}
 
 
@@ -94,6 +96,7 @@ def _unet(name: str, *more: TensorSpec, canary: Callable[[], Tensors] | None = N
         max_batch_size_cpu=8,
         parameters=_ROWS,
         parameters_cpu=_ROWS_CPU,
+        parameters_gpu=_TWO_SHAPES,
         files=("model.onnx",),
         canary=canary,
         canary_model="sd15" if canary else "",
