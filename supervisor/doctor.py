@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from sqlite3 import sqlite_version
 from typing import Literal
 
 import psutil
@@ -40,6 +41,7 @@ def examine(settings: Settings) -> list[Finding]:
         _triton,
         _numpy,
         _engine,
+        _tasks,
         _hidream_devices,
         _exports,
         _ports,
@@ -88,6 +90,18 @@ def _engine(_: Settings) -> Finding:
         advice = f"{text}. The GPU stays unused: run ./install.sh again to get onnxruntime-gpu."
         return Finding(topic="ONNX Runtime", state="warning", text=advice)
     return Finding(topic="ONNX Runtime", state="ok", text=text)
+
+
+def _tasks(settings: Settings, python: tuple[int, ...] = sys.version_info[:3], sqlite: str = sqlite_version) -> Finding:
+    if settings.database_url:
+        return Finding(topic="tasks", state="ok", text="in the database of DATABASE_URL")
+    # DBOS asks SQLite for milliseconds there, with unixepoch('subsec'), which older ones answer with NULL.
+    fits = python < (3, 12) or tuple(map(int, sqlite.split("."))) >= (3, 42)
+    advice = (
+        f"SQLite {sqlite} with Python {python[0]}.{python[1]}: from Python 3.12 on durable tasks need SQLite 3.42. "
+        "Use Python 3.10 or 3.11, a Python with a newer SQLite, or PostgreSQL (DATABASE_URL)."
+    )
+    return _judge("tasks", fits, f"in SQLite {sqlite}", advice)
 
 
 def _hidream_devices(settings: Settings) -> Finding:

@@ -16,6 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from proxy.settings import Settings
+from supervisor.doctor import _tasks
 from supervisor.errors import SetupError
 from supervisor.triton import libpython_folder
 from tests.conftest import free_port
@@ -194,6 +196,16 @@ def test_doctor_says_what_to_mend(tmp_path: Path) -> None:
     assert result.returncode == 0, "nothing that ./start.sh would not mend itself"
     assert "python -m exporters config" in " ".join(result.stdout.split())
     assert "mind the warnings" in result.stdout
+
+
+def test_doctor_knows_which_sqlite_suits_which_python(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path)
+    assert [_tasks(settings, python, sqlite).state for python, sqlite in SQLITES] == ["ok", "problem", "ok"]
+    elsewhere = Settings(state_dir=tmp_path, database_url="postgresql://darkroom@localhost/darkroom")
+    assert _tasks(elsewhere, (3, 12), "3.40.1").state == "ok"
+
+
+SQLITES = (((3, 11, 7), "3.40.1"), ((3, 12, 1), "3.40.1"), ((3, 12, 3), "3.45.1"))
 
 
 def test_devices_that_this_machine_does_not_have(tmp_path: Path) -> None:
