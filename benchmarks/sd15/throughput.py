@@ -14,7 +14,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.results import Cell, Finding, Section, Table
 from benchmarks.sd15.jobs import Job, content, make_jobs, pictures, require_same
 from benchmarks.sd15.loop import Loop
-from benchmarks.service import Counts, Server
+from benchmarks.service import Counts, Server, Service
 from benchmarks.timing import Timed, in_turns, latencies, ratio
 from darkroom.pipelines.sd15.networks import UNET
 
@@ -36,16 +36,15 @@ def run(context: Context) -> Section:
     batches = [jobs[at : at + CLIENTS] for at in range(0, len(jobs), CLIENTS)]
     _compare_pictures(context, jobs[:CLIENTS], loop, (service, baseline))
     each: dict[str, list[float]] = {REST: [], LOOP: [], BASELINE: []}
+    needed: dict[str, float] = {}
     variants = {
-        REST: burst(service, jobs, each[REST]),
+        REST: _with_cpu(service, burst(service, jobs, each[REST]), needed),
         LOOP: _loops(loop, batches, each[LOOP]),
         BASELINE: burst(baseline, jobs, each[BASELINE]),
     }
     before = service.counts(UNET.name)
     context.stage(f"{CLIENTS} clients", rounds + 1)
-    cpu = service.cpu()
     seconds = in_turns(variants, rounds=rounds, on_round=context.step)
-    needed = {name: value - cpu.get(name, 0.0) for name, value in service.cpu().items()}
     counts = service.counts(UNET.name).since(before)
     case = f"({CLIENTS} clients, {_SIDE}x{_SIDE}, {jobs[0].steps} steps)"
     rest, alone, together = (seconds[name] for name in (REST, BASELINE, LOOP))
@@ -78,7 +77,7 @@ def _cpu_table(seconds: Mapping[str, float], *, images: int) -> Table:
         title="CPU time of the service's processes",
         columns=("process", "CPU ms per image", "share"),
         rows=tuple((name, value * 1000 / images, f"{value / total:.1%}") for name, value in shares),
-        note="Processes with less than 1 % are left out.",
+        note="While its own jobs ran. Processes with less than 1 % are left out.",
     )
 
 
@@ -90,6 +89,19 @@ def burst(server: Server, jobs: Sequence[Job], latencies_of_jobs: list[float], *
         answers = closed_loop(server, [job.post() for job in jobs], clients=clients)
         took = time.perf_counter() - began
         latencies_of_jobs.extend(answer.seconds for answer in answers)
+        return took
+
+    return once
+
+
+def _with_cpu(service: Service, work: Timed, needed: dict[str, float]) -> Timed:
+    """`work`, and to `needed` goes the CPU time that each process of the service spends meanwhile."""
+
+    def once() -> float:
+        before = service.cpu()
+        took = work()
+        for name, value in service.cpu().items():
+            needed[name] = needed.get(name, 0.0) + value - before.get(name, 0.0)
         return took
 
     return once
