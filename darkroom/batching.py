@@ -84,32 +84,37 @@ class Engines:
 
     ONNX Runtime's CUDA convolutions build their plans anew for every call whose shapes are not those of the last one,
     which takes as long as many calls (docs/decisions/0015-shapes-on-a-gpu.md). So a call goes to the engine that had
-    its shapes last, and one of new shapes to the engine that has been idle longest.
+    its shapes last, and one of new shapes to the engine that was used least recently.
     """
 
     def __init__(self, runs: Sequence[Run]) -> None:
-        self._idle: list[tuple[Run, Shapes | None]] = [(run, None) for run in runs]
-        """The one idle longest first."""
+        self._engines: list[tuple[Run, Shapes | None]] = [(run, None) for run in runs]
+        """With the shapes that each had last; the one that ran last is the last."""
 
     def __call__(self, outputs: Sequence[str], inputs: Tensors) -> Sequence[Array]:
         shapes = tuple(sorted((name, array.shape) for name, array in inputs.items()))
-        place = next((i for i, (_, last) in enumerate(self._idle) if last == shapes), 0)
-        run, _ = self._idle.pop(place)
-        self._idle.append((run, shapes))
+        place = next((i for i, (_, last) in enumerate(self._engines) if last == shapes), 0)
+        run, _ = self._engines.pop(place)
+        self._engines.append((run, shapes))
         return run(outputs, inputs)
 
 
-def filled(run: Run, caps: RowCaps, above: int) -> Run:
-    """`run` with batches of more than `above` rows filled up to as many as may run together, so that there are few
-    shapes. What fills them are copies of their last row, whose answers are dropped."""
+def filled(run: Run, caps: RowCaps, above: int, most: int) -> Run:
+    """`run` with batches of more than `above` rows filled up to as many as may run together (by `caps`, and `most` of
+    any size), so that there are few shapes. What fills them are copies of their last row, whose answers are dropped. A
+    batch that fails when it is filled runs as it is: there may be no memory for more."""
 
     def run_filled(outputs: Sequence[str], inputs: Tensors) -> Sequence[Array]:
         rows = len(next(iter(inputs.values())))
-        missing = caps.most(inputs) - rows
+        missing = min(caps.most(inputs), most) - rows
         if rows <= above or missing <= 0:
             return run(outputs, inputs)
         full = {name: np.concatenate([array, np.repeat(array[-1:], missing, 0)]) for name, array in inputs.items()}
-        return [array[:rows] if len(array) == rows + missing else array for array in run(outputs, full)]
+        try:
+            answers = run(outputs, full)
+        except Exception:  # whatever it is, it is raised again if it has nothing to do with the filling
+            return run(outputs, inputs)
+        return [array[:rows] if len(array) == rows + missing else array for array in answers]
 
     return run_filled
 

@@ -93,7 +93,7 @@ def _engine(_: Settings) -> Finding:
 
 
 def _tasks(settings: Settings, python: tuple[int, ...] = sys.version_info[:3], sqlite: str = sqlite_version) -> Finding:
-    if settings.database_url:
+    if settings.database_url and not settings.database_url.startswith("sqlite"):
         return Finding(topic="tasks", state="ok", text="in the database of DATABASE_URL")
     # DBOS asks SQLite for milliseconds there, with unixepoch('subsec'), which older ones answer with NULL.
     fits = python < (3, 12) or tuple(map(int, sqlite.split("."))) >= (3, 42)

@@ -83,7 +83,12 @@ class TritonPythonModel:
         path = model_file(config, folder, version)
         wanted = wanted_providers(config, args["model_instance_kind"], int(args["model_instance_device_id"]))
         options = session_options(config)
-        sessions = [_load(path, options, wanted, self._name, folder) for _ in range(count(config, "engines") or 1)]
+        sessions = [_load(path, options, wanted, self._name, folder)]
+        given_up = sessions[0].get_providers()[0] != wanted[0].name  # a CPU, say, which plans nothing
+        for _ in range(0 if given_up else count(config, "engines") - 1):
+            another = _load(path, options, wanted, self._name, folder)
+            if another.get_providers()[0] == wanted[0].name:  # not where the memory of the GPU was enough for one only
+                sessions.append(another)
         graph = graph_signature(sessions[0])
         check_config(config, graph)
         self._scalar_inputs = {name for name, tensor in {**graph.inputs, **graph.optional}.items() if not tensor.dims}
@@ -91,8 +96,8 @@ class TritonPythonModel:
         self._run_options = run_options(config)
         self._caps = _row_caps(config)
         self._run: Run = Engines([partial(self._run_session, session) for session in sessions])
-        if self._caps and (above := count(config, "fill_above")):
-            self._run = filled(self._run, self._caps, above)
+        if self._caps and not given_up and (above := count(config, "fill_above")):
+            self._run = filled(self._run, self._caps, above, int(config["max_batch_size"]))
         self._publish_provider(sessions[0], config["name"], version, args["model_instance_device_id"])
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:

@@ -103,7 +103,10 @@ def _likeness(work: Work, results: Mapping[str, Any]) -> list[Finding]:
             value = float(np.abs(ours - theirs).mean())
             found.append(
                 Finding(
-                    name=f"mean difference of the pictures, {OURS} and {name}", value=value, unit="of 255", target=2
+                    name=f"mean difference of the pictures, {OURS} and {name}",
+                    value=value,
+                    unit="of 255",
+                    target=LIKENESS,
                 )
             )
     return found

@@ -59,7 +59,11 @@ _picture_options = _in_order(
     ),
     click.option("--steps", type=click.IntRange(1), metavar="N", help="Denoising steps [service: 20]."),
     click.option(
-        "-g", "--guidance-scale", type=float, metavar="X", help="How closely to follow the prompt [service: 7.5]."
+        "-g",
+        "--guidance-scale",
+        type=float,
+        metavar="X",
+        help="How closely to follow the prompt [service: the checkpoint's].",
     ),
     click.option("--negative-prompt", metavar="TEXT", help="What not to show."),
     click.option(

@@ -16,6 +16,8 @@ CONTROL = "demo-sd15-canny"
 HIDREAM = "demo-hidream"
 ADHERENCE = "adherence.json"
 CANNY = "canny.json"
+FOLDERS = {"sd15": TEXT, "hidream": HIDREAM}
+"""Family -> the folder of its checkpoint."""
 GUIDANCE = {TEXT: 2.0, HIDREAM: 5.0}
 """The guidance scale at which a checkpoint holds most of what is asked. With no sentence these networks draw the mean
 of their small world, which is further from any one scene than Stable Diffusion's is: 7.5 throws demo-sd15 off."""
@@ -38,8 +40,9 @@ small world, so that everything around a diffusion model can be run, tested and 
 
 `exporters/demo/`: the VAE on 64-pixel crops, then on whole pictures (L1, squared error, L1 of gradients, a tiny KL);
 the UNet with the text encoder beside it, from nothing, on cached latents: velocity prediction, less weight above a
-signal-to-noise ratio of 5, 10 % of the sentences left out. Averaged weights, fp16. It wants a guidance scale of 2,
-which `generation_config.json` says to who serves it.
+signal-to-noise ratio of 5, 10 % of the sentences left out; pairs and the rarer styles are drawn twice as often, and
+strong noise more often than weak. Averaged weights, fp16. It wants a guidance scale of {guidance:g}, which
+`generation_config.json` says to who serves it.
 
     python -m exporters.demo train
     python -m exporters.demo export
@@ -149,7 +152,10 @@ def write_cards(output: Path) -> None:
     ):
         if folder.is_dir():
             text = card.format(
-                world=world, training=_training(folder), measured=_adherence(folder / ADHERENCE, command)
+                world=world,
+                training=_training(folder),
+                measured=_adherence(folder / ADHERENCE, command),
+                guidance=GUIDANCE[folder.name],
             )
             write_atomically(folder / "README.md", text.encode())
     if (output / CONTROL).is_dir():

@@ -15,7 +15,7 @@ _DROP = 0.3
 
 
 class ControlnetStage(Stage):
-    """Epsilon prediction with the edges of the picture as a second condition (Zhang et al. 2023)."""
+    """Velocity prediction with the edges of the picture as a second condition (Zhang et al. 2023)."""
 
     name = "controlnet"
     learning_rate = 1e-3

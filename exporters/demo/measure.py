@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from darkroom.files import write_atomically
-from exporters.demo.card import ADHERENCE, CANNY, CONTROL, GUIDANCE, HIDREAM, TEXT, write_cards
+from exporters.demo.card import ADHERENCE, CANNY, CONTROL, FOLDERS, GUIDANCE, TEXT, write_cards
 from exporters.demo.chunks import canny
 from exporters.demo.judge import holds, judge
 from exporters.demo.models import SIDE
@@ -55,7 +55,7 @@ class Settings:
     @classmethod
     def of(cls, family: str, *, guidance: float | None, **settings: Any) -> Settings:
         """Settings for a family, by default with the guidance scale that suits it."""
-        usual = GUIDANCE[HIDREAM if family == "hidream" else TEXT]
+        usual = GUIDANCE[FOLDERS[family]]
         return cls(family=family, guidance=usual if guidance is None else guidance, **settings)
 
 
@@ -66,7 +66,7 @@ def measure_adherence(settings: Settings, report: Report) -> dict[str, Any]:
     """
     half = settings.prompts // 2
     scenes = [*held_out_scenes(half, objects=1), *held_out_scenes(settings.prompts - half, objects=2)]
-    folder = settings.checkpoints / (HIDREAM if settings.family == "hidream" else TEXT)
+    folder = settings.checkpoints / FOLDERS[settings.family]
     pipeline = load_pipeline(folder, settings.family).to(settings.device)
 
     def make(start: int, prompts: list[str]) -> list[Picture]:

@@ -29,8 +29,8 @@ _CHECK_STEPS = 50
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Where and how to train. `seed` and a stage's step say all of its random numbers, so a resumed run goes on
-    with the numbers that it would have had."""
+    """Where and how to train. `seed`, device, batch and a stage's step say all of its random numbers, so a resumed run
+    goes on with the numbers that it would have had."""
 
     folder: Path
     seed: int
@@ -172,7 +172,7 @@ def write_state(run: Run, stage: str, weights: dict[str, Tensor], *, clock: dict
 
 
 class Trainer:
-    """Trains one stage until its budget is spent or somebody presses Ctrl-C; always ends with a saved state."""
+    """Trains one stage until its budget is spent or somebody presses Ctrl-C; saves its state then and in between."""
 
     def __init__(self, run: Run, stage: Stage, report: Report, between: Callable[[], None] = lambda: None) -> None:
         """`between` is called before every step."""
@@ -183,6 +183,8 @@ class Trainer:
             self.weights.parameters(), lr=stage.learning_rate, weight_decay=1e-3, fused=True
         )
         self.clock = _Clock()
+        self._loss: Tensor | None = None
+        """The mean of the last losses, on the device."""
         self._load()
 
     def train(self, budget: Budget) -> None:
@@ -192,37 +194,34 @@ class Trainer:
         :raises FloatingPointError: the loss is not a number any more; the state is the last that was saved.
         """
         saved = reported = time.monotonic()
-        since, average = copy.copy(self.clock), None
+        since = copy.copy(self.clock)
         self.weights.train()
         try:
             while self.clock.progress(budget) < 1:
                 began = time.monotonic()
                 self.between()
                 loss = self._step(self.clock.progress(budget))
-                average = loss if average is None else torch.lerp(average, loss, 0.02)
+                self._loss = loss if self._loss is None else torch.lerp(self._loss, loss, 0.02)
                 now = time.monotonic()
                 self.clock.seconds += now - began
                 if self.clock.step % _CHECK_STEPS == 0:
-                    self._check(average)
+                    self._check()
                 if now - reported > 15:
-                    self._report(budget, since, average)
+                    self._report(budget, since)
                     since, reported = copy.copy(self.clock), now
                 if now - saved > self.run.save_minutes * 60:
-                    self._check(average)
                     self.save()
                     saved = now
         except KeyboardInterrupt:
             self.save()
             raise
-        if average is not None:
-            self._check(average)
-            self._report(budget, since, average)
         self.save()
+        self._report(budget, since)
 
-    def _check(self, loss: Tensor) -> None:
-        if not torch.isfinite(loss):
+    def _check(self) -> None:
+        if self._loss is not None and not torch.isfinite(self._loss):
             raise FloatingPointError(
-                f"the loss of {self.stage.name} is {loss.item()} at step {self.clock.step}; the state before stays."
+                f"the loss of {self.stage.name} is {self._loss.item()} at step {self.clock.step}; the last state stays."
             )
 
     def _step(self, progress: float) -> Tensor:
@@ -249,11 +248,12 @@ class Trainer:
         averaged, weights = zip(*pairs, strict=True)
         torch._foreach_lerp_(averaged, weights, 1 - keep)
 
-    def _report(self, budget: Budget, since: _Clock, loss: Tensor) -> None:
+    def _report(self, budget: Budget, since: _Clock) -> None:
         clock = self.clock
         spent = clock.seconds - since.seconds
         speed = (clock.samples - since.samples) / spent if spent else 0.0
         progress = clock.progress(budget)
+        loss = math.nan if self._loss is None else self._loss.item()
         left = (clock.seconds - clock.begun_seconds) * (1 - progress) / progress / 60 if progress else math.inf
         self.report(
             f"{self.stage.name}: step {clock.step}, {clock.samples} samples, loss {loss:.4f}, {speed:.1f} samples/s, "
@@ -261,7 +261,11 @@ class Trainer:
         )
 
     def save(self) -> None:
-        """Write weights, averaged weights, optimizer and clock; the old state stays until the new one is whole."""
+        """Write weights, averaged weights, optimizer and clock; the old state stays until the new one is whole.
+
+        :raises FloatingPointError: the weights are spoiled; the old state stays.
+        """
+        self._check()
         state = {
             "weights": self.weights.state_dict(),
             "average": self.averaged.state_dict(),

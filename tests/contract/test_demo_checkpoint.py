@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from darkroom.schedulers import make_scheduler
-from exporters.demo.dataset import canny
+from exporters.demo.chunks import canny
 from exporters.demo.judge import holds, judge
 from exporters.demo.measure import edge_f1
 from exporters.demo.render import render
@@ -101,10 +101,12 @@ def _compare(
         negative_prompt=negative,
         num_images_per_prompt=2,
         num_inference_steps=10,
+        guidance_scale=2.0,
         generator=[torch.Generator().manual_seed(40 + k) for k in range(2)],
         **theirs,
     ).images
-    fields = {"prompt": prompt, "negative_prompt": negative, "num_images": 2, "steps": 10, "seed": 40, **ours}
+    fields = {"prompt": prompt, "negative_prompt": negative, "num_images": 2, "steps": 10, "seed": 40}
+    fields |= {"guidance_scale": 2.0, **ours}
     made = _pictures(http, **fields, **({} if scheduler is None else {"scheduler": scheduler}))
     for one, other in zip(made, expected, strict=True):
         assert np.abs(one.astype(int) - np.asarray(other).astype(int)).max() <= 2

@@ -83,6 +83,9 @@ def test_notation(text: str, pieces: list[tuple[str, float]]) -> None:
 def test_a_weight_out_of_range_is_named(text: str) -> None:
     with pytest.raises(InvalidInput, match=r"a weight must be from 0 to 10; got .* for 'cat'"):
         parse_weights(text)
+    with pytest.raises(InvalidInput, match=r"^negative_prompt: a weight must be") as raised:
+        parse_weights(text, "negative_prompt")
+    assert raised.value.param == "negative_prompt"
 
 
 @pytest.mark.parametrize("text", ["a cat", "", "A Cat, on a BLUE  background!", "猫 and 🐱"])

@@ -373,7 +373,7 @@ def test_what_fills_a_batch_is_not_in_its_answers() -> None:
         seen.append(inputs["x"])
         return [inputs["x"], inputs["x"][:1]]  # the second is not the batch, which is for others to notice
 
-    full = batch.filled(run, RowCaps.parse("x 16:4 64:1"), above=1)
+    full = batch.filled(run, RowCaps.parse("x 16:4 64:1"), above=1, most=8)
     rows = np.arange(3, dtype=np.float32).reshape(3, 1, 1)
     answer, other = full(["y", "z"], {"x": rows})
     assert seen[0].ravel().tolist() == [0, 1, 2, 2]
@@ -382,6 +382,21 @@ def test_what_fills_a_batch_is_not_in_its_answers() -> None:
     for unfilled in (rows[:1], np.zeros((5, 1, 1), np.float32), np.zeros((3, 8, 8), np.float32)):
         full(["y", "z"], {"x": unfilled})
         assert seen[-1] is unfilled
+
+
+def test_a_batch_is_filled_to_no_more_than_the_largest_batch_and_not_where_that_fails() -> None:
+    sizes: list[int] = []
+
+    def run(_: Sequence[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        sizes.append(len(inputs["x"]))
+        if len(inputs["x"]) > 4:
+            raise MemoryError
+        return [inputs["x"]]
+
+    caps, rows = RowCaps.parse("x 16:8"), {"x": np.zeros((3, 1, 1), np.float32)}
+    assert batch.filled(run, caps, above=2, most=4)(["y"], rows)[0].shape == (3, 1, 1)
+    assert batch.filled(run, caps, above=2, most=8)(["y"], rows)[0].shape == (3, 1, 1)
+    assert sizes == [4, 8, 3]
 
 
 def test_only_outputs_that_somebody_wants_are_asked_for() -> None:

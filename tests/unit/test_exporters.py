@@ -18,11 +18,12 @@ from tritonclient.grpc import model_config_pb2
 
 from darkroom.files import write_atomically
 from darkroom.networks import ModelSpec, TensorSpec
+from darkroom.pipelines.sd15.networks import UNET
 from darkroom.pipelines.upscale.networks import NETWORKS
 from darkroom.registry import all_specs
 from exporters import config, manifest
 from exporters.cli import main, run
-from exporters.config import Placement
+from exporters.config import Placement, render
 from exporters.errors import ExportError
 from exporters.files import ROOT, sha256
 from exporters.manifest import FileState, Source
@@ -49,6 +50,14 @@ WEIGHTS = (
     b"\x47\x6b\x30\x01" + HALF.tobytes() + b"\0\0" + BIAS_A.tobytes() + SLOPES.tobytes()
     + b"\0\0\0\0" + FULL.tobytes() + BIAS_B.tobytes()
 )  # fmt: skip
+
+
+def test_unets_have_two_shapes_on_gpus_alone() -> None:
+    """docs/decisions/0015-shapes-on-a-gpu.md."""
+    on_gpu, on_cpu = render(UNET, Placement(gpus=(0,))), render(UNET, Placement())
+    for name in ("engines", "fill_above"):
+        assert f'key: "{name}"' in on_gpu
+        assert f'key: "{name}"' not in on_cpu
 
 
 def test_ncnn_weights_are_read_in_order() -> None:

@@ -49,9 +49,10 @@ class Chunks:
     weights: Array
 
 
-def parse_weights(text: str) -> list[tuple[str, float]]:
+def parse_weights(text: str, param: str = "prompt") -> list[tuple[str, float]]:
     """Pieces of a prompt with their weights, in order. Brackets that are never closed count to the end.
 
+    :param param: the field that the text is from.
     :raises InvalidInput: a weight is out of WEIGHT_RANGE.
     """
     pieces: list[tuple[str, float]] = []
@@ -74,21 +75,21 @@ def parse_weights(text: str) -> list[tuple[str, float]]:
             pieces.append((token[1:] if token[0] == "\\" and len(token) > 1 else token, 1.0))
     for bracket, since in reversed(open_brackets):
         multiply(since, EMPHASIS if bracket == "(" else 1 / EMPHASIS)
-    return _merged(pieces)
+    return _merged(pieces, param)
 
 
 def _opened(brackets: list[tuple[str, int]], kind: str) -> bool:
     return bool(brackets) and brackets[-1][0] == kind
 
 
-def _merged(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
+def _merged(pieces: list[tuple[str, float]], param: str) -> list[tuple[str, float]]:
     """Neighbours of one weight become one piece: a word must not be torn apart before it meets the tokenizer."""
     low, high = WEIGHT_RANGE
     merged: list[tuple[str, float]] = []
     for words, weight in pieces:
         if not low <= weight <= high:
             raise InvalidInput(
-                f"prompt: a weight must be from {low:g} to {high:g}; got {weight:g} for {words[:40]!r}.", param="prompt"
+                f"{param}: a weight must be from {low:g} to {high:g}; got {weight:g} for {words[:40]!r}.", param=param
             )
         if merged and merged[-1][1] == weight:
             merged[-1] = (merged[-1][0] + words, weight)
@@ -97,14 +98,15 @@ def _merged(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
     return merged
 
 
-def chunk(text: str, tokenizer: Tokenizer, checkpoint: Checkpoint) -> Chunks:
+def chunk(text: str, tokenizer: Tokenizer, checkpoint: Checkpoint, param: str = "prompt") -> Chunks:
     """Token ids and weights of one prompt, at least one chunk.
 
+    :param param: the field that the text is from.
     :raises InvalidInput: a weight is out of range.
     """
     ids: list[int] = []
     weights: list[float] = []
-    for words, weight in parse_weights(text):
+    for words, weight in parse_weights(text, param):
         found = tokenizer.encode(words, add_special_tokens=False).ids
         ids += found
         weights += [weight] * len(found)
@@ -126,9 +128,11 @@ async def encode_prompts(
 ) -> Array:
     """(len(texts), 77 x chunks, width) float32. Shorter prompts get empty chunks; all rows travel in one call.
 
+    :param texts: the prompt, or the negative prompt and the prompt.
     :raises InvalidInput: a weight is out of range.
     """
-    parts = [chunk(text, tokenizer, checkpoint) for text in texts]
+    fields = ("negative_prompt", "prompt")[-len(texts) :]
+    parts = [chunk(text, tokenizer, checkpoint, field) for text, field in zip(texts, fields, strict=True)]
     length = max(len(part.ids) for part in parts)
     empty = np.array([_row([], checkpoint)], np.int64)
     rows = np.concatenate([row for part in parts for row in (part.ids, *[empty] * (length - len(part.ids)))])
