@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from darkroom import __version__
 from darkroom.checkpoint import Checkpoint
+from darkroom.errors import InvalidInput
 from darkroom.pipelines.upscale.request import SCALE_RANGE
 from proxy.generate_fields import Number, Text, Whole
 from proxy.routes.tasks import (
@@ -32,6 +33,8 @@ from proxy.tasks.tasks import UseTasks
 router = APIRouter(tags=["asynchronous generation"])
 
 Resolution = Literal["1024x1024", "1024x768", "768x1024", "512x512"]
+_OTHER_NAMES = {"steps": "num_inference_steps", "num_images": "num_images_per_prompt"}
+"""The operation's name of a field -> the contract's."""
 _ACCEPTED = "Task submitted successfully"
 
 
@@ -47,6 +50,14 @@ class ImageGenerationRequest(BaseModel):
     negative_prompt: Text | None = None
     guidance_scale: Number | None = None
     seed: Whole | None = None
+
+    def sent(self) -> dict[str, Any]:
+        """The fields with the contract's defaults, but for a default where the operation's own name was used."""
+        fields = self.model_dump(exclude_none=True)
+        for other, name in _OTHER_NAMES.items():
+            if other in fields and name not in self.model_fields_set:
+                del fields[name]
+        return fields
 
 
 class BatchRequest(BaseModel):
@@ -111,12 +122,15 @@ async def _submit(
     bodies: list[ImageGenerationRequest], request: Request, services: Services, tasks: UseTasks
 ) -> list[tuple[Task, bool]]:
     operation = submit_operation(services)
-    sent = [body.model_dump(exclude_none=True) for body in bodies]
+    sent = [body.sent() for body in bodies]
     side = await asyncio.to_thread(_trained_side, services, operation.pipeline.name)
     works: list[Work] = []
-    for fields in sent:
+    for index, fields in enumerate(sent):
         sized = _sized(fields, side, operation.side_multiple, services.settings.submit_enlarge)
-        works.append(await operation.accept(services, sized))
+        try:
+            works.append(await operation.accept(services, sized))
+        except InvalidInput as error:
+            raise _as_sent(error, fields, f"requests[{index}]: " if len(sent) > 1 else "") from None
     return await tasks.submit(
         operation.name,
         works,
@@ -125,6 +139,15 @@ async def _submit(
         key=idempotency_key(request),
         digest=digest(sent),
     )
+
+
+def _as_sent(error: InvalidInput, fields: Mapping[str, Any], where: str) -> InvalidInput:
+    """An error of the operation with the field's name that the client used, and which request of a batch it is in."""
+    ours = error.param or ""
+    param = _OTHER_NAMES.get(ours)
+    if param is None or param not in fields:
+        return InvalidInput(where + error.message, param=error.param)
+    return InvalidInput(where + error.message.replace(ours, param, 1), param=param)
 
 
 def _sized(sent: Mapping[str, Any], side: int | None, multiple: int, upscaler: str) -> dict[str, Any]:

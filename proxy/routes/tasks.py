@@ -133,7 +133,7 @@ async def submit_task(request: Request, services: Use, tasks: UseTasks) -> Respo
     operation = operation_named(fields.pop("operation", None))
     priority = fields.pop("priority", None) or "normal"
     if priority not in PRIORITIES:
-        raise InvalidInput(f"priority must be one of {', '.join(PRIORITIES)}; got {priority!r}.", param="priority")
+        raise InvalidInput(f"priority must be one of {', '.join(PRIORITIES)}; got {priority!r:.80}.", param="priority")
     work = await operation.accept(services, fields)
     who = client_of(request)
     ((task, new),) = await tasks.submit(operation.name, [work], client=who, priority=priority, key=key, digest=hashed)

@@ -51,7 +51,7 @@ class Files:
 
         :raises StorageFull: there is no room; nothing is left of what was written.
         """
-        results = []
+        results: list[dict[str, Any]] = []
         try:
             for index, output in enumerate(outputs):
                 name = f"{id}_{index}.{_EXTENSIONS[output.media_type]}"
@@ -59,8 +59,8 @@ class Files:
                 entry = {"name": name, "media_type": output.media_type, "bytes": len(output.data)}
                 results.append({**entry, "details": output.details})
         except DarkroomError:
-            for path in self._folder(id).glob(f"{id}_*"):
-                path.unlink(missing_ok=True)
+            for result in results:  # and no others: another proxy may have taken the task over and be done with it
+                (self._folder(id) / result["name"]).unlink(missing_ok=True)
             raise
         return results
 

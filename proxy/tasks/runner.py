@@ -28,6 +28,8 @@ Result = TypeVar("Result")
 
 _NOTE_SECONDS = 0.5
 """Between two notes of a task's progress in the database."""
+_LOOK_SECONDS = 2.0
+"""Between two looks whether another proxy has cancelled a task, or taken it over, that takes no step meanwhile."""
 _READY_POLL_SECONDS = 0.1
 _PAUSE_SECONDS = 1.5
 """After a failure of the server's; the monitor looks every second, and will know by then whether Triton is there."""
@@ -191,14 +193,18 @@ class Runner:
         inputs = await asyncio.to_thread(self._files.read_inputs, task.id, task.files)
         job = asyncio.ensure_future(operation.run(self._services, task.fields, inputs, live.tell))
         noted, moved = live.changes, time.monotonic()
+        looked = moved
         try:
             while not (await asyncio.wait({job}, timeout=_NOTE_SECONDS))[0]:
+                now = time.monotonic()
                 if live.changes != noted:
-                    noted, moved = live.changes, time.monotonic()
+                    noted, moved = live.changes, now
+                elif now - moved > stall:
+                    raise TaskTimeout(f"The task took no step for TASK_TIMEOUT = {stall:g} s and was stopped.")
+                if moved == now or now - looked > _LOOK_SECONDS:
+                    looked = now
                     if not await self._stored(self._store.progress, task.id, run.name, live.step, live.steps):
                         raise Superseded
-                elif time.monotonic() - moved > stall:
-                    raise TaskTimeout(f"The task took no step for TASK_TIMEOUT = {stall:g} s and was stopped.")
             return job.result()
         finally:
             job.cancel()

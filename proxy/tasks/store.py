@@ -20,7 +20,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 
-from darkroom.errors import Conflict, NotReady, QueueFull
+from darkroom.errors import Conflict, Gone, NotReady, QueueFull
 from proxy.tasks.models import LIVE, PRIORITIES, Draft, Outlook, State, Task
 from proxy.tasks.schema import METADATA, PACES, TASKS
 
@@ -36,6 +36,7 @@ _TAGS = 2**29
 _BUSY_MILLISECONDS = 30_000
 _SMOOTHING = 0.3
 _RETRY_AFTER_RANGE = (1, 60)
+_KEY = "Idempotency-Key"
 
 
 def connect(url: str) -> sa.Engine:
@@ -105,6 +106,7 @@ class Store:
         :param fallback: seconds per unit of what was never measured.
         :returns: each task, and whether it is new.
         :raises Conflict: another request came under that key.
+        :raises Gone: what was accepted under it is deleted.
         :raises QueueFull: fewer than these may wait.
         """
         with self.transaction(locked=True) as connection:
@@ -115,10 +117,16 @@ class Store:
                 for draft, task in zip(drafts, known, strict=True)
             ]
 
-    def require_room(self, count: int, *, places: int, queue_size: int) -> None:
-        """:raises QueueFull: fewer than `count` further tasks may wait."""
+    def foresee(self, drafts: Sequence[Draft], *, places: int, queue_size: int) -> list[Task] | None:
+        """What `add` would do now, before the disk has to work: the tasks, if all were accepted before, else None.
+
+        :raises Conflict, Gone, QueueFull: as `add`.
+        """
         with self.transaction() as connection:
-            self._require_room(connection, count, places=places, queue_size=queue_size)
+            known = [self._repeated(connection, draft) for draft in drafts]
+            self._require_room(connection, known.count(None), places=places, queue_size=queue_size)
+        accepted = [task for task in known if task is not None]
+        return accepted if len(accepted) == len(drafts) else None
 
     def _require_room(self, connection: sa.Connection, count: int, *, places: int, queue_size: int) -> None:
         outlook = self._outlook(connection, places)
@@ -137,7 +145,9 @@ class Store:
         if row is None:
             return None
         if row.digest != draft.digest:
-            raise Conflict(f"Another request came with Idempotency-Key {draft.key!r}; it made task {row.id}.")
+            raise Conflict(f"Another request came with this key; it made task {row.id}.", param=_KEY)
+        if row.expired_at is not None:
+            raise Gone(f"What came with this key made task {row.id}, whose results are deleted.", param=_KEY)
         return _task(row)
 
     def _insert(self, connection: sa.Connection, draft: Draft, fallback: float) -> Task:

@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,7 +17,7 @@ from typing import Annotated
 import sqlalchemy as sa
 from fastapi import Depends, Request
 
-from darkroom.errors import Conflict, Gone, NotFound, NotReady
+from darkroom.errors import Conflict, Gone, InvalidInput, NotFound, NotReady
 from proxy.services import Services
 from proxy.tasks.files import Files
 from proxy.tasks.heartbeat import Heartbeats
@@ -37,6 +38,7 @@ _RETENTION_SECONDS = 60.0
 _SETTLED_SECONDS = 5.0
 """Between a task's row and its place in the queue there is a moment; after so long it is a loss."""
 _LOCK_SECONDS = 10.0
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ALIVE = ("ENQUEUED", "PENDING", "DELAYED")
 """States of a DBOS workflow that may still come to its task."""
 
@@ -109,25 +111,35 @@ class Tasks:
         :raises QueueFull: there is no room in the queue.
         :raises StorageFull: there is no room on the disk.
         :raises Conflict: another request came under that key.
+        :raises Gone: what came under that key is deleted.
+        :raises InvalidInput: there would never be room for so many.
         """
         gate, settings = self._services.gate, self._services.settings
         if gate.draining:
             raise NotReady("The service is shutting down and takes no new work.", retry_after=gate.retry_after())
         bounds = {"places": gate.capacity, "queue_size": settings.task_queue_size}
+        if len(works) > sum(bounds.values()):
+            raise InvalidInput(
+                f"requests must be at most {sum(bounds.values())}, which is what runs and waits at a time "
+                f"(MAX_CONCURRENT_TASKS + TASK_QUEUE_SIZE); got {len(works)}.",
+                param="requests",
+            )
         drafts = [
             Draft(
                 id=str(uuid.uuid4()),
                 operation=operation,
                 client=client,
                 priority=priority,
-                key=f"{key}#{index}" if key and index else key,
+                key=f"{key}\x1f{index}" if key and index else key,
                 digest=digest,
                 work=work,
             )
             for index, work in enumerate(works)
         ]
-        if any(work.files for work in works) and key is None:
-            await self._store.call(self._store.require_room, len(works), **bounds)  # before the disk has to work
+        if any(work.files for work in works):
+            repeated = await self._store.call(self._store.foresee, drafts, **bounds)
+            if repeated is not None:
+                return [(task, False) for task in repeated]
         accepted: list[tuple[Task, bool]] = []
         try:
             for draft in drafts:
@@ -152,7 +164,7 @@ class Tasks:
 
     async def get(self, id: str) -> Task:
         """:raises NotFound, Gone: there is none of that id; it was kept long enough."""
-        task = await self._store.call(self._store.get, id)
+        task = await self._store.call(self._store.get, id) if _ID.fullmatch(id) else None
         if task is None:
             raise NotFound(f"There is no task {id[:80]!r}.", param="task_id")
         if task.expired_at is not None:

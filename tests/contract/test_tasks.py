@@ -169,7 +169,7 @@ def test_what_is_wrong_is_refused_and_not_kept(
 
 def test_unknown_ids(http: httpx.Client) -> None:
     for path in ("/tasks/{}", "/tasks/{}/events", "/status/{}", "/download/{}", "/images/{}", "/images/{}_0.png"):
-        for id in (NOBODY, "no-id", "%2e%2e%2fdarkroom.db", "x" * 500):
+        for id in (NOBODY, "no-id", "%2e%2e%2fdarkroom.db", "x" * 500, "%00"):
             answer = http.get(path.format(id))
             assert answer.status_code == 404, (path, id)
             assert answer.json()["error"]["code"] == "not_found"

@@ -159,9 +159,10 @@ def test_resolutions(service: RunningService, http: httpx.Client, tmp_path: Path
         ({"prompt": ""}, "prompt"),
         ({"prompt": "a cat", "resolution": "1000x1000"}, "resolution"),
         ({"prompt": "a cat", "num_inference_steps": 0}, "num_inference_steps"),
-        ({"prompt": "a cat", "num_inference_steps": 100_000}, "steps"),
+        ({"prompt": "a cat", "num_inference_steps": 100_000}, "num_inference_steps"),
+        ({"prompt": "a cat", "steps": 100_000}, "steps"),
         ({"prompt": "a cat", "num_images_per_prompt": "two"}, "num_images_per_prompt"),
-        ({"prompt": "a cat", "num_images_per_prompt": 100}, "num_images"),
+        ({"prompt": "a cat", "num_images_per_prompt": 100}, "num_images_per_prompt"),
     ],
 )
 def test_refusals(http: httpx.Client, fields: dict[str, Any], param: str) -> None:
@@ -170,7 +171,33 @@ def test_refusals(http: httpx.Client, fields: dict[str, Any], param: str) -> Non
     assert (answer.status_code, answer.json()["error"]["param"]) == (422, param), answer.text
     batch = http.post("/batch_submit", json={"requests": [{"prompt": "a cat", "num_inference_steps": 1}, fields]})
     assert batch.status_code == 422
+    assert "requests[1]" in batch.json()["detail"] or "requests.1" in batch.json()["detail"], batch.text
     assert http.get("/health").json()["total_tasks"] == total, "all or none"
+
+
+def test_a_batch_for_which_there_is_never_room_is_refused_for_good(http: httpx.Client) -> None:
+    one = {"prompt": "a cat", "num_inference_steps": 1, "resolution": "512x512"}
+    answer = http.post("/batch_submit", json={"requests": [one] * 900})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "requests"), answer.text
+    assert "900" in answer.json()["detail"]
+
+
+def test_the_operations_own_names_do(service: RunningService, http: httpx.Client, tmp_path: Path) -> None:
+    answer = http.post("/submit", json={"prompt": "a cat", "resolution": "512x512", "steps": 2, "num_images": 2})
+    assert answer.status_code == 200, answer.text
+    assert len(completed(service, tmp_path, answer.json()["task_id"])["result_urls"]) == 2
+
+
+def test_the_same_key_is_the_same_tasks(http: httpx.Client) -> None:
+    one = {"prompt": "a cat", "num_inference_steps": 1, "resolution": "512x512"}
+    for path, body in (("/submit", one), ("/batch_submit", {"requests": [one, one]})):
+        headers = {"idempotency-key": f"key of {path}"}
+        first, again = (http.post(path, json=body, headers=headers) for _ in range(2))
+        first_id, again_id = ([body.get("task_id"), body.get("task_ids")] for body in (first.json(), again.json()))
+        assert first_id == again_id
+        assert (first.headers.get("idempotent-replayed"), again.headers["idempotent-replayed"]) == (None, "true")
+        other = http.post(path, json=one | {"prompt": "a dog", "requests": [one]}, headers=headers)
+        assert (other.status_code, other.json()["error"]["param"]) == (409, "Idempotency-Key"), other.text
 
 
 @pytest.mark.parametrize(

@@ -220,6 +220,32 @@ def test_a_failure_of_the_requests_is_the_tasks(tmp_path: Path, monkeypatch: pyt
     run(scenario)
 
 
+def test_a_task_that_takes_no_step_learns_that_it_was_cancelled_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_LOOK_SECONDS", 0.05)
+    stopped = asyncio.Event()
+
+    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+        return []
+
+    async def scenario() -> None:
+        async with bench(tmp_path, body, monkeypatch) as made:
+            id = made.add()
+            job = asyncio.ensure_future(made.runner.execute(id))
+            await made.operation.begun.acquire()
+            assert made.store.end(id, None, "cancelled")  # as another proxy does
+            await asyncio.wait_for(job, 10)
+            assert stopped.is_set()
+            assert made.task(id).state == "cancelled"
+
+    run(scenario)
+
+
 def test_a_full_disk_is_told_and_the_next_task_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full = True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
 import os
 import threading
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from darkroom.errors import Conflict, NotReady, QueueFull
+from darkroom.errors import Conflict, Gone, NotReady, QueueFull, StorageFull
 from proxy.tasks.files import Files
 from proxy.tasks.heartbeat import LOST_SECONDS, Heartbeats
 from proxy.tasks.models import Draft, Output, Task, Work
@@ -127,6 +128,28 @@ def test_keys_are_a_clients_own_and_for_one_request(store: Store) -> None:
     assert add(store, draft("a", key="k"))[0].state == "failed"  # a repetition is no second attempt
 
 
+def test_what_a_key_made_and_is_deleted_is_gone(store: Store) -> None:
+    (task,) = add(store, draft(key="k"))
+    assert store.end(task.id, None, "cancelled")
+    with store.transaction() as connection:
+        connection.execute(sa.update(TASKS).where(TASKS.c.id == task.id).values(expired_at=time.time()))
+    with pytest.raises(Gone, match=task.id):
+        add(store, draft(key="k"))
+
+
+def test_what_adding_would_do_is_known_before(store: Store) -> None:
+    bounds = {"places": 1, "queue_size": 1}
+    first, second = draft(key="one"), draft(key="two")
+    assert store.foresee([first, second], **bounds) is None
+    made = add(store, first, second)
+    assert store.foresee([draft(key="one"), draft(key="two")], **bounds) == made
+    with pytest.raises(Conflict):
+        store.foresee([draft(key="one", digest="other")], **bounds)
+    with pytest.raises(QueueFull):
+        store.foresee([draft(key="one"), draft(key="three")], **bounds)
+    assert store.counts() == {"queued": 2}
+
+
 def test_only_the_run_that_has_the_task_writes(store: Store) -> None:
     (task,) = add(store, draft())
     assert store.begin(task.id, "one")
@@ -222,6 +245,23 @@ def test_folders_of_nobody_go_after_an_hour(store: Store, tmp_path: Path) -> Non
     Retention(store, files, hours=1, gigabytes=1).sweep()
     assert not old.exists()
     assert old.with_name("00000000-new").exists()
+
+
+def test_a_full_disk_takes_only_what_this_run_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, id = Files(tmp_path), str(uuid.uuid4())
+    picture = Output(data=memoryview(b"a"), media_type="image/png", details={})
+    kept = {result["name"] for result in files.write_results(id, [picture, picture, picture])}
+
+    def full(path: Path, data: bytes) -> None:
+        if "_1." in path.name:
+            raise OSError(errno.ENOSPC, "full")
+        path.write_bytes(data)
+
+    monkeypatch.setattr("proxy.tasks.files.write_atomically", full)
+    with pytest.raises(StorageFull):
+        files.write_results(id, [picture, picture])
+    left = {path.name for path in tmp_path.rglob("*.png")}
+    assert left == kept - {f"{id}_0.png"}, "of another run's pictures those that it has not replaced"
 
 
 def test_whose_heart_does_not_beat_is_lost(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,14 @@ def check_submit_operation(name: str) -> None:
 
 def submit_operation(services: Services) -> PictureOperation:
     """What `POST /submit` does: SUBMIT_OPERATION, or of what there is here the first."""
-    wanted, served = services.settings.submit_operation, services.monitor.models
+    wanted = services.settings.submit_operation
     if wanted == _AUTO:
-        return next((one for one in _PICTURES if one.pipeline.name in served), _PICTURES[-1])
+        return next((one for one in _PICTURES if _is_there(one, services)), _PICTURES[-1])
     return next(one for one in _PICTURES if one.name == wanted)
+
+
+def _is_there(operation: PictureOperation, services: Services) -> bool:
+    name, served = operation.pipeline.name, services.monitor.models
+    if served:
+        return name in served
+    return (services.settings.model_repository / name / "1").is_dir()  # Triton is not up yet, and will serve this

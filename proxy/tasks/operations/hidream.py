@@ -9,7 +9,7 @@ from typing import Any
 from darkroom.pipelines.hidream.checkpoint import Checkpoint
 from darkroom.pipelines.hidream.networks import PIPELINE
 from darkroom.pipelines.hidream.request import SIDE_MULTIPLE, GenerateRequest
-from darkroom.pipelines.hidream.variants import DEFAULT, VARIANTS, Variant
+from darkroom.pipelines.hidream.variants import DEFAULT, VARIANTS
 from proxy import pictures
 from proxy.generate_fields import PictureFields, Whole, validated
 from proxy.services import Services
@@ -52,14 +52,17 @@ class Hidream(PictureOperation):
         return validated(fields, HidreamFields).named(), {}
 
     def job(self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes]) -> Job:
-        request = GenerateRequest.parse(fields, services.settings.hidream_limits, _variant(services))
+        checkpoint, limits = _checkpoint(services), services.settings.hidream_limits
+        request = GenerateRequest.parse(fields, limits, VARIANTS[checkpoint.variant if checkpoint else DEFAULT])
+        if checkpoint is not None:
+            request.sized(checkpoint.side, checkpoint.max_tokens, limits)  # refuses what the model would
         return Job(request=request, left_out=frozenset(name for name in _OF_THE_VARIANT if fields.get(name) is None))
 
 
-def _variant(services: Services) -> Variant:
-    """The checkpoint's, for estimates and progress; where the repository is on another machine, it is guessed."""
+def _checkpoint(services: Services) -> Checkpoint | None:
+    """What the export wrote down, for limits, estimates and progress; None where the repository is on another
+    machine."""
     try:
-        checkpoint = Checkpoint.read(services.settings.model_repository / PIPELINE.name / "1")
-        return VARIANTS[checkpoint.variant]
+        return Checkpoint.read(services.settings.model_repository / PIPELINE.name / "1")
     except (OSError, ValueError, KeyError):
-        return VARIANTS[DEFAULT]
+        return None

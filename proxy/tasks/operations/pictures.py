@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 from darkroom.errors import InvalidInput
@@ -89,11 +90,18 @@ class PictureOperation(ABC):
         if larger is None:
             return outputs
         for index, output in enumerate(outputs):
-            result = await upscaling.run(services, bytes(output.data), larger)
+            done = steps + index
+            report = partial(_tell_tiles, tell, done, steps + afterwards)
+            result = await upscaling.run(services, bytes(output.data), larger, report)
             details = {**output.details, _ENLARGE: larger.scale, _ENLARGE_MODEL: result.details["model"]}
             outputs[index] = Output(data=result.data, media_type=result.media_type, details=details)
-            tell(steps + index + 1, steps + afterwards, None)
+            tell(done + 1, steps + afterwards, None)
         return outputs
+
+
+def _tell_tiles(tell: Tell, done: int, steps: int, tile: int, tiles: int) -> None:
+    """Tiles are no steps of the task, but they show that it lives."""
+    tell(done, steps, None)
 
 
 def _upscale_request(fields: Mapping[str, Any], job: Job, services: Services) -> UpscaleRequest | None:
@@ -111,7 +119,12 @@ def _upscale_request(fields: Mapping[str, Any], job: Job, services: Services) ->
     scale = _number(fields[_ENLARGE])
     wanted = {"scale": scale, "format": job.request.format, "quality": job.request.quality}
     model = fields.get(_ENLARGE_MODEL)
-    return UpscaleRequest.parse(wanted | ({"model": str(model)} if model else {}), services.settings.limits)
+    try:
+        return UpscaleRequest.parse(wanted | ({"model": str(model)} if model else {}), services.settings.limits)
+    except InvalidInput as error:
+        if error.param != "model":
+            raise
+        raise InvalidInput(f"{_ENLARGE_MODEL}: {error.message}", param=_ENLARGE_MODEL) from None
 
 
 def _number(value: Any) -> float:
