@@ -76,6 +76,15 @@ def serve_and_measure(work: Path, output: Path | None, quick: bool, force: bool)
 
 @main.command()
 @_work_option
+def networks(work: Path) -> None:
+    """Compare each exported network with diffusers on the same inputs; part of no report."""
+    from benchmarks.gpu_sd15.networks import compare
+
+    compare(Work(folder=work), clock())
+
+
+@main.command()
+@_work_option
 @_output_option
 @_quick_option
 @_force_option

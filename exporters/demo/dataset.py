@@ -28,8 +28,6 @@ _BATCH = 64
 RARE: tuple[str, ...] = ("drawing", "outline")
 """Styles that are drawn twice as often as they are rendered: 70 of 100 scenes are photos, and what the other styles
 look like is no easier to learn."""
-PAIRS: tuple[str, ...] = ("left", "above", "below")
-"""Words of sentences with two things. They are drawn twice as often, too: which thing stands where is learned last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +78,7 @@ class Samples:
         """`drop` is the share of samples that lose their sentence."""
         self.data = load_dataset(run, source, run.samples, report).to(run.device)
         self.factor = 1 / self.data.latents[:2048].float().std()
-        self.weights = (1.0 + self.mention(RARE, source).float()) * (1.0 + self.mention(PAIRS, source).float())
+        self.weights = 1.0 + self.mention(RARE, source).float()
         """(N,): how often a sample is drawn, compared with others."""
         self.empty = source.tokenize([""]).to(run.device)
         """(1, T): no sentence."""

@@ -48,8 +48,7 @@ class Noiser:
     def __call__(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """(B, 4, h, w) -> noisy latents, the velocity (both like `latents`) and (B,) int64 timesteps."""
         noise = torch.randn(latents.shape, generator=generator, device=latents.device)
-        drawn = torch.randint(len(self.weights), (2, len(latents)), generator=generator, device=latents.device)
-        steps = drawn.amax(0)  # the stronger the noise, the more often: there the sentence decides what is drawn
+        steps = torch.randint(len(self.weights), (len(latents),), generator=generator, device=latents.device)
         noisy: Tensor = self.scheduler.add_noise(latents, noise, steps)
         velocity: Tensor = self.scheduler.get_velocity(latents, noise, steps)
         return noisy, velocity, steps

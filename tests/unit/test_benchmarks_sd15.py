@@ -27,6 +27,7 @@ from benchmarks.context import CHECKPOINT, REPOSITORY
 from benchmarks.errors import BenchmarkError
 from benchmarks.gpu_sd15 import report
 from benchmarks.gpu_sd15.__main__ import main as gpu_main
+from benchmarks.gpu_sd15.networks import compare
 from benchmarks.gpu_sd15.plan import COMPILED, EAGER, FULL, OURS, TINY, Work
 from benchmarks.results import described
 from benchmarks.sd15 import caps, checkpoints, step_parts, throughput
@@ -356,6 +357,22 @@ def test_gpu_command_needs_a_gpu(tmp_path: Path) -> None:
     assert isinstance(result.exception, BenchmarkError)
     assert "--tiny" in str(result.exception)
     assert not (tmp_path / "checkpoint").exists()
+
+
+def test_networks_are_compared_with_diffusers(tmp_path: Path) -> None:
+    """What is for a GPU in half precision, with the demo's networks on the CPU in fp32: one level of the decoder's 255
+    is all that may differ."""
+    work = Work(folder=tmp_path)
+    work.set_case(TINY)
+    work.checkpoint.symlink_to(CHECKPOINT)
+    work.repository.symlink_to(REPOSITORY)
+    said: list[str] = []
+    found = compare(work, said.append)
+    assert list(found) == ["sd15_text_encoder", "sd15_unet", "sd15_vae_decoder"]
+    for name, differences in found.items():
+        assert differences["onnxruntime"] <= (1 / 255 if name == "sd15_vae_decoder" else 1e-4), name
+        assert differences["diffusers"] == 0
+    assert len(said) == 3
 
 
 def test_gpu_phases_go_on_where_they_stopped(tmp_path: Path) -> None:
