@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import re
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from numpy.typing import NDArray
 from darkroom.parallel.processes import is_alive
 from darkroom.pipelines.hidream import networks
 from tests.conftest import RunningTriton
+from tests.load import Load
 from tests.parallel_models import own_temporary_folder, private_folders, wait_gone
 from tests.pictures import pixels
 from tests.service import RunningService, running_service
@@ -26,14 +30,20 @@ TRANSFORMER = networks.TRANSFORMER.name
 FIELDS = {"prompt": "a cat on a blue background", "seed": np.int64(5), "width": 64, "height": 64}
 
 
-@pytest.fixture
-def service(hidream_repository: Path, tmp_path: Path) -> Iterator[RunningService]:
-    settings = {"hidream_device_type": "cpu", "hidream_devices": "0,1", "canary_interval": 3600}
+@contextmanager
+def divided_service(folder: Path, repository: Path, **more: object) -> Iterator[RunningService]:
+    settings = {"hidream_device_type": "cpu", "hidream_devices": "0,1", "canary_interval": 3600, **more}
     with (
         own_temporary_folder(),
-        running_service(tmp_path, wait=False, model_repository=hidream_repository, **settings) as running,
+        running_service(folder, wait=False, model_repository=repository, **settings) as running,
     ):
         running.wait_healthy(300)
+        yield running
+
+
+@pytest.fixture
+def service(hidream_repository: Path, tmp_path: Path) -> Iterator[RunningService]:
+    with divided_service(tmp_path, hidream_repository) as running:
         yield running
 
 
@@ -93,3 +103,22 @@ def test_a_rank_dies_in_a_request(service: RunningService) -> None:
     assert np.abs(divided - alone).max() <= 2
     assert np.abs(survived - picture(Stream(triton, "hidream", **long))).max() <= 2
     assert np.ptp(alone) > 0
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(7200)
+def test_twenty_killed_ranks_with_thirty_tasks(hidream_repository: Path, tmp_path: Path) -> None:
+    """Ranks do not come back before the next start, so that each time the service is started anew. Its tasks stay."""
+    chance, fields = random.Random(3), {"operation": "hidream", "prompt": "a cat", "width": 64, "height": 64}
+    for number in range(20):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with divided_service(folder, hidream_repository, data_dir=tmp_path / "data", task_max_attempts=50) as service:
+            load = Load(service.url, steps=4, fields=fields)
+            load.submit(30)
+            load.wait_for_work(0)
+            time.sleep(chance.uniform(0, 3))
+            chance.choice(ranks_of(service)).kill()
+            load.wait_completed(600)
+            load.check_pictures()
+            assert shown(service)["ranks"]["mode"] == "single"

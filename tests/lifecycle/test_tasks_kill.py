@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import random
 import signal
@@ -12,22 +11,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
 import pytest
 from darkroom_client import Client
-from PIL import Image
 
 from tests.conftest import free_port
+from tests.load import TINY, Load
 from tests.postgres import running_postgres
 from tests.service import ROOT, RunningService, link_models, running_service
 
 MODELS = ("sd15", "sd15_text_encoder", "sd15_unet", "sd15_vae_decoder")
-TINY: dict[str, Any] = {"operation": "generate", "prompt": "a cat", "width": 64, "height": 64, "guidance_scale": 1}
 ROUNDS = 20
 TASKS = 30
 
@@ -36,69 +32,6 @@ TASKS = 30
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Text to image alone, so that a start takes less time."""
     return link_models(tmp_path_factory.mktemp("repository"), *MODELS)
-
-
-@dataclass
-class Load:
-    """Tasks that were accepted, and what has to become of them."""
-
-    url: str
-    steps: int = 30
-    ids: list[str] = field(default_factory=list)
-
-    def submit(self, count: int) -> None:
-        with httpx.Client(base_url=self.url, timeout=30) as http:
-            for seed in range(len(self.ids), len(self.ids) + count):
-                answer = http.post("/tasks", json={**TINY, "seed": seed, "steps": self.steps})
-                assert answer.status_code == 202, answer.text
-                self.ids.append(answer.json()["task_id"])
-
-    def states(self) -> dict[str, str]:
-        with httpx.Client(base_url=self.url, timeout=30) as http:
-            page = http.get("/tasks", params={"limit": 500}).json()["tasks"]
-        listed = [task["task_id"] for task in page]
-        assert len(listed) == len(set(listed))
-        return {task["task_id"]: task["status"] for task in page}
-
-    def wait(self, until: Callable[[dict[str, str]], bool], timeout: float) -> dict[str, str]:
-        deadline = time.monotonic() + timeout
-        states: dict[str, str] = {}
-        while time.monotonic() < deadline:
-            with contextlib.suppress(httpx.HTTPError, KeyError):  # nobody answers, or 503
-                states = self.states()
-                if until(states):
-                    return states
-            time.sleep(0.1)
-        pytest.fail(f"not in {timeout} s: {states}")
-
-    def wait_for_work(self, done: int) -> None:
-        """Return in the middle: some have completed, one runs."""
-
-        def middle(states: dict[str, str]) -> bool:
-            values = list(states.values())
-            return values.count("completed") >= done and "processing" in values
-
-        self.wait(middle, 120)
-
-    def wait_completed(self, timeout: float) -> None:
-        """Return when all of them have."""
-        self.wait(lambda states: all(states[id] == "completed" for id in self.ids), timeout)
-
-    def check(self, timeout: float = 300) -> None:
-        """All of them completed, once, and with a whole picture: the one of its seed."""
-        states = self.wait(lambda states: all(s not in ("queued", "processing") for s in states.values()), timeout)
-        assert states == dict.fromkeys(self.ids, "completed")
-        self.check_pictures()
-
-    def check_pictures(self) -> None:
-        """Each has one picture: a whole one, of its seed."""
-        with httpx.Client(base_url=self.url, timeout=30) as http:
-            for seed, id in enumerate(self.ids):
-                task = http.get(f"/tasks/{id}").json()
-                assert [result["details"]["seed"] for result in task["results"]] == [seed]
-                with Image.open(io.BytesIO(http.get(f"/download/{id}").raise_for_status().content)) as image:
-                    image.load()
-                    assert (image.format, image.size) == ("PNG", (64, 64))
 
 
 def proxy_of(service: RunningService) -> psutil.Process:
