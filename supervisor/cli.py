@@ -24,6 +24,8 @@ from supervisor.options import hidream_options, hidream_settings
 from supervisor.preflight import missing_devices
 from supervisor.service import Service
 
+_SECRETS = ("DATABASE_URL", "HF_TOKEN")
+"""Settings whose values are not shown."""
 _MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "problem": "[red]problem[/]"}
 
 
@@ -108,4 +110,5 @@ def _settings() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
-        raise click.ClickException(f"The setting {name} is wrong: {first['msg']}; got {first['input']!r}.") from None
+        came = "" if name in _SECRETS else f"; got {first['input']!r}"
+        raise click.ClickException(f"The setting {name} is wrong: {first['msg']}{came}.") from None

@@ -30,6 +30,14 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 _CONNECTIONS = 8
+_PATIENCE = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "options": "-c statement_timeout=30000",
+}
+"""A PostgreSQL that is out of reach is one that does not answer; requests get 503 and do not wait for ever."""
 _ADMISSION_LOCK = 0x6461726B  # any number that nobody else in the database uses
 _TAGS = 2**29
 """Ranks are a class times this plus a tag: DBOS takes priorities up to 2^31 - 1."""
@@ -44,7 +52,10 @@ def connect(url: str) -> sa.Engine:
     address = sa.make_url(url)
     if address.get_backend_name() != "sqlite":
         return sa.create_engine(
-            address.set(drivername="postgresql+psycopg"), pool_size=_CONNECTIONS, pool_pre_ping=True
+            address.set(drivername="postgresql+psycopg"),
+            pool_size=_CONNECTIONS,
+            pool_pre_ping=True,
+            connect_args=_PATIENCE,
         )
     Path(address.database or "").parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(address, pool_size=_CONNECTIONS)

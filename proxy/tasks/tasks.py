@@ -232,7 +232,7 @@ class Tasks:
 
     async def _take_over(self) -> None:
         """Tell that we live, and queue again what was given to proxies that do not."""
-        await self._store.call(self._heartbeats.beat)
+        await asyncio.to_thread(self._heartbeats.beat)  # not behind requests that wait for a thread of the store
         lost = await self._store.call(self._heartbeats.lost, await self._queue.executors())
         if lost:
             count = await asyncio.to_thread(self._queue.recover, lost)
