@@ -60,7 +60,8 @@ def compare(work: Work, say: Callable[[str], None]) -> dict[str, dict[str, float
     side, width = case.side // 8, int(exact.text_encoder.config.hidden_size)
     unet = unet_inputs(2, side, width)
     ids = np.full((2, 77), exact.tokenizer.eos_token_id, np.int64)
-    ids[:, :5] = exact.tokenizer("a cat").input_ids[:5]
+    words = exact.tokenizer("a cat").input_ids
+    ids[:, : len(words)] = words
     found = {}
     for one in (
         Comparison(spec=TEXT_ENCODER, inputs={"input_ids": ids}, theirs=_encode),
