@@ -19,12 +19,13 @@ class Timeouts:
     """All in seconds.
 
     :param start: from the start of the processes until every rank has its part of the model.
-    :param call: for one prediction.
+    :param call: for one prediction; less than a canary waits (CANARY_TIMEOUT, 120 s), which would take hanging ranks
+        for a hanging server.
     :param beat: a rank that was not heard of for that long hangs. It beats ten times as often.
     """
 
     start: float = 900
-    call: float = 300
+    call: float = 90
     beat: float = 30
 
     def __post_init__(self) -> None:

@@ -78,7 +78,7 @@ class DistributedTransformer:
         if self._ranks is not None and self._reason is None:
             try:
                 return self._ranks.call(inputs)
-            except RanksFailed as error:
+            except (RanksFailed, OSError) as error:  # the latter of the memory that leader and ranks share
                 self._give_up(str(error))
         return self._predict_alone(inputs)
 
