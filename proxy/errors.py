@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import pairwise
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -89,8 +90,10 @@ def _first_problem(error: RequestValidationError) -> tuple[str, str | None]:
     """The first thing wrong: field, what is asked of it, and what came (shortened)."""
     first = error.errors()[0]
     param = next((str(part) for part in reversed(first["loc"]) if isinstance(part, str)), None)
+    entries = (f"{name}[{at}]: " for name, at in pairwise(first["loc"]) if isinstance(at, int) and name != "body")
+    where = next(entries, "")  # in a list of requests, which one
     if first["type"] == "missing":
-        return f"{param} is missing.", param
+        return f"{where}{param} is missing.", param
     came = repr(first.get("input"))
     came = came if len(came) <= 80 else came[:77] + "..."
-    return f"{param}: {first['msg'].rstrip('.')}; got {came}.", param
+    return f"{where}{param}: {first['msg'].rstrip('.')}; got {came}.", param

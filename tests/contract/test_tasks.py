@@ -148,7 +148,7 @@ def test_events(http: httpx.Client) -> None:
         ({"width": 65}, 422, "width", "multiple of 8"),
         ({"width": 4096, "height": 4096}, 413, "width", "pixels"),
         ({"enlarge": 9}, 422, "enlarge", "from 1 to 8"),
-        ({"enlarge": 2, "enlarge_model": "magic"}, 422, "model", "magic"),
+        ({"enlarge": 2, "enlarge_model": "magic"}, 422, "enlarge_model", "magic"),
         ({"enlarge_model": "x4plus"}, 422, "enlarge", "missing"),
         ({"control_image": "bm8gcGljdHVyZQ=="}, 415, "control_image", ""),
         ({"operation": "upscale"}, 422, "file", "missing"),
