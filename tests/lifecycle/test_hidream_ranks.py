@@ -114,7 +114,7 @@ def test_twenty_killed_ranks_with_thirty_tasks(hidream_repository: Path, tmp_pat
         folder = tmp_path / str(number)
         folder.mkdir()
         with divided_service(folder, hidream_repository, data_dir=tmp_path / "data", task_max_attempts=50) as service:
-            load = Load(service.url, steps=4, fields=fields)
+            load = Load(service.url, steps=2, fields=fields)
             load.submit(30)
             load.wait_for_work(0)
             time.sleep(chance.uniform(0, 3))
