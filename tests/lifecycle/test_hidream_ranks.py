@@ -107,13 +107,16 @@ def test_a_rank_dies_in_a_request(service: RunningService) -> None:
 
 @pytest.mark.heavy
 @pytest.mark.timeout(7200)
-def test_twenty_killed_ranks_with_thirty_tasks(hidream_repository: Path, tmp_path: Path) -> None:
+def test_twenty_killed_ranks_with_thirty_tasks(
+    hidream_repository: Path, tmp_path: Path, database: dict[str, object]
+) -> None:
     """Ranks do not come back before the next start, so that each time the service is started anew. Its tasks stay."""
     chance, fields = random.Random(3), {"operation": "hidream", "prompt": "a cat", "width": 64, "height": 64}
+    settings = {"data_dir": tmp_path / "data", "task_max_attempts": 50, **database}
     for number in range(20):
         folder = tmp_path / str(number)
         folder.mkdir()
-        with divided_service(folder, hidream_repository, data_dir=tmp_path / "data", task_max_attempts=50) as service:
+        with divided_service(folder, hidream_repository, **settings) as service:
             load = Load(service.url, steps=2, fields=fields)
             load.submit(30)
             load.wait_for_work(0)

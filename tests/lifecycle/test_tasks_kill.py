@@ -196,16 +196,6 @@ def test_a_living_proxy_takes_over_from_a_dead_one(tmp_path: Path, repository: P
         assert "took over" in service.log()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest) -> Iterator[dict[str, object]]:
-    """The setting of each kind of database."""
-    if request.param == "sqlite":
-        yield {}
-        return
-    with running_postgres() as url:
-        yield {"database_url": url}
-
-
 @pytest.mark.heavy
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("kill", KILLS)
