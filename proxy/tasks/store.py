@@ -121,8 +121,7 @@ class Store:
         :raises QueueFull: fewer than these may wait.
         """
         with self.transaction(locked=True) as connection:
-            known = [self._repeated(connection, draft) for draft in drafts]
-            self._require_room(connection, known.count(None), places=places, queue_size=queue_size)
+            known = self._known(connection, drafts, places=places, queue_size=queue_size)
             return [
                 (task, False) if task else (self._insert(connection, draft, fallback), True)
                 for draft, task in zip(drafts, known, strict=True)
@@ -134,10 +133,17 @@ class Store:
         :raises Conflict, Gone, QueueFull: as `add`.
         """
         with self.transaction() as connection:
-            known = [self._repeated(connection, draft) for draft in drafts]
-            self._require_room(connection, known.count(None), places=places, queue_size=queue_size)
+            known = self._known(connection, drafts, places=places, queue_size=queue_size)
         accepted = [task for task in known if task is not None]
         return accepted if len(accepted) == len(drafts) else None
+
+    def _known(
+        self, connection: sa.Connection, drafts: Sequence[Draft], *, places: int, queue_size: int
+    ) -> list[Task | None]:
+        """What was accepted before of each draft; there is room for the others."""
+        known = [self._repeated(connection, draft) for draft in drafts]
+        self._require_room(connection, known.count(None), places=places, queue_size=queue_size)
+        return known
 
     def _require_room(self, connection: sa.Connection, count: int, *, places: int, queue_size: int) -> None:
         outlook = self._outlook(connection, places)
