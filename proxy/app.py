@@ -83,5 +83,6 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _body_limit(settings: Settings, path: str) -> int:
-    megabytes = settings.max_batch_mb if path == "/api/upscale-batch" else settings.max_upload_mb
+    """Of a body: base64 takes a third more than the file in it, which has its own limit."""
+    megabytes = settings.max_batch_mb if path == "/api/upscale-batch" else settings.max_upload_mb * 4 / 3
     return int(megabytes * (1 << 20)) + _FORM_OVERHEAD

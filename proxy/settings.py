@@ -42,7 +42,7 @@ class Settings(BaseSettings):
     task_max_attempts: int = Field(5, ge=1)
     task_retention_hours: float = Field(168, gt=0)
     task_retention_gb: float = Field(20, gt=0)
-    submit_operation: str = "auto"
+    submit_operation: Literal["auto", "hidream", "generate"] = "auto"
     submit_enlarge: str = "animevideov3"
 
     max_upload_mb: float = Field(50, gt=0)

@@ -23,7 +23,7 @@ from proxy.tasks.files import Files
 from proxy.tasks.heartbeat import Heartbeats
 from proxy.tasks.live import Live
 from proxy.tasks.models import Draft, Outlook, State, Task, Work
-from proxy.tasks.operations import OPERATIONS, check_submit_operation
+from proxy.tasks.operations import OPERATIONS
 from proxy.tasks.queue import Queue
 from proxy.tasks.retention import Retention
 from proxy.tasks.runner import Runner
@@ -48,7 +48,6 @@ class Tasks:
 
     def __init__(self, services: Services) -> None:
         settings = services.settings
-        check_submit_operation(settings.submit_operation)
         self._services = services
         self._url = settings.database_url or f"sqlite:///{settings.data_dir / 'darkroom.db'}"
         self._store = Store(connect(self._url))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import ValidationError
@@ -12,6 +13,8 @@ from darkroom.pipelines.hidream.request import Limits as HidreamLimits
 from darkroom.pipelines.sd15.request import Limits as GenerateLimits
 from darkroom.pipelines.upscale.request import Limits as UpscaleLimits
 from proxy.settings import ROOT, Settings
+from proxy.tasks.operations import OPERATIONS
+from proxy.tasks.operations.pictures import PictureOperation
 
 
 @pytest.fixture(autouse=True)
@@ -84,9 +87,15 @@ def test_relative_folders_belong_to_the_checkout(monkeypatch: pytest.MonkeyPatch
         ("GENERATE_MAX_PIXELS", "4095"),
         ("GENERATE_MAX_STEPS", "0"),
         ("LOG_LEVEL", "loud"),
+        ("SUBMIT_OPERATION", "paint"),
     ],
 )
 def test_wrong_values_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ValidationError, match=name.lower()):
         Settings()
+
+
+def test_submit_does_every_operation_that_makes_pictures_of_a_text() -> None:
+    named = get_args(Settings.model_fields["submit_operation"].annotation)
+    assert set(named) == {"auto", *(name for name, one in OPERATIONS.items() if isinstance(one, PictureOperation))}

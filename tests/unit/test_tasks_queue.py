@@ -227,19 +227,3 @@ def test_one_process_for_one_sqlite_file(tmp_path: Path, run: Run, monkeypatch: 
                 await tasks._lock(tmp_path / "darkroom.db.lock")
 
     run(scenario)
-
-
-def test_a_wrong_setting_is_told(tmp_path: Path) -> None:
-    gateway_settings = Settings(_env_file=None, data_dir=tmp_path, submit_operation="paint")
-
-    async def make() -> None:
-        gateway = Gateway("127.0.0.1:1")
-        monitor = Monitor(gateway, (), metrics_url="", interval=1, timeout=1)
-        gate = Gate(capacity=1, queue_size=1)
-        try:
-            with pytest.raises(Exception, match="SUBMIT_OPERATION must be one of auto, hidream, generate; got 'paint'"):
-                Tasks(Services(settings=gateway_settings, gateway=gateway, monitor=monitor, gate=gate))
-        finally:
-            await gateway.close()
-
-    asyncio.run(make())

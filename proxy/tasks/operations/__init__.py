@@ -54,13 +54,6 @@ def operation_named(name: object) -> Operation:
     return operation
 
 
-def check_submit_operation(name: str) -> None:
-    """:raises InvalidInput: SUBMIT_OPERATION is none."""
-    names = [_AUTO, *(operation.name for operation in _PICTURES)]
-    if name not in names:
-        raise InvalidInput(f"SUBMIT_OPERATION must be one of {', '.join(names)}; got {name!r}.")
-
-
 def submit_operation(services: Services) -> PictureOperation:
     """What `POST /submit` does: SUBMIT_OPERATION, or of what there is here the first."""
     wanted = services.settings.submit_operation

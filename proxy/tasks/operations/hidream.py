@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from darkroom.errors import InvalidInput
 from darkroom.pipelines.hidream.checkpoint import Checkpoint
 from darkroom.pipelines.hidream.networks import PIPELINE
 from darkroom.pipelines.hidream.request import SIDE_MULTIPLE, GenerateRequest
 from darkroom.pipelines.hidream.variants import DEFAULT, VARIANTS
 from proxy import pictures
-from proxy.generate_fields import PictureFields, Whole, validated
+from proxy.generate_fields import PICTURE_FIELDS, PictureFields, Whole, validated
 from proxy.services import Services
 from proxy.tasks.operations.pictures import PictureOperation
 
@@ -49,6 +50,9 @@ class Hidream(PictureOperation):
     side_multiple = SIDE_MULTIPLE
 
     async def take(self, services: Services, fields: dict[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
+        for name in (*PICTURE_FIELDS, "control_type"):
+            if fields.get(name) not in (None, ""):
+                raise InvalidInput(f"{name} is for the operation generate: HiDream has no ControlNet.", param=name)
         return validated(fields, HidreamFields).named(), {}
 
     def job(self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes]) -> Job:
