@@ -179,6 +179,13 @@ def interleave(picture: Picture) -> Pixels:
     return colour if picture.alpha is None else np.concatenate((colour, picture.alpha[..., None]), axis=2)
 
 
+def opaque(picture: Picture) -> Pixels:
+    """(height, width, 3) uint8 RGB: on white, where the picture is transparent."""
+    if picture.alpha is None:
+        return picture.rgb
+    return np.asarray(_on_white(Image.fromarray(interleave(picture)).convert("RGBA")))
+
+
 def resize(picture: Picture, *, width: int, height: int) -> Picture:
     """Resample with Lanczos (Pillow), alpha apart from colour."""
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import ClassVar, Self
+from typing import ClassVar
+
+from typing_extensions import Self
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ torch and diffusers are imported when the first one is made, not with this modul
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,6 +60,9 @@ FLOW_SCHEDULERS: dict[str, SchedulerSpec] = {
 """For models that predict a velocity between picture and noise: flow matching (Lipman et al. 2023)."""
 
 _ALL = {**SCHEDULERS, **FLOW_SCHEDULERS}
+_OF_THE_PIPELINE = {"clip_sample": False, "steps_offset": 1}
+"""What diffusers' StableDiffusionPipeline sets whatever a checkpoint says (its __init__ in
+pipelines/stable_diffusion/pipeline_stable_diffusion.py): latents are no pixels, and have no bounds to be clipped to."""
 
 
 def _plain(name: str) -> str:
@@ -127,4 +131,6 @@ def make_scheduler(name: str | None, config: Mapping[str, Any]) -> Any:
         name = None
     spec = SCHEDULERS[name] if name else SchedulerSpec(diffusers_class=str(config["_class_name"]), title="")
     kind = getattr(importlib.import_module("diffusers"), spec.diffusers_class)
-    return kind.from_config(dict(config), **spec.settings)
+    known = inspect.signature(kind.__init__).parameters
+    of_the_pipeline = {} if is_flow(config) else {key: v for key, v in _OF_THE_PIPELINE.items() if key in known}
+    return kind.from_config(dict(config), **of_the_pipeline, **spec.settings)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-import os
 import re
 import shutil
 import sys
@@ -37,6 +36,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from darkroom.files import write_atomically
 from exporters.errors import ExportError
 from exporters.hub_transfer import HTTPError, RemoteFile, bytes_there, fetch, is_there
+from proxy.settings import Settings
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 LISTING_TIMEOUT_SECONDS = 20.0
@@ -76,12 +76,13 @@ class _Hub:
 
     @classmethod
     def from_env(cls) -> _Hub:
-        """HF_ENDPOINT, and HF_TOKEN or what `hf auth login` has stored."""
-        endpoint = (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+        """The settings HF_ENDPOINT and HF_TOKEN, the latter else as `hf auth login` has stored it."""
+        settings = Settings()
+        endpoint = (settings.hf_endpoint or DEFAULT_ENDPOINT).rstrip("/")
         parts = urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ExportError(f"HF_ENDPOINT must be a URL such as {DEFAULT_ENDPOINT}; got {endpoint!r}.")
-        return cls(endpoint=endpoint, token=get_token())
+        return cls(endpoint=endpoint, token=settings.hf_token or get_token())
 
 
 class _Unreachable(ExportError):

@@ -8,7 +8,8 @@ import platform
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,17 @@ def gpu_names() -> tuple[str, ...]:
 
 def usable_gpus(limit: int | None) -> tuple[int, ...]:
     """The numbers of the GPUs to use, as CUDA counts them: at most `limit`, without those that are hidden from it."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    shown = len(gpu_names()) if visible is None else len([part for part in visible.split(",") if part.strip()])
-    count = min(shown, len(gpu_names()))
+    visible, there = os.environ.get("CUDA_VISIBLE_DEVICES"), len(gpu_names())
+    names = [str(number) for number in range(there)] if visible is None else visible.split(",")
+    count = len(list(takewhile(partial(_may_be_a_gpu, there=there), names)))
     return tuple(range(count if limit is None else min(limit, count)))
+
+
+def _may_be_a_gpu(name: str, there: int) -> bool:
+    """Whether CUDA takes this part of CUDA_VISIBLE_DEVICES for a GPU: it looks no further than the first that is none
+    (CUDA C++ Programming Guide, environment variables)."""
+    name = name.strip()
+    return int(name) < there if name.isdecimal() else name.startswith(("GPU-", "MIG-"))
 
 
 def serving_device(providers: Iterable[str]) -> dict[str, str]:

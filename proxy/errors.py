@@ -71,7 +71,7 @@ def install(app: FastAPI) -> None:
         return answer(error)
 
     async def validation(_: Request, error: Exception) -> JSONResponse:
-        message, param = _first_problem(error) if isinstance(error, RequestValidationError) else (str(error), None)
+        message, param = first_problem(error) if isinstance(error, RequestValidationError) else (str(error), None)
         return JSONResponse(body(message, errors.InvalidInput.code, param), 422)
 
     async def http(_: Request, error: Exception) -> JSONResponse:
@@ -86,7 +86,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, http)
 
 
-def _first_problem(error: RequestValidationError) -> tuple[str, str | None]:
+def first_problem(error: RequestValidationError) -> tuple[str, str | None]:
     """The first thing wrong: field, what is asked of it, and what came (shortened)."""
     first = error.errors()[0]
     param = next((str(part) for part in reversed(first["loc"]) if isinstance(part, str)), None)

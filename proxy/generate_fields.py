@@ -105,7 +105,7 @@ class GenerateFields(PictureFields):
     )
     guidance_scale: Number | None = _field(
         "1 and below: no guidance, in half the time. By default what the checkpoint asks for, else 7.5.",
-        sd15.GUIDANCE_SCALE,
+        None,
         sd15.GUIDANCE_RANGE,
     )
     width: Whole | None = _field(f"{_SIDE} {_AREA}", minimum=sd15.SIDE_MINIMUM)

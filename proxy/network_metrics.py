@@ -35,8 +35,12 @@ class Ranks:
 
 
 def providers_of(text: str) -> dict[str, str]:
-    """The execution provider that each network runs on, by the model's name."""
-    return {labels["model"]: labels["provider"] for labels, _ in _samples(text, "darkroom_network_provider")}
+    """The execution provider that each network runs on, by the model's name; where its instances, one for each device,
+    run on several, all of them with commas between."""
+    found: dict[str, set[str]] = {}
+    for labels, _ in _samples(text, "darkroom_network_provider"):
+        found.setdefault(labels["model"], set()).add(labels["provider"])
+    return {model: ", ".join(sorted(providers)) for model, providers in found.items()}
 
 
 def ranks_of(text: str) -> dict[str, Ranks]:

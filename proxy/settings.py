@@ -90,6 +90,9 @@ class Settings(BaseSettings):
     canary_interval: float = Field(30, gt=0)
     canary_timeout: float = Field(120, gt=0)
 
+    hf_token: str | None = Field(None, repr=False)
+    hf_endpoint: str | None = None
+
     num_gpus_to_use: int | None = Field(None, ge=0)
     state_dir: Path = ROOT / ".darkroom"
     model_repository: Path = Field(default_factory=lambda data: _default_repository(data))

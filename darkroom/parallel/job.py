@@ -19,8 +19,7 @@ class Timeouts:
     """All in seconds.
 
     :param start: from the start of the processes until every rank has its part of the model.
-    :param call: for one prediction; less than a canary waits (CANARY_TIMEOUT, 120 s), which would take hanging ranks
-        for a hanging server.
+    :param call: for one prediction.
     :param beat: a rank that was not heard of for that long hangs. It beats ten times as often.
     """
 

@@ -101,7 +101,7 @@ class DistributedTransformer:
         return {
             "mode": "distributed" if distributed else "single",
             "reason": reason,
-            "failed_at": self._ranks.failed_at if self._ranks else self._failed_at,
+            "failed_at": (self._ranks.failed_at if self._ranks else None) or self._failed_at,
             "layout": {"tp": self._layout.tp, "ep": self._layout.ep},
             "device": device,
             "dtype": str(self._dtype).removeprefix("torch."),
@@ -140,22 +140,30 @@ class DistributedTransformer:
             self._give_up(str(error))
         except OSError as error:
             self._give_up(f"no place for what leader and ranks share: {error.strerror or error}")
+        if self._reason is not None:
+            self._load()  # now, while there is time: a canary may wait less long than a large model takes
 
     def _give_up(self, reason: str) -> None:
         self._reason, self._failed_at = reason, time.time()
         if self._ranks is not None:
             self._ranks.close()  # their memory may be on the device that goes on
         log.warning("the transformer goes on with one device: %s", reason)
+        self._changed()
 
     def _predict_alone(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        from darkroom.pipelines.hidream.transformer import load_transformer, predict
+        from darkroom.pipelines.hidream.transformer import predict
+
+        return predict(self._load(), inputs)
+
+    def _load(self) -> Any:
+        """The whole model, in this process."""
+        from darkroom.pipelines.hidream.transformer import load_transformer
 
         with self._loading:
             if self._model is None:
                 device = device_of(self._kind, self._devices, 0)
                 self._model = load_transformer(self._folder, device=device, dtype=self._dtype)
-            model = self._model
-        return predict(model, inputs)
+            return self._model
 
 
 def for_clients(reason: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,6 +16,7 @@ from darkroom import __version__
 from darkroom.checkpoint import Checkpoint
 from darkroom.errors import InvalidInput
 from darkroom.pipelines.upscale.request import SCALE_RANGE
+from proxy.errors import first_problem
 from proxy.generate_fields import Number, Text, Whole
 from proxy.routes.tasks import (
     REPLAYED,
@@ -35,11 +37,20 @@ router = APIRouter(tags=["asynchronous generation"])
 Resolution = Literal["1024x1024", "1024x768", "768x1024", "512x512"]
 _OTHER_NAMES = {"steps": "num_inference_steps", "num_images": "num_images_per_prompt"}
 """The operation's name of a field -> the contract's."""
+_ELSEWHERE = {
+    "width": "resolution says the size",
+    "height": "resolution says the size",
+    "enlarge": "resolution says the size",
+    "enlarge_model": "SUBMIT_ENLARGE names the upscaler",
+    "priority": "POST /tasks takes priorities",
+}
+"""Fields of the operations and of `POST /tasks` that `POST /submit` does not take, and what there is instead."""
 _ACCEPTED = "Task submitted successfully"
 
 
 class ImageGenerationRequest(BaseModel):
-    """One request. Further fields are those of the operation, `seed` and `negative_prompt` for example."""
+    """One request. Further fields are those of the operation, `seed` and `negative_prompt` for example, but for the
+    size: that is `resolution`."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -128,9 +139,13 @@ async def _submit(
     for index, fields in enumerate(sent):
         sized = _sized(fields, side, operation.side_multiple, services.settings.submit_enlarge)
         try:
+            _refuse_what_is_elsewhere(fields)
             works.append(await operation.accept(services, sized))
+        except RequestValidationError as error:
+            message, param = first_problem(error)
+            raise _as_sent(InvalidInput(message, param=param), fields, index, len(sent)) from None
         except InvalidInput as error:
-            raise _as_sent(error, fields, f"requests[{index}]: " if len(sent) > 1 else "") from None
+            raise _as_sent(error, fields, index, len(sent)) from None
     return await tasks.submit(
         operation.name,
         works,
@@ -141,18 +156,25 @@ async def _submit(
     )
 
 
-def _as_sent(error: InvalidInput, fields: Mapping[str, Any], where: str) -> InvalidInput:
+def _refuse_what_is_elsewhere(fields: Mapping[str, Any]) -> None:
+    for name, instead in _ELSEWHERE.items():
+        if name in fields:
+            raise InvalidInput(f"{name} is not for /submit: {instead}.", param=name)
+
+
+def _as_sent(error: InvalidInput, fields: Mapping[str, Any], index: int, count: int) -> InvalidInput:
     """An error of the operation with the field's name that the client used, and which request of a batch it is in."""
+    where = f"requests[{index}]: " if count > 1 else ""
     ours = error.param or ""
     param = _OTHER_NAMES.get(ours)
     if param is None or param not in fields:
-        return InvalidInput(where + error.message, param=error.param)
-    return InvalidInput(where + error.message.replace(ours, param, 1), param=param)
+        return type(error)(where + error.message, param=error.param)
+    return type(error)(where + error.message.replace(ours, param, 1), param=param)
 
 
 def _sized(sent: Mapping[str, Any], side: int | None, multiple: int, upscaler: str) -> dict[str, Any]:
     """The fields of the operation."""
-    fields = {name: value for name, value in sent.items() if name not in ("resolution", "enlarge", "enlarge_model")}
+    fields = {name: value for name, value in sent.items() if name != "resolution"}
     width, height = (int(part) for part in str(sent["resolution"]).split("x"))
     factor = _reduction(width, height, side, multiple) if side is not None and upscaler != "none" else 1
     if factor > 1:

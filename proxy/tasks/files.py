@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ORPHAN_SECONDS = 3600.0
 """A folder without a task may be one that is about to be accepted."""
+_DATABASE = ".database"
 _EXTENSIONS = {media_type: name for name, media_type in MEDIA_TYPES.items()}
 _RESULT_NAME = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})_(\d{1,4})\.([a-z]{3,4})")
 
@@ -72,6 +73,14 @@ class Files:
     def remove(self, id: str) -> None:
         """Delete all of a task."""
         shutil.rmtree(self._folder(id), ignore_errors=True)
+
+    def belong_to(self, database: str) -> bool:
+        """Whether the tasks here are those of this database; the first one that asks gets the folder. Another database,
+        or a new one in the place of one that was lost, knows none of them, and must not take them for nobody's."""
+        path = self._root / _DATABASE
+        if not path.exists():
+            write_atomically(path, database.encode())
+        return path.read_text() == database
 
     def folders(self) -> Iterator[str]:
         """The ids of the folders that are older than an hour."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 
 import sqlalchemy as sa
@@ -10,6 +12,11 @@ from proxy.tasks.files import Files
 from proxy.tasks.models import LIVE
 from proxy.tasks.schema import TASKS
 from proxy.tasks.store import Store
+
+log = logging.getLogger(__name__)
+
+_ORPHAN_ROUND_SECONDS = 3600.0
+"""Between looks for folders that are nobody's, which takes a look at all of them."""
 
 
 class Retention:
@@ -24,6 +31,7 @@ class Retention:
         self._files = files
         self._seconds = hours * 3600
         self._bytes = int(gigabytes * (1 << 30))
+        self._looked = -math.inf
 
     def sweep(self) -> list[str]:
         """Do it; waits for database and disk. Returns the tasks that are forgotten altogether.
@@ -36,25 +44,35 @@ class Retention:
             with self._store.transaction() as connection:
                 connection.execute(mark)
         forgotten = self._forget()
-        for id in self._files.folders():
-            if self._store.get(id) is None:
-                self._files.remove(id)
+        if time.monotonic() - self._looked > _ORPHAN_ROUND_SECONDS:
+            self._looked = time.monotonic()
+            self._remove_orphans()
         return forgotten
 
+    def _remove_orphans(self) -> None:
+        """Remove the folders of tasks that nobody knows: a crash came between their inputs and their acceptance."""
+        if not self._files.belong_to(self._store.database()):
+            log.warning("the folder of tasks belongs to another database; the files in it are left alone")
+            return
+        there = list(self._files.folders())
+        for id in set(there) - self._store.known(there):
+            self._files.remove(id)
+
     def _outlived(self) -> list[str]:
-        kept = sa.select(TASKS.c.id, TASKS.c.completed_at, TASKS.c.bytes).where(
-            TASKS.c.state.not_in(LIVE), TASKS.c.expired_at.is_(None)
-        )
-        of_the_living = sa.select(sa.func.sum(TASKS.c.bytes)).where(TASKS.c.state.in_(LIVE))
+        """The tasks whose time is over, and behind them, where the rest is too large, those that ended first."""
+        oldest = time.time() - self._seconds
+        there = TASKS.c.expired_at.is_(None)
+        ended = sa.select(TASKS.c.id, TASKS.c.completed_at, TASKS.c.bytes).where(there, TASKS.c.state.not_in(LIVE))
+        old = ended.where(TASKS.c.completed_at < oldest)
         with self._store.transaction() as connection:
-            total = int(connection.scalar(of_the_living) or 0)
-            rows = connection.execute(kept.order_by(TASKS.c.completed_at.desc())).all()
-        oldest, outlived = time.time() - self._seconds, []
+            total = int(connection.scalar(sa.select(sa.func.sum(TASKS.c.bytes)).where(there)) or 0)
+            rows = connection.execute(old if total <= self._bytes else ended.order_by(TASKS.c.completed_at)).all()
+        outlived = []
         for id, completed_at, size in rows:
-            total += size
-            if completed_at < oldest or total > self._bytes:
-                outlived.append(str(id))
-                total -= size
+            if completed_at >= oldest and total <= self._bytes:
+                break
+            outlived.append(str(id))
+            total -= size
         return outlived
 
     def _forget(self) -> list[str]:

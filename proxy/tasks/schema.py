@@ -48,6 +48,12 @@ PACES = sa.Table(
     sa.Column("seconds", sa.Double, nullable=False),
 )
 
+DATABASES = sa.Table(
+    "darkroom_database",
+    METADATA,
+    sa.Column("id", sa.String(36), primary_key=True),  # one row: the database's own name
+)
+
 PROXIES = sa.Table(
     "darkroom_proxies",
     METADATA,

@@ -11,6 +11,7 @@ import contextvars
 import logging
 import math
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ import sqlalchemy as sa
 
 from darkroom.errors import Conflict, Gone, NotReady, QueueFull
 from proxy.tasks.models import LIVE, PRIORITIES, Draft, Outlook, State, Task
-from proxy.tasks.schema import METADATA, PACES, TASKS
+from proxy.tasks.schema import DATABASES, METADATA, PACES, TASKS
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ _ADMISSION_LOCK = 0x6461726B  # any number that nobody else in the database uses
 _TAGS = 2**29
 """Ranks are a class times this plus a tag: DBOS takes priorities up to 2^31 - 1."""
 _BUSY_MILLISECONDS = 30_000
+_IDS_AT_A_TIME = 500
+"""A database takes only so many values in one statement."""
 _SMOOTHING = 0.3
 _RETRY_AFTER_RANGE = (1, 60)
 _KEY = "Idempotency-Key"
@@ -92,6 +95,13 @@ class Store:
         """Make the tables that are not there yet."""
         with self.transaction(locked=True) as connection:
             METADATA.create_all(connection)
+            if connection.scalar(sa.select(DATABASES.c.id)) is None:
+                connection.execute(sa.insert(DATABASES).values(id=str(uuid.uuid4())))
+
+    def database(self) -> str:
+        """A name that no other database has."""
+        with self.transaction() as connection:
+            return str(connection.scalar(sa.select(DATABASES.c.id)))
 
     @contextmanager
     def transaction(self, *, locked: bool = False) -> Iterator[sa.Connection]:
@@ -219,6 +229,15 @@ class Store:
         with self.transaction() as connection:
             row = connection.execute(sa.select(TASKS).where(TASKS.c.id == id)).one_or_none()
         return None if row is None else _task(row)
+
+    def known(self, ids: Sequence[str]) -> set[str]:
+        """Those of them that are tasks."""
+        found: set[str] = set()
+        for at in range(0, len(ids), _IDS_AT_A_TIME):
+            query = sa.select(TASKS.c.id).where(TASKS.c.id.in_(ids[at : at + _IDS_AT_A_TIME]))
+            with self.transaction() as connection:
+                found |= set(connection.scalars(query))
+        return found
 
     def page(self, *, client: str, state: State | None, limit: int) -> list[Task]:
         """A client's tasks, the newest first, without those whose results are gone."""

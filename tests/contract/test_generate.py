@@ -13,7 +13,7 @@ import cv2
 import httpx
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from tests.pictures import encoded, photo, pixels
 from tests.service import ROOT, RunningService
@@ -189,6 +189,18 @@ def test_the_control_map_is_opencvs(http: httpx.Client, low: int | None, high: i
     assert 0.01 < (ours > 0).mean() < 0.5
     assert body["parameters"]["control_type"] == "canny"
     assert body["parameters"]["low_threshold"] == (low or 100)
+
+
+def test_a_drawing_on_nothing_is_one_on_white(http: httpx.Client) -> None:
+    """Black lines with alpha: without a ground to stand on nothing would be seen of them."""
+    drawing = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    ImageDraw.Draw(drawing).rectangle((16, 16, 48, 48), outline=(0, 0, 0, 255), width=4)
+    control = base64.b64encode(encoded(drawing)).decode()
+    assert pixels(picture(post(http, control_image=control).json()["control_map"])).any()
+
+
+def test_every_default_sent_asks_for_no_control(http: httpx.Client) -> None:
+    assert first(post(http, control_type="canny", low_threshold=100, high_threshold=200)) == first(post(http))
 
 
 def test_a_reference_picture_by_any_name_and_in_any_wrapping(http: httpx.Client) -> None:

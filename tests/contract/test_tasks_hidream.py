@@ -87,7 +87,6 @@ def test_submit_makes_what_this_installation_can(http: httpx.Client) -> None:
         ({"steps": "many"}, "steps"),
         ({"enlarge": 9}, "enlarge"),
         ({"reference_image": "AAAA"}, "reference_image"),
-        ({"control_type": "canny"}, "control_type"),
     ],
 )
 def test_refusals(http: httpx.Client, fields: dict[str, Any], param: str) -> None:

@@ -163,6 +163,9 @@ def test_resolutions(service: RunningService, http: httpx.Client, tmp_path: Path
         ({"prompt": "a cat", "steps": 100_000}, "steps"),
         ({"prompt": "a cat", "num_images_per_prompt": "two"}, "num_images_per_prompt"),
         ({"prompt": "a cat", "num_images_per_prompt": 100}, "num_images_per_prompt"),
+        ({"prompt": "a cat", "scheduler": 5}, "scheduler"),
+        ({"prompt": "a cat", "width": 512}, "width"),
+        ({"prompt": "a cat", "priority": "high"}, "priority"),
     ],
 )
 def test_refusals(http: httpx.Client, fields: dict[str, Any], param: str) -> None:

@@ -5,12 +5,24 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import io
+import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UniPCMultistepScheduler,
+)
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -19,7 +31,7 @@ from darkroom.images import Picture, encode
 from darkroom.pipelines.sd15.controls import ControlOptions, canny
 from darkroom.pipelines.sd15.pipeline import Finished, Progress, Runner, generate
 from darkroom.pipelines.sd15.request import GenerateRequest
-from darkroom.schedulers import SCHEDULERS, make_scheduler
+from darkroom.schedulers import SCHEDULERS
 from tests import tiny_sd15
 
 Pictures = NDArray[np.uint8]
@@ -71,8 +83,27 @@ def _theirs(pipeline: Any, *, seed: int = 11, num_images: int = 1, **arguments: 
     return np.stack([np.asarray(image) for image in images])
 
 
-def _with_scheduler(pipeline: StableDiffusionPipeline, runner: Runner, name: str | None) -> None:
-    pipeline.scheduler = make_scheduler(name, runner.checkpoint.scheduler)
+THEIRS: dict[str | None, Callable[[Any], Any]] = {
+    None: PNDMScheduler.from_config,
+    "ddim": DDIMScheduler.from_config,
+    "pndm": PNDMScheduler.from_config,
+    "euler": EulerDiscreteScheduler.from_config,
+    "euler_a": EulerAncestralDiscreteScheduler.from_config,
+    "dpmpp_2m_karras": partial(DPMSolverMultistepScheduler.from_config, use_karras_sigmas=True),
+    "unipc": UniPCMultistepScheduler.from_config,
+    "lcm": LCMScheduler.from_config,
+}
+"""As a user of diffusers makes them of a checkpoint's configuration."""
+
+
+def _with_scheduler(pipeline: StableDiffusionPipeline, runner: Runner, name: str | None) -> StableDiffusionPipeline:
+    """The pipeline with another scheduler, given to its constructor as a checkpoint's is: that mends some settings."""
+    scheduler = THEIRS[name](runner.checkpoint.scheduler)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)  # of what it mends
+        made = StableDiffusionPipeline(**{**pipeline.components, "scheduler": scheduler}, requires_safety_checker=False)
+    made.set_progress_bar_config(disable=True)
+    return made
 
 
 def _distance(first: Pictures, second: Pictures) -> int:
@@ -86,21 +117,39 @@ def _distance(first: Pictures, second: Pictures) -> int:
 def test_every_scheduler_gives_diffusers_picture(
     pipeline: StableDiffusionPipeline, runner: Runner, name: str | None, guidance_scale: float
 ) -> None:
-    _with_scheduler(pipeline, runner, name)
+    pipeline = _with_scheduler(pipeline, runner, name)
     fields = {"guidance_scale": guidance_scale, "width": 64, "height": 64}
     ours = _ours(runner, scheduler=name, steps=6, **fields)
     assert _distance(ours, _theirs(pipeline, num_inference_steps=6, **fields)) <= TOLERANCE
 
 
-@pytest.mark.parametrize(("width", "height"), [(96, 64), (72, 104)])
-@pytest.mark.parametrize("num_images", [1, 4])
+@pytest.mark.parametrize("left_out", [("clip_sample",), ("clip_sample", "steps_offset")])
+@pytest.mark.parametrize("name", [None, *SCHEDULERS])
+def test_settings_that_diffusers_pipeline_mends(
+    pipeline: StableDiffusionPipeline, runner: Runner, name: str | None, left_out: tuple[str, ...]
+) -> None:
+    """A PNDM's configuration says nothing of clipping, which DDIM does unless it is told not to."""
+    config = {key: value for key, value in runner.checkpoint.scheduler.items() if key not in left_out}
+    runner = dataclasses.replace(runner, checkpoint=dataclasses.replace(runner.checkpoint, scheduler=config))
+    fields = {"guidance_scale": 7.5, "width": 64, "height": 64}
+    ours = _ours(runner, scheduler=name, steps=6, **fields)
+    theirs = _theirs(_with_scheduler(pipeline, runner, name), num_inference_steps=6, **fields)
+    assert _distance(ours, theirs) <= TOLERANCE
+
+
+@pytest.mark.parametrize("guidance_scale", [7.5, 1.0])
+@pytest.mark.parametrize(("num_images", "width", "height"), [(1, 72, 104), (4, 96, 64)])
 @pytest.mark.parametrize("name", list(SCHEDULERS))
 def test_sizes_and_several_pictures(
-    pipeline: StableDiffusionPipeline, runner: Runner, name: str, num_images: int, width: int, height: int
+    pipeline: StableDiffusionPipeline,
+    runner: Runner,
+    name: str,
+    num_images: int,
+    width: int,
+    height: int,
+    guidance_scale: float,
 ) -> None:
-    """One picture with guidance and four without."""
-    _with_scheduler(pipeline, runner, name)
-    guidance_scale = 7.5 if num_images == 1 else 1.0
+    pipeline = _with_scheduler(pipeline, runner, name)
     fields = {"num_images": num_images, "width": width, "height": height, "guidance_scale": guidance_scale}
     ours = _ours(runner, scheduler=name, steps=4, **fields)
     assert _distance(ours, _theirs(pipeline, num_inference_steps=4, **fields)) <= TOLERANCE
@@ -111,7 +160,8 @@ def _controlled(
 ) -> Pictures:
     """Pictures of 72 x 104 with the edges of a reference, compared with diffusers'."""
     controlled = tiny_sd15.controlled_pipeline(pipeline, tiny_sd15.make_controlnet(pipeline.unet))
-    controlled.scheduler = make_scheduler(name, runner.checkpoint.scheduler)
+    # The plain pipeline's constructor mends the settings of its scheduler, the one with a ControlNet does not.
+    controlled.scheduler = _with_scheduler(pipeline, runner, name).scheduler
     fields = {"width": 72, "height": 104, "controlnet_conditioning_scale": 0.8, **fields}
     ours = _ours(runner, reference, scheduler=name, steps=5, **fields)
     fitted = Image.open(io.BytesIO(reference)).convert("RGB").resize((72, 104), Image.Resampling.LANCZOS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +21,13 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from darkroom.networks import OrtNetwork
+from darkroom.networks import Array, Network, OrtNetwork, Tensors
 from darkroom.pipelines.sd15 import networks
 from darkroom.pipelines.sd15.checkpoint import Checkpoint
+from darkroom.pipelines.sd15.pipeline import Finished, generate
+from darkroom.pipelines.sd15.request import GenerateRequest
 from darkroom.registry import all_specs
+from darkroom.schedulers import make_scheduler
 from exporters import config, manifest, onnx_export
 from exporters.cli import main
 from exporters.config import Placement
@@ -32,8 +37,11 @@ from exporters.fused_attention import OPERATOR, spell_out
 from exporters.manifest import Precision
 from exporters.sd15 import controls, plans, weights
 from exporters.sd15.export import TOLERANCE, require_parity
+from tests import tiny_sd15
 from tests.sd15_checkpoints import WIDTH, write_checkpoint, write_controlnet
 
+PICTURE_TOLERANCE = {"fp32": 2, "fp16": 4}
+"""Levels of 255 that any pixel of a finished picture may differ from diffusers' in fp32."""
 Floats = NDArray[np.float32]
 
 
@@ -230,6 +238,44 @@ def test_vae_decoder(made: Made, rows: int, height: int, width: int) -> None:
     assert distance.max() <= TOLERANCE[made.precision].levels
     if made.precision == "fp32":  # a value near a half may round to either side
         assert np.count_nonzero(distance) <= 0.002 * distance.size
+
+
+@pytest.mark.parametrize("scheduler", ["euler", "dpmpp_2m_karras"])
+def test_whole_pictures(made: Made, scheduler: str) -> None:
+    """The loop on the exported networks, against diffusers in fp32: what a step is off, the next one begins with."""
+
+    def served(spec: Any) -> Network:
+        network = made.network(spec)
+
+        async def call(inputs: Tensors) -> dict[str, Array]:
+            return network.run(inputs)
+
+        return call
+
+    runner = dataclasses.replace(
+        tiny_sd15.make_runner(made.pipeline),
+        text_encoder=served(networks.TEXT_ENCODER),
+        unet=served(networks.UNET),
+        vae_decoder=served(networks.VAE_DECODER),
+    )
+    fields = {"seed": 3, "guidance_scale": 7.5, "width": 72, "height": 64}
+    given = {**fields, "prompt": "a cat", "steps": 10, "num_images": 2, "format": "raw", "scheduler": scheduler}
+    request = GenerateRequest.parse(given, runner.limits)
+
+    async def collect() -> list[NDArray[np.uint8]]:
+        events = [event async for event in generate(request, None, runner)]
+        return [np.frombuffer(e.data, np.uint8).reshape(e.shape) for e in events if isinstance(e, Finished)]
+
+    ours = np.stack(asyncio.run(collect()))
+
+    seed = fields.pop("seed")
+    pipeline = made.pipeline
+    pipeline.scheduler = make_scheduler(scheduler, runner.checkpoint.scheduler)
+    generators = [torch.Generator().manual_seed(seed + k) for k in range(2)]
+    images = pipeline("a cat", num_inference_steps=10, num_images_per_prompt=2, generator=generators, **fields).images
+    theirs = np.stack([np.asarray(image) for image in images])
+    assert theirs.std() > 20, "a flat picture would prove nothing"
+    assert np.abs(ours.astype(int) - theirs).max() <= PICTURE_TOLERANCE[made.precision]
 
 
 def test_tensors_are_those_of_the_configs(made: Made) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from darkroom.errors import InvalidInput
 from darkroom.pipelines.sd15.pipeline import Runner
@@ -59,6 +60,7 @@ def _reference(
         ("a (cat)", [("a ", 1.0), ("cat", 1.1)]),
         ("a [cat]", [("a ", 1.0), ("cat", 1 / 1.1)]),
         ("a (cat:1.3) here", [("a ", 1.0), ("cat", 1.3), (" here", 1.0)]),
+        ("a (cat:2.) (dog:.5)", [("a ", 1.0), ("cat", 2.0), (" ", 1.0), ("dog", 0.5)]),
         ("((cat))", [("cat", 1.1 * 1.1)]),
         ("(a (cat:1.5) b:0.5)", [("a ", 0.5), ("cat", 0.75), (" b", 0.5)]),
         (r"a \(cat\)", [("a (cat)", 1.0)]),
@@ -110,17 +112,31 @@ def test_every_token_of_a_long_prompt_counts(runner: Runner) -> None:
     assert np.abs(_encode(runner, LONG) - _encode(runner, LONG.replace("number 11", "of number 9"))).max() > 1e-3
 
 
+@pytest.mark.parametrize("mean", [0.3, 0.0])
 @pytest.mark.parametrize("long", [False, True])
-def test_weights_scale_their_tokens(pipeline: StableDiffusionPipeline, runner: Runner, long: bool) -> None:
+def test_weights_scale_their_tokens(
+    pipeline: StableDiffusionPipeline, runner: Runner, long: bool, mean: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mean is restored where there is one, as with CLIP's embeddings, and not where it is a matter of rounding."""
+    norm = pipeline.text_encoder.final_layer_norm
+    monkeypatch.setattr(norm, "forward", lambda states: functional.layer_norm(states, states.shape[-1:]) + mean)
     before = LONG + ", " if long else "a photo of a "
     text = f"{before}(small cat:1.3) on a [blue] background"
     words = [(before, 1.0), ("small cat", 1.3), (" on a ", 1.0), ("blue", 1 / 1.1), (" background", 1.0)]
     chunks = len(chunk(text, runner.tokenizer, runner.checkpoint).ids)
     plain, weights = _reference(pipeline, words, chunks)
-    scaled = plain * weights[:, None]
-    ratio = plain.mean() / scaled.mean()
-    expected = scaled * ratio if 0.5 <= ratio <= 2 else scaled
-    np.testing.assert_allclose(_encode(runner, text)[0], expected, atol=1e-5)
+    expected = []
+    for before_row, row in zip(np.split(plain, chunks), np.split(plain * weights[:, None], chunks), strict=True):
+        expected.append(row * (before_row.mean() / row.mean()) if mean else row)
+    np.testing.assert_allclose(_encode(runner, text)[0], np.concatenate(expected), atol=1e-5)
+
+
+def test_weights_of_one_chunk_leave_the_others_alone(runner: Runner) -> None:
+    """As in the web UI, which does one chunk after the other."""
+    text = f"(cat:1.4) {LONG}"
+    weighted, plain = _encode(runner, text)[0], _encode(runner, text.replace("(cat:1.4)", "cat"))[0]
+    assert np.abs(weighted[:77] - plain[:77]).max() > 1e-3
+    assert np.array_equal(weighted[77:], plain[77:])
 
 
 def test_tokens_limits_are_exact(runner: Runner) -> None:

@@ -74,6 +74,11 @@ def test_four_gpus_get_an_instance_each_of_every_network(tmp_path: Path) -> None
         ("2", "1,3,0", (0, 1)),
         ("", "2", (0,)),
         ("", "", ()),
+        ("", "-1", ()),
+        ("", "NoDevFiles", ()),
+        ("", "0,-1,1", (0,)),
+        ("", "7,0", ()),
+        ("", "GPU-9eb0c0de,GPU-1bc0c0de", (0, 1)),
     ],
 )
 def test_the_number_of_gpus_to_use_is_honoured(

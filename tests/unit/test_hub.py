@@ -22,6 +22,7 @@ from exporters.errors import ExportError
 from exporters.files import ROOT
 from exporters.hub import HubId, parse, resolve, select
 from exporters.hub_transfer import RemoteFile, part_path
+from proxy.settings import Settings
 from tests.conftest import free_port, heed_ctrl_c
 from tests.hub import COMMIT, Hub, serving
 
@@ -465,6 +466,16 @@ def test_the_bar_is_for_terminals(hub: Hub, tmp_path: Path) -> None:
     assert process.wait(30) == 0
     assert "256.1" in shown.decode()
     assert REPOSITORY.encode() in shown
+
+
+def test_token_and_hub_may_stand_in_the_settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_TOKEN", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / ".env").write_text("HF_TOKEN=hf_of_the_file\nHF_ENDPOINT=http://127.0.0.1:1/\n")
+    monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
+    found = hub_module._Hub.from_env()
+    assert (found.endpoint, found.token) == ("http://127.0.0.1:1", "hf_of_the_file")
+    assert "hf_of_the_file" not in repr(Settings())
 
 
 def test_the_repr_of_a_hub_keeps_the_token() -> None:

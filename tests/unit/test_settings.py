@@ -32,7 +32,12 @@ def test_defaults_are_those_of_the_contract() -> None:
     assert (settings.upscale_tile, settings.upscale_tile_pad, settings.upscale_fp16) == (400, 10, True)
 
 
-def test_the_example_explains_every_setting_and_shows_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("gpus", [(), ("A", "B")])
+def test_the_example_explains_every_setting_and_shows_its_default(
+    monkeypatch: pytest.MonkeyPatch, gpus: tuple[str, ...]
+) -> None:
+    """Also on a machine with GPUs, which this test only claims."""
+    monkeypatch.setattr("proxy.devices.gpu_names", lambda: gpus)
     lines = (ROOT / ".env.example").read_text().splitlines()
     shown = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     assert {name.upper() for name in Settings.model_fields} == set(shown)

@@ -247,6 +247,24 @@ def test_folders_of_nobody_go_after_an_hour(store: Store, tmp_path: Path) -> Non
     assert old.with_name("00000000-new").exists()
 
 
+def test_another_database_leaves_the_folders_alone(store: Store, tmp_path: Path) -> None:
+    """DATABASE_URL was changed, or darkroom.db was lost."""
+    files = Files(tmp_path)
+    (task,) = add(store, draft())
+    files.write_inputs(task.id, {"image": b"x"})
+    (folder,) = (tmp_path / "tasks").glob("*/*")
+    past = time.time() - 2 * 3600
+    os.utime(folder, (past, past))
+    Retention(store, files, hours=1, gigabytes=1).sweep()
+    other = Store(connect(f"sqlite:///{tmp_path / 'other.db'}"))
+    try:
+        other.create()
+        Retention(other, files, hours=1, gigabytes=1).sweep()
+        assert folder.exists()
+    finally:
+        other.close()
+
+
 def test_a_full_disk_takes_only_what_this_run_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files, id = Files(tmp_path), str(uuid.uuid4())
     picture = Output(data=memoryview(b"a"), media_type="image/png", details={})

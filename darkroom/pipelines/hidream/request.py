@@ -74,7 +74,7 @@ class GenerateRequest(PictureRequest):
         request = cls(
             prompt=text(given, "prompt", limits.max_prompt),
             negative_prompt=text(given, "negative_prompt", limits.max_prompt),
-            steps=integer(given, "steps", variant.steps, (1, limits.max_steps)),
+            steps=integer(given, "steps", min(variant.steps, limits.max_steps), (1, limits.max_steps)),
             guidance_scale=number(given, "guidance_scale", variant.guidance_scale, GUIDANCE_RANGE),
             seed=integer(given, "seed", secrets.randbelow(DRAWN_SEEDS), SEED_RANGE),
             width=side(given, "width", limits, multiple=SIDE_MULTIPLE),

@@ -17,7 +17,10 @@ from torch import Tensor
 
 from darkroom.errors import InvalidInput
 from darkroom.parallel.devices import device_of, kind_of
+from darkroom.parallel.job import Timeouts
 from darkroom.parallel.transformer import DistributedTransformer
+
+_SHARE_OF_THE_CANARY = 0.75
 
 if TYPE_CHECKING:
     from diffusers import HiDreamImageTransformer2DModel
@@ -116,7 +119,13 @@ class LocalExecutor:
 
 
 def make_executor(
-    folder: Path, *, device_type: str, devices: Sequence[int], dtype: torch.dtype, compiled: bool = False
+    folder: Path,
+    *,
+    device_type: str,
+    devices: Sequence[int],
+    dtype: torch.dtype,
+    compiled: bool = False,
+    canary_timeout: float = 120,
 ) -> Executor:
     """The executor that the Triton model asks for: on one device in this process, on several in ranks (decision 12).
 
@@ -124,6 +133,8 @@ def make_executor(
     :param devices: their numbers, 1, 2, 4 or 8; on a CPU only the count matters.
     :param compiled: with `torch.compile`, on one device only: minutes at the first calls of every size. Off, as the
         experts' uneven shares break the graph in every layer.
+    :param canary_timeout: seconds after which a prediction counts as hanging. Ranks are given up before, or a canary
+        would take them for a server that hangs.
     :raises InvalidInput: an unknown type, a number of devices without a layout, a model that it does not divide, or
         `compiled` with several devices.
     :raises OSError, RuntimeError: as `load_transformer`.
@@ -131,7 +142,8 @@ def make_executor(
     if len(devices) != 1:
         if compiled:
             raise InvalidInput("torch.compile is for one device", param="compiled")
-        return DistributedTransformer(folder, device_type=device_type, devices=devices, dtype=dtype)
+        timeouts = Timeouts(call=_SHARE_OF_THE_CANARY * canary_timeout)
+        return DistributedTransformer(folder, device_type=device_type, devices=devices, dtype=dtype, timeouts=timeouts)
     model = load_transformer(folder, device=device_of(kind_of(device_type), devices, 0), dtype=dtype)
     if compiled:
         model.compile(dynamic=True)

@@ -24,7 +24,8 @@ class HidreamTransformerModel(NetworkModel):
 
     Environment: HIDREAM_DEVICE_TYPE ("cpu", "cuda", "npu") and HIDREAM_DEVICES ("0,1,2,3") instead of the instance's
     device; HIDREAM_DTYPE ("float32", "bfloat16", "float16"), by default float32 on a CPU and bfloat16 elsewhere;
-    HIDREAM_COMPILE=1 for `torch.compile`, on one device only.
+    HIDREAM_COMPILE=1 for `torch.compile`, on one device only; CANARY_TIMEOUT, of which ranks have three quarters for a
+    prediction.
     """
 
     spec = networks.TRANSFORMER
@@ -43,7 +44,12 @@ class HidreamTransformerModel(NetworkModel):
             raise ValueError(f"HIDREAM_DTYPE must be one of {', '.join(_DTYPES)}; got {name!r}")
         compiled = os.environ.get("HIDREAM_COMPILE") == "1"
         self._executor = make_executor(
-            self.folder, device_type=device_type, devices=devices, dtype=_DTYPES[name], compiled=compiled
+            self.folder,
+            device_type=device_type,
+            devices=devices,
+            dtype=_DTYPES[name],
+            compiled=compiled,
+            canary_timeout=float(os.environ.get("CANARY_TIMEOUT") or 120),
         )
         self._executor.watch(self.publish)
 

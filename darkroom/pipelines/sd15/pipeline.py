@@ -21,7 +21,7 @@ from darkroom.generation import Finished as Finished
 from darkroom.generation import Job, run
 from darkroom.generation import Progress as Progress
 from darkroom.guidance import doubled, guide
-from darkroom.images import Pixels, decode, resize
+from darkroom.images import Pixels, decode, opaque, resize
 from darkroom.networks import Array, Network
 from darkroom.pipelines.sd15.checkpoint import Checkpoint
 from darkroom.pipelines.sd15.controls import load_control
@@ -100,7 +100,7 @@ async def _control_map(request: GenerateRequest, data: bytes | None, runner: Run
     def make() -> Pixels:
         picture = decode(data or b"", max_pixels=runner.limits.max_control_pixels, param="control_image")
         fitted = resize(picture, width=width, height=height)
-        return load_control(kind).preprocess(fitted.rgb, options)
+        return load_control(kind).preprocess(opaque(fitted), options)
 
     return await asyncio.to_thread(make)
 

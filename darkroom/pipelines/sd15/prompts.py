@@ -21,7 +21,9 @@ from darkroom.pipelines.sd15.checkpoint import Checkpoint
 EMPHASIS = 1.1
 WEIGHT_RANGE = (0.0, 10.0)
 _RESCALE_RANGE = (0.5, 2.0)
-_PIECE = re.compile(r"\\.|:\s*[+-]?\d*\.?\d+\s*\)|[()\[\]]|[^\\()\[\]:]+|.", re.DOTALL)
+_LEAST_MEAN = 0.02
+"""Below this share of the mean size of the values their mean says nothing of their size."""
+_PIECE = re.compile(r"\\.|:\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*\)|[()\[\]]|[^\\()\[\]:]+|.", re.DOTALL)
 
 
 class Tokenizer(Protocol):
@@ -142,17 +144,22 @@ async def encode_prompts(
 
 
 def _weighted(embeds: Array, weights: Array) -> Array:
-    """Scale each token's row, then the whole so that its mean is as before, as the web UI does.
+    """Scale each token's row, then each chunk so that its mean is as before, as the web UI does.
 
-    Where the mean is so near to zero that it is no measure of size the second part is left out (the web UI's
-    "No norm"); unweighted prompts are not touched at all.
+    Where the mean is so near to zero that it is no measure of size (by `_LEAST_MEAN` and `_RESCALE_RANGE`) the second
+    part is left out, which is the web UI's "No norm"; chunks without weights are not touched at all.
+
+    :param embeds: (tokens of all chunks, width).
+    :param weights: (chunks, tokens), without the empty chunks at the end.
     """
-    if (weights == 1).all():
-        return embeds
-    factors = np.ones((len(embeds), 1), np.float32)
-    factors[: weights.size, 0] = weights.reshape(-1)
-    scaled = embeds * factors
-    before, after = float(embeds.mean()), float(scaled.mean())
-    ratio = before / after if after else 0.0
-    low, high = _RESCALE_RANGE
-    return np.asarray(scaled * np.float32(ratio) if low <= ratio <= high else scaled)
+    weighted = embeds.copy()
+    for chunk, factors in zip(weighted.reshape(-1, weights.shape[1], embeds.shape[-1]), weights, strict=False):
+        if (factors == 1).all():
+            continue
+        before, least = float(chunk.mean()), _LEAST_MEAN * float(np.abs(chunk).mean())
+        chunk *= factors[:, None]
+        after = float(chunk.mean())
+        ratio = before / after if after and abs(before) > least else 0.0
+        if _RESCALE_RANGE[0] <= ratio <= _RESCALE_RANGE[1]:
+            chunk *= np.float32(ratio)
+    return weighted

@@ -31,6 +31,7 @@ from darkroom.schedulers import scheduler_name
 
 GUIDANCE_SCALE = 7.5
 """What Stable Diffusion 1.5 is used with; a checkpoint may say otherwise."""
+_USUAL_CONTROL = "canny"
 THRESHOLD_RANGE = (1, 255)
 CONDITIONING_SCALE_RANGE = (0.0, 2.0)
 SHARE_RANGE = (0.0, 1.0)
@@ -94,7 +95,7 @@ class GenerateRequest(PictureRequest):
         given = {name: value for name, value in fields.items() if value is not None}
         required(given, "prompt")
         encoding = format_name(given, cls.format)
-        steps = integer(given, "steps", cls.steps, (1, limits.max_steps))
+        steps = integer(given, "steps", min(cls.steps, limits.max_steps), (1, limits.max_steps))
         request = cls(
             prompt=text(given, "prompt", limits.max_prompt),
             negative_prompt=text(given, "negative_prompt", limits.max_prompt),
@@ -133,9 +134,9 @@ class GenerateRequest(PictureRequest):
 
 
 def _control(given: Mapping[str, Any]) -> ControlRequest | None:
-    """The control that the fields ask for; None when neither a kind nor a picture was given."""
-    kind = given.get("control_type") or ("canny" if "control_image" in given else None)
-    if kind is None:
+    """The control that the fields ask for; None without a picture, unless another kind than the usual one is named."""
+    kind = given.get("control_type") or _USUAL_CONTROL
+    if kind == _USUAL_CONTROL and "control_image" not in given:  # a client that sends every default steers nothing
         return None
     if kind not in control_names():
         raise InvalidInput(

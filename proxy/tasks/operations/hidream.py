@@ -50,7 +50,7 @@ class Hidream(PictureOperation):
     side_multiple = SIDE_MULTIPLE
 
     async def take(self, services: Services, fields: dict[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
-        for name in (*PICTURE_FIELDS, "control_type"):
+        for name in PICTURE_FIELDS:
             if fields.get(name) not in (None, ""):
                 raise InvalidInput(f"{name} is for the operation generate: HiDream has no ControlNet.", param=name)
         return validated(fields, HidreamFields).named(), {}

@@ -64,7 +64,7 @@ class PictureOperation(ABC):
             fields={**kept, "seed": request.seed},
             files=files,
             steps=request.steps + (request.num_images if larger else 0),
-            kind=f"{size}{f' {label}' if label else ''}{f' x{larger.scale:g}' if larger else ''}",
+            kind=f"{size}{f' {label}' if label else ''}{f' x{math.ceil(larger.scale)}' if larger else ''}",
             units=request.steps * request.num_images * (2 if request.guided else 1),
         )
 
