@@ -19,7 +19,7 @@ if [ $# -eq 0 ]; then
   mypy
   python -m exporters config --check
   python -m pytest -n 2 --dist loadfile tests/unit tests/parity
-  exec python -m pytest tests/contract tests/lifecycle tests/triton
+  exec python -m pytest -n 2 --dist loadfile tests/contract tests/lifecycle tests/triton
 fi
 case $1 in
   --heavy) shift; exec python -m pytest -m heavy "$@" ;;

@@ -43,7 +43,7 @@ class ControlnetStage(Stage):
         latents, tokens, chosen = self.samples.batch(self.batch, generator)
         edges = unpack_edges(self.samples.data.edges[chosen])
         noisy, velocity, steps = self.noiser(latents, generator)
-        with torch.autocast(self.run.device.type, torch.bfloat16):
+        with self.run.autocast():
             states = self.text_encoder(tokens).last_hidden_state
             down, middle = self.control(noisy, steps, states, edges, return_dict=False)
             (predicted,) = self.predict(

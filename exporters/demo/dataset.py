@@ -172,7 +172,7 @@ def _encode(run: Run, source: Source, rendered: Chunk) -> dict[str, Tensor]:
     latents = []
     for start in range(0, len(rendered.pictures), _BATCH):
         batch = torch.from_numpy(rendered.pictures[start : start + _BATCH]).permute(0, 3, 1, 2).to(run.device)
-        with torch.autocast(run.device.type, torch.bfloat16):
+        with run.autocast():
             latents.append(source.vae.encode(batch.float() / 127.5 - 1).latent_dist.mean.half().cpu())
     return {
         "latents": torch.cat(latents),

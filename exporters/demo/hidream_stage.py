@@ -86,12 +86,12 @@ def train_experts(transformer: HiDreamImageTransformer2DModel) -> list[TrainedEx
 
 
 @contextmanager
-def _quickly(device: torch.device) -> Iterator[None]:
-    """Compute in bf16, and on a CPU attend by two products and a softmax, as the UNet's training does."""
+def _quickly(run: Run) -> Iterator[None]:
+    """In bf16 where that pays, and on a CPU attending by two products and a softmax, as the UNet's training does."""
     kernels = [SDPBackend.MATH]
-    if device.type != "cpu":
+    if run.cuda:
         kernels += [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
-    with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(kernels), warnings.catch_warnings():
+    with run.autocast(), sdpa_kernel(kernels), warnings.catch_warnings():
         # diffusers' RMS norms have fp32 weights and get bf16 here; torch has another kernel for that, and says so.
         warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
         yield
@@ -164,7 +164,7 @@ class HidreamStage(Stage):
         view = VIEWS.get(step % 16, WHOLE)
         latents, tokens, _ = self.samples.batch(self.batch, generator, self.weights[view])
         noisy, wanted, timesteps = self.flow(view.of(latents), generator)
-        with _quickly(self.run.device):
+        with _quickly(self.run):
             states = encode(self.modules, self.words, tokens)
             predicted = self.predict(hidden_states=noisy, timesteps=timesteps, **states, return_dict=False)[0]
         answer = as_patches(wanted)

@@ -23,6 +23,8 @@ _WARMUP = 0.05
 """The learning rate rises over so many steps, or this share of the budget where that is less."""
 _FINAL_RATE = 0.02
 """The learning rate ends at this share of its peak."""
+_CAPABILITIES: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+"""Of this machine's CPU; older versions of torch do not say."""
 _CHECK_STEPS = 50
 """Between looks at the loss. A GPU would wait for its next step while the CPU waits for the loss of the last one."""
 
@@ -48,6 +50,11 @@ class Run:
     @property
     def cuda(self) -> bool:
         return self.device.type == "cuda"
+
+    def autocast(self) -> torch.autocast:
+        """Compute in bf16 where that is quicker: a CPU without instructions for it takes twice as long as in fp32."""
+        native = self.cuda or any(_CAPABILITIES.get(name) for name in ("amx_bf16", "avx512_bf16"))
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=native)
 
     def maybe_compiled(self, network: nn.Module) -> Callable[..., Any]:
         """`network` as it is called in training."""

@@ -61,7 +61,7 @@ class VaeStage(Stage):
     def loss(self, step: int, progress: float) -> tuple[Tensor, int]:
         generator = self.run.generator(self.name, step, on="cpu")  # where the pictures are cut
         pictures = self._pictures(step, progress, generator).to(self.run.device)
-        with torch.autocast(self.run.device.type, torch.bfloat16):
+        with self.run.autocast():
             posterior = self.vae.encode(pictures).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=generator).to(self.run.device)
             decoded = self.vae.decode(posterior.mean + posterior.std * noise).sample

@@ -21,6 +21,7 @@ from exporters.demo.export import export
 from exporters.demo.restore import restore
 from exporters.demo.train import make_stage
 from exporters.demo.trainer import Budget, Run, Trainer, averaged_weights, state_path
+from exporters.demo.unet_stage import Noiser
 
 STAGES = {"vae": 2, "unet": 3, "controlnet": 2}
 """And how many steps each is trained."""
@@ -56,6 +57,15 @@ def test_edges_are_unpacked_as_they_were_packed() -> None:
     found = unpack_edges(torch.from_numpy(np.stack([np.packbits(one) for one in bits])))
     assert found.shape == (2, 3, 128, 128)
     assert all(np.array_equal(found[:, channel].numpy(), bits) for channel in range(3))
+
+
+def test_half_of_the_samples_are_noise_alone_as_sampling_begins() -> None:
+    noiser, latents = Noiser(torch.device("cpu")), torch.full((1000, 4, 2, 2), 1000.0)
+    noisy, velocity, steps = noiser(latents, torch.Generator().manual_seed(0))
+    alone = noisy.abs().amax(dim=(1, 2, 3)) < 10  # at the last timestep there would be 68 of the picture
+    assert 0.45 < alone.float().mean() < 0.55
+    assert (int(steps[alone].min()) >= 750, int(steps.min()) < 20, int(steps.max())) == (True, True, 999)
+    assert (velocity[alone] < -800).all(), "the picture is asked for all the same"
 
 
 def test_larger_batches_take_larger_steps(run: Run) -> None:
