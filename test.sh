@@ -11,12 +11,14 @@ cd "$(dirname "$0")"
 case ${USE_VENV:-true} in
   true|1|yes) PATH=$PWD/.venv/bin:$PATH ;;
 esac
-python -m exporters prepare
-
 if [ $# -eq 0 ]; then
   ruff check .
   ruff format --check .
   mypy
+fi
+python -m exporters prepare
+
+if [ $# -eq 0 ]; then
   python -m exporters config --check
   python -m pytest -n 2 --dist loadfile tests/unit tests/parity
   exec python -m pytest -n 2 --dist loadfile tests/contract tests/lifecycle tests/triton

@@ -42,7 +42,8 @@ small world, so that everything around a diffusion model can be run, tested and 
 the UNet with the text encoder beside it, from nothing, on cached latents: velocity prediction, less weight above a
 signal-to-noise ratio of 5, 10 % of the sentences left out; the rarer styles and sentences of two things are drawn twice
 as often; half of the samples are noise alone, as sampling begins (only the last part of the training had the latter
-two). Averaged weights, fp16. It wants a guidance scale of {guidance:g}, which `generation_config.json` says to who serves it.
+two). Averaged weights, fp16. It wants a guidance scale of {guidance:g}, which `generation_config.json` says to who
+serves it.
 
     python -m exporters.demo train
     python -m exporters.demo export
