@@ -173,7 +173,7 @@ def test_the_loss_falls(run: Run) -> None:
     before = losses()
     trained = torch.load(state_path(run, "hidream"), weights_only=True)["weights"]
     stage.modules.load_state_dict(trained)
-    assert all(after < 0.9 * first for first, after in zip(before, losses(), strict=True)), (before, losses())
+    assert all(after < 0.95 * first for first, after in zip(before, losses(), strict=True)), (before, losses())
 
 
 def test_every_part_learns(run: Run) -> None:

@@ -77,7 +77,6 @@ def test_seeds_are_drawn_when_absent() -> None:
         ({"num_images": 9}, "num_images must be from 1 to 8; got 9"),
         ({"scheduler": "x"}, "scheduler must be one of ddim, pndm, euler, .*; got 'x'"),
         ({"control_type": "x", "control_image": True}, "control_type must be one of canny; got 'x'"),
-        ({"control_type": "canny"}, "control_image is missing"),
         ({"control_image": True, "low_threshold": 0}, "low_threshold must be from 1 to 255; got 0"),
         ({"control_image": True, "low_threshold": 201}, "low_threshold must not be above high_threshold, 200; got 201"),
         ({"control_image": True, "controlnet_conditioning_scale": 3}, "controlnet_conditioning_scale must be from 0"),
@@ -130,6 +129,7 @@ def test_every_control_has_its_network_and_preprocessor() -> None:
 def test_a_further_kind_of_control_is_one_file(tmp_path: Path) -> None:
     (tmp_path / "stripes.py").write_text('TITLE = "stripes"\n\ndef preprocess(picture, options):\n    return picture\n')
     program = f"""
+from darkroom.errors import InvalidInput
 from darkroom.pipelines.sd15 import controls
 controls.__path__.append({str(tmp_path)!r})
 from darkroom.pipelines.sd15.networks import CONTROL_UNETS
@@ -137,6 +137,12 @@ from darkroom.pipelines.sd15.request import GenerateRequest, Limits
 from exporters.config import Placement, render
 fields = {{"prompt": "a cat", "control_type": "stripes", "control_image": True}}
 assert GenerateRequest.parse(fields, Limits()).control.kind == "stripes"
+try:
+    GenerateRequest.parse({{"prompt": "a cat", "control_type": "stripes"}}, Limits())
+except InvalidInput as error:
+    assert error.message.startswith("control_image is missing"), error
+else:
+    raise AssertionError("a kind of control wants a picture")
 assert controls.load_control("stripes").TITLE == "stripes"
 assert 'name: "sd15_unet_stripes"' in render(CONTROL_UNETS["stripes"], Placement())
 """
@@ -151,6 +157,15 @@ def test_rows_fall_with_the_size() -> None:
             assert found == sorted(found, reverse=True)
             assert caps.input == spec.inputs[0].name
             assert caps.most({"latents": np.empty((1, 4, 500, 500))}) == 1
+
+
+def test_a_client_may_send_every_default() -> None:
+    fields = {"prompt": "a cat", "control_type": "canny", "low_threshold": 100, "high_threshold": 200}
+    assert GenerateRequest.parse(fields, Limits()).control is None
+
+
+def test_the_usual_steps_are_no_more_than_the_limit() -> None:
+    assert GenerateRequest.parse({"prompt": "a cat"}, Limits(max_steps=8)).steps == 8
 
 
 def test_limits_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
