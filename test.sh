@@ -21,7 +21,8 @@ python -m exporters prepare
 if [ $# -eq 0 ]; then
   python -m exporters config --check
   python -m pytest -n 2 --dist loadfile tests/unit tests/parity
-  exec python -m pytest -n 2 --dist loadfile tests/contract tests/lifecycle tests/triton
+  python -m pytest -n 2 --dist loadfile tests/contract tests/triton
+  exec python -m pytest tests/lifecycle
 fi
 case $1 in
   --heavy) shift; exec python -m pytest -m heavy "$@" ;;
