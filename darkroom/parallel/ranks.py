@@ -231,11 +231,21 @@ class Ranks:
         if message is None:
             self._fail(f"rank {rank.rank} (process {rank.process.pid}) ended")
         elif message["state"] == "failed":
-            self._fail(f"rank {rank.rank} failed: {message['reason']}")
+            self._fail(self._cause(rank, message["reason"]))
         elif message["state"] == "ready":
             rank.ready, rank.device, rank.parameters = True, message["device"], message["parameters"]
         elif message["state"] == "done":
             rank.done = message["call"]
+
+    def _cause(self, rank: _Rank, reason: str) -> str:
+        """Why the ranks failed, when one says that it did: perhaps only for having lost another one, which has died."""
+        for other in self._ranks.values():
+            if other is not rank and not is_alive(other.process):
+                while (message := other.channel.receive()) is not None:  # nobody is there who could let this wait
+                    if message["state"] == "failed":
+                        return f"rank {other.rank} failed: {message['reason']}"
+                return f"rank {other.rank} (process {other.process.pid}) ended"
+        return f"rank {rank.rank} failed: {reason}"
 
     def _look_after(self, torchrun: subprocess.Popen[bytes]) -> None:
         if (code := torchrun.poll()) is not None:
