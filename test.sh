@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up what is missing and runs every check: lint, format, types, configs, tests.
 #
-#   ./test.sh                     what must pass before a change lands (about 15 minutes on 2 cores, after a set-up of 5)
+#   ./test.sh                     what must pass before a change lands (15 to 25 minutes on 2 cores, after a set-up of 5 to 10)
 #   ./test.sh --heavy             the long runs: full-size pictures, ncnn, 100 disconnecting clients
 #   ./test.sh tests/unit -k png   options go to pytest, the other checks are left out
 set -euo pipefail
