@@ -50,7 +50,7 @@ def _run(folder: Path) -> Run:
 def _train(run: Run, name: str, steps: int, between: Callable[[], None] = lambda: None) -> Trainer:
     stage: Any = make_stage(name, run, lambda text: None)
     stage.batch = _BATCH
-    stage.learning_rate = 1e-2  # of which 24 of the 200 steps of warming up leave a tenth
+    stage.learning_rate = 2e-2  # of which 24 of the 200 steps of warming up leave a tenth
     trainer = Trainer(run, stage, lambda text: None, between)
     trainer.train(Budget(steps=steps))
     return trainer
@@ -173,7 +173,7 @@ def test_the_loss_falls(run: Run) -> None:
     before = losses()
     trained = torch.load(state_path(run, "hidream"), weights_only=True)["weights"]
     stage.modules.load_state_dict(trained)
-    assert all(after < 0.95 * first for first, after in zip(before, losses(), strict=True)), (before, losses())
+    assert all(after < 0.9 * first for first, after in zip(before, losses(), strict=True)), (before, losses())
 
 
 def test_every_part_learns(run: Run) -> None:

@@ -20,10 +20,10 @@ from darkroom.parallel.devices import device_of, kind_of
 from darkroom.parallel.job import Timeouts
 from darkroom.parallel.transformer import DistributedTransformer
 
-_SHARE_OF_THE_CANARY = 0.75
-
 if TYPE_CHECKING:
     from diffusers import HiDreamImageTransformer2DModel
+
+_SHARE_OF_THE_CANARY = 0.75
 
 WEIGHTS_PATTERN = "*.safetensors"
 
@@ -124,8 +124,8 @@ def make_executor(
     device_type: str,
     devices: Sequence[int],
     dtype: torch.dtype,
-    compiled: bool = False,
-    canary_timeout: float = 120,
+    compiled: bool,
+    canary_timeout: float,
 ) -> Executor:
     """The executor that the Triton model asks for: on one device in this process, on several in ranks (decision 12).
 
