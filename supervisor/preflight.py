@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import logging
 import socket
 
 import psutil
@@ -13,6 +14,8 @@ from proxy.devices import usable_gpus
 from proxy.settings import Settings
 from supervisor.errors import SetupError
 
+log = logging.getLogger("darkroom")
+
 
 def preflight(settings: Settings) -> None:
     """:raises SetupError: the first problem found."""
@@ -21,20 +24,27 @@ def preflight(settings: Settings) -> None:
 
 
 def missing_devices(settings: Settings) -> list[str]:
-    """Devices that HiDream's transformer is to run on and that this machine does not have."""
+    """Devices that HiDream's transformer is to run on and that this machine does not have.
+
+    Where only others than the first are missing that is a warning: the transformer's start on several devices fails,
+    and it goes on with the first.
+    """
     kind = settings.hidream_device_type or ("cuda" if settings.gpus else "cpu")
     if kind == "npu" and importlib.util.find_spec("torch_npu") is None:
         return ["HIDREAM_DEVICE_TYPE=npu (-t npu) needs Ascend's package torch_npu beside torch; it is not installed."]
     if kind != "cuda":
         return []
     there = usable_gpus(None)
-    missing = [number for number in settings.hidream_devices or there[:1] or (0,) if number not in there]
+    wanted = settings.hidream_devices or there[:1] or (0,)
+    missing = [number for number in wanted if number not in there]
     if not missing:
         return []
     gpus = ", ".join(map(str, there)) or "none"
-    return [
-        f"HIDREAM_DEVICES (-d) asks for GPU {', '.join(map(str, missing))}; this machine has {gpus} (or try -t cpu)."
-    ]
+    problem = f"HIDREAM_DEVICES (-d) asks for GPU {', '.join(map(str, missing))}; this machine has {gpus}"
+    if wanted[0] in missing:
+        return [f"{problem} (or try -t cpu)."]
+    log.warning("%s. HiDream goes on with GPU %d alone.", problem, wanted[0])
+    return []
 
 
 def missing_exports(settings: Settings) -> list[str]:

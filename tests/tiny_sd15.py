@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -15,19 +17,24 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import CLIPTokenizer
 
+from darkroom.generation import Finished
 from darkroom.networks import Array, Network, Tensors
 from darkroom.pipelines.sd15.checkpoint import Checkpoint
-from darkroom.pipelines.sd15.pipeline import Runner
-from darkroom.pipelines.sd15.request import Limits
+from darkroom.pipelines.sd15.pipeline import Runner, generate
+from darkroom.pipelines.sd15.request import GenerateRequest, Limits
 from exporters.onnx_export import quiet
 from exporters.sd15 import graphs
 from tests import sd15_checkpoints
 
 SIDE = 64
+
+Pictures = NDArray[np.uint8]
+"""(n, height, width, 3)."""
 
 
 def make_pipeline(folder: Path) -> StableDiffusionPipeline:
@@ -69,6 +76,25 @@ def make_runner(pipeline: StableDiffusionPipeline, controlnet: ControlNetModel |
         vae_decoder=network(graphs.ServedVaeDecoder(vae), "image"),
         control_unets={kind: network(module, "noise_pred") for kind, module in controls.items()},
     )
+
+
+def our_pictures(runner: Runner, control_image: bytes | None = None, **fields: Any) -> Pictures:
+    """What the loop makes of a request."""
+    given = {"format": "raw", **fields} | ({} if control_image is None else {"control_image": True})
+    request = GenerateRequest.parse(given, runner.limits)
+
+    async def collect() -> list[Pictures]:
+        events = [event async for event in generate(request, control_image, runner)]
+        return [np.frombuffer(e.data, np.uint8).reshape(e.shape) for e in events if isinstance(e, Finished)]
+
+    return np.stack(asyncio.run(collect()))
+
+
+def their_pictures(pipeline: Any, *, seed: int, num_images: int = 1, **arguments: Any) -> Pictures:
+    """What diffusers makes of the same; the k-th picture has the seed `seed` + k."""
+    generators = [torch.Generator().manual_seed(seed + k) for k in range(num_images)]
+    images = pipeline(num_images_per_prompt=num_images, generator=generators, **arguments).images
+    return np.stack([np.asarray(image) for image in images])
 
 
 def network(module: nn.Module, output: str) -> Network:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from benchmarks.baseline.request import GenerateBody
 from darkroom.pipelines.sd15.controls import ControlOptions, load_control
+from darkroom.sampling import get_generators, get_noise
 
 
 class Generator:
@@ -60,7 +61,9 @@ class Generator:
 
     def __call__(self, body: GenerateBody, seed: int, control_image: Image.Image | None) -> list[Image.Image]:
         """Run one job; the k-th picture has the seed `seed` + k."""
-        seeds = range(seed, seed + body.num_images)
+        generators = get_generators(range(seed, seed + body.num_images))
+        scale = self._text.vae_scale_factor
+        shape = (self._text.unet.config.in_channels, body.height // scale, body.width // scale)
         arguments: dict[str, Any] = {
             "prompt": body.prompt,
             "negative_prompt": body.negative_prompt,
@@ -69,7 +72,10 @@ class Generator:
             "width": body.width,
             "height": body.height,
             "num_images_per_prompt": body.num_images,
-            "generator": [torch.Generator().manual_seed(number) for number in seeds],
+            "generator": generators,
+            # Left to itself the pipeline draws in its own dtype, and in half precision torch before 2.12 draws other
+            # numbers than in single: the pictures would be those of another seed.
+            "latents": get_noise(generators, shape).to(self._text.unet.dtype),
         }
         pipeline = self._text
         if control_image is not None:

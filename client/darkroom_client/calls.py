@@ -37,15 +37,24 @@ class Settings:
     headers: Mapping[str, str]
     timeout: httpx.Timeout
     retry: Retry
+    retry_repeatable: Retry
+
+    def arguments(self, call: Call) -> dict[str, Any]:
+        """A call's arguments of httpx' `request`, with how to try it again."""
+        return {**call.arguments, "extensions": {"retry": self.retry_repeatable if call.repeatable else self.retry}}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """One request: the arguments of httpx' `request` and `stream`."""
+    """One request: the arguments of httpx' `request` and `stream`.
+
+    :param repeatable: whether the service does it once however often it is sent.
+    """
 
     method: str
     path: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    repeatable: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +87,8 @@ def make_settings(
         base_url=base_url.rstrip("/"),
         headers={**fixed, **(headers or {})},
         timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
-        retry=_retry(retries),
+        retry=_retry(retries, httpx.ConnectError, httpx.ConnectTimeout),
+        retry_repeatable=_retry(retries, httpx.ConnectTimeout, httpx.NetworkError, httpx.RemoteProtocolError),
     )
 
 
@@ -86,17 +96,18 @@ def _invalid(param: str, problem: str) -> InvalidRequest:
     return InvalidRequest(f"{param} {problem}", code="invalid_input", param=param)
 
 
-def _retry(retries: int) -> Retry:
+def _retry(retries: int, *failures: type[httpx.HTTPError]) -> Retry:
     """Try again what the service certainly did not begin: it refused (429, 503), or no connection was made.
 
-    A connection that breaks or stays silent later is not tried again by itself: the work may be running or
-    may be what brought the service down, and sending it once more would double the load at the worst time.
+    A connection that breaks or stays silent later is not tried again by itself, unless the call is repeatable: the work
+    may be running or may be what brought the service down, and sending it once more would double the load at the worst
+    time.
     """
     return Retry(
         total=retries,
         allowed_methods=["POST"],  # whoever asks for health or info wants to know the state as it is now
         status_forcelist=[429, 503],
-        retry_on_exceptions=[httpx.ConnectError, httpx.ConnectTimeout],
+        retry_on_exceptions=failures,
         backoff_factor=0.5,
         backoff_jitter=0.5,
         max_backoff_wait=60.0,

@@ -29,7 +29,8 @@ def submit_call(operation: str, priority: str | None, key: str | None, fields: M
     body = {"operation": operation, "priority": priority} | {name: _plain(value) for name, value in fields.items()}
     body = {name: value for name, value in body.items() if value is not None}
     headers = {"Content-Type": "application/json", "Idempotency-Key": key or str(uuid.uuid4())}
-    return Call(method="POST", path="/tasks", arguments={"content": as_json(body), "headers": headers})
+    arguments = {"content": as_json(body), "headers": headers}
+    return Call(method="POST", path="/tasks", arguments=arguments, repeatable=True)
 
 
 def _plain(value: Any) -> Any:

@@ -74,7 +74,7 @@ class Client(TaskMethods):
             base_url=self._settings.base_url,
             headers=self._settings.headers,
             timeout=self._settings.timeout,
-            transport=RetryTransport(httpx.HTTPTransport(limits=calls.LIMITS), self._settings.retry),
+            transport=RetryTransport(httpx.HTTPTransport(limits=calls.LIMITS)),
         )
 
     def __enter__(self) -> Client:
@@ -205,13 +205,13 @@ class Client(TaskMethods):
 
     def _send(self, call: calls.Call) -> httpx.Response:
         with answers.translated_errors(self._settings):
-            return self._http.request(call.method, call.path, **call.arguments)
+            return self._http.request(call.method, call.path, **self._settings.arguments(call))
 
     def _follow(self, call: calls.Call, events: answers.Events[Result]) -> Result:
         """Send a request and read its answer as it comes."""
         with (
             answers.translated_errors(self._settings),
-            self._http.stream(call.method, call.path, **call.arguments) as response,
+            self._http.stream(call.method, call.path, **self._settings.arguments(call)) as response,
         ):
             events.request_id = response.headers.get("x-request-id", "")
             if not answers.is_event_stream(response):
@@ -243,7 +243,7 @@ class AsyncClient(AsyncTaskMethods):
             base_url=self._settings.base_url,
             headers=self._settings.headers,
             timeout=self._settings.timeout,
-            transport=RetryTransport(httpx.AsyncHTTPTransport(limits=calls.LIMITS), self._settings.retry),
+            transport=RetryTransport(httpx.AsyncHTTPTransport(limits=calls.LIMITS)),
         )
 
     async def __aenter__(self) -> AsyncClient:
@@ -327,12 +327,12 @@ class AsyncClient(AsyncTaskMethods):
 
     async def _send(self, call: calls.Call) -> httpx.Response:
         with answers.translated_errors(self._settings):
-            return await self._http.request(call.method, call.path, **call.arguments)
+            return await self._http.request(call.method, call.path, **self._settings.arguments(call))
 
     async def _follow(self, call: calls.Call, events: answers.Events[Result]) -> Result:
         """See `Client._follow`."""
         with answers.translated_errors(self._settings):
-            async with self._http.stream(call.method, call.path, **call.arguments) as response:
+            async with self._http.stream(call.method, call.path, **self._settings.arguments(call)) as response:
                 events.request_id = response.headers.get("x-request-id", "")
                 if not answers.is_event_stream(response):
                     await response.aread()

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from darkroom.errors import InvalidInput
 from darkroom.parallel.checkpoint import check_divisible
 from darkroom.parallel.devices import device_of, kind_of
 from darkroom.parallel.inputs import check_inputs
@@ -38,8 +39,7 @@ class DistributedTransformer:
     :param folder: the transformer in the diffusers layout.
     :param device_type: cpu, cuda or npu. On npu this process needs `devices.environment` before torch is imported.
     :param devices: their numbers, 1, 2, 4 or 8; on a CPU only the count matters.
-    :raises InvalidInput: an unknown type of device, a number of devices that there is no layout for, or a model whose
-        heads, experts or widths it does not divide.
+    :raises InvalidInput: an unknown type of device, or a number of devices that there is no layout for.
     :raises OSError: the checkpoint is not there.
     """
 
@@ -63,7 +63,6 @@ class DistributedTransformer:
         self._failed_at: float | None = None
         self._changed: Callable[[], None] = lambda: None
         if self._layout.size > 1:
-            check_divisible(folder, self._layout)
             self._start(timeouts or Timeouts())
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -134,9 +133,10 @@ class DistributedTransformer:
             timeouts=timeouts,
         )
         try:
+            check_divisible(self._folder, self._layout)
             self._ranks = Ranks(job, on_failure=lambda: self._changed())
             self._ranks.wait_ready()
-        except RanksFailed as error:
+        except (RanksFailed, InvalidInput) as error:
             self._give_up(str(error))
         except OSError as error:
             self._give_up(f"no place for what leader and ranks share: {error.strerror or error}")

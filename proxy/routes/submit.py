@@ -102,14 +102,14 @@ async def root(services: Use) -> dict[str, Any]:
 async def submit(body: ImageGenerationRequest, request: Request, services: Use, tasks: UseTasks) -> Response:
     """Answers at once; ask `/status/{task_id}` what became of it."""
     ((task, new),) = await _submit([body], request, services, tasks)
-    return JSONResponse(_accepted(task, await tasks.outlook()), headers=_replayed(new))
+    return JSONResponse(_accepted(task, await tasks.outlook_of_accepted()), headers=_replayed(new))
 
 
 @router.post("/batch_submit", summary="Submit several pictures")
 async def batch_submit(body: BatchRequest, request: Request, services: Use, tasks: UseTasks) -> Response:
     """All requests are accepted, or none. `task_ids` and `tasks` are in the order of the requests."""
     accepted = await _submit(body.requests, request, services, tasks)
-    outlook = await tasks.outlook()
+    outlook = await tasks.outlook_of_accepted()
     answers = [_accepted(task, outlook) for task, _ in accepted]
     content = {
         "task_ids": [answer["task_id"] for answer in answers],

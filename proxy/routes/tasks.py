@@ -138,7 +138,7 @@ async def submit_task(request: Request, services: Use, tasks: UseTasks) -> Respo
     who = client_of(request)
     ((task, new),) = await tasks.submit(operation.name, [work], client=who, priority=priority, key=key, digest=hashed)
     headers = {"Location": f"/tasks/{task.id}"} | ({} if new else {REPLAYED: "true"})
-    return JSONResponse(shown(task, await tasks.outlook(), request), 202, headers)
+    return JSONResponse(shown(task, await tasks.outlook_of_accepted(), request), 202, headers)
 
 
 @router.get("/tasks", summary="The newest tasks of this client")

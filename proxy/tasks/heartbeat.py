@@ -10,6 +10,7 @@ from proxy.tasks.schema import PROXIES
 from proxy.tasks.store import Store
 
 LOST_SECONDS = 10.0
+_BLIND_SECONDS = LOST_SECONDS / 2
 
 
 class Heartbeats:
@@ -23,6 +24,7 @@ class Heartbeats:
         self._store = store
         self._own = own
         self._seen: dict[str, tuple[int, float]] = {}
+        self._looked = 0.0
 
     def beat(self) -> None:
         """Be alive for a further `LOST_SECONDS`."""
@@ -32,10 +34,17 @@ class Heartbeats:
                 connection.execute(sa.insert(PROXIES).values(id=self._own, beat=0))
 
     def lost(self, others: set[str]) -> set[str]:
-        """Those that did not count for `LOST_SECONDS`, and those of `others` that have ended."""
+        """Those that did not count for `LOST_SECONDS`, and those of `others` that have ended.
+
+        After a time without a look, as when the database was away, all others have that long again: they could not
+        count, either.
+        """
         with self._store.transaction() as connection:
             beats = {str(id): int(beat) for id, beat in connection.execute(sa.select(PROXIES.c.id, PROXIES.c.beat))}
         now = time.monotonic()
+        if now - self._looked > _BLIND_SECONDS:
+            self._seen.clear()
+        self._looked = now
         for id, beat in beats.items():
             if id not in self._seen or self._seen[id][0] != beat:
                 self._seen[id] = (beat, now)

@@ -28,8 +28,8 @@ class Queue:
     """DBOS in this process; there can be one.
 
     :param url: of the database.
-    :param places: workflows that run here at a time. Never a bound on all proxies together: the places of one that
-        died would stay taken.
+    :param places: workflows that run in each process at a time. Never a bound on all proxies together: the places of
+        one that died would stay taken. DBOS keeps the number with the queue, so that proxies of one database share it.
     :param run: runs the task of that id. It never raises; when it is cancelled, the task is given out again later.
     """
 
@@ -63,6 +63,14 @@ class Queue:
 
         self._workflow = task
         DBOS.launch()
+        before = await DBOS.retrieve_queue_async(_QUEUE)
+        found = None if before is None or self.alone else await before.get_worker_concurrency_async()
+        if found not in (None, self._places):
+            log.warning(
+                "MAX_CONCURRENT_TASKS is %d here and %s where this database was used last; from now on every proxy "
+                "takes %d tasks at a time from the queue",
+                self._places, found, self._places,
+            )  # fmt: skip
         await DBOS.register_queue_async(
             _QUEUE,
             worker_concurrency=self._places,

@@ -116,7 +116,7 @@ class Store:
                 elif locked:
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADMISSION_LOCK)))
                 yield connection
-        except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
+        except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError) as error:
             log.error("the database of tasks does not work: %s", error.orig)
             raise NotReady("The database of tasks does not answer; try again in a moment.", retry_after=5) from error
 

@@ -178,6 +178,13 @@ class Tasks:
         """What lies before the tasks that wait."""
         return await self._store.call(self._store.outlook, self._services.gate.capacity)
 
+    async def outlook_of_accepted(self) -> Outlook:
+        """As `outlook`, and an empty one while the database is away: what is accepted is not to be answered 503."""
+        try:
+            return await self.outlook()
+        except NotReady:
+            return Outlook(waiting=[], running=0.0, places=self._services.gate.capacity)
+
     async def counts(self) -> dict[str, int]:
         """How many tasks there are in each state; those that are forgotten are not counted."""
         return await self._store.call(self._store.counts)

@@ -196,7 +196,7 @@ def test_idempotency(http: httpx.Client) -> None:
 @pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.heavy)])
 def test_concurrent_duplicates_are_one_task(service: RunningService, http: httpx.Client, count: int) -> None:
     async def send_all() -> list[httpx.Response]:
-        limits = httpx.Limits(max_connections=200)
+        limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(base_url=service.url, timeout=120, limits=limits) as client:
             headers = {"idempotency-key": f"storm-{count}"}
             return await asyncio.gather(*(client.post("/tasks", json=QUICK, headers=headers) for _ in range(count)))
@@ -217,11 +217,10 @@ def test_a_running_task_stops_within_a_step(service: RunningService, http: httpx
         time.sleep(0.05)
     assert http.get(f"/download/{id}").status_code == 409
     cancelled = http.delete(f"/tasks/{id}").json()
-    assert (cancelled["status"], cancelled["result_urls"]) == ("cancelled", [])
-    time.sleep(1)  # for the step at hand
     before = service.counter("nv_inference_exec_count", "sd15_unet")
-    time.sleep(1)
-    assert service.counter("nv_inference_exec_count", "sd15_unet") == before
+    assert (cancelled["status"], cancelled["result_urls"]) == ("cancelled", [])
+    time.sleep(2)
+    assert service.counter("nv_inference_exec_count", "sd15_unet") - before <= 1, "the step at hand, and no other"
     assert http.get("/health").json()["active_tasks"] == 0
     assert http.delete(f"/tasks/{id}").json()["status"] == "cancelled"
     assert finished(http, id)["status"] == "cancelled"

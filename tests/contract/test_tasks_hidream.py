@@ -94,13 +94,17 @@ def test_refusals(http: httpx.Client, fields: dict[str, Any], param: str) -> Non
     assert (answer.status_code, answer.json()["error"]["param"]) == (422, param), answer.text
 
 
-def test_a_cancelled_task_stops(http: httpx.Client) -> None:
-    id = begun(http, steps=150, width=128, height=128)
+def test_a_cancelled_task_stops(hidream: RunningService, http: httpx.Client) -> None:
+    id = begun(http, steps=150, width=256, height=256)
     deadline = time.monotonic() + 60
     while http.get(f"/tasks/{id}").json()["step"] < 1:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert http.delete(f"/tasks/{id}").status_code == 200
+    before = hidream.counter("nv_inference_exec_count", "hidream_transformer")
+    time.sleep(2)
+    after = hidream.counter("nv_inference_exec_count", "hidream_transformer")
+    assert after - before <= 1, "the step at hand, and no other"
     task = ended(http, id)
     assert task["status"] == "cancelled"
     assert 0 < task["step"] < 150

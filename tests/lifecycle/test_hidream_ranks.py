@@ -111,16 +111,18 @@ def test_twenty_killed_ranks_with_thirty_tasks(
     hidream_repository: Path, tmp_path: Path, database: dict[str, object]
 ) -> None:
     """Ranks do not come back before the next start, so that each time the service is started anew. Its tasks stay."""
-    chance, fields = random.Random(3), {"operation": "hidream", "prompt": "a cat", "width": 64, "height": 64}
-    settings = {"data_dir": tmp_path / "data", "task_max_attempts": 50, **database}
+    chance, pictures = random.Random(3), dict[int, Any]()
+    fields = {"operation": "hidream", "prompt": "a cat", "width": 64, "height": 64}
+    settings = {"data_dir": tmp_path / "data", **database}
     for number in range(20):
         folder = tmp_path / str(number)
         folder.mkdir()
         with divided_service(folder, hidream_repository, **settings) as service:
-            load = Load(service.url, steps=2, fields=fields)
+            load = Load(service.url, steps=4, fields=fields, pictures=pictures)
             load.submit(30)
             load.wait_for_work(0)
             time.sleep(chance.uniform(0, 3))
+            load.require_unfinished()
             chance.choice(ranks_of(service)).kill()
             load.wait_completed(600)
             load.check_pictures()

@@ -185,6 +185,14 @@ def test_without_a_place_to_meet_there_is_one_device(
     assert not list(deep.iterdir())
 
 
+def test_a_model_that_cannot_be_divided_is_on_one_device(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_transformer(tmp_path, num_attention_heads=6)
+    with distributed(folder, ranks=4) as transformer:
+        assert_single(transformer, "6 attention heads cannot be divided among 4 tensor parallel ranks", caplog)
+        expected = predict(load_transformer(folder, device=torch.device("cpu"), dtype=torch.float32), INPUTS)
+        assert relative_error(transformer(INPUTS), expected) <= TOLERANCE
+
+
 def test_a_rank_tells_why_it_failed(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     weights = load_file(folder / WEIGHTS)
     del weights["x_embedder.proj.bias"]

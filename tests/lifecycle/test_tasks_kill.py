@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -74,7 +75,7 @@ def kill_all(service: RunningService) -> None:
 
 @contextlib.contextmanager
 def tasks_service(folder: Path, repository: Path, **settings: object) -> Iterator[RunningService]:
-    defaults = {"canary_interval": 3600, "max_concurrent_tasks": 3, "task_max_attempts": 50}
+    defaults = {"canary_interval": 3600, "max_concurrent_tasks": 3}
     with running_service(folder, model_repository=repository, **(defaults | settings)) as running:
         yield running
 
@@ -155,7 +156,6 @@ def second_proxy(service: RunningService, folder: Path, repository: Path, url: s
         "LOG_DIR": str(folder / "second"),
         "MAX_CONCURRENT_TASKS": "3",
         "CANARY_INTERVAL": "3600",
-        "TASK_MAX_ATTEMPTS": "50",
     }
     with (folder / "second.log").open("wb") as output:
         process = subprocess.Popen([sys.executable, "-m", "proxy"], cwd=ROOT, env=env, stdout=output, stderr=output)
@@ -203,15 +203,16 @@ def test_twenty_kills(
     tmp_path: Path, repository: Path, database: dict[str, object], kill: Callable[[RunningService], None]
 ) -> None:
     """Each time with 30 tasks, at a moment of chance."""
-    chance = random.Random(0)
+    chance, pictures = random.Random(0), dict[int, Any]()
     with tasks_service(tmp_path, repository, **database) as service:
         for _ in range(ROUNDS):
-            load = Load(service.url)
+            load = Load(service.url, pictures=pictures)
             before = set(load.states())
             load.submit(TASKS)
             load.wait_for_work(0)
             time.sleep(chance.uniform(0, 3))
             service.wait_healthy(120)
+            load.require_unfinished()
             kill(service)
             load.wait_completed(600)
             assert set(load.states()) - before == set(load.ids), "the newest page holds all of a round"
@@ -223,15 +224,16 @@ def test_twenty_kills(
 @pytest.mark.timeout(7200)
 def test_twenty_power_cuts(tmp_path: Path, repository: Path, database: dict[str, object]) -> None:
     """All processes at once; the database server lives on, as on another machine."""
-    chance = random.Random(1)
+    chance, pictures = random.Random(1), dict[int, Any]()
     for number in range(ROUNDS):
         folder = tmp_path / str(number)
         folder.mkdir()
         state = {"data_dir": tmp_path / "data", **database}
         with tasks_service(folder, repository, **state) as service:
-            load = Load(service.url)
+            load = Load(service.url, pictures=pictures)
             load.submit(TASKS)
             time.sleep(chance.uniform(0, 3))
+            load.require_unfinished()
             kill_all(service)
         with tasks_service(folder, repository, **state) as service:
             load.url = service.url
@@ -242,13 +244,14 @@ def test_twenty_power_cuts(tmp_path: Path, repository: Path, database: dict[str,
 @pytest.mark.heavy
 @pytest.mark.timeout(7200)
 def test_twenty_deaths_of_one_of_two_proxies(tmp_path: Path, repository: Path) -> None:
-    chance = random.Random(2)
+    chance, pictures = random.Random(2), dict[int, Any]()
     with running_postgres() as url, tasks_service(tmp_path, repository, database_url=url) as service:
         for _ in range(ROUNDS):
             with second_proxy(service, tmp_path, repository, url) as (_, pid):
-                load = Load(service.url, steps=30)
+                load = Load(service.url, pictures=pictures)
                 load.submit(TASKS)
                 time.sleep(chance.uniform(0, 3))
+                load.require_unfinished()
                 os.kill(pid, signal.SIGKILL)
                 load.wait_completed(600)
                 load.check_pictures()

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
@@ -23,7 +22,6 @@ from diffusers import (
     StableDiffusionPipeline,
     UniPCMultistepScheduler,
 )
-from numpy.typing import NDArray
 from PIL import Image
 
 from darkroom.errors import Cancelled, InvalidInput
@@ -33,8 +31,8 @@ from darkroom.pipelines.sd15.pipeline import Finished, Progress, Runner, generat
 from darkroom.pipelines.sd15.request import GenerateRequest
 from darkroom.schedulers import SCHEDULERS
 from tests import tiny_sd15
+from tests.tiny_sd15 import Pictures
 
-Pictures = NDArray[np.uint8]
 TOLERANCE = 2
 """Levels of 255. The sums are the same but for their order: CFG rows are one call here, too, yet rows of other
 requests may stand beside them."""
@@ -64,23 +62,14 @@ async def _collect(events: Any) -> list[Progress | Finished]:
 
 
 def _ours(runner: Runner, control_image: bytes | None = None, **fields: Any) -> Pictures:
-    given = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "seed": 11, "format": "raw", **fields}
-    if control_image is not None:
-        given["control_image"] = True
-    request = GenerateRequest.parse(given, runner.limits)
-    events = asyncio.run(_collect(generate(request, control_image, runner)))
-    made = [event for event in events if isinstance(event, Finished)]
-    return np.stack([np.frombuffer(one.data, np.uint8).reshape(one.shape) for one in made])
+    given = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "seed": 11, **fields}
+    return tiny_sd15.our_pictures(runner, control_image, **given)
 
 
-def _theirs(pipeline: Any, *, seed: int = 11, num_images: int = 1, **arguments: Any) -> Pictures:
-    arguments = {"prompt": PROMPT, "negative_prompt": NEGATIVE, **arguments}
-    images = pipeline(
-        num_images_per_prompt=num_images,
-        generator=[torch.Generator().manual_seed(seed + k) for k in range(num_images)],
-        **arguments,
-    ).images
-    return np.stack([np.asarray(image) for image in images])
+def _theirs(pipeline: Any, **arguments: Any) -> Pictures:
+    return tiny_sd15.their_pictures(
+        pipeline, **{"prompt": PROMPT, "negative_prompt": NEGATIVE, "seed": 11, **arguments}
+    )
 
 
 THEIRS: dict[str | None, Callable[[Any], Any]] = {

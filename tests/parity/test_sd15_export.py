@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import shutil
 from dataclasses import dataclass
@@ -24,8 +23,6 @@ from torch import Tensor
 from darkroom.networks import Array, Network, OrtNetwork, Tensors
 from darkroom.pipelines.sd15 import networks
 from darkroom.pipelines.sd15.checkpoint import Checkpoint
-from darkroom.pipelines.sd15.pipeline import Finished, generate
-from darkroom.pipelines.sd15.request import GenerateRequest
 from darkroom.registry import all_specs
 from darkroom.schedulers import make_scheduler
 from exporters import config, manifest, onnx_export
@@ -258,22 +255,10 @@ def test_whole_pictures(made: Made, scheduler: str) -> None:
         unet=served(networks.UNET),
         vae_decoder=served(networks.VAE_DECODER),
     )
-    fields = {"seed": 3, "guidance_scale": 7.5, "width": 72, "height": 64}
-    given = {**fields, "prompt": "a cat", "steps": 10, "num_images": 2, "format": "raw", "scheduler": scheduler}
-    request = GenerateRequest.parse(given, runner.limits)
-
-    async def collect() -> list[NDArray[np.uint8]]:
-        events = [event async for event in generate(request, None, runner)]
-        return [np.frombuffer(e.data, np.uint8).reshape(e.shape) for e in events if isinstance(e, Finished)]
-
-    ours = np.stack(asyncio.run(collect()))
-
-    seed = fields.pop("seed")
-    pipeline = made.pipeline
-    pipeline.scheduler = make_scheduler(scheduler, runner.checkpoint.scheduler)
-    generators = [torch.Generator().manual_seed(seed + k) for k in range(2)]
-    images = pipeline("a cat", num_inference_steps=10, num_images_per_prompt=2, generator=generators, **fields).images
-    theirs = np.stack([np.asarray(image) for image in images])
+    fields = {"prompt": "a cat", "seed": 3, "num_images": 2, "guidance_scale": 7.5, "width": 72, "height": 64}
+    ours = tiny_sd15.our_pictures(runner, steps=10, scheduler=scheduler, **fields)
+    made.pipeline.scheduler = make_scheduler(scheduler, runner.checkpoint.scheduler)
+    theirs = tiny_sd15.their_pictures(made.pipeline, num_inference_steps=10, **fields)
     assert theirs.std() > 20, "a flat picture would prove nothing"
     assert np.abs(ours.astype(int) - theirs).max() <= PICTURE_TOLERANCE[made.precision]
 

@@ -17,11 +17,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 from diffusers import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion
 from PIL import Image
 from transformers import CLIPTokenizer
 
 from benchmarks import machine
 from benchmarks.__main__ import main
+from benchmarks.baseline.generator import Generator
+from benchmarks.baseline.request import GenerateBody
 from benchmarks.clients import Rest, closed_loop
 from benchmarks.context import CHECKPOINT, REPOSITORY
 from benchmarks.errors import BenchmarkError
@@ -89,6 +92,19 @@ def test_the_baseline_makes_the_pictures_of_diffusers(baseline: Server, pipeline
     for data, image in zip(pictures(answer), expected, strict=True):
         assert np.abs(_pixels(data).astype(int) - np.asarray(image)).max() <= 1
     assert answer["timings"]["generated"] > answer["timings"]["encoded"] > 0
+
+
+def test_the_baseline_draws_its_noise_in_single_precision(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In half precision, too, where what the pipeline itself draws depends on the version of torch."""
+    monkeypatch.setattr(pipeline_stable_diffusion, "randn_tensor", None)
+    body = GenerateBody(**JOB.body())
+    single, half = (
+        np.asarray(Generator(folders[0], dtype=dtype, threads=1)(body, JOB.seed, None)[0]).astype(int)
+        for dtype in (torch.float32, torch.float16)
+    )
+    assert np.abs(single - half).mean() < 1  # 0.2; with another seed 106
 
 
 def test_the_baseline_follows_the_edges_of_a_picture(

@@ -50,7 +50,7 @@ def _run(folder: Path) -> Run:
 def _train(run: Run, name: str, steps: int, between: Callable[[], None] = lambda: None) -> Trainer:
     stage: Any = make_stage(name, run, lambda text: None)
     stage.batch = _BATCH
-    stage.learning_rate = 2e-2  # of which 24 of the 200 steps of warming up leave a tenth
+    stage.learning_rate = 1e-2  # of which 40 of the 200 steps of warming up leave a fifth at most
     trainer = Trainer(run, stage, lambda text: None, between)
     trainer.train(Budget(steps=steps))
     return trainer
@@ -66,7 +66,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Both stages, trained for some steps."""
     made = _run(tmp_path_factory.mktemp("state"))
     _train(made, VAE_STAGE, 2)
-    _train(made, "hidream", 24)
+    _train(made, "hidream", 40)
     return made
 
 

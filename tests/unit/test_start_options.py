@@ -152,6 +152,15 @@ def test_devices_that_are_not_there() -> None:
     assert "torch_npu" in problem
 
 
+def test_without_another_than_the_first_device_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("supervisor.preflight.usable_gpus", lambda wanted: (0, 1, 2))
+    assert missing_devices(Settings(hidream_device_type="cuda", hidream_devices=(0, 1, 2, 3))) == []
+    assert "asks for GPU 3; this machine has 0, 1, 2. HiDream goes on with GPU 0 alone." in caplog.text
+    assert missing_devices(Settings(hidream_device_type="cuda", hidream_devices=(3, 0)))
+
+
 def _instances(text: str) -> tuple[str, int, list[int]]:
     model = text_format.Parse(text, model_config_pb2.ModelConfig())
     (group,) = model.instance_group

@@ -135,8 +135,7 @@ def make_executor(
         experts' uneven shares break the graph in every layer.
     :param canary_timeout: seconds after which a prediction counts as hanging. Ranks are given up before, or a canary
         would take them for a server that hangs.
-    :raises InvalidInput: an unknown type, a number of devices without a layout, a model that it does not divide, or
-        `compiled` with several devices.
+    :raises InvalidInput: an unknown type, a number of devices without a layout, or `compiled` with several devices.
     :raises OSError, RuntimeError: as `load_transformer`.
     """
     if len(devices) != 1:
