@@ -200,7 +200,7 @@ def test_silence_times_out_and_is_not_tried_again(call: Call) -> None:
 def test_what_is_done_once_is_sent_again_when_the_connection_breaks(call: Call) -> None:
     """A task has a key by which the service knows it again: a lost answer is asked for once more."""
     task = {"task_id": "1", "operation": "generate", "status": "queued", "step": 0, "total_steps": 0}
-    accepted = as_json({**task, "created_at": "2026-01-01T00:00:00Z", "results": []}, status=202)
+    accepted = as_json({**task, "created_at": "2026-01-01T00:00:00Z", "results": [], "estimated_time": 1.0}, status=202)
     lost = [ConnectionResetError()]
 
     def respond(_: object) -> Answer:
