@@ -9,16 +9,26 @@ from darkroom import pipelines
 from darkroom.networks import ModelSpec
 
 
-def all_specs() -> tuple[ModelSpec, ...]:
-    """What the `specs()` of all families' `networks.py` give, in the order of the families' names.
+def families() -> dict[str, tuple[ModelSpec, ...]]:
+    """What the `specs()` of each family's `networks.py` give, in the order of the families' names.
 
     :raises ValueError: two families use one model name.
     """
-    families = sorted(module.name for module in pkgutil.iter_modules(pipelines.__path__) if module.ispkg)
-    specs: dict[str, ModelSpec] = {}
-    for family in families:
-        for spec in importlib.import_module(f"{pipelines.__name__}.{family}.networks").specs():
-            if spec.name in specs:
+    names = sorted(module.name for module in pkgutil.iter_modules(pipelines.__path__) if module.ispkg)
+    found: dict[str, tuple[ModelSpec, ...]] = {}
+    known: set[str] = set()
+    for family in names:
+        found[family] = importlib.import_module(f"{pipelines.__name__}.{family}.networks").specs()
+        for spec in found[family]:
+            if spec.name in known:
                 raise ValueError(f"two families have a model named {spec.name!r}; the second one is {family!r}")
-            specs[spec.name] = spec
-    return tuple(specs.values())
+            known.add(spec.name)
+    return found
+
+
+def all_specs() -> tuple[ModelSpec, ...]:
+    """The models of all families.
+
+    :raises ValueError: two families use one model name.
+    """
+    return tuple(spec for specs in families().values() for spec in specs)

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from darkroom import __version__
-from darkroom.registry import all_specs
+from darkroom.registry import families
 from proxy import errors
 from proxy.gate import Gate
 from proxy.gateway import Gateway
@@ -42,7 +42,7 @@ def create_app(settings: Settings) -> FastAPI:
         gateway = Gateway(settings.triton_grpc)
         monitor = Monitor(
             gateway,
-            all_specs(),
+            families(),
             metrics_url=settings.triton_metrics,
             interval=settings.canary_interval,
             timeout=settings.canary_timeout,

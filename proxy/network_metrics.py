@@ -43,6 +43,11 @@ def providers_of(text: str) -> dict[str, str]:
     return {model: ", ".join(sorted(providers)) for model, providers in found.items()}
 
 
+def executions_of(text: str, model: str) -> int:
+    """How many batches a model has run, whatever became of them."""
+    return int(sum(count for labels, count in _samples(text, "nv_inference_exec_count") if labels["model"] == model))
+
+
 def ranks_of(text: str) -> dict[str, Ranks]:
     """The networks that are divided over several devices, by the model's name."""
     failures = {

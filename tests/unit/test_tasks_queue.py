@@ -89,7 +89,7 @@ class Part:
 @asynccontextmanager
 async def part(folder: Path, database: str | None, operation: Noted) -> AsyncIterator[Part]:
     gateway = Gateway("127.0.0.1:1")
-    monitor = Monitor(gateway, (), metrics_url="", interval=1, timeout=1)
+    monitor = Monitor(gateway, {}, metrics_url="", interval=1, timeout=1)
     monitor.ready = True
     settings = Settings(_env_file=None, data_dir=folder, database_url=database, max_concurrent_tasks=1)
     gate = Gate(capacity=1, queue_size=1)

@@ -65,7 +65,7 @@ class Bench:
         self.store = Store(connect(f"sqlite:///{folder / 'darkroom.db'}"))
         self.store.create()
         gateway = Gateway("127.0.0.1:1")
-        monitor = Monitor(gateway, (), metrics_url="", interval=1, timeout=1)
+        monitor = Monitor(gateway, {}, metrics_url="", interval=1, timeout=1)
         monitor.ready = True
         self.gate = Gate(capacity=8, queue_size=8)
         self.services = Services(
