@@ -102,6 +102,10 @@ class RowCaps:
         return next((most for size, most in self.rows if height * width <= size), 1)
 
 
+DECODER_ROWS = {"rows_by_size": "latents 4096:4 9216:2"}
+"""Of a VAE's decoder: a picture of 1024 x 1024 takes a gigabyte and more (docs/decisions/0008-sd15-export.md)."""
+
+
 class Network(Protocol):
     """One call of a network: arrays in, arrays out, first dimension the batch, any number of rows.
 

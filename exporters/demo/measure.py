@@ -30,6 +30,7 @@ from exporters.demo.models import SIDE
 from exporters.demo.render import render
 from exporters.demo.trainer import Report
 from exporters.demo.world import Scene, caption, held_out_scenes
+from exporters.files import sha256, sha256_file
 
 Picture = NDArray[np.uint8]
 _BATCH = 10
@@ -90,6 +91,7 @@ def measure_adherence(settings: Settings, report: Report) -> dict[str, Any]:
     rendered = [render(scene, rng) for scene in scenes]
     decoded = _through_vae(pipeline.vae, rendered)
     result = {
+        "weights": weights_digest(folder),
         "prompts": len(scenes),
         "scheduler": type(pipeline.scheduler).__name__,
         "steps": settings.steps,
@@ -149,6 +151,7 @@ def measure_canny(settings: Settings, report: Report) -> dict[str, Any]:
     pairs = [(edge, canny(picture)) for edge, picture in zip(edges, pictures, strict=True)]
     scores = sorted(edge_f1(asked, made, _TOLERANCE) for asked, made in pairs)
     result = {
+        "weights": weights_digest(settings.checkpoints / TEXT, folder),
         "prompts": len(scenes),
         "steps": settings.steps,
         "guidance": settings.guidance,
@@ -164,6 +167,12 @@ def measure_canny(settings: Settings, report: Report) -> dict[str, Any]:
     _write_sheet(folder / "canny.jpg", tiles[:: max(1, len(tiles) // 30)][:30])
     write_cards(settings.checkpoints)
     return result
+
+
+def weights_digest(*folders: Path) -> str:
+    """A name for the weights of some checkpoints, by which a measurement tells whose it is."""
+    files = [file for folder in folders for file in sorted(folder.rglob("*.safetensors"))]
+    return sha256("".join(sha256_file(file) for file in files).encode())
 
 
 def load_pipeline(folder: Path, family: str) -> Any:

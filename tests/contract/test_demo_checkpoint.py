@@ -27,8 +27,8 @@ from tests.service import ROOT
 
 TEXT, CONTROL = ROOT / "checkpoints" / "demo-sd15", ROOT / "checkpoints" / "demo-sd15-canny"
 PROMPTS = 24
-SLACK = 0.25
-"""How far 24 pictures may fall short of the share that 200 reached: two standard deviations at 50 %."""
+SLACK = 0.2
+"""How far 12 pictures may fall short of the share that 100 reached: 10 of 12 have to hold where 98 or 99 did."""
 
 
 def _pictures(http: httpx.Client, **fields: Any) -> list[NDArray[np.uint8]]:
@@ -52,10 +52,11 @@ def test_pictures_hold_what_was_asked(http: httpx.Client) -> None:
     measured = json.loads((TEXT / "adherence.json").read_text())
     scenes = [*held_out_scenes(PROMPTS // 2, objects=1), *held_out_scenes(PROMPTS // 2, objects=2)]
     verdicts = [judge(picture) for picture in _draw(http, scenes)]
-    good = sum(holds(scene, verdict) for scene, verdict in zip(scenes, verdicts, strict=True))
+    good = [holds(scene, verdict) for scene, verdict in zip(scenes, verdicts, strict=True)]
     backgrounds = sum(v.scene.background == s.background for s, v in zip(scenes, verdicts, strict=True))
-    share = sum(measured["groups"][group]["holds"] for group in ("one_object", "two_objects")) / measured["prompts"]
-    assert good / PROMPTS >= share - SLACK
+    for group, found in (("one_object", good[: PROMPTS // 2]), ("two_objects", good[PROMPTS // 2 :])):
+        reached = measured["groups"][group]
+        assert np.mean(found) >= reached["holds"] / reached["prompts"] - SLACK, group
     assert backgrounds / PROMPTS >= measured["background_right"] / measured["prompts"] - SLACK
 
 
@@ -69,7 +70,7 @@ def test_pictures_follow_the_edges(http: httpx.Client) -> None:
         control = base64.b64encode(encoded(Image.fromarray(asked))).decode()
         (made,) = _pictures(http, prompt=caption(scene), steps=25, seed=3, control_image=control)
         scores.append(edge_f1(canny(asked), canny(made), 1))
-    assert np.mean(scores) >= measured["f1"] - 0.1, scores
+    assert np.mean(scores) >= max(0.6, measured["f1"] - 0.1), scores
 
 
 @pytest.mark.parametrize("scheduler", [None, "euler_a", "dpmpp_2m_karras"])

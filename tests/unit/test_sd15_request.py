@@ -14,7 +14,7 @@ from darkroom.errors import InvalidInput, TooLarge
 from darkroom.networks import RowCaps
 from darkroom.pipelines.sd15.checkpoint import Checkpoint
 from darkroom.pipelines.sd15.controls import control_names, load_control
-from darkroom.pipelines.sd15.networks import CONTROL_UNETS, UNET
+from darkroom.pipelines.sd15.networks import CONTROL_UNETS, UNET, VAE_DECODER
 from darkroom.pipelines.sd15.request import SEED_RANGE, GenerateRequest, Limits
 from darkroom.schedulers import SCHEDULERS, scheduler_key, scheduler_name
 
@@ -80,6 +80,7 @@ def test_seeds_are_drawn_when_absent() -> None:
         ({"control_image": True, "low_threshold": 0}, "low_threshold must be from 1 to 255; got 0"),
         ({"control_image": True, "low_threshold": 201}, "low_threshold must not be above high_threshold, 200; got 201"),
         ({"control_image": True, "controlnet_conditioning_scale": 3}, "controlnet_conditioning_scale must be from 0"),
+        ({"low_threshold": 999}, "low_threshold must be from 1 to 255; got 999"),  # also where it would do nothing
         ({"control_image": True, "control_guidance_start": 1.0}, "control_guidance_start must be below"),
         ({"control_image": True, "control_guidance_end": 1.5}, "control_guidance_end must be from 0 to 1; got 1.5"),
         ({"format": "gif"}, "format must be one of png, webp, jpeg, raw; got 'gif'"),
@@ -150,7 +151,7 @@ assert 'name: "sd15_unet_stripes"' in render(CONTROL_UNETS["stripes"], Placement
 
 
 def test_rows_fall_with_the_size() -> None:
-    for spec in (UNET, *CONTROL_UNETS.values()):
+    for spec in (UNET, *CONTROL_UNETS.values(), VAE_DECODER):
         for parameters in (spec.parameters, {**spec.parameters, **spec.parameters_cpu}):
             caps = RowCaps.parse(parameters["rows_by_size"])
             found = [rows for _, rows in caps.rows]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from darkroom.networks import ModelSpec, Tensors, TensorSpec
+from darkroom.networks import DECODER_ROWS, ModelSpec, Tensors, TensorSpec
 from darkroom.picture_model import PICTURE, PREVIEW, PROGRESS, picture_canary, scalar
 from darkroom.pipelines.hidream.checkpoint import ENCODERS as ENCODER_NAMES
 from darkroom.pipelines.hidream.checkpoint import tokenizer_name
@@ -80,6 +80,7 @@ VAE_DECODER = ModelSpec(
     outputs=(_tensor("image", "UINT8", _PIXELS, "RGB, eight times as high and wide"),),
     on_demand=True,
     max_batch_size=4,
+    parameters=DECODER_ROWS,
     files=("model.onnx",),
     canary=lambda: {"latents": np.zeros((1, LATENT_CHANNELS, 8, 8), np.float32)},
 )

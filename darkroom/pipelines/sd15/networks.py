@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from darkroom.networks import ModelSpec, Tensors, TensorSpec
+from darkroom.networks import DECODER_ROWS, ModelSpec, Tensors, TensorSpec
 from darkroom.picture_model import PICTURE, PREVIEW, PROGRESS, picture_canary, scalar
 from darkroom.pipelines.sd15.controls import control_names
 from darkroom.png import encode_png
@@ -80,6 +80,7 @@ VAE_DECODER = ModelSpec(
     inputs=(_latents("latents", "denoised"),),
     outputs=(TensorSpec(name="image", dtype="UINT8", dims=_PIXELS, help="RGB, eight times as high and wide"),),
     max_batch_size=4,
+    parameters=DECODER_ROWS,
     files=("model.onnx",),
     canary=lambda: {"latents": np.zeros((1, LATENT_CHANNELS, 8, 8), np.float32)},
 )

@@ -136,14 +136,18 @@ class GenerateRequest(PictureRequest):
 def _control(given: Mapping[str, Any]) -> ControlRequest | None:
     """The control that the fields ask for; None without a picture, unless another kind than the usual one is named."""
     kind = given.get("control_type") or _USUAL_CONTROL
-    if kind == _USUAL_CONTROL and "control_image" not in given:  # a client that sends every default steers nothing
-        return None
     if kind not in control_names():
         raise InvalidInput(
             f"control_type must be one of {', '.join(control_names())}; got {kind!r}.", param="control_type"
         )
-    if "control_image" not in given:
+    if "control_image" not in given and kind != _USUAL_CONTROL:
         raise InvalidInput("control_image is missing: control_type needs a reference picture.", param="control_image")
+    control = _steering(kind, given)
+    return control if "control_image" in given else None  # a client that sends every default steers nothing
+
+
+def _steering(kind: str, given: Mapping[str, Any]) -> ControlRequest:
+    """The fields of a control, each in its range."""
     options = ControlOptions(
         low_threshold=integer(given, "low_threshold", ControlOptions.low_threshold, THRESHOLD_RANGE),
         high_threshold=integer(given, "high_threshold", ControlOptions.high_threshold, THRESHOLD_RANGE),

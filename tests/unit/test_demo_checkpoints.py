@@ -1,0 +1,55 @@
+"""The demo checkpoints that come along: as large as they may be, and measured as well as they should be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporters.demo.card import ADHERENCE, CANNY, CONTROL, HIDREAM, TEXT, write_cards
+from exporters.demo.measure import weights_digest
+from tests.service import ROOT
+
+CHECKPOINTS = ROOT / "checkpoints"
+ONE, TWO, F1 = 0.9, 0.75, 0.6
+
+
+def _read(folder: str, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((CHECKPOINTS / folder / name).read_text())
+    return found
+
+
+def _size(*folders: str) -> int:
+    return sum(path.stat().st_size for folder in folders for path in (CHECKPOINTS / folder).rglob("*"))
+
+
+@pytest.mark.parametrize("folder", [TEXT, HIDREAM])
+def test_adherence(folder: str) -> None:
+    measured = _read(folder, ADHERENCE)
+    assert measured["weights"] == weights_digest(CHECKPOINTS / folder), "it is of other weights: measure again"
+    assert measured["prompts"] >= 200
+    for group, least in (("one_object", ONE), ("two_objects", TWO)):
+        assert measured["groups"][group]["holds"] >= least * measured["groups"][group]["prompts"]
+
+
+def test_edges() -> None:
+    measured = _read(CONTROL, CANNY)
+    assert measured["weights"] == weights_digest(CHECKPOINTS / TEXT, CHECKPOINTS / CONTROL)
+    assert measured["f1"] >= F1
+
+
+def test_sizes() -> None:
+    assert _size(TEXT, CONTROL) <= 25_000_000
+    assert _size(HIDREAM) <= 20_000_000
+
+
+def test_cards_are_as_written(tmp_path: Path) -> None:
+    for folder in (TEXT, CONTROL, HIDREAM):
+        (tmp_path / folder).mkdir()
+        for path in (CHECKPOINTS / folder).glob("*.json"):
+            (tmp_path / folder / path.name).write_bytes(path.read_bytes())
+    write_cards(tmp_path)
+    for folder in (TEXT, CONTROL, HIDREAM):
+        assert (tmp_path / folder / "README.md").read_text() == (CHECKPOINTS / folder / "README.md").read_text()

@@ -1,0 +1,71 @@
+"""Canaries: what counts as a server that does not work, and what as one that is busy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+import pytest
+
+from darkroom.errors import NetworkError
+from darkroom.networks import Array
+from darkroom.registry import families
+from proxy.gateway import Gateway
+from proxy.readiness import Monitor
+from tests.unit.loopback import Answer, Received, loopback
+
+FAMILY = {"sd15": families()["sd15"]}
+MODELS = ("sd15", "sd15_text_encoder", "sd15_unet", "sd15_vae_decoder")
+
+
+class Server(Gateway):
+    """Answers canaries until one model is told to hang."""
+
+    def __init__(self) -> None:
+        self.hanging: str | None = None
+
+    async def models(self) -> dict[str, bool]:
+        return dict.fromkeys(MODELS, True)
+
+    async def stream(
+        self, model: str, inputs: Mapping[str, Any], *, request_id: str = ""
+    ) -> AsyncGenerator[dict[str, Array], None]:
+        if model == self.hanging:
+            await asyncio.sleep(3600)
+        yield {}
+
+
+@pytest.mark.parametrize("hanging", ["sd15", "sd15_vae_decoder"])
+@pytest.mark.parametrize("working", [None, "sd15_unet", "sd15_text_encoder", "sd15_vae_decoder"])
+def test_work_that_goes_on_excuses_a_late_canary(hanging: str, working: str | None) -> None:
+    """It has to be the network in question that works: of a network's canary itself, of the pipeline's the UNet,
+    which has none."""
+    counts = dict.fromkeys(MODELS, 5)
+
+    def metrics(_: Received) -> Answer:
+        if working:
+            counts[working] += 1
+        lines = [f'nv_inference_exec_count{{model="{name}",version="1"}} {count}' for name, count in counts.items()]
+        return Answer(body="\n".join(lines).encode())
+
+    async def run(url: str) -> Monitor:
+        server = Server()
+        monitor = Monitor(server, FAMILY, metrics_url=url, interval=0, timeout=0.2)
+        try:
+            await monitor._check()
+            assert monitor.ready
+            server.hanging = hanging
+            if excused:
+                await monitor._check()
+            else:
+                with pytest.raises(NetworkError, match=f"a small inference on {hanging} failed: no answer in 0.2 s"):
+                    await monitor._check()
+        finally:
+            await monitor._http.aclose()
+        return monitor
+
+    excused = working == {"sd15": "sd15_unet", "sd15_vae_decoder": "sd15_vae_decoder"}[hanging]
+    with loopback(metrics) as here:
+        monitor = asyncio.run(run(here.url))
+    assert monitor.canary_failures == (0 if excused else 1)
