@@ -11,14 +11,16 @@ cd "$(dirname "$0")"
 case ${USE_VENV:-true} in
   true|1|yes) PATH=$PWD/.venv/bin:$PATH ;;
 esac
-if [ $# -eq 0 ]; then
+if [ $# -gt 0 ]; then
+  python -m exporters prepare
+else
+  python -m exporters prepare & preparing=$!  # tracing graphs keeps one core busy, and linters another one
+  trap 'kill $preparing 2>/dev/null || true' EXIT
   ruff check .
   ruff format --check .
   mypy
-fi
-python -m exporters prepare
-
-if [ $# -eq 0 ]; then
+  wait $preparing
+  trap - EXIT
   python -m exporters config --check
   python -m pytest -n 2 --dist loadfile tests/unit tests/parity
   python -m pytest -n 2 --dist loadfile tests/contract tests/triton

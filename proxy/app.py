@@ -16,7 +16,7 @@ from proxy.gate import Gate
 from proxy.gateway import Gateway
 from proxy.middleware import BodyLimit, RequestIds
 from proxy.readiness import Monitor
-from proxy.routes import generate, health, png_info, status, submit, tasks, upscale
+from proxy.routes import generate, health, png_info, root, status, submit, tasks, upscale
 from proxy.services import Services
 from proxy.settings import Settings
 from proxy.tasks.tasks import Tasks
@@ -67,7 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     errors.install(app)
-    for route in (health, status, generate, png_info, upscale, tasks, submit):
+    for route in (root, health, status, generate, png_info, upscale, tasks, submit):
         app.include_router(route.router)
     app.add_middleware(BodyLimit, limit_for=lambda path: _body_limit(settings, path))
     if settings.cors_origins:

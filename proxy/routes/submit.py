@@ -12,7 +12,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from darkroom import __version__
 from darkroom.checkpoint import Checkpoint
 from darkroom.errors import InvalidInput
 from darkroom.pipelines.upscale.request import SCALE_RANGE
@@ -75,27 +74,6 @@ class BatchRequest(BaseModel):
     """Several requests, of which all are accepted or none."""
 
     requests: list[ImageGenerationRequest] = Field(min_length=1, max_length=1000)
-
-
-@router.get("/", summary="What this service is", tags=["health"])
-async def root(services: Use) -> dict[str, Any]:
-    """Where to go from here."""
-    return {
-        "service": "Darkroom",
-        "version": __version__,
-        "description": "Image generation and upscaling on NVIDIA Triton Inference Server.",
-        "status": "running" if services.monitor.ready else "starting",
-        "operation": submit_operation(services).name,
-        "endpoints": {
-            "submit": "/submit",
-            "batch_submit": "/batch_submit",
-            "status": "/status/{task_id}",
-            "download": "/download/{task_id}?image_index=0",
-            "tasks": "/tasks",
-            "health": "/health",
-            "docs": "/docs",
-        },
-    }
 
 
 @router.post("/submit", summary="Submit a picture to be made")

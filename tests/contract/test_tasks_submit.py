@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -137,6 +138,14 @@ def test_service_information(http: httpx.Client) -> None:
     body = http.get("/").json()
     assert (body["service"], body["status"]) == ("Darkroom", "running")
     assert {"/submit", "/status/{task_id}", "/health"} <= set(body["endpoints"].values())
+
+
+def test_a_browser_gets_a_page(http: httpx.Client) -> None:
+    page = http.get("/", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert "<title>Darkroom</title>" in page.text
+    for path in re.findall(r'href="([^"]+)"', page.text):
+        assert http.get(f"/{path}").status_code == 200, path
 
 
 @pytest.mark.parametrize(("resolution", "size"), [("768x1024", (768, 1024)), ("512x512", (512, 512))])

@@ -1,0 +1,45 @@
+"""`GET /`: what this service is, and for a browser a page that makes pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+
+from darkroom import __version__
+from proxy.services import Services, Use
+from proxy.tasks.operations import submit_operation
+
+router = APIRouter(tags=["health"])
+
+_PAGE = Path(__file__).with_name("page.html").read_text()
+_VARIES = {"Vary": "Accept"}
+
+
+@router.get("/", summary="What this service is", response_class=JSONResponse)
+async def root(request: Request, services: Use) -> Response:
+    """Where to go from here; a browser, which asks for HTML, gets a page that makes pictures as durable tasks."""
+    if "text/html" in request.headers.get("accept", ""):
+        return HTMLResponse(_PAGE, headers=_VARIES)
+    return JSONResponse(_described(services), headers=_VARIES)
+
+
+def _described(services: Services) -> dict[str, Any]:
+    return {
+        "service": "Darkroom",
+        "version": __version__,
+        "description": "Image generation and upscaling on NVIDIA Triton Inference Server.",
+        "status": "running" if services.monitor.ready else "starting",
+        "operation": submit_operation(services).name,
+        "endpoints": {
+            "submit": "/submit",
+            "batch_submit": "/batch_submit",
+            "status": "/status/{task_id}",
+            "download": "/download/{task_id}?image_index=0",
+            "tasks": "/tasks",
+            "health": "/health",
+            "docs": "/docs",
+        },
+    }
