@@ -144,7 +144,7 @@ def test_a_browser_gets_a_page(http: httpx.Client) -> None:
     page = http.get("/", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert "<title>Darkroom</title>" in page.text
-    for path in re.findall(r'href="([^"]+)"', page.text):
+    for path in re.findall(r'<a href="([^"]+)"', page.text):
         assert http.get(f"/{path}").status_code == 200, path
 
 
