@@ -25,9 +25,33 @@ def _programs() -> Path | None:
     return found[-1].parent if found else Path(there).resolve().parent if there else None
 
 
+class Postgres:
+    """A server with an empty database. It does not sync to the disk."""
+
+    def __init__(self, programs: Path, folder: Path, user: str | None) -> None:
+        self._programs, self._folder, self._user = programs, folder, user
+        self._port = free_port()
+        self.url = f"postgresql://darkroom@127.0.0.1:{self._port}/postgres"
+        self._run("initdb", "-U", "darkroom", "-A", "trust", "-E", "UTF8", "--no-sync")
+
+    def start(self) -> None:
+        options = f"-p {self._port} -k '' -c listen_addresses=127.0.0.1 -c fsync=off"
+        self._run("pg_ctl", "-w", "-l", str(self._folder / "log"), "-o", options, "start")
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "-m", "immediate", "stop")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [str(self._programs / program), "-D", str(self._folder / "data"), *arguments]
+        result = subprocess.run(
+            command, capture_output=True, text=True, user=self._user, cwd=self._folder, timeout=120, check=False
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+
+
 @contextlib.contextmanager
-def running_postgres() -> Iterator[str]:
-    """Start a server with an empty database; gives its URL. It does not sync to the disk, and ends with the test."""
+def running_postgres() -> Iterator[Postgres]:
+    """A server that is started, and ends with the test."""
     programs = _programs()
     if programs is None:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
@@ -36,23 +60,13 @@ def running_postgres() -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="darkroom-postgres-"))
     if user is not None:
         shutil.chown(folder, user)
-    port = free_port()
-    options = f"-p {port} -k '' -c listen_addresses=127.0.0.1 -c fsync=off"
-
-    def run(program: str, *arguments: str) -> None:
-        command = [str(programs / program), "-D", str(folder / "data"), *arguments]
-        result = subprocess.run(
-            command, capture_output=True, text=True, user=user, cwd=folder, timeout=120, check=False
-        )
-        assert result.returncode == 0, result.stdout + result.stderr
-
     try:
-        run("initdb", "-U", "darkroom", "-A", "trust", "-E", "UTF8", "--no-sync")
-        run("pg_ctl", "-w", "-l", str(folder / "log"), "-o", options, "start")
+        server = Postgres(programs, folder, user)
+        server.start()
         try:
-            yield f"postgresql://darkroom@127.0.0.1:{port}/postgres"
+            yield server
         finally:
-            run("pg_ctl", "-m", "immediate", "stop")
+            server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -15,5 +15,5 @@ def database(request: pytest.FixtureRequest) -> Iterator[dict[str, object]]:
     if request.param == "sqlite":
         yield {}
         return
-    with running_postgres() as url:
-        yield {"database_url": url}
+    with running_postgres() as server:
+        yield {"database_url": server.url}

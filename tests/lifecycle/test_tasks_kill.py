@@ -19,6 +19,7 @@ import psutil
 import pytest
 from darkroom_client import Client
 
+from proxy.tasks.heartbeat import LOST_SECONDS
 from tests.conftest import free_port
 from tests.load import TINY, Load
 from tests.postgres import running_postgres
@@ -175,25 +176,49 @@ def second_proxy(service: RunningService, folder: Path, repository: Path, url: s
         process.wait()
 
 
+def wait_until_all_work(load: Load, *addresses: str) -> None:
+    """Each of the proxies runs a task."""
+
+    def work(_: dict[str, str]) -> bool:
+        return all(httpx.get(f"{address}/health").json()["active_tasks"] for address in addresses)
+
+    load.wait(work, 60)
+
+
 @pytest.mark.heavy
 def test_a_living_proxy_takes_over_from_a_dead_one(tmp_path: Path, repository: Path) -> None:
     """On PostgreSQL. The dead one does not come back; what it ran and what waited is done by the other."""
     with (
-        running_postgres() as url,
-        tasks_service(tmp_path, repository, database_url=url) as service,
-        second_proxy(service, tmp_path, repository, url) as (address, pid),
+        running_postgres() as database,
+        tasks_service(tmp_path, repository, database_url=database.url) as service,
+        second_proxy(service, tmp_path, repository, database.url) as (address, pid),
     ):
         load = Load(service.url, steps=60)
         load.submit(12)
-
-        def both_work(_: dict[str, str]) -> bool:
-            active = [httpx.get(f"{base}/health").json()["active_tasks"] for base in (service.url, address)]
-            return min(active) > 0
-
-        load.wait(both_work, 60)
+        wait_until_all_work(load, service.url, address)
         os.kill(pid, signal.SIGKILL)
         load.check()
         assert "took over" in service.log()
+
+
+@pytest.mark.heavy
+def test_a_database_that_is_away_for_a_while_begins_nothing_anew(tmp_path: Path, repository: Path) -> None:
+    """Longer than a proxy may be silent: which of two is back first must not take the other's tasks for left behind."""
+    with (
+        running_postgres() as database,
+        tasks_service(tmp_path, repository, database_url=database.url) as service,
+        second_proxy(service, tmp_path, repository, database.url) as (address, _),
+    ):
+        load = Load(service.url, steps=150, fields={**TINY, "width": 256, "height": 256})
+        load.submit(8)
+        wait_until_all_work(load, service.url, address)
+        database.stop()
+        time.sleep(1.5 * LOST_SECONDS)
+        database.start()
+        load.wait_completed(300)
+        with httpx.Client(base_url=service.url, timeout=30) as http:
+            assert [http.get(f"/tasks/{id}").json()["attempts"] for id in load.ids] == [1] * len(load.ids)
+        assert "took over" not in service.log() + (tmp_path / "second.log").read_text()
 
 
 @pytest.mark.heavy
@@ -245,9 +270,12 @@ def test_twenty_power_cuts(tmp_path: Path, repository: Path, database: dict[str,
 @pytest.mark.timeout(7200)
 def test_twenty_deaths_of_one_of_two_proxies(tmp_path: Path, repository: Path) -> None:
     chance, pictures = random.Random(2), dict[int, Any]()
-    with running_postgres() as url, tasks_service(tmp_path, repository, database_url=url) as service:
+    with (
+        running_postgres() as database,
+        tasks_service(tmp_path, repository, database_url=database.url) as service,
+    ):
         for _ in range(ROUNDS):
-            with second_proxy(service, tmp_path, repository, url) as (_, pid):
+            with second_proxy(service, tmp_path, repository, database.url) as (_, pid):
                 load = Load(service.url, pictures=pictures)
                 load.submit(TASKS)
                 time.sleep(chance.uniform(0, 3))

@@ -55,8 +55,8 @@ class Noted:
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[str]:
-    with running_postgres() as url:
-        yield url
+    with running_postgres() as server:
+        yield server.url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
