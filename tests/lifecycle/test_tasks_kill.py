@@ -215,7 +215,7 @@ def test_a_database_that_is_away_for_a_while_begins_nothing_anew(tmp_path: Path,
         database.stop()
         time.sleep(1.5 * LOST_SECONDS)
         database.start()
-        load.wait_completed(300)
+        load.wait_completed(600)
         with httpx.Client(base_url=service.url, timeout=30) as http:
             assert [http.get(f"/tasks/{id}").json()["attempts"] for id in load.ids] == [1] * len(load.ids)
         assert "took over" not in service.log() + (tmp_path / "second.log").read_text()
