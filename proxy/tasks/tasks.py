@@ -17,7 +17,7 @@ from typing import Annotated
 import sqlalchemy as sa
 from fastapi import Depends, Request
 
-from darkroom.errors import Conflict, Gone, InvalidInput, NotFound, NotReady
+from darkroom.errors import Conflict, Gone, InvalidInput, NotFound, NotReady, QueueFull
 from proxy.services import Services
 from proxy.tasks.files import Files
 from proxy.tasks.heartbeat import Heartbeats
@@ -38,6 +38,9 @@ _RETENTION_SECONDS = 60.0
 _SETTLED_SECONDS = 5.0
 """Between a task's row and its place in the queue there is a moment; after so long it is a loss."""
 _LOCK_SECONDS = 10.0
+_FULL_SECONDS = 0.25
+"""So long a full queue stays full, without a look: to refuse must cost little, or an overload slows down what was
+accepted."""
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ALIVE = ("ENQUEUED", "PENDING", "DELAYED")
 """States of a DBOS workflow that may still come to its task."""
@@ -61,6 +64,8 @@ class Tasks:
         self._upkeep: list[asyncio.Task[None]] = []
         self._dropped: set[str] = set()
         self._lock: int | None = None
+        self._full: QueueFull | None = None
+        self._full_until = 0.0
 
     async def start(self) -> None:
         """Open the database and begin to work.
@@ -113,16 +118,8 @@ class Tasks:
         :raises Gone: what came under that key is deleted.
         :raises InvalidInput: there would never be room for so many.
         """
-        gate, settings = self._services.gate, self._services.settings
-        if gate.draining:
-            raise NotReady("The service is shutting down and takes no new work.", retry_after=gate.retry_after())
-        bounds = {"places": gate.capacity, "queue_size": settings.task_queue_size}
-        if len(works) > sum(bounds.values()):
-            raise InvalidInput(
-                f"requests must be at most {sum(bounds.values())}, which is what runs and waits at a time "
-                f"(MAX_CONCURRENT_TASKS + TASK_QUEUE_SIZE); got {len(works)}.",
-                param="requests",
-            )
+        self._check(len(works), key)
+        bounds = self._bounds()
         drafts = [
             Draft(
                 id=str(uuid.uuid4()),
@@ -145,6 +142,10 @@ class Tasks:
                 await asyncio.to_thread(self.files.write_inputs, draft.id, draft.work.files)
             fallback = OPERATIONS[operation].fallback_seconds
             accepted = await self._store.call(self._store.add, drafts, fallback=fallback, **bounds)
+        except QueueFull as full:
+            if len(works) == 1:
+                self._full, self._full_until = full, time.monotonic() + _FULL_SECONDS
+            raise
         finally:
             taken = {task.id for task, new in accepted if new}
             for draft in drafts:
@@ -154,6 +155,23 @@ class Tasks:
             if new:
                 await self._put(task)
         return accepted
+
+    def _bounds(self) -> dict[str, int]:
+        return {"places": self._services.gate.capacity, "queue_size": self._services.settings.task_queue_size}
+
+    def _check(self, count: int, key: str | None) -> None:
+        """What needs no look at the database; for the errors see `submit`."""
+        gate, most = self._services.gate, sum(self._bounds().values())
+        if gate.draining:
+            raise NotReady("The service is shutting down and takes no new work.", retry_after=gate.retry_after())
+        if count > most:
+            raise InvalidInput(
+                f"requests must be at most {most}, which is what runs and waits at a time "
+                f"(MAX_CONCURRENT_TASKS + TASK_QUEUE_SIZE); got {count}.",
+                param="requests",
+            )
+        if key is None and self._full is not None and time.monotonic() < self._full_until:
+            raise self._full.with_traceback(None)
 
     async def _put(self, task: Task) -> None:
         try:
@@ -201,6 +219,7 @@ class Tasks:
         """
         before = await self.get(id)
         ours = await self._store.call(self._store.end, id, None, "cancelled")
+        self._full = None
         # What runs here is told, what runs at another proxy finds out at its next step, and what waits is taken out.
         if ours and not self._runner.cancel(id) and before.state == "queued":
             await self._queue.take_out(id)
