@@ -40,7 +40,7 @@ from exporters.demo.world import random_caption, random_scene
 from tests import tiny_hidream
 
 PROMPT = "a photo of a cat on a blue background"
-_BATCH = 4
+_BATCH, _STEPS = 4, 40
 
 
 def _run(folder: Path) -> Run:
@@ -50,7 +50,7 @@ def _run(folder: Path) -> Run:
 def _train(run: Run, name: str, steps: int, between: Callable[[], None] = lambda: None) -> Trainer:
     stage: Any = make_stage(name, run, lambda text: None)
     stage.batch = _BATCH
-    stage.learning_rate = 1e-2  # of which 40 of the 200 steps of warming up leave a fifth at most
+    stage.learning_rate = 1e-2  # of which _STEPS of the 200 steps of warming up leave a fifth at most
     trainer = Trainer(run, stage, lambda text: None, between)
     trainer.train(Budget(steps=steps))
     return trainer
@@ -66,7 +66,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Both stages, trained for some steps."""
     made = _run(tmp_path_factory.mktemp("state"))
     _train(made, VAE_STAGE, 2)
-    _train(made, "hidream", 40)
+    _train(made, "hidream", _STEPS)
     return made
 
 
@@ -211,7 +211,7 @@ def test_the_checkpoint_is_small_and_can_be_divided(checkpoint: Path) -> None:
     assert size <= 19_700_000, "20 MB, of which a measurement and its sheet of pictures take 0.2"
     for layout in LAYOUTS.values():
         check_divisible(checkpoint / "transformer", layout)
-    assert json.loads((checkpoint / "training.json").read_text())["hidream"]["step"] == 24
+    assert json.loads((checkpoint / "training.json").read_text())["hidream"]["step"] == _STEPS
     card = (checkpoint / "README.md").read_text()
     assert "Not yet" in card
     assert "24 steps" in card
@@ -261,7 +261,7 @@ def test_states_come_back_from_a_checkpoint(run: Run, checkpoint: Path, tmp_path
                     assert torch.equal(ours[module][name], value.half().float()) or name == "factor", name
     stage = make_stage("hidream", restored, lambda text: None)
     trainer = Trainer(restored, stage, lambda text: None)
-    assert trainer.clock.step == 24
+    assert trainer.clock.step == _STEPS
     assert TRANSFORMER in stage.modules
     with pytest.raises(FileExistsError):
         restore(restored, checkpoint.parent, lambda text: None, "hidream")
