@@ -59,6 +59,14 @@ class _Rank:
     ready: bool = False
     done: int = 0  # number of the last call that it has answered
 
+    def ended(self) -> str:
+        """That it has, as a reason."""
+        return f"rank {self.rank} (process {self.process.pid}) ended"
+
+    def failed(self, reason: str) -> str:
+        """That it has said so, as a reason."""
+        return f"rank {self.rank} failed: {reason}"
+
 
 class Ranks:
     """All ranks of one model; `wait_ready` before the first call.
@@ -229,7 +237,7 @@ class Ranks:
     def _note(self, rank: _Rank, message: dict[str, Any] | None) -> None:
         rank.last_beat = time.monotonic()
         if message is None:
-            self._fail(f"rank {rank.rank} (process {rank.process.pid}) ended")
+            self._fail(rank.ended())
         elif message["state"] == "failed":
             self._fail(self._cause(rank, message["reason"]))
         elif message["state"] == "ready":
@@ -243,9 +251,9 @@ class Ranks:
             if other is not rank and not is_alive(other.process):
                 while (message := other.channel.receive()) is not None:  # nobody is there who could let this wait
                     if message["state"] == "failed":
-                        return f"rank {other.rank} failed: {message['reason']}"
-                return f"rank {other.rank} (process {other.process.pid}) ended"
-        return f"rank {rank.rank} failed: {reason}"
+                        return other.failed(message["reason"])
+                return other.ended()
+        return rank.failed(reason)
 
     def _look_after(self, torchrun: subprocess.Popen[bytes]) -> None:
         if (code := torchrun.poll()) is not None:

@@ -63,8 +63,8 @@ class Queue:
 
         self._workflow = task
         DBOS.launch()
-        before = await DBOS.retrieve_queue_async(_QUEUE)
-        found = None if before is None or self.alone else await before.get_worker_concurrency_async()
+        before = None if self.alone else await DBOS.retrieve_queue_async(_QUEUE)
+        found = await before.get_worker_concurrency_async() if before else None
         if found not in (None, self._places):
             log.warning(
                 "MAX_CONCURRENT_TASKS is %d here and %s where this database was used last; from now on every proxy "
