@@ -20,7 +20,7 @@ from exporters.manifest import Precision
 from exporters.realesrgan.command import run_jobs
 from exporters.realesrgan.export import Job
 from exporters.sd15.command import DEMO, base_tasks, export_controls, origin
-from exporters.sd15.controls import specs_of
+from exporters.sd15.controls import base_of, specs_of
 from exporters.tasks import run_tasks
 from proxy.settings import Settings
 
@@ -62,11 +62,21 @@ def _placement(settings: Settings, spec: ModelSpec, usual: Placement) -> Placeme
     return transformer_placement(usual, settings.hidream_device_type, settings.hidream_devices)
 
 
+def _is_of_another(noted: str, demo: Path) -> bool:
+    """Whether a repository holds a checkpoint of the user's own. The demo stays the demo when its clone is moved."""
+    return Path(noted).parts[-2:] != demo.parts[-2:]
+
+
 def _prepare_sd15(settings: Settings, repository: Path) -> None:
+    """The checkpoint that is asked for; the demo, which is the default, where it is and no other was exported."""
     checkpoint = origin(settings.sd15_checkpoint, ROOT, CACHE)
-    if not checkpoint.local and ROOT / settings.sd15_checkpoint == DEMO:
-        click.echo(f"Text to image is left out: {settings.sd15_checkpoint} is not there.")
-        return
+    if ROOT / settings.sd15_checkpoint == DEMO:
+        noted = base_of(repository)
+        if noted is not None and _is_of_another(noted.name, DEMO):
+            return
+        if not checkpoint.local:
+            click.echo(f"Text to image is left out: {settings.sd15_checkpoint} is not there.")
+            return
     precision = _precision(settings, settings.sd15_fp16)
     run_tasks(base_tasks(checkpoint, repository, precision), quiet=True)
     export_controls(checkpoint, repository, precision, CACHE, named=settings.controlnets, quiet=True)
@@ -77,7 +87,7 @@ def _prepare_hidream(settings: Settings, repository: Path) -> None:
     checkpoint = origin(settings.hidream_checkpoint, ROOT, CACHE, PATTERNS)
     noted = manifest.read(repository / PIPELINE.name / "1")
     if ROOT / settings.hidream_checkpoint == DEMO_HIDREAM and (
-        not DEMO_HIDREAM.is_dir() or (noted is not None and noted.source != checkpoint.name)
+        not DEMO_HIDREAM.is_dir() or (noted is not None and _is_of_another(noted.source, DEMO_HIDREAM))
     ):
         return
     named = settings.hidream_llama

@@ -63,7 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="Darkroom",
         version=__version__,
-        description="Image generation, editing and upscaling on NVIDIA Triton Inference Server.",
+        description="Image generation and upscaling on NVIDIA Triton Inference Server.",
         lifespan=lifespan,
     )
     errors.install(app)

@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _TAIL_LINES = 400
+_GONE_SECONDS = 20.0
+"""A killed process that is not gone by then is stuck in the kernel, or another one holds its output."""
 
 
 class Child:
@@ -83,14 +85,19 @@ class Child:
         await self.kill()
 
     async def kill(self) -> None:
-        """SIGKILL for the process and all its descendants; returns when it is gone."""
+        """SIGKILL for the process and its session; returns when it is gone, or cannot be waited for."""
         if self._process is None:
             return
         with contextlib.suppress(ProcessLookupError):  # nothing of the session is left
             os.killpg(self._process.pid, signal.SIGKILL)
-        await self._process.wait()
-        if self._reader:
-            await self._reader
+        # What has a session of its own, as the ranks of a divided model, may outlive it and hold the pipe open; and
+        # asyncio's `wait` waits for the pipe, too.
+        waits = [asyncio.ensure_future(self._process.wait()), *([self._reader] if self._reader else [])]
+        _, late = await asyncio.wait(waits, timeout=_GONE_SECONDS)
+        if late:
+            log.warning("%s, or a process that it started, is not gone after %g s", self.name, _GONE_SECONDS)
+        for wait in late:
+            wait.cancel()
 
     async def _copy(self, stream: asyncio.StreamReader) -> None:
         # Not line by line: `readline` gives up on lines over its limit, and a pipe that is not read blocks the child.

@@ -73,7 +73,9 @@ class Service:
             sweep_shared_memory(self._shm_prefix)
             await asyncio.gather(self.triton.start(), self.proxy.start())
             # One client for all rounds: making one costs more than a round.
-            async with httpx.AsyncClient(base_url=self._address(), timeout=5, trust_env=False) as client:
+            async with httpx.AsyncClient(
+                base_url=address_of(self.settings.host, self.settings.port), timeout=5, trust_env=False
+            ) as client:
                 while not self.stopping.is_set():
                     await self._look(client)
                     await self._pause(_TICK)
@@ -141,16 +143,11 @@ class Service:
         except (httpx.HTTPError, ValueError):
             return {}
 
-    def _address(self) -> str:
-        """Where this machine reaches the proxy."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.settings.host, self.settings.host)
-        return f"http://{host}:{self.settings.port}"
-
     def _announce(self) -> None:
         if self.ready:
             log.info("everything is up again")
         else:
-            log.info("Darkroom is ready: %s (documentation: /docs)", self._address())
+            log.info("Darkroom is ready: %s (documentation: /docs)", address_of(self.settings.host, self.settings.port))
         self.ready = True
 
     async def _pause(self, seconds: float) -> None:
@@ -174,6 +171,12 @@ class Service:
             self.stopping.set()
         elif self.proxy.alive:
             os.kill(self.proxy.pid, 9)
+
+
+def address_of(host: str, port: int) -> str:
+    """Where this machine reaches what listens there."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _stubs_of(pid: int) -> set[psutil.Process]:

@@ -76,12 +76,17 @@ def make_settings(
     api_key = api_key or os.environ.get("DARKROOM_API_KEY")
     if not base_url.startswith(("http://", "https://")):
         raise _invalid("base_url", f"must start with http:// or https://, got {base_url!r}")
+    try:
+        httpx.URL(base_url)
+    except httpx.InvalidURL as error:
+        raise _invalid("base_url", f"{base_url!r} is no address: {error}") from None
     if not timeout > 0:
         raise _invalid("timeout", f"must be above 0 seconds, got {timeout}")
     if retries < 0:
         raise _invalid("retries", f"must be 0 or more, got {retries}")
     fixed = {"User-Agent": f"darkroom-client/{version('darkroom-client')}"}
     if api_key:
+        require_ascii("api_key", api_key)
         fixed["Authorization"] = f"Bearer {api_key}"
     return Settings(
         base_url=base_url.rstrip("/"),
@@ -94,6 +99,12 @@ def make_settings(
 
 def _invalid(param: str, problem: str) -> InvalidRequest:
     return InvalidRequest(f"{param} {problem}", code="invalid_input", param=param)
+
+
+def require_ascii(param: str, text: str) -> None:
+    """:raises InvalidRequest: no header can carry the text."""
+    if not text.isascii() or not text.isprintable():
+        raise _invalid(param, "must consist of printable ASCII characters")
 
 
 def _retry(retries: int, *failures: type[httpx.HTTPError]) -> Retry:

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from .calls import Call, as_json, load_image
+from .calls import Call, as_json, load_image, require_ascii
 from .errors import InvalidRequest
 
 PATIENCE = 120.0  # seconds; a service that restarts with large models is back within them
@@ -23,9 +23,11 @@ _ID = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 def submit_call(operation: str, priority: str | None, key: str | None, fields: Mapping[str, Any]) -> Call:
     """`POST /tasks`.
 
-    :raises InvalidRequest: a number that is none, or text that is none.
+    :raises InvalidRequest: a number that is none, text that is none, or a key that no header can carry.
     :raises OSError: the path of a picture cannot be read.
     """
+    if key is not None:
+        require_ascii("idempotency_key", key)
     body = {"operation": operation, "priority": priority} | {name: _plain(value) for name, value in fields.items()}
     body = {name: value for name, value in body.items() if value is not None}
     headers = {"Content-Type": "application/json", "Idempotency-Key": key or str(uuid.uuid4())}

@@ -8,6 +8,7 @@ imported does not break the others.
 from __future__ import annotations
 
 import ast
+import signal
 from collections.abc import Callable
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -50,7 +51,8 @@ def url_option(command: Command) -> Command:
 
 
 class LazyGroup(click.Group):
-    """A group of the commands above. A `DarkroomError` out of any of them is shown as one plain sentence."""
+    """A group of the commands above. A `DarkroomError` out of any of them is shown as one plain sentence, and Ctrl-C
+    gives the exit code of a shell, 130."""
 
     @cached_property
     def _entries(self) -> dict[str, EntryPoint]:
@@ -82,6 +84,8 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except DarkroomError as error:
             raise click.ClickException(describe(error)) from error
+        except KeyboardInterrupt:
+            ctx.exit(128 + signal.SIGINT)
 
 
 def describe(error: Exception) -> str:

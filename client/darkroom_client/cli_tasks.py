@@ -29,6 +29,7 @@ _output_option = click.option(
     metavar="FOLDER",
     help="Where its pictures go when it is done.",
 )
+_NO_FIELDS = {"operation": "--operation", "priority": "--priority", "idempotency_key": "--key"}
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -39,6 +40,8 @@ def _fields(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) 
         name, equals, value = one.partition("=")
         if not name or not equals:
             raise click.BadParameter(f"{one!r} should be NAME=VALUE, as in steps=30.")
+        if name in _NO_FIELDS:
+            raise click.BadParameter(f"{name} is no field of an operation; there is {_NO_FIELDS[name]}.")
         fields[name] = value
     return fields
 
@@ -109,7 +112,11 @@ def _follow(client: Client, task_id: str, output: Path | None, as_json: bool) ->
         task = client.watch(task_id, on_state=_lines(bar, show.wants_progress), on_progress=bar)
     if task.state == "completed" and output is not None:
         for index, picture in enumerate(task.pictures):
-            write_whole(output / Path(picture.name).name, client.download(task_id, index))
+            try:
+                write_whole(output / Path(picture.name).name, client.download(task_id, index))
+            except OSError as error:
+                again = f"darkroom watch {task_id} -o FOLDER fetches into another folder"
+                raise click.ClickException(f"{shown(output)}: {describe(error)}; {again}.") from None
     if as_json:
         click.echo(json.dumps(task.raw, ensure_ascii=False))
     elif task.state == "completed":

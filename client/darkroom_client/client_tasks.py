@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import httpx
 
@@ -14,9 +14,11 @@ from . import answers, calls
 from .answers import Result
 from .answers_tasks import TaskEvents, read_task, read_tasks
 from .calls_tasks import PATIENCE, RECONNECT_SECONDS, download_call, submit_call, task_path
-from .errors import Unavailable
+from .errors import DarkroomError, TimedOut, Unavailable
 from .models import Preview, Progress
 from .models_tasks import Priority, TaskInfo, TaskState
+
+T = TypeVar("T")
 
 
 class TaskMethods(ABC):
@@ -30,6 +32,7 @@ class TaskMethods(ABC):
 
     def submit(
         self,
+        /,
         operation: str,
         *,
         priority: Priority | None = None,
@@ -75,8 +78,12 @@ class TaskMethods(ABC):
         return read_task(answers.checked(self._send(calls.Call(method="DELETE", path=task_path(task_id)))))
 
     def download(self, task_id: str, index: int = 0) -> bytes:
-        """A picture of a completed task, as it should be written to disk."""
-        return answers.checked(self._send(download_call(task_id, index))).content
+        """A picture of a completed task, as it should be written to disk. It waits for the service as `watch` does.
+
+        :raises InvalidRequest: the task has not completed, has no such picture, or is unknown or deleted.
+        """
+        call = download_call(task_id, index)
+        return _patiently(Patience(), lambda: answers.checked(self._send(call)).content)
 
     def watch(
         self,
@@ -95,15 +102,9 @@ class TaskMethods(ABC):
         :raises Unavailable: nobody answers for too long.
         :raises DarkroomError: as for `task`.
         """
-        call = calls.Call(method="GET", path=f"{task_path(task_id)}/events", arguments=_EVENTS)
-        lost = Patience()
-        while True:
-            events = TaskEvents(lost.ended_by(on_state), on_progress, on_preview)
-            try:
-                return self._follow(call, events)
-            except Unavailable as error:
-                lost.or_raise(error)
-            time.sleep(RECONNECT_SECONDS)
+        call, lost = _events_call(task_id), Patience()
+        heard = lost.ended_by(on_state)
+        return _patiently(lost, lambda: self._follow(call, TaskEvents(heard, on_progress, on_preview)))
 
 
 class AsyncTaskMethods(ABC):
@@ -143,7 +144,12 @@ class AsyncTaskMethods(ABC):
 
     async def download(self, task_id: str, index: int = 0) -> bytes:
         """See `Client.download`."""
-        return answers.checked(await self._send(download_call(task_id, index))).content
+        call = download_call(task_id, index)
+
+        async def fetch() -> bytes:
+            return answers.checked(await self._send(call)).content
+
+        return await _patiently_async(Patience(), fetch)
 
     async def watch(
         self,
@@ -154,18 +160,14 @@ class AsyncTaskMethods(ABC):
         on_preview: Callable[[Preview], None] | None = None,
     ) -> TaskInfo:
         """See `Client.watch`. Its callbacks are ordinary functions here too."""
-        call = calls.Call(method="GET", path=f"{task_path(task_id)}/events", arguments=_EVENTS)
-        lost = Patience()
-        while True:
-            events = TaskEvents(lost.ended_by(on_state), on_progress, on_preview)
-            try:
-                return await self._follow(call, events)
-            except Unavailable as error:
-                lost.or_raise(error)
-            await asyncio.sleep(RECONNECT_SECONDS)
+        call, lost = _events_call(task_id), Patience()
+        heard = lost.ended_by(on_state)
+        return await _patiently_async(lost, lambda: self._follow(call, TaskEvents(heard, on_progress, on_preview)))
 
 
-_EVENTS = {"headers": {"Accept": "text/event-stream"}}
+def _events_call(task_id: str) -> calls.Call:
+    arguments = {"headers": {"Accept": "text/event-stream"}}
+    return calls.Call(method="GET", path=f"{task_path(task_id)}/events", arguments=arguments)
 
 
 class Patience:
@@ -184,12 +186,35 @@ class Patience:
 
         return heard
 
-    def or_raise(self, error: Unavailable) -> None:
+    def or_raise(self, error: DarkroomError) -> None:
         """It is away, still or again.
 
-        :raises Unavailable: for too long.
+        :raises DarkroomError: the given one, if it says something else, or that for too long.
         """
+        # While it restarts, a reverse proxy says 502 or 504; a machine without power says nothing.
+        if not isinstance(error, (Unavailable, TimedOut)) and error.status != 502:
+            raise error
         now = time.monotonic()
         self._since = now if self._since is None else self._since
         if now - self._since > PATIENCE:
             raise error
+
+
+def _patiently(lost: Patience, attempt: Callable[[], T]) -> T:
+    """Try until it succeeds or the service has been away for too long."""
+    while True:
+        try:
+            return attempt()
+        except DarkroomError as error:
+            lost.or_raise(error)
+        time.sleep(RECONNECT_SECONDS)
+
+
+async def _patiently_async(lost: Patience, attempt: Callable[[], Awaitable[T]]) -> T:
+    """See `_patiently`."""
+    while True:
+        try:
+            return await attempt()
+        except DarkroomError as error:
+            lost.or_raise(error)
+        await asyncio.sleep(RECONNECT_SECONDS)

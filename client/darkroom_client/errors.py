@@ -68,6 +68,7 @@ _BY_STATUS: dict[int, type[DarkroomError]] = {429: Busy, 499: Cancelled, 503: Un
 _BY_CODE: dict[str, type[DarkroomError]] = {
     "queue_full": Busy,
     "not_ready": Unavailable,
+    "storage_full": Unavailable,
     "task_timeout": TimedOut,
     "cancelled": Cancelled,
     "network_error": ServerError,

@@ -110,6 +110,8 @@ def _replayed(new: bool) -> dict[str, str]:
 async def _submit(
     bodies: list[ImageGenerationRequest], request: Request, services: Services, tasks: UseTasks
 ) -> list[tuple[Task, bool]]:
+    key = idempotency_key(request)
+    tasks.check(len(bodies), key)  # before each of them costs time
     operation = submit_operation(services)
     sent = [body.sent() for body in bodies]
     side = await asyncio.to_thread(_trained_side, services, operation.pipeline.name)
@@ -129,8 +131,8 @@ async def _submit(
         works,
         client=client_of(request),
         priority="normal",
-        key=idempotency_key(request),
-        digest=digest(sent),
+        key=key,
+        digest=await asyncio.to_thread(digest, sent),
     )
 
 

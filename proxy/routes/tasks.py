@@ -189,7 +189,7 @@ async def _narrated(tasks: Tasks, id: str, request: Request, tell: Tell) -> None
     while True:
         live = tasks.live(id)
         task = await tasks.get(id)
-        outlook = await tasks.outlook()
+        outlook = await tasks.recent_outlook()
         step = (live.step, live.steps) if live and live.steps else (task.step, task.steps)
         if (task.state, outlook.position(id)) != told_state:
             told_state = (task.state, outlook.position(id))

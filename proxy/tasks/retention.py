@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Sequence
 
 import sqlalchemy as sa
 
@@ -34,7 +35,7 @@ class Retention:
         self._looked = -math.inf
 
     def sweep(self) -> list[str]:
-        """Do it; waits for database and disk. Returns the tasks that are forgotten altogether.
+        """Do it; waits for database and disk. Returns the tasks that are to be forgotten altogether.
 
         :raises NotReady: the database is away.
         """
@@ -43,11 +44,15 @@ class Retention:
             mark = sa.update(TASKS).where(TASKS.c.id == id).values(expired_at=time.time(), bytes=0)
             with self._store.transaction() as connection:
                 connection.execute(mark)
-        forgotten = self._forget()
         if time.monotonic() - self._looked > _ORPHAN_ROUND_SECONDS:
             self._looked = time.monotonic()
             self._remove_orphans()
-        return forgotten
+        return self._forgettable()
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Forget tasks altogether."""
+        with self._store.transaction() as connection:
+            connection.execute(sa.delete(TASKS).where(TASKS.c.id.in_(ids)))
 
     def _remove_orphans(self) -> None:
         """Remove the folders of tasks that nobody knows: a crash came between their inputs and their acceptance."""
@@ -75,7 +80,7 @@ class Retention:
             total -= size
         return outlived
 
-    def _forget(self) -> list[str]:
-        gone = sa.delete(TASKS).where(TASKS.c.expired_at < time.time() - self._seconds).returning(TASKS.c.id)
+    def _forgettable(self) -> list[str]:
+        gone = sa.select(TASKS.c.id).where(TASKS.c.expired_at < time.time() - self._seconds)
         with self._store.transaction() as connection:
-            return [str(id) for (id,) in connection.execute(gone)]
+            return [str(id) for id in connection.scalars(gone)]

@@ -164,6 +164,7 @@ class Runner:
             run.live.reset()
             started = time.monotonic()
             outputs = await self._work(begun, run)
+            await self._require_ours(begun, run)  # or another run's results would be written over
             results = await asyncio.to_thread(self._files.write_results, task.id, outputs)
             seconds = time.monotonic() - started
         size = begun.bytes + sum(result["bytes"] for result in results)
@@ -203,12 +204,20 @@ class Runner:
                     raise TaskTimeout(f"The task took no step for TASK_TIMEOUT = {stall:g} s and was stopped.")
                 if moved == now or now - looked > _LOOK_SECONDS:
                     looked = now
-                    if not await self._stored(self._store.progress, task.id, run.name, live.step, live.steps):
-                        raise Superseded
+                    await self._require_ours(task, run)
             return job.result()
         finally:
             job.cancel()
             await asyncio.gather(job, return_exceptions=True)
+
+    async def _require_ours(self, task: Task, run: _Run) -> None:
+        """Note how far it is.
+
+        :raises Superseded: the task is not this run's any more.
+        """
+        step, steps = run.live.step, run.live.steps or task.steps  # nothing is told before the first step is done
+        if not await self._stored(self._store.progress, task.id, run.name, step, steps):
+            raise Superseded
 
     async def _end(self, run: _Run, state: State, **values: Any) -> None:
         await self._stored(self._store.end, run.id, run.name, state, values)

@@ -36,14 +36,16 @@ _PATIENCE = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
-    "options": "-c statement_timeout=30000",
+    "tcp_user_timeout": 25_000,
+    "options": "-c statement_timeout=30000 -c idle_in_transaction_session_timeout=15000",
 }
-"""A PostgreSQL that is out of reach is one that does not answer; requests get 503 and do not wait for ever."""
+"""A PostgreSQL that is out of reach is one that does not answer; requests get 503 and do not wait for ever. And a proxy
+that stands still in the middle of an acceptance does not keep the others from theirs."""
 _ADMISSION_LOCK = 0x6461726B  # any number that nobody else in the database uses
 _TAGS = 2**29
 """Ranks are a class times this plus a tag: DBOS takes priorities up to 2^31 - 1."""
 _BUSY_MILLISECONDS = 30_000
-_IDS_AT_A_TIME = 500
+IDS_AT_A_TIME = 500
 """A database takes only so many values in one statement."""
 _SMOOTHING = 0.3
 _RETRY_AFTER_RANGE = (1, 60)
@@ -230,11 +232,16 @@ class Store:
             row = connection.execute(sa.select(TASKS).where(TASKS.c.id == id)).one_or_none()
         return None if row is None else _task(row)
 
+    def accepted(self, ids: Sequence[str]) -> set[str]:
+        """As `known`, once the acceptances that are under way have come to their end."""
+        with self.transaction(locked=True) as connection:
+            return set(connection.scalars(sa.select(TASKS.c.id).where(TASKS.c.id.in_(ids))))
+
     def known(self, ids: Sequence[str]) -> set[str]:
         """Those of them that are tasks."""
         found: set[str] = set()
-        for at in range(0, len(ids), _IDS_AT_A_TIME):
-            query = sa.select(TASKS.c.id).where(TASKS.c.id.in_(ids[at : at + _IDS_AT_A_TIME]))
+        for at in range(0, len(ids), IDS_AT_A_TIME):
+            query = sa.select(TASKS.c.id).where(TASKS.c.id.in_(ids[at : at + IDS_AT_A_TIME]))
             with self.transaction() as connection:
                 found |= set(connection.scalars(query))
         return found

@@ -12,12 +12,12 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import sqlalchemy as sa
 from fastapi import Depends, Request
 
-from darkroom.errors import Conflict, Gone, InvalidInput, NotFound, NotReady, QueueFull
+from darkroom.errors import Conflict, Gone, InvalidInput, NotFound, NotReady, QueueFull, StorageFull
 from proxy.services import Services
 from proxy.tasks.files import Files
 from proxy.tasks.heartbeat import Heartbeats
@@ -27,7 +27,7 @@ from proxy.tasks.operations import OPERATIONS
 from proxy.tasks.queue import Queue
 from proxy.tasks.retention import Retention
 from proxy.tasks.runner import Runner
-from proxy.tasks.store import Store, connect
+from proxy.tasks.store import IDS_AT_A_TIME, Store, connect
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ _LOCK_SECONDS = 10.0
 _FULL_SECONDS = 0.25
 """So long a full queue stays full, without a look: to refuse must cost little, or an overload slows down what was
 accepted."""
+_OUTLOOK_SECONDS = 0.25
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ALIVE = ("ENQUEUED", "PENDING", "DELAYED")
 """States of a DBOS workflow that may still come to its task."""
@@ -66,6 +67,8 @@ class Tasks:
         self._lock: int | None = None
         self._full: QueueFull | None = None
         self._full_until = 0.0
+        self._look: asyncio.Future[Outlook] | None = None
+        self._look_until = 0.0
 
     async def start(self) -> None:
         """Open the database and begin to work.
@@ -84,7 +87,7 @@ class Tasks:
             (_RETENTION_SECONDS, self._sweep),
         ]
         if not self._queue.alone:
-            rounds.append((_HEARTBEAT_SECONDS, self._take_over))
+            rounds += [(_HEARTBEAT_SECONDS, self._beat), (_HEARTBEAT_SECONDS, self._take_over)]
         self._upkeep = [asyncio.create_task(_every(seconds, work)) for seconds, work in rounds]
 
     async def stop(self) -> None:
@@ -96,6 +99,7 @@ class Tasks:
         await self._runner.stop()
         if not self._queue.alone:
             with suppress(NotReady):
+                await self._beat()  # DBOS would wait without end for a database that is away
                 await asyncio.to_thread(self._queue.recover, [self._queue.executor])
                 await self._store.call(self._heartbeats.forget, {self._queue.executor})
         await asyncio.to_thread(self._queue.stop)
@@ -118,7 +122,7 @@ class Tasks:
         :raises Gone: what came under that key is deleted.
         :raises InvalidInput: there would never be room for so many.
         """
-        self._check(len(works), key)
+        self.check(len(works), key)
         bounds = self._bounds()
         drafts = [
             Draft(
@@ -132,35 +136,57 @@ class Tasks:
             )
             for index, work in enumerate(works)
         ]
-        if any(work.files for work in works):
-            repeated = await self._store.call(self._store.foresee, drafts, **bounds)
-            if repeated is not None:
-                return [(task, False) for task in repeated]
-        accepted: list[tuple[Task, bool]] = []
         try:
-            for draft in drafts:
-                await asyncio.to_thread(self.files.write_inputs, draft.id, draft.work.files)
-            fallback = OPERATIONS[operation].fallback_seconds
-            accepted = await self._store.call(self._store.add, drafts, fallback=fallback, **bounds)
+            if any(work.files for work in works):
+                repeated = await self._store.call(self._store.foresee, drafts, **bounds)
+                if repeated is not None:
+                    return [(task, False) for task in repeated]
+            accepted = await self._admit(drafts, fallback=OPERATIONS[operation].fallback_seconds, **bounds)
         except QueueFull as full:
-            if len(works) == 1:
+            if type(full) is QueueFull and len(works) == 1:
                 self._full, self._full_until = full, time.monotonic() + _FULL_SECONDS
             raise
-        finally:
-            taken = {task.id for task, new in accepted if new}
-            for draft in drafts:
-                if draft.work.files and draft.id not in taken:
-                    await asyncio.to_thread(self.files.remove, draft.id)
         for task, new in accepted:
             if new:
                 await self._put(task)
         return accepted
 
+    async def _admit(self, drafts: Sequence[Draft], **how: Any) -> list[tuple[Task, bool]]:
+        """`Store.add`, with the inputs on the disk before it; those of drafts that become no task are taken away."""
+        ids = {draft.id for draft in drafts}
+        kept: set[str] = set()
+        try:
+            for draft in drafts:
+                await asyncio.to_thread(self.files.write_inputs, draft.id, draft.work.files)
+            accepted = await self._store.call(self._store.add, drafts, **how)
+            kept = {task.id for task, new in accepted if new}
+            return accepted
+        except asyncio.CancelledError:
+            kept = ids  # a thread may be accepting them; if not, `Retention` takes them away
+            raise
+        except NotReady as error:
+            if not isinstance(error, StorageFull) and any(
+                draft.work.files for draft in drafts
+            ):  # it may have been accepted, and only the answer was lost
+                kept = await self._accepted_all_the_same(ids)
+            raise
+        finally:
+            for draft in drafts:
+                if draft.work.files and draft.id not in kept:
+                    await asyncio.to_thread(self.files.remove, draft.id)
+
+    async def _accepted_all_the_same(self, ids: set[str]) -> set[str]:
+        """What may be tasks now, after a failure of the database."""
+        try:
+            return await self._store.call(self._store.accepted, sorted(ids))
+        except NotReady:
+            return ids
+
     def _bounds(self) -> dict[str, int]:
         return {"places": self._services.gate.capacity, "queue_size": self._services.settings.task_queue_size}
 
-    def _check(self, count: int, key: str | None) -> None:
-        """What needs no look at the database; for the errors see `submit`."""
+    def check(self, count: int, key: str | None) -> None:
+        """What is known of so many works before anything is looked at; for the errors see `submit`."""
         gate, most = self._services.gate, sum(self._bounds().values())
         if gate.draining:
             raise NotReady("The service is shutting down and takes no new work.", retry_after=gate.retry_after())
@@ -195,6 +221,12 @@ class Tasks:
     async def outlook(self) -> Outlook:
         """What lies before the tasks that wait."""
         return await self._store.call(self._store.outlook, self._services.gate.capacity)
+
+    async def recent_outlook(self) -> Outlook:
+        """As `outlook`, up to a quarter of a second old: all who watch share one look."""
+        if self._look is None or time.monotonic() > self._look_until:
+            self._look, self._look_until = asyncio.ensure_future(self.outlook()), time.monotonic() + _OUTLOOK_SECONDS
+        return await asyncio.shield(self._look)
 
     async def outlook_of_accepted(self) -> Outlook:
         """As `outlook`, and an empty one while the database is away: what is accepted is not to be answered 503."""
@@ -253,11 +285,18 @@ class Tasks:
                     log.error("the workflow of task %s is %s, and the task had not ended", task.id, state)
 
     async def _sweep(self) -> None:
-        await self._queue.forget(await self._store.call(self._retention.sweep))
+        forgotten = await self._store.call(self._retention.sweep)
+        for at in range(0, len(forgotten), IDS_AT_A_TIME):
+            ids = forgotten[at : at + IDS_AT_A_TIME]
+            await self._queue.forget(ids)  # first: nobody else knows what DBOS has of them
+            await self._store.call(self._retention.forget, ids)
+
+    async def _beat(self) -> None:
+        """Tell that we live; not behind requests that wait for a thread of the store."""
+        await asyncio.to_thread(self._heartbeats.beat)
 
     async def _take_over(self) -> None:
-        """Tell that we live, and queue again what was given to proxies that do not."""
-        await asyncio.to_thread(self._heartbeats.beat)  # not behind requests that wait for a thread of the store
+        """Queue again what was given to proxies that do not live."""
         lost = await self._store.call(self._heartbeats.lost, await self._queue.executors())
         if lost:
             count = await asyncio.to_thread(self._queue.recover, lost)

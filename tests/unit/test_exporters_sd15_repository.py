@@ -268,6 +268,27 @@ def test_prepare_is_silent_when_all_is_up_to_date(
     assert prepare(monkeypatch, repository, **settings) == []
 
 
+def test_prepare_leaves_a_checkpoint_of_the_users_own(
+    tiny: Path, canny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository, demo = tmp_path / "models", tmp_path / "checkpoints" / "demo-sd15"
+    shutil.copytree(tiny, demo)
+    edit_json(demo / "scheduler" / "scheduler_config.json", beta_end=0.02)
+    monkeypatch.setattr("exporters.prepare.DEMO", demo)
+    installed(repository, origin(tiny), origin(canny))
+    asked: list[str] = []
+    monkeypatch.setattr("exporters.prepare.base_tasks", lambda base, *_: asked.append(base.name) or [])
+    assert prepare(monkeypatch, repository, SD15_CHECKPOINT=str(demo), SD15_CONTROLNETS="") == []
+    assert asked == []
+    prepare(monkeypatch, repository, SD15_CHECKPOINT=str(tiny), SD15_CONTROLNETS="")
+    assert asked == [str(tiny)]
+    (moved := tmp_path / "elsewhere" / "checkpoints").mkdir(parents=True)
+    shutil.copytree(demo, moved / "demo-sd15")
+    installed(repository, origin(moved / "demo-sd15"))
+    prepare(monkeypatch, repository, SD15_CHECKPOINT=str(demo), SD15_CONTROLNETS="")
+    assert asked == [str(tiny), str(demo)], "a demo of another place is the demo"
+
+
 def test_prepare_leaves_out_a_controlnet_that_does_not_fit(
     tiny: Path, canny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

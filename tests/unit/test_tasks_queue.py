@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
-from darkroom.errors import NotReady
+from darkroom.errors import NotReady, StorageFull
 from proxy.gate import Gate
 from proxy.gateway import Gateway
 from proxy.readiness import Monitor
@@ -24,6 +25,7 @@ from proxy.settings import Settings
 from proxy.tasks import operations, tasks
 from proxy.tasks.models import Draft, Output, Task, Tell, Work
 from proxy.tasks.runner import Runner
+from proxy.tasks.store import Store, connect
 from proxy.tasks.tasks import Tasks
 from tests.postgres import running_postgres
 
@@ -73,8 +75,8 @@ class Part:
         self.gate = gate
         self.operation = operation
 
-    async def submit(self, name: str, client: str = "c", key: str | None = None) -> Task:
-        work = Work(fields={"name": name}, files={}, steps=1, kind="k", units=1)
+    async def submit(self, name: str, client: str = "c", key: str | None = None, **files: bytes) -> Task:
+        work = Work(fields={"name": name}, files=files, steps=1, kind="k", units=1)
         ((task, _),) = await self.tasks.submit("noted", [work], client=client, priority="normal", key=key, digest=name)
         return task
 
@@ -165,6 +167,85 @@ def test_what_was_accepted_and_not_queued_is_found(
             await store.call(store.add, [draft], places=1, queue_size=9, fallback=1.0)
         async with part(tmp_path, database, operation) as made:
             assert (await made.ended(await made.tasks.get(id))).state == "completed"
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_an_acceptance_whose_answer_is_lost(
+    tmp_path: Path, database: str | None, run: Run, monkeypatch: pytest.MonkeyPatch, committed: bool
+) -> None:
+    """The database died at its COMMIT. Only if there is no task its inputs go."""
+
+    async def scenario(operation: Noted) -> None:
+        operation.go_on.set()
+        async with part(tmp_path, database, operation) as here:
+            store = here.tasks._store
+            add, key = store.add, str(uuid.uuid4())
+
+            def broken(*given: Any, **named: Any) -> Any:
+                if committed:
+                    add(*given, **named)
+                raise NotReady("The database of tasks does not answer.")
+
+            monkeypatch.setattr(store, "add", broken)
+            with pytest.raises(NotReady):
+                await here.submit("a", key=key, image=b"picture")
+            monkeypatch.setattr(store, "add", add)
+            kept = list(tmp_path.glob("tasks/*/*/inputs/image"))  # noqa: ASYNC240
+            assert len(kept) == committed
+            again = await here.submit("a", key=key, image=b"picture")
+            if committed:  # `_reconcile` would do it within ten seconds
+                await here.tasks._put(again)
+            assert (await here.ended(again)).state == "completed"
+            assert operation.runs == ["a"]
+
+    run(scenario)
+
+
+def test_only_a_full_queue_is_remembered(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One upload that finds no room on the disk says nothing about the next request."""
+
+    async def scenario(operation: Noted) -> None:
+        async with part(tmp_path, None, operation) as here:
+            write = here.tasks.files.write_inputs
+            monkeypatch.setattr(here.tasks.files, "write_inputs", full)
+            with pytest.raises(StorageFull):
+                await here.submit("a", image=b"picture")
+            monkeypatch.setattr(here.tasks.files, "write_inputs", write)
+            await here.submit("b")
+
+    def full(id: str, files: Mapping[str, bytes]) -> int:
+        raise StorageFull("There is no room.")
+
+    run(scenario)
+
+
+def test_a_proxy_that_stands_still_does_not_keep_the_others_from_accepting(postgres: str) -> None:
+    """It holds the lock in the middle of an acceptance, and its machine is gone."""
+    one, other = Store(connect(postgres)), Store(connect(postgres))
+
+    def stand_still(connection: sa.Connection) -> None:
+        connection.execute(sa.text("SET idle_in_transaction_session_timeout = 1000"))  # ours would be long here
+        assert other.accepted([]) == set()
+
+    try:
+        one.create()
+        with other.transaction() as connection:
+            assert connection.scalar(sa.text("SHOW idle_in_transaction_session_timeout")) == "15s"
+        with pytest.raises(NotReady), one.transaction(locked=True) as connection:
+            stand_still(connection)
+    finally:
+        one.close()
+        other.close()
+
+
+def test_it_ends_while_its_database_is_away(tmp_path: Path, run: Run) -> None:
+    async def scenario(operation: Noted) -> None:
+        with running_postgres() as server:
+            made = part(tmp_path, server.url, operation)
+            await made.__aenter__()
+        await asyncio.wait_for(made.__aexit__(None, None, None), 60)
 
     run(scenario)
 

@@ -246,6 +246,53 @@ def test_a_task_that_takes_no_step_learns_that_it_was_cancelled_elsewhere(
     run(scenario)
 
 
+def test_the_number_of_steps_stays_known_before_the_first_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "_LOOK_SECONDS", 0.02)
+    looked = asyncio.Event()
+
+    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+        await looked.wait()
+        return [PICTURE]
+
+    async def scenario() -> None:
+        async with bench(tmp_path, body, monkeypatch) as made:
+            noted, progress = list[int](), made.store.progress
+
+            def note(id: str, run: str | None, step: int, steps: int) -> bool:
+                noted.append(steps)
+                looked.set()
+                return progress(id, run, step, steps)
+
+            monkeypatch.setattr(made.store, "progress", note)
+            id = made.add()
+            await made.runner.execute(id)
+            assert set(noted) == {4}
+            assert made.task(id).state == "completed"
+
+    run(scenario)
+
+
+def test_a_run_that_lost_its_task_leaves_the_others_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stood still; meanwhile another proxy took the task over and completed it."""
+
+    async def scenario() -> None:
+        async with bench(tmp_path, body, monkeypatch) as made:
+            here.append(made)
+            id = made.add()
+            await made.runner.execute(id)
+            assert Files(tmp_path).result(f"{id}_0.png")[1].read_bytes() == b"theirs"  # type: ignore[index]
+            assert made.task(id).results == []
+
+    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+        (made,), (id,) = here, [task.id for task in here[0].store.living(before=float("inf"))]
+        Files(tmp_path).write_results(id, [Output(data=memoryview(b"theirs"), media_type="image/png", details={})])
+        assert made.store.end(id, None, "completed")
+        return [PICTURE]
+
+    here: list[Bench] = []
+    run(scenario)
+
+
 def test_a_full_disk_is_told_and_the_next_task_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full = True
 

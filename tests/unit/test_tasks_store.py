@@ -230,8 +230,11 @@ def test_retention_by_age_and_size(store: Store, tmp_path: Path) -> None:
     assert expired is not None
     assert expired.expired_at is not None
     age(ids[0], 5, "expired_at")
-    assert Retention(store, files, hours=4, gigabytes=1).sweep() == [ids[0]]
+    retention = Retention(store, files, hours=4, gigabytes=1)
+    assert retention.sweep() == retention.sweep() == [ids[0]]  # until they are forgotten
+    retention.forget([ids[0]])
     assert store.get(ids[0]) is None
+    assert retention.sweep() == []
     assert store.get(ids[1]) is not None
 
 

@@ -58,6 +58,8 @@ class PictureOperation(ABC):
         kept = {name: value for name, value in named.items() if value is not None}
         kept |= {name: value for name, value in enlarge.items() if value not in (None, "")}
         larger = _upscale_request(kept, job, services)
+        if larger is not None:
+            kept[_ENLARGE] = larger.scale
         size = f"{request.width or 'default'}x{request.height or 'default'}"
         label = self.label(job)
         return Work(
@@ -119,8 +121,10 @@ def _upscale_request(fields: Mapping[str, Any], job: Job, services: Services) ->
     scale = _number(fields[_ENLARGE])
     wanted = {"scale": scale, "format": job.request.format, "quality": job.request.quality}
     model = fields.get(_ENLARGE_MODEL)
+    if not isinstance(model, str | None):
+        raise InvalidInput(f"{_ENLARGE_MODEL} must be an upscaler's name; got {model!r:.80}.", param=_ENLARGE_MODEL)
     try:
-        return UpscaleRequest.parse(wanted | ({"model": str(model)} if model else {}), services.settings.limits)
+        return UpscaleRequest.parse(wanted | ({"model": model} if model else {}), services.settings.limits)
     except InvalidInput as error:
         if error.param != "model":
             raise
@@ -130,8 +134,8 @@ def _upscale_request(fields: Mapping[str, Any], job: Job, services: Services) ->
 def _number(value: Any) -> float:
     low, high = SCALE_RANGE
     try:
-        number = float("nan") if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+        number = float("nan") if isinstance(value, bool | bytes) else float(value)  # bytes are a file
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if not math.isfinite(number) or not low <= number <= high:
         came = repr(value)[:80]

@@ -1,0 +1,175 @@
+"""Tasks of the Python client and the command line against a real loopback server that comes and goes."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from darkroom_client import InvalidRequest, ServerError, Unavailable
+from darkroom_client.cli import main
+from darkroom_client.errors import error_class
+
+from tests.clients import CALLS, Call
+from tests.conftest import free_port, heed_ctrl_c
+from tests.unit.loopback import Answer, Received, as_json, event, events, failure, in_turn, loopback, picture
+
+PICTURE = {"name": "a.png", "media_type": "image/png", "bytes": 5, "details": {}}
+
+
+def task(**more: Any) -> dict[str, Any]:
+    return {
+        "task_id": "1",
+        "operation": "generate",
+        "status": "queued",
+        "step": 0,
+        "total_steps": 0,
+        "created_at": "2026-01-01T00:00:00Z",
+        "results": [],
+        "estimated_time": 1.0,
+        **more,
+    }
+
+
+DONE = events(event("done", task(status="completed", results=[PICTURE])))
+
+
+@pytest.fixture(params=list(CALLS))
+def call(request: pytest.FixtureRequest) -> Call:
+    return CALLS[request.param]
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that asks again soon."""
+    monkeypatch.setattr("darkroom_client.client_tasks.RECONNECT_SECONDS", 0.01)
+
+
+def command(url: str, *words: str) -> Result:
+    return CliRunner().invoke(main, ["--url", url, *words])
+
+
+def test_what_is_done_once_is_sent_again_when_the_connection_breaks(call: Call) -> None:
+    """A task has a key by which the service knows it again: a lost answer is asked for once more."""
+    lost = [ConnectionResetError()]
+
+    def respond(_: object) -> Answer:
+        if lost:
+            raise lost.pop()
+        return as_json(task(), status=202)
+
+    with loopback(respond) as server:
+        assert call(server.url, "submit", "generate", prompt="a cat", retries=3).id == "1"
+    first, second = server.received
+    assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
+    assert first.body == second.body
+
+
+RESTARTING = [
+    failure(503, "not_ready", "Not yet."),
+    Answer(status=502, body=b"<html>bad gateway</html>"),
+    Answer(status=504, body=b"<html>gateway timeout</html>"),
+    events(event("state", task()), cut=True),
+]
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_service_that_restarts_behind_a_proxy_is_waited_for(call: Call) -> None:
+    with loopback(in_turn(*RESTARTING, DONE)) as server:
+        assert call(server.url, "watch", "1").state == "completed"
+    assert len(server.received) == 5
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_picture_is_fetched_from_a_service_that_restarts(call: Call) -> None:
+    with loopback(in_turn(*RESTARTING[:3], picture(b"large"))) as server:
+        assert call(server.url, "download", "1", 2) == b"large"
+    assert {request.path for request in server.received} == {"/download/1?image_index=2"}
+
+
+@pytest.mark.parametrize("method", ["watch", "download"])
+@pytest.mark.usefixtures("hurried")
+def test_nobody_is_waited_for_for_ever(call: Call, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("darkroom_client.client_tasks.PATIENCE", 0.3)
+    with pytest.raises(Unavailable):
+        call(f"http://127.0.0.1:{free_port()}", method, "1")
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [(failure(410, "gone", "Deleted."), InvalidRequest), (failure(500, "internal_error", "No."), ServerError)],
+)
+def test_what_is_no_absence_is_told_at_once(call: Call, answer: Answer, expected: type[Exception]) -> None:
+    for method in ("watch", "download"):
+        with loopback(in_turn(answer)) as server, pytest.raises(expected):
+            call(server.url, method, "1")
+        assert len(server.received) == 1
+
+
+def test_a_full_disk_is_no_fault_of_the_request() -> None:
+    assert error_class(None, "storage_full") is Unavailable
+
+
+@pytest.mark.parametrize("key", ["schlüssel", "two\nlines"])
+def test_a_key_that_no_header_can_carry(call: Call, key: str) -> None:
+    with pytest.raises(InvalidRequest, match="idempotency_key must consist of printable ASCII"):
+        call("http://127.0.0.1:1", "submit", "generate", idempotency_key=key, prompt="a cat")
+
+
+def obliging(request: Received) -> Answer:
+    """A service that accepts a task, which is done at once and has a picture."""
+    if request.method == "POST":
+        return as_json(task(), status=202)
+    return picture(b"large") if request.path.startswith("/download") else DONE
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with loopback(obliging) as server:
+        result = command(server.url, "submit", "a cat", "--watch", "-o", str(tmp_path / "file" / "out"))
+    assert result.exit_code == 1
+    assert "Not a directory" in result.stderr
+    assert "darkroom watch 1 -o FOLDER" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["priority", "operation", "idempotency_key"])
+def test_options_are_no_fields(name: str) -> None:
+    result = command("http://127.0.0.1:1", "submit", "a cat", "-s", f"{name}=low")
+    assert (result.exit_code, "is no field of an operation; there is --" in result.stderr) == (2, True)
+
+
+def test_any_other_name_is_a_field() -> None:
+    with loopback(obliging) as server:
+        assert command(server.url, "submit", "a cat", "-s", "self=1").exit_code == 0
+    assert server.received[0].json() == {"operation": "generate", "prompt": "a cat", "self": "1"}
+
+
+@pytest.mark.parametrize("words", [["submit", "a cat", "--watch"], ["watch", "1"]])
+def test_ctrl_c_ends_the_watching(words: list[str]) -> None:
+    reached, over = threading.Event(), threading.Event()
+
+    def respond(request: Received) -> Answer:
+        if request.method == "POST":
+            return as_json(task(), status=202)
+
+        def pieces() -> Any:
+            yield event("state", task(status="processing", total_steps=2))
+            reached.set()
+            over.wait(30)
+
+        return Answer(headers={"Content-Type": "text/event-stream"}, body=pieces())
+
+    with loopback(respond) as server:
+        program = [sys.executable, "-m", "darkroom_client", "--url", server.url, *words]
+        process = subprocess.Popen(program, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
+        assert reached.wait(30)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=10)
+        over.set()
+    assert process.returncode == 130
+    assert "Traceback" not in said

@@ -1,0 +1,52 @@
+"""A supervised process and what it leaves behind; where it is reached."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from supervisor.child import Child
+from supervisor.service import address_of
+
+PROGRAM = """
+import subprocess, sys
+kept = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+open(sys.argv[1], "w").write(f"{kept.pid}\\n")
+kept.wait()
+"""
+
+
+def test_a_process_that_holds_its_output_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a rank of a divided model that hangs in its driver."""
+    monkeypatch.setattr("supervisor.child._GONE_SECONDS", 0.5)
+    noted = tmp_path / "pid"
+
+    async def scenario() -> None:
+        child = Child("server", [sys.executable, "-c", PROGRAM, str(noted)], dict(os.environ), log_name="server")
+        await child.start()
+        while not noted.exists() or not noted.read_text().endswith("\n"):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        began = time.monotonic()
+        await child.kill()
+        assert 0.5 <= time.monotonic() - began < 5
+        assert not child.alive
+        os.kill(int(noted.read_text()), signal.SIGKILL)
+        await asyncio.sleep(0.2)  # asyncio closes the pipe
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]"), ("10.1.2.3", "10.1.2.3"), ("darkroom", "darkroom")],
+)
+def test_the_address_of_a_host(host: str, address: str) -> None:
+    assert address_of(host, 80) == f"http://{address}:80"
