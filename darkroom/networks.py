@@ -79,10 +79,12 @@ class RowCaps:
     :param input: the input whose last two dimensions, multiplied, are the size of a row.
     :param rows: (size, rows) pairs, smallest first; rows of a size up to `size` run at most so many at once, and
         larger ones alone.
+    :param oblong: the size that a row costs at least which is not square: some networks pad those.
     """
 
     input: str
     rows: tuple[tuple[int, int], ...]
+    oblong: int = 0
 
     @classmethod
     def parse(cls, text: str) -> RowCaps:
@@ -99,7 +101,8 @@ class RowCaps:
     def most(self, inputs: Tensors) -> int:
         """Rows that may run together with those of `inputs`, their own included."""
         height, width = inputs[self.input].shape[-2:]
-        return next((most for size, most in self.rows if height * width <= size), 1)
+        cost = height * width if height == width else max(height * width, self.oblong)
+        return next((most for size, most in self.rows if cost <= size), 1)
 
 
 DECODER_ROWS = {"rows_by_size": "latents 4096:4 9216:2"}

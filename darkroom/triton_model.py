@@ -15,6 +15,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,10 @@ class BlsNetwork:
             kind = OutOfMemory if any(words in message for words in _OUT_OF_MEMORY) else NetworkError
             raise kind(f"network {self._name}: {message}")
         return {name: pb_utils.get_output_tensor_by_name(response, name).as_numpy() for name in self._outputs}
+
+
+def _caps(text: str, oblong: int) -> RowCaps | None:
+    return replace(RowCaps.parse(text), oblong=oblong) if text else None
 
 
 class Reply:
@@ -140,8 +145,8 @@ class PipelineModel(ABC):
         """Whether the repository that this model is in holds that one, too."""
         return any((self._model.parent / spec.name).glob("1/*"))
 
-    def network(self, spec: ModelSpec) -> BlsNetwork:
-        """A network of this repository, with the limits that its config sets."""
+    def network(self, spec: ModelSpec, *, oblong: int = 0) -> BlsNetwork:
+        """A network of this repository, with the limits that its config sets; for `oblong` see `RowCaps`."""
         from google.protobuf import text_format  # type: ignore[import-untyped]
         from tritonclient.grpc import model_config_pb2
 
@@ -149,8 +154,8 @@ class PipelineModel(ABC):
         if not path.is_file():
             return BlsNetwork(spec)
         config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
-        text = config.parameters["rows_by_size"].string_value
-        return BlsNetwork(spec, most=config.max_batch_size or None, caps=RowCaps.parse(text) if text else None)
+        caps = _caps(config.parameters["rows_by_size"].string_value, oblong)
+        return BlsNetwork(spec, most=config.max_batch_size or None, caps=caps)
 
     async def execute(self, requests: list[Any]) -> None:
         """Triton's hook. Being a coroutine of a decoupled model, it overlaps with itself."""
@@ -201,6 +206,10 @@ class NetworkModel(ABC):
     def run(self, inputs: Tensors) -> dict[str, Array]:
         """One batch: rows of one or several requests; the first dimension of every array is the batch."""
 
+    def oblong(self) -> int:
+        """See `RowCaps`; asked after `setup`."""
+        return 0
+
     @abstractmethod
     def device(self) -> str:
         """What it runs on, for people: "torch cuda:0"."""
@@ -214,13 +223,13 @@ class NetworkModel(ABC):
         self.folder = Path(args["model_repository"]) / args["model_version"]
         config = json.loads(args["model_config"])
         self._name = config["name"]
-        text = config["parameters"].get("rows_by_size", {}).get("string_value", "")
-        self._caps = RowCaps.parse(text) if text else None
+        caps = config["parameters"].get("rows_by_size", {}).get("string_value", "")
         self.instances = sum(int(group["count"]) * max(1, len(group["gpus"])) for group in config["instance_group"])
         labels = {"model": self._name, "version": args["model_version"], "process": str(os.getpid())}
         self._device, self._gauges = args["model_instance_device_id"], Gauges(labels)
         self._publishing = threading.Lock()
         self.setup(args["model_instance_kind"], int(self._device))
+        self._caps = _caps(caps, self.oblong())
         self.publish()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:

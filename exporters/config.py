@@ -162,8 +162,9 @@ def placement_of(text: str, spec: ModelSpec) -> Placement:
         queue_delay_us=model.dynamic_batching.max_queue_delay_microseconds,
         threads=int(threads) if threads else None,
     )
-    usual = model.max_batch_size == _max_batch(spec, found)
-    return found if usual else replace(found, max_batch=model.max_batch_size)
+    kinds = [found] if found.gpus else [found, replace(found, unknown_device=True)]
+    usual = (kind for kind in kinds if model.max_batch_size == _max_batch(spec, kind))
+    return next(usual, replace(found, max_batch=model.max_batch_size))
 
 
 def config_path(repository: Path, spec: ModelSpec) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -108,7 +109,7 @@ def _checkpoint(text: str | None, folders: list[Path], option: str) -> str | Non
     for folder in folders:
         path = folder / Path(text).expanduser()
         if path.is_dir():
-            return str(path.resolve())
+            return os.path.abspath(path)  # noqa: PTH100  # not resolved: the name of a link may say what it is
     from exporters.errors import ExportError
     from exporters.hub import parse  # a client of the hub, which a folder does not need
 

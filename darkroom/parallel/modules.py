@@ -1,7 +1,8 @@
 """The layers of a divided HiDream transformer: diffusers' own arithmetic on a rank's part, and what joins the parts.
 
-Every rank has every token. After each layer here all ranks hold the same bits, because a sum over ranks gives every
-one of them the same result; so the replicated gates route alike and no token goes to two experts for one.
+Every rank has every token. After each layer here all ranks of a group hold the same bits, because a sum over ranks
+gives every one of them the same result. Two groups sum for themselves and may round differently, so where there are
+several one rank's gate routes for all: else a token could go to two experts for one, or to none.
 
 `torch.distributed.tensor.parallel` has the two linear layers as well. They are not used because a DTensor's dispatch
 costs more than the layer itself at few rows, and it has no plan for a norm across a cut dimension, nor for experts
@@ -79,15 +80,19 @@ class ExpertFeedForward(nn.Module):
 
     :param moe: the layer; its `w2` are already cut by rows.
     :param mine: numbers of the routed experts that are held here.
+    :param agree: whether rank 0 routes for all.
     """
 
-    def __init__(self, moe: MOEFeedForwardSwiGLU, mine: range, group: Group) -> None:
+    def __init__(self, moe: MOEFeedForwardSwiGLU, mine: range, group: Group, *, agree: bool) -> None:
         super().__init__()
-        self.gate, self.shared_experts, self._group = moe.gate, moe.shared_experts, group
+        self.gate, self.shared_experts, self._group, self._agree = moe.gate, moe.shared_experts, group, agree
         self.experts = nn.ModuleDict({str(number): moe.experts[number] for number in mine})
 
     def forward(self, x: Tensor) -> Tensor:
         chosen, weights, _ = self.gate(x)  # (rows * tokens, experts per token) each
+        if self._agree:
+            for routed in (chosen, weights):
+                dist.broadcast(routed, 0, group=self._group)
         tokens = x.reshape(-1, x.shape[-1])
         out = self.shared_experts(tokens)
         for number, expert in self.experts.items():

@@ -37,6 +37,7 @@ PREFIX = "darkroom-ranks-"
 """Of the private folders, which lie where temporary files do."""
 
 _LOOK_EVERY = 0.25  # seconds
+_STOOD_STILL = 5.0  # seconds between two looks
 _GRACE = 5.0  # seconds that torchrun gets to end after its ranks
 _YOUNG = 60.0  # seconds within which a private folder may not have its socket yet
 _PREDICTION = "prediction"
@@ -192,7 +193,11 @@ class Ranks:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._listener, selectors.EVENT_READ)
                 torchrun = self._start()
+                looked = time.monotonic()
                 while not (self._failure or self._closing):
+                    if time.monotonic() - looked > _STOOD_STILL:
+                        self._excuse()
+                    looked = time.monotonic()
                     for key, _ in selector.select(_LOOK_EVERY):
                         self._hear(selector, key.data)
                     self._look_after(torchrun)
@@ -262,6 +267,11 @@ class Ranks:
             silent = time.monotonic() - rank.last_beat
             if silent > self._job.timeouts.beat:
                 self._fail(f"rank {rank.rank} (process {rank.process.pid}) was silent for {silent:.0f} s")
+
+    def _excuse(self) -> None:
+        """We stood still ourselves, as in a container that was paused, and so did the ranks."""
+        for rank in self._ranks.values():
+            rank.last_beat = time.monotonic()
 
     def _end(self, torchrun: subprocess.Popen[bytes] | None) -> None:
         """When nothing failed the ranks end by themselves as their connections do; else all are killed."""

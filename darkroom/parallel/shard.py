@@ -12,7 +12,7 @@ from diffusers.models.transformers.transformer_hidream_image import MOEFeedForwa
 from torch import nn
 
 from darkroom.parallel.checkpoint import Checkpoint, local_heads
-from darkroom.parallel.layout import Place
+from darkroom.parallel.layout import Layout, Place
 from darkroom.parallel.modules import ExpertFeedForward, FullWidthRMSNorm, GatheredLinear, Group, RowLinear
 
 _NORMS = ("q_rms_norm", "k_rms_norm", "q_rms_norm_t", "k_rms_norm_t")
@@ -68,12 +68,12 @@ def _divide(model: HiDreamImageTransformer2DModel, config: dict[str, Any], place
             setattr(attention, name, RowLinear(getattr(attention, name), groups.tp))
         block.adaLN_modulation[1] = GatheredLinear(block.adaLN_modulation[1], groups.all)
         for name in filter(lambda name: hasattr(block, name), ("ff_i", "ff_t")):
-            setattr(block, name, _divided_feed_forward(getattr(block, name), experts, groups.all))
+            setattr(block, name, _divided_feed_forward(getattr(block, name), experts, groups.all, place.layout))
 
 
-def _divided_feed_forward(layer: Any, experts: range, group: Group) -> nn.Module:
+def _divided_feed_forward(layer: Any, experts: range, group: Group, layout: Layout) -> nn.Module:
     if isinstance(layer, MOEFeedForwardSwiGLU):
-        return ExpertFeedForward(layer, experts, group)
+        return ExpertFeedForward(layer, experts, group, agree=layout.ep > 1)
     layer.w2 = RowLinear(layer.w2, group)
     dense: nn.Module = layer
     return dense

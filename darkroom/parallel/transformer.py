@@ -58,6 +58,7 @@ class DistributedTransformer:
         self._config: dict[str, Any] = json.loads((folder / "config.json").read_text())
         self._loading = threading.Lock()
         self._model: Any = None
+        self._alone = 0  # which of the devices has the whole model, or will have it
         self._ranks: Ranks | None = None
         self._reason: str | None = None
         self._failed_at: float | None = None
@@ -94,7 +95,7 @@ class DistributedTransformer:
         """
         reason = self._reason or (self._ranks.failure if self._ranks else None)
         distributed = self._ranks is not None and reason is None
-        numbers = self._devices if distributed else self._devices[:1]
+        numbers = self._devices if distributed else (self._devices[self._alone],)
         device = "cpu" if self._kind.name == "cpu" else ",".join(f"{self._kind.name}:{number}" for number in numbers)
         ranks = self._ranks.status() if self._ranks else []
         return {
@@ -160,9 +161,15 @@ class DistributedTransformer:
         from darkroom.pipelines.hidream.transformer import load_transformer
 
         with self._loading:
-            if self._model is None:
-                device = device_of(self._kind, self._devices, 0)
-                self._model = load_transformer(self._folder, device=device, dtype=self._dtype)
+            while self._model is None:
+                device = device_of(self._kind, self._devices, self._alone)
+                try:
+                    self._model = load_transformer(self._folder, device=device, dtype=self._dtype)
+                except RuntimeError as error:  # it may be the one that the ranks failed of, or have no room
+                    if self._alone + 1 == len(self._devices):
+                        raise
+                    log.warning("the transformer cannot be loaded to %s, trying the next: %s", device, error)
+                    self._alone += 1
             return self._model
 
 

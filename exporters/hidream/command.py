@@ -123,7 +123,7 @@ def transformer_placement(usual: Placement, device_type: str | None, devices: tu
     :param devices: their numbers; empty = those of the other networks.
     """
     if device_type is None and not devices:
-        return usual
+        return replace(usual, unknown_device=False)  # as it was once asked for, and is not any more
     if (device_type or ("cuda" if usual.gpus else "cpu")) == "cuda":
         gpus = devices[:1] or usual.gpus or (0,)
         return replace(usual, gpus=gpus, instances=1 if devices else usual.instances, unknown_device=False)

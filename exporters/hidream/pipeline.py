@@ -46,7 +46,8 @@ class Wanted:
     def exporter(self) -> str:
         """The hash of everything that shapes the files."""
         here = Path(__file__).parent
-        return manifest.exporter_hash([here / name for name in _SOURCES], str(self.variant), repr(VARIANTS))
+        variant = self.variant or named_variant(self.job.checkpoint)
+        return manifest.exporter_hash([here / name for name in _SOURCES], str(variant), repr(VARIANTS))
 
 
 def up_to_date(wanted: Wanted) -> Manifest | None:
@@ -95,14 +96,21 @@ def sampling_of(origin: Origin, variant: str | None) -> tuple[str, dict[str, Any
 
     :raises ExportError: the checkpoint's scheduler is none of flow matching.
     """
-    last = Path(origin.name).name.lower().rpartition("-")[2]
-    name = variant or (last if last in VARIANTS else None)
+    name = variant or named_variant(origin)
     if name is not None:
         return name, flow_config(VARIANTS[name].scheduler, VARIANTS[name].shift)
     config = read_json(origin.root, _SCHEDULER)
     if "_class_name" not in config or not is_flow(config):
         raise ExportError(f"{origin.root.name}/{_SCHEDULER} names no scheduler of flow matching; choose a --variant.")
     return DEFAULT, config
+
+
+def named_variant(origin: Origin) -> str | None:
+    """What a checkpoint's name ends with, if that is a variant. In a cache of the hub the name is two folders above."""
+    path = Path(origin.name.partition("@")[0])
+    name = path.parent.parent.name if path.parent.name == "snapshots" else path.name
+    last = name.lower().rpartition("-")[2]
+    return last if last in VARIANTS else None
 
 
 def _sources(wanted: Wanted, checkpoint: weights.Checkpoint) -> dict[str, Source]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +27,8 @@ class Origin:
     def of(cls, text: str, base: Path, fetch: Callable[[str], Path]) -> Origin:
         """What a user means by `text`: a folder where there is one (relative to `base`), else a hub id."""
         folder = base / text
-        return cls(name=str(folder.resolve()) if folder.is_dir() else text, fetch=fetch)
+        # Not resolved: what a link is called may say what it is, and what it leads to only be called by a hash.
+        return cls(name=os.path.abspath(folder) if folder.is_dir() else text, fetch=fetch)  # noqa: PTH100
 
     @property
     def local(self) -> bool:

@@ -172,6 +172,53 @@ def test_a_start_that_fails_leaves_one_device(
         assert relative_error(transformer(INPUTS), expected) <= TOLERANCE
 
 
+def test_the_one_device_is_the_first_that_takes_the_model(
+    folder: Path, expected: Tensor, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ranks may have failed because of the first one."""
+    asked: list[torch.device] = []
+
+    def load(folder: Path, *, device: torch.device, dtype: torch.dtype) -> Any:
+        asked.append(device)
+        if len(asked) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return load_transformer(folder, device=device, dtype=dtype)
+
+    monkeypatch.setattr("darkroom.pipelines.hidream.transformer.load_transformer", load)
+    with distributed(folder, start=0.2) as transformer:
+        assert_single(transformer, "were not ready within 0.2 s", caplog)
+        assert "cannot be loaded to cpu, trying the next: CUDA out of memory." in caplog.text
+        assert relative_error(transformer(INPUTS), expected) <= TOLERANCE
+        assert len(asked) == 2
+
+
+@pytest.mark.heavy
+def test_ranks_are_excused_when_all_stood_still(
+    folder: Path, expected: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container that is paused for longer than a rank may be silent; we are the first that goes on."""
+    monkeypatch.setattr("darkroom.parallel.ranks._STOOD_STILL", 1.0)
+    with distributed(folder, beat=8) as transformer:
+        ranks = transformer._ranks
+        assert ranks is not None
+        look = ranks._look_after
+
+        def paused(torchrun: Any) -> None:
+            monkeypatch.setattr(ranks, "_look_after", look)
+            processes = [process_of(transformer.status(), rank) for rank in (0, 1)]
+            for process in processes:
+                process.suspend()
+            time.sleep(10)
+            for process in processes:
+                threading.Timer(1, process.resume).start()
+
+        monkeypatch.setattr(ranks, "_look_after", paused)
+        time.sleep(13)
+        assert transformer.status()["mode"] == "distributed"
+        assert relative_error(transformer(INPUTS), expected) <= TOLERANCE
+        assert transformer.status()["mode"] == "distributed"
+
+
 def test_without_a_place_to_meet_there_is_one_device(
     folder: Path, expected: Tensor, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

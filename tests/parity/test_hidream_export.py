@@ -31,6 +31,7 @@ from exporters.sd15 import export as network_export
 from exporters.sd15.export import Job
 from exporters.sd15.origin import Origin
 from proxy.settings import Settings
+from supervisor.options import hidream_settings
 from tests import tiny_hidream
 from tests.sd15_checkpoints import edit_json
 
@@ -133,6 +134,44 @@ def test_variants(
         assert config.get("flow_shift", config.get("shift")) == expected[2], "whatever class it came from"
     other = _pipeline(Parents(checkpoint=_origin(checkpoint), llama=None), repository, "dev")
     assert (pipeline.up_to_date(other) is None) == (variant != "dev")
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        ("/data/HiDream-I1-Dev", "dev"),
+        ("HiDream-ai/HiDream-I1-Fast", "fast"),
+        ("HiDream-ai/HiDream-I1-Dev@main", "dev"),
+        ("/cache/models--HiDream-ai--HiDream-I1-Dev/snapshots/0123abcd", "dev"),
+        ("/my-dev/tiny", None),
+    ],
+)
+def test_a_variant_is_found_in_the_name(name: str, variant: str | None) -> None:
+    assert pipeline.named_variant(Origin(name=name, fetch=Path)) == variant
+
+
+def test_a_link_is_called_as_it_is(tmp_path: Path) -> None:
+    """A folder of a cache is called by a hash, and the link to it as the checkpoint."""
+    (tmp_path / "0123abcd").mkdir()
+    (tmp_path / "HiDream-I1-Dev").symlink_to("0123abcd")
+    origin = Origin.of("HiDream-I1-Dev", tmp_path, Path)
+    assert (Path(origin.name).name, pipeline.named_variant(origin)) == ("HiDream-I1-Dev", "dev")
+    options = {"model_path": "HiDream-I1-Dev", "extra_model_path": None, "project_path": tmp_path}
+    options |= {"devices": None, "device_count": None, "device_type": None}
+    assert hidream_settings(options)["HIDREAM_CHECKPOINT"] == origin.name
+
+
+def test_what_is_computed_stays_in_fp32(whole: Path) -> None:
+    """Llama's rotary frequencies: in fp16 the angle of a late token would be off by hundredths."""
+    from exporters.hidream.graphs import halved
+
+    encoder = weights.load(weights.LLAMA, Parents(checkpoint=_origin(whole), llama=None).read().parts[weights.LLAMA])
+    exact = {name: buffer.clone() for name, buffer in encoder.named_buffers() if name.endswith("inv_freq")}
+    assert exact
+    kinds = {name: buffer for name, buffer in halved(encoder).named_buffers() if name in exact}
+    for name, buffer in kinds.items():
+        assert buffer.dtype == torch.float32
+        assert torch.equal(buffer, exact[name])
 
 
 def test_prompts_are_read_as_transformers_reads_them(whole: Path, tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from darkroom.errors import InvalidInput, TooLarge
@@ -93,6 +95,15 @@ def test_rows_fall_with_the_size() -> None:
         most = [rows for _, rows in caps.rows]
         assert most == sorted(most, reverse=True)
         assert most[0] <= networks.TRANSFORMER.max_batch_size
+
+
+def test_pictures_that_are_padded_count_as_what_they_cost() -> None:
+    caps = replace(RowCaps.parse("hidden_states 1024:16 4096:8 16384:2"), oblong=16384)
+
+    def most(height: int, width: int) -> int:
+        return caps.most({"hidden_states": np.zeros((1, 16, height, width), np.float32)})
+
+    assert [most(32, 32), most(32, 24), most(64, 48), most(128, 128), most(160, 128)] == [16, 2, 2, 2, 1]
 
 
 def test_the_transformer_is_a_batched_network_in_python() -> None:

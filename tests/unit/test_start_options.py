@@ -194,6 +194,14 @@ def test_a_divided_transformer_is_one_instance(
     assert _instances(render(T5, usual)) == ("KIND_GPU", 2, [0, 1, 2, 3])
 
 
+def test_an_accelerator_that_is_not_asked_for_any_more_leaves_nothing() -> None:
+    once = render(TRANSFORMER, transformer_placement(Placement(), "npu", tuple(range(4))))
+    again = render(TRANSFORMER, transformer_placement(placement_of(once, TRANSFORMER), None, ()))
+    assert again == render(TRANSFORMER, Placement())
+    chosen = render(TRANSFORMER, Placement(max_batch=3))
+    assert render(TRANSFORMER, transformer_placement(placement_of(chosen, TRANSFORMER), None, ())) == chosen
+
+
 def test_devices_on_a_machine_without_gpus() -> None:
     text = render(TRANSFORMER, transformer_placement(Placement(), None, (0, 1)))
     assert text == render(TRANSFORMER, Placement())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 
@@ -57,6 +58,11 @@ class HidreamTransformerModel(NetworkModel):
         given = {name: torch.from_numpy(np.require(value, requirements="W")) for name, value in inputs.items()}
         given["timesteps"] = given["timesteps"][:, 0]
         return {"noise_pred": self._executor(given).cpu().numpy()}
+
+    def oblong(self) -> int:
+        """diffusers pads the tokens of a picture that is not square to the most that there may be."""
+        height, width = json.loads((self.folder / "config.json").read_text())["max_resolution"]
+        return int(height) * int(width)
 
     def device(self) -> str:
         return f"torch {self._executor.status()['device']}"
