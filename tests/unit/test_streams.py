@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 
@@ -66,6 +67,34 @@ def test_a_stream_that_is_left_cancels_its_work() -> None:
 
     asyncio.run(leave())
     assert cancelled == [True]
+
+
+def test_work_is_done_though_nobody_reads() -> None:
+    """A client that stops reading its stream holds a place for as long as its work takes, and no longer."""
+
+    async def scenario() -> None:
+        finished = asyncio.Event()
+
+        async def work(tell: Tell) -> None:
+            for _ in range(100):
+                tell(event("progress", {"data": "x" * 100_000}))
+                await asyncio.sleep(0)
+            finished.set()
+
+        async def send(message: Mapping[str, Any]) -> None:
+            if message["type"] == "http.response.body":
+                await asyncio.Event().wait()  # as uvicorn's does once the connection's buffers are full
+
+        async def receive() -> dict[str, Any]:
+            await asyncio.Event().wait()
+            return {}
+
+        answer = asyncio.ensure_future(EventResponse(work)({"type": "http"}, receive, send))
+        await asyncio.wait_for(finished.wait(), 10)
+        answer.cancel()
+        await asyncio.gather(answer, return_exceptions=True)
+
+    asyncio.run(scenario())
 
 
 def test_inputs_that_cannot_be_sent_are_an_error_and_no_cancellation() -> None:
