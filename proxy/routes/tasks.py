@@ -128,8 +128,10 @@ async def submit_task(request: Request, services: Use, tasks: UseTasks) -> Respo
     """Takes `operation`, its fields, and `priority`, as JSON or as a form; answers 202 with the task once it is on the
     disk. With an `Idempotency-Key`, the same request again gives the same task, with `Idempotent-Replayed: true`, and
     another request 409."""
+    key = idempotency_key(request)
+    tasks.check(1, key)  # before the request costs time
     fields = await read_fields(request, max_mb=services.settings.max_upload_mb)
-    key, hashed = idempotency_key(request), await asyncio.to_thread(digest, fields)
+    hashed = await asyncio.to_thread(digest, fields)
     operation = operation_named(fields.pop("operation", None))
     priority = fields.pop("priority", None) or "normal"
     if priority not in PRIORITIES:

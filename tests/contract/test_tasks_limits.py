@@ -63,6 +63,9 @@ def test_a_full_queue_and_its_order(http: httpx.Client) -> None:
     ids = [http.post("/tasks", json=LONG).json()["task_id"] for _ in range(PLACES + QUEUE)]
     refused = [
         http.post("/tasks", json=QUICK),
+        http.post(
+            "/tasks", data={"operation": "upscale"}, files={"image": bytes(20 << 20)}
+        ),  # of which nothing is read
         http.post("/submit", json={"prompt": "a cat", "resolution": "512x512", "num_inference_steps": 1}),
     ]
     for answer in refused:
@@ -225,4 +228,4 @@ def test_ten_times_overload_for_two_minutes(narrow: RunningService) -> None:
     assert {answer.status_code for answer in crowd.refused} <= {429, 503}
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in crowd.refused)
     assert set(crowd.states) == {"completed"}, "nothing that was accepted is lost"
-    assert p99(crowd.seconds) <= 1.5 * p99(usual.seconds)
+    assert p99(crowd.seconds) / p99(usual.seconds) <= 1.5
