@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,6 +29,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 def heed_ctrl_c() -> None:
     """For `preexec_fn`: programs that a script starts in the background ignore SIGINT, and so do their children."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def stopped_by(number: signal.Signals, command: list[str], reached: threading.Event) -> tuple[int, str]:
+    """Exit code and standard error of a command that gets a signal once the event is set."""
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
+    assert reached.wait(30)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=10)
+    assert "Traceback" not in said
+    return process.returncode, said
 
 
 def free_port() -> int:

@@ -165,9 +165,8 @@ class Tasks:
             kept = ids  # a thread may be accepting them; if not, `Retention` takes them away
             raise
         except NotReady as error:
-            if not isinstance(error, StorageFull) and any(
-                draft.work.files for draft in drafts
-            ):  # it may have been accepted, and only the answer was lost
+            has_files = any(draft.work.files for draft in drafts)
+            if has_files and not isinstance(error, StorageFull):  # accepted, perhaps, and only the answer was lost
                 kept = await self._accepted_all_the_same(ids)
             raise
         finally:

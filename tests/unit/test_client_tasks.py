@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -16,7 +15,7 @@ from darkroom_client.cli import main
 from darkroom_client.errors import error_class
 
 from tests.clients import CALLS, Call
-from tests.conftest import free_port, heed_ctrl_c
+from tests.conftest import free_port, stopped_by
 from tests.unit.loopback import Answer, Received, as_json, event, events, failure, in_turn, loopback, picture
 
 PICTURE = {"name": "a.png", "media_type": "image/png", "bytes": 5, "details": {}}
@@ -166,10 +165,6 @@ def test_ctrl_c_ends_the_watching(words: list[str]) -> None:
 
     with loopback(respond) as server:
         program = [sys.executable, "-m", "darkroom_client", "--url", server.url, *words]
-        process = subprocess.Popen(program, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
-        assert reached.wait(30)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=10)
+        stopped, _ = stopped_by(signal.SIGINT, program, reached)
         over.set()
-    assert process.returncode == 130
-    assert "Traceback" not in said
+    assert stopped == 130
