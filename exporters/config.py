@@ -173,23 +173,38 @@ def config_path(repository: Path, spec: ModelSpec) -> Path:
 
 
 def model_code(spec: ModelSpec) -> str:
-    """The model.py of a model of Triton's Python backend."""
+    """The model.py of a model of Triton's Python backend.
+
+    Triton runs the file in two processes, one after the other; the first one only looks whether `TritonPythonModel`
+    completes configurations. So that it need not wait for torch and diffusers, the import is in the call that only the
+    second one makes.
+    """
     module, _, name = spec.implementation.partition(":")
-    return f"from {module} import {name} as TritonPythonModel  # noqa: F401\n"
+    return (
+        "def TritonPythonModel() -> object:  # noqa: N802\n"
+        f"    from {module} import {name}  # not above: see model_code in exporters/config.py\n\n"
+        f"    return {name}()\n"
+    )
 
 
 def write_configs(repository: Path, specs: Iterable[ModelSpec], placement: Placement) -> list[Path]:
-    """Write all configs, and the model.py of what has none and runs in Python; returns the configs that changed."""
+    """Write all configs, and the model.py of what runs in Python; returns the configs that changed."""
     changed = []
     for spec in specs:
-        code = repository / spec.name / "1" / "model.py"
-        if spec.backend == "python" and not code.is_file():
-            write_atomically(code, model_code(spec).encode())
-        path, text = config_path(repository, spec), render(spec, placement)
-        if not path.is_file() or path.read_text() != text:
-            write_atomically(path, text.encode())
+        if spec.backend == "python":
+            _write(repository / spec.name / "1" / "model.py", model_code(spec))
+        path = config_path(repository, spec)
+        if _write(path, render(spec, placement)):
             changed.append(path)
     return changed
+
+
+def _write(path: Path, text: str) -> bool:
+    """Write a file that is not so yet; whether it was another."""
+    if path.is_file() and path.read_text() == text:
+        return False
+    write_atomically(path, text.encode())
+    return True
 
 
 def drift(repository: Path, specs: Iterable[ModelSpec], placement: Placement) -> str:

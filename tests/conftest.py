@@ -6,6 +6,7 @@ With `-n 2 --dist loadfile` two workers share the cores, and the tests of a file
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -50,13 +51,21 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def hidream_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `python -m exporters hidream` makes of a tiny checkpoint in an empty repository."""
+    """What `python -m exporters hidream` makes of a tiny checkpoint in an empty repository, once for all workers."""
     from tests import tiny_hidream  # which imports torch and diffusers
 
-    folder = tmp_path_factory.mktemp("hidream")
-    tiny_hidream.write_checkpoint(folder / "checkpoint")
-    command = [sys.executable, "-m", "exporters", "hidream", "--checkpoint", str(folder / "checkpoint")]
-    subprocess.run([*command, "--output", str(folder / "repository")], check=True, capture_output=True, timeout=600)
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "hidream"
+    folder.mkdir(exist_ok=True)
+    complete = folder / "complete"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not complete.exists():
+            tiny_hidream.write_checkpoint(folder / "checkpoint")
+            command = [sys.executable, "-m", "exporters", "hidream", "--checkpoint", str(folder / "checkpoint")]
+            command += ["--output", str(folder / "repository")]
+            subprocess.run(command, check=True, capture_output=True, timeout=600)
+            complete.touch()
     return folder / "repository"
 
 

@@ -54,7 +54,7 @@ def _picture(entry: Any) -> TaskPicture:
 class TaskEvents(Events[TaskInfo]):
     """The answer of `GET /tasks/{id}/events`."""
 
-    kinds = frozenset({"state", "progress", "preview", "done"})
+    kinds = frozenset({"state", "step", "preview", "done"})
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class TaskEvents(Events[TaskInfo]):
     def take(self, kind: str, body: Any) -> None:
         if kind == "state" and self._on_state is not None:
             self._on_state(task_from(body))
-        elif kind == "progress" and self._on_progress is not None:
+        elif kind == "step" and self._on_progress is not None:
             self._on_progress(_progress(body))
         elif kind == "preview" and self._on_preview is not None:
             media_type, image = decode_data_url(member(body, "image", str))

@@ -178,7 +178,7 @@ async def cancel_task(task_id: str, request: Request, tasks: UseTasks) -> dict[s
     responses={200: {"content": {EVENT_STREAM: {}}}},
 )
 async def task_events(task_id: str, request: Request, tasks: UseTasks) -> Response:
-    """Events: `state`, at once and whenever it or the place in the queue changes; `progress` with the steps; `preview`
+    """Events: `state`, at once and whenever it or the place in the queue changes; `step` with the steps; `preview`
     if the request asked for some and this process runs the task; at its end `done` with the task."""
     await tasks.get(task_id)
     return EventResponse(partial(_narrated, tasks, task_id, request))
@@ -202,11 +202,8 @@ async def _narrated(tasks: Tasks, id: str, request: Request, tell: Tell) -> None
             return
         if task.state == "processing" and step != told_step:
             told_step, told_at = step, time.monotonic()
-            tell(
-                event(
-                    "progress", {"step": step[0], "total_steps": step[1], "progress": 100 * step[0] // max(1, step[1])}
-                )
-            )
+            percent = 100 * step[0] // max(1, step[1])
+            tell(event("step", {"step": step[0], "total_steps": step[1], "progress": percent}))
         if live and live.preview is not None and live.previews != previews:
             previews, preview = live.previews, base64.b64encode(live.preview).decode()
             tell(

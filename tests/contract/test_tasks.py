@@ -125,7 +125,7 @@ def test_events(http: httpx.Client) -> None:
     kinds = [kind for kind, _ in events]
     assert kinds[0] == "state"
     assert kinds[-1] == "done"
-    steps = [content["step"] for kind, content in events if kind == "progress"]
+    steps = [content["step"] for kind, content in events if kind == "step"]
     assert len(steps) >= 3
     assert steps == sorted(steps)
     previews = [content["image"] for kind, content in events if kind == "preview"]

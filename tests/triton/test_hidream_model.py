@@ -57,13 +57,13 @@ def test_progress_then_the_pictures(triton: RunningTriton) -> None:
 
 
 def test_requests_share_batches_and_do_not_disturb_each_other(triton: RunningTriton) -> None:
-    ours = {**FIELDS, "steps": 8, "scheduler": "flow_unipc"}
+    ours = {**FIELDS, "steps": 20, "scheduler": "flow_unipc"}
     alone = [Stream(triton, "hidream", **ours).all()[-1]["image"].tobytes() for _ in range(2)]
     assert alone[0] == alone[1], "the same seed alone gives the same bytes"
     before = rows_and_executions(triton, TRANSFORMER)
     solvers = [("flow_euler", 3.0), ("flow_flash", 0.0), ("flow_unipc", 7.0)] * 2
     others = [
-        {"prompt": f"a drawing of {n} dogs", "seed": np.int64(n), "steps": 5 + n, "scheduler": s, "guidance_scale": g}
+        {"prompt": f"a drawing of {n} dogs", "seed": np.int64(n), "steps": 17 + n, "scheduler": s, "guidance_scale": g}
         for n, (s, g) in enumerate(solvers)
     ]
     streams = [Stream(triton, "hidream", **{**FIELDS, **other}) for other in others]
@@ -74,7 +74,7 @@ def test_requests_share_batches_and_do_not_disturb_each_other(triton: RunningTri
     difference = pixels(together).astype(int) - pixels(alone[0]).astype(int)
     assert np.abs(difference).max() <= 2
     rows, runs = after[0] - before[0], after[1] - before[1]
-    assert rows / runs > 3, "rows of several requests, each of which brings one or two"
+    assert rows / runs > 2, "rows of several requests, each of which brings one or two"
 
 
 def test_canaries_are_answered(triton: RunningTriton) -> None:

@@ -369,6 +369,15 @@ def test_committed_configs_are_as_rendered() -> None:
     assert config.drift(ROOT / "model_repository", specs_of(ROOT / "model_repository"), Placement()) == ""
 
 
+@pytest.mark.parametrize("spec", [spec for spec in all_specs() if spec.backend == "python"], ids=lambda spec: spec.name)
+def test_a_models_code_imports_nothing_before_it_is_called(spec: ModelSpec) -> None:
+    code = ROOT / "model_repository" / spec.name / "1" / "model.py"
+    assert not code.exists() or code.read_text() == config.model_code(spec)
+    program = config.model_code(spec) + "import sys; print({'torch', 'diffusers', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_drift_is_shown_and_fails(tmp_path: Path) -> None:
     command = ["config", "--output", str(tmp_path)]
     assert CliRunner().invoke(main, [*command, "--check"]).exit_code == 1

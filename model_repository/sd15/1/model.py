@@ -1,1 +1,4 @@
-from darkroom.pipelines.sd15.model import Sd15Model as TritonPythonModel  # noqa: F401
+def TritonPythonModel() -> object:  # noqa: N802
+    from darkroom.pipelines.sd15.model import Sd15Model  # not above: see model_code in exporters/config.py
+
+    return Sd15Model()
