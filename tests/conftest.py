@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from pathlib import Path
 import pytest
 import tritonclient.grpc as grpcclient
 
+from exporters.files import sha256
 from supervisor.triton import find_triton, sweep_shared_memory, triton_command
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -50,22 +52,29 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def hidream_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `python -m exporters hidream` makes of a tiny checkpoint in an empty repository, once for all workers."""
+def hidream_repository(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `python -m exporters hidream` makes of a tiny checkpoint in an empty repository.
+
+    That takes a minute, so pytest's cache keeps it for other workers and later runs under a hash of the checkpoint, and
+    the command sees for itself whether anything that shapes an export has changed.
+    """
     from tests import tiny_hidream  # which imports torch and diffusers
 
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "hidream"
+    made = tmp_path_factory.mktemp("hidream") / "checkpoint"
+    tiny_hidream.write_checkpoint(made)
+    files = sorted(path for path in made.rglob("*") if path.is_file())
+    contents = [f"{path.relative_to(made)} {sha256(path.read_bytes())}" for path in files]
+    cache = pytestconfig.cache
+    assert cache is not None, "run pytest with its cache"
+    folder = cache.mkdir("hidream") / sha256("\n".join(contents).encode())
     folder.mkdir(exist_ok=True)
-    complete = folder / "complete"
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not complete.exists():
-            tiny_hidream.write_checkpoint(folder / "checkpoint")
-            command = [sys.executable, "-m", "exporters", "hidream", "--checkpoint", str(folder / "checkpoint")]
-            command += ["--output", str(folder / "repository")]
-            subprocess.run(command, check=True, capture_output=True, timeout=600)
-            complete.touch()
+        if not (folder / "checkpoint").exists():
+            shutil.copytree(made, folder / "copying", dirs_exist_ok=True)
+            (folder / "copying").rename(folder / "checkpoint")
+        command = [sys.executable, "-m", "exporters", "hidream", "--checkpoint", str(folder / "checkpoint")]
+        subprocess.run([*command, "--output", str(folder / "repository")], check=True, capture_output=True, timeout=600)
     return folder / "repository"
 
 
