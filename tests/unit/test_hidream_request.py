@@ -15,7 +15,7 @@ from darkroom.pipelines.hidream.request import GenerateRequest, Limits
 from darkroom.pipelines.hidream.variants import VARIANTS
 from darkroom.registry import all_specs
 from darkroom.schedulers import FLOW_SCHEDULERS, SCHEDULERS, flow_config, is_flow, known_name, scheduler_key, title
-from exporters.config import Placement, render
+from exporters.config import Placement, model_code, render
 from exporters.sd15.controls import specs_of
 
 
@@ -114,6 +114,7 @@ def test_the_transformer_is_a_batched_network_in_python() -> None:
     assert "decoupled" not in text
     assert "16384:2" in text
     assert "KIND_CPU" in render(networks.PIPELINE, Placement(gpus=(0, 1)))
+    assert "from darkroom.pipelines.hidream.transformer_model import " in model_code(networks.TRANSFORMER)
 
 
 def test_no_repository_has_it_unasked(tmp_path: Any) -> None:
