@@ -200,7 +200,7 @@ def write_configs(repository: Path, specs: Iterable[ModelSpec], placement: Place
 
 
 def _write(path: Path, text: str) -> bool:
-    """Write a file that is not so yet; whether it was another."""
+    """Write a file unless it holds that text; returns whether it was written."""
     if path.is_file() and path.read_text() == text:
         return False
     write_atomically(path, text.encode())

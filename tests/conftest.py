@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 import tritonclient.grpc as grpcclient
 
-from exporters.files import sha256
+from exporters.manifest import exporter_hash
 from supervisor.triton import find_triton, sweep_shared_memory, triton_command
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -63,10 +63,9 @@ def hidream_repository(pytestconfig: pytest.Config, tmp_path_factory: pytest.Tem
     made = tmp_path_factory.mktemp("hidream") / "checkpoint"
     tiny_hidream.write_checkpoint(made)
     files = sorted(path for path in made.rglob("*") if path.is_file())
-    contents = [f"{path.relative_to(made)} {sha256(path.read_bytes())}" for path in files]
     cache = pytestconfig.cache
     assert cache is not None, "run pytest with its cache"
-    folder = cache.mkdir("hidream") / sha256("\n".join(contents).encode())
+    folder = cache.mkdir("hidream") / exporter_hash(files, *(str(path.relative_to(made)) for path in files))
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
