@@ -16,14 +16,26 @@ from pathlib import Path
 from darkroom.parallel.processes import die_with_parent
 
 _NEVER = 10**8  # seconds
+LEADER_ENDED = signal.SIGUSR1
+"""Comes more than once, see `die_with_parent`, so none that torchrun would handle each time, in its shutdown, too."""
+_ENDINGS = (LEADER_ENDED, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 def main() -> None:
     """Ends when the ranks have ended, and takes the private folder along."""
     private, ranks = Path(sys.argv[1]), sys.argv[2]
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # until torchrun has handlers of its own
     try:
-        die_with_parent(signal.SIGTERM)
+        _run(private, ranks)
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
+
+
+def _run(private: Path, ranks: str) -> None:
+    """torchrun; when it has ended, or was told to, signals disturb this process no more."""
+    for number in (LEADER_ENDED, signal.SIGTERM):  # the second until torchrun has a handler of its own
+        signal.signal(number, _end)
+    try:
+        die_with_parent(LEADER_ENDED)
         os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # ranks use a file, and do not need its server
         from torch.distributed.elastic.multiprocessing.api import SignalException
         from torch.distributed.run import main as torchrun
@@ -33,7 +45,17 @@ def main() -> None:
         except SignalException as end:
             sys.exit(128 + end.sigval)
     finally:
-        shutil.rmtree(private, ignore_errors=True)
+        _ignore_signals()
+
+
+def _end(number: int, _: object) -> None:
+    _ignore_signals()
+    sys.exit(128 + number)
+
+
+def _ignore_signals() -> None:
+    for number in _ENDINGS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _options(private: Path, ranks: str) -> list[str]:

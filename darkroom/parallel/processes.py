@@ -17,6 +17,9 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def die_with_parent(number: signal.Signals) -> None:
     """Let the kernel send us this signal when the thread that started us ends, however it ends.
 
+    It comes again with each thread that inherits us from the one that has just ended, up to once for each thread of a
+    parent that is killed: a handler has to bear that.
+
     Called by the child itself and not between fork and exec, where a process that has threads may not run Python.
     """
     parent = os.getppid()

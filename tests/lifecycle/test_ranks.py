@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from darkroom.parallel.job import SOCKET, Timeouts
+from darkroom.parallel.launch import LEADER_ENDED
+from darkroom.parallel.processes import is_alive
 from darkroom.parallel.ranks import PREFIX
 from darkroom.parallel.transformer import DistributedTransformer, for_clients
 from darkroom.pipelines.hidream.transformer import load_transformer, predict
@@ -306,6 +309,22 @@ def test_a_leader_that_is_killed_while_ranks_start_leaves_nothing(folder: Path) 
         process.kill()
         assert not wait_gone(below)
     assert not _left_after(before)
+
+
+def test_an_end_that_is_told_again_and_again_leaves_nothing(folder: Path) -> None:
+    """The kernel tells torchrun of its leader's end once for each of that one's threads."""
+    with leader(folder) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        torchrun, *ranks = below = ranks_below(psutil.Process(process.pid))
+        assert len(ranks) == 2
+        process.send_signal(signal.SIGSTOP)  # it would clean up, too
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while is_alive(torchrun):
+                torchrun.send_signal(LEADER_ENDED)
+                time.sleep(0.0001)
+        assert not wait_gone(below)
+        assert not private_folders()
 
 
 def _left_after(before: set[Path]) -> set[Path]:
