@@ -54,6 +54,7 @@ class Task:
     """A task as the database has it.
 
     :param rank: place in the queue, the lowest first.
+    :param run: name of the run that may write, or None.
     :param attempts: how often it was begun.
     :param bytes: of its files on the disk.
     :param step, steps: steps done, and in all.
@@ -70,6 +71,7 @@ class Task:
     priority: str
     state: State
     rank: int
+    run: str | None
     attempts: int
     step: int
     steps: int

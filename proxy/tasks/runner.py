@@ -34,6 +34,8 @@ _READY_POLL_SECONDS = 0.1
 _PAUSE_SECONDS = 1.5
 """After a failure of the server's; the monitor looks every second, and will know by then whether Triton is there."""
 _STORE_PAUSES = (0.5, 1.0, 2.0, 5.0)
+_FINISH_SECONDS = 5.0
+"""For a task whose work is done when this process stops, to be noted as completed and not to be done once more."""
 _SUSPECT_ATTEMPTS = 2
 
 
@@ -45,11 +47,15 @@ class Superseded(Exception):
 class _Run:
     """A task in this process.
 
-    :ivar name: under which it may write to the task's row; None while it waits for its turn.
+    :ivar name: under which it may write to the task's row; another one for each attempt.
+    :ivar begun: the row at the attempt's beginning; None while the task waits for its turn.
+    :ivar worked: whether only the results are left to be kept.
     """
 
     id: str
-    name: str | None = None
+    name: str = field(default_factory=lambda: str(uuid.uuid4()))
+    begun: Task | None = None
+    worked: bool = False
     live: Live = field(default_factory=Live)
 
 
@@ -104,6 +110,8 @@ class Runner:
         try:
             await asyncio.wait({job})
         except asyncio.CancelledError:
+            if run.worked:
+                await asyncio.wait({job}, timeout=_FINISH_SECONDS)
             job.cancel()
             await asyncio.gather(job, return_exceptions=True)
             await self._hand_back(run)
@@ -122,7 +130,7 @@ class Runner:
             task = await self._stored(self._store.get, run.id)
             if task is None or task.ended:
                 return
-            if task.attempts >= most:
+            if task.attempts >= most and run.name != task.run:  # ours may have begun, and only the answer was lost
                 problem = f"The server or the service died each of the {most} times that this task was begun."
                 await self._end(run, "failed", error={"code": NetworkError.code, "message": problem, "param": None})
                 return
@@ -135,20 +143,20 @@ class Runner:
                 if not _of_the_server(error):
                     await self._end(run, "failed", error=_described(error))
                     return
-                await self._again(task, run, error)
+                await self._again(run, error)
 
-    async def _again(self, task: Task, run: _Run, error: DarkroomError) -> None:
+    async def _again(self, run: _Run, error: DarkroomError) -> None:
         """After a failure of the server's: wait for the next attempt, or give up."""
         if self._services.gate.draining:
             await asyncio.Event().wait()  # until we are stopped: what is not done by now is done after the next start
-        if run.name is not None:
-            most, attempts = self._services.settings.task_max_attempts, task.attempts + 1
+        if run.begun is not None:
+            most, attempts = self._services.settings.task_max_attempts, run.begun.attempts
             log.warning("attempt %d of %d failed: %s", attempts, most, error.message)
             if attempts >= most:
                 await self._end(run, "failed", error=_last_of(most, error))
                 return
             await self._stored(self._store.wait_again, run.id, run.name)
-            run.name = None
+            run.name, run.begun = str(uuid.uuid4()), None
         await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _attempt(self, task: Task, run: _Run) -> None:
@@ -157,21 +165,31 @@ class Runner:
         :raises Superseded, DarkroomError: it came to nothing.
         """
         async with self._turn(task):
-            run.name = str(uuid.uuid4())
-            begun = await self._stored(self._store.begin, task.id, run.name)
+            # Here nothing waits for a database that is away: others want the place.
+            run.begun = begun = await self._store.call(self._store.begin, task.id, run.name)
             if begun is None:
                 raise Superseded
             run.live.reset()
             started = time.monotonic()
             outputs = await self._work(begun, run)
-            await self._require_ours(begun, run)  # or another run's results would be written over
-            results = await asyncio.to_thread(self._files.write_results, task.id, outputs)
             seconds = time.monotonic() - started
-        size = begun.bytes + sum(result["bytes"] for result in results)
-        steps = run.live.steps or begun.steps
-        await self._end(run, "completed", results=results, bytes=size, step=steps, steps=steps)
+            run.worked = True
+        await self._keep(begun, run, outputs)
         await self._stored(self._store.measured, begun, seconds)
         log.info("%s done in %.1f s", task.operation, seconds)
+
+    async def _keep(self, task: Task, run: _Run, outputs: list[Output]) -> None:
+        """Write the results, and note that the task is completed.
+
+        :raises Superseded: the task is not this run's any more.
+        :raises StorageFull: there is no room for them.
+        """
+        if not await self._stored(self._is_ours, task, run):  # or another run's results would be written over
+            raise Superseded
+        results = await asyncio.to_thread(self._files.write_results, task.id, outputs)
+        size = task.bytes + sum(result["bytes"] for result in results)
+        steps = run.live.steps or task.steps
+        await self._end(run, "completed", results=results, bytes=size, step=steps, steps=steps)
 
     @contextlib.asynccontextmanager
     async def _turn(self, task: Task) -> AsyncIterator[None]:
@@ -204,27 +222,27 @@ class Runner:
                     raise TaskTimeout(f"The task took no step for TASK_TIMEOUT = {stall:g} s and was stopped.")
                 if moved == now or now - looked > _LOOK_SECONDS:
                     looked = now
-                    await self._require_ours(task, run)
+                    with contextlib.suppress(NotReady):  # the work goes on without a database
+                        if not await self._store.call(self._is_ours, task, run):
+                            raise Superseded
+            if job.cancelled():  # by itself: gRPC cancels a call that breaks while it is being sent
+                raise NetworkError("The call to the inference server was broken off.")
             return job.result()
         finally:
             job.cancel()
             await asyncio.gather(job, return_exceptions=True)
 
-    async def _require_ours(self, task: Task, run: _Run) -> None:
-        """Note how far it is.
-
-        :raises Superseded: the task is not this run's any more.
-        """
+    def _is_ours(self, task: Task, run: _Run) -> bool:
+        """In a thread: note how far it is; False if the task is not this run's any more."""
         step, steps = run.live.step, run.live.steps or task.steps  # nothing is told before the first step is done
-        if not await self._stored(self._store.progress, task.id, run.name, step, steps):
-            raise Superseded
+        return self._store.progress(task.id, run.name, step, steps)
 
     async def _end(self, run: _Run, state: State, **values: Any) -> None:
-        await self._stored(self._store.end, run.id, run.name, state, values)
+        await self._stored(self._store.end, run.id, run.name if run.begun else None, state, values)
         run.live.touch()
 
     async def _hand_back(self, run: _Run) -> None:
-        if run.name is not None:
+        if run.begun is not None:
             with contextlib.suppress(NotReady):  # then the attempt counts
                 await self._store.call(self._store.hand_back, run.id, run.name)
 

@@ -283,9 +283,10 @@ class Store:
         return Outlook(waiting=rows, running=max(0.0, float(running or 0.0)), places=places)
 
     def begin(self, id: str, run: str) -> Task | None:
-        """Begin a run, under a name of its own: only this run may write from now on. None if the task has ended."""
-        now = time.time()
-        values = {"state": "processing", "run": run, "attempts": TASKS.c.attempts + 1, "started_at": now, "step": 0}
+        """Begin a run, under a name of its own: only this run may write from now on. None if the task has ended.
+        A second time, because the first answer was lost, changes nothing."""
+        now, attempts = time.time(), sa.case((TASKS.c.run == run, TASKS.c.attempts), else_=TASKS.c.attempts + 1)
+        values = {"state": "processing", "run": run, "attempts": attempts, "started_at": now, "step": 0}
         return self._update(id, None, values)
 
     def progress(self, id: str, run: str | None, step: int, steps: int) -> bool:

@@ -1,103 +1,23 @@
 """What a task comes to: when its server dies, when it is at fault itself, and when we are stopped.
 
-The operations here fail as real ones do; the database, the files and the gate are the real ones. Real deaths are in
-tests/lifecycle/test_tasks_kill.py.
+Real deaths are in tests/lifecycle/test_tasks_kill.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from darkroom.errors import DarkroomError, InvalidInput, NetworkError, NotReady
-from proxy.gate import Gate
-from proxy.gateway import Gateway
-from proxy.readiness import Monitor
-from proxy.services import Services
-from proxy.settings import Settings
-from proxy.tasks import operations, runner
+from proxy.tasks import runner
 from proxy.tasks.files import Files
-from proxy.tasks.models import Draft, Output, Task, Tell, Work
-from proxy.tasks.runner import Runner
-from proxy.tasks.store import Store, connect
-
-PICTURE = Output(data=memoryview(b"picture"), media_type="image/png", details={"seed": 1})
-Body = Callable[[Mapping[str, Any], Tell], Awaitable[list[Output]]]
-
-
-class Scripted:
-    """An operation that does what a test says."""
-
-    name = "scripted"
-    fallback_seconds = 1.0
-
-    def __init__(self, body: Body) -> None:
-        self._body = body
-        self.runs: list[str] = []
-        self.begun = asyncio.Semaphore(0)
-
-    async def accept(self, services: Services, fields: dict[str, Any]) -> Work:
-        raise NotImplementedError
-
-    async def run(
-        self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes], tell: Tell
-    ) -> list[Output]:
-        self.runs.append(fields["name"])
-        self.begun.release()
-        return await self._body(fields, tell)
-
-
-class Bench:
-    """A runner with its parts, and one place at the gate for each of `places`."""
-
-    def __init__(self, folder: Path, body: Body, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
-        self.operation = Scripted(body)
-        monkeypatch.setitem(operations.OPERATIONS, "scripted", self.operation)
-        monkeypatch.setattr(runner, "_PAUSE_SECONDS", 0.01)
-        monkeypatch.setattr(runner, "_NOTE_SECONDS", 0.01)
-        self.store = Store(connect(f"sqlite:///{folder / 'darkroom.db'}"))
-        self.store.create()
-        gateway = Gateway("127.0.0.1:1")
-        monitor = Monitor(gateway, {}, metrics_url="", interval=1, timeout=1)
-        monitor.ready = True
-        self.gate = Gate(capacity=8, queue_size=8)
-        self.services = Services(
-            settings=Settings(_env_file=None, **settings), gateway=gateway, monitor=monitor, gate=self.gate
-        )
-        self.runner = Runner(self.services, self.store, Files(folder))
-
-    def add(self, name: str = "task") -> str:
-        work = Work(fields={"name": name}, files={}, steps=4, kind="k", units=1)
-        id = str(uuid.uuid4())
-        draft = Draft(id=id, operation="scripted", client="c", priority="normal", key=None, digest="", work=work)
-        self.store.add([draft], places=8, queue_size=100, fallback=1.0)
-        return id
-
-    def task(self, id: str) -> Task:
-        task = self.store.get(id)
-        assert task is not None
-        return task
-
-
-@asynccontextmanager
-async def bench(folder: Path, body: Body, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> AsyncIterator[Bench]:
-    made = Bench(folder, body, monkeypatch, **settings)
-    try:
-        yield made
-    finally:
-        await made.services.gateway.close()
-        made.store.close()
-
-
-def run(scenario: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(scenario(), 60))  # type: ignore[arg-type]
+from proxy.tasks.models import Output, Tell
+from tests.runner_bench import PICTURE, Bench, bench, run
 
 
 def test_it_completes_with_its_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,5 +310,23 @@ def test_stopped_with_the_service_it_waits_for_the_next_start(tmp_path: Path, mo
             assert second.cancelled()
             assert [(made.task(id).state, made.task(id).attempts) for id in (running, waiting)] == [("queued", 0)] * 2
             assert made.operation.runs == ["running"]
+
+    run(scenario)
+
+
+def test_a_call_that_breaks_by_itself_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+        if len(made_runs) == 0:
+            made_runs.append("broken")
+            raise asyncio.CancelledError  # as gRPC does
+        return [PICTURE]
+
+    made_runs: list[str] = []
+
+    async def scenario() -> None:
+        async with bench(tmp_path, body, monkeypatch) as made:
+            id = made.add()
+            await made.runner.execute(id)
+            assert (made.task(id).state, made.task(id).attempts) == ("completed", 2)
 
     run(scenario)

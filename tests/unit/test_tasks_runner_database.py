@@ -1,0 +1,128 @@
+"""Tasks that run while their database is away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from darkroom.errors import NotReady
+from proxy.tasks import runner
+from proxy.tasks.models import Output, Task, Tell
+from tests.runner_bench import PICTURE, Bench, bench, run
+
+
+class Away:
+    """A database that does not answer while `on` is set."""
+
+    def __init__(self, made: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.on = False
+        self.asked = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        monkeypatch.setattr(runner, "_STORE_PAUSES", (0.01,))
+        transaction = made.store.transaction
+
+        def transact(**how: Any) -> AbstractContextManager[Any]:
+            if self.on:
+                self._loop.call_soon_threadsafe(self.asked.set)
+                raise NotReady("The database of tasks does not answer.")
+            return transaction(**how)
+
+        monkeypatch.setattr(made.store, "transaction", transact)
+
+
+def test_a_database_that_is_away_keeps_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Direct requests want it, and need no database."""
+
+    async def scenario() -> None:
+        go_on = asyncio.Event()
+
+        async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+            tell(1, 4)
+            await go_on.wait()
+            return [PICTURE]
+
+        async with bench(tmp_path, body, monkeypatch) as made:
+            running, waiting = made.add("running"), made.add("waiting")
+            away = Away(made, monkeypatch)
+            jobs = [asyncio.ensure_future(made.runner.execute(running))]
+            await made.operation.begun.acquire()
+            place, (take, give) = made.gate.place, (asyncio.Event(), asyncio.Event())
+
+            @asynccontextmanager
+            async def late() -> AsyncIterator[None]:
+                async with place():
+                    take.set()
+                    await give.wait()
+                    yield
+
+            monkeypatch.setattr(made.gate, "place", late)
+            jobs.append(asyncio.ensure_future(made.runner.execute(waiting)))
+            await asyncio.wait_for(take.wait(), 10)  # it has a place, and has not begun
+            away.on = True
+            give.set()
+            await asyncio.wait_for(away.asked.wait(), 10)  # one notes its progress, the other one begins
+            go_on.set()
+            for _ in range(3):
+                await asyncio.wait_for(made.gate.wait_idle(), 10)
+                await asyncio.sleep(0.02)
+            assert made.operation.runs == ["running"]
+            assert not any(job.done() for job in jobs)
+            away.on = False
+            await asyncio.wait_for(asyncio.gather(*jobs), 10)
+            done = [(made.task(id).state, made.task(id).attempts) for id in (running, waiting)]
+            assert done == [("completed", 1)] * 2
+            assert made.operation.runs == ["running", "waiting"]
+
+    run(scenario)
+
+
+def test_a_beginning_whose_answer_is_lost_is_one_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+        return [PICTURE]
+
+    async def scenario() -> None:
+        async with bench(tmp_path, body, monkeypatch, task_max_attempts=1) as made:
+            begin, lost = made.store.begin, ["once", "twice"]
+
+            def lose(id: str, run_name: str) -> Task | None:
+                begun = begin(id, run_name)
+                if lost:
+                    lost.pop()
+                    raise NotReady("The database of tasks does not answer.")
+                return begun
+
+            monkeypatch.setattr(made.store, "begin", lose)
+            id = made.add()
+            await made.runner.execute(id)
+            assert not lost
+            assert (made.task(id).state, made.task(id).attempts) == ("completed", 1)
+
+    run(scenario)
+
+
+def test_what_is_done_when_the_service_stops_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+        away[0].on = True
+        return [PICTURE]
+
+    away: list[Away] = []
+
+    async def scenario() -> None:
+        async with bench(tmp_path, body, monkeypatch) as made:
+            away.append(Away(made, monkeypatch))
+            id = made.add()
+            job = asyncio.ensure_future(made.runner.execute(id))
+            await asyncio.wait_for(away[0].asked.wait(), 10)
+            stop = asyncio.ensure_future(made.runner.stop())
+            await asyncio.sleep(0.05)
+            away[0].on = False
+            await stop
+            assert job.cancelled()
+            assert made.task(id).state == "completed"
+
+    run(scenario)
