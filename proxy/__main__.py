@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from types import FrameType
 
 import uvicorn
@@ -63,7 +64,10 @@ def main() -> None:
     """Serve until stopped."""
     settings = Settings()
     observability.configure(level=settings.log_level, file=settings.log_dir / "proxy.log")
-    DrainingServer(create_app(settings), settings).run()
+    server = DrainingServer(create_app(settings), settings)
+    server.run()
+    logging.shutdown()
+    os._exit(0 if server.started else 1)  # threads of DBOS that wait for a database would keep the process
 
 
 if __name__ == "__main__":

@@ -48,12 +48,17 @@ class Monitor:
         self._timeout = timeout
         self._checked = 0.0
         self.ready = False
-        self.ready_since: float | None = None  # seconds since the epoch
+        self._ready_since: float | None = None  # time.monotonic
         self.reason = "Triton is starting."
         self.models: dict[str, bool] = {}
         self.providers: dict[str, str] = {}
         self.ranks: dict[str, Ranks] = {}
         self.canary_failures = 0
+
+    @property
+    def ready_for(self) -> float | None:
+        """Seconds; None while it is not ready."""
+        return None if self._ready_since is None else time.monotonic() - self._ready_since
 
     def require(self) -> None:
         """:raises NotReady: the models are not all working."""
@@ -84,7 +89,7 @@ class Monitor:
     def _down(self, reason: str) -> None:
         if self.ready or reason != self.reason:
             log.warning("not ready: %s", reason)
-        self.ready, self.ready_since, self.reason = False, None, reason
+        self.ready, self._ready_since, self.reason = False, None, reason
 
     async def _check(self) -> None:
         states = await self._gateway.models()
@@ -99,7 +104,7 @@ class Monitor:
         self.canary_failures = 0
         self._checked = time.monotonic()
         if not self.ready:
-            self.ready_since = time.time()
+            self._ready_since = time.monotonic()
             await self.read_metrics()
             log.info("ready: %s", ", ".join(f"{m} ({self.providers.get(m, 'pipeline')})" for m in self.models))
         self.ready, self.reason = True, ""

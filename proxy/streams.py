@@ -24,6 +24,21 @@ Tell = Callable[[bytes], None]
 """Sends one event, which `event` made."""
 
 
+class Told:
+    """Events on their way to a client; calling it is a `Tell`."""
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+    def __call__(self, one: bytes) -> None:
+        self.queue.put_nowait(one)
+
+    @property
+    def behind(self) -> bool:
+        """Whether the client has not taken what was told: what may be left out should be, for all of it is kept."""
+        return not self.queue.empty()
+
+
 def event(name: str, content: dict[str, Any]) -> bytes:
     """One event. With pictures inside it takes a while: call it in a thread."""
     return f"event: {name}\ndata: {json.dumps(content)}\n\n".encode()
@@ -43,7 +58,7 @@ class EventResponse(StreamingResponse):
     """Answers with the events that `work` tells. What it raises comes as an `error` event, since the status line has
     gone out by then. When the client goes away, `work` is cancelled."""
 
-    def __init__(self, work: Callable[[Tell], Awaitable[None]]) -> None:
+    def __init__(self, work: Callable[[Told], Awaitable[None]]) -> None:
         self._events = _events(work)
         # Not to be kept by caches, nor gathered by nginx.
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -54,12 +69,12 @@ class EventResponse(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def _events(work: Callable[[Tell], Awaitable[None]]) -> AsyncGenerator[bytes, None]:
-    told: asyncio.Queue[bytes | None] = asyncio.Queue()
-    job = asyncio.ensure_future(work(told.put_nowait))
-    job.add_done_callback(lambda _: told.put_nowait(None))
+async def _events(work: Callable[[Told], Awaitable[None]]) -> AsyncGenerator[bytes, None]:
+    told = Told()
+    job = asyncio.ensure_future(work(told))
+    job.add_done_callback(lambda _: told.queue.put_nowait(None))
     try:
-        while (one := await told.get()) is not None:
+        while (one := await told.queue.get()) is not None:
             yield one
         await job
     except Exception as error:

@@ -11,6 +11,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Mapping
+from functools import partial
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class Child:
         self._log = logging.getLogger(log_name) if log_name else None
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
-        self.started = 0.0  # seconds since the epoch
+        self.started = 0.0  # time.monotonic
         self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
 
     @property
@@ -57,7 +58,7 @@ class Child:
 
     async def start(self) -> None:
         """Start it, anew if it has ended."""
-        self.started = time.time()
+        self.started = time.monotonic()
         pipe = asyncio.subprocess.PIPE if self._log else None
         self._process = await asyncio.create_subprocess_exec(
             *self._command,
@@ -66,7 +67,7 @@ class Child:
             stdout=pipe,
             stderr=asyncio.subprocess.STDOUT if self._log else None,
             start_new_session=True,
-            preexec_fn=die_with_parent,
+            preexec_fn=partial(die_with, os.getpid()),
         )
         if self._process.stdout:
             self._reader = asyncio.create_task(self._copy(self._process.stdout))
@@ -116,6 +117,11 @@ class Child:
             self._log.info("%s", line)
 
 
-def die_with_parent() -> None:
-    """For `preexec_fn`: the kernel sends SIGTERM when the process that started this one ends."""
+def die_with(parent: int) -> None:
+    """For `preexec_fn`: the kernel sends SIGTERM when the process that starts this one ends.
+
+    :param parent: its number, as it may have ended by now.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)

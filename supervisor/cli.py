@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from typing import Any
 
 import click
@@ -17,7 +18,7 @@ from rich.table import Table
 
 from proxy.observability import configure, log_to_file
 from proxy.settings import ROOT, Settings
-from supervisor.child import die_with_parent
+from supervisor.child import die_with
 from supervisor.doctor import examine
 from supervisor.errors import SetupError
 from supervisor.options import hidream_options, hidream_settings
@@ -76,7 +77,8 @@ def _prepare(settings: Settings) -> None:
     for problem in missing_devices(settings):  # an export may take an hour
         raise click.ClickException(problem)
     command = [sys.executable, "-m", "exporters", "prepare"]
-    code = subprocess.run(command, env=settings.environment(), preexec_fn=die_with_parent, check=False).returncode
+    with_us = partial(die_with, os.getpid())
+    code = subprocess.run(command, env=settings.environment(), preexec_fn=with_us, check=False).returncode
     if code:
         sys.exit(code if code > 0 else 128 - code)
 

@@ -84,33 +84,35 @@ class Service:
 
     async def _look(self, client: httpx.AsyncClient) -> None:
         """One round: restart what died, and notice when everything is up."""
+        asked = time.monotonic()
         health = await self._health(client)
         if not self.proxy.alive:
             await self._revive(self.proxy)
-        why = self._triton_trouble(health)
+        up = self._is_up(health, asked)
+        why = self._triton_trouble(health, up)
         if why:
             await self._restart_triton(why)
-        elif self._is_up(health) and not self._stubs:
+        elif up and not self._stubs:
             self._stubs = _stubs_of(self.triton.pid)
             self._announce()
 
-    def _is_up(self, health: dict[str, Any]) -> bool:
+    def _is_up(self, health: dict[str, Any], asked: float) -> bool:
         """Whether the proxy has seen this Triton work; for a moment it may still tell of the one before."""
-        since = health.get("ready_since") or 0.0
-        return bool(health.get("status") == "healthy" and since > self.triton.started)
+        ready_for = health.get("ready_for")
+        return bool(health.get("status") == "healthy" and ready_for and ready_for < asked - self.triton.started)
 
-    def _triton_trouble(self, health: dict[str, Any]) -> str | None:
+    def _triton_trouble(self, health: dict[str, Any], up: bool) -> str | None:
         if not self.triton.alive:
             return f"ended with code {self.triton.exit_code}"
         gone = sum(not _is_living_stub(stub) for stub in self._stubs)
-        if self._is_up(health) and not self._stubs:
+        if up and not self._stubs:
             # One may have died between its canary and our first look; every stub-run model has at least one.
             stubbed = [name for name in health.get("models", {}) if self._backends.get(name) in self._stub_backends]
             gone = max(0, len(stubbed) - len(_stubs_of(self.triton.pid)))
         if gone:
             return f"lost {gone} of its stub processes"
         failures = health.get("canary_failures")
-        settled = time.time() - self.triton.started > _CANARY_GRACE
+        settled = time.monotonic() - self.triton.started > _CANARY_GRACE
         if settled and isinstance(failures, int) and failures >= _CANARY_FAILURES:
             return f"does not work: {health.get('reason')}"
         return None
@@ -135,7 +137,10 @@ class Service:
         log.warning("starting %s again%s", child.name, f" in {wait:g} s" if wait else "")
         await self._pause(wait)
         if not self.stopping.is_set():
-            await child.start()
+            try:
+                await child.start()
+            except OSError as error:  # no memory, or too many processes: the next round tries again
+                log.error("%s cannot be started: %s", child.name, error)
 
     async def _health(self, client: httpx.AsyncClient) -> dict[str, Any]:
         try:

@@ -195,12 +195,13 @@ class Ranks:
                 torchrun = self._start()
                 looked = time.monotonic()
                 while not (self._failure or self._closing):
-                    if time.monotonic() - looked > _STOOD_STILL:
-                        self._excuse()
-                    looked = time.monotonic()
                     for key, _ in selector.select(_LOOK_EVERY):
                         self._hear(selector, key.data)
-                    self._look_after(torchrun)
+                    now = time.monotonic()
+                    if now - looked > _STOOD_STILL:
+                        self._excuse(now)
+                    looked = now
+                    self._look_after(torchrun, now)
         except Exception as error:
             log.exception("the watch over the ranks failed")
             self._fail(f"the watch over the ranks failed: {type(error).__name__}")
@@ -260,18 +261,18 @@ class Ranks:
                 return other.ended()
         return rank.failed(reason)
 
-    def _look_after(self, torchrun: subprocess.Popen[bytes]) -> None:
+    def _look_after(self, torchrun: subprocess.Popen[bytes], now: float) -> None:
         if (code := torchrun.poll()) is not None:
             self._fail(f"torchrun ended with code {code}")
         for rank in self._ranks.values():
-            silent = time.monotonic() - rank.last_beat
+            silent = now - rank.last_beat
             if silent > self._job.timeouts.beat:
                 self._fail(f"rank {rank.rank} (process {rank.process.pid}) was silent for {silent:.0f} s")
 
-    def _excuse(self) -> None:
+    def _excuse(self, now: float) -> None:
         """We stood still ourselves, as in a container that was paused, and so did the ranks."""
         for rank in self._ranks.values():
-            rank.last_beat = time.monotonic()
+            rank.last_beat = now
 
     def _end(self, torchrun: subprocess.Popen[bytes] | None) -> None:
         """When nothing failed the ranks end by themselves as their connections do; else all are killed."""

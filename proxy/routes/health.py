@@ -33,7 +33,7 @@ async def health(services: Use, tasks: UseTasks) -> JSONResponse:
         "version": CONTRACT_VERSION,
         "darkroom_version": __version__,
         "pipeline_ready": monitor.ready,
-        "ready_since": monitor.ready_since,
+        "ready_for": monitor.ready_for,
         "queue_length": gate.queued + counts.get("queued", 0),
         "active_tasks": gate.active,
         "total_tasks": gate.total - gate.durable + sum(counts.values()),

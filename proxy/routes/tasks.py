@@ -18,7 +18,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 
 from darkroom.errors import Conflict, Gone, InvalidInput, NotFound
 from proxy.services import Use
-from proxy.streams import EVENT_STREAM, EventResponse, Tell, event
+from proxy.streams import EVENT_STREAM, EventResponse, Told, event
 from proxy.tasks.models import PRIORITIES, STATES, Outlook, State, Task
 from proxy.tasks.operations import OPERATIONS, operation_named
 from proxy.tasks.tasks import Tasks, UseTasks
@@ -184,7 +184,7 @@ async def task_events(task_id: str, request: Request, tasks: UseTasks) -> Respon
     return EventResponse(partial(_narrated, tasks, task_id, request))
 
 
-async def _narrated(tasks: Tasks, id: str, request: Request, tell: Tell) -> None:
+async def _narrated(tasks: Tasks, id: str, request: Request, tell: Told) -> None:
     told_state: Any = None
     told_step: Any = None
     previews, told_at = 0, time.monotonic()
@@ -193,6 +193,7 @@ async def _narrated(tasks: Tasks, id: str, request: Request, tell: Tell) -> None
         task = await tasks.get(id)
         outlook = await tasks.recent_outlook()
         step = (live.step, live.steps) if live and live.steps else (task.step, task.steps)
+        behind = tell.behind
         if (task.state, outlook.position(id)) != told_state:
             told_state = (task.state, outlook.position(id))
             tell(event("state", shown(task, outlook, request)))
@@ -200,16 +201,16 @@ async def _narrated(tasks: Tasks, id: str, request: Request, tell: Tell) -> None
         if task.ended:
             tell(event("done", shown(task, outlook, request)))
             return
-        if task.state == "processing" and step != told_step:
+        if task.state == "processing" and step != told_step and not behind:
             told_step, told_at = step, time.monotonic()
             percent = 100 * step[0] // max(1, step[1])
             tell(event("step", {"step": step[0], "total_steps": step[1], "progress": percent}))
-        if live and live.preview is not None and live.previews != previews:
+        if live and live.preview is not None and live.previews != previews and not behind:
             previews, preview = live.previews, base64.b64encode(live.preview).decode()
             tell(
                 event("preview", {"image": f"data:image/png;base64,{preview}", "step": step[0], "total_steps": step[1]})
             )
-        if time.monotonic() - told_at > _QUIET_SECONDS:
+        if time.monotonic() - told_at > _QUIET_SECONDS and not behind:
             tell(b": still here\n\n")
             told_at = time.monotonic()
         await asyncio.sleep(_LEAST_SECONDS)

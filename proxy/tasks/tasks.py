@@ -42,6 +42,8 @@ _FULL_SECONDS = 0.25
 """So long a full queue stays full, without a look: to refuse must cost little, or an overload slows down what was
 accepted."""
 _OUTLOOK_SECONDS = 0.25
+_QUEUE_SECONDS = 5.0
+"""So long a client waits for DBOS, which asks a database that is away again and again."""
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ALIVE = ("ENQUEUED", "PENDING", "DELAYED")
 """States of a DBOS workflow that may still come to its task."""
@@ -200,7 +202,7 @@ class Tasks:
 
     async def _put(self, task: Task) -> None:
         try:
-            await self._queue.put(task.id, task.rank)
+            await asyncio.wait_for(self._queue.put(task.id, task.rank), _QUEUE_SECONDS)
         except Exception:  # it is accepted: what is missing is found and made good by `_reconcile`
             log.exception("task %s is not in the queue yet", task.id)
 
@@ -253,7 +255,8 @@ class Tasks:
         self._full = None
         # What runs here is told, what runs at another proxy finds out at its next step, and what waits is taken out.
         if ours and not self._runner.cancel(id) and before.state == "queued":
-            await self._queue.take_out(id)
+            with suppress(asyncio.TimeoutError):  # then it is taken out later, or begins and ends at once
+                await asyncio.wait_for(self._queue.take_out(id), _QUEUE_SECONDS)
         task = await self.get(id)
         if task.state != "cancelled":
             raise Conflict(f"The task has {task.state} already.", param="task_id")
@@ -296,6 +299,7 @@ class Tasks:
 
     async def _take_over(self) -> None:
         """Queue again what was given to proxies that do not live."""
+        await self._store.call(self._store.database)  # DBOS would wait without end for a database that is away
         lost = await self._store.call(self._heartbeats.lost, await self._queue.executors())
         if lost:
             count = await asyncio.to_thread(self._queue.recover, lost)

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from selectors import DefaultSelector
 from typing import Any
 
 import psutil
@@ -204,18 +205,19 @@ def test_ranks_are_excused_when_all_stood_still(
     with distributed(folder, beat=8) as transformer:
         ranks = transformer._ranks
         assert ranks is not None
-        look = ranks._look_after
+        select = DefaultSelector.select
 
-        def paused(torchrun: Any) -> None:
-            monkeypatch.setattr(ranks, "_look_after", look)
+        def paused(selector: DefaultSelector, timeout: float | None = None) -> Any:
+            monkeypatch.setattr(DefaultSelector, "select", select)
             processes = [process_of(transformer.status(), rank) for rank in (0, 1)]
             for process in processes:
                 process.suspend()
             time.sleep(10)
             for process in processes:
                 threading.Timer(1, process.resume).start()
+            return []
 
-        monkeypatch.setattr(ranks, "_look_after", paused)
+        monkeypatch.setattr(DefaultSelector, "select", paused)
         time.sleep(13)
         assert transformer.status()["mode"] == "distributed"
         assert relative_error(transformer(INPUTS), expected) <= TOLERANCE

@@ -162,18 +162,23 @@ def second_proxy(service: RunningService, folder: Path, repository: Path, url: s
         process = subprocess.Popen([sys.executable, "-m", "proxy"], cwd=ROOT, env=env, stdout=output, stderr=output)
     address = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 60
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"{address}/health", timeout=5).status_code == 200:
-                    break
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_for_answer(address, process, 200)
         yield address, process.pid
     finally:
         process.kill()
         process.wait()
+
+
+def wait_for_answer(address: str, process: subprocess.Popen[bytes], code: int) -> None:
+    """Until /health answers with that code."""
+    deadline = time.monotonic() + 120
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{address}/health", timeout=5).status_code == code:
+                return
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def wait_until_all_work(load: Load, *addresses: str) -> None:
@@ -219,6 +224,26 @@ def test_a_database_that_is_away_for_a_while_begins_nothing_anew(tmp_path: Path,
         with httpx.Client(base_url=service.url, timeout=30) as http:
             assert [http.get(f"/tasks/{id}").json()["attempts"] for id in load.ids] == [1] * len(load.ids)
         assert "took over" not in service.log() + (tmp_path / "second.log").read_text()
+
+
+def test_a_proxy_ends_while_its_database_is_away(tmp_path: Path) -> None:
+    """DBOS asks again and again, in threads that no exit may wait for."""
+    port = free_port()
+    env = {"HOST": "127.0.0.1", "PORT": str(port), "TRITON_GRPC_PORT": str(free_port()), "LOG_DIR": str(tmp_path)}
+    with running_postgres() as database:
+        env |= {"DATABASE_URL": database.url, "DATA_DIR": str(tmp_path)}
+        process = subprocess.Popen([sys.executable, "-m", "proxy"], cwd=ROOT, env=os.environ | env)
+        try:
+            wait_for_answer(f"http://127.0.0.1:{port}", process, 503)  # there is no Triton
+            time.sleep(3)  # by now it looks every two seconds for proxies that are gone
+            database.stop()
+            time.sleep(5)
+            process.terminate()
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+            process.wait()
+            database.start()
 
 
 @pytest.mark.heavy

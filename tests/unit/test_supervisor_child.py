@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from supervisor.child import Child
-from supervisor.service import address_of
+from proxy.settings import Settings
+from supervisor.child import Child, die_with
+from supervisor.service import Service, address_of
 
 PROGRAM = """
 import subprocess, sys
@@ -42,6 +45,32 @@ def test_a_process_that_holds_its_output_is_not_waited_for_without_end(
         await asyncio.sleep(0.2)  # asyncio closes the pipe
 
     asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def test_a_process_whose_parent_has_ended_already_does_not_begin() -> None:
+    """Between fork and the order to the kernel; nobody would ever end it."""
+    for parent, code in ((os.getpid(), 0), (os.getpid() + 1, 1)):
+        assert subprocess.run(["true"], preexec_fn=partial(die_with, parent), check=False).returncode == code
+
+
+def test_what_cannot_be_started_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As when there is no memory for it; whatever else works goes on."""
+
+    async def scenario() -> None:
+        service = Service(Settings(_env_file=None, state_dir=tmp_path))
+        service.ready = True
+        program = tmp_path / "program"
+        child = Child("server", [str(program)], dict(os.environ))
+        await service._revive(child)
+        assert not child.alive
+        program.write_text("#!/bin/sh\nsleep 60\n")
+        program.chmod(0o755)
+        await service._revive(child)
+        assert child.alive
+        await child.kill()
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))
+    assert "server cannot be started: " in caplog.text
 
 
 @pytest.mark.parametrize(

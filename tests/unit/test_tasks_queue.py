@@ -15,13 +15,16 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from fastapi import Request
 
 from darkroom.errors import NotReady, StorageFull
 from proxy.gate import Gate
 from proxy.gateway import Gateway
 from proxy.readiness import Monitor
+from proxy.routes.tasks import _narrated, router
 from proxy.services import Services
 from proxy.settings import Settings
+from proxy.streams import Told
 from proxy.tasks import operations, tasks
 from proxy.tasks.models import Draft, Output, Task, Tell, Work
 from proxy.tasks.runner import Runner
@@ -306,5 +309,35 @@ def test_one_process_for_one_sqlite_file(tmp_path: Path, run: Run, monkeypatch: 
         async with part(tmp_path, None, operation):
             with pytest.raises(RuntimeError, match="another proxy works with"):
                 await tasks._lock(tmp_path / "darkroom.db.lock")
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_client_that_does_not_read_is_told_no_more_previews(tmp_path: Path, run: Run, reads: bool) -> None:
+    """They are large, and wait in memory."""
+
+    async def scenario(operation: Noted) -> None:
+        async with part(tmp_path, None, operation) as made:
+            task = await made.submit("watched")
+            await operation.begun.acquire()
+            live, told, events = made.tasks.live(task.id), Told(), list[bytes | None]()
+            assert live is not None
+            request = Request({"type": "http", "path": "/", "headers": [], "server": ("host", 80), "router": router})
+            following = asyncio.ensure_future(_narrated(made.tasks, task.id, request, told))
+            for step in range(20):
+                live.tell(step, 20, b"preview")
+                await asyncio.sleep(0.15)
+                while reads and told.behind:
+                    events.append(told.queue.get_nowait())
+            operation.go_on.set()
+            await following
+            while told.behind:
+                events.append(told.queue.get_nowait())
+            names = [event.split(b"\n")[0] for event in events if event]
+            assert (names.count(b"event: preview") >= 10) is reads
+            assert len(names) <= (45 if reads else 6)
+            assert names[0] == b"event: state"
+            assert names[-2:] == [b"event: state", b"event: done"]
 
     run(scenario)
