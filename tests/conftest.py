@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import shutil
 import signal
@@ -37,18 +38,27 @@ def heed_ctrl_c() -> None:
 def stopped_by(number: signal.Signals, command: list[str], reached: threading.Event) -> tuple[int, str]:
     """Exit code and standard error of a command that gets a signal once the event is set."""
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
-    assert reached.wait(30)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=10)
+    try:
+        assert reached.wait(60)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert "Traceback" not in said
     return process.returncode, said
 
 
+_ports = itertools.count(os.getpid() * 613)  # apart from those of workers beside us
+
+
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of 127.0.0.1 that nobody listens on right now. What asks for it may take a minute to listen: until then
+    no other call gets it, nor does the system give it to a connection, as those that it chooses are higher."""
+    while True:
+        port = 20000 + next(_ports) % 12000
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +101,7 @@ class RunningTriton:
 
 
 @contextlib.contextmanager
-def running_triton(repository: Path, work: Path, *extra: str, timeout: float = 60) -> Iterator[RunningTriton]:
+def running_triton(repository: Path, work: Path, *extra: str, timeout: float = 300) -> Iterator[RunningTriton]:
     """Start the tritonserver of this environment over `repository`; stop it at the end.
 
     Models that fail to load do not stop the server, so that tests can look at their errors.

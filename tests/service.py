@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -70,17 +71,35 @@ class RunningService:
             time.sleep(0.05)
         return time.monotonic() - started
 
+    @contextlib.contextmanager
+    def before_triton_is_up(self) -> Iterator[None]:
+        """Triton stands still, with the proxy there already; afterwards it goes on."""
+        while not (triton := self.find("bin/tritonserver")):
+            assert self.process.poll() is None
+            time.sleep(0.02)
+        triton[0].suspend()
+        try:
+            deadline = time.monotonic() + 120
+            while self.health() is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            yield
+        finally:
+            triton[0].resume()
+
     def tree(self) -> list[psutil.Process]:
         """The supervisor and everything below it."""
         top = psutil.Process(self.process.pid)
         return [top, *top.children(recursive=True)]
 
     def memory(self) -> int:
-        """Bytes of memory of the whole stack, shared pages counted once (PSS)."""
+        """Bytes of memory of the whole stack, shared pages counted once (PSS), without those of files: their share
+        depends on who else has them open."""
         total = 0
         for process in self.tree():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                total += process.memory_full_info().pss
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                shares = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+                total += sum(int(size) << 10 for size in re.findall(r"^Pss_(?:Anon|Shmem): +(\d+) kB$", shares, re.M))
         return total
 
     def find(self, words: str) -> list[psutil.Process]:
@@ -94,7 +113,7 @@ class RunningService:
 
     def counter(self, name: str, model: str) -> float:
         """A counter or gauge of Triton's metrics for one model."""
-        for line in httpx.get(self.metrics).text.splitlines():
+        for line in httpx.get(self.metrics, timeout=60).text.splitlines():
             if line.startswith(f"{name}{{") and f'model="{model}"' in line:
                 return float(line.rsplit(" ", 1)[1])
         pytest.fail(f"no metric {name} for {model}")
@@ -121,7 +140,7 @@ def running_service(folder: Path, *, wait: bool = True, **settings: object) -> I
     )
     try:
         if wait:
-            service.wait_healthy(90)
+            service.wait_healthy(300)
         yield service
     finally:
         _stop(process)

@@ -144,7 +144,7 @@ def test_too_large(http: httpx.Client) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_hostile_pictures_are_refused_quickly(http: httpx.Client, name: str) -> None:
     seconds = []
-    for _ in range(3):  # the best of three: another process may have the processor for a while
+    for _ in range(10):  # the best of ten: another process may have the processor for a while
         started = time.monotonic()
         answer = http.post("/generate", data=QUICK, files={"control_image": (name, FILES[name])})
         seconds.append(time.monotonic() - started)
@@ -165,7 +165,7 @@ def executions(service: RunningService) -> float:
     return service.counter("nv_inference_exec_count", "sd15_unet")
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -173,7 +173,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
 
 
 def state(service: RunningService) -> dict[str, Any]:
-    body: dict[str, Any] = httpx.get(f"{service.url}/status").json()
+    body: dict[str, Any] = httpx.get(f"{service.url}/status", timeout=60).json()
     return body
 
 
@@ -196,7 +196,7 @@ def test_at_most_one_step_runs_after_a_disconnect(service: RunningService, accep
 
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """Text to image without control: one task at a time, one in the queue, three seconds for each."""
+    """Text to image without control: one task at a time, one in the queue, four seconds for each."""
     repository = link_models(tmp_path_factory.mktemp("repository"), *MODELS)
     with running_service(
         tmp_path_factory.mktemp("narrow"),
@@ -204,7 +204,7 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]
         canary_interval=3600,
         max_concurrent_tasks=1,
         task_queue_size=1,
-        task_timeout=3,
+        task_timeout=4,
         generate_max_pixels=256 * 256,
         generate_max_prompt=100,
     ) as running:
@@ -218,7 +218,7 @@ def generate(service: RunningService, fields: dict[str, Any], accept: str = "*/*
 def test_a_task_that_takes_too_long_is_504_and_stops(narrow: RunningService) -> None:
     answer = generate(narrow, SLOW)
     assert answer.status_code == 504
-    assert "TASK_TIMEOUT = 3 s" in answer.json()["detail"]
+    assert "TASK_TIMEOUT = 4 s" in answer.json()["detail"]
     ((name, body),) = events_of(generate(narrow, SLOW, "text/event-stream"))[-1:]
     assert (name, body["status"], body["error"]["code"]) == ("error", 504, "task_timeout")
     at_the_end = executions(narrow)
@@ -230,8 +230,8 @@ def test_a_full_queue_is_429(narrow: RunningService) -> None:
     workers = [threading.Thread(target=generate, args=(narrow, SLOW)) for _ in range(2)]
     for worker in workers:
         worker.start()
-    wait_for(lambda: (state(narrow)["active_tasks"], state(narrow)["task_queue_size"]) == (1, 1))
-    assert state(narrow)["pending_tasks"] == 2
+    expected = {"active_tasks": 1, "task_queue_size": 1, "pending_tasks": 2}
+    wait_for(lambda: expected.items() <= state(narrow).items())
     refused = [generate(narrow, QUICK), generate(narrow, QUICK, accept="text/event-stream")]
     for worker in workers:
         worker.join()
@@ -263,8 +263,7 @@ def test_unread_events_do_not_keep_the_service_from_working(narrow: RunningServi
 
 
 def test_before_triton_is_up_it_is_503(tmp_path: Path) -> None:
-    with running_service(tmp_path, wait=False) as service:
-        wait_for(lambda: service.health() is not None)
+    with running_service(tmp_path, wait=False) as service, service.before_triton_is_up():
         answer = generate(service, QUICK)
         assert answer.status_code == 503
         assert int(answer.headers["retry-after"]) >= 1

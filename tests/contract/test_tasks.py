@@ -88,12 +88,14 @@ def test_the_picture_is_that_of_the_direct_request(http: httpx.Client) -> None:
 
 
 def test_a_queued_task_begins_at_once_on_an_idle_service(http: httpx.Client) -> None:
-    tasks = [finished(http, submit(http)["task_id"]) for _ in range(5)]
-    waits = [
-        (datetime.fromisoformat(task["started_at"]) - datetime.fromisoformat(task["created_at"])).total_seconds()
-        for task in tasks
-    ]
-    assert min(waits) < 0.25
+    def waited() -> float:
+        task = finished(http, submit(http)["task_id"])
+        created, started = (datetime.fromisoformat(task[name]) for name in ("created_at", "started_at"))
+        return (started - created).total_seconds()
+
+    deadline = time.monotonic() + 30  # another process may have the processor, or the disk, for a while
+    while (seconds := waited()) >= 0.25:
+        assert time.monotonic() < deadline, seconds
 
 
 def test_upscaling_as_a_task(http: httpx.Client) -> None:

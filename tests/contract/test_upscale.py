@@ -204,7 +204,7 @@ def test_concurrent_uploads_share_batches(service: RunningService) -> None:
     before = [service.counter(name, model) for name in ("nv_inference_count", "nv_inference_exec_count")]
 
     async def four() -> list[httpx.Response]:
-        async with httpx.AsyncClient(base_url=service.url, timeout=120) as client:
+        async with httpx.AsyncClient(base_url=service.url, timeout=300) as client:
             jobs = [client.post("/api/upscale", files={"file": data}, data={"model": "animevideov3"}) for _ in range(4)]
             return await asyncio.gather(*jobs)
 
@@ -221,7 +221,7 @@ def test_batched_result_is_the_single_result(service: RunningService) -> None:
     data = encoded(photo(100, 0, 128, 128))
 
     async def many(count: int) -> list[bytes]:
-        async with httpx.AsyncClient(base_url=service.url, timeout=120) as client:
+        async with httpx.AsyncClient(base_url=service.url, timeout=300) as client:
             jobs = [client.post("/api/upscale", files={"file": data}, data=FAST) for _ in range(count)]
             return [answer.content for answer in await asyncio.gather(*jobs)]
 

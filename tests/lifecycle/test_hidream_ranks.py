@@ -79,7 +79,7 @@ def test_a_rank_dies_in_a_request(service: RunningService) -> None:
     }  # fmt: skip
     divided = picture(Stream(triton, "hidream", **FIELDS, steps=4))
 
-    long = {**FIELDS, "steps": 12}
+    long = {**FIELDS, "steps": 60}
     stream = Stream(triton, "hidream", **long)
     for _ in range(4):
         stream.next()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -35,7 +34,7 @@ _SHAPES = {"hidden_states": (16, 8, 8), "timesteps": (1,), "encoder_hidden_state
 
 @pytest.fixture(scope="module")
 def triton(hidream_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTriton]:
-    with running_triton(hidream_repository, tmp_path_factory.mktemp("work"), timeout=180) as running:
+    with running_triton(hidream_repository, tmp_path_factory.mktemp("work"), timeout=300) as running:
         yield running
 
 
@@ -103,8 +102,8 @@ def test_cancelling_stops_within_one_step(triton: RunningTriton) -> None:
     stream = Stream(triton, "hidream", **{**FIELDS, "width": 256, "height": 256}, steps=100)
     for _ in range(3):
         stream.next()
-    done = rows_and_executions(triton, TRANSFORMER)[1]
     stream.close(cancel=True)
+    done = rows_and_executions(triton, TRANSFORMER)[1]
     time.sleep(3)  # several more steps, if nobody stopped
     assert rows_and_executions(triton, TRANSFORMER)[1] - done <= 1
 
@@ -164,8 +163,8 @@ def test_a_failing_step_reaches_the_client(hidream_repository: Path, tmp_path: P
     folder.mkdir(parents=True)
     tiny_hidream.make_transformer(text_emb_dim=24).save_pretrained(folder)
     for name in ("config.pbtxt", "1/model.py"):
-        os.link(hidream_repository / TRANSFORMER / name, broken / TRANSFORMER / name)
-    with running_triton(broken, tmp_path / "work", timeout=180) as triton:
+        shutil.copy(hidream_repository / TRANSFORMER / name, broken / TRANSFORMER / name)
+    with running_triton(broken, tmp_path / "work", timeout=300) as triton:
         ours = _failed(Stream(triton, "hidream", **FIELDS, steps=4))
         assert ours.code == "network_error"
         assert f"network {TRANSFORMER}: RuntimeError" in ours.message

@@ -123,7 +123,7 @@ def test_instances_share_the_work(triton: RunningTriton) -> None:
     stubs = stubs_of(triton, UNET)
     assert len(stubs) == 2
     before = [sum(stub.cpu_times()[:2]) for stub in stubs]
-    for stream in [Stream(triton, "sd15", **{**FIELDS, "width": 256, "height": 256}, steps=6) for _ in range(4)]:
+    for stream in [Stream(triton, "sd15", **{**FIELDS, "width": 256, "height": 256}, steps=6) for _ in range(8)]:
         stream.all()
     spent = [sum(stub.cpu_times()[:2]) - was for stub, was in zip(stubs, before, strict=True)]
     assert min(spent) > 0.2 * sum(spent), spent
@@ -133,8 +133,8 @@ def test_cancelling_stops_within_one_step(triton: RunningTriton) -> None:
     stream = Stream(triton, "sd15", **{**FIELDS, "width": 256, "height": 256}, steps=100)
     for _ in range(3):
         stream.next()
-    done = executions(triton, UNET)
     stream.close(cancel=True)
+    done = executions(triton, UNET)
     time.sleep(3)  # several more steps, if nobody stopped
     assert executions(triton, UNET) - done <= 1
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-import itertools
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,14 +128,14 @@ def test_the_baseline_follows_the_edges_of_a_picture(
 def test_the_baseline_runs_one_job_at_a_time(baseline: Server) -> None:
     jobs = make_jobs(3, steps=40, side=SIDE)
     done: list[int] = []
+    began = time.monotonic()
     answers = closed_loop(baseline, [job.post() for job in jobs], clients=3, on_done=done.append)
+    seconds = time.monotonic() - began
     assert done == [1, 2, 3]
     assert {content(answer)["seed"] for answer in answers} == {job.seed for job in jobs}
-    timings = sorted((content(answer)["timings"] for answer in answers), key=lambda found: found["waited"])
-    for before, after in itertools.pairwise(timings):
-        # All came within a moment, and each waited for the whole work of the one before it.
-        assert before["generated"] > 0.1
-        assert after["waited"] >= before["waited"] + before["generated"] - 0.05
+    timings = [content(answer)["timings"] for answer in answers]
+    assert min(found["generated"] for found in timings) > 0.1
+    assert sum(found["generated"] for found in timings) <= seconds
 
 
 @pytest.mark.parametrize(

@@ -270,7 +270,7 @@ def test_an_exception_of_the_callback_ends_the_request(call: Call) -> None:
     with loopback(many) as server:
         with pytest.raises(KeyError, match="enough"):
             call(server.url, "upscale", b"small", on_progress=enough)
-        assert left.wait(10)
+        assert left.wait(60)
 
 
 @pytest.mark.parametrize(

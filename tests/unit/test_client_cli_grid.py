@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from click.testing import Result
 from PIL import Image
 
 from tests.clients import darkroom, names
-from tests.unit.loopback import HEALTHY, Loopback, failure, generation, loopback, studio
+from tests.unit.loopback import HEALTHY, Answer, Loopback, Received, failure, generation, loopback, studio
 
 
 @pytest.fixture
@@ -100,24 +100,28 @@ def test_a_grid_without_pillow(server: Loopback, here: Path, monkeypatch: pytest
 
 
 def test_a_preview_stands_beside_the_output_while_it_is_made(server: Loopback, here: Path) -> None:
-    server.respond = lambda request: (
-        HEALTHY if request.method == "GET" else generation(request, previews=True, pause=0.1)
-    )
-    seen: set[str] = set()
-    over = threading.Event()
+    beside, seen = here / "out" / "a-cat-42.preview.png", list[str]()
 
-    def watch() -> None:
-        while not over.wait(0.01):
-            seen.update(path.read_text() for path in here.glob("out/a-cat-42.preview.png"))
+    def watched(answer: Answer) -> Iterator[bytes]:
+        """A next state comes when the last one has been seen."""
+        for piece in answer.body:
+            yield piece
+            if piece.startswith(b"event: preview"):
+                deadline = time.monotonic() + 30
+                while not beside.exists() or (state := beside.read_text()) in seen:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.01)
+                seen.append(state)
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        assert generate(server.url, "a cat", "--seed", "42", "-o", "out", "--preview").exit_code == 0
-    finally:
-        over.set()
-        watcher.join()
-    assert {"state 1", "state 2", "state 3"} <= seen <= {f"state {step}" for step in range(1, 5)}
+    def respond(request: Received) -> Answer:
+        if request.method == "GET":
+            return HEALTHY
+        answer = generation(request, previews=True)
+        return Answer(headers=answer.headers, body=watched(answer))
+
+    server.respond = respond
+    assert generate(server.url, "a cat", "--seed", "42", "-o", "out", "--preview").exit_code == 0
+    assert seen == [f"state {step}" for step in range(1, 5)]
     assert names(here) == {"out/a-cat-42.png"}
 
 

@@ -217,7 +217,7 @@ def test_an_exception_of_the_callback_ends_the_request(call: Call) -> None:
     with loopback(endless) as server:
         with pytest.raises(KeyError, match="enough"):
             call(server.url, "generate", "a cat", on_progress=enough)
-        assert left.wait(10)
+        assert left.wait(60)
 
 
 def test_a_picture_opens_in_pillow_where_that_is_installed(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,10 @@ def test_a_process_that_holds_its_output_is_not_waited_for_without_end(
         assert 0.5 <= time.monotonic() - began < 5
         assert not child.alive
         os.kill(int(noted.read_text()), signal.SIGKILL)
+        assert child._process is not None
+        assert child._process.stdout is not None
+        while not child._process.stdout.at_eof():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
         await asyncio.sleep(0.2)  # asyncio closes the pipe
 
     asyncio.run(asyncio.wait_for(scenario(), 30))
