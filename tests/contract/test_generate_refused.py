@@ -263,7 +263,11 @@ def test_unread_events_do_not_keep_the_service_from_working(narrow: RunningServi
 
 
 def test_before_triton_is_up_it_is_503(tmp_path: Path) -> None:
-    with running_service(tmp_path, wait=False) as service, service.before_triton_is_up():
+    repository = link_models(tmp_path / "repository", *MODELS)
+    with (
+        running_service(tmp_path, wait=False, model_repository=repository) as service,
+        service.before_triton_is_up(),
+    ):
         answer = generate(service, QUICK)
         assert answer.status_code == 503
         assert int(answer.headers["retry-after"]) >= 1

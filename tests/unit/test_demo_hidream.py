@@ -50,7 +50,7 @@ def _run(folder: Path) -> Run:
 def _train(run: Run, name: str, steps: int, between: Callable[[], None] = lambda: None) -> Trainer:
     stage: Any = make_stage(name, run, lambda text: None)
     stage.batch = _BATCH
-    stage.learning_rate = 1e-2  # of which _STEPS of the 200 steps of warming up leave a fifth at most
+    stage.learning_rate = 1e-2  # more than it has for thousands of steps: these are few
     trainer = Trainer(run, stage, lambda text: None, between)
     trainer.train(Budget(steps=steps))
     return trainer
