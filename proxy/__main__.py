@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from types import FrameType
@@ -65,7 +66,8 @@ def main() -> None:
     settings = Settings()
     observability.configure(level=settings.log_level, file=settings.log_dir / "proxy.log")
     server = DrainingServer(create_app(settings), settings)
-    server.run()
+    with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises when it has ended
+        server.run()
     logging.shutdown()
     os._exit(0 if server.started else 1)  # threads of DBOS that wait for a database would keep the process
 

@@ -6,6 +6,8 @@ Triton 2.51.
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
@@ -70,6 +72,12 @@ class Gateway:
                 yield {name: result.as_numpy(name) for name in names}
         except (InferenceServerException, grpc.aio.AioRpcError) as error:
             raise translate(error) from error
+        except asyncio.CancelledError:
+            # gRPC also cancels a call by itself, when it breaks while it is being sent. Python 3.10 cannot tell.
+            task = asyncio.current_task()
+            if sys.version_info >= (3, 11) and task is not None and not task.cancelling():
+                raise NetworkError("The call to the inference server was broken off.") from None
+            raise
         finally:
             responses.cancel()
 

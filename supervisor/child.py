@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import signal
@@ -13,9 +12,10 @@ from collections import deque
 from collections.abc import Mapping
 from functools import partial
 
+from darkroom.parallel.processes import die_with_parent
+
 log = logging.getLogger(__name__)
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _TAIL_LINES = 400
 _GONE_SECONDS = 20.0
 """A killed process that is not gone by then is stuck in the kernel, or another one holds its output."""
@@ -59,6 +59,7 @@ class Child:
     async def start(self) -> None:
         """Start it, anew if it has ended."""
         self.started = time.monotonic()
+        self._process = self._reader = None  # the last one's number may be another's by now
         pipe = asyncio.subprocess.PIPE if self._log else None
         self._process = await asyncio.create_subprocess_exec(
             *self._command,
@@ -67,7 +68,7 @@ class Child:
             stdout=pipe,
             stderr=asyncio.subprocess.STDOUT if self._log else None,
             start_new_session=True,
-            preexec_fn=partial(die_with, os.getpid()),
+            preexec_fn=partial(die_with_parent, signal.SIGTERM, os.getpid()),
         )
         if self._process.stdout:
             self._reader = asyncio.create_task(self._copy(self._process.stdout))
@@ -115,13 +116,3 @@ class Child:
         self.tail.append(line)
         if self._log:
             self._log.info("%s", line)
-
-
-def die_with(parent: int) -> None:
-    """For `preexec_fn`: the kernel sends SIGTERM when the process that starts this one ends.
-
-    :param parent: its number, as it may have ended by now.
-    """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        os._exit(1)

@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from darkroom.parallel.processes import die_with_parent
 from proxy.observability import configure, log_to_file
 from proxy.settings import ROOT, Settings
-from supervisor.child import die_with
 from supervisor.doctor import examine
 from supervisor.errors import SetupError
 from supervisor.options import hidream_options, hidream_settings
@@ -77,7 +77,7 @@ def _prepare(settings: Settings) -> None:
     for problem in missing_devices(settings):  # an export may take an hour
         raise click.ClickException(problem)
     command = [sys.executable, "-m", "exporters", "prepare"]
-    with_us = partial(die_with, os.getpid())
+    with_us = partial(die_with_parent, signal.SIGTERM, os.getpid())
     code = subprocess.run(command, env=settings.environment(), preexec_fn=with_us, check=False).returncode
     if code:
         sys.exit(code if code > 0 else 128 - code)

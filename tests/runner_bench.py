@@ -49,7 +49,7 @@ class Scripted:
 
 
 class Bench:
-    """A runner with its parts, and one place at the gate for each of `places`."""
+    """A runner with its parts, and eight places at the gate."""
 
     def __init__(self, folder: Path, body: Body, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
         self.operation = Scripted(body)

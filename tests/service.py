@@ -92,14 +92,18 @@ class RunningService:
         top = psutil.Process(self.process.pid)
         return [top, *top.children(recursive=True)]
 
-    def memory(self) -> int:
-        """Bytes of memory of the whole stack, shared pages counted once (PSS), without those of files: their share
-        depends on who else has them open."""
+    def memory(self, *, files: bool = True) -> int:
+        """Bytes of memory of the whole stack, shared pages counted once (PSS).
+
+        :param files: with the pages of files, whose share depends on who else has them open.
+        """
         total = 0
         for process in self.tree():
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 shares = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
-                total += sum(int(size) << 10 for size in re.findall(r"^Pss_(?:Anon|Shmem): +(\d+) kB$", shares, re.M))
+                named = "Pss" if files else "Pss_(?:Anon|Shmem)"
+                total += sum(int(size) << 10 for size in re.findall(rf"^{named}: +(\d+) kB$", shares, re.M))
+        assert total
         return total
 
     def find(self, words: str) -> list[psutil.Process]:

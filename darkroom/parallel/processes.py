@@ -14,15 +14,17 @@ import psutil
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def die_with_parent(number: signal.Signals) -> None:
+def die_with_parent(number: signal.Signals, parent: int | None = None) -> None:
     """Let the kernel send us this signal when the thread that started us ends, however it ends.
 
     It comes again with each thread that inherits us from the one that has just ended, up to once for each thread of a
     parent that is killed: a handler has to bear that.
 
-    Called by the child itself and not between fork and exec, where a process that has threads may not run Python.
+    Better called by the child itself than between fork and exec, where a process with threads should not run Python.
+
+    :param parent: its number, where it may have ended before this is called.
     """
-    parent = os.getppid()
+    parent = parent or os.getppid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:  # it ended just before
         sys.exit(1)

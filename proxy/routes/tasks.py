@@ -181,10 +181,10 @@ async def task_events(task_id: str, request: Request, tasks: UseTasks) -> Respon
     """Events: `state`, at once and whenever it or the place in the queue changes; `step` with the steps; `preview`
     if the request asked for some and this process runs the task; at its end `done` with the task."""
     await tasks.get(task_id)
-    return EventResponse(partial(_narrated, tasks, task_id, request))
+    return EventResponse(partial(narrate, tasks, task_id, request))
 
 
-async def _narrated(tasks: Tasks, id: str, request: Request, tell: Told) -> None:
+async def narrate(tasks: Tasks, id: str, request: Request, tell: Told) -> None:
     told_state: Any = None
     told_step: Any = None
     previews, told_at = 0, time.monotonic()

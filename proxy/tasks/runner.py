@@ -34,7 +34,9 @@ _READY_POLL_SECONDS = 0.1
 _PAUSE_SECONDS = 1.5
 """After a failure of the server's; the monitor looks every second, and will know by then whether Triton is there."""
 _STORE_PAUSES = (0.5, 1.0, 2.0, 5.0)
-_FINISH_SECONDS = 5.0
+_ANSWER_SECONDS = 5.0
+"""So long a place is held for a database that does not answer."""
+_FINISH_SECONDS = 10.0
 """For a task whose work is done when this process stops, to be noted as completed and not to be done once more."""
 _SUSPECT_ATTEMPTS = 2
 
@@ -147,6 +149,7 @@ class Runner:
 
     async def _again(self, run: _Run, error: DarkroomError) -> None:
         """After a failure of the server's: wait for the next attempt, or give up."""
+        run.worked = False
         if self._services.gate.draining:
             await asyncio.Event().wait()  # until we are stopped: what is not done by now is done after the next start
         if run.begun is not None:
@@ -165,8 +168,7 @@ class Runner:
         :raises Superseded, DarkroomError: it came to nothing.
         """
         async with self._turn(task):
-            # Here nothing waits for a database that is away: others want the place.
-            run.begun = begun = await self._store.call(self._store.begin, task.id, run.name)
+            run.begun = begun = await self._soon(self._store.begin, task.id, run.name)
             if begun is None:
                 raise Superseded
             run.live.reset()
@@ -182,7 +184,7 @@ class Runner:
         """Write the results, and note that the task is completed.
 
         :raises Superseded: the task is not this run's any more.
-        :raises StorageFull: there is no room for them.
+        :raises StorageFull, DarkroomError: there is no room for them; they cannot be written.
         """
         if not await self._stored(self._is_ours, task, run):  # or another run's results would be written over
             raise Superseded
@@ -223,7 +225,7 @@ class Runner:
                 if moved == now or now - looked > _LOOK_SECONDS:
                     looked = now
                     with contextlib.suppress(NotReady):  # the work goes on without a database
-                        if not await self._store.call(self._is_ours, task, run):
+                        if not await self._soon(self._is_ours, task, run):
                             raise Superseded
             if job.cancelled():  # by itself: gRPC cancels a call that breaks while it is being sent
                 raise NetworkError("The call to the inference server was broken off.")
@@ -242,9 +244,18 @@ class Runner:
         run.live.touch()
 
     async def _hand_back(self, run: _Run) -> None:
-        if run.begun is not None:
-            with contextlib.suppress(NotReady):  # then the attempt counts
-                await self._store.call(self._store.hand_back, run.id, run.name)
+        with contextlib.suppress(NotReady):  # then the attempt counts, if it has begun: perhaps without our knowledge
+            await self._soon(self._store.hand_back, run.id, run.name)
+
+    async def _soon(self, work: Callable[Given, Result], *given: Given.args, **named: Given.kwargs) -> Result:
+        """Do something with the database, which has some seconds for it; afterwards it may do it all the same.
+
+        :raises NotReady: it is away.
+        """
+        try:
+            return await asyncio.wait_for(self._store.call(work, *given, **named), _ANSWER_SECONDS)
+        except asyncio.TimeoutError:
+            raise NotReady("The database of tasks does not answer.") from None
 
     async def _stored(self, work: Callable[Given, Result], *given: Given.args, **named: Given.kwargs) -> Result:
         """Do something with the database, again and again until it can: what a task has come to must not get lost

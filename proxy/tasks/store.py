@@ -284,7 +284,7 @@ class Store:
 
     def begin(self, id: str, run: str) -> Task | None:
         """Begin a run, under a name of its own: only this run may write from now on. None if the task has ended.
-        A second time, because the first answer was lost, changes nothing."""
+        A second time, because the first answer was lost, it is the same attempt."""
         now, attempts = time.time(), sa.case((TASKS.c.run == run, TASKS.c.attempts), else_=TASKS.c.attempts + 1)
         values = {"state": "processing", "run": run, "attempts": attempts, "started_at": now, "step": 0}
         return self._update(id, None, values)

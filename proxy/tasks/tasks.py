@@ -148,9 +148,10 @@ class Tasks:
             if type(full) is QueueFull and len(works) == 1:
                 self._full, self._full_until = full, time.monotonic() + _FULL_SECONDS
             raise
+        queue_answers = True
         for task, new in accepted:
-            if new:
-                await self._put(task)
+            if new and queue_answers:
+                queue_answers = await self._put(task)
         return accepted
 
     async def _admit(self, drafts: Sequence[Draft], **how: Any) -> list[tuple[Task, bool]]:
@@ -200,11 +201,14 @@ class Tasks:
         if key is None and self._full is not None and time.monotonic() < self._full_until:
             raise self._full.with_traceback(None)
 
-    async def _put(self, task: Task) -> None:
+    async def _put(self, task: Task) -> bool:
+        """Queue an accepted task; where that fails `_reconcile` finds what is missing and makes it good."""
         try:
             await asyncio.wait_for(self._queue.put(task.id, task.rank), _QUEUE_SECONDS)
-        except Exception:  # it is accepted: what is missing is found and made good by `_reconcile`
+        except Exception:
             log.exception("task %s is not in the queue yet", task.id)
+            return False
+        return True
 
     async def get(self, id: str) -> Task:
         """:raises NotFound, Gone: there is none of that id; it was kept long enough."""

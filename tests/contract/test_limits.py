@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import httpx
@@ -17,9 +18,14 @@ from tests.service import RunningService, link_models, running_service
 
 NETWORK = "realesrgan_animevideov3_x4"
 SLOW = {"model": "animevideov3", "tile": "64"}
-SLOW_PICTURE = encoded(photo().resize((1280, 1280)))  # 711 tiles, which take far more than TASK_TIMEOUT
 QUICK = {"model": "animevideov3"}
 SMALL = encoded(photo(0, 0, 16, 16))
+
+
+@cache
+def slow_picture() -> bytes:
+    """1,024 tiles, which take far more than TASK_TIMEOUT."""
+    return encoded(photo().resize((2048, 2048)))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +49,7 @@ def narrow(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterat
 
 
 def post(service: RunningService, fields: dict[str, str], accept: str = "*/*") -> httpx.Response:
-    files = {"file": SLOW_PICTURE if fields is SLOW else SMALL}
+    files = {"file": slow_picture() if fields is SLOW else SMALL}
     url = f"{service.url}/api/upscale"
     return httpx.post(url, files=files, data=fields, headers={"accept": accept}, timeout=60)
 
@@ -51,6 +57,7 @@ def post(service: RunningService, fields: dict[str, str], accept: str = "*/*") -
 @contextlib.contextmanager
 def full(service: RunningService) -> Iterator[None]:
     """One task is at work and one waits."""
+    slow_picture()  # makes it
     workers = [threading.Thread(target=post, args=(service, SLOW)) for _ in range(2)]
     with httpx.Client(base_url=service.url, timeout=60) as http:
         for worker in workers:

@@ -7,6 +7,7 @@ import base64
 import io
 import json
 import sqlite3
+import statistics
 import time
 from contextlib import closing
 from datetime import datetime
@@ -94,7 +95,7 @@ def test_a_queued_task_begins_at_once_on_an_idle_service(http: httpx.Client) -> 
         return (started - created).total_seconds()
 
     deadline = time.monotonic() + 30  # another process may have the processor, or the disk, for a while
-    while (seconds := waited()) >= 0.25:
+    while (seconds := statistics.median(waited() for _ in range(5))) >= 0.25:
         assert time.monotonic() < deadline, seconds
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from darkroom.parallel.processes import die_with_parent
 from proxy.settings import Settings
-from supervisor.child import Child, die_with
+from supervisor.child import Child
 from supervisor.service import Service, address_of
 
 PROGRAM = """
@@ -53,8 +54,10 @@ def test_a_process_that_holds_its_output_is_not_waited_for_without_end(
 
 def test_a_process_whose_parent_has_ended_already_does_not_begin() -> None:
     """Between fork and the order to the kernel; nobody would ever end it."""
-    for parent, code in ((os.getpid(), 0), (os.getpid() + 1, 1)):
-        assert subprocess.run(["true"], preexec_fn=partial(die_with, parent), check=False).returncode == code
+    started = partial(die_with_parent, signal.SIGTERM, os.getpid())
+    assert subprocess.run(["true"], preexec_fn=started, check=False).returncode == 0
+    with pytest.raises(subprocess.SubprocessError, match="preexec_fn"):
+        subprocess.run(["true"], preexec_fn=partial(die_with_parent, signal.SIGTERM, os.getpid() + 1), check=False)
 
 
 def test_what_cannot_be_started_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -62,7 +65,6 @@ def test_what_cannot_be_started_is_tried_again(tmp_path: Path, caplog: pytest.Lo
 
     async def scenario() -> None:
         service = Service(Settings(_env_file=None, state_dir=tmp_path))
-        service.ready = True
         program = tmp_path / "program"
         child = Child("server", [str(program)], dict(os.environ))
         await service._revive(child)

@@ -21,7 +21,7 @@ from darkroom.errors import NotReady, StorageFull
 from proxy.gate import Gate
 from proxy.gateway import Gateway
 from proxy.readiness import Monitor
-from proxy.routes.tasks import _narrated, router
+from proxy.routes.tasks import narrate, router
 from proxy.services import Services
 from proxy.settings import Settings
 from proxy.streams import Told
@@ -324,7 +324,7 @@ def test_a_client_that_does_not_read_is_told_no_more_previews(tmp_path: Path, ru
             live, told, events = made.tasks.live(task.id), Told(), list[bytes | None]()
             assert live is not None
             request = Request({"type": "http", "path": "/", "headers": [], "server": ("host", 80), "router": router})
-            following = asyncio.ensure_future(_narrated(made.tasks, task.id, request, told))
+            following = asyncio.ensure_future(narrate(made.tasks, task.id, request, told))
             for step in range(20):
                 live.tell(step, 20, b"preview")
                 await asyncio.sleep(0.15)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
@@ -124,5 +125,62 @@ def test_what_is_done_when_the_service_stops_is_kept(tmp_path: Path, monkeypatch
             await stop
             assert job.cancelled()
             assert made.task(id).state == "completed"
+
+    run(scenario)
+
+
+def test_a_stop_after_a_beginning_whose_answer_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+        return [PICTURE]
+
+    async def scenario() -> None:
+        async with bench(tmp_path, body, monkeypatch) as made:
+            begin, begun = made.store.begin, asyncio.Event()
+            loop = asyncio.get_running_loop()
+
+            def lose(id: str, run_name: str) -> Task | None:
+                begin(id, run_name)
+                loop.call_soon_threadsafe(begun.set)
+                raise NotReady("The database of tasks does not answer.")
+
+            monkeypatch.setattr(made.store, "begin", lose)
+            id = made.add()
+            job = asyncio.ensure_future(made.runner.execute(id))
+            await begun.wait()
+            await made.runner.stop()
+            assert job.cancelled()
+            assert (made.task(id).state, made.task(id).attempts) == ("queued", 0)
+
+    run(scenario)
+
+
+def test_a_database_that_is_slow_to_answer_keeps_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "_ANSWER_SECONDS", 0.05)
+
+    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+        return [PICTURE]
+
+    async def scenario() -> None:
+        async with bench(tmp_path, body, monkeypatch) as made:
+            begin, waits = made.store.begin, [threading.Event()]
+            asked = asyncio.Event()
+            loop = asyncio.get_running_loop()
+
+            def wait(id: str, run_name: str) -> Task | None:
+                loop.call_soon_threadsafe(asked.set)
+                if waits:
+                    waits.pop().wait(30)
+                return begin(id, run_name)
+
+            first = waits[0]
+            monkeypatch.setattr(made.store, "begin", wait)
+            id = made.add()
+            job = asyncio.ensure_future(made.runner.execute(id))
+            await asked.wait()
+            await asyncio.wait_for(made.gate.wait_idle(), 10)
+            assert not first.is_set()
+            first.set()
+            await asyncio.wait_for(job, 10)
+            assert (made.task(id).state, made.task(id).attempts) == ("completed", 1)
 
     run(scenario)

@@ -1,0 +1,68 @@
+"""Calls to Triton that end by themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+import pytest
+
+from darkroom.errors import NetworkError
+from proxy.gateway import Gateway
+
+
+class Call:
+    """As gRPC's, of which every next response is what `answer` does."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+        self.cancelled = False
+
+    def __aiter__(self) -> Call:
+        return self
+
+    async def __anext__(self) -> Any:
+        return await self.answer()
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+async def _consumed(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = Gateway("127.0.0.1:1")
+    monkeypatch.setattr(gateway._client, "stream_infer", lambda requests: call)
+    try:
+        async for _ in gateway.stream("model", {}):
+            pass
+    finally:
+        await gateway.close()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="a task cannot tell who cancelled it")
+def test_a_call_that_grpc_cancels_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it does when a call breaks while it is being sent."""
+
+    async def broken() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(NetworkError, match="broken off"):
+        asyncio.run(_consumed(Call(broken), monkeypatch))
+
+
+def test_a_call_that_we_cancel_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        reached = asyncio.Event()
+
+        async def waits() -> None:
+            reached.set()
+            await asyncio.Event().wait()
+
+        call = Call(waits)
+        job = asyncio.ensure_future(_consumed(call, monkeypatch))
+        await reached.wait()
+        job.cancel()
+        await asyncio.wait({job})
+        assert (job.cancelled(), call.cancelled) == (True, True)
+
+    asyncio.run(scenario())
