@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from proxy.waiting import at_most
+
 
 class Live:
     """The latest step and preview of a task; `changes` goes up with each, and when its state changes.
@@ -42,6 +44,6 @@ class Live:
     async def wait(self, seconds: float) -> None:
         """Return at the next change, or after so long."""
         try:
-            await asyncio.wait_for(self._changed.wait(), seconds)
+            await at_most(seconds, self._changed.wait())
         except asyncio.TimeoutError:
             return

@@ -20,6 +20,7 @@ from proxy.tasks.live import Live
 from proxy.tasks.models import Output, State, Task
 from proxy.tasks.operations import operation_named
 from proxy.tasks.store import Store
+from proxy.waiting import at_most
 
 log = logging.getLogger(__name__)
 
@@ -253,7 +254,7 @@ class Runner:
         :raises NotReady: it is away.
         """
         try:
-            return await asyncio.wait_for(self._store.call(work, *given, **named), _ANSWER_SECONDS)
+            return await at_most(_ANSWER_SECONDS, self._store.call(work, *given, **named))
         except asyncio.TimeoutError:
             raise NotReady("The database of tasks does not answer.") from None
 

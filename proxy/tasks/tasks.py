@@ -28,6 +28,7 @@ from proxy.tasks.queue import Queue
 from proxy.tasks.retention import Retention
 from proxy.tasks.runner import Runner
 from proxy.tasks.store import IDS_AT_A_TIME, Store, connect
+from proxy.waiting import at_most
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +205,7 @@ class Tasks:
     async def _put(self, task: Task) -> bool:
         """Queue an accepted task; where that fails `_reconcile` finds what is missing and makes it good."""
         try:
-            await asyncio.wait_for(self._queue.put(task.id, task.rank), _QUEUE_SECONDS)
+            await at_most(_QUEUE_SECONDS, self._queue.put(task.id, task.rank))
         except Exception:
             log.exception("task %s is not in the queue yet", task.id)
             return False
@@ -260,7 +261,7 @@ class Tasks:
         # What runs here is told, what runs at another proxy finds out at its next step, and what waits is taken out.
         if ours and not self._runner.cancel(id) and before.state == "queued":
             with suppress(asyncio.TimeoutError):  # then it is taken out later, or begins and ends at once
-                await asyncio.wait_for(self._queue.take_out(id), _QUEUE_SECONDS)
+                await at_most(_QUEUE_SECONDS, self._queue.take_out(id))
         task = await self.get(id)
         if task.state != "cancelled":
             raise Conflict(f"The task has {task.state} already.", param="task_id")

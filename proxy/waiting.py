@@ -1,0 +1,27 @@
+"""Waiting that has an end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+
+async def at_most(seconds: float, work: Awaitable[Result]) -> Result:
+    """Await `work`, and cancel it when it takes longer.
+
+    Not `asyncio.wait_for`: before Python 3.12 that swallows a cancellation which comes together with the end of the
+    work, and whoever cancelled waits for ever.
+
+    :raises asyncio.TimeoutError: it took longer.
+    """
+    job = asyncio.ensure_future(work)
+    job.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody has to look at it
+    try:
+        if not (await asyncio.wait({job}, timeout=seconds))[0]:
+            raise asyncio.TimeoutError
+        return job.result()
+    finally:
+        job.cancel()
