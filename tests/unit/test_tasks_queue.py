@@ -31,29 +31,21 @@ from proxy.tasks.runner import Runner
 from proxy.tasks.store import Store, connect
 from proxy.tasks.tasks import Tasks
 from tests.postgres import running_postgres
+from tests.runner_bench import Scripted
 
 PICTURE = Output(data=memoryview(b"picture"), media_type="image/png", details={})
 
 
-class Noted:
+class Noted(Scripted):
     """Notes the names of the works that run; each waits until it may go on."""
 
     name = "noted"
-    fallback_seconds = 1.0
 
     def __init__(self) -> None:
-        self.runs: list[str] = []
-        self.begun = asyncio.Semaphore(0)
+        super().__init__(self._wait)
         self.go_on = asyncio.Event()
 
-    async def accept(self, services: Services, fields: dict[str, Any]) -> Work:
-        raise NotImplementedError
-
-    async def run(
-        self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes], tell: Tell
-    ) -> list[Output]:
-        self.runs.append(fields["name"])
-        self.begun.release()
+    async def _wait(self, fields: Mapping[str, Any], tell: Tell) -> list[Output]:
         await self.go_on.wait()
         return [PICTURE]
 
