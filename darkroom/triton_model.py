@@ -13,7 +13,7 @@ import os
 import threading
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from darkroom.batching import Job, groups, run_together
+from darkroom.calls import CALL, STOP
 from darkroom.errors import Cancelled, DarkroomError, InvalidInput, NetworkError, OutOfMemory, to_wire
 from darkroom.networks import Array, ModelSpec, RowCaps, Tensors
 from darkroom.triton_metrics import Gauges
@@ -84,14 +85,18 @@ def _caps(text: str, oblong: int) -> RowCaps | None:
 
 
 class Reply:
-    """The response stream of one request."""
+    """The response stream of one request.
 
-    def __init__(self, sender: Any) -> None:
+    :param stopped: whether the client has asked for the end, with `darkroom.calls.STOP`.
+    """
+
+    def __init__(self, sender: Any, stopped: Callable[[], bool]) -> None:
         self._sender = sender
+        self._stopped = stopped
 
     def cancelled(self) -> bool:
         """Whether the client has cancelled or gone away."""
-        return bool(self._sender.is_cancelled())
+        return self._stopped() or bool(self._sender.is_cancelled())
 
     def send(self, outputs: Mapping[str, Array], final: bool = False) -> None:
         """Send one response; `final` closes the stream with it."""
@@ -139,6 +144,8 @@ class PipelineModel(ABC):
         self._model = Path(args["model_repository"])
         self.folder = self._model / args["model_version"]
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="pipeline")
+        self._running: set[str] = set()
+        self._stopped: set[str] = set()
         self.setup()
 
     def has_neighbour(self, spec: ModelSpec) -> bool:
@@ -163,11 +170,21 @@ class PipelineModel(ABC):
         await asyncio.gather(*(self._serve(request) for request in requests))
 
     async def _serve(self, request: Any) -> None:
-        reply = Reply(request.get_response_sender())
+        parameters = json.loads(request.parameters() or "{}")
+        call = str(parameters.get(CALL, ""))
+        reply = Reply(request.get_response_sender(), lambda: call in self._stopped)
+        if STOP in parameters:
+            self._stopped |= {str(parameters[STOP])} & self._running
+            reply.send({}, final=True)
+            return
+        self._running.add(call)
         try:
             await self.answer(self._fields(request), reply)
         except BaseException as error:  # an exception that leaves `execute` would hang the client
             reply.fail(error)
+        finally:
+            self._running.discard(call)
+            self._stopped.discard(call)
 
     def _fields(self, request: Any) -> dict[str, Any]:
         given = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}

@@ -1,13 +1,17 @@
-"""The way to Triton: one gRPC stream per call, so that a cancelled call cancels the work.
+"""The way to Triton: one gRPC stream per call, which is always read to its end.
 
 Everything goes through ModelStreamInfer, also single-response models: early cancels of unary calls crash
-Triton 2.51.
+Triton 2.51. And a gRPC call that is cancelled while its last response is on the way leaks that response in tritonserver
+(measured: docs/decisions/0021-streams-are-read-to-their-end.md). So whoever loses interest in a call asks the model to
+stop, with a request of its own, and the stream is read on in the background until it ends by itself.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sys
+import contextlib
+import logging
+import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
@@ -16,11 +20,18 @@ import numpy as np
 import tritonclient.grpc.aio as grpcclient
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from darkroom.calls import CALL, STOP
 from darkroom.errors import Cancelled, DarkroomError, NetworkError, NotReady, from_wire
 from darkroom.networks import Array
 
+log = logging.getLogger(__name__)
+
 _RESTARTING = "The inference server is starting or restarting; try again in a moment."
 _RETRY_AFTER = 5
+_STOP_SECONDS = 30.0
+"""How long a call that nobody reads any more may take to end by itself: a step, or a few tiles on a slow CPU."""
+_ASK_SECONDS = 1.0
+"""Between two requests to stop: the first one may have overtaken the call that it is for."""
 
 
 class Gateway:
@@ -31,9 +42,13 @@ class Gateway:
 
     def __init__(self, address: str) -> None:
         self._client = grpcclient.InferenceServerClient(address)
+        self._stopping: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        """Close the channel."""
+        """Close the channel, and with it the calls that have not ended yet."""
+        for task in self._stopping:
+            task.cancel()
+        await asyncio.gather(*self._stopping, return_exceptions=True)
         await self._client.close()
 
     async def models(self) -> dict[str, bool]:
@@ -48,43 +63,113 @@ class Gateway:
         return {model.name: model.state == "READY" for model in index.models}
 
     async def stream(
-        self, model: str, inputs: Mapping[str, Any], *, request_id: str = ""
+        self, model: str, inputs: Mapping[str, Any], *, request_id: str = "", can_stop: bool = True
     ) -> AsyncGenerator[dict[str, Array], None]:
         """Run a model; yields the outputs of each response by name.
 
-        Leaving the iteration early, or cancelling the task that runs it, cancels the request in Triton.
+        Leaving the iteration early, or cancelling the task that runs it, stops the request in Triton at its next step.
 
         :param inputs: arrays, or plain str/int/float for one-element inputs; None is left out.
+        :param can_stop: the model is a pipeline, which can be asked to stop; the call of another one is cancelled.
         :raises DarkroomError: the error that the model raised, or NotReady when Triton is away.
         """
-        # Outside of `one`: what is raised in there only cancels the call.
-        tensors = [_tensor(name, value) for name, value in inputs.items() if value is not None]
-
-        async def one() -> AsyncIterator[dict[str, Any]]:
-            yield {"model_name": model, "inputs": tensors, "request_id": request_id}
-
-        responses = self._client.stream_infer(one())
+        arrays = {name: _array(value) for name, value in inputs.items() if value is not None}
+        tensors = [_tensor(name, array) for name, array in arrays.items()]
+        call = _Call(self._client, {"model_name": model, "inputs": tensors, "request_id": request_id})
         try:
-            async for result, error in responses:
-                if error is not None:
-                    raise translate(error)
-                names = [output.name for output in result.get_response().outputs]
-                yield {name: result.as_numpy(name) for name in names}
-        except (InferenceServerException, grpc.aio.AioRpcError) as error:
-            raise translate(error) from error
-        except asyncio.CancelledError:
-            # gRPC also cancels a call by itself, when it breaks while it is being sent. Python 3.10 cannot tell.
-            task = asyncio.current_task()
-            if sys.version_info >= (3, 11) and task is not None and not task.cancelling():
-                raise NetworkError("The call to the inference server was broken off.") from None
-            raise
+            while (outputs := await call.next()) is not None:
+                yield outputs
         finally:
-            responses.cancel()
+            if not can_stop:
+                call.cancel()
+            elif not call.ended:
+                stop = [_tensor(name, array[:1]) for name, array in arrays.items()]
+                task = asyncio.create_task(self._stop(call, {"model_name": model, "inputs": stop}))
+                self._stopping.add(task)
+                task.add_done_callback(self._stopping.discard)
+
+    async def _stop(self, call: _Call, request: Mapping[str, Any]) -> None:
+        """Ask the model to stop a call until it has ended; cancel it if that takes too long.
+
+        :param request: to the same model, with the least inputs that Triton accepts.
+        """
+        asked = {**request, "parameters": {STOP: call.name}}
+        try:
+            for _ in range(round(_STOP_SECONDS / _ASK_SECONDS)):
+                with contextlib.suppress(InferenceServerException, grpc.aio.AioRpcError):
+                    async for _ in self._client.stream_infer(_single(dict(asked)), stream_timeout=_STOP_SECONDS):
+                        pass
+                if await call.wait(_ASK_SECONDS):
+                    return
+        finally:
+            call.cancel()
 
 
-def _tensor(name: str, value: Any) -> Any:
+class _Call:
+    """One call on its way: a task of its own reads the stream, so that it goes on when the caller is cancelled.
+
+    :ivar name: by which the model can be asked to stop it.
+    """
+
+    def __init__(self, client: grpcclient.InferenceServerClient, request: Mapping[str, Any]) -> None:
+        self.name = uuid.uuid4().hex
+        self._responses = client.stream_infer(_single({**request, "parameters": {CALL: self.name}}))
+        self._queue: asyncio.Queue[dict[str, Array] | DarkroomError | None] = asyncio.Queue()
+        self._reader = asyncio.create_task(self._read())
+
+    @property
+    def ended(self) -> bool:
+        """Whether the stream has been read to its end."""
+        return self._reader.done()
+
+    async def next(self) -> dict[str, Array] | None:
+        """The outputs of the next response; None at the end.
+
+        :raises DarkroomError: instead of a response there was an error.
+        """
+        one = await self._queue.get()
+        if isinstance(one, DarkroomError):
+            raise one
+        return one
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait for the end, so long at most; whether it has come."""
+        await asyncio.wait({self._reader}, timeout=seconds)
+        return self.ended
+
+    def cancel(self) -> None:
+        """Break the call off; does nothing to one that has ended."""
+        self._responses.cancel()
+
+    async def _read(self) -> None:
+        try:
+            async for result, error in self._responses:
+                self._queue.put_nowait(_outputs(result) if error is None else translate(error))
+        except (InferenceServerException, grpc.aio.AioRpcError) as error:
+            self._queue.put_nowait(translate(error))
+        except asyncio.CancelledError:  # by `cancel`, or by gRPC, when a call breaks while it is being sent
+            self._queue.put_nowait(NetworkError("The call to the inference server was broken off."))
+        except Exception as error:
+            log.exception("an answer of the inference server cannot be read")
+            self._queue.put_nowait(NetworkError(f"An answer cannot be read: {type(error).__name__}"))
+        finally:
+            self._queue.put_nowait(None)
+
+
+def _outputs(result: Any) -> dict[str, Array]:
+    return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
+
+
+async def _single(request: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    yield request
+
+
+def _array(value: Any) -> Array:
     scalars = {str: np.object_, int: np.int32, float: np.float32}
-    array = value if isinstance(value, np.ndarray) else np.array([value], scalars[type(value)])
+    return value if isinstance(value, np.ndarray) else np.array([value], scalars[type(value)])
+
+
+def _tensor(name: str, array: Array) -> Any:
     tensor = grpcclient.InferInput(name, array.shape, np_to_triton_dtype(array.dtype))
     tensor.set_data_from_numpy(array)
     return tensor

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import httpx
 
@@ -114,7 +113,7 @@ class Monitor:
             return
         before = await self._executions(spec) if self.ready else None
         try:
-            await asyncio.wait_for(self._consume(spec.canary_model or spec.name, spec.canary()), self._timeout)
+            await asyncio.wait_for(self._consume(spec), self._timeout)
         except NotReady:
             raise
         except (DarkroomError, asyncio.TimeoutError) as error:
@@ -125,8 +124,10 @@ class Monitor:
             why = error.message if isinstance(error, DarkroomError) else f"no answer in {self._timeout:g} s"
             raise NetworkError(f"a small inference on {spec.name} failed: {why}") from error
 
-    async def _consume(self, model: str, inputs: Mapping[str, Any]) -> None:
-        async for _ in self._gateway.stream(model, inputs, request_id="canary"):
+    async def _consume(self, spec: ModelSpec) -> None:
+        model, inputs = spec.canary_model or spec.name, spec.canary() if spec.canary else {}
+        can_stop = bool(spec.canary_model) or not spec.is_network
+        async for _ in self._gateway.stream(model, inputs, request_id="canary", can_stop=can_stop):
             pass
 
     async def _executions(self, spec: ModelSpec) -> int:

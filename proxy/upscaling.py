@@ -54,14 +54,17 @@ async def run(services: Services, data: bytes, options: UpscaleRequest, report: 
 
     :raises DarkroomError: the error of the model, or NotReady when Triton is away.
     """
+    result: Result | None = None
     async with aclosing(_responses(services, data, options)) as responses:
         async for outputs in responses:
             done, total = (int(n) for n in outputs["progress"])
             report(done, total)
             if "upscaled" in outputs:
                 details = json.loads(outputs["details"][0])
-                return Result(data=outputs["upscaled"].data, media_type=MEDIA_TYPES[options.format], details=details)
-    raise NetworkError("the upscale model ended without a picture")
+                result = Result(data=outputs["upscaled"].data, media_type=MEDIA_TYPES[options.format], details=details)
+    if result is None:
+        raise NetworkError("the upscale model ended without a picture")
+    return result
 
 
 def _responses(services: Services, data: bytes, options: UpscaleRequest) -> AsyncGenerator[dict[str, Array], None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import Any
 
 import pytest
@@ -31,16 +30,15 @@ class Call:
 
 async def _consumed(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     gateway = Gateway("127.0.0.1:1")
-    monkeypatch.setattr(gateway._client, "stream_infer", lambda requests: call)
+    monkeypatch.setattr(gateway._client, "stream_infer", lambda requests, **_: call)
     try:
-        async for _ in gateway.stream("model", {}):
+        async for _ in gateway.stream("model", {}, can_stop=False):
             pass
     finally:
         await gateway.close()
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="a task cannot tell who cancelled it")
-def test_a_call_that_grpc_cancels_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gateway_call_that_grpc_cancels_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it does when a call breaks while it is being sent."""
 
     async def broken() -> None:
@@ -50,7 +48,15 @@ def test_a_call_that_grpc_cancels_has_failed(monkeypatch: pytest.MonkeyPatch) ->
         asyncio.run(_consumed(Call(broken), monkeypatch))
 
 
-def test_a_call_that_we_cancel_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gateway_answer_that_cannot_be_read_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def odd() -> tuple[object, None]:
+        return object(), None
+
+    with pytest.raises(NetworkError, match="cannot be read"):
+        asyncio.run(_consumed(Call(odd), monkeypatch))
+
+
+def test_gateway_call_of_a_network_that_we_cancel_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         reached = asyncio.Event()
 

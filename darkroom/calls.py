@@ -1,0 +1,12 @@
+"""Names of request parameters that the proxy and the pipelines agree on.
+
+Triton carries them beside the inputs of a request (the `parameters` of its inference protocol), so that no model needs
+an input for them.
+"""
+
+from __future__ import annotations
+
+CALL = "darkroom_call"
+"""A name for the request that no other one has."""
+STOP = "darkroom_stop"
+"""The name of a running request that is to stop at its next step. A request with this parameter does nothing else."""
