@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from benchmarks.service import Server
+from darkroom.pipelines.upscale.request import Limits
 
 Post = Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]
 """Sends one request."""
@@ -41,7 +42,9 @@ class Rest:
 
     def upscale(self, data: bytes, model: str) -> bytes:
         """`POST /api/upscale`, from the file to the whole answer."""
-        answer = self._client.post("/api/upscale", files={"file": ("photo.png", data)}, data={"model": model})
+        answer = self._client.post(
+            "/api/upscale", files={"file": ("photo.png", data)}, data={"model": model, "tile": Limits.tile}
+        )
         return answer.raise_for_status().content
 
     def generate(self, body: Mapping[str, Any]) -> dict[str, Any]:

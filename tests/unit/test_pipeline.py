@@ -46,8 +46,7 @@ class Blurring:
 
 def run(image: Image.Image, network: Blurring, *, limits: Limits = LIMITS, **fields: Any) -> Upscaled:
     request = UpscaleRequest.parse({"model": "animevideov3-x2", **fields}, limits)
-    places = asyncio.Semaphore(limits.tiles_at_network)
-    runner = Runner(network=network, places=places, limits=limits)
+    runner = Runner(network=network, limits=limits)
     return asyncio.run(upscale(encoded(image), request, runner))
 
 
@@ -109,7 +108,7 @@ def test_after_an_error_no_further_tile_starts() -> None:
 def test_stopping_stops_within_the_tiles_in_flight() -> None:
     network, limits = Blurring(2), Limits(tiles_in_flight=2)
     request = UpscaleRequest.parse({"model": "animevideov3-x2", "tile": 32}, limits)
-    runner = Runner(network=network, places=asyncio.Semaphore(8), limits=limits, stopped=lambda: network.calls >= 3)
+    runner = Runner(network=network, limits=limits, stopped=lambda: network.calls >= 3)
     with pytest.raises(Cancelled):
         asyncio.run(upscale(encoded(photo(0, 0, 256, 256)), request, runner))
     assert network.calls <= 3 + limits.tiles_in_flight
@@ -120,7 +119,6 @@ def test_progress_counts_to_the_end() -> None:
     request = UpscaleRequest.parse({"model": "animevideov3-x2", "tile": 64}, LIMITS)
     runner = Runner(
         network=Blurring(2),
-        places=asyncio.Semaphore(8),
         limits=LIMITS,
         on_progress=lambda done, of: steps.append((done, of)),
     )
@@ -157,6 +155,6 @@ def test_network_choice() -> None:
 
 def test_requests_are_frozen() -> None:
     request = UpscaleRequest.parse({}, LIMITS)
-    assert (request.network.family, request.scale, request.tile, request.tile_pad) == ("x4plus", 4, 400, 10)
+    assert (request.network.family, request.scale, request.tile, request.tile_pad) == ("x4plus", 4, None, 10)
     with pytest.raises(dataclasses.FrozenInstanceError):
         request.tile = 1  # type: ignore[misc]
