@@ -48,20 +48,22 @@ class Gateway:
         return {model.name: model.state == "READY" for model in index.models}
 
     async def stream(
-        self, model: str, inputs: Mapping[str, Any], *, request_id: str = ""
+        self, model: str, inputs: Mapping[str, Any], *, request_id: str = "", client: str = ""
     ) -> AsyncGenerator[dict[str, Array], None]:
         """Run a model; yields the outputs of each response by name.
 
         Leaving the iteration early, or cancelling the task that runs it, cancels the request in Triton.
 
         :param inputs: arrays, or plain str/int/float for one-element inputs; None is left out.
+        :param client: who asks: in the pipelines clients take turns. Empty for a client of its own.
         :raises DarkroomError: the error that the model raised, or NotReady when Triton is away.
         """
         # Outside of `one`: what is raised in there only cancels the call.
         tensors = [_tensor(name, value) for name, value in inputs.items() if value is not None]
 
         async def one() -> AsyncIterator[dict[str, Any]]:
-            yield {"model_name": model, "inputs": tensors, "request_id": request_id}
+            parameters = {"client": client} if client else None
+            yield {"model_name": model, "inputs": tensors, "request_id": request_id, "parameters": parameters}
 
         responses = self._client.stream_infer(one())
         try:
