@@ -49,7 +49,7 @@ class Gate:
         self.guests = capacity // 2
         self._queue: list[_Waiting] = []
         self._running: Counter[str] = Counter()
-        self._rounds: dict[str, int] = {}  # the last one of each client that waits
+        self._rounds: dict[str, int] = {}  # the last one of each client that runs or waits
         self._round = 0  # the one that is being served
         self._numbers = itertools.count()
         self._seconds = 1.0  # moving average of a task's time
@@ -117,19 +117,19 @@ class Gate:
             if waiting.admitted.done() and not waiting.admitted.cancelled():  # both at the same moment
                 self._release(source)
             else:
-                self._leave_queue(waiting)
+                self._queue.remove(waiting)
+                self._forget(source)
             raise
 
     def _release(self, source: str) -> None:
         self._running[source] -= 1
-        if not self._running[source]:
-            del self._running[source]
+        self._forget(source)
         self._admit_next()
 
     def _admit_next(self) -> None:
         """Give away what places there are."""
         while (waiting := self._next()) is not None:
-            self._leave_queue(waiting)
+            self._queue.remove(waiting)
             self._round = max(self._round, waiting.round)
             self._running[waiting.source] += 1
             waiting.admitted.set_result(None)
@@ -139,10 +139,12 @@ class Gate:
         ready = (one for one in self._queue if not one.admitted.done() and self._has_place(one.source))
         return min(ready, key=lambda one: (self._running[one.source], one.round, one.number), default=None)
 
-    def _leave_queue(self, waiting: _Waiting) -> None:
-        self._queue.remove(waiting)
-        if not any(one.source == waiting.source for one in self._queue):
-            del self._rounds[waiting.source]
+    def _forget(self, source: str) -> None:
+        """Keep nothing of a client that neither runs nor waits."""
+        if not self._running[source]:
+            del self._running[source]
+            if not any(one.source == source for one in self._queue):
+                self._rounds.pop(source, None)
 
     @contextmanager
     def _occupied(self, source: str) -> Iterator[None]:

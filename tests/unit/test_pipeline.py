@@ -14,7 +14,7 @@ from darkroom.errors import Cancelled, InvalidInput, NetworkError, OutOfMemory, 
 from darkroom.networks import Array, Tensors
 from darkroom.pipelines.upscale.networks import NETWORKS, choose, model_names
 from darkroom.pipelines.upscale.pipeline import Runner, Upscaled, upscale
-from darkroom.pipelines.upscale.request import Limits, UpscaleRequest
+from darkroom.pipelines.upscale.request import Limits, UpscaleRequest, default_tile
 from tests.pictures import encoded, photo, pixels
 
 LIMITS = Limits()
@@ -151,6 +151,29 @@ def test_network_choice() -> None:
     assert [choose("animevideov3", s).scale for s in (None, 1, 2, 2.01, 3, 4, 8)] == [4, 2, 2, 3, 3, 4, 4]
     with pytest.raises(InvalidInput, match="x4plus"):
         choose("x5plus", None)
+
+
+def test_tile_of_a_request_that_does_not_say_is_bounded_by_the_window_of_a_cpu() -> None:
+    assert default_tile(LIMITS, 10, None) == 400
+    assert default_tile(LIMITS, 10, 112) == 92
+    assert default_tile(LIMITS, 0, 112) == 112
+    assert default_tile(LIMITS, 100, 112) == 32
+    assert default_tile(Limits(tile=64), 10, 112) == 64
+    assert {n.label: default_tile(LIMITS, 10, n.window_cpu) for n in NETWORKS if n.scale == 4} == {
+        "x4plus": 92,
+        "x4plus-anime": 148,
+        "animevideov3-x4": 260,
+    }
+
+
+def test_tile_that_is_named_is_used_on_a_cpu_too() -> None:
+    image, network = photo(0, 0, 128, 128), Blurring(2)
+    request = UpscaleRequest.parse({"model": "animevideov3-x2"}, LIMITS)
+    result = asyncio.run(upscale(encoded(image), request, Runner(network=network, limits=LIMITS, window=84)))
+    assert (result.tile, network.calls) == (64, 4)
+    named = UpscaleRequest.parse({"model": "animevideov3-x2", "tile": 400}, LIMITS)
+    result = asyncio.run(upscale(encoded(image), named, Runner(network=network, limits=LIMITS, window=84)))
+    assert (result.tile, network.calls) == (128, 5)
 
 
 def test_requests_are_frozen() -> None:
