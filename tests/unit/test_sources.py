@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from fastapi import Request
+from fastapi import FastAPI, Request
 
+from proxy.__main__ import DrainingServer
 from proxy.routes.tasks import client_of
+from proxy.settings import Settings
 from proxy.sources import source_of
 
 
@@ -35,3 +37,10 @@ def test_source_is_the_address_and_not_a_key() -> None:
 )
 def test_source_of_an_address(host: str | None, source: str) -> None:
     assert source_of(request(host)) == source
+
+
+def test_source_that_a_proxy_names_is_believed_only_where_the_proxy_is_named() -> None:
+    config = DrainingServer(FastAPI(), Settings(_env_file=None, forwarded_allow_ips="")).config
+    assert not config.proxy_headers, "uvicorn by itself would believe every program on this machine"
+    config = DrainingServer(FastAPI(), Settings(_env_file=None, forwarded_allow_ips="192.0.2.1,198.51.100.0/24")).config
+    assert (config.proxy_headers, config.forwarded_allow_ips) == (True, "192.0.2.1,198.51.100.0/24")
