@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from benchmarks.service import Server
+from darkroom.pipelines.upscale.request import Limits
 
 Post = Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]
 """Sends one request."""
@@ -27,11 +28,13 @@ class Answer:
 class Rest:
     """An HTTP connection to a server that stays open.
 
+    :param address: of this machine, to connect from; None = any.
     :raises httpx.HTTPError: from every call, when the server fails.
     """
 
-    def __init__(self, server: Server) -> None:
-        self._client = httpx.Client(base_url=server.url, timeout=None, trust_env=False)
+    def __init__(self, server: Server, *, address: str | None = None) -> None:
+        transport = httpx.HTTPTransport(local_address=address)
+        self._client = httpx.Client(base_url=server.url, timeout=None, trust_env=False, transport=transport)
 
     def __enter__(self) -> Rest:
         return self
@@ -39,9 +42,13 @@ class Rest:
     def __exit__(self, *error: object) -> None:
         self._client.close()
 
-    def upscale(self, data: bytes, model: str) -> bytes:
-        """`POST /api/upscale`, from the file to the whole answer."""
-        answer = self._client.post("/api/upscale", files={"file": ("photo.png", data)}, data={"model": model})
+    def upscale(self, data: bytes, model: str, *, tile: int | None = Limits.tile) -> bytes:
+        """`POST /api/upscale`, from the file to the whole answer.
+
+        :param tile: that of the loops and of ncnn, which are to do the same work; None = the service's own default.
+        """
+        fields = {"model": model} | ({} if tile is None else {"tile": str(tile)})
+        answer = self._client.post("/api/upscale", files={"file": ("photo.png", data)}, data=fields)
         return answer.raise_for_status().content
 
     def generate(self, body: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from PIL import Image
 from benchmarks.errors import BenchmarkError
 from benchmarks.machine import ROOT
 from darkroom.images import decode
-from darkroom.networks import OrtNetwork
+from darkroom.networks import Array, OrtNetwork, Tensors
 from darkroom.pipelines.upscale.networks import choose
 from darkroom.pipelines.upscale.pipeline import Runner, upscale
 from darkroom.pipelines.upscale.request import Limits, UpscaleRequest
@@ -40,6 +40,10 @@ def as_pixels(data: bytes) -> NDArray[np.uint8]:
         return np.asarray(image.convert("RGB"))
 
 
+TILE = Limits.tile
+"""Of the requests here and at the service, whatever the device's own default is: both are to do the same work."""
+
+
 class Local:
     """One served network, loaded into this process from the same file.
 
@@ -51,7 +55,7 @@ class Local:
     """
 
     def __init__(self, model: str, *, threads: int = 0) -> None:
-        self._request = UpscaleRequest(network=choose(model, None), scale=4.0)
+        self._request = UpscaleRequest(network=choose(model, None), scale=4.0, tile=TILE)
         path = ROOT / "model_repository" / self._request.network.model_name / "1" / "model.onnx"
         if not path.exists():
             raise BenchmarkError(f"{self._request.network.model_name} is not exported; run: python -m exporters")
@@ -61,7 +65,7 @@ class Local:
         """The tiles that a request with default settings sends to the network, each (1, height, width, 3)."""
         pixels = decode(data, max_pixels=Limits.max_pixels).rgb
         height, width = pixels.shape[:2]
-        windows = tiles(height, width, tile=self._request.tile, pad=self._request.tile_pad)
+        windows = tiles(height, width, tile=TILE, pad=self._request.tile_pad)
         return [cut(pixels, window) for window in windows]
 
     def loop(self, batches: list[NDArray[np.uint8]]) -> None:
@@ -71,9 +75,14 @@ class Local:
 
     def upscale(self, data: bytes) -> bytes:
         """The whole pipeline, from file to file."""
+        alone = asyncio.Lock()  # as in Triton: the one instance of a network runs one batch at a time
+
+        async def network(inputs: Tensors) -> dict[str, Array]:
+            async with alone:
+                return await self._network(inputs)
+
         runner = Runner(
-            network=self._network,
-            places=asyncio.Semaphore(1),  # as in Triton: the one instance of a network runs one batch at a time
+            network=network,
             limits=Limits(),
             on_progress=lambda done, of: None,
             stopped=lambda: False,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 import threading
 import traceback
 from abc import ABC, abstractmethod
@@ -23,10 +24,12 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from darkroom.batching import Job, groups, run_together
-from darkroom.calls import CALL, STOP
+from darkroom.calls import CALL, CLIENT, STOP
 from darkroom.errors import Cancelled, DarkroomError, InvalidInput, NetworkError, OutOfMemory, to_wire
+from darkroom.model_config import instances, on_cpu, read_config
 from darkroom.networks import Array, ModelSpec, RowCaps, Tensors
 from darkroom.triton_metrics import Gauges
+from darkroom.turns import MEMBER, Member, Turns
 
 # How engines say that memory ran out: our backend's prefix, then ONNX Runtime's, CUDA's, cuDNN's and torch's own words.
 _OUT_OF_MEMORY = (
@@ -49,24 +52,52 @@ class BlsNetwork:
     :param spec: the called model; its output names are asked for.
     :param most: rows that one request may have; more go in several requests at once. None = any number.
     :param caps: the same, by the size of an input.
+    :param instances: batches that run side by side.
+    :param room: the part of what may be at the network at once that a call takes; by default two batches for each
+        instance may be there, one that runs and one that is gathered meanwhile.
     """
 
-    def __init__(self, spec: ModelSpec, *, most: int | None = None, caps: RowCaps | None = None) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        *,
+        most: int | None = None,
+        caps: RowCaps | None = None,
+        instances: int = 1,
+        room: Callable[[Tensors], float] | None = None,
+    ) -> None:
         self._name = spec.name
         self._outputs = [tensor.name for tensor in spec.outputs]
         self._most = most
         self._caps = caps
+        self._instances = instances
+        self._room = room or self._part_of_batches
+        self.turns = Turns()
 
     async def __call__(self, inputs: Tensors) -> dict[str, Array]:
-        rows = len(next(iter(inputs.values())))
-        most = min(self._most or rows, self._caps.most(inputs) if self._caps else rows)
+        rows, most = _rows(inputs), self._batch(inputs)
         if rows <= most:
             return await self._call(inputs)
         parts = [{name: value[at : at + most] for name, value in inputs.items()} for at in range(0, rows, most)]
         answers = await asyncio.gather(*(self._call(part) for part in parts))
         return {name: np.concatenate([answer[name] for answer in answers]) for name in self._outputs}
 
+    def _batch(self, inputs: Tensors) -> int:
+        """Rows that may run together with those of `inputs`."""
+        return min(self._most or sys.maxsize, self._caps.most(inputs) if self._caps else sys.maxsize)
+
+    def _part_of_batches(self, inputs: Tensors) -> float:
+        return _rows(inputs) / (2 * self._batch(inputs) * self._instances)
+
     async def _call(self, inputs: Tensors) -> dict[str, Array]:
+        """One BLS call, in its request's turn: what Triton has queued cannot be taken back or overtaken."""
+        member = MEMBER.get() or Member()
+        async with self.turns.turn(member, room=self._room(inputs), work=_work(inputs)):
+            if member.stopped():
+                raise Cancelled("The client cancelled the request.")
+            return await self._execute(inputs)
+
+    async def _execute(self, inputs: Tensors) -> dict[str, Array]:
         request = pb_utils.InferenceRequest(
             model_name=self._name,
             requested_output_names=self._outputs,
@@ -78,6 +109,15 @@ class BlsNetwork:
             kind = OutOfMemory if any(words in message for words in _OUT_OF_MEMORY) else NetworkError
             raise kind(f"network {self._name}: {message}")
         return {name: pb_utils.get_output_tensor_by_name(response, name).as_numpy() for name in self._outputs}
+
+
+def _rows(inputs: Tensors) -> int:
+    return len(next(iter(inputs.values())))
+
+
+def _work(inputs: Tensors) -> int:
+    """What a call costs, about: the elements of its first input, which is the one that the network is large for."""
+    return int(next(iter(inputs.values())).size)
 
 
 def _caps(text: str, oblong: int) -> RowCaps | None:
@@ -146,23 +186,31 @@ class PipelineModel(ABC):
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="pipeline")
         self._running: set[str] = set()
         self._stopped: set[str] = set()
+        self._called: list[BlsNetwork] = []
         self.setup()
 
     def has_neighbour(self, spec: ModelSpec) -> bool:
         """Whether the repository that this model is in holds that one, too."""
         return any((self._model.parent / spec.name).glob("1/*"))
 
-    def network(self, spec: ModelSpec, *, oblong: int = 0) -> BlsNetwork:
-        """A network of this repository, with the limits that its config sets; for `oblong` see `RowCaps`."""
-        from google.protobuf import text_format  # type: ignore[import-untyped]
-        from tritonclient.grpc import model_config_pb2
+    def network(
+        self, spec: ModelSpec, *, oblong: int = 0, room: Callable[[Tensors], float] | None = None
+    ) -> BlsNetwork:
+        """A network of this repository, with the limits that its config sets; for `oblong` see `RowCaps`, for `room`
+        `BlsNetwork`."""
+        config = read_config(self._model.parent / spec.name)
+        if config is None:
+            network = BlsNetwork(spec, room=room)
+        else:
+            caps = _caps(config.parameters["rows_by_size"].string_value, oblong)
+            most = config.max_batch_size or None
+            network = BlsNetwork(spec, most=most, caps=caps, instances=instances(config), room=room)
+        self._called.append(network)
+        return network
 
-        path = self._model.parent / spec.name / "config.pbtxt"
-        if not path.is_file():
-            return BlsNetwork(spec)
-        config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
-        caps = _caps(config.parameters["rows_by_size"].string_value, oblong)
-        return BlsNetwork(spec, most=config.max_batch_size or None, caps=caps)
+    def on_cpu(self, spec: ModelSpec) -> bool:
+        """Whether this repository has a network on the CPU."""
+        return on_cpu(read_config(self._model.parent / spec.name))
 
     async def execute(self, requests: list[Any]) -> None:
         """Triton's hook. Being a coroutine of a decoupled model, it overlaps with itself."""
@@ -177,6 +225,8 @@ class PipelineModel(ABC):
             self._stopped |= {str(parameters[STOP])} & self._running
             reply.send({}, final=True)
             return
+        member = Member(client=str(parameters.get(CLIENT, "")), stopped=reply.cancelled)
+        MEMBER.set(member)  # `execute` gives every request a context of its own
         self._running.add(call)
         try:
             await self.answer(self._fields(request), reply)
@@ -185,6 +235,8 @@ class PipelineModel(ABC):
         finally:
             self._running.discard(call)
             self._stopped.discard(call)
+            for network in self._called:
+                network.turns.leave(member)
 
     def _fields(self, request: Any) -> dict[str, Any]:
         given = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}

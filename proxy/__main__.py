@@ -30,6 +30,10 @@ class DrainingServer(uvicorn.Server):
                 port=settings.port,
                 log_config=None,
                 access_log=False,
+                # Whoever is trusted says who the clients are; to trust this machine, which is uvicorn's default, would
+                # let every program on it be as many clients as it likes.
+                proxy_headers=bool(settings.forwarded_allow_ips),
+                forwarded_allow_ips=settings.forwarded_allow_ips,
                 timeout_graceful_shutdown=10,
             )
         )

@@ -1,12 +1,15 @@
-"""Admission: how many tasks run at once, how many may wait, and the door that closes while draining."""
+"""Admission: how many tasks run at once, whose is next, how many may wait, and the door that closes while draining."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 
 from darkroom.errors import NotReady, QueueFull
 
@@ -14,8 +17,22 @@ _SMOOTHING = 0.2
 _RETRY_AFTER_RANGE = (1, 60)
 
 
+@dataclass(eq=False, frozen=True)
+class _Waiting:
+    """A task in the queue. `round` says how many turns of its client come before it."""
+
+    source: str
+    round: int
+    number: int
+    admitted: asyncio.Future[None]
+
+
 class Gate:
-    """Bounded concurrency, first come first served.
+    """Bounded concurrency. Clients take turns: a free place goes to the one that has the fewest places, and of those to
+    the one whose turn it is; the tasks of one client come in their order.
+
+    A client that has no place does not wait for the others' long tasks while one of a few guest places is free, which
+    come on top of the capacity.
 
     :param capacity: tasks that run at once.
     :param queue_size: tasks that may wait for a place; further ones are refused with 429.
@@ -29,57 +46,108 @@ class Gate:
         self.total = 0
         self.durable = 0  # of `total`
         self.draining = False
-        self._places = asyncio.Semaphore(capacity)
+        self.guests = capacity // 2
+        self._queue: list[_Waiting] = []
+        self._running: Counter[str] = Counter()
+        self._rounds: dict[str, int] = {}  # the last one of each client that runs or waits
+        self._round = 0  # the one that is being served
+        self._numbers = itertools.count()
         self._seconds = 1.0  # moving average of a task's time
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def check(self) -> None:
-        """Whether one more task may come.
+    def check(self, source: str = "") -> None:
+        """Whether one more task of that client may come.
 
         :raises NotReady: the service is draining.
         :raises QueueFull: `queue_size` tasks wait already.
         """
         if self.draining:
             raise NotReady("The service is shutting down and takes no new work.", retry_after=self.retry_after())
-        if self._places.locked() and self.queued >= self.queue_size:
+        if not self._has_place(source) and self.queued >= self.queue_size:
             raise QueueFull(
                 f"The queue is full: {self.active} tasks run and {self.queued} wait.", retry_after=self.retry_after()
             )
 
     @asynccontextmanager
-    async def admit(self) -> AsyncIterator[None]:
+    async def admit(self, source: str = "") -> AsyncIterator[None]:
         """Hold a place while the body runs; raises as `check`."""
-        self.check()
+        self.check(source)
         self.queued += 1
         self._idle.clear()
         try:
-            await self._places.acquire()
+            await self._acquire(source)
         except BaseException:
             self.queued -= 1
             self._note_idle()
             raise
         self.queued -= 1
-        with self._occupied():
+        with self._occupied(source):
             yield
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
+    async def place(self, source: str = "") -> AsyncIterator[None]:
         """Hold a place for a durable task. It has waited in a queue of its own, which is bounded elsewhere, so it is
         not counted in this one; among those that wait here it takes its turn.
 
         :raises NotReady: the service is draining; what has not begun by then begins after the next start.
         """
-        await self._places.acquire()
+        await self._acquire(source)
         if self.draining:
-            self._places.release()
+            self._release(source)
             raise NotReady("The service is shutting down and begins no further task.", retry_after=self.retry_after())
         self.durable += 1
-        with self._occupied():
+        with self._occupied(source):
             yield
 
+    def _has_place(self, source: str) -> bool:
+        """Whether a task of that client could begin now, were nobody before it."""
+        taken = self._running.total()
+        return taken < self.capacity + (0 if self._running[source] else self.guests)
+
+    async def _acquire(self, source: str) -> None:
+        """Wait for a place and take it; to be given back by `_release`."""
+        self._rounds[source] = turn = max(self._round, self._rounds.get(source, -1) + 1)
+        waiting = _Waiting(source, turn, next(self._numbers), asyncio.get_running_loop().create_future())
+        self._queue.append(waiting)
+        self._admit_next()
+        try:
+            await waiting.admitted
+        except BaseException:
+            if waiting.admitted.done() and not waiting.admitted.cancelled():  # both at the same moment
+                self._release(source)
+            else:
+                self._queue.remove(waiting)
+                self._forget(source)
+            raise
+
+    def _release(self, source: str) -> None:
+        self._running[source] -= 1
+        self._forget(source)
+        self._admit_next()
+
+    def _admit_next(self) -> None:
+        """Give away what places there are."""
+        while (waiting := self._next()) is not None:
+            self._queue.remove(waiting)
+            self._round = max(self._round, waiting.round)
+            self._running[waiting.source] += 1
+            waiting.admitted.set_result(None)
+
+    def _next(self) -> _Waiting | None:
+        # One that was cancelled a moment ago has not left the queue yet.
+        ready = (one for one in self._queue if not one.admitted.done() and self._has_place(one.source))
+        return min(ready, key=lambda one: (self._running[one.source], one.round, one.number), default=None)
+
+    def _forget(self, source: str) -> None:
+        """Keep nothing of a client that neither runs nor waits."""
+        if not self._running[source]:
+            del self._running[source]
+            if not any(one.source == source for one in self._queue):
+                self._rounds.pop(source, None)
+
     @contextmanager
-    def _occupied(self) -> Iterator[None]:
+    def _occupied(self, source: str) -> Iterator[None]:
         """Count a place that was acquired, and give it back."""
         self._idle.clear()
         self.active += 1
@@ -90,7 +158,7 @@ class Gate:
         finally:
             self._seconds += _SMOOTHING * (time.monotonic() - started - self._seconds)
             self.active -= 1
-            self._places.release()
+            self._release(source)
             self._note_idle()
 
     def retry_after(self) -> int:

@@ -20,7 +20,7 @@ import numpy as np
 import tritonclient.grpc.aio as grpcclient
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from darkroom.calls import CALL, STOP
+from darkroom.calls import CALL, CLIENT, STOP
 from darkroom.errors import Cancelled, DarkroomError, NetworkError, NotReady, from_wire
 from darkroom.networks import Array
 
@@ -30,6 +30,8 @@ _RESTARTING = "The inference server is starting or restarting; try again in a mo
 _RETRY_AFTER = 5
 _STOP_SECONDS = 30.0
 """How long a call that nobody reads any more may take to end by itself: a step, or a few tiles on a slow CPU."""
+_END_SECONDS = 0.02
+"""Behind an error the stream ends at once, and there is nothing to stop."""
 _ASK_SECONDS = 1.0
 """Between two requests to stop: the first one may have overtaken the call that it is for."""
 
@@ -63,19 +65,26 @@ class Gateway:
         return {model.name: model.state == "READY" for model in index.models}
 
     async def stream(
-        self, model: str, inputs: Mapping[str, Any], *, request_id: str = "", can_stop: bool = True
+        self,
+        model: str,
+        inputs: Mapping[str, Any],
+        *,
+        request_id: str = "",
+        client: str = "",
+        can_stop: bool = True,
     ) -> AsyncGenerator[dict[str, Array], None]:
         """Run a model; yields the outputs of each response by name.
 
         Leaving the iteration early, or cancelling the task that runs it, stops the request in Triton at its next step.
 
         :param inputs: arrays, or plain str/int/float for one-element inputs; None is left out.
+        :param client: who asks: in the pipelines clients take turns. Empty for a client of its own.
         :param can_stop: the model is a pipeline, which can be asked to stop; the call of another one is cancelled.
         :raises DarkroomError: the error that the model raised, or NotReady when Triton is away.
         """
         arrays = {name: _array(value) for name, value in inputs.items() if value is not None}
         tensors = [_tensor(name, array) for name, array in arrays.items()]
-        call = _Call(self._client, {"model_name": model, "inputs": tensors, "request_id": request_id})
+        call = _Call(self._client, {"model_name": model, "inputs": tensors, "request_id": request_id}, client)
         try:
             while (outputs := await call.next()) is not None:
                 yield outputs
@@ -95,6 +104,8 @@ class Gateway:
         """
         asked = {**request, "parameters": {STOP: call.name}}
         try:
+            if await call.wait(_END_SECONDS):
+                return
             for _ in range(round(_STOP_SECONDS / _ASK_SECONDS)):
                 with contextlib.suppress(InferenceServerException, grpc.aio.AioRpcError):
                     async for _ in self._client.stream_infer(_single(dict(asked)), stream_timeout=_STOP_SECONDS):
@@ -111,9 +122,10 @@ class _Call:
     :ivar name: by which the model can be asked to stop it.
     """
 
-    def __init__(self, client: grpcclient.InferenceServerClient, request: Mapping[str, Any]) -> None:
+    def __init__(self, triton: grpcclient.InferenceServerClient, request: Mapping[str, Any], client: str) -> None:
         self.name = uuid.uuid4().hex
-        self._responses = client.stream_infer(_single({**request, "parameters": {CALL: self.name}}))
+        parameters = {CALL: self.name, CLIENT: client}
+        self._responses = triton.stream_infer(_single({**request, "parameters": parameters}))
         self._queue: asyncio.Queue[dict[str, Array] | DarkroomError | None] = asyncio.Queue()
         self._reader = asyncio.create_task(self._read())
 

@@ -17,6 +17,7 @@ from proxy.gateway import Gateway
 from proxy.observability import REQUEST_ID
 from proxy.readiness import Monitor
 from proxy.settings import Settings
+from proxy.sources import SOURCE, source_of
 
 Result = TypeVar("Result")
 
@@ -32,8 +33,8 @@ class Services:
     started: float = field(default_factory=time.monotonic)
 
     def run_model(self, model: str, inputs: Mapping[str, Any]) -> AsyncGenerator[dict[str, Array], None]:
-        """`Gateway.stream` under the id of the request at hand."""
-        return self.gateway.stream(model, inputs, request_id=REQUEST_ID.get())
+        """`Gateway.stream` under the id of the request at hand, in the name of whoever sent it."""
+        return self.gateway.stream(model, inputs, request_id=REQUEST_ID.get(), client=SOURCE.get())
 
     async def admitted(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         """Wait for a place at the gate, then do the work, all within TASK_TIMEOUT.
@@ -43,14 +44,15 @@ class Services:
         """
 
         async def wait_and_work() -> Result:
-            async with self.gate.admit():
+            async with self.gate.admit(SOURCE.get()):
                 return await work()
 
         return await within(self.settings.task_timeout, wait_and_work())
 
 
-def of(request: Request) -> Services:
-    """The app's services, for `Depends`."""
+async def of(request: Request) -> Services:
+    """The app's services, for `Depends`; notes where the request comes from."""
+    SOURCE.set(source_of(request))  # which a thread, where FastAPI would call a plain function, could not
     services: Services = request.app.state.services
     return services
 

@@ -32,6 +32,7 @@ class Settings(BaseSettings):
     host: str = "0.0.0.0"
     port: Port = 8000
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    forwarded_allow_ips: str = ""
 
     task_queue_size: int = Field(100, ge=0)
     task_timeout: float = Field(300, gt=0)

@@ -18,6 +18,7 @@ from proxy.generate_fields import request_body
 from proxy.generating import Job, take_fields
 from proxy.pictures import Outputs, require_model, run
 from proxy.services import Services, Use, while_connected
+from proxy.sources import SOURCE
 from proxy.streams import EVENT_STREAM, EventResponse, Tell, data_url, event, wants_events
 from proxy.uploads import read_fields
 
@@ -102,7 +103,7 @@ async def generate(request: Request, services: Use, job: Annotated[Wanted, Depen
     services.monitor.require()
     require_model(services, job.pipeline)
     if wants_events(request):
-        services.gate.check()
+        services.gate.check(SOURCE.get())
         return EventResponse(partial(_narrated, services, job))
     made = await while_connected(request, services.admitted(partial(run, services, job)))
     if job.bare:

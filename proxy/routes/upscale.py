@@ -17,6 +17,7 @@ from starlette.background import BackgroundTask
 
 from darkroom.errors import DarkroomError, NotReady, TooLarge
 from darkroom.images import probe
+from darkroom.model_config import on_cpu, read_config
 from darkroom.pipelines.upscale import networks
 from darkroom.pipelines.upscale import request as fields
 from darkroom.pipelines.upscale.request import UpscaleRequest
@@ -24,6 +25,8 @@ from proxy.archive import Archive, entry_name
 from proxy.devices import serving_device
 from proxy.errors import describe
 from proxy.services import Services, Use, while_connected, within
+from proxy.settings import Settings
+from proxy.sources import SOURCE
 from proxy.streams import EVENT_STREAM, EventResponse, Tell, event, wants_events
 from proxy.uploads import read_file
 from proxy.upscaling import Result, run
@@ -44,7 +47,9 @@ def _options(
         float | None,
         Form(ge=fields.SCALE_RANGE[0], le=fields.SCALE_RANGE[1], description="Default: the model's own, 4."),
     ] = None,
-    tile: Annotated[int | None, Form(description="32..4096 pixels, or 0 for no tiling; default 400.")] = None,
+    tile: Annotated[
+        int | None, Form(description="32..4096 pixels, or 0 for no tiling; default: see `GET /api/info`.")
+    ] = None,
     tile_pad: Annotated[int | None, Form(ge=fields.TILE_PAD_RANGE[0], le=fields.TILE_PAD_RANGE[1])] = None,
     format: Annotated[str | None, Form(description=f"One of {', '.join(fields.FORMATS)}; default png.")] = None,
     quality: Annotated[int | None, Form(ge=fields.QUALITY_RANGE[0], le=fields.QUALITY_RANGE[1])] = None,
@@ -67,7 +72,13 @@ async def info(services: Use) -> dict[str, Any]:
         "default_model": networks.DEFAULT_MODEL,
         "models": [_family(family, [n for n in served if n.family == family]) for family in families],
         "networks": [
-            {"name": n.label, "scale": n.scale, "title": n.title, "provider": monitor.providers.get(n.model_name)}
+            {
+                "name": n.label,
+                "scale": n.scale,
+                "title": n.title,
+                "provider": monitor.providers.get(n.model_name),
+                "tile": _default_tile(settings, n),
+            }
             for n in served
         ],
         "tile": settings.upscale_tile,
@@ -86,6 +97,15 @@ async def info(services: Use) -> dict[str, Any]:
             "task_queue_size": settings.task_queue_size,
         },
     }
+
+
+def _default_tile(settings: Settings, network: networks.UpscaleNetwork) -> int | None:
+    """The tile of requests that do not say; None where the repository is on another machine."""
+    config = read_config(settings.model_repository / network.model_name)
+    if config is None:
+        return None
+    window = network.window_cpu if on_cpu(config) else None
+    return fields.default_tile(settings.limits, settings.upscale_tile_pad, window)
 
 
 def _family(name: str, members: list[networks.UpscaleNetwork]) -> dict[str, Any]:
@@ -113,7 +133,7 @@ async def upscale(
     data = await _read(file, services)
     services.monitor.require()
     if wants_events(request):
-        services.gate.check()
+        services.gate.check(SOURCE.get())
         return EventResponse(partial(_narrated, services, data, options))
     result = await while_connected(request, services.admitted(partial(run, services, data, options)))
     return Response(result.data, media_type=result.media_type, headers=result.headers)
@@ -158,7 +178,7 @@ async def _batch(
     services: Services, files: list[UploadFile], options: UpscaleRequest
 ) -> AsyncGenerator[tuple[UploadFile, Result | DarkroomError], None]:
     """A batch takes one place at the gate. Its files run a few at a time and are given in their order."""
-    async with services.gate.admit():
+    async with services.gate.admit(SOURCE.get()):
         running: deque[asyncio.Task[Result | DarkroomError]] = deque()
         try:
             for i in range(len(files) + _BATCH_PARALLEL):

@@ -35,7 +35,8 @@ class Draft:
     """A task to be accepted.
 
     :param id: a UUID.
-    :param client: who sent it; clients take turns.
+    :param client: who sent it, and owns it.
+    :param source: where it came from; sources take turns. None: the client itself.
     :param key: the client's Idempotency-Key, or None.
     :param digest: of what was sent, to tell a repetition from another request under the same key.
     """
@@ -47,13 +48,16 @@ class Draft:
     key: str | None
     digest: str
     work: Work
+    source: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """A task as the database has it.
 
+    :param source: where it came from, as far as that is known.
     :param rank: place in the queue, the lowest first.
+    :param newcomer: its source had no other task when it came, and nothing of a higher priority waited.
     :param run: name of the run that may write, or None.
     :param attempts: how often it was begun.
     :param bytes: of its files on the disk.
@@ -70,7 +74,9 @@ class Task:
     client: str
     priority: str
     state: State
+    source: str | None
     rank: int
+    newcomer: bool | None
     run: str | None
     attempts: int
     step: int

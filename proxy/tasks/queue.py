@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 _NAME = "darkroom"
 _QUEUE = "tasks"
+_NEWCOMERS = "newcomers"
+"""The first tasks of sources that had none: they come to the gate although what runs is another source's and long."""
 _POLLING_SECONDS = 0.25
 _VERSION = "1"
 """Of what a workflow is, which is no more than a task's id: a new release takes over the queue of the one before."""
@@ -30,12 +32,15 @@ class Queue:
     :param url: of the database.
     :param places: workflows that run in each process at a time. Never a bound on all proxies together: the places of
         one that died would stay taken. DBOS keeps the number with the queue, so that proxies of one database share it.
+    :param newcomers: as many of them besides, to wait for places at the gate or to be its guests; 0 = they are queued
+        with the others.
     :param run: runs the task of that id. It never raises; when it is cancelled, the task is given out again later.
     """
 
-    def __init__(self, url: str, *, places: int, run: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(self, url: str, *, places: int, newcomers: int = 0, run: Callable[[str], Awaitable[None]]) -> None:
         self._url = url
         self._places = places
+        self._newcomers = newcomers
         self._run = run
         # Alone, a process takes over what it left when it is started again. Among others it is one of many: they take
         # over what it leaves, and it may not take what runs elsewhere for its own.
@@ -71,12 +76,11 @@ class Queue:
                 "takes %d tasks at a time from the queue",
                 self._places, found, self._places,
             )  # fmt: skip
-        await DBOS.register_queue_async(
-            _QUEUE,
-            worker_concurrency=self._places,
-            polling_interval_sec=_POLLING_SECONDS,
-            on_conflict="always_update",
-        )
+        # Both in any case: where there were guests before, some may still be queued as newcomers.
+        for name, most in ((_QUEUE, self._places), (_NEWCOMERS, self._newcomers or self._places)):
+            await DBOS.register_queue_async(
+                name, worker_concurrency=most, polling_interval_sec=_POLLING_SECONDS, on_conflict="always_update"
+            )
 
     def stop_taking(self) -> None:
         """Take no further task out of the queue; those that were taken go on."""
@@ -88,10 +92,11 @@ class Queue:
         DBOS.destroy(destroy_registry=True)
         self._dbos = None
 
-    async def put(self, id: str, rank: int) -> None:
+    async def put(self, id: str, rank: int, *, newcomer: bool = False) -> None:
         """Queue a task; a second time does nothing."""
+        queue = _NEWCOMERS if newcomer and self._newcomers else _QUEUE
         with SetWorkflowID(id), SetEnqueueOptions(priority=rank):
-            await DBOS.enqueue_workflow_async(_QUEUE, self._workflow, id)
+            await DBOS.enqueue_workflow_async(queue, self._workflow, id)
 
     async def take_out(self, id: str) -> None:
         """Take a task that waits out of the queue."""

@@ -15,6 +15,7 @@ from darkroom.errors import Cancelled, DarkroomError, NetworkError, NotReady, St
 from proxy.errors import describe
 from proxy.observability import REQUEST_ID
 from proxy.services import Services
+from proxy.sources import SOURCE
 from proxy.tasks.files import Files
 from proxy.tasks.live import Live
 from proxy.tasks.models import Output, State, Task
@@ -168,6 +169,7 @@ class Runner:
 
         :raises Superseded, DarkroomError: it came to nothing.
         """
+        SOURCE.set(task.source or task.client)
         async with self._turn(task):
             run.begun = begun = await self._soon(self._store.begin, task.id, run.name)
             if begun is None:
@@ -202,7 +204,7 @@ class Runner:
                 await held.enter_async_context(self._suspects)
             while not self._services.monitor.ready:  # noqa: ASYNC110  # the monitor is looked at, it tells nobody
                 await asyncio.sleep(_READY_POLL_SECONDS)
-            await held.enter_async_context(self._services.gate.place())
+            await held.enter_async_context(self._services.gate.place(SOURCE.get()))
             yield
 
     async def _work(self, task: Task, run: _Run) -> list[Output]:

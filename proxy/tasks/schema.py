@@ -35,6 +35,9 @@ TASKS = sa.Table(
     sa.Column("error", sa.JSON),
     sa.Column("results", sa.JSON, nullable=False),
     sa.Column("bytes", sa.BigInteger, nullable=False),
+    # Both are of version 2; tables of version 1 get them when they are opened.
+    sa.Column("source", sa.String(200)),
+    sa.Column("newcomer", sa.Boolean),
     sa.UniqueConstraint("client", "idempotency_key"),  # several without a key are no repetition of each other
     sa.Index("darkroom_tasks_queue", "state", "rank", "created_at"),
     sa.Index("darkroom_tasks_client", "client", "created_at"),

@@ -94,9 +94,10 @@ class Store:
         self._engine.dispose()
 
     def create(self) -> None:
-        """Make the tables that are not there yet."""
+        """Make the tables that are not there yet, and the columns that an older release did not have."""
         with self.transaction(locked=True) as connection:
             METADATA.create_all(connection)
+            _add_missing_columns(connection)
             if connection.scalar(sa.select(DATABASES.c.id)) is None:
                 connection.execute(sa.insert(DATABASES).values(id=str(uuid.uuid4())))
 
@@ -188,6 +189,8 @@ class Store:
                 id=draft.id,
                 operation=draft.operation,
                 client=draft.client,
+                source=draft.source,
+                newcomer=self._is_newcomer(connection, draft),
                 priority=draft.priority,
                 state="queued",
                 tag=tag,
@@ -211,14 +214,20 @@ class Store:
         return _task(row)
 
     def _tag(self, connection: sa.Connection, draft: Draft) -> int:
-        """Start-time fair queueing (Goyal, Vin, Cheng 1996), every task of the same length: a client's next task comes
+        """Start-time fair queueing (Goyal, Vin, Cheng 1996), every task of the same length: a source's next task comes
         one round after its last one, and never before the round that is being served."""
         live = (TASKS.c.state.in_(LIVE), TASKS.c.priority == draft.priority)
         served = connection.scalar(sa.select(sa.func.max(TASKS.c.tag)).where(*live, TASKS.c.state == "processing"))
         if served is None:
             served = connection.scalar(sa.select(sa.func.min(TASKS.c.tag)).where(*live))
-        last = connection.scalar(sa.select(sa.func.max(TASKS.c.tag)).where(*live, TASKS.c.client == draft.client))
+        last = connection.scalar(sa.select(sa.func.max(TASKS.c.tag)).where(*live, _same_source(draft)))
         return max(served or 0, 0 if last is None else last + 1)
+
+    def _is_newcomer(self, connection: sa.Connection, draft: Draft) -> bool:
+        """Whether its source has no other task, and nothing of a higher priority waits."""
+        higher = (TASKS.c.state == "queued", TASKS.c.rank <= PRIORITIES.index(draft.priority) * _TAGS)
+        others = connection.scalar(_count(TASKS.c.state.in_(LIVE), _same_source(draft)))
+        return not others and not connection.scalar(_count(*higher))
 
     def _pace(self, connection: sa.Connection, draft: Draft) -> float | None:
         """Seconds per unit: of this kind, else the mean of the operation's kinds."""
@@ -334,6 +343,18 @@ def _retry_after(outlook: Outlook) -> int:
     work = outlook.running + sum(estimate for _, estimate in outlook.waiting)
     low, high = _RETRY_AFTER_RANGE
     return min(high, max(low, math.ceil(work / outlook.places / (len(outlook.waiting) + 1))))
+
+
+def _same_source(draft: Draft) -> sa.ColumnElement[bool]:
+    return sa.func.coalesce(TASKS.c.source, TASKS.c.client) == (draft.source or draft.client)
+
+
+def _add_missing_columns(connection: sa.Connection) -> None:
+    there = {column["name"] for column in sa.inspect(connection).get_columns(TASKS.name)}
+    for column in TASKS.columns:
+        if column.name not in there:
+            kind = column.type.compile(connection.dialect)
+            connection.execute(sa.text(f"ALTER TABLE {TASKS.name} ADD COLUMN {column.name} {kind}"))
 
 
 def _count(*where: Any) -> sa.Select[Any]:

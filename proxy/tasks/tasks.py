@@ -19,6 +19,7 @@ from fastapi import Depends, Request
 
 from darkroom.errors import Conflict, Gone, InvalidInput, NotFound, NotReady, QueueFull, StorageFull
 from proxy.services import Services
+from proxy.sources import SOURCE
 from proxy.tasks.files import Files
 from proxy.tasks.heartbeat import Heartbeats
 from proxy.tasks.live import Live
@@ -60,7 +61,9 @@ class Tasks:
         self._store = Store(connect(self._url))
         self.files = Files(settings.data_dir)
         self._runner = Runner(services, self._store, self.files)
-        self._queue = Queue(self._url, places=settings.max_concurrent_tasks, run=self._runner.execute)
+        places = settings.max_concurrent_tasks
+        newcomers = places if services.gate.guests else 0
+        self._queue = Queue(self._url, places=places, newcomers=newcomers, run=self._runner.execute)
         self._heartbeats = Heartbeats(self._store, self._queue.executor)
         self._retention = Retention(
             self._store, self.files, hours=settings.task_retention_hours, gigabytes=settings.task_retention_gb
@@ -136,6 +139,7 @@ class Tasks:
                 key=f"{key}\x1f{index}" if key and index else key,
                 digest=digest,
                 work=work,
+                source=SOURCE.get() or None,
             )
             for index, work in enumerate(works)
         ]
@@ -205,7 +209,7 @@ class Tasks:
     async def _put(self, task: Task) -> bool:
         """Queue an accepted task; where that fails `_reconcile` finds what is missing and makes it good."""
         try:
-            await at_most(_QUEUE_SECONDS, self._queue.put(task.id, task.rank))
+            await at_most(_QUEUE_SECONDS, self._queue.put(task.id, task.rank, newcomer=bool(task.newcomer)))
         except Exception:
             log.exception("task %s is not in the queue yet", task.id)
             return False

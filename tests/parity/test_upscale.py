@@ -22,7 +22,7 @@ def enlarge(network: UpscaleNetwork, *, tile: int) -> NDArray[np.uint8]:
     limits = Limits()
     request = UpscaleRequest.parse({"model": network.label, "tile": tile}, limits)
     model = OrtNetwork(ROOT / "model_repository" / network.model_name / "1" / "model.onnx")
-    runner = Runner(network=model, places=asyncio.Semaphore(2), limits=limits)
+    runner = Runner(network=model, limits=limits)
     return pixels(asyncio.run(upscale(FACE, request, runner)).data)
 
 

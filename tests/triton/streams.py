@@ -14,15 +14,21 @@ from tests.conftest import RunningTriton
 
 
 class Stream:
-    """One streaming request: what comes back, in order."""
+    """One streaming request: what comes back, in order.
 
-    def __init__(self, triton: RunningTriton, model_name: str, /, **inputs: Any) -> None:
+    :param sent_by: the client that the pipeline is told of; empty for none.
+    """
+
+    def __init__(self, triton: RunningTriton, model_name: str, /, *, sent_by: str = "", **inputs: Any) -> None:
         self.answers: queue.Queue[tuple[Any, InferenceServerException | None]] = queue.Queue()
         self.ended = False
         self.client = triton.client()
         self.client.start_stream(lambda result, error: self.answers.put((result, error)))
         self.client.async_stream_infer(
-            model_name, [_tensor(name, value) for name, value in inputs.items()], enable_empty_final_response=True
+            model_name,
+            [_tensor(name, value) for name, value in inputs.items()],
+            enable_empty_final_response=True,
+            parameters={"client": sent_by} if sent_by else None,
         )
 
     def next(self) -> dict[str, Any]:

@@ -119,6 +119,24 @@ def test_requests_share_batches_and_do_not_disturb_each_other(triton: RunningTri
     assert rows / runs > 3, "rows of several requests, each of which brings one or two"
 
 
+def test_steps_of_a_client_with_few_requests_do_not_wait_for_all_of_the_others(triton: RunningTriton) -> None:
+    size = {"width": 256, "height": 256}  # of which two requests run together
+    streams = [Stream(triton, "sd15", **{**FIELDS, **size}, steps=100, sent_by="many") for _ in range(24)]
+    for stream in streams:
+        while stream.next()["progress"][0] < 1:
+            pass
+    few = Stream(triton, "sd15", **{**FIELDS, **size}, steps=6, sent_by="few")
+    rows = []
+    for _ in range(7):
+        few.next()
+        rows.append(rows_and_executions(triton, UNET)[0])
+    for stream in streams:
+        stream.close(cancel=True)
+    few.close()
+    each = np.diff(rows[1:])
+    assert np.median(each) <= 24, f"{each} rows for a step; in a round of all it would be one of 50"
+
+
 def test_instances_share_the_work(triton: RunningTriton) -> None:
     stubs = stubs_of(triton, UNET)
     assert len(stubs) == 2

@@ -79,6 +79,19 @@ def test_errors_come_back_typed(
     assert ours.param == param
 
 
+def test_a_small_picture_is_not_behind_the_tiles_of_a_large_one(triton: RunningTriton) -> None:
+    """Of two clients, and of one."""
+    large, small = encoded(photo().resize((1024, 1024))), encoded(photo(0, 0, 32, 32))
+    for client in ("another", "the same"):
+        stream = Stream(triton, "upscale", image=large, model="animevideov3-x2", sent_by="the same")
+        total = int(stream.next()["progress"][1])
+        before = executions(triton, NETWORK)
+        Stream(triton, "upscale", image=small, model="animevideov3-x2", sent_by=client).all()
+        assert executions(triton, NETWORK) - before <= 4, "its own, the one at work, and what came while it was encoded"
+        stream.close(cancel=True)
+        assert total == 16
+
+
 def test_cancelling_stops_within_the_tiles_at_work(triton: RunningTriton) -> None:
     data = encoded(photo().resize((1024, 1024)))  # 64 tiles
     stream = Stream(triton, "upscale", image=data, model="animevideov3-x2", tile=128)

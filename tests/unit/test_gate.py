@@ -88,3 +88,113 @@ def test_draining_refuses_new_work_and_waits_for_the_rest() -> None:
         await asyncio.gather(*tasks)
 
     asyncio.run(scenario())
+
+
+class Queue:
+    """Tasks at a gate that hold their places until they are told to leave."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+        self.began: list[str] = []
+        self.leave: dict[str, asyncio.Event] = {}
+
+    def come(self, name: str, source: str, *, durable: bool = False) -> asyncio.Task[None]:
+        return asyncio.create_task(self._task(name, source, durable))
+
+    async def _task(self, name: str, source: str, durable: bool) -> None:
+        leave = self.leave[name] = asyncio.Event()
+        async with self.gate.place(source) if durable else self.gate.admit(source):
+            self.began.append(name)
+            await leave.wait()
+
+    async def end(self, name: str) -> None:
+        self.leave[name].set()
+        await settle()
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_client_without_a_place_is_a_guest(durable: bool) -> None:
+    async def scenario() -> None:
+        queue = Queue(Gate(capacity=4, queue_size=100))
+        greedy = [queue.come(f"g{n}", "greedy", durable=bool(n % 2)) for n in range(40)]
+        await settle()
+        assert queue.began == ["g0", "g1", "g2", "g3"]
+        new = [queue.come(f"n{n}", "new", durable=durable) for n in range(2)]
+        await settle()
+        assert queue.began[4:] == ["n0"], "at once, and one only"
+        await queue.end("n0")
+        assert queue.began[5:] == ["n1"]
+        await queue.end("n1")
+        await queue.end("g0")
+        assert queue.began[6:] == ["g4"]
+        for task in (*greedy, *new):
+            task.cancel()
+        await asyncio.gather(*greedy, *new, return_exceptions=True)
+        assert queue.gate.idle
+
+    asyncio.run(scenario())
+
+
+def test_guests_are_few() -> None:
+    async def scenario() -> None:
+        queue = Queue(Gate(capacity=4, queue_size=100))
+        tasks = [queue.come(f"c{n}", f"client {n}") for n in range(10)]
+        await settle()
+        assert queue.began == [f"c{n}" for n in range(6)]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
+def test_clients_that_wait_take_turns_whoever_came_first() -> None:
+    async def scenario() -> None:
+        queue = Queue(Gate(capacity=1, queue_size=100))  # and no guests
+        tasks = [queue.come(name, name[0]) for name in ("a0", "a1", "a2", "a3", "b0", "b1", "c0")]
+        await settle()
+        while len(queue.began) < len(tasks):
+            await queue.end(queue.began[-1])
+        await queue.end(queue.began[-1])
+        assert queue.began == ["a0", "b0", "c0", "a1", "b1", "a2", "a3"]
+        assert queue.gate.idle
+
+    asyncio.run(scenario())
+
+
+def test_a_full_queue_does_not_lock_out_a_guest() -> None:
+    async def scenario() -> None:
+        queue = Queue(Gate(capacity=2, queue_size=3))
+        tasks = [queue.come(f"g{n}", "greedy") for n in range(5)]
+        await settle()
+        with pytest.raises(QueueFull):
+            queue.gate.check("greedy")
+        queue.gate.check("new")
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
+def test_a_cancellation_together_with_the_place_gives_it_back() -> None:
+    async def scenario() -> None:
+        queue = Queue(Gate(capacity=1, queue_size=3))
+        tasks = [queue.come(name, "a") for name in ("first", "second", "third")]
+        await settle()
+        queue.leave["first"].set()
+        await asyncio.sleep(0)
+        assert (tasks[0].done(), queue.began) == (True, ["first"]), "the second has the place, and does not know yet"
+        tasks[1].cancel()
+        await settle()
+        assert queue.began == ["first", "third"]
+        assert tasks[1].cancelled()
+        await queue.end("third")
+        assert queue.gate.idle
+
+    asyncio.run(scenario())

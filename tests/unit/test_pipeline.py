@@ -14,7 +14,7 @@ from darkroom.errors import Cancelled, InvalidInput, NetworkError, OutOfMemory, 
 from darkroom.networks import Array, Tensors
 from darkroom.pipelines.upscale.networks import NETWORKS, choose, model_names
 from darkroom.pipelines.upscale.pipeline import Runner, Upscaled, upscale
-from darkroom.pipelines.upscale.request import Limits, UpscaleRequest
+from darkroom.pipelines.upscale.request import Limits, UpscaleRequest, default_tile
 from tests.pictures import encoded, photo, pixels
 
 LIMITS = Limits()
@@ -46,8 +46,7 @@ class Blurring:
 
 def run(image: Image.Image, network: Blurring, *, limits: Limits = LIMITS, **fields: Any) -> Upscaled:
     request = UpscaleRequest.parse({"model": "animevideov3-x2", **fields}, limits)
-    places = asyncio.Semaphore(limits.tiles_at_network)
-    runner = Runner(network=network, places=places, limits=limits)
+    runner = Runner(network=network, limits=limits)
     return asyncio.run(upscale(encoded(image), request, runner))
 
 
@@ -109,7 +108,7 @@ def test_after_an_error_no_further_tile_starts() -> None:
 def test_stopping_stops_within_the_tiles_in_flight() -> None:
     network, limits = Blurring(2), Limits(tiles_in_flight=2)
     request = UpscaleRequest.parse({"model": "animevideov3-x2", "tile": 32}, limits)
-    runner = Runner(network=network, places=asyncio.Semaphore(8), limits=limits, stopped=lambda: network.calls >= 3)
+    runner = Runner(network=network, limits=limits, stopped=lambda: network.calls >= 3)
     with pytest.raises(Cancelled):
         asyncio.run(upscale(encoded(photo(0, 0, 256, 256)), request, runner))
     assert network.calls <= 3 + limits.tiles_in_flight
@@ -120,7 +119,6 @@ def test_progress_counts_to_the_end() -> None:
     request = UpscaleRequest.parse({"model": "animevideov3-x2", "tile": 64}, LIMITS)
     runner = Runner(
         network=Blurring(2),
-        places=asyncio.Semaphore(8),
         limits=LIMITS,
         on_progress=lambda done, of: steps.append((done, of)),
     )
@@ -155,8 +153,31 @@ def test_network_choice() -> None:
         choose("x5plus", None)
 
 
+def test_tile_of_a_request_that_does_not_say_is_bounded_by_the_window_of_a_cpu() -> None:
+    assert default_tile(LIMITS, 10, None) == 400
+    assert default_tile(LIMITS, 10, 112) == 92
+    assert default_tile(LIMITS, 0, 112) == 112
+    assert default_tile(LIMITS, 100, 112) == 32
+    assert default_tile(Limits(tile=64), 10, 112) == 64
+    assert {n.label: default_tile(LIMITS, 10, n.window_cpu) for n in NETWORKS if n.scale == 4} == {
+        "x4plus": 92,
+        "x4plus-anime": 148,
+        "animevideov3-x4": 260,
+    }
+
+
+def test_tile_that_is_named_is_used_on_a_cpu_too() -> None:
+    image, network = photo(0, 0, 128, 128), Blurring(2)
+    request = UpscaleRequest.parse({"model": "animevideov3-x2"}, LIMITS)
+    result = asyncio.run(upscale(encoded(image), request, Runner(network=network, limits=LIMITS, window=84)))
+    assert (result.tile, network.calls) == (64, 4)
+    named = UpscaleRequest.parse({"model": "animevideov3-x2", "tile": 400}, LIMITS)
+    result = asyncio.run(upscale(encoded(image), named, Runner(network=network, limits=LIMITS, window=84)))
+    assert (result.tile, network.calls) == (128, 5)
+
+
 def test_requests_are_frozen() -> None:
     request = UpscaleRequest.parse({}, LIMITS)
-    assert (request.network.family, request.scale, request.tile, request.tile_pad) == ("x4plus", 4, 400, 10)
+    assert (request.network.family, request.scale, request.tile, request.tile_pad) == ("x4plus", 4, None, 10)
     with pytest.raises(dataclasses.FrozenInstanceError):
         request.tile = 1  # type: ignore[misc]

@@ -55,8 +55,8 @@ def test_a_database_that_is_away_keeps_no_place(tmp_path: Path, monkeypatch: pyt
             place, (take, give) = made.gate.place, (asyncio.Event(), asyncio.Event())
 
             @asynccontextmanager
-            async def late() -> AsyncIterator[None]:
-                async with place():
+            async def late(source: str) -> AsyncIterator[None]:
+                async with place(source):
                     take.set()
                     await give.wait()
                     yield

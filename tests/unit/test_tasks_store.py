@@ -36,10 +36,23 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def draft(
-    client: str = "a", *, key: str | None = None, digest: str = "d", priority: str = "normal", work: Work = WORK
+    client: str = "a",
+    *,
+    key: str | None = None,
+    digest: str = "d",
+    priority: str = "normal",
+    work: Work = WORK,
+    source: str | None = None,
 ) -> Draft:
     return Draft(
-        id=str(uuid.uuid4()), operation="generate", client=client, priority=priority, key=key, digest=digest, work=work
+        id=str(uuid.uuid4()),
+        operation="generate",
+        client=client,
+        priority=priority,
+        key=key,
+        digest=digest,
+        work=work,
+        source=source,
     )
 
 
@@ -66,6 +79,45 @@ def test_clients_take_turns_whoever_came_first(store: Store) -> None:
     add(store, *(draft("b") for _ in range(3)))
     add(store, draft("c"))
     assert order(store) == "abcababa"
+
+
+def test_invented_keys_of_one_source_are_one_client(store: Store) -> None:
+    add(store, *(draft(f"key {n}", source="greedy") for n in range(40)))
+    tasks = add(store, draft("new", source="other"), draft("new", source="other"))
+    waiting = [id for id, _ in store.outlook(1).waiting]
+    assert [waiting.index(task.id) for task in tasks] == [1, 3]
+
+
+def test_the_first_task_of_a_source_is_a_newcomers(store: Store) -> None:
+    first, second = add(store, draft("x", source="s"), draft("y", source="s"))
+    assert (first.newcomer, second.newcomer) == (True, False)
+    (other,) = add(store, draft("z", source="t"))
+    assert other.newcomer
+    for task in (first, second):
+        store.end(task.id, None, "completed")
+    assert [task.newcomer for task in add(store, draft("x", source="s"))] == [True]
+    add(store, draft("h", source="u", priority="high"))
+    assert [task.newcomer for task in add(store, draft("l", source="v", priority="low"))] == [False]
+
+
+def test_a_database_of_an_older_release_gets_the_columns_that_it_lacks(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'old.db'}"
+    old = Store(connect(url))
+    old.create()
+    (kept,) = add(old, draft("a"))
+    with old.transaction() as connection:
+        for name in ("source", "newcomer"):
+            connection.execute(sa.text(f"ALTER TABLE {TASKS.name} DROP COLUMN {name}"))
+    old.close()
+    new = Store(connect(url))
+    new.create()
+    new.create()
+    found = new.get(kept.id)
+    assert found is not None
+    assert (found.client, found.source, found.newcomer) == ("a", None, None)
+    assert [task.newcomer for task in add(new, draft("a"), draft("b"))] == [False, True]
+    assert [task.client for task in new.page(client="a", state=None, limit=9)] == ["a", "a"]
+    new.close()
 
 
 def test_a_client_that_comes_later_is_not_behind_what_another_one_piled_up(store: Store) -> None:

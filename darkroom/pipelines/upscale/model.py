@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
 import numpy as np
 
 from darkroom.errors import InvalidInput
+from darkroom.networks import Tensors
 from darkroom.pipelines.upscale import networks
+from darkroom.pipelines.upscale.networks import UpscaleNetwork
 from darkroom.pipelines.upscale.pipeline import Runner, upscale
 from darkroom.pipelines.upscale.request import Limits, UpscaleRequest
-from darkroom.triton_model import PipelineModel, Reply
+from darkroom.triton_model import BlsNetwork, PipelineModel, Reply
 
 
 class UpscaleModel(PipelineModel):
@@ -22,9 +23,18 @@ class UpscaleModel(PipelineModel):
 
     def setup(self) -> None:
         self._limits = Limits.from_env()
-        self._networks = {
-            n: (self.network(n.spec()), asyncio.Semaphore(self._limits.tiles_at_network)) for n in networks.NETWORKS
-        }
+        self._networks = {network: self._network(network) for network in networks.NETWORKS}
+
+    def _network(self, network: UpscaleNetwork) -> tuple[BlsNetwork, int | None]:
+        """A network, and the largest window that it is given by default."""
+        window = network.window_cpu if self.on_cpu(network.spec()) else None
+        most = self._limits.tiles_at_network
+
+        def room(inputs: Tensors) -> float:
+            rows, height, width, _ = inputs["image"].shape
+            return max(rows / most, rows * height * width / window**2 if window else 0.0)
+
+        return self.network(network.spec(), room=room), window
 
     async def answer(self, fields: dict[str, Any], reply: Reply) -> None:
         data = fields.pop("image", None)
@@ -39,11 +49,11 @@ class UpscaleModel(PipelineModel):
             if done < of:  # the last one travels with the picture
                 reply.send({"progress": np.array([done, of], np.int32)})
 
-        network, places = self._networks[request.network]
+        network, window = self._networks[request.network]
         runner = Runner(
             network=network,
-            places=places,
             limits=self._limits,
+            window=window,
             on_progress=report,
             stopped=reply.cancelled,
         )

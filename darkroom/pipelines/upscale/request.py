@@ -25,7 +25,8 @@ class UpscaleRequest:
 
     :param network: the network that runs.
     :param scale: output pixels per input pixel, 1..8; where it is not the network's own, a resize ends the job.
-    :param tile: longest side of a tile without its padding, 32..4096; 0 does the whole picture in one piece.
+    :param tile: longest side of a tile without its padding, 32..4096; 0 does the whole picture in one piece; None is
+        what `default_tile` says.
     :param tile_pad: pixels around a tile that the network sees and that are thrown away, 0..256.
     :param format: "png", "webp", "jpeg", or "raw" (bare rows).
     :param quality: 1..100, for WebP and JPEG.
@@ -33,7 +34,7 @@ class UpscaleRequest:
 
     network: UpscaleNetwork
     scale: float
-    tile: int = 400
+    tile: int | None = None
     tile_pad: int = 10
     format: Format = "png"
     quality: int = 90
@@ -49,13 +50,12 @@ class UpscaleRequest:
         if scale is not None:
             scale = _in_range("scale", float(scale), SCALE_RANGE)
         network = choose(given.get("model", DEFAULT_MODEL), scale)
-        tile = int(given.get("tile", limits.tile))
         if given.get("format", "png") not in FORMATS:
             raise InvalidInput(f"format must be one of {', '.join(FORMATS)}; got {given['format']!r}.", param="format")
         return cls(
             network=network,
             scale=network.scale if scale is None else scale,
-            tile=tile if tile == 0 else _in_range("tile", tile, TILE_RANGE, also="0 for no tiling"),
+            tile=_tile(given.get("tile")),
             tile_pad=_in_range("tile_pad", int(given.get("tile_pad", limits.tile_pad)), TILE_PAD_RANGE),
             format=given.get("format", cls.format),
             quality=_in_range("quality", int(given.get("quality", cls.quality)), QUALITY_RANGE),
@@ -68,11 +68,12 @@ class Limits(EnvironmentLimits):
 
     :param max_pixels: largest input picture.
     :param max_output_pixels: largest result; a result takes 3 or 4 bytes of memory for each.
-    :param tile, tile_pad: defaults for requests that do not say.
-    :param tiles_in_flight: tiles of one request that are at the network at once. Two keep a CPU busy while the
+    :param tile, tile_pad: defaults for requests that do not say; see `default_tile`.
+    :param tiles_in_flight: tiles of one request that are cut and on their way. Two keep a CPU busy while the
         last tile is put away; on a GPU it is the batch that one picture can fill by itself.
-    :param tiles_at_network: tiles of all requests that are at one network at once. The others wait in the
-        pipeline, where a cancelled request still takes them back; what Triton has queued it computes.
+    :param tiles_at_network: tiles of all requests that are at one network at once, and on a CPU no more than have the
+        pixels of one default tile. The others wait for their turn in the pipeline, where a cancelled request still
+        takes them back; what Triton has queued it computes.
     """
 
     prefix = "upscale"
@@ -82,6 +83,22 @@ class Limits(EnvironmentLimits):
     tile_pad: int = 10
     tiles_in_flight: int = 2
     tiles_at_network: int = 8
+
+
+def default_tile(limits: Limits, pad: int, window: int | None) -> int:
+    """The tile of a request that does not say: UPSCALE_TILE, or less where a tile with its margin would be larger than
+    `window`.
+
+    :param window: pixels; None where the device takes any.
+    """
+    return limits.tile if window is None else min(limits.tile, max(TILE_RANGE[0], window - 2 * pad))
+
+
+def _tile(value: Any) -> int | None:
+    if value is None:
+        return None
+    tile = int(value)
+    return tile if tile == 0 else int(_in_range("tile", tile, TILE_RANGE, also="0 for no tiling"))
 
 
 def output_size(width: int, height: int, scale: float) -> tuple[int, int]:

@@ -1,0 +1,190 @@
+"""Whose turn it is at something that several requests share, a network for example.
+
+Start-time fair queueing (Goyal, Vin, Cheng 1996) on two levels: between clients, and between the requests of one
+client. Plain asyncio: no clock, no thread, no engine, so that the order depends on the calls alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import itertools
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+_ROUNDING = 1e-9
+
+
+@dataclass(eq=False, kw_only=True)
+class Member:
+    """One request that takes turns.
+
+    :param client: who sent it; empty for a request that is a client of its own.
+    :param stopped: whether its client has gone.
+    """
+
+    client: str = ""
+    stopped: Callable[[], bool] = lambda: False
+
+    @property
+    def key(self) -> object:
+        """What tells its client from others."""
+        return self.client or self
+
+
+MEMBER: contextvars.ContextVar[Member | None] = contextvars.ContextVar("member", default=None)
+"""The request at hand."""
+
+
+@dataclass(eq=False)
+class _Account:
+    """What a client or a request has had.
+
+    :ivar served: work so far; whoever has the least is next. It never lies behind the rivals' clock when its owner
+        comes back, so nobody saves up turns by staying away.
+    :ivar held: room that it takes now.
+    :ivar waits: turns that it waits for.
+    """
+
+    served: float = 0.0
+    held: float = 0.0
+    waits: int = 0
+
+    def come_back(self, clock: float) -> None:
+        if not self.waits and not self.held:
+            self.served = max(self.served, clock)
+        self.waits += 1
+
+
+@dataclass(eq=False)
+class _Request(_Account):
+    waiting: deque[_Wait] = field(default_factory=deque)
+
+    def first(self) -> _Wait | None:
+        """Its next turn, without those that were cancelled a moment ago."""
+        return next((wait for wait in self.waiting if not wait.granted.done()), None)
+
+
+@dataclass(eq=False)
+class _Client(_Account):
+    requests: dict[Member, _Request] = field(default_factory=dict)
+    clock: float = 0.0
+    last: int = -1
+    """Number of its last turn."""
+
+
+@dataclass(eq=False)
+class _Wait:
+    client: _Client
+    request: _Request
+    room: float
+    work: float
+    number: int
+    granted: asyncio.Future[None]
+
+
+class Turns:
+    """Room of size 1, given to the request that has been served least, of the client that has been served least.
+
+    While several clients are there, each may take its equal part of the room, and its requests equal parts of that;
+    one turn at a time is always theirs. A turn that needs more than there is runs alone.
+    """
+
+    def __init__(self) -> None:
+        self._clients: dict[object, _Client] = {}
+        self._held = 0.0
+        self._clock = 0.0
+        self._numbers = itertools.count()
+
+    @asynccontextmanager
+    async def turn(self, member: Member, *, room: float, work: float) -> AsyncIterator[None]:
+        """Wait for the turn of `member`, and hold its room while the body runs.
+
+        :param room: the part of the whole that it takes, above 0.
+        :param work: what it costs, in any unit that all turns here have in common.
+        """
+        wait = self._wait(member, room, work)
+        self._grant()
+        try:
+            await wait.granted
+        except BaseException:
+            self._withdraw(wait)
+            raise
+        try:
+            yield
+        finally:
+            self._release(wait)
+
+    def leave(self, member: Member) -> None:
+        """The request has ended; the others share what was its part."""
+        client = self._clients.get(member.key)
+        if client is not None and client.requests.pop(member, None) is not None:
+            if not client.requests:
+                del self._clients[member.key]
+            self._grant()
+
+    def _wait(self, member: Member, room: float, work: float) -> _Wait:
+        client = self._clients.setdefault(member.key, _Client())
+        request = client.requests.setdefault(member, _Request())
+        client.come_back(self._clock)
+        request.come_back(client.clock)
+        granted = asyncio.get_running_loop().create_future()
+        wait = _Wait(client, request, room, work, next(self._numbers), granted)
+        request.waiting.append(wait)
+        return wait
+
+    def _grant(self) -> None:
+        while (wait := self._next()) is not None:
+            client, request = wait.client, wait.request
+            request.waiting.remove(wait)
+            self._clock = max(self._clock, client.served)
+            client.clock = max(client.clock, request.served)
+            client.last = next(self._numbers)
+            self._held += wait.room
+            for account in (client, request):
+                account.waits -= 1
+                account.held += wait.room
+                account.served += wait.work
+            wait.granted.set_result(None)
+
+    def _next(self) -> _Wait | None:
+        """The next turn; None while there is nobody, or no room for it."""
+        requests = [request for client in self._clients.values() for request in client.requests.values()]
+        first = [wait for request in requests if (wait := request.first()) is not None]
+        for wait in sorted(first, key=_order):
+            part = 1 / len(self._clients)
+            if not _fits(wait.client, wait.room, part):
+                continue
+            if not _fits(wait.request, wait.room, part / len(wait.client.requests)):
+                continue
+            # What is too large now must not be overtaken for ever by what is small.
+            return wait if not self._held or self._held + wait.room <= 1 + _ROUNDING else None
+        return None
+
+    def _withdraw(self, wait: _Wait) -> None:
+        """It does not wait any longer; its turn may have come at the same moment."""
+        if wait.granted.done() and not wait.granted.cancelled():
+            self._release(wait)
+            return
+        wait.request.waiting.remove(wait)
+        for account in (wait.client, wait.request):
+            account.waits -= 1
+        self._grant()
+
+    def _release(self, wait: _Wait) -> None:
+        self._held -= wait.room
+        for account in (wait.client, wait.request):
+            account.held -= wait.room
+        if self._held < _ROUNDING:  # nothing is held: no remainder of the additions, either
+            self._held = 0.0
+        self._grant()
+
+
+def _order(wait: _Wait) -> tuple[float, int, float, int]:
+    return wait.client.served, wait.client.last, wait.request.served, wait.number
+
+
+def _fits(account: _Account, room: float, part: float) -> bool:
+    return account.held < _ROUNDING or account.held + room <= part + _ROUNDING

@@ -1,0 +1,46 @@
+"""Who takes turns: the address that a request comes from, and nothing that it says of itself."""
+
+from __future__ import annotations
+
+import pytest
+from fastapi import FastAPI, Request
+
+from proxy.__main__ import DrainingServer
+from proxy.routes.tasks import client_of
+from proxy.settings import Settings
+from proxy.sources import source_of
+
+
+def request(host: str | None, **headers: str) -> Request:
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    return Request({"type": "http", "client": None if host is None else (host, 1), "headers": raw})
+
+
+def test_source_is_the_address_and_not_a_key() -> None:
+    keyed = request("203.0.113.7", authorization="Bearer invented", x_forwarded_for="198.51.100.1")
+    assert source_of(keyed) == source_of(request("203.0.113.7", x_api_key="other")) == "203.0.113.7"
+    assert client_of(keyed).startswith("key:"), "who owns a task is another matter"
+
+
+@pytest.mark.parametrize(
+    ("host", "source"),
+    [
+        ("127.0.0.2", "127.0.0.2"),
+        ("2001:db8:1:2:aaaa::1", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:bbbb::2", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::ffff:203.0.113.7", "203.0.113.7"),
+        ("testclient", "testclient"),
+        (None, "unknown"),
+    ],
+)
+def test_source_of_an_address(host: str | None, source: str) -> None:
+    assert source_of(request(host)) == source
+
+
+def test_source_that_a_proxy_names_is_believed_only_where_the_proxy_is_named() -> None:
+    config = DrainingServer(FastAPI(), Settings(_env_file=None, forwarded_allow_ips="")).config
+    assert not config.proxy_headers, "uvicorn by itself would believe every program on this machine"
+    config = DrainingServer(FastAPI(), Settings(_env_file=None, forwarded_allow_ips="192.0.2.1,198.51.100.0/24")).config
+    assert (config.proxy_headers, config.forwarded_allow_ips) == (True, "192.0.2.1,198.51.100.0/24")
