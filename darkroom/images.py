@@ -110,6 +110,15 @@ def _header(source: Source, data: bytes, max_pixels: int, param: str) -> Header:
     return Header(format=source.kind, width=width, height=height)
 
 
+def trimmed(data: bytes) -> bytes:
+    """The file without what lies behind the end of its image. Where the end cannot be told, all of it: `decode` then
+    says what is wrong with it, or has no use for an end, as of a TIFF."""
+    try:
+        return data[: containers.read(data).end]
+    except (NotAnImage, TooLarge):
+        return data
+
+
 def check_side(width: int, height: int, format: Format) -> None:
     """:raises InvalidInput: a picture of this size is larger than the format can hold."""
     limit = LARGEST_SIDE[format]

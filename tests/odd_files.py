@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -131,7 +132,7 @@ def noise(size: int) -> bytes:
     return np.random.default_rng(size).integers(0, 256, size, np.uint8).tobytes()
 
 
-_TAILS = {
+_TAILS: dict[str, Callable[[], bytes]] = {
     "image": lambda: encoded(photo(0, 0, 30, 30)),
     "jpeg": lambda: encoded(photo(0, 0, 30, 30), "JPEG"),
     "noise": lambda: noise(5000),

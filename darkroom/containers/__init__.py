@@ -67,11 +67,3 @@ def orientation(source: Source) -> int:
         return found
     told = _XMP_ORIENTATION.search(source.xmp or b"")
     return int(told[1]) if told else 1
-
-
-def trimmed(data: bytes) -> bytes:
-    """The file without what lies behind the end of its image. TIFFs have no end, and stay as they are.
-
-    :raises NotAnImage, TooLarge: as `read`.
-    """
-    return data[: read(data).end]

@@ -9,12 +9,13 @@ from functools import cache
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from darkroom.containers import read, trimmed
+from darkroom.containers import read
 from darkroom.containers.source import MAX_PROFILE_BYTES
 from darkroom.errors import NotAnImage, TooLarge
-from darkroom.images import Picture, decode, dropped_metadata, encode, probe
+from darkroom.images import Picture, decode, dropped_metadata, encode, probe, trimmed
 from tests.odd_files import (
     BROKEN_EXIF,
     Order,
@@ -46,7 +47,7 @@ def read_whole(data: bytes) -> Picture:
 
 
 @cache
-def plain() -> np.ndarray:
+def plain() -> NDArray[np.int64]:
     return np.asarray(small()).astype(int)
 
 
