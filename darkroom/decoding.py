@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import struct
 import zlib
 from dataclasses import dataclass, replace
@@ -36,7 +35,6 @@ DECODE_ERRORS = (
 _FILLS = tuple(bytes([first << 5 | first]) + b"\x5a\xa5\x33\xcc\x0f\xf0\x92\x49" * 8 for first in range(1, 8))
 """What may stand where the data of a picture is missing, one for each way to go on by three bits (the decoder's own are
 zeros): a picture that needs any of it shows the difference."""
-_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +74,16 @@ def pixels_complete(source: Source) -> bool:
         with opened(replace(source, data=source.data[:-2] + behind + source.data[-2:])) as image:
             return np.asarray(image)
 
-    restarts = _RESTART.findall(source.data, source.data.rfind(b"\xff\xda"))
-    following = bytes([0xFF, 0xD0 | (restarts[-1][1] + 1 & 7 if restarts else 0)])
+    following = bytes([0xFF, 0xD0 | _restarts_modulo_8(source.data)])
     first = decoded(b"")
     return all(np.array_equal(first, decoded(fill)) for fill in (following + _FILLS[0], *_FILLS))
+
+
+def _restarts_modulo_8(data: bytes) -> int:
+    """The number of the restart marker that would be the next one in the last scan."""
+    scan = data.rfind(b"\xff\xda")
+    last = max(range(8), key=lambda number: data.rfind(bytes([0xFF, 0xD0 | number]), scan))
+    return (last + 1) % 8 if data.rfind(bytes([0xFF, 0xD0 | last]), scan) >= 0 else 0
 
 
 def normalised(source: Source) -> Picture:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -29,6 +28,7 @@ _NAMES = {
 _SAMPLER = ("sampler", "sampler_name")
 _SCHEDULE = ("scheduler", "schedule", "noise_schedule")
 _RESOLUTION = ("resolution", "size")
+_LARGEST = 1e20
 _WHOLE = ("steps", "seed", "width", "height")
 _SIDES = re.compile(r"\D{0,3}(\d{1,7})\s{0,3}[x×,*]\s{0,3}(\d{1,7})\D{0,3}")
 
@@ -84,9 +84,9 @@ def _number(value: Any) -> float | int | None:
             value = float(value)
         except ValueError:
             return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return value
+    return value if abs(value) < _LARGEST else None  # NaN is not
 
 
 def _sides(rest: dict[str, Any]) -> dict[str, int]:

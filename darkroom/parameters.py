@@ -14,12 +14,12 @@ from typing import Any
 from darkroom import containers
 from darkroom.containers import exif
 from darkroom.containers.png import chunks as png_chunks
-from darkroom.errors import NotAnImage
+from darkroom.errors import NotAnImage, TooLarge
 from darkroom.images import decode
 from darkroom.infotext import parse as parse
 from darkroom.infotext import plain_json, web_ui_text
 from darkroom.json_layouts import is_json, parse_json
-from darkroom.png import read_text
+from darkroom.png import MAX_TEXT_BYTES, read_text
 
 WEB_UI_KEY = "parameters"
 JSON_KEY = "darkroom"
@@ -88,6 +88,8 @@ def read_png(data: bytes) -> ImageInfo:
 def _exif_texts(data: bytes) -> dict[str, str]:
     """The texts of EXIF; those that have a name in PNG, by that name."""
     texts = exif.texts(data)
+    if any(len(text) > MAX_TEXT_BYTES for text in texts.values()):
+        raise TooLarge(f"The EXIF has a text of more than {MAX_TEXT_BYTES:,} characters.", param="file")
     if exif.COMMENT in texts:
         texts[WEB_UI_KEY] = texts.pop(exif.COMMENT)
     if isinstance(plain_json(texts.get(exif.MAKER_NOTE, "")), dict):

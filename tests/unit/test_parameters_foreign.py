@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from darkroom.containers.exif import comment
+from darkroom.errors import TooLarge
 from darkroom.parameters import parse, read_image
 from darkroom.pipelines.sd15.request import GenerateRequest, Limits
 from darkroom.schedulers import SCHEDULERS
@@ -256,3 +257,15 @@ def test_a_jpeg_without_its_end_says_what_it_says(name: str) -> None:
 def test_an_exif_of_numbers_that_lead_nowhere() -> None:
     pointer = struct.pack("<HHHII", 1, 0x8769, 4, 1, 2**32 - 1)
     assert read_image(jpeg_with((0xE1, b"Exif\0\0II*\0\x08\0\0\0" + pointer))).chunks == {}
+
+
+def test_a_comment_of_any_size_is_no_answer() -> None:
+    with pytest.raises(TooLarge, match="1,048,576"):
+        read_image(webp_with((b"EXIF", exif(comment=b"ASCII\0\0\0" + b"x" * (1 << 20) + b"y"))))
+
+
+@pytest.mark.parametrize("value", ["1" * 400, "1e999", '"' + "9" * 90 + '"', "true", "[]", "null", "-1e30"])
+def test_numbers_of_json_that_are_none(value: str) -> None:
+    text = f'{{"prompt": "a cat", "seed": {value}, "steps": {value}, "cfgscale": {value}, "size": {value}}}'
+    fields = read_image(png_with(text_chunk("parameters", text.encode()))).fields
+    assert fields is None or fields.keys() == {"prompt", "negative_prompt", "other"}
