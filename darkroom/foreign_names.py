@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from darkroom.errors import InvalidInput
-from darkroom.schedulers import known_name
+from darkroom.schedulers import known_name, scheduler_name
 
 _COMFY = {
     "euler": "Euler",
@@ -41,10 +41,11 @@ _OWN_SCHEDULES = ("ddim_uniform", "ddim", "sgm_uniform", "automatic")
 """Schedules that those samplers have by nature."""
 
 
-def scheduler_fields(sampler: str, schedule: str | None = None) -> dict[str, object]:
+def scheduler_fields(sampler: str, schedule: str | None = None, *, ours: bool = False) -> dict[str, object]:
     """The fields that a sampler and its schedule are here.
 
     :param schedule: None where nothing is said of it.
+    :param ours: whether this service wrote them: only then it is one of flow matching, or a checkpoint's own class.
     :returns: "scheduler", a name of ours; where there is none, "sampler", "schedule_type" where one was told, and
         "unsupported".
     """
@@ -56,7 +57,7 @@ def scheduler_fields(sampler: str, schedule: str | None = None) -> dict[str, obj
     repeated = told == "karras" and title.lower().endswith(" karras")
     wanted = title if told in _PLAIN or natural or repeated else f"{title} {told}"
     try:
-        return {"scheduler": known_name(wanted)}
+        return {"scheduler": known_name(wanted) if ours else scheduler_name(wanted, classes=False)}
     except InvalidInput:
         both = {"sampler": sampler} | ({} if schedule is None else {"schedule_type": schedule})
         return {**both, "unsupported": {"scheduler": " ".join(both.values())}}

@@ -140,8 +140,9 @@ def _fields(pairs: dict[str, str]) -> dict[str, Any]:
         found["width"], found["height"] = int(size[1]), int(size[2])
         del pairs["Size"]
     if "Sampler" in pairs:
+        ours = pairs.get("Version", "").startswith(_PRODUCT)
         # Since 1.9 upstream writes the schedule apart: "Sampler: DPM++ 2M, Schedule type: Karras".
-        found |= scheduler_fields(pairs["Sampler"], pairs.get("Schedule type"))
+        found |= scheduler_fields(pairs["Sampler"], pairs.get("Schedule type"), ours=ours)
         if "scheduler" in found:
             pairs.pop("Sampler")
             pairs.pop("Schedule type", None)

@@ -117,16 +117,17 @@ def _aliases(schedulers: Mapping[str, SchedulerSpec]) -> dict[str, str]:
     return found
 
 
-def scheduler_name(text: str, schedulers: Mapping[str, SchedulerSpec] = SCHEDULERS) -> str:
+def scheduler_name(text: str, schedulers: Mapping[str, SchedulerSpec] = SCHEDULERS, *, classes: bool = True) -> str:
     """What `text` means: a key of `schedulers` ("Euler a", "euler_a", "EulerAncestralDiscreteScheduler"), or the name
     of a class of diffusers, which has yet to be compared with the checkpoint's own: see `make_scheduler`.
 
+    :param classes: whether classes that have no name here count.
     :raises InvalidInput: none of that name.
     """
     name = _aliases(schedulers).get(_plain(text))
     if name is not None:
         return name
-    if _CLASS.fullmatch(text):
+    if classes and _CLASS.fullmatch(text):
         return text
     raise _unknown(text, schedulers)
 

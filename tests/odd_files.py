@@ -37,7 +37,7 @@ def png_with(*chunks: bytes, png: bytes | None = None) -> bytes:
     return png[:33] + b"".join(chunks) + png[33:]
 
 
-def raw_png(samples: NDArray[np.uint16], *, depth: int, transparent: bytes = b"", interlaced: bool = False) -> bytes:
+def raw_png(samples: NDArray[np.uint16], *, depth: int, transparent: bytes = b"") -> bytes:
     """A PNG of grey (h, w) or RGB (h, w, 3) samples of `depth` bits."""
     height, width = samples.shape[:2]
     colour = 0 if samples.ndim == 2 else 2

@@ -47,11 +47,6 @@ class Chunk:
     def end(self) -> int:
         return self.start + 12 + self.size
 
-    @property
-    def critical(self) -> bool:
-        """Whether the pixels cannot be read without it (5.4)."""
-        return not self.kind[0] & 32
-
     def sound(self) -> bool:
         """Whether the checksum is right."""
         covered = memoryview(self.file)[self.start + 4 : self.end - 4]
@@ -109,7 +104,7 @@ def read(data: bytes, whole: bool) -> Source:
     other: dict[bytes, bytes] = {}
     texts: list[Chunk] = []
     for chunk in chunks(data, cut=True):
-        if chunk.critical and (whole or chunk.kind != b"IDAT") and not chunk.sound():
+        if chunk.kind in _NEEDED and (whole or chunk.kind != b"IDAT") and not chunk.sound():
             raise NotAnImage(f"The PNG is damaged: its {chunk.kind.decode()} has a wrong checksum.", param="file")
         if chunk.kind in _NEEDED:
             kept.append(data[chunk.start : chunk.end])

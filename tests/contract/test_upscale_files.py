@@ -71,7 +71,8 @@ def test_a_wrong_checksum_of_the_pixels_is_refused(http: httpx.Client) -> None:
         at = data.index(kind)
         end = at + 4 + int.from_bytes(data[at - 4 : at], "big")
         answer = upscale(http, data[:end] + bytes([data[end] ^ 1]) + data[end + 1 :])
-        assert (answer.status_code, answer.json()["error"]["param"]) == (415, "file")
+        assert answer.status_code == 415
+        assert "wrong checksum" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("format", ["png", "webp", "jpeg"])

@@ -75,7 +75,16 @@ SAMPLERS = (
     *("DPM++ 2M", "DPM++ SDE", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 2S a", "DPM++ 3M SDE", "Euler a", "Euler"),
     *("LMS", "Heun", "DPM2", "DPM2 a", "DPM fast", "DPM adaptive", "Restart", "DDIM", "DDIM CFG++", "PLMS", "UniPC"),
     *("LCM", "DPM++ 2M Karras", "DPM++ 3M SDE Exponential", "DPM++ 2M SDE Karras", "DPM++ SDE Karras", "DEIS"),
-    *("Euler A Turbo", "[Forge] Flux Realistic", "HeunPP2", "IPNDM", "euler_ancestral"),
+    *(
+        "FlowMatchEulerDiscreteScheduler",
+        "Flow Euler",
+        "DEISMultistepScheduler",
+        "Euler A Turbo",
+        "[Forge] Flux Realistic",
+        "HeunPP2",
+        "IPNDM",
+        "euler_ancestral",
+    ),
 )
 SCHEDULES = (
     *(None, "Automatic", "Uniform", "Karras", "Exponential", "Polyexponential", "SGM Uniform", "KL Optimal", "Normal"),
