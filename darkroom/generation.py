@@ -125,7 +125,7 @@ def base_details(request: PictureRequest, checkpoint: Checkpoint, index: int) ->
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt,
         "steps": request.steps,
-        "scheduler": request.scheduler or scheduler_key(checkpoint.scheduler),
+        "scheduler": scheduler_key(checkpoint.scheduler, request.scheduler),
         "guidance_scale": request.guidance_scale,
         "seed": request.seed + index,
         "width": request.width,

@@ -10,21 +10,21 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
+from darkroom.containers.exif import plain
+from darkroom.containers.png import MAX_TEXT_BYTES as MAX_TEXT_BYTES
+from darkroom.containers.png import SIGNATURE, Chunk, chunks, compressed_part, inflated, make_chunk
+from darkroom.containers.source import MAX_PIECES
 from darkroom.errors import NotAnImage, TooLarge
 
-MAX_TEXT_BYTES = 1 << 20
-"""Of one text chunk, decompressed, and Pillow's limit as well."""
 MAX_TEXT_CHUNKS = 64
-MAX_CHUNKS = 1 << 16
-"""Of any kind: a large picture has some thousands, and walking over millions takes seconds."""
+MAX_CHUNKS = MAX_PIECES
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOUR_TYPE = {1: 0, 2: 4, 3: 2, 4: 6}
 _SUB, _AVERAGE = 1, 3
 _STRIP_BYTES = 4 << 20
@@ -42,107 +42,78 @@ def encode_png(
     """
     height, width, channels = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 8, _COLOUR_TYPE[channels], 0, 0, 0)
-    parts = [_SIGNATURE, _chunk(b"IHDR", header)]
+    parts = [SIGNATURE, make_chunk(b"IHDR", header)]
     if icc_profile:
-        parts.append(_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc_profile)))
+        parts.append(make_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc_profile)))
     parts += [_text_chunk(keyword, value) for keyword, value in (text or {}).items()]
     deflate = isal_zlib.compressobj(_LEVEL)
     rows = max(1, _STRIP_BYTES // (width * channels))
     for top in range(0, height, rows):
         data = deflate.compress(_filtered(pixels, top, min(top + rows, height)))
         if data:
-            parts.append(_chunk(b"IDAT", data))
-    parts += [_chunk(b"IDAT", deflate.flush()), _chunk(b"IEND", b"")]
+            parts.append(make_chunk(b"IDAT", data))
+    parts += [make_chunk(b"IDAT", deflate.flush()), make_chunk(b"IEND", b"")]
     return b"".join(parts)
 
 
 def read_text(data: bytes) -> dict[str, str]:
     """The texts of a PNG by keyword; of several with one keyword the last. No pixel is decoded.
 
+    Damaged texts are left out, as long as another one is whole.
+
     :raises NotAnImage: not a PNG, or a damaged one.
     :raises TooLarge: over MAX_TEXT_CHUNKS texts, or one over MAX_TEXT_BYTES.
     """
     found: dict[str, str] = {}
-    count = 0
-    for kind, body in _chunks(data):
-        if kind not in _TEXT_READERS:
+    count = damaged = 0
+    for chunk in chunks(data):
+        if chunk.kind not in _TEXT_KINDS:
             continue
         count += 1
         if count > MAX_TEXT_CHUNKS:
             raise TooLarge(f"The PNG has more than {MAX_TEXT_CHUNKS} text chunks.", param="file")
-        keyword, _, rest = body.partition(b"\0")
-        found[keyword.decode("latin-1")] = _TEXT_READERS[kind](rest)
+        text = _text(chunk) if chunk.sound() else None
+        if text is None:
+            damaged += 1
+        else:
+            found[chunk.body.partition(b"\0")[0].decode("latin-1")] = text
+    if damaged and not found:
+        raise NotAnImage("The PNG has a damaged text chunk.", param="file")
     return found
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and body of every chunk up to the last one; bodies of pixels are not copied out (b"")."""
-    if not data.startswith(_SIGNATURE):
-        raise NotAnImage("This is not a PNG.", param="file")
-    at = len(_SIGNATURE)
-    kind, count = b"", 0
-    while kind != b"IEND":
-        count += 1
-        if count > MAX_CHUNKS:
-            raise TooLarge(f"The PNG has more than {MAX_CHUNKS:,} chunks.", param="file")
-        if at + 12 > len(data):
-            raise NotAnImage("The PNG is cut short.", param="file")
-        size, kind = struct.unpack_from(">I4s", data, at)
-        body = b"" if kind == b"IDAT" else data[at + 8 : at + 8 + size]
-        if at + 12 + size > len(data):
-            raise NotAnImage("The PNG is cut short.", param="file")
-        if (
-            kind in _TEXT_READERS
-            and zlib.crc32(body, zlib.crc32(kind)) != struct.unpack_from(">I", data, at + 8 + size)[0]
-        ):
-            raise NotAnImage("The PNG has a damaged text chunk.", param="file")
-        yield kind, body
-        at += 12 + size
-
-
-def _read_plain(body: bytes) -> str:
-    return _limited(body).decode("latin-1")
-
-
-def _read_compressed(body: bytes) -> str:
-    return _inflated(body[1:]).decode("latin-1")
-
-
-def _read_international(body: bytes) -> str:
-    compressed, rest = body[:1] == b"\1", body[2:]
-    _language, _, rest = rest.partition(b"\0")
-    _translated, _, text = rest.partition(b"\0")
-    return (_inflated(text) if compressed else _limited(text)).decode("utf-8", "replace")
-
-
-_TEXT_READERS = {b"tEXt": _read_plain, b"zTXt": _read_compressed, b"iTXt": _read_international}
-
-
-def _limited(text: bytes) -> bytes:
+def _text(chunk: Chunk) -> str | None:
+    """The text of a chunk; None for a damaged one. The standard has Latin-1 in tEXt and zTXt (11.3.3), and many
+    programs write UTF-8 there."""
+    body = chunk.body
+    packed = compressed_part(chunk.kind, body)
+    try:
+        text = _plain_part(chunk.kind, body) if packed is None else inflated(packed, MAX_TEXT_BYTES)
+    except zlib.error:
+        return None
     if len(text) > MAX_TEXT_BYTES:
         raise TooLarge(f"The PNG has a text of more than {MAX_TEXT_BYTES:,} bytes.", param="file")
-    return text
+    return text.decode("utf-8", "replace") if chunk.kind == b"iTXt" else plain(text)
 
 
-def _inflated(data: bytes) -> bytes:
-    try:
-        return _limited(zlib.decompressobj().decompress(data, MAX_TEXT_BYTES + 1))
-    except zlib.error as error:
-        raise NotAnImage("The PNG has a damaged text chunk.", param="file") from error
+def _plain_part(kind: bytes, body: bytes) -> bytes:
+    rest = body.partition(b"\0")[2]
+    if kind == b"iTXt":  # behind two flags, a language and a translated keyword
+        rest = rest[2:].partition(b"\0")[2].partition(b"\0")[2]
+    return rest
+
+
+_TEXT_KINDS = (b"tEXt", b"zTXt", b"iTXt")
 
 
 def _text_chunk(keyword: str, text: str) -> bytes:
     """tEXt where Latin-1 suffices, else iTXt in UTF-8 (11.3.3): what old readers can read, they shall."""
     name = keyword.encode("latin-1")
     try:
-        return _chunk(b"tEXt", name + b"\0" + text.encode("latin-1"))
+        return make_chunk(b"tEXt", name + b"\0" + text.encode("latin-1"))
     except UnicodeEncodeError:
         # no compression, no language, no translated keyword
-        return _chunk(b"iTXt", name + b"\0\0\0\0\0" + text.encode())
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return b"".join((struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))))
+        return make_chunk(b"iTXt", name + b"\0\0\0\0\0" + text.encode())
 
 
 def _filtered(pixels: NDArray[np.uint8], top: int, bottom: int) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,17 +32,48 @@ class SchedulerSpec:
     shift: str = ""
 
 
+def _sigmas(**changes: bool) -> dict[str, bool]:
+    """Every way to space the noise levels but the plain one is a setting of its own, and may be in a checkpoint's
+    configuration: a name has to mean the same whatever that says."""
+    names = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
+    return dict.fromkeys(names, False) | changes
+
+
+def _multistep(algorithm: str, *, karras: bool) -> SchedulerSpec:
+    title = {"dpmsolver++": "DPM++ 2M", "sde-dpmsolver++": "DPM++ 2M SDE"}[algorithm]
+    return SchedulerSpec(
+        diffusers_class="DPMSolverMultistepScheduler",
+        title=f"{title} Karras" if karras else title,
+        settings={
+            "algorithm_type": algorithm,
+            "solver_order": 2,
+            **_sigmas(use_karras_sigmas=karras),
+            "use_lu_lambdas": False,
+            "use_flow_sigmas": False,
+        },
+    )
+
+
 SCHEDULERS: dict[str, SchedulerSpec] = {
     "ddim": SchedulerSpec(diffusers_class="DDIMScheduler", title="DDIM"),
     "pndm": SchedulerSpec(diffusers_class="PNDMScheduler", title="PLMS"),
-    "euler": SchedulerSpec(diffusers_class="EulerDiscreteScheduler", title="Euler"),
-    "euler_a": SchedulerSpec(diffusers_class="EulerAncestralDiscreteScheduler", title="Euler a"),
-    "dpmpp_2m_karras": SchedulerSpec(
-        diffusers_class="DPMSolverMultistepScheduler",
-        title="DPM++ 2M Karras",
-        settings={"algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": True},
+    "euler": SchedulerSpec(diffusers_class="EulerDiscreteScheduler", title="Euler", settings=_sigmas()),
+    "euler_karras": SchedulerSpec(
+        diffusers_class="EulerDiscreteScheduler", title="Euler Karras", settings=_sigmas(use_karras_sigmas=True)
     ),
-    "unipc": SchedulerSpec(diffusers_class="UniPCMultistepScheduler", title="UniPC"),
+    "euler_a": SchedulerSpec(diffusers_class="EulerAncestralDiscreteScheduler", title="Euler a"),
+    "dpmpp_2m": _multistep("dpmsolver++", karras=False),
+    "dpmpp_2m_karras": _multistep("dpmsolver++", karras=True),
+    "dpmpp_2m_sde": _multistep("sde-dpmsolver++", karras=False),
+    "dpmpp_2m_sde_karras": _multistep("sde-dpmsolver++", karras=True),
+    "heun": SchedulerSpec(diffusers_class="HeunDiscreteScheduler", title="Heun", settings=_sigmas()),
+    "dpm2": SchedulerSpec(diffusers_class="KDPM2DiscreteScheduler", title="DPM2", settings=_sigmas()),
+    "dpm2_a": SchedulerSpec(diffusers_class="KDPM2AncestralDiscreteScheduler", title="DPM2 a", settings=_sigmas()),
+    "unipc": SchedulerSpec(
+        diffusers_class="UniPCMultistepScheduler",
+        title="UniPC",
+        settings={"solver_order": 2, **_sigmas(), "use_flow_sigmas": False},
+    ),
     "lcm": SchedulerSpec(diffusers_class="LCMScheduler", title="LCM"),
 }
 """For models that predict noise (Ho et al. 2020)."""
@@ -60,6 +92,7 @@ FLOW_SCHEDULERS: dict[str, SchedulerSpec] = {
 """For models that predict a velocity between picture and noise: flow matching (Lipman et al. 2023)."""
 
 _ALL = {**SCHEDULERS, **FLOW_SCHEDULERS}
+_CLASS = re.compile(r"[A-Z][A-Za-z0-9]{2,60}Scheduler")
 _OF_THE_PIPELINE = {"clip_sample": False, "steps_offset": 1}
 """What diffusers' StableDiffusionPipeline sets whatever a checkpoint says (its __init__ in
 pipelines/stable_diffusion/pipeline_stable_diffusion.py): latents are no pixels, and have no bounds to be clipped to."""
@@ -70,23 +103,37 @@ def _plain(name: str) -> str:
 
 
 def _aliases(schedulers: Mapping[str, SchedulerSpec]) -> dict[str, str]:
-    """Every way to write a name: ours, the web UI's and diffusers', whatever the case and the punctuation."""
+    """Every way to write a name: ours, the web UI's and diffusers', whatever the case and the punctuation.
+
+    A class of diffusers whose name of ours sets something is itself: a user who names it means the class as the
+    checkpoint's configuration has it.
+    """
     found: dict[str, str] = {}
     for name, spec in schedulers.items():
-        for alias in (name, spec.title, spec.diffusers_class, spec.diffusers_class.removesuffix("Scheduler")):
-            found.setdefault(_plain(alias), name)
+        own = name if not spec.settings or spec in FLOW_SCHEDULERS.values() else spec.diffusers_class
+        short = spec.diffusers_class.removesuffix("Scheduler")
+        for alias, meant in ((name, name), (spec.title, name), (short, name), (spec.diffusers_class, own)):
+            found.setdefault(_plain(alias), meant)
     return found
 
 
-def scheduler_name(text: str, schedulers: Mapping[str, SchedulerSpec] = SCHEDULERS) -> str:
-    """The key of `schedulers` that `text` means: "Euler a", "euler_a", "EulerAncestralDiscreteScheduler".
+def scheduler_name(text: str, schedulers: Mapping[str, SchedulerSpec] = SCHEDULERS, *, classes: bool = True) -> str:
+    """What `text` means: a key of `schedulers` ("Euler a", "euler_a", "EulerAncestralDiscreteScheduler"), or the name
+    of a class of diffusers, which has yet to be compared with the checkpoint's own: see `make_scheduler`.
 
+    :param classes: whether classes that have no name here count.
     :raises InvalidInput: none of that name.
     """
     name = _aliases(schedulers).get(_plain(text))
-    if name is None:
-        raise InvalidInput(f"scheduler must be one of {', '.join(schedulers)}; got {text!r}.", param="scheduler")
-    return name
+    if name is not None:
+        return name
+    if classes and _CLASS.fullmatch(text):
+        return text
+    raise _unknown(text, schedulers)
+
+
+def _unknown(text: str, schedulers: Mapping[str, SchedulerSpec]) -> InvalidInput:
+    return InvalidInput(f"scheduler must be one of {', '.join(schedulers)}; got {text!r}.", param="scheduler")
 
 
 def known_name(text: str) -> str:
@@ -104,10 +151,27 @@ def is_flow(config: Mapping[str, Any]) -> bool:
     return bool(config.get("use_flow_sigmas")) or str(config["_class_name"]).startswith("FlowMatch")
 
 
-def scheduler_key(config: Mapping[str, Any]) -> str:
-    """The name for the class that a scheduler_config.json names: ours where we have one, else the class's own."""
-    kind = str(config["_class_name"])
-    return _aliases(FLOW_SCHEDULERS if is_flow(config) else SCHEDULERS).get(_plain(kind), kind)
+def scheduler_key(config: Mapping[str, Any], name: str | None = None) -> str:
+    """The name to record, under which the same scheduler is made again of the same checkpoint.
+
+    :param config: the checkpoint's scheduler_config.json.
+    :param name: what the request named, as `scheduler_name` gives it; None = the checkpoint's own.
+    :returns: a key of ours where that makes the very same scheduler, else the name of the class.
+    """
+    if name in _ALL:
+        return str(name)
+    kind = name or str(config["_class_name"])
+    wanted = None
+    for key, spec in (FLOW_SCHEDULERS if is_flow(config) else SCHEDULERS).items():
+        if spec.diffusers_class == kind:
+            wanted = wanted or _settings(make_scheduler(name, config))
+            if _settings(make_scheduler(key, config)) == wanted:
+                return key
+    return kind
+
+
+def _settings(scheduler: Any) -> dict[str, Any]:
+    return {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
 
 
 def flow_config(name: str, shift: float) -> dict[str, Any]:
@@ -122,15 +186,27 @@ def flow_config(name: str, shift: float) -> dict[str, Any]:
 def make_scheduler(name: str | None, config: Mapping[str, Any]) -> Any:
     """A scheduler of its own for one request.
 
-    :param name: a key of SCHEDULERS or, for a checkpoint of flow matching, of FLOW_SCHEDULERS; None = the class that
+    :param name: a key of SCHEDULERS or, for a checkpoint of flow matching, of FLOW_SCHEDULERS; or the name of a class
+        in diffusers, that of the checkpoint or one of SCHEDULERS, as the configuration has it; None = the class that
         the configuration names.
     :param config: the checkpoint's scheduler_config.json.
+    :raises InvalidInput: another class.
     """
-    if name in FLOW_SCHEDULERS:  # the classes have one setting in common, the shift, and each its own name for it
+    if name is not None and name in FLOW_SCHEDULERS:
+        # The classes have one setting in common, the shift, and each its own name for it.
         config = flow_config(name, float(config.get("flow_shift", config.get("shift", 1.0))))
         name = None
-    spec = SCHEDULERS[name] if name else SchedulerSpec(diffusers_class=str(config["_class_name"]), title="")
+    spec = SCHEDULERS[name] if name is not None and name in SCHEDULERS else _as_configured(name, config)
     kind = getattr(importlib.import_module("diffusers"), spec.diffusers_class)
     known = inspect.signature(kind.__init__).parameters
     of_the_pipeline = {} if is_flow(config) else {key: v for key, v in _OF_THE_PIPELINE.items() if key in known}
-    return kind.from_config(dict(config), **of_the_pipeline, **spec.settings)
+    settings = {key: value for key, value in spec.settings.items() if key in known}
+    return kind.from_config(dict(config), **of_the_pipeline, **settings)
+
+
+def _as_configured(name: str | None, config: Mapping[str, Any]) -> SchedulerSpec:
+    own = str(config["_class_name"])
+    classes = () if is_flow(config) else {spec.diffusers_class for spec in SCHEDULERS.values()}
+    if name is not None and name != own and name not in classes:
+        raise _unknown(name, FLOW_SCHEDULERS if is_flow(config) else SCHEDULERS)
+    return SchedulerSpec(diffusers_class=name or own, title="")

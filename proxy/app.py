@@ -27,6 +27,7 @@ _EXPOSED_HEADERS = [
     "X-Seed",
     "X-Upscale-Model",
     "X-Upscale-Scale",
+    "X-Dropped-Metadata",
     "X-Failed-Files",
     "Retry-After",
     "Location",

@@ -36,7 +36,9 @@ class Result:
     @property
     def headers(self) -> dict[str, str]:
         """What was done, for clients that want to know."""
-        return {"X-Upscale-Model": self.details["model"], "X-Upscale-Scale": f"{self.details['scale']:g}"}
+        headers = {"X-Upscale-Model": self.details["model"], "X-Upscale-Scale": f"{self.details['scale']:g}"}
+        dropped = self.details.get("dropped_metadata")
+        return headers | ({"X-Dropped-Metadata": ", ".join(dropped)} if dropped else {})
 
     def as_json(self) -> dict[str, Any]:
         """The picture as a data URL, and what was done. Encodes a lot of base64: call it in a thread."""

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from darkroom.pipelines.hidream.checkpoint import Padding
 from darkroom.pipelines.hidream.prompts import Reader
 from exporters import onnx_export
+from exporters.checkpoint_files import plain_view
 from exporters.errors import ExportError
 from exporters.hidream import weights
 from exporters.sd15.weights import Component
@@ -73,8 +74,8 @@ def convert(checkpoint: weights.Checkpoint, encoder: str, part: Component) -> Co
 
     folder, kind = checkpoint.tokenizer(encoder), weights.TOKENIZERS[encoder][1]
     try:
-        with onnx_export.quiet():
-            original = getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
+        with onnx_export.quiet(), plain_view(folder) as view:
+            original = getattr(transformers, kind).from_pretrained(view, local_files_only=True)
     except Exception as error:  # `tokenizers` raises bare Exceptions
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ExportError(f"{folder.name} cannot be read as a {kind}: {reason[:200]}") from None

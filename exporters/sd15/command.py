@@ -15,7 +15,7 @@ from exporters.errors import ExportError
 from exporters.files import ROOT
 from exporters.manifest import Precision
 from exporters.options import cache_option, force_option, output_option, precision_option
-from exporters.sd15 import controls, pipeline
+from exporters.sd15 import controls, pipeline, single_file
 from exporters.sd15 import export as network_export
 from exporters.sd15.export import Job
 from exporters.sd15.origin import Origin
@@ -30,6 +30,10 @@ PATTERNS = ("model_index.json", pipeline.GENERATION, "unet/*", "vae/*", "text_en
 CONTROLNET_PATTERNS = ("config.json", "diffusion_pytorch_model*")
 
 _checkpoint_help = "A folder in the diffusers layout, or a hub id."
+_config_help = (
+    "For a single .safetensors file: a folder or hub id with the configuration and the tokenizer that belong to it. "
+    "A folder in the diffusers layout that the file lies in comes first."
+)
 _output_option = output_option("The model repository to write to.")
 _cache_option = cache_option("Where downloads are kept.")
 
@@ -40,21 +44,30 @@ Examples:
   python -m exporters sd15                                                   the demo checkpoint
   python -m exporters sd15 --checkpoint /data/my-sd15 --precision fp16
   python -m exporters sd15 --checkpoint stable-diffusion-v1-5/stable-diffusion-v1-5
+  python -m exporters sd15 --checkpoint /data/webui/models/Stable-diffusion/photos.safetensors
   python -m exporters sd15 --output /srv/models                              into another repository"""
 )
-@click.option("--checkpoint", default=str(DEMO), show_default="checkpoints/demo-sd15", help=_checkpoint_help)
+@click.option(
+    "--checkpoint",
+    default=str(DEMO),
+    show_default="checkpoints/demo-sd15",
+    help="A folder in the diffusers layout, a single .safetensors file as web UIs use them, or a hub id.",
+)
+@click.option("--config", show_default=single_file.CONFIG, help=_config_help)
 @precision_option
 @_output_option
 @_cache_option
 @force_option
-def sd15(checkpoint: str, precision: Precision | None, output: Path, cache: Path, force: bool) -> None:
+def sd15(
+    checkpoint: str, config: str | None, precision: Precision | None, output: Path, cache: Path, force: bool
+) -> None:
     """Export a checkpoint of the Stable Diffusion 1.5 kind to ONNX.
 
     Text encoder, VAE and UNet, and what the pipeline has to know of them. Every network is compared with diffusers
     before it is installed; what is up to date is left alone. UNets with a ControlNet that are in the repository are
     exported anew for this checkpoint, or removed where that cannot be done.
     """
-    base = origin(checkpoint, Path.cwd(), cache)
+    base = origin(checkpoint, Path.cwd(), cache, config=config)
     run_tasks(base_tasks(base, output, precision), force=force)
     export_controls(base, output, precision, cache)
 
@@ -101,19 +114,32 @@ def sd15_controlnet(
     controls.place(output, spec)
 
 
-def origin(text: str, base: Path, cache: Path, patterns: tuple[str, ...] = PATTERNS) -> Origin:
+def origin(
+    text: str,
+    base: Path,
+    cache: Path,
+    patterns: tuple[str, ...] = PATTERNS,
+    *,
+    config: str | None = None,
+) -> Origin:
     """A checkpoint by what a user calls it.
 
-    :param text: a folder, relative to `base`, or a hub id.
+    :param text: a folder or a single file, relative to `base`, or a hub id.
     :param patterns: what an export needs of a repository of the hub.
+    :param config: for a single file: where its configuration and its tokenizer are, a folder or a hub id. None = as
+        it was unpacked before, else Stable Diffusion 1.5's own.
     """
 
-    def fetch(name: str) -> Path:
+    def fetch(name: str, wanted: tuple[str, ...] = patterns) -> Path:
         from exporters import hub  # which a folder does not need
 
-        return hub.resolve(name, patterns=patterns, cache=cache)
+        return hub.resolve(name, patterns=wanted, cache=cache)
 
-    return Origin.of(text, base, fetch)
+    def unpack(file: Path) -> Path:
+        beside = Origin.of(config or single_file.CONFIG, base, lambda name: fetch(name, single_file.PATTERNS))
+        return single_file.unpack(file, lambda: beside.root, cache, named=config and beside.name)
+
+    return Origin.of(text, base, fetch, unpack if patterns is PATTERNS else None)
 
 
 def base_tasks(base: Origin, repository: Path, precision: Precision | None) -> list[Task]:

@@ -1,4 +1,4 @@
-"""Where a checkpoint comes from: a folder, or a hub id that is fetched only when an export needs it."""
+"""Where a checkpoint comes from: a folder, a single file, or a hub id that is fetched only when an export needs it."""
 
 from __future__ import annotations
 
@@ -11,29 +11,43 @@ from pathlib import Path
 from exporters.errors import ExportError
 from exporters.manifest import FileState, Source
 
+_SINGLE = (".safetensors", ".ckpt")
+"""Endings of single files."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
     """A checkpoint by its name.
 
-    :param name: a hub id, or a folder's absolute path.
+    :param name: a hub id, or the absolute path of a folder or of a single file.
     :param fetch: makes a folder of a hub id.
+    :param unpack: makes a folder of a single file, as web UIs use them.
     """
 
     name: str
     fetch: Callable[[str], Path]
+    unpack: Callable[[Path], Path] | None = None
 
     @classmethod
-    def of(cls, text: str, base: Path, fetch: Callable[[str], Path]) -> Origin:
-        """What a user means by `text`: a folder where there is one (relative to `base`), else a hub id."""
-        folder = base / text
+    def of(
+        cls, text: str, base: Path, fetch: Callable[[str], Path], unpack: Callable[[Path], Path] | None = None
+    ) -> Origin:
+        """What a user means by `text`: a folder or a file where there is one (relative to `base`), else a hub id."""
+        found = base / text
         # Not resolved: what a link is called may say what it is, and what it leads to only be called by a hash.
-        return cls(name=os.path.abspath(folder) if folder.is_dir() else text, fetch=fetch)  # noqa: PTH100
+        local = found.exists() or found.suffix in _SINGLE
+        return cls(name=os.path.abspath(found) if local else text, fetch=fetch, unpack=unpack)  # noqa: PTH100
 
     @property
     def local(self) -> bool:
-        """Whether it is a folder of this machine."""
+        """Whether it is a folder or a file of this machine."""
         return Path(self.name).is_absolute()
+
+    @property
+    def title(self) -> str:
+        """The name that images carry: the hub id, or the folder's or the file's own name without its ending."""
+        path = Path(self.name)
+        return self.name if not self.local else path.stem if path.suffix in _SINGLE else path.name
 
     @cached_property
     def root(self) -> Path:
@@ -43,10 +57,12 @@ class Origin:
         """
         if not self.local:
             return self.fetch(self.name)
-        folder = Path(self.name)
-        if not folder.is_dir():
-            raise ExportError(f"The checkpoint {folder} is not there.")
-        return folder
+        path = Path(self.name)
+        if path.is_file() and self.unpack is not None:
+            return self.unpack(path)
+        if not path.is_dir():
+            raise ExportError(f"The checkpoint {path} is not there.")
+        return path
 
     def source(self, files: tuple[str, ...]) -> Source:
         """The state of the files that an export reads."""
@@ -55,8 +71,8 @@ class Origin:
     def still(self, noted: Source) -> bool:
         """Whether it is what an export was made of.
 
-        A hub id is taken at its word, nothing is fetched to know; and so is a folder that is gone.
+        A hub id is taken at its word, nothing is fetched to know; and so is a folder or file that is gone.
         """
-        if not self.local or not Path(self.name).is_dir():
+        if not self.local or not Path(self.name).exists():
             return noted.name == self.name
         return all(state.still(self.root / file) for file, state in noted.files.items())

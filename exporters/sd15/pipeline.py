@@ -51,7 +51,7 @@ def export(job: Job, stage: Callable[[str], None]) -> Manifest:
     fit = preview.fit(vae)
     stage("install")
     facts = Checkpoint(
-        name=Path(job.checkpoint.name).name if job.checkpoint.local else job.checkpoint.name,
+        name=job.checkpoint.title,
         digest=_digest(checkpoint.unet, source)[:10],
         side=_side(checkpoint.unet.config),
         scheduler=scheduler,

@@ -12,6 +12,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from exporters import onnx_export
+from exporters.checkpoint_files import plain_view
 from exporters.errors import ExportError
 
 FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
@@ -77,8 +78,8 @@ def convert(root: Path, *, longest: int) -> Converted:
         from transformers import CLIPTokenizer
 
     try:
-        with onnx_export.quiet():
-            original = CLIPTokenizer.from_pretrained(root / "tokenizer", local_files_only=True)
+        with onnx_export.quiet(), plain_view(root / "tokenizer") as folder:
+            original = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # `tokenizers` raises bare Exceptions
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ExportError(f"{root.name}/tokenizer cannot be read as a CLIPTokenizer: {reason[:200]}") from None

@@ -6,7 +6,6 @@ missing files) is checked from the JSON files before torch is imported.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 
 from darkroom.pipelines.sd15.networks import LATENT_CHANNELS, VAE_SCALE_FACTOR
 from exporters import onnx_export
+from exporters.checkpoint_files import plain_view
+from exporters.checkpoint_files import read_json as read_json
 from exporters.errors import ExportError
 from exporters.files import sha256
 from exporters.manifest import Source
@@ -150,22 +151,6 @@ def _expect(component: Component, name: str, value: object, *, default: object =
         raise ExportError(f"{where}: {name} is {found}, expected {value}{f', {why}' if why else ''}.")
 
 
-def read_json(root: Path, name: str) -> dict[str, Any]:
-    """An object of one of the JSON files of a checkpoint.
-
-    :raises ExportError: it is missing or damaged.
-    """
-    try:
-        content = json.loads((root / name).read_text())
-    except FileNotFoundError:
-        raise ExportError(f"{root.name} is no checkpoint in the diffusers folder layout: it has no {name}.") from None
-    except (OSError, ValueError) as error:
-        raise ExportError(f"{root.name}/{name} cannot be read: {error}.") from None
-    if not isinstance(content, dict):
-        raise ExportError(f"{root.name}/{name} cannot be read: it holds no JSON object.")
-    return content
-
-
 def read_component(root: Path, part: str, kind: str, stems: tuple[str, str]) -> Component:
     """One network of a checkpoint: its config.json and the names of its files.
 
@@ -194,16 +179,44 @@ def _weight_files(root: Path, prefix: str, stem: str, variant: str, suffix: str)
     :raises ExportError: a file of the list is missing.
     """
     single = f"{prefix}{stem}{variant}{suffix}"
-    index = f"{prefix}{stem}{suffix}.index{variant}.json"
     if (root / single).is_file():
         return (single,)
-    if not (root / index).is_file():
+    indices = [f"{prefix}{name}" for name in _index_names(stem, variant, suffix)]
+    index = next((name for name in indices if (root / name).is_file()), None)
+    if index is None:
         return ()
     shards = sorted({f"{prefix}{name}" for name in read_json(root, index).get("weight_map", {}).values()})
     for shard in shards:
         if not (root / shard).is_file():
             raise ExportError(f"{root.name} has no {shard}, which {index} lists.")
     return (index, *shards)
+
+
+def _index_names(stem: str, variant: str, suffix: str) -> tuple[str, ...]:
+    """What the list of several files may be called; the first one is diffusers' and transformers' own."""
+    return tuple(
+        dict.fromkeys(
+            (
+                f"{stem}{suffix}.index{variant}.json",
+                f"{stem}{suffix}{variant}.index.json",
+                f"{stem}{variant}{suffix}.index.json",
+            )
+        )
+    )
+
+
+def _usual_names(component: Component) -> dict[str, str]:
+    """The name that the libraries expect for the list of a component's files, by the one that it has."""
+    index = Path(component.weights[0]).name
+    if not index.endswith(".json"):
+        return {}
+    suffix = ".safetensors" if component.safetensors else ".bin"
+    variant = f".{component.variant}" if component.variant else ""
+    for stem in dict.fromkeys((*DIFFUSERS_STEMS, *TRANSFORMERS_STEMS)):
+        names = _index_names(stem, variant, suffix)
+        if index in names:
+            return {index: names[0]}
+    return {}
 
 
 def digest(*sources: Source) -> str:
@@ -236,9 +249,9 @@ def load_component(kind: Any, component: Component, **options: Any) -> Any:
 
     what = f"{component.root.name}/{component.weights[0]}"
     try:
-        with onnx_export.quiet():
+        with onnx_export.quiet(), plain_view(component.root / component.part, _usual_names(component)) as folder:
             model, loaded = kind.from_pretrained(
-                component.root / component.part,
+                folder,
                 variant=component.variant,
                 use_safetensors=component.safetensors,
                 torch_dtype=torch.float32,

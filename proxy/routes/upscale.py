@@ -129,7 +129,10 @@ async def upscale(
     file: Annotated[UploadFile, File(description="PNG, JPEG, WebP, BMP, TIFF or GIF.")],
 ) -> Response:
     """Answers the picture itself. With `Accept: text/event-stream` it answers events instead: `progress` with
-    the tiles done and in all, then `image` with the picture as a data URL, or `error`."""
+    the tiles done and in all, then `image` with the picture as a data URL, or `error`.
+
+    `X-Dropped-Metadata` (in JSON `dropped_metadata`) names what the answer has no room for: `icc_profile`, a colour
+    profile so large that programs could not open the answer."""
     data = await _read(file, services)
     services.monitor.require()
     if wants_events(request):
@@ -159,7 +162,7 @@ async def upscale_batch(
 async def _read(file: UploadFile, services: Services) -> bytes:
     """The upload's bytes, after a look at its size and its header."""
     data = await read_file(file, max_mb=services.settings.max_upload_mb)
-    probe(data, max_pixels=services.settings.upscale_max_pixels)
+    await asyncio.to_thread(probe, data, max_pixels=services.settings.upscale_max_pixels)
     return data
 
 

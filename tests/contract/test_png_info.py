@@ -12,6 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from tests.contract.test_generate import CONTROL, QUICK, first, post
 from tests.hostile import hostile_files
+from tests.odd_files import exif, jpeg_with, png_chunk, png_with, webp_with
 from tests.pictures import encoded, photo
 
 FILES = hostile_files()
@@ -62,14 +63,62 @@ def test_every_way_to_send_it(http: httpx.Client) -> None:
 
 def test_a_foreign_picture(http: httpx.Client) -> None:
     chunks = PngInfo()
-    chunks.add_text(
-        "parameters", "a dog\nSteps: 30, Sampler: DPM++ SDE, CFG scale: 5, Seed: 9, Size: 512x768", zip=True
-    )
+    chunks.add_text("parameters", "a dog\nSteps: 2, Sampler: DPM++ SDE, CFG scale: 5, Seed: 9, Size: 64x128", zip=True)
     chunks.add_itxt("Comment", "犬")
     body = read(http, encoded(photo(0, 0, 8, 8), pnginfo=chunks))
     assert body["darkroom"] is None
     assert body["chunks"]["Comment"] == "犬"
-    assert (body["fields"]["scheduler"], body["fields"]["height"]) == ("DPM++ SDE", 768)
+    fields = body["fields"]
+    assert (fields["sampler"], fields["unsupported"], fields["height"]) == (
+        "DPM++ SDE",
+        {"scheduler": "DPM++ SDE"},
+        128,
+    )
+    again = http.post("/generate", json=fields)
+    assert again.status_code == 200, again.text
+    assert again.json()["parameters"]["seed"] == 9
+
+
+FOREIGN = {
+    "line_end": "a cat\nNegative prompt: dog\nSteps: 2, Sampler: DPM++ 2M, Schedule type: Karras, Seed: 5, "
+    'Size: 64x64, Wildcard prompt: "a __pet__\nand a __thing__", Version: v1.5.1',
+    "forge": "a cat\nSteps: 2, Sampler: Euler, Schedule type: Beta, CFG scale: 1, Seed: 5, Size: 64x64, Module 1: ae",
+    "utf8": "テスト 猫\nNegative prompt: 差\nSteps: 2, Sampler: Euler a, CFG scale: 7, Seed: 5, Size: 64x64",
+    "swarm": '{"sui_image_params": {"prompt": "a cat", "seed": 5, "steps": 2, "width": 64, "height": 64}}',
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_fields_of_foreign_images_make_an_image(http: httpx.Client, name: str) -> None:
+    text = FOREIGN[name].encode()
+    for data in (
+        png_with(png_chunk(b"tEXt", b"Comment\0x", wrong=True), png_chunk(b"tEXt", b"parameters\0" + text)),
+        jpeg_with((0xE1, b"Exif\0\0" + exif(order=">", comment=b"UNICODE\0" + FOREIGN[name].encode("utf-16-be")))),
+        webp_with((b"EXIF", exif(comment=b"UNICODE\0" + FOREIGN[name].encode("utf-16-le")))),
+    ):
+        fields = read(http, data)["fields"]
+        assert (fields["seed"], fields["steps"], fields["width"]) == (5, 2, 64)
+        assert fields["negative_prompt"] in ("", "dog", "差")
+        answer = http.post("/generate", json=fields)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["parameters"]["prompt"] == fields["prompt"]
+
+
+@pytest.mark.parametrize("format", ["webp", "jpeg"])
+def test_round_trip_in_other_formats(http: httpx.Client, format: str) -> None:
+    answer = post(http, **UNTOLD, format=format)
+    data = _first(answer)
+    body = read(http, data)
+    assert body["darkroom"] == answer.json()["parameters"]
+    fields = body["fields"]
+    assert fields.pop("other") == {}
+    assert fields == {name: value for name, value in body["darkroom"].items() if name != "index"}
+    assert _first(http.post("/generate", json={**fields, "format": format})) == data
+
+
+def _first(answer: httpx.Response) -> bytes:
+    assert answer.status_code == 200, answer.text
+    return base64.b64decode(answer.json()["images"][0].split(",")[1])
 
 
 def test_a_picture_that_says_nothing(http: httpx.Client) -> None:

@@ -17,6 +17,9 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    KDPM2AncestralDiscreteScheduler,
+    KDPM2DiscreteScheduler,
     LCMScheduler,
     PNDMScheduler,
     StableDiffusionPipeline,
@@ -25,7 +28,9 @@ from diffusers import (
 from PIL import Image
 
 from darkroom.errors import Cancelled, InvalidInput
+from darkroom.generation import base_details
 from darkroom.images import Picture, encode
+from darkroom.parameters import parse, text_chunks
 from darkroom.pipelines.sd15.controls import ControlOptions, canny
 from darkroom.pipelines.sd15.pipeline import Finished, Progress, Runner, generate
 from darkroom.pipelines.sd15.request import GenerateRequest
@@ -78,7 +83,16 @@ THEIRS: dict[str | None, Callable[[Any], Any]] = {
     "pndm": PNDMScheduler.from_config,
     "euler": EulerDiscreteScheduler.from_config,
     "euler_a": EulerAncestralDiscreteScheduler.from_config,
+    "euler_karras": partial(EulerDiscreteScheduler.from_config, use_karras_sigmas=True),
+    "dpmpp_2m": DPMSolverMultistepScheduler.from_config,
     "dpmpp_2m_karras": partial(DPMSolverMultistepScheduler.from_config, use_karras_sigmas=True),
+    "dpmpp_2m_sde": partial(DPMSolverMultistepScheduler.from_config, algorithm_type="sde-dpmsolver++"),
+    "dpmpp_2m_sde_karras": partial(
+        DPMSolverMultistepScheduler.from_config, algorithm_type="sde-dpmsolver++", use_karras_sigmas=True
+    ),
+    "heun": HeunDiscreteScheduler.from_config,
+    "dpm2": KDPM2DiscreteScheduler.from_config,
+    "dpm2_a": KDPM2AncestralDiscreteScheduler.from_config,
     "unipc": UniPCMultistepScheduler.from_config,
     "lcm": LCMScheduler.from_config,
 }
@@ -187,6 +201,49 @@ def test_controlnet(
     )
     plain = _ours(runner, scheduler="ddim", steps=5, num_images=num_images, width=72, height=104)
     assert _distance(ours, plain) > 10, "the control should change the picture"
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        ({"_class_name": "DPMSolverMultistepScheduler"}, "dpmpp_2m"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True}, "dpmpp_2m_karras"),
+        (
+            {"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3, "use_karras_sigmas": True},
+            "DPMSolverMultistepScheduler",
+        ),
+        ({"_class_name": "EulerDiscreteScheduler"}, "euler"),
+        ({"_class_name": "EulerDiscreteScheduler", "use_karras_sigmas": True}, "euler_karras"),
+        ({"_class_name": "UniPCMultistepScheduler", "use_karras_sigmas": True}, "UniPCMultistepScheduler"),
+        ({"_class_name": "DEISMultistepScheduler"}, "DEISMultistepScheduler"),
+    ],
+)
+def test_a_recorded_scheduler_makes_the_picture_again_and_says_which_it_is(
+    runner: Runner, config: dict[str, Any], key: str
+) -> None:
+    """Of checkpoints whose own scheduler is another one than Stable Diffusion's."""
+    own = {**runner.checkpoint.scheduler, **config}
+    runner = dataclasses.replace(runner, checkpoint=dataclasses.replace(runner.checkpoint, scheduler=own))
+    request = GenerateRequest.parse({"prompt": PROMPT, "seed": 11, "steps": 5}, runner.limits)
+    events = asyncio.run(_collect(generate(request, None, runner)))
+    recorded = next(event.details["scheduler"] for event in events if isinstance(event, Finished))
+    assert recorded == key
+    first = _ours(runner, steps=5)
+    assert (first == _ours(runner, steps=5, scheduler=recorded)).all()
+    parsed = parse(
+        text_chunks({**base_details(request, runner.checkpoint, 0), "width": 64, "height": 64})["parameters"]
+    )
+    assert parsed["scheduler"] == key
+    for other in {"dpmpp_2m", "dpmpp_2m_karras", "euler", "euler_karras", "unipc"} - {key}:
+        assert (first != _ours(runner, steps=5, scheduler=other)).any(), other
+
+
+def test_a_class_of_diffusers_means_the_class_as_configured(runner: Runner) -> None:
+    by_class = _ours(runner, steps=5, scheduler="DPMSolverMultistepScheduler")
+    assert (by_class == _ours(runner, steps=5, scheduler="dpmpp_2m")).all()
+    assert (by_class != _ours(runner, steps=5, scheduler="dpmpp_2m_karras")).any()
+    with pytest.raises(InvalidInput, match=r"scheduler must be one of ddim, .*; got 'DEISMultistepScheduler'"):
+        _ours(runner, steps=5, scheduler="DEISMultistepScheduler")
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)

@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo as PillowText
 
 from darkroom.errors import NotAnImage
 from darkroom.images import Picture, encode
-from darkroom.parameters import parse, read_png, text_chunks
+from darkroom.parameters import parse, read_image, read_png, text_chunks
 from darkroom.png import encode_png
 
 PIXELS = np.zeros((4, 4, 3), np.uint8)
@@ -92,6 +92,17 @@ def test_we_read_pillows(prompt: str, compressed: bool) -> None:
     assert read_png(target.getvalue()).chunks == {"parameters": prompt, "Title": prompt}
 
 
+@pytest.mark.parametrize("negative", ["", "差, bad:\nworse"])
+@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("format", ["webp", "jpeg"])
+def test_round_trip_through_exif(format: Any, prompt: str, negative: str) -> None:
+    details = {**DETAILS, "prompt": prompt, "negative_prompt": negative, **CONTROL}
+    info = read_image(encode(Picture(rgb=PIXELS), format=format, quality=80, text=text_chunks(details)))
+    assert info.details == details
+    assert info.chunks == text_chunks(details)
+    assert info.fields == {**{name: value for name, value in details.items() if name != "index"}, "other": {}}
+
+
 @pytest.mark.parametrize("format", ["webp", "jpeg"])
 def test_other_formats_carry_the_text_as_their_comment(format: Any) -> None:
     chunks = text_chunks({**DETAILS, "prompt": PROMPTS[3]})
@@ -103,6 +114,9 @@ def test_other_formats_carry_the_text_as_their_comment(format: Any) -> None:
 def test_a_jpeg_without_room_for_the_text_is_still_a_jpeg() -> None:
     data = encode(Picture(rgb=PIXELS), format="jpeg", quality=80, text={"parameters": "x" * 40_000})
     assert data.startswith(b"\xff\xd8")
+    assert read_image(data).chunks == {}
+    both = {"parameters": "x" * 20_000, "darkroom": json.dumps({"prompt": "x" * 30_000})}
+    assert read_image(encode(Picture(rgb=PIXELS), format="jpeg", quality=80, text=both)).chunks.keys() == {"parameters"}
 
 
 def test_a_picture_of_the_web_ui() -> None:
@@ -148,8 +162,10 @@ def test_a_text_without_parameters_is_a_prompt(text: str) -> None:
 
 def test_values_that_are_none_stay_text() -> None:
     fields = parse("p\nSteps: many, CFG scale: nan, Seed: 1e999, Size: big, Sampler: DPM++ SDE, Model: x")
-    assert fields["scheduler"] == "DPM++ SDE"
-    assert fields["other"] == {"Steps": "many", "CFG scale": "nan", "Seed": "1e999", "Size": "big"}
+    assert "scheduler" not in fields
+    assert (fields["sampler"], fields["unsupported"]) == ("DPM++ SDE", {"scheduler": "DPM++ SDE"})
+    others = {"Steps": "many", "CFG scale": "nan", "Seed": "1e999", "Size": "big", "Sampler": "DPM++ SDE"}
+    assert fields["other"] == others
 
 
 @pytest.mark.parametrize(
@@ -189,3 +205,5 @@ def test_a_png_without_parameters() -> None:
 def test_a_jpeg_is_no_png() -> None:
     with pytest.raises(NotAnImage, match="not a PNG"):
         read_png(encode(Picture(rgb=PIXELS), format="jpeg", quality=80))
+    with pytest.raises(NotAnImage, match="not a PNG, JPEG or WebP"):
+        read_image(b"BM" + bytes(60))

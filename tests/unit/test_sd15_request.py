@@ -108,6 +108,14 @@ def test_guidance_of_one_and_below_is_none() -> None:
         ("EulerAncestralDiscreteScheduler", "euler_a"),
         ("DPM++ 2M Karras", "dpmpp_2m_karras"),
         ("dpmpp-2m-karras", "dpmpp_2m_karras"),
+        ("DPM++ 2M", "dpmpp_2m"),
+        ("DPM++ 2M SDE Karras", "dpmpp_2m_sde_karras"),
+        ("Euler Karras", "euler_karras"),
+        ("DPM2 a", "dpm2_a"),
+        ("DPMSolverMultistep", "dpmpp_2m"),
+        ("DPMSolverMultistepScheduler", "DPMSolverMultistepScheduler"),
+        ("eulerdiscretescheduler", "EulerDiscreteScheduler"),
+        ("DEISMultistepScheduler", "DEISMultistepScheduler"),
         ("PLMS", "pndm"),
         ("UniPCMultistep", "unipc"),
     ],
@@ -118,7 +126,7 @@ def test_schedulers_by_any_of_their_names(text: str, name: str) -> None:
 
 def test_a_checkpoints_own_scheduler_has_a_name() -> None:
     assert scheduler_key({"_class_name": "PNDMScheduler"}) == "pndm"
-    assert scheduler_key({"_class_name": "HeunDiscreteScheduler"}) == "HeunDiscreteScheduler"
+    assert scheduler_key({"_class_name": "DEISMultistepScheduler"}) == "DEISMultistepScheduler"
     assert len({spec.title for spec in SCHEDULERS.values()}) == len(SCHEDULERS)
 
 

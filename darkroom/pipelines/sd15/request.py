@@ -77,7 +77,7 @@ class GenerateRequest(PictureRequest):
     """One request; what is not said here, as every request for pictures.
 
     :param prompt, negative_prompt: `(word:1.3)` weighs a word; any length up to the limit.
-    :param steps: denoising steps; a few schedulers call the UNet once more.
+    :param steps: denoising steps; pndm calls the UNet once more, and heun, dpm2 and dpm2_a nearly twice for each.
     :param width, height: in pixels, multiples of 8; None = the side that the checkpoint was trained at.
     :param control: None = text only.
     """

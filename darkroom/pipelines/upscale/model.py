@@ -65,6 +65,8 @@ class UpscaleModel(PipelineModel):
             "tile": result.tile,
             "format": request.format,
         }
+        if result.dropped:
+            details["dropped_metadata"] = result.dropped
         reply.send(
             {
                 "progress": np.array([total, total], np.int32),

@@ -17,7 +17,7 @@ from functools import partial
 import numpy as np
 
 from darkroom.errors import Cancelled, OutOfMemory, TooLarge
-from darkroom.images import Picture, Pixels, check_side, decode, encode, resize
+from darkroom.images import Picture, Pixels, check_side, decode, dropped_metadata, encode, resize
 from darkroom.networks import Network
 from darkroom.pipelines.upscale.request import TILE_RANGE, Limits, UpscaleRequest, default_tile, output_size
 from darkroom.tiling import Tile, cut, paste, tiles
@@ -30,11 +30,13 @@ class Upscaled:
     :param data: the encoded picture (or bare rows).
     :param shape: (height, width, channels).
     :param tile: the tile that worked; smaller than asked when memory was short.
+    :param dropped: metadata of the input that the result cannot hold ("icc_profile").
     """
 
     data: bytes
     shape: tuple[int, int, int]
     tile: int
+    dropped: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,8 @@ async def upscale(data: bytes, request: UpscaleRequest, runner: Runner) -> Upsca
     if larger.rgb.shape[:2] != size[::-1]:
         larger = await asyncio.to_thread(resize, larger, width=size[0], height=size[1])
     encoded = await asyncio.to_thread(encode, larger, format=request.format, quality=request.quality)
-    return Upscaled(data=encoded, shape=(size[1], size[0], larger.channels), tile=tile)
+    dropped = dropped_metadata(larger, request.format)
+    return Upscaled(data=encoded, shape=(size[1], size[0], larger.channels), tile=tile, dropped=dropped)
 
 
 def _check_output(size: tuple[int, int], request: UpscaleRequest, limits: Limits) -> None:

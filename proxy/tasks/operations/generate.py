@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from darkroom.images import probe
+from darkroom.images import probe, trimmed
 from darkroom.pipelines.sd15.networks import PIPELINE, VAE_SCALE_FACTOR
 from darkroom.pipelines.sd15.request import GenerateRequest
 from proxy import generating, pictures
@@ -30,7 +31,8 @@ class Generate(PictureOperation):
         if picture is None:
             return named, {}
         probe(picture[1], max_pixels=settings.generate_max_control_pixels, param=picture[0])
-        return named, {_CONTROL_IMAGE: picture[1]}
+        # What is kept has nothing behind the end of the image.
+        return named, {_CONTROL_IMAGE: await asyncio.to_thread(trimmed, picture[1])}
 
     def job(self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes]) -> Job:
         request = GenerateRequest.parse(fields, services.settings.generate_limits)

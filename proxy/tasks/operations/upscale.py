@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from darkroom.errors import InvalidInput
-from darkroom.images import probe
+from darkroom.images import probe, trimmed
 from darkroom.pipelines.upscale.request import UpscaleRequest
 from proxy import upscaling
 from proxy.generate_fields import Number, Whole
@@ -56,10 +57,11 @@ class Upscale:
         except ValidationError as error:
             raise RequestValidationError(error.errors()) from None
         request = UpscaleRequest.parse(given, settings.limits)
-        header = probe(picture[1], max_pixels=settings.upscale_max_pixels, param=picture[0])
+        header = await asyncio.to_thread(probe, picture[1], max_pixels=settings.upscale_max_pixels, param=picture[0])
+        image = await asyncio.to_thread(trimmed, picture[1])  # what is kept has nothing behind the end of the image
         return Work(
             fields=given,
-            files={_IMAGE: picture[1]},
+            files={_IMAGE: image},
             steps=1,  # the tiles are counted when the picture is decoded
             kind=request.network.label,
             units=_OVERHEAD + header.width * header.height / _MEGAPIXEL,
