@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 
 import grpc
@@ -27,10 +27,13 @@ class Gateway:
     """A connection to one Triton server.
 
     :param address: host:port of its gRPC.
+
+    `retry_after` gives the seconds that a server which is away will still be so; whoever knows them sets it.
     """
 
     def __init__(self, address: str) -> None:
         self._client = grpcclient.InferenceServerClient(address)
+        self.retry_after: Callable[[], int] = lambda: _RETRY_AFTER
 
     async def close(self) -> None:
         """Close the channel."""
@@ -44,7 +47,7 @@ class Gateway:
         try:
             index = await self._client.get_model_repository_index(client_timeout=5)
         except InferenceServerException as error:
-            raise translate(error) from error
+            raise self._translate(error) from error
         return {model.name: model.state == "READY" for model in index.models}
 
     async def stream(
@@ -67,11 +70,11 @@ class Gateway:
         try:
             async for result, error in responses:
                 if error is not None:
-                    raise translate(error)
+                    raise self._translate(error)
                 names = [output.name for output in result.get_response().outputs]
                 yield {name: result.as_numpy(name) for name in names}
         except (InferenceServerException, grpc.aio.AioRpcError) as error:
-            raise translate(error) from error
+            raise self._translate(error) from error
         except asyncio.CancelledError:
             # gRPC also cancels a call by itself, when it breaks while it is being sent. Python 3.10 cannot tell.
             task = asyncio.current_task()
@@ -80,6 +83,9 @@ class Gateway:
             raise
         finally:
             responses.cancel()
+
+    def _translate(self, error: InferenceServerException | grpc.aio.AioRpcError) -> DarkroomError:
+        return translate(error, self.retry_after())
 
 
 def _tensor(name: str, value: Any) -> Any:
@@ -90,8 +96,8 @@ def _tensor(name: str, value: Any) -> Any:
     return tensor
 
 
-def translate(error: InferenceServerException | grpc.aio.AioRpcError) -> DarkroomError:
-    """An error of Triton's, or of the connection to it, as one of ours."""
+def translate(error: InferenceServerException | grpc.aio.AioRpcError, retry_after: int = _RETRY_AFTER) -> DarkroomError:
+    """An error of Triton's, or of the connection to it, as one of ours; `retry_after` if the server is away."""
     if isinstance(error, grpc.aio.AioRpcError):
         text, status = error.details() or "", error.code().name
     else:
@@ -102,5 +108,5 @@ def translate(error: InferenceServerException | grpc.aio.AioRpcError) -> Darkroo
     if "CANCELLED" in status:
         return Cancelled("The request was cancelled.")
     if "UNAVAILABLE" in status or "unknown model" in text or "not ready" in text:
-        return NotReady(_RESTARTING, retry_after=_RETRY_AFTER)
+        return NotReady(_RESTARTING, retry_after=retry_after)
     return NetworkError(f"Triton: {status} {text}")
