@@ -194,7 +194,7 @@ def _stubs_of(pid: int) -> set[psutil.Process]:
 
 def _is_living_stub(process: psutil.Process) -> bool:
     try:
-        # The kernel cuts names at 15 characters, which psutil mends from a command line that zombies lack.
+        # The kernel cuts names at 15 characters, which psutil completes from a command line that zombies lack.
         named = process.is_running() and STUB.startswith(process.name()[:15])  # another may have its number by now
         return named and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
