@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up what is missing and runs every check: lint, format, types, configs, tests.
+# Sets up what is missing and runs every check: lint, format, types, configs, tests, the commands of README and docs.
 #
 #   ./test.sh                     what must pass before a change lands (15 to 25 minutes on 2 cores, after a set-up of 5 to 10)
 #   ./test.sh --heavy             the long runs: full-size pictures, ncnn, 100 disconnecting clients
@@ -24,6 +24,7 @@ else
   python -m exporters config --check
   python -m pytest -n 2 --dist loadfile tests/unit tests/parity
   python -m pytest -n 2 --dist loadfile tests/contract tests/triton
+  python -m pytest tests/docs  # every command of README and docs, in a copy of this checkout
   exec python -m pytest tests/lifecycle
 fi
 case $1 in

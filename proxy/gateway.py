@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 
 import grpc
@@ -26,6 +26,7 @@ from darkroom.networks import Array
 
 log = logging.getLogger(__name__)
 
+_TritonError = InferenceServerException | grpc.aio.AioRpcError
 _RESTARTING = "The inference server is starting or restarting; try again in a moment."
 _RETRY_AFTER = 5
 _STOP_SECONDS = 30.0
@@ -40,11 +41,14 @@ class Gateway:
     """A connection to one Triton server.
 
     :param address: host:port of its gRPC.
+
+    `retry_after` gives the seconds that a server which is away will still be so; whoever knows them sets it.
     """
 
     def __init__(self, address: str) -> None:
         self._client = grpcclient.InferenceServerClient(address)
         self._stopping: set[asyncio.Task[None]] = set()
+        self.retry_after: Callable[[], int] = lambda: _RETRY_AFTER
 
     async def close(self) -> None:
         """Close the channel, and with it the calls that have not ended yet."""
@@ -61,7 +65,7 @@ class Gateway:
         try:
             index = await self._client.get_model_repository_index(client_timeout=5)
         except InferenceServerException as error:
-            raise translate(error) from error
+            raise self._translate(error) from error
         return {model.name: model.state == "READY" for model in index.models}
 
     async def stream(
@@ -84,7 +88,8 @@ class Gateway:
         """
         arrays = {name: _array(value) for name, value in inputs.items() if value is not None}
         tensors = [_tensor(name, array) for name, array in arrays.items()]
-        call = _Call(self._client, {"model_name": model, "inputs": tensors, "request_id": request_id}, client)
+        request = {"model_name": model, "inputs": tensors, "request_id": request_id}
+        call = _Call(self._client, request, client, self._translate)
         try:
             while (outputs := await call.next()) is not None:
                 yield outputs
@@ -115,15 +120,27 @@ class Gateway:
         finally:
             call.cancel()
 
+    def _translate(self, error: _TritonError) -> DarkroomError:
+        return translate(error, self.retry_after())
+
 
 class _Call:
     """One call on its way: a task of its own reads the stream, so that it goes on when the caller is cancelled.
 
+    :param client: who asks.
+    :param translate: Triton's errors to ours.
     :ivar name: by which the model can be asked to stop it.
     """
 
-    def __init__(self, triton: grpcclient.InferenceServerClient, request: Mapping[str, Any], client: str) -> None:
+    def __init__(
+        self,
+        triton: grpcclient.InferenceServerClient,
+        request: Mapping[str, Any],
+        client: str,
+        translate: Callable[[_TritonError], DarkroomError],
+    ) -> None:
         self.name = uuid.uuid4().hex
+        self._translate = translate
         parameters = {CALL: self.name, CLIENT: client}
         self._responses = triton.stream_infer(_single({**request, "parameters": parameters}))
         self._queue: asyncio.Queue[dict[str, Array] | DarkroomError | None] = asyncio.Queue()
@@ -156,9 +173,9 @@ class _Call:
     async def _read(self) -> None:
         try:
             async for result, error in self._responses:
-                self._queue.put_nowait(_outputs(result) if error is None else translate(error))
+                self._queue.put_nowait(_outputs(result) if error is None else self._translate(error))
         except (InferenceServerException, grpc.aio.AioRpcError) as error:
-            self._queue.put_nowait(translate(error))
+            self._queue.put_nowait(self._translate(error))
         except asyncio.CancelledError:  # by `cancel`, or by gRPC, when a call breaks while it is being sent
             self._queue.put_nowait(NetworkError("The call to the inference server was broken off."))
         except Exception as error:
@@ -187,8 +204,8 @@ def _tensor(name: str, array: Array) -> Any:
     return tensor
 
 
-def translate(error: InferenceServerException | grpc.aio.AioRpcError) -> DarkroomError:
-    """An error of Triton's, or of the connection to it, as one of ours."""
+def translate(error: _TritonError, retry_after: int = _RETRY_AFTER) -> DarkroomError:
+    """An error of Triton's, or of the connection to it, as one of ours; `retry_after` if the server is away."""
     if isinstance(error, grpc.aio.AioRpcError):
         text, status = error.details() or "", error.code().name
     else:
@@ -199,5 +216,5 @@ def translate(error: InferenceServerException | grpc.aio.AioRpcError) -> Darkroo
     if "CANCELLED" in status:
         return Cancelled("The request was cancelled.")
     if "UNAVAILABLE" in status or "unknown model" in text or "not ready" in text:
-        return NotReady(_RESTARTING, retry_after=_RETRY_AFTER)
+        return NotReady(_RESTARTING, retry_after=retry_after)
     return NetworkError(f"Triton: {status} {text}")

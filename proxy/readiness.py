@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 
@@ -17,6 +18,10 @@ from proxy.network_metrics import Ranks, executions_of, providers_of, ranks_of
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
+_FIRST_RECOVERY = 20.0
+"""Seconds that a start of Triton takes, until one was measured."""
+_LATE_SECONDS = 5
+"""When to ask again if this start takes longer than the last one did."""
 
 
 class Monitor:
@@ -53,6 +58,16 @@ class Monitor:
         self.providers: dict[str, str] = {}
         self.ranks: dict[str, Ranks] = {}
         self.canary_failures = 0
+        self._down_since = time.monotonic()
+        self._was_away = False
+        self._recovery = _FIRST_RECOVERY
+        gateway.retry_after = lambda: self.retry_after
+
+    @property
+    def retry_after(self) -> int:
+        """Seconds until everything works again: what the last recovery took, less what has passed of this one."""
+        passed = 0.0 if self.ready else time.monotonic() - self._down_since
+        return math.ceil(self._recovery - passed) if passed < self._recovery else _LATE_SECONDS
 
     @property
     def ready_for(self) -> float | None:
@@ -62,7 +77,7 @@ class Monitor:
     def require(self) -> None:
         """:raises NotReady: the models are not all working."""
         if not self.ready:
-            raise NotReady(f"The service is not ready: {self.reason}", retry_after=5)
+            raise NotReady(f"The service is not ready: {self.reason}", retry_after=self.retry_after)
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -78,6 +93,7 @@ class Monitor:
             except NotReady as error:
                 self.canary_failures = 0  # Triton is away or loading: what failed before was another one
                 self._down(error.message)
+                self._was_away = True
             except DarkroomError as error:
                 self._down(error.message)
             except Exception:
@@ -88,6 +104,8 @@ class Monitor:
     def _down(self, reason: str) -> None:
         if self.ready or reason != self.reason:
             log.warning("not ready: %s", reason)
+        if self.ready:
+            self._down_since, self._was_away = time.monotonic(), False
         self.ready, self._ready_since, self.reason = False, None, reason
 
     async def _check(self) -> None:
@@ -104,6 +122,8 @@ class Monitor:
         self._checked = time.monotonic()
         if not self.ready:
             self._ready_since = time.monotonic()
+            if self._was_away:  # else only the proxy was started again, or a canary was late
+                self._recovery = self._ready_since - self._down_since
             await self.read_metrics()
             log.info("ready: %s", ", ".join(f"{m} ({self.providers.get(m, 'pipeline')})" for m in self.models))
         self.ready, self.reason = True, ""

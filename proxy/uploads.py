@@ -50,7 +50,9 @@ def _from_json(body: bytes) -> dict[str, Any]:
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError):
-        raise InvalidInput("The body is no JSON; send a JSON object or a multipart form.", param="body") from None
+        raise InvalidInput(
+            "The body is not valid JSON; send a JSON object or a multipart form.", param="body"
+        ) from None
     if not isinstance(fields, dict):
         raise InvalidInput(f"The body must be a JSON object; got a {type(fields).__name__}.", param="body")
     return fields

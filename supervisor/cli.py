@@ -93,7 +93,7 @@ async def _serve(settings: Settings) -> None:
 
 @click.command()
 def doctor() -> None:
-    """Check whether this machine can serve, and say what to mend."""
+    """Check whether this machine can serve, and say what to fix."""
     findings = examine(_settings())
     table = Table(show_header=False, box=None)
     for finding in findings:
@@ -103,7 +103,7 @@ def doctor() -> None:
     if problems:
         raise click.ClickException(f"{problems} problem(s) keep Darkroom from starting; see above.")
     warned = any(finding.state == "warning" for finding in findings)
-    click.echo("Nothing is broken; mind the warnings above." if warned else "Darkroom can start: ./start.sh")
+    click.echo("Nothing is broken; see the warnings above." if warned else "Darkroom can start: ./start.sh")
 
 
 def _settings() -> Settings:

@@ -1,4 +1,4 @@
-"""`darkroom doctor`: is this machine fit to serve, and what is to be mended?"""
+"""`darkroom doctor`: is this machine fit to serve, and what is to be fixed?"""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MIN_DISK = 2 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One line of the report; `text` says what was found, or what to mend."""
+    """One line of the report; `text` says what was found, or what to fix."""
 
     topic: str
     state: Literal["ok", "warning", "problem"]

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class SetupError(Exception):
-    """The machine or the checkout is not ready to serve. The message is one sentence that says what to mend."""
+    """The machine or the checkout is not ready to serve. The message is one sentence that says what to fix."""

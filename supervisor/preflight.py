@@ -1,4 +1,4 @@
-"""What must hold before anything is started; each problem is one sentence that says what to mend."""
+"""What must hold before anything is started; each problem is one sentence that says what to fix."""
 
 from __future__ import annotations
 

@@ -17,13 +17,13 @@ from darkroom.registry import all_specs
 from proxy.settings import Settings
 from supervisor.child import Child
 from supervisor.errors import SetupError
+from supervisor.leftovers import SHM_PREFIX, STUB, sweep
 from supervisor.preflight import preflight
-from supervisor.triton import find_triton, sweep_shared_memory, triton_command
+from supervisor.triton import find_triton, triton_command
 
 log = logging.getLogger("darkroom")
 
 _TICK = 0.5
-_STUB = "triton_python_backend_stub"
 _BACKOFF = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 _CALM_SECONDS = 60.0  # after so long without a death the backoff starts again from the beginning
 _TRITON_GRACE = 15.0
@@ -43,7 +43,6 @@ class Service:
         self.settings = settings
         self.stopping = asyncio.Event()
         self.ready = False
-        self._shm_prefix = f"darkroom_{settings.triton_grpc_port}_"
         self._deaths: dict[str, list[float]] = {}
         self._stubs: set[psutil.Process] = set()
         self._backends = {spec.name: spec.backend for spec in all_specs()}
@@ -58,7 +57,7 @@ class Service:
             grpc_address=settings.triton_grpc_bind,
             metrics_port=settings.triton_metrics_port,
             http_port=settings.triton_http_port if settings.triton_allow_http else None,
-            shm_prefix=self._shm_prefix,
+            shm_prefix=f"{SHM_PREFIX}{settings.triton_grpc_port}_",
         )
         self.triton = Child("triton", command, install.environment(env), log_name="triton")
         self.proxy = Child("proxy", [sys.executable, "-m", "proxy"], env)
@@ -70,7 +69,7 @@ class Service:
         """
         preflight(self.settings)
         try:
-            sweep_shared_memory(self._shm_prefix)
+            await asyncio.to_thread(sweep)
             await asyncio.gather(self.triton.start(), self.proxy.start())
             # One client for all rounds: making one costs more than a round.
             async with httpx.AsyncClient(
@@ -123,7 +122,7 @@ class Service:
         log.error("triton %s; restarting it", why)
         self._stubs = set()
         await self.triton.kill()
-        sweep_shared_memory(self._shm_prefix)
+        await asyncio.to_thread(sweep)
         await self._revive(self.triton)
 
     async def _revive(self, child: Child) -> None:
@@ -168,7 +167,7 @@ class Service:
             log.info("stopping: accepted work finishes first (again Ctrl-C or SIGTERM: stop at once)")
         await self.proxy.stop(grace=self.settings.drain_timeout + _TRITON_GRACE)
         await self.triton.stop(grace=_TRITON_GRACE)
-        sweep_shared_memory(self._shm_prefix)
+        await asyncio.to_thread(sweep)
 
     def interrupt(self) -> None:
         """What SIGTERM and Ctrl-C do: the first one drains, the second one does not wait."""
@@ -195,8 +194,8 @@ def _stubs_of(pid: int) -> set[psutil.Process]:
 
 def _is_living_stub(process: psutil.Process) -> bool:
     try:
-        # The kernel cuts names at 15 characters, which psutil mends from a command line that zombies lack.
-        named = process.is_running() and _STUB.startswith(process.name()[:15])  # another may have its number by now
+        # The kernel cuts names at 15 characters, which psutil completes from a command line that zombies lack.
+        named = process.is_running() and STUB.startswith(process.name()[:15])  # another may have its number by now
         return named and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

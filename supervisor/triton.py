@@ -152,11 +152,3 @@ def triton_command(
     else:
         command += ["--http-address=127.0.0.1", f"--http-port={http_port}"]
     return [*command, *extra]
-
-
-def sweep_shared_memory(shm_prefix: str) -> int:
-    """Remove the regions that a killed server of ours left in /dev/shm; returns how many there were."""
-    left = list(Path("/dev/shm").glob(f"{shm_prefix}*"))
-    for region in left:
-        region.unlink(missing_ok=True)
-    return len(left)

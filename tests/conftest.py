@@ -24,7 +24,8 @@ import pytest
 import tritonclient.grpc as grpcclient
 
 from exporters.manifest import exporter_hash
-from supervisor.triton import find_triton, sweep_shared_memory, triton_command
+from supervisor.leftovers import sweep_shared_memory
+from supervisor.triton import find_triton, triton_command
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of one worker would wait for those of the other

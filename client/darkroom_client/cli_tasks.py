@@ -165,7 +165,13 @@ def cancel(task_ids: tuple[str, ...], url: str) -> None:
 
 @click.command()
 @click.option("--state", type=click.Choice(TASK_STATES), help="Only those.")
-@click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True, help="So many, the newest first.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 500),
+    default=20,
+    show_default=True,
+    help="Maximum number of tasks to list, newest first.",
+)
 @_json_option
 @url_option
 def tasks(url: str, state: Any, limit: int, as_json: bool) -> None:

@@ -10,7 +10,6 @@ import click
 from darkroom.networks import ModelSpec
 from darkroom.pipelines.hidream import networks
 from darkroom.pipelines.hidream.variants import VARIANTS
-from darkroom.pipelines.sd15.networks import UNET
 from exporters import config
 from exporters.config import Placement
 from exporters.files import ROOT
@@ -25,6 +24,7 @@ from exporters.sd15.command import origin
 from exporters.sd15.export import Job
 from exporters.sd15.origin import Origin
 from exporters.tasks import Stage, Task, run_tasks
+from proxy.settings import Settings
 
 DEMO = ROOT / "checkpoints" / "demo-hidream"
 PATTERNS = ("model_index.json", "transformer/*", "vae/*", "text_encoder*/*", "tokenizer*/*", "scheduler/*")
@@ -105,12 +105,10 @@ def export_family(
 
 
 def _place(repository: Path, spec: ModelSpec) -> None:
-    """Give a model that came to a repository a config for the devices that its other networks run on."""
-    if config.config_path(repository, spec).is_file():
-        return
-    beside = config.config_path(repository, UNET)
-    placement = config.placement_of(beside.read_text(), UNET) if beside.is_file() else Placement()
-    config.write_configs(repository, [spec], placement)
+    """Give a model that came to a repository a config for the devices that its networks run on."""
+    if not config.config_path(repository, spec).is_file():
+        usual = config.placement_in(repository) or Placement(gpus=Settings().gpus)
+        config.write_configs(repository, [spec], usual)
 
 
 def transformer_placement(usual: Placement, device_type: str | None, devices: tuple[int, ...]) -> Placement:

@@ -10,12 +10,15 @@ from fastapi.responses import JSONResponse
 from darkroom import __version__
 from darkroom.errors import NotReady
 from proxy.devices import serving_device
+from proxy.readiness import Monitor
 from proxy.services import Services, Use
 from proxy.tasks.tasks import UseTasks
 
 router = APIRouter(tags=["health"])
 
 CONTRACT_VERSION = "1.0.0"
+_RETRY_AFTER = 5
+"""Seconds, when something else than Triton is the reason."""
 
 
 @router.get("/health", summary="State of the service")
@@ -41,7 +44,7 @@ async def health(services: Use, tasks: UseTasks) -> JSONResponse:
         "reason": reason,
         "canary_failures": monitor.canary_failures,
     }
-    return _answer(content)
+    return _answer(content, monitor)
 
 
 @router.get("/api/health", summary="State of the upscaler")
@@ -53,7 +56,7 @@ async def api_health(services: Use) -> JSONResponse:
         "model_loaded": monitor.ready,
         "device": serving_device(monitor.providers.values()),
     }
-    return _answer(content)
+    return _answer(content, monitor)
 
 
 def _status(services: Services) -> str:
@@ -62,6 +65,8 @@ def _status(services: Services) -> str:
     return "healthy" if services.monitor.ready else "unhealthy"
 
 
-def _answer(content: dict[str, Any]) -> JSONResponse:
-    healthy = content["status"] == "healthy"
-    return JSONResponse(content, 200 if healthy else 503, None if healthy else {"Retry-After": "5"})
+def _answer(content: dict[str, Any], monitor: Monitor) -> JSONResponse:
+    if content["status"] == "healthy":
+        return JSONResponse(content)
+    retry_after = _RETRY_AFTER if monitor.ready else monitor.retry_after
+    return JSONResponse(content, 503, {"Retry-After": str(retry_after)})

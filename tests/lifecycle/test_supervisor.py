@@ -216,7 +216,7 @@ def test_doctor_says_what_to_mend(tmp_path: Path) -> None:
     result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, "nothing that ./start.sh would not mend itself"
     assert "python -m exporters config" in " ".join(result.stdout.split())
-    assert "mind the warnings" in result.stdout
+    assert "see the warnings" in result.stdout
 
 
 def test_doctor_knows_which_sqlite_suits_which_python(tmp_path: Path) -> None:

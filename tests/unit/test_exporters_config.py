@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,12 @@ from tritonclient.grpc import model_config_pb2
 
 from darkroom.files import write_atomically
 from darkroom.networks import ModelSpec, TensorSpec
+from darkroom.pipelines.hidream import networks as hidream
 from darkroom.pipelines.upscale.networks import NETWORKS
 from darkroom.registry import all_specs
 from exporters import config
 from exporters.cli import main
-from exporters.config import Placement
+from exporters.config import Placement, config_path
 from exporters.files import ROOT
 from exporters.realesrgan.export import Job
 from exporters.sd15.controls import specs_of
@@ -179,3 +181,53 @@ def test_prepare_leaves_a_foreign_repository_its_configs(tmp_path: Path, monkeyp
     monkeypatch.setattr("exporters.prepare._prepare_hidream", lambda settings, repository: None)
     assert CliRunner().invoke(main, ["prepare"]).exit_code == 0
     assert config_file.read_bytes() == b"# mine"
+
+
+# --- where a family goes that comes to a repository by itself
+
+
+@pytest.fixture
+def three_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which this test only claims; two of them are to be used."""
+    monkeypatch.setattr("proxy.devices.gpu_names", lambda: ("A", "B", "C"))
+    monkeypatch.setenv("NUM_GPUS_TO_USE", "2")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.fixture
+def place_hidream(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], dict[str, Placement]]:
+    """`python -m exporters hidream --output REPOSITORY` without the exports: the placements of its networks."""
+
+    def place(repository: Path) -> dict[str, Placement]:
+        monkeypatch.setattr("exporters.hidream.command.run_tasks", lambda *_, **__: None)
+        result = CliRunner().invoke(main, ["hidream", "--output", str(repository)])
+        assert result.exit_code == 0, result.output
+        networks = [spec for spec in hidream.specs() if spec.is_network]
+        return {spec.name: config.placement_of(config_path(repository, spec).read_text(), spec) for spec in networks}
+
+    return place
+
+
+@pytest.mark.usefixtures("three_gpus")
+def test_hidream_in_an_empty_repository_is_placed_on_the_gpus(
+    tmp_path: Path, place_hidream: Callable[[Path], dict[str, Placement]]
+) -> None:
+    assert {placement.gpus for placement in place_hidream(tmp_path).values()} == {(0, 1)}
+
+
+@pytest.mark.usefixtures("three_gpus")
+@pytest.mark.parametrize("beside", ["sd15_unet", "realesrgan_x4plus"])
+def test_hidream_is_placed_as_the_networks_beside_it(
+    tmp_path: Path, place_hidream: Callable[[Path], dict[str, Placement]], beside: str
+) -> None:
+    spec = next(spec for spec in all_specs() if spec.name == beside)
+    config.write_configs(tmp_path, [spec], Placement(gpus=(2,), instances=2))
+    placed = place_hidream(tmp_path).values()
+    assert {(placement.gpus, placement.instances) for placement in placed} == {((2,), 2)}
+
+
+def test_hidream_in_an_empty_repository_without_gpus_is_placed_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place_hidream: Callable[[Path], dict[str, Placement]]
+) -> None:
+    monkeypatch.setattr("proxy.devices.gpu_names", lambda: ())
+    assert {placement.gpus for placement in place_hidream(tmp_path).values()} == {()}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from darkroom.errors import NetworkError
+from darkroom.errors import NetworkError, NotReady
 from darkroom.networks import Array
 from darkroom.registry import families
 from proxy.gateway import Gateway
@@ -69,3 +70,58 @@ def test_work_that_goes_on_excuses_a_late_canary(hanging: str, working: str | No
     with loopback(metrics) as here:
         monitor = asyncio.run(run(here.url))
     assert monitor.canary_failures == (0 if excused else 1)
+
+
+def test_retry_after_is_what_is_left_of_a_start_as_long_as_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service is away, comes back after 12 s, is lost again, and takes 30 s this time."""
+    script = iter([(100, "away"), (104, "away"), (112, "up"), (150, "away"), (155, "away"), (170, "away"), (180, "up")])
+    clock = {"now": 100.0}
+    told: list[tuple[float, int, int]] = []
+
+    class Restarting(Server):
+        async def models(self) -> dict[str, bool]:
+            now, state = next(script, (None, ""))
+            if now is None:
+                over.set()
+                await asyncio.sleep(3600)
+            clock["now"] = now
+            told.append((now, monitor.retry_after, self.retry_after()))
+            if state == "away":
+                raise NotReady("away", retry_after=1)
+            return await super().models()
+
+    async def run(url: str) -> None:
+        nonlocal monitor, over
+        over = asyncio.Event()
+        monitor = Monitor(Restarting(), FAMILY, metrics_url=url, interval=0, timeout=60)
+        watching = asyncio.create_task(monitor.run())
+        await over.wait()
+        monitor._down("a test")
+        with pytest.raises(NotReady) as refused:
+            monitor.require()
+        assert refused.value.retry_after == monitor.retry_after == 30
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+    monitor: Monitor
+    over: asyncio.Event
+    monkeypatch.setattr("proxy.readiness.time", SimpleNamespace(monotonic=lambda: clock["now"]))
+    monkeypatch.setattr("proxy.readiness._POLL_SECONDS", 0)
+    with loopback(lambda _: Answer()) as here:
+        asyncio.run(run(here.url))
+    assert [now for now, *_ in told] == [100, 104, 112, 150, 155, 170, 180]
+    assert [seconds for _, seconds, _ in told] == [20, 16, 8, 12, 7, 5, 5]
+    assert all(seconds == gateways for _, seconds, gateways in told)
+
+
+def test_retry_after_does_not_learn_from_a_start_of_the_proxy_alone() -> None:
+    """Triton was there all the time: the next one that is lost takes as long as ever."""
+
+    async def run(url: str) -> int:
+        monitor = Monitor(Server(), FAMILY, metrics_url=url, interval=0, timeout=60)
+        await monitor._check()
+        await monitor._http.aclose()
+        return monitor.retry_after
+
+    with loopback(lambda _: Answer()) as here:
+        assert asyncio.run(run(here.url)) == 20

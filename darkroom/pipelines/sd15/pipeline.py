@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,8 @@ async def generate(
     request = request.completed(runner.checkpoint, runner.limits)
     schedule = get_schedule(request.scheduler, runner.checkpoint.scheduler, request.steps)
     control_map = await _control_map(request, control_image, runner)
-    yield Progress(done=0, total=len(schedule), control_map=None if control_map is None else encode_png(control_map))
+    control_png = None if control_map is None else await asyncio.to_thread(encode_png, control_map)
+    yield Progress(done=0, total=len(schedule), control_map=control_png)
     texts = [request.negative_prompt, request.prompt] if request.guided else [request.prompt]
     embeds = await encode_prompts(texts, runner.tokenizer, runner.checkpoint, runner.text_encoder)
     generators = get_generators([request.seed + k for k in range(request.num_images)])
@@ -128,17 +130,28 @@ class Prediction:
         inputs: dict[str, Array] = {
             "latents": latents,
             "timestep": np.full((rows, 1), step.timestep, np.float32),
-            "prompt_embeds": np.repeat(self.embeds, self.request.num_images, axis=0),
+            "prompt_embeds": self._prompt_rows,
         }
         network = self.runner.unet
         control = self.request.control
         if control is not None and self.control_map is not None and _acts(control, step.index, self.steps):
             network = self.runner.control_unets[control.kind]
-            inputs["control_image"] = np.broadcast_to(self.control_map, (rows, *self.control_map.shape))
+            inputs["control_image"] = self._control_rows
             inputs["controlnet_conditioning_scale"] = np.full((rows, 1), control.conditioning_scale, np.float32)
         answer = await network(inputs)
         noise_pred = torch.from_numpy(answer["noise_pred"])
         return guide(noise_pred, self.request.guidance_scale or 0.0) if guided else noise_pred
+
+    @cached_property
+    def _prompt_rows(self) -> Array:
+        """`embeds`, with a row for every row of latents; the same at every step."""
+        return np.repeat(self.embeds, self.request.num_images, axis=0)
+
+    @cached_property
+    def _control_rows(self) -> Array:
+        """`control_map` for every row of latents, in one piece of memory as Triton takes it; the same at every step."""
+        assert self.control_map is not None
+        return np.repeat(self.control_map[None], len(self._prompt_rows), axis=0)
 
 
 def _acts(control: ControlRequest, index: int, steps: int) -> bool:

@@ -1,0 +1,99 @@
+"""Remove what killed Triton servers left behind in /dev/shm and /tmp, and nothing that a living one may still use."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+SHARED_MEMORY = Path("/dev/shm")
+SHM_PREFIX = "darkroom_"
+"""What the names of all our shared-memory regions begin with, whatever the port of the service."""
+STUB = "triton_python_backend_stub"
+
+_ENVIRONMENTS = Path("/tmp")  # Triton's Python backend asks no TMPDIR
+_CLOCK_SECONDS = 2.0
+"""The start times of processes are that inexact: the kernel tells the time of its own start in whole seconds."""
+
+
+def sweep(prefix: str = SHM_PREFIX) -> None:
+    """Remove the leftovers of all servers of this machine that are gone, whatever their ports were."""
+    sweep_shared_memory(prefix)
+    sweep_environments()
+
+
+def sweep_shared_memory(prefix: str = SHM_PREFIX, folder: Path = SHARED_MEMORY) -> int:
+    """Remove the regions that no process has open or mapped; returns how many there were."""
+    unused = [region for region in folder.glob(f"{prefix}*") if not _is_in_use(region)]
+    for region in unused:
+        region.unlink(missing_ok=True)
+    return len(unused)
+
+
+def _is_in_use(region: Path) -> bool:
+    """Whether a process, of any container, has the file open or mapped for writing; also True if that cannot be told.
+
+    The kernel answers it: it grants a read lease only where nobody writes (fcntl(2), "Leases"). A server has its
+    regions mapped from their creation to its end.
+    """
+    try:
+        file = os.open(region, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return True  # gone, or somebody else's
+    try:
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError:
+        return True
+    finally:
+        os.close(file)  # which gives the lease back
+    return False
+
+
+def sweep_environments(folder: Path = _ENVIRONMENTS) -> int:
+    """Remove the empty folders that Triton's Python backend makes at its start for packed Python environments, where no
+    living server can have made them; returns how many there were. Our models have no packed environments.
+    """
+    # The folders first: a server that starts after this line has made none of them.
+    empty = [found for found in folder.glob("python_env_*") if _is_empty_folder_of_ours(found)]
+    owners = list(_server_starts())
+    removed = 0
+    for path in empty:
+        try:
+            made = path.stat().st_mtime
+            if any(first - _CLOCK_SECONDS <= made <= last + _CLOCK_SECONDS for first, last in owners):
+                continue
+            path.rmdir()
+        except OSError:  # somebody was faster, or has put something in
+            continue
+        removed += 1
+    return removed
+
+
+def _is_empty_folder_of_ours(path: Path) -> bool:
+    try:
+        status = path.lstat()
+        return path.is_dir() and not path.is_symlink() and status.st_uid == os.geteuid() and not any(path.iterdir())
+    except OSError:
+        return False
+
+
+def _server_starts() -> Iterator[tuple[float, float]]:
+    """When each living tritonserver began to start, and when it had made its folders at the latest (time.time).
+
+    It makes the folder of a backend before the backend's first stub, and listens when all models are loaded.
+    """
+    for process in psutil.process_iter():
+        try:
+            if process.name() != "tritonserver" or process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            stubs = [child for child in process.children(recursive=True) if STUB.startswith(child.name()[:15])]
+            loaded = stubs and any(c.status == psutil.CONN_LISTEN for c in process.net_connections("tcp"))
+            last = max(stub.create_time() for stub in stubs) if loaded else float("inf")
+            yield process.create_time(), last
+        except psutil.NoSuchProcess:
+            continue
+        except psutil.AccessDenied:  # another user's: its folders are not ours either
+            continue
