@@ -13,7 +13,7 @@ import contextlib
 import logging
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import numpy as np
@@ -26,7 +26,7 @@ from darkroom.networks import Array
 
 log = logging.getLogger(__name__)
 
-_TritonError = InferenceServerException | grpc.aio.AioRpcError
+_TritonError: TypeAlias = InferenceServerException | grpc.aio.AioRpcError
 _RESTARTING = "The inference server is starting or restarting; try again in a moment."
 _RETRY_AFTER = 5
 _STOP_SECONDS = 30.0

@@ -30,7 +30,7 @@ class Server(Gateway):
         return dict.fromkeys(MODELS, True)
 
     async def stream(
-        self, model: str, inputs: Mapping[str, Any], *, request_id: str = ""
+        self, model: str, inputs: Mapping[str, Any], *, request_id: str = "", can_stop: bool = True
     ) -> AsyncGenerator[dict[str, Array], None]:
         if model == self.hanging:
             await asyncio.sleep(3600)
