@@ -137,7 +137,19 @@ def origin(
 
     def unpack(file: Path) -> Path:
         beside = Origin.of(config or single_file.CONFIG, base, lambda name: fetch(name, single_file.PATTERNS))
-        return single_file.unpack(file, lambda: beside.root, cache, named=config and beside.name)
+
+        def folder() -> Path:
+            if config is None and DEMO.is_dir() and single_file.fits(file, DEMO):
+                return DEMO
+            try:
+                return beside.root
+            except ExportError as error:
+                raise ExportError(
+                    f"{file.name} holds weights only; its configuration cannot be had: {error} "
+                    "Name a folder that has it with --config."
+                ) from None
+
+        return single_file.unpack(file, folder, cache, named=config and beside.name)
 
     return Origin.of(text, base, fetch, unpack if patterns is PATTERNS else None)
 

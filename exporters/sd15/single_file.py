@@ -97,6 +97,23 @@ def check(file: Path) -> None:
     raise ExportError(f"{file.name} is no checkpoint of the Stable Diffusion 1.5 kind: {what}.")
 
 
+def fits(file: Path, config: Path) -> bool:
+    """Whether the networks of a file are as wide as a configuration says, and read the same number of tokens."""
+    from safetensors import safe_open
+
+    unet, vae, text = (read_json(config, f"{part}/config.json") for part in _WEIGHTS)
+    wanted = {
+        f"{_UNET}input_blocks.0.0.weight": unet.get("block_out_channels", [None])[0],
+        f"{_UNET}middle_block.0.in_layers.0.weight": unet.get("block_out_channels", [None])[-1],
+        f"{_VAE}decoder.conv_in.weight": vae.get("block_out_channels", [None])[-1],
+        f"{_TEXT}text_model.embeddings.token_embedding.weight": text.get("vocab_size"),
+        f"{_TEXT}text_model.final_layer_norm.weight": text.get("hidden_size"),
+    }
+    with safe_open(file, "pt") as content:
+        names = frozenset(content.keys())
+        return all(name in names and content.get_slice(name).get_shape()[0] == first for name, first in wanted.items())
+
+
 def _names(file: Path) -> frozenset[str]:
     from safetensors import SafetensorError, safe_open
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from exporters.cli import main
 from exporters.errors import ExportError
 from exporters.sd15 import single_file, tokenizer, weights
-from exporters.sd15.command import origin
+from exporters.sd15.command import DEMO, origin
 from exporters.sd15.weights import read_checkpoint
 from tests.sd15_checkpoints import TEXT, UNET, VAE, write_checkpoint
 from tests.single_files import original_state, write_single_file
@@ -184,3 +184,10 @@ def test_byte_order_marks_in_every_json_file(tmp_path: Path) -> None:
         assert all(torch.equal(found[key], value) for key, value in expected[part].items())
     assert tokenizer.convert(folder, longest=77) == words
     assert all(path.read_bytes().startswith(b"\xef\xbb\xbf") for path in marked)
+
+
+def test_a_file_of_the_demos_widths_has_the_demos_configuration(made: Path, single: Path, tmp_path: Path) -> None:
+    assert single_file.fits(single, made)
+    assert not single_file.fits(single, DEMO)
+    with pytest.raises(ExportError, match=r"photos.v1.safetensors holds weights only; .* --config\."):
+        _ = origin(str(single), tmp_path, tmp_path / "cache", config=str(tmp_path / "not-there")).root
