@@ -200,7 +200,7 @@ class Tasks:
                 param="requests",
             )
         if key is None and self._full is not None and time.monotonic() < self._full_until:
-            raise self._full.with_traceback(None)
+            raise QueueFull(self._full.message, param=self._full.param, retry_after=self._full.retry_after)
 
     async def _put(self, task: Task) -> bool:
         """Queue an accepted task; where that fails `_reconcile` finds what is missing and makes it good."""
