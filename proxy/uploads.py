@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from fastapi import Request
@@ -14,6 +14,8 @@ from proxy.http.forms import MAX_TEXT, read_form
 from proxy.http.json_body import decoded, in_turn, read_json
 from proxy.http.refused import Refused
 
+IMAGE_FIELDS = ("control_image", "file", "image", "image_base64", "reference_image")
+"""Every name that an image has at some endpoint. What comes under another one is text, and short."""
 _MAX_FILES = 8
 _PIECE = 1 << 20
 
@@ -27,21 +29,22 @@ async def read_file(file: UploadFile, *, max_mb: float, param: str = "file") -> 
     return await file.read()
 
 
-async def read_fields(request: Request, *, max_mb: float) -> dict[str, Any]:
+async def read_fields(request: Request, *, max_mb: float, images: Collection[str] = IMAGE_FIELDS) -> dict[str, Any]:
     """The fields of a body, which is a form or else a JSON object: text and files (bytes) of the one, values of the
-    other. A form's file without a name and without content is a field that was left empty, and is left out. Texts too
-    long for anything else are images in base64, and have become bytes.
+    other. A form's file without a name and without content is a field that was left empty, and is left out. Images
+    in base64 that are too long for text have become bytes.
 
+    :param images: names of the fields that may hold images.
     :param max_mb: of a file. The body as a whole has its own limit.
     :raises InvalidInput, TooLarge, Refused: neither the one nor the other; a file over `max_mb`.
     """
     kind = kind_of(request.headers.get("content-type", ""))
     if kind is Kind.JSON:
-        return await read_json(request, max_mb=max_mb)
+        return await read_json(request, images=images, max_mb=max_mb)
     if kind is None:
         raise Refused.with_status(415, "The body must be a JSON object (Content-Type: application/json) or a form.")
     fields: dict[str, Any] = {}
-    items = await read_form(request, max_files=_MAX_FILES)
+    items = await read_form(request, images=images, max_files=_MAX_FILES)
     try:
         for name, value in items:
             if isinstance(value, str):

@@ -58,18 +58,22 @@ class Intake:
             )
         content_type = headers.get("content-type", "")
         kind = kind_of(content_type)
+        if declared.isdigit() and int(declared) > self.limit(kind):
+            raise self.too_large(kind)
         if kind is None or kind not in self.sizes:
             came = f"{content_type!r:.80}" if content_type else "nothing"
             raise Refused.with_status(
                 415, f"Content-Type must be {' or '.join(one.value for one in self.sizes)}; got {came}."
             )
-        if declared.isdigit() and int(declared) > self.sizes[kind]:
-            raise self.too_large(kind)
         return kind
 
-    def too_large(self, kind: Kind) -> Refused:
+    def limit(self, kind: Kind | None) -> int:
+        """The largest body in bytes."""
+        return MEGABYTE if kind is None else self.sizes.get(kind, MEGABYTE)
+
+    def too_large(self, kind: Kind | None) -> Refused:
         """The answer to a body over the limit."""
-        limit = self.sizes[kind] / MEGABYTE
+        limit = self.limit(kind) / MEGABYTE
         return Refused.because(TooLarge(f"The request body is over the limit of {limit:.4g} MB.", param="body"))
 
 
@@ -151,7 +155,7 @@ class _Reader:
 
     def _look_at(self, piece: bytes) -> None:
         self.seen += len(piece)
-        if self._kind is not None and self.seen > self._intake.sizes[self._kind]:
+        if self.seen > self._intake.limit(self._kind):
             raise self._intake.too_large(self._kind)
         wrong = self._gauge.feed(piece) if self._gauge else None
         if wrong is not None:

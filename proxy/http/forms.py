@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from tempfile import SpooledTemporaryFile
 from typing import Any
@@ -24,6 +25,7 @@ MAX_FIELDS = 100
 _MAX_NAME = 200
 _SPOOL = 1 << 18
 _IMAGES = ("image/", "application/octet-stream")
+_FILES = ("file", "files")
 
 
 @dataclass(kw_only=True)
@@ -36,20 +38,22 @@ class _Part:
 class _Multipart:
     """The parts of one body.
 
+    :param images: names of the fields that may hold images, so that they may be large without a file name.
     :param max_files: parts with a file name, or larger than `_SPOOL`.
     """
 
-    def __init__(self, content_type: str, max_files: int) -> None:
+    def __init__(self, content_type: str, images: Collection[str], max_files: int) -> None:
         _, options = parse_options_header(content_type)
         boundary = options.get(b"boundary")
         if not boundary:
             raise _wrong("The multipart form's Content-Type names no boundary.")
         self.parts: list[_Part] = []
+        self._images = images
         self._max_files = max_files
         self._files = self._fields = 0
         self._header_name = self._header_value = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._pending: list[tuple[UploadFile, bytes]] = []
+        self._pending: list[tuple[_Part, bytes]] = []
         self._ended = False
         try:
             self._parser = MultipartParser(
@@ -73,10 +77,13 @@ class _Multipart:
             self._parser.write(piece)
         except FormParserError:
             raise _wrong("The body is no multipart form with the boundary that Content-Type names.") from None
-        for file, data in self._pending:
-            before = file.size or 0
-            await file.write(data)
-            if not file.filename and before <= _SPOOL < before + len(data):
+        for part, data in self._pending:
+            before = part.file.size or 0
+            size = before + len(data)
+            if part.file.filename is None and size > MAX_TEXT and part.name not in self._images:
+                raise _too_large(f"{part.name!r} must be text of at most {MAX_TEXT >> 20} MB.", part.name)
+            await part.file.write(data)
+            if part.file.filename is None and before <= _SPOOL < size:
                 self._count_file()
         self._pending.clear()
 
@@ -135,13 +142,13 @@ class _Multipart:
         self.parts.append(_Part(name=_text(name), file=file, headers=self._headers))
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
-        self._pending.append((self.parts[-1].file, data[start:end]))
+        self._pending.append((self.parts[-1], data[start:end]))
 
     def _on_end(self) -> None:
         self._ended = True
 
 
-async def read_form(request: Request, *, max_files: int) -> list[tuple[str, str | UploadFile]]:
+async def read_form(request: Request, *, images: Collection[str], max_files: int) -> list[tuple[str, str | UploadFile]]:
     """The fields of a form in their order; who asked closes the files. A part without a file name is text if it is
     short and UTF-8, and says of itself nothing else; else it is a file without a name.
 
@@ -150,7 +157,7 @@ async def read_form(request: Request, *, max_files: int) -> list[tuple[str, str 
     content_type = request.headers.get("content-type", "")
     if kind_of(content_type) is Kind.URLENCODED:
         return [*await asyncio.to_thread(_urlencoded, await request.body())]
-    form = _Multipart(content_type, max_files)
+    form = _Multipart(content_type, images, max_files)
     try:
         async for piece in request.stream():
             await form.feed(piece)
@@ -169,8 +176,7 @@ async def _value(part: _Part) -> str | UploadFile:
     try:
         text = data.decode()
     except UnicodeDecodeError:
-        await file.seek(0)
-        return file
+        text = "\0"
     if "\0" in text:
         await file.seek(0)
         return file
@@ -199,8 +205,8 @@ def _wrong(message: str) -> Refused:
     return Refused.because(InvalidInput(message, param="body"))
 
 
-def _too_large(message: str) -> Refused:
-    return Refused.because(TooLarge(message, param="body"))
+def _too_large(message: str, param: str = "body") -> Refused:
+    return Refused.because(TooLarge(message, param=param))
 
 
 class _FormRequest(Request):
@@ -209,7 +215,7 @@ class _FormRequest(Request):
     async def form(self, **_: Any) -> FormData:  # type: ignore[override] # FastAPI awaits it
         if self._form is None:
             max_files = self.app.state.services.settings.max_batch_files + 8
-            self._form = FormData(await read_form(self, max_files=max_files))
+            self._form = FormData(await read_form(self, images=_FILES, max_files=max_files))
         return self._form
 
 

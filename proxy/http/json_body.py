@@ -8,7 +8,7 @@ import binascii
 import io
 import json
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from tempfile import SpooledTemporaryFile
 from typing import Any, TypeVar
@@ -42,12 +42,13 @@ async def in_turn(work: Callable[..., Result], *given: Any) -> Result:
     return await asyncio.get_running_loop().run_in_executor(_worker, work, *given)
 
 
-async def read_json(request: Request, *, max_mb: float) -> dict[str, Any]:
-    """The JSON object in a body. Strings at its top level, or in a list there, that are too long for text have been
-    decoded from base64 and are bytes.
+async def read_json(request: Request, *, images: Collection[str], max_mb: float) -> dict[str, Any]:
+    """The JSON object in a body. Images, or those in a list, that are too long for text have been decoded from base64
+    and are bytes.
 
+    :param images: names of the fields that may hold images.
     :param max_mb: of the bytes.
-    :raises InvalidInput, TooLarge: it is no object; a long string that is no base64, or over `max_mb`.
+    :raises InvalidInput, TooLarge: it is no object; an image that is no base64, or over `max_mb`; a text too long.
     """
     with SpooledTemporaryFile(max_size=_SPOOL) as body:
         size, pieces = 0, bytearray()
@@ -58,17 +59,17 @@ async def read_json(request: Request, *, max_mb: float) -> dict[str, Any]:
                 await asyncio.to_thread(body.write, pieces)
                 pieces = bytearray()
         if size <= _SMALL:
-            return _object(bytes(pieces), max_mb)
+            return _object(bytes(pieces), images, max_mb)
         body.write(pieces)
 
         def read() -> dict[str, Any]:
             body.seek(0)
-            return _object(body.read(), max_mb)
+            return _object(body.read(), images, max_mb)
 
         return await in_turn(read)
 
 
-def _object(body: bytes, max_mb: float) -> dict[str, Any]:
+def _object(body: bytes, images: Collection[str], max_mb: float) -> dict[str, Any]:
     text, long = _without_long_strings(body)
     if len(text) > _MAX_TEXT:
         raise TooLarge(f"The JSON has over {_MAX_TEXT >> 20} MB besides its images.", param="body")
@@ -83,6 +84,8 @@ def _object(body: bytes, max_mb: float) -> dict[str, Any]:
 
     def filled(name: str, value: Any) -> Any:
         if isinstance(value, str) and value in long:
+            if name not in images:
+                raise TooLarge(f"{name[:80]!r} must be text of at most {_LONG >> 20} MB.", param=name[:80])
             start, end = long.pop(value)
             return decoded(_unescaped(body, start, end), name, max_mb)
         return value
@@ -143,9 +146,8 @@ def decoded(pieces: Iterable[bytes], param: str, max_mb: float) -> bytes:
 
     :raises InvalidInput, TooLarge: it is no base64; they are over `max_mb`.
     """
-    data, head, held, ended = io.BytesIO(), True, b"", False
+    data, head, start, held, ended = io.BytesIO(), True, b"", b"", False
     for piece in pieces:
-        first = piece[:20]
         if head and piece[: len(_DATA_URL)].lower() == _DATA_URL:
             kind, comma, piece = _cut(piece)
             if not comma or not kind.lower().endswith(b";base64"):
@@ -153,7 +155,8 @@ def decoded(pieces: Iterable[bytes], param: str, max_mb: float) -> bytes:
                     f"{param} must be data:image/...;base64,...; got {kind[:40].decode('ascii', 'replace')!r}.",
                     param=param,
                 )
-        head = False
+        if head:
+            head, start = False, piece[:20]
         piece = held + piece.translate(None, _SPACE)
         whole = len(piece) - len(piece) % 4
         held, piece = piece[whole:], piece[:whole]
@@ -162,12 +165,12 @@ def decoded(pieces: Iterable[bytes], param: str, max_mb: float) -> bytes:
                 raise ValueError
             data.write(base64.b64decode(piece, validate=True))
         except (binascii.Error, ValueError):
-            raise _no_base64(param, first) from None
+            raise _no_base64(param, start) from None
         ended = ended or piece.endswith(b"=")
         if data.tell() > max_mb * (1 << 20):
             raise TooLarge(f"The file is over the limit of {max_mb:g} MB.", param=param)
     if held:
-        raise _no_base64(param, held)
+        raise _no_base64(param, start)
     return data.getvalue()
 
 

@@ -7,6 +7,8 @@ from darkroom.errors import DarkroomError, InvalidInput, TooLarge
 MAX_ELEMENTS = 100_000
 _MAX_STRINGS = 100_000
 _MAX_QUOTES_ESCAPED = 100_000
+_MAX_ESCAPES, _ESCAPES_SHARE = 1_000_000, 10
+"""So many are too many where they are also more than a tenth of the bytes, as in no image in base64."""
 _MAX_OUTSIDE = 1 << 20
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b"[{,:"))
 
@@ -23,16 +25,21 @@ class JsonGauge:
         self._elements = 0
         self._quotes = 0
         self._escaped = 0
+        self._escapes = self._bytes = 0
         self._outside = 0
 
     def feed(self, piece: bytes) -> DarkroomError | None:
         """Take in the next piece; what is wrong with the text so far, if anything is."""
         if b"\0" in piece:  # UTF-16 and UTF-32; no JSON in UTF-8 has one
             return InvalidInput("The body must be JSON in UTF-8; it has a NUL.", param="body")
+        self._bytes += len(piece)
+        self._escapes += piece.count(b"\\")
         piece = self._without_escapes(self._held + piece)
         self._quotes += piece.count(b'"')
         if self._quotes > 2 * _MAX_STRINGS:
             return TooLarge(f"The JSON has over {_MAX_STRINGS:,} strings.", param="body")
+        if self._escapes > max(_MAX_ESCAPES, self._bytes // _ESCAPES_SHARE):
+            return TooLarge(f"The JSON has over {_MAX_ESCAPES:,} escapes.", param="body")
         if self._escaped > _MAX_QUOTES_ESCAPED:
             return TooLarge(
                 f"The JSON has over {_MAX_QUOTES_ESCAPED:,} quotation marks and backslashes in strings.", param="body"

@@ -50,7 +50,7 @@ class _Connection(h11.Connection):
         self._chunks += 1
         self._bytes += len(data.data)
         if self._chunks > _TINY_CHUNKS and self._bytes < self._chunks * _TINY:
-            raise h11.RemoteProtocolError("the chunks of the body are too small", 413)
+            raise h11.RemoteProtocolError("", 413)
 
     def _why(self, error: h11.RemoteProtocolError) -> tuple[int, str]:
         status = error.error_status_hint
@@ -58,7 +58,10 @@ class _Connection(h11.Connection):
             return 414, f"The request line must have at most {MAX_HEADERS >> 10} kB."
         if status == 431:
             return 431, f"The request's headers must have at most {MAX_HEADERS >> 10} kB."
-        return status, f"This is no HTTP request: {str(error).rstrip('.')[:200]}."
+        if status == 413:
+            return 413, f"The chunks of the body must have {_TINY} bytes on average."
+        why = str(error).partition(": bytearray")[0]  # no raw bytes
+        return status, f"This is no HTTP request: {why[:200]}."
 
 
 class Protocol(H11Protocol):

@@ -40,9 +40,11 @@ class Refused(BaseException):
 async def refuse(response: JSONResponse, receive: Receive, send: Send) -> None:
     """Send an answer before the body was read, read on for a while, and have the connection closed."""
     response.headers.update(_CLOSE)
+    await_rest = response.status_code != 408
     await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
     await send({"type": "http.response.body", "body": response.body, "more_body": True})
-    await _discard(receive)  # the answer is out, but a connection closed on unread bytes could lose it
+    if await_rest:
+        await _discard(receive)  # the answer is out, but a connection closed on unread bytes could lose it
     await send({"type": "http.response.body"})
 
 
