@@ -112,7 +112,7 @@ class Bodies:
             await self.app(scope, lambda: reader.next(answered), watched)
         except Refused as refused:
             if not answered:
-                await refuse(refused.response, receive, send)
+                await refuse(refused.response, scope, receive, send)
         except BrokenOff:
             return  # nobody is there to be told; the access log says 499
 

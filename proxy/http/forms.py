@@ -75,7 +75,9 @@ class _Multipart:
         """Take in the next piece of the body."""
         try:
             self._parser.write(piece)
-        except FormParserError:
+        except FormParserError as error:
+            if "exceeded" in str(error):
+                raise _too_large("A part of the multipart form has too many or too long headers.") from None
             raise _wrong("The body is no multipart form with the boundary that Content-Type names.") from None
         for part, data in self._pending:
             before = part.file.size or 0

@@ -39,12 +39,12 @@ class Guard:
             return
         headers = Headers(scope=scope)
         if not self._is_trusted(headers.get("host", "")):
-            message = "Host must be a name of this service (TRUSTED_HOSTS)."
-            await refuse(refusal(400, f"{message[:-1]}; got {headers.get('host', '')!r:.80}.", "Host"), receive, send)
+            message = f"Host must be one of TRUSTED_HOSTS; got {headers.get('host', '')!r:.80}."
+            await refuse(refusal(400, message, "Host"), scope, receive, send)
         elif scope["method"] not in _CHANGES_NOTHING and not self._may_change(headers):
             came = ", ".join(headers.getlist("origin"))
             message = f"Origin must be this service's own or one of CORS_ORIGINS; got {came!r:.80}."
-            await refuse(refusal(403, message, "Origin"), receive, send)
+            await refuse(refusal(403, message, "Origin"), scope, receive, send)
         else:
             await self.app(scope, receive, send)
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 from proxy.errors import refusal
 
 MAX_HEADERS = 32 << 10
-_LINGER_SECONDS = 2.0
+_DISCARD_SECONDS = 10
+_READ_AT_A_TIME = 1 << 16
 _TINY_CHUNKS, _TINY = 2000, 64
 _WAITS_FOR_ANSWER = (h11.IDLE, h11.SEND_RESPONSE)
 
@@ -64,6 +67,28 @@ class _Connection(h11.Connection):
         return status, f"This is no HTTP request: {why[:200]}."
 
 
+class _Transport:
+    """A connection that is not closed on bytes that were sent and not read: the answer could get lost on its way."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self._transport = transport
+        self._close = close
+        self.closed = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        """Whether it is, for those who would write."""
+        return self.closed or self._transport.is_closing()
+
+    def close(self) -> None:
+        """Close it, soon."""
+        if not self.closed:
+            self.closed = True
+            self._close()
+
+
 class Protocol(H11Protocol):
     """HTTP/1.1 with an end to waiting: a request's headers have to be there `header_seconds` after its first byte, or
     after the connection was made."""
@@ -74,10 +99,15 @@ class Protocol(H11Protocol):
         super().__init__(*given, **named)
         self._connection = self.conn = _Connection()
         self._header_timer: asyncio.TimerHandle | None = None
-        self._refusing = False
+        self._discards = False
+        self._discarded = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        # asyncio reads 256 kB at a time; what comes of that keeps everybody else waiting.
+        with contextlib.suppress(AttributeError):  # uvloop's has no such setting
+            transport.max_size = _READ_AT_A_TIME  # type: ignore[attr-defined]
+        self._socket = transport
+        super().connection_made(_Transport(transport, self._close))  # type: ignore[arg-type]
         self._watch_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -85,7 +115,8 @@ class Protocol(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._refusing:
+        if self._discards:
+            self._discarded += len(data)
             return
         super().data_received(data)
         self._watch_headers()
@@ -102,13 +133,15 @@ class Protocol(H11Protocol):
 
     def shutdown(self) -> None:
         self._stop_watching()
-        if not self._refusing:
+        if self._discards:
+            self._socket.close()
+        else:
             super().shutdown()
 
     def _watch_headers(self) -> None:
         """Have the timer run exactly while the headers of a request are on their way."""
         begun = self.conn.their_state is h11.IDLE and (self.cycle is None or bool(self.conn.trailing_data[0]))
-        if not begun or self._refusing or self.transport.is_closing():
+        if not begun or self.transport.is_closing():
             self._stop_watching()
         elif self._header_timer is None:
             self._header_timer = self.loop.call_later(self.header_seconds, self._headers_are_late)
@@ -125,33 +158,49 @@ class Protocol(H11Protocol):
                 408, f"The request's headers took longer than REQUEST_TIMEOUT = {self.header_seconds:g} s to come."
             )
         else:
-            self.transport.close()
+            self._socket.close()
 
     def _body_is_late(self, cycle: object) -> None:
         if self.cycle is cycle and self.conn.their_state is h11.SEND_BODY:
-            self.transport.close()
+            self._socket.close()
 
     def _refuse(self, status: int, message: str) -> None:
-        """Answer, then close; after a while, for a connection closed on unread bytes could lose the answer."""
-        self._stop_watching()
-        self._refusing = True
+        """Answer in place of the app, if that is still possible, and close."""
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if self.conn.our_state not in _WAITS_FOR_ANSWER:
-            self.transport.close()
+            self._socket.close()
             return
         answer = refusal(status, message)
         headers = [*answer.raw_headers, (b"connection", b"close")]
         events = (
-            h11.Response(status_code=status, headers=headers),
+            h11.Response(status_code=status, headers=headers, reason=STATUS_PHRASES[status]),
             h11.Data(data=bytes(answer.body)),
             h11.EndOfMessage(),
         )
         for event in events:
             self.transport.write(self.conn.send(event) or b"")
-        self.flow.resume_reading()
-        self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+        self.transport.close()
+
+    def _close(self) -> None:
+        """Close at once, or where a request is not through read on for a while without looking at it: many clients
+        look at an answer only after their upload."""
+        self._stop_watching()
+        if self.conn.their_state in (h11.SEND_BODY, h11.ERROR) and self._socket.can_write_eof():
+            self._discards = True
+            self.flow.resume_reading()
+            self._socket.write_eof()
+            self._discard(1, 0)
+        else:
+            self._socket.close()
+
+    def _discard(self, seconds: int, discarded: int) -> None:
+        """Go on as long as anything comes, for some seconds."""
+        if seconds > _DISCARD_SECONDS or (seconds > 1 and self._discarded == discarded):
+            self._socket.close()
+        else:
+            self.loop.call_later(1, self._discard, seconds + 1, self._discarded)
 
 
 def protocol(header_seconds: float) -> type[Protocol]:

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-
 from fastapi.responses import JSONResponse
-from starlette.types import Receive, Send
+from starlette.types import Receive, Scope, Send
 
 from proxy.errors import answer, refusal
-from proxy.waiting import at_most
-
-_DISCARD_SECONDS = 10.0
-
-_CLOSE = {"Connection": "close"}
 
 
 class Refused(BaseException):
@@ -37,24 +29,7 @@ class Refused(BaseException):
         return cls(refusal(status, message, param))
 
 
-async def refuse(response: JSONResponse, receive: Receive, send: Send) -> None:
-    """Send an answer before the body was read, read on for a while, and have the connection closed."""
-    response.headers.update(_CLOSE)
-    await_rest = response.status_code != 408
-    await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
-    await send({"type": "http.response.body", "body": response.body, "more_body": True})
-    if await_rest:
-        await _discard(receive)  # the answer is out, but a connection closed on unread bytes could lose it
-    await send({"type": "http.response.body"})
-
-
-async def _discard(receive: Receive) -> None:
-    """Read on for some seconds without keeping anything: many clients look at an answer only after their upload."""
-    deadline = time.monotonic() + _DISCARD_SECONDS
-    more = True
-    while more and time.monotonic() < deadline:
-        try:
-            message = await at_most(deadline - time.monotonic(), receive())
-        except asyncio.TimeoutError:
-            return
-        more = message["type"] == "http.request" and message.get("more_body", False)
+async def refuse(response: JSONResponse, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer before the body was read, and have the connection closed (see `proxy.http.protocol`)."""
+    response.headers["Connection"] = "close"
+    await response(scope, receive, send)
