@@ -20,7 +20,7 @@ from proxy.http.bodies import Kind, kind_of
 from proxy.http.refused import Refused
 
 MAX_TEXT = 1 << 20
-"""Bytes of one text field."""
+"""Bytes of all text fields together."""
 MAX_FIELDS = 100
 _MAX_NAME = 200
 _SPOOL = 1 << 18
@@ -50,7 +50,7 @@ class _Multipart:
         self.parts: list[_Part] = []
         self._images = images
         self._max_files = max_files
-        self._files = self._fields = 0
+        self._files = self._fields = self._text = 0
         self._header_name = self._header_value = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._pending: list[tuple[_Part, bytes]] = []
@@ -82,8 +82,10 @@ class _Multipart:
         for part, data in self._pending:
             before = part.file.size or 0
             size = before + len(data)
-            if part.file.filename is None and size > MAX_TEXT and part.name not in self._images:
-                raise _too_large(f"{part.name!r} must be text of at most {MAX_TEXT >> 20} MB.", part.name)
+            if part.file.filename is None and part.name not in self._images:
+                self._text += len(data)
+                if self._text > MAX_TEXT:
+                    raise _too_large(f"The form's texts must have at most {MAX_TEXT >> 20} MB together.", part.name)
             await part.file.write(data)
             if part.file.filename is None and before <= _SPOOL < size:
                 self._count_file()
