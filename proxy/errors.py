@@ -128,14 +128,14 @@ def first_problem(error: RequestValidationError) -> tuple[str, str | None]:
     where = next(entries, "")  # in a list of requests, which one
     if first["type"] == "missing":
         return f"{where}{param} is missing.", param
-    return f"{where}{param}: {first['msg'].rstrip('.')}; got {_came(first.get('input'))}.", param
+    return f"{where}{param}: {first['msg'].rstrip('.')}; got {came(first.get('input'))}.", param
 
 
-def _came(value: Any) -> str:
+def came(value: Any) -> str:
     """What a client sent, shortened; never raw bytes."""
     if isinstance(value, bytes | bytearray):
         return f"a file of {len(value)} bytes"
     if isinstance(value, str):
         value = value[:80]  # `repr` of megabytes takes a while
-    came = repr(value)
-    return came if len(came) <= 80 else came[:77] + "..."
+    shown = repr(value)
+    return shown if len(shown) <= 80 else shown[:77] + "..."

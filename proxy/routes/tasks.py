@@ -17,6 +17,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 
 from darkroom.errors import Conflict, Gone, InvalidInput, NotFound
 from darkroom.images import MEDIA_TYPES
+from proxy.errors import came
 from proxy.http.conditional import file_answer
 from proxy.services import Use
 from proxy.streams import EVENT_STREAM, EventResponse, Told, data_url, event
@@ -134,7 +135,7 @@ async def submit_task(request: Request, services: Use, tasks: UseTasks) -> Respo
     operation = operation_named(fields.pop("operation", None))
     priority = fields.pop("priority", None) or "normal"
     if priority not in PRIORITIES:
-        raise InvalidInput(f"priority must be one of {', '.join(PRIORITIES)}; got {priority!r:.80}.", param="priority")
+        raise InvalidInput(f"priority must be one of {', '.join(PRIORITIES)}; got {came(priority)}.", param="priority")
     work = await operation.accept(services, fields)
     who = client_of(request)
     ((task, new),) = await tasks.submit(operation.name, [work], client=who, priority=priority, key=key, digest=hashed)
