@@ -15,11 +15,15 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 import sqlalchemy as sa
 from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 
+from proxy.tasks.pacing import Pace
+
 log = logging.getLogger(__name__)
 
 _NAME = "darkroom"
 _QUEUE = "tasks"
 _POLLING_SECONDS = 0.25
+_NO_NOTIFICATIONS_SECONDS = 10.0
+"""Between two looks for messages between workflows, which ours do not send."""
 _VERSION = "1"
 """Of what a workflow is, which is no more than a task's id: a new release takes over the queue of the one before."""
 
@@ -42,6 +46,7 @@ class Queue:
         self.alone = sa.make_url(url).get_backend_name() == "sqlite"
         self.executor = "local" if self.alone else f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
         self._dbos: DBOS | None = None
+        self._pace = Pace()
 
     async def start(self) -> None:
         """Begin to hand out tasks, on the event loop that calls this."""
@@ -53,13 +58,15 @@ class Queue:
                 "application_version": _VERSION,
                 "executor_id": self.executor,
                 "log_level": "WARNING",
+                "notification_listener_polling_interval_sec": _NO_NOTIFICATIONS_SECONDS,
             }
         )
 
         # No limit to how often DBOS gives it out: `Runner` counts those that ended in a crash.
         @DBOS.workflow(name="task", max_recovery_attempts=None)
         async def task(id: str) -> None:
-            await self._run(id)
+            with self._pace.running():
+                await self._run(id)
 
         self._workflow = task
         DBOS.launch()
@@ -77,6 +84,9 @@ class Queue:
             polling_interval_sec=_POLLING_SECONDS,
             on_conflict="always_update",
         )
+        if self.alone:  # others would put tasks into the queue without a word to us
+            for event in self._dbos.background_thread_stop_events:
+                self._pace.govern(event)
 
     def stop_taking(self) -> None:
         """Take no further task out of the queue; those that were taken go on."""
@@ -92,6 +102,7 @@ class Queue:
         """Queue a task; a second time does nothing."""
         with SetWorkflowID(id), SetEnqueueOptions(priority=rank):
             await DBOS.enqueue_workflow_async(_QUEUE, self._workflow, id)
+        self._pace.wake()
 
     async def take_out(self, id: str) -> None:
         """Take a task that waits out of the queue."""
@@ -100,6 +111,7 @@ class Queue:
     async def put_again(self, id: str) -> None:
         """Queue a task that was taken out and never begun."""
         await DBOS.resume_workflows_async([id], queue_name=_QUEUE)
+        self._pace.wake()
 
     async def states(self, ids: Sequence[str]) -> dict[str, tuple[str, str | None]]:
         """What DBOS says of tasks: the state of the workflow, and the process that has it. Those that it does not know
