@@ -19,7 +19,7 @@ class Pace:
     def __init__(self) -> None:
         self._running = 0
         self._last = time.monotonic()
-        self._waiting: list[PacedEvent] = []
+        self.changed = threading.Condition()
 
     @property
     def idle(self) -> bool:
@@ -39,22 +39,22 @@ class Pace:
     def wake(self) -> None:
         """Work has come: whoever waits looks now."""
         self._last = time.monotonic()
-        for event in self._waiting:
-            event.wake()
+        with self.changed:
+            self.changed.notify_all()
 
     def govern(self, event: threading.Event) -> None:
-        """Slow down, while there is no work, the threads of DBOS that wait for this event between two looks."""
-        # They are inside its `wait` already, or about to be. A subclass without fields of its own can take its place.
+        """Slow down, while there is no work, the threads of DBOS that wait for this event between two looks.
+
+        They have begun, and a wait that has begun ends as it would have: only the next one is ours.
+        """
+        vars(event)["pace"] = self
         event.__class__ = PacedEvent
-        assert isinstance(event, PacedEvent)
-        event.pace = self
-        self._waiting.append(event)
 
 
 class PacedEvent(threading.Event):
     """An event whose waiters can be woken up without its being set, and that makes them wait longer while it is idle.
 
-    :ivar pace: set by `Pace.govern`.
+    :ivar pace: see `Pace.govern`.
     """
 
     pace: Pace
@@ -63,12 +63,13 @@ class PacedEvent(threading.Event):
         """Whether it is set; see the class for when this returns besides."""
         if timeout is not None and self.pace.idle:
             timeout = max(timeout, _IDLE_SECONDS)
-        with self._cond:  # type: ignore[attr-defined]
-            if not self._flag:  # type: ignore[attr-defined]
-                self._cond.wait(timeout)  # type: ignore[attr-defined]
-            return bool(self._flag)  # type: ignore[attr-defined]
+        with self.pace.changed:
+            if not self.is_set():
+                self.pace.changed.wait(timeout)
+        return self.is_set()
 
-    def wake(self) -> None:
-        """Let everybody go on who waits."""
-        with self._cond:  # type: ignore[attr-defined]
-            self._cond.notify_all()  # type: ignore[attr-defined]
+    def set(self) -> None:
+        """Let everybody go on who waits, for good."""
+        super().set()
+        with self.pace.changed:
+            self.pace.changed.notify_all()

@@ -22,8 +22,6 @@ log = logging.getLogger(__name__)
 _NAME = "darkroom"
 _QUEUE = "tasks"
 _POLLING_SECONDS = 0.25
-_NO_NOTIFICATIONS_SECONDS = 10.0
-"""Between two looks for messages between workflows, which ours do not send."""
 _VERSION = "1"
 """Of what a workflow is, which is no more than a task's id: a new release takes over the queue of the one before."""
 
@@ -58,7 +56,6 @@ class Queue:
                 "application_version": _VERSION,
                 "executor_id": self.executor,
                 "log_level": "WARNING",
-                "notification_listener_polling_interval_sec": _NO_NOTIFICATIONS_SECONDS,
             }
         )
 

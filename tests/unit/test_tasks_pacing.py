@@ -33,12 +33,14 @@ def test_what_comes_wakes_up_who_waits_and_stops_nobody() -> None:
     assert not thread.is_alive()
 
 
-def test_a_thread_that_waits_already_is_governed_too() -> None:
+def test_a_wait_that_had_begun_ends_only_when_the_event_is_set() -> None:
     pace, event = Pace(), threading.Event()
     results: list[bool] = []
     thread = threading.Thread(target=lambda: results.append(event.wait(3600)))
     thread.start()
     pace.govern(event)
+    pace.wake()
+    assert not results
     event.set()
     thread.join(60)
     assert results == [True]
@@ -48,7 +50,7 @@ def test_waits_are_longer_only_while_there_is_nothing_to_do(monkeypatch: pytest.
     pace = Pace()
     event = governed(pace)
     waits: list[float | None] = []
-    monkeypatch.setattr(event._cond, "wait", lambda timeout: waits.append(timeout))  # type: ignore[attr-defined]
+    monkeypatch.setattr(pace.changed, "wait", waits.append)
     now = [0.0]
     monkeypatch.setattr("proxy.tasks.pacing.time.monotonic", lambda: now[0])
     pace.wake()
