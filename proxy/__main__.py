@@ -13,7 +13,9 @@ from fastapi import FastAPI
 
 from proxy import observability
 from proxy.app import create_app
+from proxy.http.protocol import protocol
 from proxy.settings import Settings
+from proxy.waiting import at_most
 
 log = logging.getLogger("proxy")
 
@@ -28,6 +30,7 @@ class DrainingServer(uvicorn.Server):
                 app,
                 host=settings.host,
                 port=settings.port,
+                http=protocol(settings.request_timeout),
                 log_config=None,
                 access_log=False,
                 # Whoever is trusted says who the clients are; to trust this machine, which is uvicorn's default, would
@@ -58,7 +61,7 @@ class DrainingServer(uvicorn.Server):
     async def _drain(self) -> None:
         gate = self._app.state.services.gate
         try:
-            await asyncio.wait_for(gate.wait_idle(), self._drain_timeout)
+            await at_most(self._drain_timeout, gate.wait_idle())
             log.info("drained")
         except asyncio.TimeoutError:
             log.warning("drain time is over: %d running and %d waiting tasks are cut off", gate.active, gate.queued)

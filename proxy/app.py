@@ -14,14 +14,18 @@ from darkroom.registry import families
 from proxy import errors
 from proxy.gate import Gate
 from proxy.gateway import Gateway
-from proxy.middleware import BodyLimit, RequestIds
+from proxy.http.bodies import MEGABYTE, Bodies, Intake, Kind
+from proxy.http.guard import Guard
+from proxy.http.methods import Methods
+from proxy.http.requests import RequestIds
 from proxy.readiness import Monitor
 from proxy.routes import generate, health, png_info, root, status, submit, tasks, upscale
 from proxy.services import Services
 from proxy.settings import Settings
 from proxy.tasks.tasks import Tasks
 
-_FORM_OVERHEAD = 1 << 20  # multipart boundaries and the other fields, beside the file
+_OVERHEAD = MEGABYTE  # boundaries of a form and the other fields, beside the image
+_BATCH_JSON = 8 * MEGABYTE
 _EXPOSED_HEADERS = [
     "X-Request-ID",
     "X-Seed",
@@ -70,7 +74,9 @@ def create_app(settings: Settings) -> FastAPI:
     errors.install(app)
     for route in (root, health, status, generate, png_info, upscale, tasks, submit):
         app.include_router(route.router)
-    app.add_middleware(BodyLimit, limit_for=lambda path: _body_limit(settings, path))
+    app.add_middleware(Bodies, intakes=_intakes(settings), stall_seconds=settings.request_timeout)
+    app.add_middleware(Methods, service=app)
+    app.add_middleware(Guard, trusted_hosts=settings.trusted_hosts, origins=settings.cors_origins)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -83,7 +89,17 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _body_limit(settings: Settings, path: str) -> int:
-    """Of a body: base64 takes a third more than the file in it, which has its own limit."""
-    megabytes = settings.max_batch_mb if path == "/api/upscale-batch" else settings.max_upload_mb * 4 / 3
-    return int(megabytes * (1 << 20)) + _FORM_OVERHEAD
+def _intakes(settings: Settings) -> dict[str, Intake]:
+    """What the endpoints take. Base64 takes a third more than the image in it, which has a limit of its own."""
+    upload = int(settings.max_upload_mb * 4 / 3 * MEGABYTE) + _OVERHEAD
+    batch = int(settings.max_batch_mb * MEGABYTE) + _OVERHEAD
+    any_kind = Intake({Kind.JSON: upload, Kind.MULTIPART: upload, Kind.URLENCODED: MEGABYTE})
+    return {
+        "/tasks": any_kind,
+        "/generate": any_kind,
+        "/png-info": any_kind,
+        "/submit": Intake({Kind.JSON: MEGABYTE}),
+        "/batch_submit": Intake({Kind.JSON: _BATCH_JSON}),
+        "/api/upscale": Intake({Kind.MULTIPART: upload, Kind.URLENCODED: MEGABYTE}),
+        "/api/upscale-batch": Intake({Kind.MULTIPART: batch, Kind.URLENCODED: MEGABYTE}),
+    }

@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from darkroom import errors
 from darkroom.errors import DarkroomError
@@ -32,8 +33,21 @@ STATUS: dict[type[DarkroomError], int] = {
     errors.NetworkError: 500,
     errors.OutOfMemory: 500,
 }
-# Starlette's own refusals (no such route, wrong method) carry no class of ours, only a status.
-_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 406: "not_acceptable", 413: "too_large"}
+# Refusals of HTTP itself and Starlette's own (no such route, wrong method) carry no class of ours, only a status.
+_CODES = {
+    400: "bad_request",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    406: "not_acceptable",
+    408: "request_timeout",
+    413: "too_large",
+    414: "uri_too_long",
+    415: "unsupported_media_type",
+    431: "headers_too_large",
+    501: "not_implemented",
+}
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 def body(message: str, code: str, param: str | None = None) -> dict[str, Any]:
@@ -58,6 +72,24 @@ def describe(error: BaseException) -> tuple[int, dict[str, Any], dict[str, str]]
     return 500, body("The server failed on this request; its log has the reason.", "internal_error"), {}
 
 
+def refusal(status: int, message: str, param: str | None = None) -> JSONResponse:
+    """An answer that HTTP itself asks for."""
+    return JSONResponse(body(message, _CODES.get(status, "http_error"), param), status)
+
+
+def allowed_methods(request: Request) -> list[str]:
+    """What the path of a request answers to, over all of its routes; empty for a path that there is not."""
+    scope, routes = dict(request.scope), request.app.routes
+    found = [
+        method
+        for method in _METHODS
+        if any(route.matches(scope | {"method": method})[0] is Match.FULL for route in routes)
+    ]
+    if "GET" in found and "HEAD" not in found:
+        found.insert(1, "HEAD")  # see `proxy.http.methods`
+    return [*found, "OPTIONS"] if found else []
+
+
 def answer(error: BaseException) -> JSONResponse:
     """`describe` as a response."""
     status, content, headers = describe(error)
@@ -74,10 +106,12 @@ def install(app: FastAPI) -> None:
         message, param = first_problem(error) if isinstance(error, RequestValidationError) else (str(error), None)
         return JSONResponse(body(message, errors.InvalidInput.code, param), 422)
 
-    async def http(_: Request, error: Exception) -> JSONResponse:
+    async def http(request: Request, error: Exception) -> JSONResponse:
         status = error.status_code if isinstance(error, HTTPException) else 500
         detail = str(error.detail) if isinstance(error, HTTPException) else ""
-        headers = error.headers if isinstance(error, HTTPException) else None
+        headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+        if status == 405:  # the framework names those of one route
+            headers["Allow"] = ", ".join(allowed_methods(request))
         return JSONResponse(body(detail, _CODES.get(status, "http_error")), status, headers)
 
     app.add_exception_handler(DarkroomError, ours)
@@ -94,6 +128,14 @@ def first_problem(error: RequestValidationError) -> tuple[str, str | None]:
     where = next(entries, "")  # in a list of requests, which one
     if first["type"] == "missing":
         return f"{where}{param} is missing.", param
-    came = repr(first.get("input"))
-    came = came if len(came) <= 80 else came[:77] + "..."
-    return f"{where}{param}: {first['msg'].rstrip('.')}; got {came}.", param
+    return f"{where}{param}: {first['msg'].rstrip('.')}; got {came(first.get('input'))}.", param
+
+
+def came(value: Any) -> str:
+    """What a client sent, shortened; never raw bytes."""
+    if isinstance(value, bytes | bytearray):
+        return f"a file of {len(value)} bytes"
+    if isinstance(value, str):
+        value = value[:80]  # `repr` of megabytes takes a while
+    shown = repr(value)
+    return shown if len(shown) <= 80 else shown[:77] + "..."

@@ -14,6 +14,7 @@ from darkroom.errors import DarkroomError, NetworkError, NotReady
 from darkroom.networks import ModelSpec
 from proxy.gateway import Gateway
 from proxy.network_metrics import Ranks, executions_of, providers_of, ranks_of
+from proxy.waiting import at_most
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ class Monitor:
             return
         before = await self._executions(spec) if self.ready else None
         try:
-            await asyncio.wait_for(self._consume(spec), self._timeout)
+            await at_most(self._timeout, self._consume(spec))
         except NotReady:
             raise
         except (DarkroomError, asyncio.TimeoutError) as error:

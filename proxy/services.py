@@ -18,6 +18,7 @@ from proxy.observability import REQUEST_ID
 from proxy.readiness import Monitor
 from proxy.settings import Settings
 from proxy.sources import SOURCE, source_of
+from proxy.waiting import at_most
 
 Result = TypeVar("Result")
 
@@ -66,7 +67,7 @@ async def within(seconds: float, work: Coroutine[Any, Any, Result]) -> Result:
     :raises TaskTimeout: it did.
     """
     try:
-        return await asyncio.wait_for(work, seconds)
+        return await at_most(seconds, work)
     except asyncio.TimeoutError:
         raise TaskTimeout(f"The task took longer than TASK_TIMEOUT = {seconds:g} s and was stopped.") from None
 

@@ -33,6 +33,8 @@ class Settings(BaseSettings):
     port: Port = 8000
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     forwarded_allow_ips: str = ""
+    trusted_hosts: Annotated[tuple[str, ...], NoDecode] = ("*",)
+    request_timeout: float = Field(10, gt=0)
 
     task_queue_size: int = Field(100, ge=0)
     task_timeout: float = Field(300, gt=0)
@@ -101,7 +103,7 @@ class Settings(BaseSettings):
     log_dir: Path = ROOT / "logs"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
-    @field_validator("cors_origins", "sd15_controlnets", mode="before")
+    @field_validator("cors_origins", "trusted_hosts", "sd15_controlnets", mode="before")
     @classmethod
     def _comma_separated(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

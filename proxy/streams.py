@@ -17,8 +17,14 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from proxy.errors import describe
+from proxy.http.accept import accept_of
+from proxy.waiting import at_most
 
 EVENT_STREAM = "text/event-stream"
+
+_QUIET_SECONDS = 15.0
+"""After which a stream shows that it is still there: what is on the way closes silent connections."""
+_STILL_HERE = b": still here\n\n"
 
 Tell = Callable[[bytes], None]
 """Sends one event, which `event` made."""
@@ -39,9 +45,13 @@ class Told:
         return not self.queue.empty()
 
 
-def event(name: str, content: dict[str, Any]) -> bytes:
-    """One event. With pictures inside it takes a while: call it in a thread."""
-    return f"event: {name}\ndata: {json.dumps(content)}\n\n".encode()
+def event(name: str, content: dict[str, Any], *, retry_after: int | None = None) -> bytes:
+    """One event. With pictures inside it takes a while: call it in a thread.
+
+    :param retry_after: seconds after which a client may come again.
+    """
+    retry = "" if retry_after is None else f"retry: {retry_after * 1000}\n"
+    return f"event: {name}\n{retry}data: {json.dumps(content)}\n\n".encode()
 
 
 def data_url(data: bytes | memoryview, media_type: str) -> str:
@@ -49,9 +59,12 @@ def data_url(data: bytes | memoryview, media_type: str) -> str:
     return f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def wants_events(request: Request) -> bool:
-    """Whether the client asks for events."""
-    return EVENT_STREAM in request.headers.get("accept", "")
+def wants_events(request: Request, *others: str) -> bool:
+    """Whether the client asks for events.
+
+    :param others: media types of the other answers that there are.
+    """
+    return accept_of(request).prefers(EVENT_STREAM, *others)
 
 
 class EventResponse(StreamingResponse):
@@ -74,11 +87,20 @@ async def _events(work: Callable[[Told], Awaitable[None]]) -> AsyncGenerator[byt
     job = asyncio.ensure_future(work(told))
     job.add_done_callback(lambda _: told.queue.put_nowait(None))
     try:
-        while (one := await told.queue.get()) is not None:
+        while True:
+            try:
+                one = await at_most(_QUIET_SECONDS, told.queue.get())
+            except asyncio.TimeoutError:
+                yield _STILL_HERE
+                continue
+            if one is None:
+                break
             yield one
         await job
     except Exception as error:
-        status, content, _ = describe(error)
-        yield event("error", {"status": status, **content})
+        status, content, headers = describe(error)
+        seconds = int(headers["Retry-After"]) if "Retry-After" in headers else None
+        retry = {} if seconds is None else {"retry_after": seconds}
+        yield event("error", {"status": status, **retry, **content}, retry_after=seconds)
     finally:
         job.cancel()

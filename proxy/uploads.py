@@ -1,21 +1,23 @@
-"""What clients send: JSON or a form, and pictures in it as files or as base64, with or without a data URL around it."""
+"""What clients send: JSON or a form, and images in it as files or as base64, with or without a data URL around it."""
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import binascii
-import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from fastapi import Request
 from starlette.datastructures import UploadFile
 
 from darkroom.errors import InvalidInput, TooLarge
+from proxy.http.bodies import Kind, kind_of
+from proxy.http.forms import MAX_TEXT, read_form
+from proxy.http.json_body import decoded, in_turn, read_json
+from proxy.http.refused import Refused
 
-_FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
-_DATA_URL = "data:"
+IMAGE_FIELDS = ("control_image", "file", "image", "image_base64", "reference_image")
+"""Every name that an image has at some endpoint. What comes under another one is text, and short."""
+_MAX_FILES = 8
+_PIECE = 1 << 20
 
 
 async def read_file(file: UploadFile, *, max_mb: float, param: str = "file") -> bytes:
@@ -27,35 +29,58 @@ async def read_file(file: UploadFile, *, max_mb: float, param: str = "file") -> 
     return await file.read()
 
 
-async def read_fields(request: Request, *, max_mb: float) -> dict[str, Any]:
+async def read_fields(request: Request, *, max_mb: float, images: Collection[str] = IMAGE_FIELDS) -> dict[str, Any]:
     """The fields of a body, which is a form or else a JSON object: text and files (bytes) of the one, values of the
-    other. A form's file without a name and without content is a field that was left empty, and is left out.
+    other. A form's file without a name and without content is a field that was left empty, and is left out. Images
+    in base64 that are too long for text have become bytes.
 
-    :param max_mb: for a file, and for a text: base64 comes as text as well. The body as a whole has its own limit.
-    :raises InvalidInput, TooLarge: neither the one nor the other; a file over `max_mb`.
+    :param images: names of the fields that may hold images.
+    :param max_mb: of a file. The body as a whole has its own limit.
+    :raises InvalidInput, TooLarge, Refused: neither the one nor the other; a file over `max_mb`.
     """
-    if not request.headers.get("content-type", "").lower().startswith(_FORMS):
-        return await asyncio.to_thread(_from_json, await request.body())
+    kind = kind_of(request.headers.get("content-type", ""))
+    if kind is Kind.JSON:
+        return await read_json(request, images=images, max_mb=max_mb)
+    if kind is None:
+        raise Refused.with_status(415, "The body must be a JSON object (Content-Type: application/json) or a form.")
     fields: dict[str, Any] = {}
-    async with request.form(max_files=8, max_fields=100, max_part_size=int(max_mb * (1 << 21))) as form:
-        for name, value in form.multi_items():
+    items = await read_form(request, images=images, max_files=_MAX_FILES)
+    try:
+        for name, value in items:
             if isinstance(value, str):
                 fields[name] = value
             elif value.filename or value.size:
-                fields[name] = await read_file(value, max_mb=max_mb, param=name)
+                fields[name] = await _content(value, name, max_mb)
+    finally:
+        for _, value in items:
+            if isinstance(value, UploadFile):
+                await value.close()
     return fields
 
 
-def _from_json(body: bytes) -> dict[str, Any]:
-    try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError):
-        raise InvalidInput(
-            "The body is not valid JSON; send a JSON object or a multipart form.", param="body"
-        ) from None
-    if not isinstance(fields, dict):
-        raise InvalidInput(f"The body must be a JSON object; got a {type(fields).__name__}.", param="body")
-    return fields
+async def _content(file: UploadFile, name: str, max_mb: float) -> bytes | str:
+    """The bytes of a part. One without a file name may be in base64, or a long text."""
+    if file.filename is not None or not _is_text(start := await file.read(_PIECE)):
+        await file.seek(0)
+        return await read_file(file, max_mb=max_mb, param=name)
+    if (file.size or 0) <= MAX_TEXT:
+        try:
+            return start.decode()
+        except UnicodeDecodeError:
+            await file.seek(0)
+            return await read_file(file, max_mb=max_mb, param=name)
+
+    def pieces() -> Iterator[bytes]:
+        file.file.seek(0)
+        while piece := file.file.read(_PIECE):
+            yield piece
+
+    return await in_turn(lambda: decoded(pieces(), name, max_mb))
+
+
+def _is_text(start: bytes) -> bool:
+    """Whether bytes begin like text in base64, or any other."""
+    return start[:1000].isascii() and b"\0" not in start[:1000]
 
 
 async def take_picture(fields: dict[str, Any], names: Iterable[str], *, max_mb: float) -> tuple[str, bytes] | None:
@@ -77,21 +102,10 @@ async def take_picture(fields: dict[str, Any], names: Iterable[str], *, max_mb: 
         return name, value
     if not isinstance(value, str):
         raise InvalidInput(f"{name} must be a file or text in base64; got a {type(value).__name__}.", param=name)
-    _check_size(len(value) * 3 // 4, max_mb, name)
-    return name, await asyncio.to_thread(_from_base64, value, name)
+    # At most a megabyte of text, see `read_fields`.
+    return name, decoded([value.encode("ascii", "replace")], name, max_mb)
 
 
 def _check_size(size: int, max_mb: float, param: str) -> None:
     if size > max_mb * (1 << 20):
         raise TooLarge(f"The file is over the limit of {max_mb:g} MB.", param=param)
-
-
-def _from_base64(text: str, param: str) -> bytes:
-    if text[: len(_DATA_URL)].lower() == _DATA_URL:
-        head, comma, text = text.partition(",")
-        if not comma or not head.lower().endswith(";base64"):
-            raise InvalidInput(f"{param} must be data:image/...;base64,...; got {head[:40]!r}.", param=param)
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError):
-        raise InvalidInput(f"{param} must be a picture in base64; got {text[:20]!r}.", param=param) from None

@@ -43,8 +43,8 @@ def hostile_files() -> dict[str, bytes]:
         "bomb.gif": b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0, 0, 0) + b",\0\0\0\0\xff\xff\xff\xff\0\x02\0;",
         "bomb.bmp": bmp[:18] + struct.pack("<ii", 100000, 100000) + bmp[26:],
         "bomb.jpg": _jpeg_claiming(jpeg, 65000, 65000),
-        "text-bomb.png": _png_with(png, b"zTXt", b"k\0\0" + zlib.compress(bytes(64 << 20))),
-        "icc-bomb.png": _png_with(png, b"iCCP", b"k\0\0" + zlib.compress(bytes(64 << 20))),
+        "text-bomb.png": png_with(png, b"zTXt", b"k\0\0" + zlib.compress(bytes(64 << 20))),
+        "icc-bomb.png": png_with(png, b"iCCP", b"k\0\0" + zlib.compress(bytes(64 << 20))),
         "bad-crc.png": png[:40] + bytes([png[40] ^ 255]) + png[41:],
         "zero-size.png": _png_claiming(0, 10),
         "png-and-zip.png": png + _zip(),
@@ -74,7 +74,8 @@ def _png_claiming(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
 
 
-def _png_with(png: bytes, kind: bytes, data: bytes) -> bytes:
+def png_with(png: bytes, kind: bytes, data: bytes) -> bytes:
+    """The PNG with one more chunk, behind its header."""
     return png[:33] + _chunk(kind, data) + png[33:]
 
 

@@ -160,3 +160,48 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+@dataclass
+class RunningProxy:
+    """The proxy alone, in front of a Triton that is not there: enough for what concerns HTTP."""
+
+    process: psutil.Process
+    url: str
+    folder: Path
+
+    def log(self) -> str:
+        """Everything that it wrote so far."""
+        return (self.folder / "output.log").read_text(errors="replace")
+
+    def wait_for_log(self, words: str) -> None:
+        """Wait until the log says this."""
+        deadline = time.monotonic() + 60
+        while words not in self.log():
+            assert time.monotonic() < deadline, f"no {words!r}:\n{self.log()[-3000:]}"
+            time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def running_proxy(folder: Path, **settings: object) -> Iterator[RunningProxy]:
+    """Start `python -m proxy` with `settings`, as in `running_service`; stop it at the end."""
+    port = free_port()
+    defaults = {
+        "host": "127.0.0.1",
+        "port": port,
+        "triton_grpc_port": free_port(),
+        "triton_metrics_port": free_port(),
+        "state_dir": folder / "state",
+        "log_dir": folder / "logs",
+    }
+    env = os.environ | {name.upper(): str(value) for name, value in (defaults | settings).items()}
+    with (folder / "output.log").open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "proxy"], env=env, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT
+        )
+    proxy = RunningProxy(psutil.Process(process.pid), f"http://127.0.0.1:{port}", folder)
+    try:
+        proxy.wait_for_log("Uvicorn running")
+        yield proxy
+    finally:
+        _stop(process)

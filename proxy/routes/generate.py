@@ -16,6 +16,7 @@ from darkroom.images import MEDIA_TYPES, probe
 from darkroom.pipelines.sd15.request import GenerateRequest
 from proxy.generate_fields import request_body
 from proxy.generating import Job, take_fields
+from proxy.http.accept import Accept, accept_of
 from proxy.pictures import Outputs, require_model, run
 from proxy.services import Services, Use, while_connected
 from proxy.sources import SOURCE
@@ -47,12 +48,12 @@ async def _job(request: Request, services: Use) -> Wanted:
     settings = services.settings
     fields = await read_fields(request, max_mb=settings.max_upload_mb)
     named, picture = await take_fields(fields, max_mb=settings.max_upload_mb)
-    accepted = _accepted(request.headers.get("accept", ""))
+    accepted = _accepted(accept_of(request))
     if accepted in _PICTURES:
         _require_one(named["format"] in (None, _PICTURES[accepted]), f"format is {named['format']}", accepted)
         named["format"] = _PICTURES[accepted]
     parsed = GenerateRequest.parse(named, settings.generate_limits)
-    events = wants_events(request)
+    events = wants_events(request, _JSON, *_PICTURES)
     if not events:
         # Nobody would see them, and every message costs time.
         parsed = replace(parsed, progress_every=0, preview_every=0)
@@ -63,19 +64,12 @@ async def _job(request: Request, services: Use) -> Wanted:
     return Wanted(request=parsed, control_image=None if picture is None else picture[1], bare=bare)
 
 
-def _accepted(accept: str) -> str:
+def _accepted(accept: Accept) -> str:
     """What the client likes best of what there is: JSON, a kind of picture, or any picture. JSON if it has no wish."""
-    wishes = []
-    for wish in accept.lower().split(","):
-        name, *parameters = (part.strip() for part in wish.split(";"))
-        quality = next((p.removeprefix("q=") for p in parameters if p.startswith("q=")), "1")
-        wishes.append((name, float(quality) if quality.replace(".", "", 1).isdecimal() else 0.0))
-    for name, weight in sorted(wishes, key=lambda wish: -wish[1]):
-        if weight and (name in _PICTURES or name == _ANY_PICTURE):
-            return name
-        if weight and name in (_JSON, "application/*", "*/*"):
-            return _JSON
-    return _JSON
+    best = accept.best((_JSON, *_PICTURES))
+    if best == _JSON:
+        return _JSON
+    return best if accept.names(best) else _ANY_PICTURE
 
 
 def _require_one(fits: bool, but: str, accepted: str) -> None:
@@ -102,7 +96,7 @@ async def generate(request: Request, services: Use, job: Annotated[Wanted, Depen
     `error`."""
     services.monitor.require()
     require_model(services, job.pipeline)
-    if wants_events(request):
+    if wants_events(request, _JSON, *_PICTURES):
         services.gate.check(SOURCE.get())
         return EventResponse(partial(_narrated, services, job))
     made = await while_connected(request, services.admitted(partial(run, services, job)))

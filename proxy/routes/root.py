@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from darkroom import __version__
+from proxy.http.accept import accept_of
 from proxy.services import Services, Use
 from proxy.tasks.operations import submit_operation
 
@@ -21,7 +22,7 @@ _VARIES = {"Vary": "Accept"}
 @router.get("/", summary="What this service is", response_class=JSONResponse)
 async def root(request: Request, services: Use) -> Response:
     """Where to go from here; a browser, which asks for HTML, gets a page that makes pictures as durable tasks."""
-    if "text/html" in request.headers.get("accept", ""):
+    if accept_of(request).prefers("text/html", "application/json"):
         return HTMLResponse(_PAGE, headers=_VARIES)
     return JSONResponse(_described(services), headers=_VARIES)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import json
 import math
@@ -17,8 +16,11 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 
 from darkroom.errors import Conflict, Gone, InvalidInput, NotFound
+from darkroom.images import MEDIA_TYPES
+from proxy.errors import came
+from proxy.http.conditional import file_answer
 from proxy.services import Use
-from proxy.streams import EVENT_STREAM, EventResponse, Told, event
+from proxy.streams import EVENT_STREAM, EventResponse, Told, data_url, event
 from proxy.tasks.models import PRIORITIES, STATES, Outlook, State, Task
 from proxy.tasks.operations import OPERATIONS, operation_named
 from proxy.tasks.tasks import Tasks, UseTasks
@@ -32,8 +34,6 @@ _LOOK_SECONDS = 0.25
 """Between two looks at a task that another process runs, or that waits."""
 _LEAST_SECONDS = 0.05
 """However fast the steps are."""
-_QUIET_SECONDS = 15.0
-"""After which a stream of events shows that it is still there: what is on the way closes silent connections."""
 _PAGE_LIMITS = (1, 500)
 _BODY = {
     "required": True,
@@ -135,7 +135,7 @@ async def submit_task(request: Request, services: Use, tasks: UseTasks) -> Respo
     operation = operation_named(fields.pop("operation", None))
     priority = fields.pop("priority", None) or "normal"
     if priority not in PRIORITIES:
-        raise InvalidInput(f"priority must be one of {', '.join(PRIORITIES)}; got {priority!r:.80}.", param="priority")
+        raise InvalidInput(f"priority must be one of {', '.join(PRIORITIES)}; got {came(priority)}.", param="priority")
     work = await operation.accept(services, fields)
     who = client_of(request)
     ((task, new),) = await tasks.submit(operation.name, [work], client=who, priority=priority, key=key, digest=hashed)
@@ -187,7 +187,7 @@ async def task_events(task_id: str, request: Request, tasks: UseTasks) -> Respon
 async def narrate(tasks: Tasks, id: str, request: Request, tell: Told) -> None:
     told_state: Any = None
     told_step: Any = None
-    previews, told_at = 0, time.monotonic()
+    previews = 0
     while True:
         live = tasks.live(id)
         task = await tasks.get(id)
@@ -197,29 +197,28 @@ async def narrate(tasks: Tasks, id: str, request: Request, tell: Told) -> None:
         if (task.state, outlook.position(id)) != told_state:
             told_state = (task.state, outlook.position(id))
             tell(event("state", shown(task, outlook, request)))
-            told_at = time.monotonic()
         if task.ended:
             tell(event("done", shown(task, outlook, request)))
             return
         if task.state == "processing" and step != told_step and not behind:
-            told_step, told_at = step, time.monotonic()
+            told_step = step
             percent = 100 * step[0] // max(1, step[1])
             tell(event("step", {"step": step[0], "total_steps": step[1], "progress": percent}))
         if live and live.preview is not None and live.previews != previews and not behind:
-            previews, preview = live.previews, base64.b64encode(live.preview).decode()
-            tell(
-                event("preview", {"image": f"data:image/png;base64,{preview}", "step": step[0], "total_steps": step[1]})
-            )
-        if time.monotonic() - told_at > _QUIET_SECONDS and not behind:
-            tell(b": still here\n\n")
-            told_at = time.monotonic()
+            previews = live.previews
+            tell(await asyncio.to_thread(_preview, live.preview, step))
         await asyncio.sleep(_LEAST_SECONDS)
         await (live.wait(_LOOK_SECONDS) if live else asyncio.sleep(_LOOK_SECONDS))
 
 
+def _preview(data: bytes, step: tuple[int, int]) -> bytes:
+    image = data_url(data, MEDIA_TYPES["png"])
+    return event("preview", {"image": image, "step": step[0], "total_steps": step[1]})
+
+
 @router.get("/download/{task_id}", summary="A picture of a task", response_class=FileResponse)
 async def download(
-    task_id: str, tasks: UseTasks, image_index: Annotated[int, Query(ge=0, description="From 0.")] = 0
+    task_id: str, request: Request, tasks: UseTasks, image_index: Annotated[int, Query(ge=0, description="From 0.")] = 0
 ) -> Response:
     """409 while the task has not completed, 404 for a picture that it does not have."""
     task = await tasks.get(task_id)
@@ -230,17 +229,19 @@ async def download(
             f"image_index must be below {len(task.results)}, the number of pictures; got {image_index}.",
             param="image_index",
         )
-    return await image(str(task.results[image_index]["name"]), tasks)
+    return await image(str(task.results[image_index]["name"]), request, tasks)
 
 
 @router.get("/images/{name}", summary="A picture of a task", response_class=FileResponse)
-async def image(name: str, tasks: UseTasks) -> Response:
+async def image(name: str, request: Request, tasks: UseTasks) -> Response:
     """By the name that `result_urls` gives."""
     found = tasks.files.result(name)
     task = await tasks.get(found[0]) if found else None
     result = next((one for one in task.results if one["name"] == name), None) if task else None
     if found is None or result is None:
         raise NotFound(f"There is no picture {name[:80]!r}.", param="name")
-    if not await asyncio.to_thread(found[1].is_file):
-        raise Gone("The picture was kept for its time and is deleted.", param="name")
-    return FileResponse(found[1], media_type=result["media_type"], filename=name, content_disposition_type="inline")
+    try:
+        there = await asyncio.to_thread(found[1].stat)
+    except OSError:
+        raise Gone("The picture was kept for its time and is deleted.", param="name") from None
+    return file_answer(request, found[1], there, media_type=result["media_type"], filename=name)

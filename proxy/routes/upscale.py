@@ -16,7 +16,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.background import BackgroundTask
 
 from darkroom.errors import DarkroomError, NotReady, TooLarge
-from darkroom.images import probe
+from darkroom.images import MEDIA_TYPES, probe
 from darkroom.model_config import on_cpu, read_config
 from darkroom.pipelines.upscale import networks
 from darkroom.pipelines.upscale import request as fields
@@ -24,6 +24,8 @@ from darkroom.pipelines.upscale.request import UpscaleRequest
 from proxy.archive import Archive, entry_name
 from proxy.devices import serving_device
 from proxy.errors import describe
+from proxy.http.accept import accept_of
+from proxy.http.forms import FormRoute
 from proxy.services import Services, Use, while_connected, within
 from proxy.settings import Settings
 from proxy.sources import SOURCE
@@ -31,7 +33,7 @@ from proxy.streams import EVENT_STREAM, EventResponse, Tell, event, wants_events
 from proxy.uploads import read_file
 from proxy.upscaling import Result, run
 
-router = APIRouter(prefix="/api", tags=["upscaling"])
+router = APIRouter(prefix="/api", tags=["upscaling"], route_class=FormRoute)
 
 _BATCH_PARALLEL = 2
 _IMAGE_ANSWER: dict[int | str, dict[str, Any]] = {
@@ -135,7 +137,7 @@ async def upscale(
     profile so large that programs could not open the answer."""
     data = await _read(file, services)
     services.monitor.require()
-    if wants_events(request):
+    if wants_events(request, *MEDIA_TYPES.values()):
         services.gate.check(SOURCE.get())
         return EventResponse(partial(_narrated, services, data, options))
     result = await while_connected(request, services.admitted(partial(run, services, data, options)))
@@ -155,7 +157,7 @@ async def upscale_batch(
     if len(files) > most:
         raise TooLarge(f"files: at most {most} pictures at once; got {len(files)}.", param="files")
     services.monitor.require()
-    work = _batch_json if "application/json" in request.headers.get("accept", "") else _batch_zip
+    work = _batch_json if accept_of(request).prefers("application/json", "application/zip") else _batch_zip
     return await while_connected(request, work(services, files, options))
 
 

@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 import sqlalchemy as sa
 from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 
+from proxy.tasks.pacing import Pace
+
 log = logging.getLogger(__name__)
 
 _NAME = "darkroom"
@@ -47,6 +49,7 @@ class Queue:
         self.alone = sa.make_url(url).get_backend_name() == "sqlite"
         self.executor = "local" if self.alone else f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
         self._dbos: DBOS | None = None
+        self._pace = Pace()
 
     async def start(self) -> None:
         """Begin to hand out tasks, on the event loop that calls this."""
@@ -64,7 +67,8 @@ class Queue:
         # No limit to how often DBOS gives it out: `Runner` counts those that ended in a crash.
         @DBOS.workflow(name="task", max_recovery_attempts=None)
         async def task(id: str) -> None:
-            await self._run(id)
+            with self._pace.running():
+                await self._run(id)
 
         self._workflow = task
         DBOS.launch()
@@ -81,6 +85,9 @@ class Queue:
             await DBOS.register_queue_async(
                 name, worker_concurrency=most, polling_interval_sec=_POLLING_SECONDS, on_conflict="always_update"
             )
+        if self.alone:  # others would put tasks into the queue without a word to us
+            for event in self._dbos.background_thread_stop_events:
+                self._pace.govern(event)
 
     def stop_taking(self) -> None:
         """Take no further task out of the queue; those that were taken go on."""
@@ -97,6 +104,7 @@ class Queue:
         queue = _NEWCOMERS if newcomer and self._newcomers else _QUEUE
         with SetWorkflowID(id), SetEnqueueOptions(priority=rank):
             await DBOS.enqueue_workflow_async(queue, self._workflow, id)
+        self._pace.wake()
 
     async def take_out(self, id: str) -> None:
         """Take a task that waits out of the queue."""
@@ -105,6 +113,7 @@ class Queue:
     async def put_again(self, id: str) -> None:
         """Queue a task that was taken out and never begun."""
         await DBOS.resume_workflows_async([id], queue_name=_QUEUE)
+        self._pace.wake()
 
     async def states(self, ids: Sequence[str]) -> dict[str, tuple[str, str | None]]:
         """What DBOS says of tasks: the state of the workflow, and the process that has it. Those that it does not know

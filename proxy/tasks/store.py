@@ -269,9 +269,13 @@ class Store:
         with self.transaction() as connection:
             return [_task(row) for row in connection.execute(query)]
 
-    def counts(self) -> dict[str, int]:
-        """How many tasks there are in each state."""
-        query = sa.select(TASKS.c.state, sa.func.count()).group_by(TASKS.c.state)
+    def counts(self, *, live: bool = False) -> dict[str, int]:
+        """How many tasks there are in each state.
+
+        :param live: only those that wait or run, which takes no longer the more there are of the others.
+        """
+        which = TASKS.c.state.in_(LIVE) if live else sa.true()
+        query = sa.select(TASKS.c.state, sa.func.count()).where(which).group_by(TASKS.c.state)
         with self.transaction() as connection:
             return {str(state): int(count) for state, count in connection.execute(query)}
 

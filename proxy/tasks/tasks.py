@@ -44,6 +44,7 @@ _FULL_SECONDS = 0.25
 """So long a full queue stays full, without a look: to refuse must cost little, or an overload slows down what was
 accepted."""
 _OUTLOOK_SECONDS = 0.25
+_COUNTS_SECONDS = 10.0
 _QUEUE_SECONDS = 5.0
 """So long a client waits for DBOS, which asks a database that is away again and again."""
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -75,6 +76,10 @@ class Tasks:
         self._full_until = 0.0
         self._look: asyncio.Future[Outlook] | None = None
         self._look_until = 0.0
+        self._changes = 0  # tasks that were accepted or cancelled here
+        self._counts: dict[str, int] = {}
+        self._counted: object = None
+        self._counted_until = 0.0
 
     async def start(self) -> None:
         """Open the database and begin to work.
@@ -153,6 +158,7 @@ class Tasks:
             if type(full) is QueueFull and len(works) == 1:
                 self._full, self._full_until = full, time.monotonic() + _FULL_SECONDS
             raise
+        self._changes += 1
         queue_answers = True
         for task, new in accepted:
             if new and queue_answers:
@@ -204,7 +210,7 @@ class Tasks:
                 param="requests",
             )
         if key is None and self._full is not None and time.monotonic() < self._full_until:
-            raise self._full.with_traceback(None)
+            raise QueueFull(self._full.message, param=self._full.param, retry_after=self._full.retry_after)
 
     async def _put(self, task: Task) -> bool:
         """Queue an accepted task; where that fails `_reconcile` finds what is missing and makes it good."""
@@ -246,8 +252,14 @@ class Tasks:
             return Outlook(waiting=[], running=0.0, places=self._services.gate.capacity)
 
     async def counts(self) -> dict[str, int]:
-        """How many tasks there are in each state; those that are forgotten are not counted."""
-        return await self._store.call(self._store.counts)
+        """How many tasks there are in each state; those that are forgotten are not counted. While nothing happens here
+        the ended ones, of which there may be very many, are counted only every few seconds."""
+        live = await self._store.call(self._store.counts, live=True)
+        known = (live, self._services.gate.durable, self._changes)
+        if known != self._counted or time.monotonic() > self._counted_until:
+            self._counts = await self._store.call(self._store.counts)
+            self._counted, self._counted_until = known, time.monotonic() + _COUNTS_SECONDS
+        return self._counts
 
     def live(self, id: str) -> Live | None:
         """What a task that runs in this process tells."""
@@ -262,6 +274,7 @@ class Tasks:
         before = await self.get(id)
         ours = await self._store.call(self._store.end, id, None, "cancelled")
         self._full = None
+        self._changes += 1
         # What runs here is told, what runs at another proxy finds out at its next step, and what waits is taken out.
         if ours and not self._runner.cancel(id) and before.state == "queued":
             with suppress(asyncio.TimeoutError):  # then it is taken out later, or begins and ends at once

@@ -125,3 +125,35 @@ def test_retry_after_does_not_learn_from_a_start_of_the_proxy_alone() -> None:
 
     with loopback(lambda _: Answer()) as here:
         assert asyncio.run(run(here.url)) == 20
+
+
+def test_a_cancellation_that_comes_with_the_answer_ends_the_watch() -> None:
+    """With `asyncio.wait_for` Python before 3.12 lost it, and a stop waited for ever."""
+
+    class Asked(Server):
+        def __init__(self) -> None:
+            super().__init__()
+            self.answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.asked = asyncio.Event()
+
+        async def stream(
+            self, model: str, inputs: Mapping[str, Any], *, request_id: str = ""
+        ) -> AsyncGenerator[dict[str, Array], None]:
+            self.asked.set()
+            await self.answer
+            yield {}
+
+    async def scenario() -> None:
+        server = Asked()
+        monitor = Monitor(server, FAMILY, metrics_url="http://127.0.0.1:1", interval=3600, timeout=3600)
+        watching = asyncio.ensure_future(monitor.run())
+        await server.asked.wait()
+        server.answer.set_result(None)
+        for _ in range(20):  # wherever in the chain of awaits the answer is when the cancellation comes
+            await asyncio.sleep(0)
+            if watching.cancel():
+                break
+        done, _ = await asyncio.wait({watching}, timeout=30)
+        assert done, "the watch goes on"
+
+    asyncio.run(scenario())

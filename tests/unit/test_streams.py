@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from darkroom.errors import TooLarge
+from darkroom.errors import NotReady, QueueFull, TooLarge
 from proxy.gateway import Gateway
 from proxy.streams import EventResponse, Tell, event
 
@@ -108,3 +108,38 @@ def test_inputs_that_cannot_be_sent_are_an_error_and_no_cancellation() -> None:
 
     with pytest.raises(UnicodeEncodeError):
         asyncio.run(call())
+
+
+def test_a_quiet_stream_shows_that_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.streams._QUIET_SECONDS", 0.01)
+
+    async def scenario() -> list[bytes]:
+        go_on = asyncio.Event()
+
+        async def work(tell: Tell) -> None:
+            await go_on.wait()
+            tell(event("done", {}))
+
+        came = []
+        async with aclosing(EventResponse(work).body_iterator) as events:  # type: ignore[type-var]
+            async for one in events:
+                came.append(bytes(one))  # type: ignore[arg-type]
+                if len(came) == 3:
+                    go_on.set()
+        return came
+
+    *quiet, last = asyncio.run(scenario())
+    assert set(quiet) == {b": still here\n\n"}
+    assert len(quiet) >= 3
+    assert last == event("done", {})
+
+
+@pytest.mark.parametrize("error", [NotReady("Later.", retry_after=7), QueueFull("Full.", retry_after=7)])
+def test_an_error_that_passes_says_when_to_come_back(error: QueueFull) -> None:
+    async def work(tell: Tell) -> None:
+        raise error
+
+    kind, retry, data, *_ = sent_by(work).split("\n")
+    assert (kind, retry) == ("event: error", "retry: 7000")
+    body = json.loads(data.removeprefix("data: "))
+    assert (body["retry_after"], body["error"]["code"]) == (7, error.code)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from darkroom.errors import InvalidInput
+from proxy.errors import came
 from proxy.services import Services
 from proxy.tasks.models import Output, Tell, Work
 from proxy.tasks.operations.generate import Generate
@@ -49,8 +50,8 @@ def operation_named(name: object) -> Operation:
     """:raises InvalidInput: there is none of that name."""
     operation = OPERATIONS.get(name) if isinstance(name, str) else None
     if operation is None:
-        came = "nothing" if name is None else repr(name)[:80]
-        raise InvalidInput(f"operation must be one of {', '.join(OPERATIONS)}; got {came}.", param="operation")
+        got = "nothing" if name is None else came(name)
+        raise InvalidInput(f"operation must be one of {', '.join(OPERATIONS)}; got {got}.", param="operation")
     return operation
 
 

@@ -13,6 +13,7 @@ from darkroom.errors import InvalidInput
 from darkroom.networks import ModelSpec
 from darkroom.pipelines.upscale.request import SCALE_RANGE, UpscaleRequest
 from proxy import pictures, upscaling
+from proxy.errors import came
 from proxy.pictures import Job, Outputs
 from proxy.services import Services
 from proxy.tasks.models import Output, Tell, Work
@@ -122,7 +123,7 @@ def _upscale_request(fields: Mapping[str, Any], job: Job, services: Services) ->
     wanted = {"scale": scale, "format": job.request.format, "quality": job.request.quality}
     model = fields.get(_ENLARGE_MODEL)
     if not isinstance(model, str | None):
-        raise InvalidInput(f"{_ENLARGE_MODEL} must be an upscaler's name; got {model!r:.80}.", param=_ENLARGE_MODEL)
+        raise InvalidInput(f"{_ENLARGE_MODEL} must be an upscaler's name; got {came(model)}.", param=_ENLARGE_MODEL)
     try:
         return UpscaleRequest.parse(wanted | ({"model": model} if model else {}), services.settings.limits)
     except InvalidInput as error:
@@ -138,6 +139,5 @@ def _number(value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if not math.isfinite(number) or not low <= number <= high:
-        came = repr(value)[:80]
-        raise InvalidInput(f"{_ENLARGE} must be a number from {low:g} to {high:g}; got {came}.", param=_ENLARGE)
+        raise InvalidInput(f"{_ENLARGE} must be a number from {low:g} to {high:g}; got {came(value)}.", param=_ENLARGE)
     return number

@@ -1,0 +1,1 @@
+"""HTTP itself: who may ask, how much may come, how a request is read from its connection."""
