@@ -33,6 +33,7 @@ class Services:
 
     def run_model(self, model: str, inputs: Mapping[str, Any]) -> AsyncGenerator[dict[str, Array], None]:
         """`Gateway.stream` under the id of the request at hand."""
+        self.gate.load.calls(model)
         return self.gateway.stream(model, inputs, request_id=REQUEST_ID.get())
 
     async def admitted(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:

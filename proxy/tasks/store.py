@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import math
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,8 +21,11 @@ from typing import Any, ParamSpec, TypeVar
 import sqlalchemy as sa
 
 from darkroom.errors import Conflict, Gone, NotReady, QueueFull
+from proxy.load import Direct, Used
+from proxy.tasks.estimates import Job, Speed, learnt_gain, speed_from, speed_of
 from proxy.tasks.models import LIVE, PRIORITIES, Draft, Outlook, State, Task
-from proxy.tasks.schema import DATABASES, METADATA, PACES, TASKS
+from proxy.tasks.operations import group_of, turn_of
+from proxy.tasks.schema import DATABASES, GAINS, METADATA, PROXIES, SPEEDS, TASKS, add_missing_columns
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +49,8 @@ _TAGS = 2**29
 _BUSY_MILLISECONDS = 30_000
 IDS_AT_A_TIME = 500
 """A database takes only so many values in one statement."""
-_SMOOTHING = 0.3
-_RETRY_AFTER_RANGE = (1, 60)
+_LEAST_LEFT = 0.1
+"""Of a running task's demand, when it had more than that already."""
 _KEY = "Idempotency-Key"
 
 
@@ -75,7 +77,7 @@ def connect(url: str) -> sa.Engine:
 
 
 class Store:
-    """The table of tasks and the measured paces."""
+    """The table of tasks and what is learnt of their speeds."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
@@ -97,6 +99,7 @@ class Store:
         """Make the tables that are not there yet."""
         with self.transaction(locked=True) as connection:
             METADATA.create_all(connection)
+            add_missing_columns(connection)
             if connection.scalar(sa.select(DATABASES.c.id)) is None:
                 connection.execute(sa.insert(DATABASES).values(id=str(uuid.uuid4())))
 
@@ -158,13 +161,9 @@ class Store:
         return known
 
     def _require_room(self, connection: sa.Connection, count: int, *, places: int, queue_size: int) -> None:
-        outlook = self._outlook(connection, places)
-        busy = int(connection.scalar(_count(TASKS.c.state == "processing")) or 0)
-        if count > max(0, queue_size + max(0, places - busy) - len(outlook.waiting)):
-            raise QueueFull(
-                f"The queue of tasks is full: {busy} run and {len(outlook.waiting)} wait.",
-                retry_after=_retry_after(outlook),
-            )
+        busy, waiting = (int(connection.scalar(_count(TASKS.c.state == state)) or 0) for state in LIVE[::-1])
+        if count > max(0, queue_size + max(0, places - busy) - waiting):
+            raise QueueFull(f"The queue of tasks is full: {busy} run and {waiting} wait.")
 
     def _repeated(self, connection: sa.Connection, draft: Draft) -> Task | None:
         if draft.key is None:
@@ -181,7 +180,9 @@ class Store:
 
     def _insert(self, connection: sa.Connection, draft: Draft, fallback: float) -> Task:
         tag = self._tag(connection, draft)
-        pace = self._pace(connection, draft) or fallback
+        work = draft.work
+        speed = speed_of(_speeds(connection, draft.operation), draft.operation, work.kind)
+        estimate = speed.demand(work.pictures, work.units) if speed else fallback * work.units
         row = connection.execute(
             sa.insert(TASKS)
             .values(
@@ -201,7 +202,8 @@ class Store:
                 steps=draft.work.steps,
                 kind=draft.work.kind,
                 units=draft.work.units,
-                estimate=pace * draft.work.units,
+                pictures=draft.work.pictures,
+                estimate=estimate,
                 created_at=time.time(),
                 bytes=sum(len(data) for data in draft.work.files.values()),
                 results=[],
@@ -219,12 +221,6 @@ class Store:
             served = connection.scalar(sa.select(sa.func.min(TASKS.c.tag)).where(*live))
         last = connection.scalar(sa.select(sa.func.max(TASKS.c.tag)).where(*live, TASKS.c.client == draft.client))
         return max(served or 0, 0 if last is None else last + 1)
-
-    def _pace(self, connection: sa.Connection, draft: Draft) -> float | None:
-        """Seconds per unit: of this kind, else the mean of the operation's kinds."""
-        same = (PACES.c.operation == draft.operation,)
-        exact = sa.select(PACES.c.seconds).where(*same, PACES.c.kind == draft.work.kind)
-        return connection.scalar(exact) or connection.scalar(sa.select(sa.func.avg(PACES.c.seconds)).where(*same))
 
     def get(self, id: str) -> Task | None:
         """A task, or None."""
@@ -266,21 +262,31 @@ class Store:
         with self.transaction() as connection:
             return {str(state): int(count) for state, count in connection.execute(query)}
 
-    def outlook(self, places: int) -> Outlook:
-        """See `Outlook`."""
-        with self.transaction() as connection:
-            return self._outlook(connection, places)
+    def outlook(
+        self,
+        places: int,
+        *,
+        had: Mapping[str, float] | None = None,
+        direct: tuple[Sequence[Direct], Sequence[Direct]] = ((), ()),
+    ) -> Outlook:
+        """See `Outlook`.
 
-    def _outlook(self, connection: sa.Connection, places: int) -> Outlook:
-        waiting = (
-            sa.select(TASKS.c.id, TASKS.c.estimate)
-            .where(TASKS.c.state == "queued")
-            .order_by(TASKS.c.rank, TASKS.c.created_at)
-        )
-        left = TASKS.c.estimate * (1 - sa.cast(TASKS.c.step, sa.Float) / sa.func.nullif(TASKS.c.steps, 0))
-        running = connection.scalar(sa.select(sa.func.sum(left)).where(TASKS.c.state == "processing"))
-        rows = [(str(id), float(estimate)) for id, estimate in connection.execute(waiting)]
-        return Outlook(waiting=rows, running=max(0.0, float(running or 0.0)), places=places)
+        :param places: how many run at a time in each proxy.
+        :param had: of tasks that run here, the seconds of their work alone that are done.
+        :param direct: the direct requests here that run, and those that wait.
+        """
+        chosen = sa.select(*(TASKS.c[name] for name in _FORESEEN)).where(TASKS.c.state.in_(LIVE))
+        with self.transaction() as connection:
+            rows = connection.execute(chosen.order_by(TASKS.c.rank, TASKS.c.created_at)).all()
+            speeds, gain = _speeds(connection), _gain(connection)
+            machines = max(1, int(connection.scalar(sa.select(sa.func.count()).select_from(PROXIES)) or 0))
+        running, queue = ([_direct_job(one) for one in those] for those in direct)
+        for row in rows:
+            if row.state == "processing":
+                running.append(_job(row, speeds, (had or {}).get(row.id, 0.0)))
+            else:
+                queue.append(_job(row, speeds, 0.0))
+        return Outlook(running=running, queue=queue, places=places * machines, gain=gain, machines=machines)
 
     def begin(self, id: str, run: str) -> Task | None:
         """Begin a run, under a name of its own: only this run may write from now on. None if the task has ended.
@@ -316,24 +322,58 @@ class Store:
             row = connection.execute(query).one_or_none()
         return None if row is None else _task(row)
 
-    def measured(self, task: Task, seconds: float) -> None:
-        """Learn from a task that took so long. Two that learn at once may lose the one or the other."""
-        if task.units <= 0:
-            return
-        same = (PACES.c.operation == task.operation, PACES.c.kind == task.kind)
-        pace = seconds / task.units
-        blend = PACES.c.seconds + _SMOOTHING * (pace - PACES.c.seconds)
+    def gain(self) -> float:
+        """What is learnt of running together; see `proxy.load.shares`."""
+        with self.transaction() as connection:
+            return _gain(connection)
+
+    def measured(self, task: Task, used: Used) -> float:
+        """Learn from a task that took so much. Two that learn at once do it one after the other.
+
+        :returns: the gain as it is known now; see `proxy.load.shares`.
+        """
+        same = (SPEEDS.c.operation == task.operation, SPEEDS.c.kind == task.kind)
         with self.transaction(locked=True) as connection:
-            if not connection.execute(sa.update(PACES).where(*same).values(seconds=blend)).rowcount:
-                row = {"operation": task.operation, "kind": task.kind, "seconds": pace}
-                connection.execute(sa.insert(PACES).values(**row))
+            speeds, gain = _speeds(connection, task.operation), _gain(connection)
+            known = (task.operation, task.kind) in speeds
+            speed = speeds[task.operation, task.kind] if known else Speed()
+            learnt = learnt_gain(gain, speed, task.pictures, task.units, used)
+            if learnt != gain and not connection.execute(sa.update(GAINS).values(gain=learnt)).rowcount:
+                connection.execute(sa.insert(GAINS).values(id=1, gain=learnt))
+            speed = speed.observed(task.pictures, task.units, used.seconds, company=used.company)
+            values = {"learnt": speed.as_json()}
+            if known:
+                connection.execute(sa.update(SPEEDS).where(*same).values(**values))
+            else:
+                connection.execute(sa.insert(SPEEDS).values(operation=task.operation, kind=task.kind, **values))
+        return learnt
 
 
-def _retry_after(outlook: Outlook) -> int:
-    """Whole seconds until a place is likely."""
-    work = outlook.running + sum(estimate for _, estimate in outlook.waiting)
-    low, high = _RETRY_AFTER_RANGE
-    return min(high, max(low, math.ceil(work / outlook.places / (len(outlook.waiting) + 1))))
+_FORESEEN = ("id", "operation", "state", "kind", "units", "pictures", "estimate", "step", "steps")
+
+
+def _speeds(connection: sa.Connection, operation: str | None = None) -> dict[tuple[str, str], Speed]:
+    query = sa.select(SPEEDS)
+    if operation is not None:
+        query = query.where(SPEEDS.c.operation == operation)
+    return {(row.operation, row.kind): speed_from(row.learnt) for row in connection.execute(query)}
+
+
+def _gain(connection: sa.Connection) -> float:
+    return float(connection.scalar(sa.select(GAINS.c.gain)) or 0.0)
+
+
+def _job(row: Any, speeds: Mapping[tuple[str, str], Speed], had: float) -> Job:
+    """A task's row as what is left of it, by its steps or by what it had of the machine, whichever says more."""
+    speed = speed_of(speeds, row.operation, row.kind)
+    demand = speed.demand(row.pictures, row.units) if speed else row.estimate
+    by_steps = (demand - (speed.costs[0] * row.pictures if speed else 0.0)) * row.step / row.steps if row.steps else 0.0
+    left = max(demand - max(had, by_steps), _LEAST_LEFT * demand) if row.state == "processing" else demand
+    return Job(id=row.id, group=group_of(row.operation), turn=turn_of(row.operation, demand, row.steps), left=left)
+
+
+def _direct_job(one: Direct) -> Job:
+    return Job(group=one.group, turn=one.turn, left=one.left)
 
 
 def _count(*where: Any) -> sa.Select[Any]:

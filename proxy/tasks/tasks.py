@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ import sqlalchemy as sa
 from fastapi import Depends, Request
 
 from darkroom.errors import Conflict, Gone, InvalidInput, NotFound, NotReady, QueueFull, StorageFull
+from proxy.retry import Appointments
 from proxy.services import Services
 from proxy.tasks.files import Files
 from proxy.tasks.heartbeat import Heartbeats
@@ -70,6 +72,8 @@ class Tasks:
         self._lock: int | None = None
         self._full: QueueFull | None = None
         self._full_until = 0.0
+        self._appointments = Appointments()
+        self._room: Outlook | None = None
         self._look: asyncio.Future[Outlook] | None = None
         self._look_until = 0.0
 
@@ -81,6 +85,7 @@ class Tasks:
         if self._queue.alone:
             self._lock = await _lock(Path(f"{sa.make_url(self._url).database}.lock"))
         await self._store.call(self._store.create)
+        self._services.gate.load.gain = await self._store.call(self._store.gain)
         if not self._queue.alone:
             await self._store.call(self._heartbeats.beat)  # before anything is ours, or it would pass for left behind
         await self._queue.start()
@@ -146,8 +151,11 @@ class Tasks:
                     return [(task, False) for task in repeated]
             accepted = await self._admit(drafts, fallback=OPERATIONS[operation].fallback_seconds, **bounds)
         except QueueFull as full:
-            if type(full) is QueueFull and len(works) == 1:
-                self._full, self._full_until = full, time.monotonic() + _FULL_SECONDS
+            if type(full) is QueueFull:
+                self._room = await self.recent_outlook()
+                if len(works) == 1:
+                    self._full, self._full_until = full, time.monotonic() + _FULL_SECONDS
+                full.retry_after = self._retry_after(len(works))
             raise
         queue_answers = True
         for task, new in accepted:
@@ -200,7 +208,12 @@ class Tasks:
                 param="requests",
             )
         if key is None and self._full is not None and time.monotonic() < self._full_until:
-            raise self._full.with_traceback(None)
+            raise QueueFull(self._full.message, retry_after=self._retry_after(count))
+
+    def _retry_after(self, count: int) -> int:
+        """Whole seconds until there is likely room for so many, later for each who is told."""
+        seconds = self._room.seconds_until_room if self._room else float
+        return self._appointments.next(seconds, count=count, most=sum(self._bounds().values()))
 
     async def _put(self, task: Task) -> bool:
         """Queue an accepted task; where that fails `_reconcile` finds what is missing and makes it good."""
@@ -226,7 +239,9 @@ class Tasks:
 
     async def outlook(self) -> Outlook:
         """What lies before the tasks that wait."""
-        return await self._store.call(self._store.outlook, self._services.gate.capacity)
+        gate = self._services.gate
+        how: dict[str, Any] = {"had": gate.load.had(), "direct": gate.load.direct(gate.queued)}
+        return await self._store.call(partial(self._store.outlook, gate.capacity, **how))
 
     async def recent_outlook(self) -> Outlook:
         """As `outlook`, up to a quarter of a second old: all who watch share one look."""
@@ -239,7 +254,7 @@ class Tasks:
         try:
             return await self.outlook()
         except NotReady:
-            return Outlook(waiting=[], running=0.0, places=self._services.gate.capacity)
+            return Outlook(running=[], queue=[], places=self._services.gate.capacity)
 
     async def counts(self) -> dict[str, int]:
         """How many tasks there are in each state; those that are forgotten are not counted."""
