@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -132,6 +132,7 @@ START_SECONDS = 0.2
 class Outlook:
     """What runs, and what waits in the order in which it will run; direct requests are among both.
 
+    :param expected: what will probably come: who is in the middle of a burst shares the places with the rest of it.
     :param places: how many run at a time, on all machines together.
     :param gain: see `proxy.load.shares`.
     :param machines: proxies that run tasks of this queue.
@@ -139,6 +140,7 @@ class Outlook:
 
     running: list[Job]
     queue: list[Job]
+    expected: list[Job] = field(default_factory=list)
     places: int
     gain: float = 0.0
     machines: int = 1
@@ -151,7 +153,8 @@ class Outlook:
     @cached_property
     def forecast(self) -> Forecast:
         """When all of them end."""
-        return forecast(self.running, self.queue, places=self.places, gain=self.gain, machines=self.machines)
+        ahead = [*self.queue, *(replace(job, id="") for job in self.expected)]
+        return forecast(self.running, ahead, places=self.places, gain=self.gain, machines=self.machines)
 
     def position(self, id: str) -> int | None:
         """1 for the next one; None for one that does not wait."""

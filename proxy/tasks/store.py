@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import math
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,6 +50,9 @@ _TAGS = 2**29
 _BUSY_MILLISECONDS = 30_000
 IDS_AT_A_TIME = 500
 """A database takes only so many values in one statement."""
+_BATCH_GAP = 1e-6
+"""Seconds between the tasks of one batch."""
+_BURST_SECONDS = 1.0
 _LEAST_LEFT = 0.1
 """Of a running task's demand, when it had more than that already."""
 _KEY = "Idempotency-Key"
@@ -137,9 +141,10 @@ class Store:
         """
         with self.transaction(locked=True) as connection:
             known = self._known(connection, drafts, places=places, queue_size=queue_size)
+            now = time.time()
             return [
-                (task, False) if task else (self._insert(connection, draft, fallback), True)
-                for draft, task in zip(drafts, known, strict=True)
+                (task, False) if task else (self._insert(connection, draft, fallback, now + index * _BATCH_GAP), True)
+                for index, (draft, task) in enumerate(zip(drafts, known, strict=True))
             ]
 
     def foresee(self, drafts: Sequence[Draft], *, places: int, queue_size: int) -> list[Task] | None:
@@ -178,7 +183,7 @@ class Store:
             raise Gone(f"What came with this key made task {row.id}, whose results are deleted.", param=_KEY)
         return _task(row)
 
-    def _insert(self, connection: sa.Connection, draft: Draft, fallback: float) -> Task:
+    def _insert(self, connection: sa.Connection, draft: Draft, fallback: float, now: float) -> Task:
         tag = self._tag(connection, draft)
         work = draft.work
         speed = speed_of(_speeds(connection, draft.operation), draft.operation, work.kind)
@@ -204,7 +209,7 @@ class Store:
                 units=draft.work.units,
                 pictures=draft.work.pictures,
                 estimate=estimate,
-                created_at=time.time(),
+                created_at=now,
                 bytes=sum(len(data) for data in draft.work.files.values()),
                 results=[],
             )
@@ -286,7 +291,16 @@ class Store:
                 running.append(_job(row, speeds, (had or {}).get(row.id, 0.0)))
             else:
                 queue.append(_job(row, speeds, 0.0))
-        return Outlook(running=running, queue=queue, places=places * machines, gain=gain, machines=machines)
+        free = max(0, places * machines - len(running) - len(queue))
+        recent = [row for row in rows if row.created_at > time.time() - _BURST_SECONDS]
+        return Outlook(
+            running=running,
+            queue=queue,
+            expected=[_job(row, speeds, 0.0) for row in _arrivals(recent)][1:][:free],
+            places=places * machines,
+            gain=gain,
+            machines=machines,
+        )
 
     def begin(self, id: str, run: str) -> Task | None:
         """Begin a run, under a name of its own: only this run may write from now on. None if the task has ended.
@@ -349,7 +363,7 @@ class Store:
         return learnt
 
 
-_FORESEEN = ("id", "operation", "state", "kind", "units", "pictures", "estimate", "step", "steps")
+_FORESEEN = ("id", "operation", "state", "kind", "units", "pictures", "estimate", "step", "steps", "created_at")
 
 
 def _speeds(connection: sa.Connection, operation: str | None = None) -> dict[tuple[str, str], Speed]:
@@ -361,6 +375,13 @@ def _speeds(connection: sa.Connection, operation: str | None = None) -> dict[tup
 
 def _gain(connection: sa.Connection) -> float:
     return float(connection.scalar(sa.select(GAINS.c.gain)) or 0.0)
+
+
+def _arrivals(rows: Sequence[Any]) -> list[Any]:
+    """Of tasks that came together in one batch the first one, and those that came alone."""
+    ordered = sorted(rows, key=lambda row: row.created_at)
+    before = [-math.inf, *(row.created_at for row in ordered)]
+    return [row for one, row in zip(before, ordered, strict=False) if row.created_at - one > 1.5 * _BATCH_GAP]
 
 
 def _job(row: Any, speeds: Mapping[tuple[str, str], Speed], had: float) -> Job:

@@ -248,6 +248,26 @@ def test_what_a_task_had_counts_where_its_steps_tell_nothing(store: Store) -> No
     assert store.outlook(2, had={task.id: 40.0}).seconds_until_done(task) == pytest.approx(1)
 
 
+def test_in_the_middle_of_a_burst_more_is_expected(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as have come in this second, as far as there are places; a batch comes once and is whole."""
+    now = time.time()
+    monkeypatch.setattr("proxy.tasks.store.time.time", lambda: now)
+    said = []
+    for _ in range(4):
+        (task,) = add(store, draft())
+        said.append(store.outlook(5).seconds_until_done(task))
+        now += 0.01
+    assert said == pytest.approx([10.2, 30.2, 50.2, 50.2])
+    now += 2
+    assert store.outlook(5).seconds_until_done(task) == pytest.approx(40.2)
+
+
+def test_nothing_is_expected_after_a_batch(store: Store) -> None:
+    tasks = add(store, *(draft() for _ in range(4)))
+    assert store.outlook(8).expected == []
+    assert store.outlook(8).seconds_until_done(tasks[-1]) == pytest.approx(40.2)
+
+
 def test_direct_requests_are_in_the_estimate(store: Store) -> None:
     (task,) = add(store, draft())
     other = Direct(group="other", left=30.0)
