@@ -26,8 +26,8 @@ _FIRST = 0.3
 _SURPRISE = math.log(2)
 """A duration further than this from the expected one counts less: something else kept the machine busy."""
 _GAIN_RATE = 0.15
-_GAIN_SETTLED = 2.0
-"""Observations of a kind before it says something of the gain."""
+_SETTLED = 2.0
+"""Observations of a kind before another one can be a surprise, and says something of the gain."""
 _LEAST = 1e-4
 _DONE = 1e-9
 _SIZE = re.compile(r"(\d+)x(\d+)")
@@ -78,7 +78,9 @@ class Speed:
         seconds = max(seconds, _LEAST)
         expected = max(self.demand(pictures, units), _LEAST) if self.weight else seconds
         surprise = abs(math.log(seconds / expected))
-        weight = (1.0 if self.weight else _FIRST) / (1 + company**2) * _SURPRISE / max(surprise, _SURPRISE)
+        weight = (1.0 if self.weight else _FIRST) / (1 + company**2)
+        if self.weight > _SETTLED:
+            weight *= _SURPRISE / max(surprise, _SURPRISE)
         # Relative to the middle of both: to the duration alone, short ones would count most, to the expected one, long.
         scale, kept = math.sqrt(seconds * expected), _FORGETTING**weight
         p, u, y = pictures / scale, units / scale, seconds / scale
@@ -132,7 +134,7 @@ def _parts(kind: str) -> tuple[int, str]:
 def learnt_gain(gain: float, speed: Speed, pictures: float, units: float, used: Used) -> float:
     """The gain of `proxy.load.shares` after a task that had company: it ended sooner than that kind should have, so
     that the machine does more at once than was thought, or later."""
-    if speed.weight < _GAIN_SETTLED or not used.company:
+    if speed.weight < _SETTLED or not used.company:
         return gain
     error = math.log(max(speed.demand(pictures, units), _LEAST) / max(used.seconds, _LEAST))
     error = max(-_SURPRISE, min(_SURPRISE, error))

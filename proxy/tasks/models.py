@@ -132,7 +132,7 @@ START_SECONDS = 0.2
 class Outlook:
     """What runs, and what waits in the order in which it will run; direct requests are among both.
 
-    :param expected: what will probably come: who is in the middle of a burst shares the places with the rest of it.
+    :param expected: what will probably come behind them.
     :param places: how many run at a time, on all machines together.
     :param gain: see `proxy.load.shares`.
     :param machines: proxies that run tasks of this queue.

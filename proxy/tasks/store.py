@@ -273,12 +273,14 @@ class Store:
         *,
         had: Mapping[str, float] | None = None,
         direct: tuple[Sequence[Direct], Sequence[Direct]] = ((), ()),
+        arriving: bool = False,
     ) -> Outlook:
         """See `Outlook`.
 
         :param places: how many run at a time in each proxy.
         :param had: of tasks that run here, the seconds of their work alone that are done.
         :param direct: the direct requests here that run, and those that wait.
+        :param arriving: whether to expect as many tasks as have come in the last second, up to the number of places.
         """
         chosen = sa.select(*(TASKS.c[name] for name in _FORESEEN)).where(TASKS.c.state.in_(LIVE))
         with self.transaction() as connection:
@@ -291,12 +293,11 @@ class Store:
                 running.append(_job(row, speeds, (had or {}).get(row.id, 0.0)))
             else:
                 queue.append(_job(row, speeds, 0.0))
-        free = max(0, places * machines - len(running) - len(queue))
-        recent = [row for row in rows if row.created_at > time.time() - _BURST_SECONDS]
+        recent = [row for row in rows if arriving and row.created_at > time.time() - _BURST_SECONDS]
         return Outlook(
             running=running,
             queue=queue,
-            expected=[_job(row, speeds, 0.0) for row in _arrivals(recent)][1:][:free],
+            expected=[_job(row, speeds, 0.0) for row in _arrivals(recent)][1:][-places * machines :],
             places=places * machines,
             gain=gain,
             machines=machines,

@@ -237,10 +237,10 @@ class Tasks:
         """A client's tasks, the newest first."""
         return await self._store.call(self._store.page, client=client, state=state, limit=limit)
 
-    async def outlook(self) -> Outlook:
-        """What lies before the tasks that wait."""
+    async def outlook(self, *, arriving: bool = False) -> Outlook:
+        """What lies before the tasks that wait; see `Store.outlook`."""
         gate = self._services.gate
-        how: dict[str, Any] = {"had": gate.load.had(), "direct": gate.load.direct(gate.queued)}
+        how: dict[str, Any] = {"had": gate.load.had(), "direct": gate.load.direct(gate.queued), "arriving": arriving}
         return await self._store.call(partial(self._store.outlook, gate.capacity, **how))
 
     async def recent_outlook(self) -> Outlook:
@@ -250,9 +250,10 @@ class Tasks:
         return await asyncio.shield(self._look)
 
     async def outlook_of_accepted(self) -> Outlook:
-        """As `outlook`, and an empty one while the database is away: what is accepted is not to be answered 503."""
+        """As `outlook`, for a task that may be one of many: the first ones of a burst share the places with those that
+        come right behind them. An empty one while the database is away: what is accepted is not to be answered 503."""
         try:
-            return await self.outlook()
+            return await self.outlook(arriving=True)
         except NotReady:
             return Outlook(running=[], queue=[], places=self._services.gate.capacity)
 

@@ -249,23 +249,25 @@ def test_what_a_task_had_counts_where_its_steps_tell_nothing(store: Store) -> No
 
 
 def test_in_the_middle_of_a_burst_more_is_expected(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as have come in this second, as far as there are places; a batch comes once and is whole."""
+    """As many as have come in this second, up to the number of places, behind those that are there."""
     now = time.time()
     monkeypatch.setattr("proxy.tasks.store.time.time", lambda: now)
     said = []
-    for _ in range(4):
+    for _ in range(3):
         (task,) = add(store, draft())
-        said.append(store.outlook(5).seconds_until_done(task))
+        said.append(store.outlook(2, arriving=True).seconds_until_done(task))
         now += 0.01
-    assert said == pytest.approx([10.2, 30.2, 50.2, 50.2])
+    assert said == pytest.approx([10.2, 20.2, 40.2])
+    assert store.outlook(2).seconds_until_done(task) == pytest.approx(30.2)
     now += 2
-    assert store.outlook(5).seconds_until_done(task) == pytest.approx(40.2)
+    assert store.outlook(2, arriving=True).seconds_until_done(task) == pytest.approx(30.2)
 
 
 def test_nothing_is_expected_after_a_batch(store: Store) -> None:
     tasks = add(store, *(draft() for _ in range(4)))
-    assert store.outlook(8).expected == []
-    assert store.outlook(8).seconds_until_done(tasks[-1]) == pytest.approx(40.2)
+    outlook = store.outlook(8, arriving=True)
+    assert outlook.expected == []
+    assert outlook.seconds_until_done(tasks[-1]) == pytest.approx(40.2)
 
 
 def test_direct_requests_are_in_the_estimate(store: Store) -> None:

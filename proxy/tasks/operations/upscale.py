@@ -21,10 +21,10 @@ from proxy.uploads import take_picture
 
 _IMAGE = "image"
 _PICTURE_FIELDS = ("file", _IMAGE, "image_base64")
-_MEGAPIXEL = 1e6
-_CONVOLUTION = 9 * 64 * 64 / 1e6
-_DENSE_BLOCK = 3 * 9 * (32 * (64 + 96 + 128 + 160) + 64 * 192) / 1e6
-"""Millions of multiplications for a pixel: of a convolution with 64 channels, of a residual-in-residual dense block."""
+_UNIT = 1e9  # multiplications
+_CONVOLUTION = 9 * 64 * 64
+_DENSE_BLOCK = 3 * 9 * (32 * (64 + 96 + 128 + 160) + 64 * 192)
+"""Multiplications for a pixel: of a convolution with 64 channels, of a residual-in-residual dense block."""
 
 
 def _left_empty(value: Any) -> Any:
@@ -48,7 +48,7 @@ class Upscale:
     name = "upscale"
     pipeline: ClassVar[ModelSpec] = PIPELINE
     longest_turn: ClassVar[float] = 1.0  # a picture is divided into tiles
-    fallback_seconds = 8.0  # a thousand milliards of multiplications
+    fallback_seconds = 0.02
 
     async def accept(self, services: Services, fields: dict[str, Any]) -> Work:
         settings = services.settings
@@ -67,7 +67,7 @@ class Upscale:
             files={_IMAGE: picture[1]},
             steps=1,  # the tiles are counted when the picture is decoded
             kind=request.network.label,
-            units=_cost(request.network) * _padded(header.width, header.height, request.tile_pad) / _MEGAPIXEL,
+            units=_cost(request.network) * _padded(header.width, header.height, request.tile_pad) / _UNIT,
         )
 
     async def run(
@@ -85,7 +85,7 @@ def _padded(width: int, height: int, pad: int) -> int:
 
 
 def _cost(network: UpscaleNetwork) -> float:
-    """Millions of multiplications for each pixel: by them, one network tells how long another one takes."""
+    """Multiplications for each pixel: by them, one network tells how long another one takes."""
     if network.architecture == "srvgg":
         return _CONVOLUTION * network.blocks
     return _DENSE_BLOCK * network.blocks + _CONVOLUTION * (1 + 4 + 16 + 16)  # the last ones see the enlarged picture
