@@ -52,7 +52,7 @@ class Gate:
         self.check()
         self.queued += 1
         self._idle.clear()
-        if self._places.locked():
+        if self.active >= self.capacity:
             self._flow.waits()
         try:
             await self._places.acquire()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import math
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,10 +22,11 @@ import sqlalchemy as sa
 
 from darkroom.errors import Conflict, Gone, NotReady, QueueFull
 from proxy.load import Direct, Used
-from proxy.tasks.estimates import Job, Speed, learnt_gain, speed_from, speed_of
+from proxy.tasks import speeds
+from proxy.tasks.estimates import speed_of
 from proxy.tasks.models import LIVE, PRIORITIES, Draft, Outlook, State, Task
-from proxy.tasks.operations import group_of, turn_of
-from proxy.tasks.schema import DATABASES, GAINS, METADATA, PROXIES, SPEEDS, TASKS, add_missing_columns
+from proxy.tasks.schema import DATABASES, METADATA, TASKS, add_missing_columns
+from proxy.tasks.speeds import BATCH_GAP
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +50,6 @@ _TAGS = 2**29
 _BUSY_MILLISECONDS = 30_000
 IDS_AT_A_TIME = 500
 """A database takes only so many values in one statement."""
-_BATCH_GAP = 1e-6
-"""Seconds between the tasks of one batch."""
-_BURST_SECONDS = 1.0
-_LEAST_LEFT = 0.1
-"""Of a running task's demand, when it had more than that already."""
 _KEY = "Idempotency-Key"
 
 
@@ -143,7 +138,7 @@ class Store:
             known = self._known(connection, drafts, places=places, queue_size=queue_size)
             now = time.time()
             return [
-                (task, False) if task else (self._insert(connection, draft, fallback, now + index * _BATCH_GAP), True)
+                (task, False) if task else (self._insert(connection, draft, fallback, now + index * BATCH_GAP), True)
                 for index, (draft, task) in enumerate(zip(drafts, known, strict=True))
             ]
 
@@ -186,7 +181,7 @@ class Store:
     def _insert(self, connection: sa.Connection, draft: Draft, fallback: float, now: float) -> Task:
         tag = self._tag(connection, draft)
         work = draft.work
-        speed = speed_of(_speeds(connection, draft.operation), draft.operation, work.kind)
+        speed = speed_of(speeds.known(connection, draft.operation), draft.operation, work.kind)
         estimate = speed.demand(work.pictures, work.units) if speed else fallback * work.units
         row = connection.execute(
             sa.insert(TASKS)
@@ -282,26 +277,8 @@ class Store:
         :param direct: the direct requests here that run, and those that wait.
         :param arriving: whether to expect as many tasks as have come in the last second, up to the number of places.
         """
-        chosen = sa.select(*(TASKS.c[name] for name in _FORESEEN)).where(TASKS.c.state.in_(LIVE))
         with self.transaction() as connection:
-            rows = connection.execute(chosen.order_by(TASKS.c.rank, TASKS.c.created_at)).all()
-            speeds, gain = _speeds(connection), _gain(connection)
-            machines = max(1, int(connection.scalar(sa.select(sa.func.count()).select_from(PROXIES)) or 0))
-        running, queue = ([_direct_job(one) for one in those] for those in direct)
-        for row in rows:
-            if row.state == "processing":
-                running.append(_job(row, speeds, (had or {}).get(row.id, 0.0)))
-            else:
-                queue.append(_job(row, speeds, 0.0))
-        recent = [row for row in rows if arriving and row.created_at > time.time() - _BURST_SECONDS]
-        return Outlook(
-            running=running,
-            queue=queue,
-            expected=[_job(row, speeds, 0.0) for row in _arrivals(recent)][1:][-places * machines :],
-            places=places * machines,
-            gain=gain,
-            machines=machines,
-        )
+            return speeds.outlook(connection, places, had=had or {}, direct=direct, arriving=arriving)
 
     def begin(self, id: str, run: str) -> Task | None:
         """Begin a run, under a name of its own: only this run may write from now on. None if the task has ended.
@@ -340,62 +317,15 @@ class Store:
     def gain(self) -> float:
         """What is learnt of running together; see `proxy.load.shares`."""
         with self.transaction() as connection:
-            return _gain(connection)
+            return speeds.gain(connection)
 
     def measured(self, task: Task, used: Used) -> float:
         """Learn from a task that took so much. Two that learn at once do it one after the other.
 
         :returns: the gain as it is known now; see `proxy.load.shares`.
         """
-        same = (SPEEDS.c.operation == task.operation, SPEEDS.c.kind == task.kind)
         with self.transaction(locked=True) as connection:
-            speeds, gain = _speeds(connection, task.operation), _gain(connection)
-            known = (task.operation, task.kind) in speeds
-            speed = speeds[task.operation, task.kind] if known else Speed()
-            learnt = learnt_gain(gain, speed, task.pictures, task.units, used)
-            if learnt != gain and not connection.execute(sa.update(GAINS).values(gain=learnt)).rowcount:
-                connection.execute(sa.insert(GAINS).values(id=1, gain=learnt))
-            speed = speed.observed(task.pictures, task.units, used.seconds, company=used.company)
-            values = {"learnt": speed.as_json()}
-            if known:
-                connection.execute(sa.update(SPEEDS).where(*same).values(**values))
-            else:
-                connection.execute(sa.insert(SPEEDS).values(operation=task.operation, kind=task.kind, **values))
-        return learnt
-
-
-_FORESEEN = ("id", "operation", "state", "kind", "units", "pictures", "estimate", "step", "steps", "created_at")
-
-
-def _speeds(connection: sa.Connection, operation: str | None = None) -> dict[tuple[str, str], Speed]:
-    query = sa.select(SPEEDS)
-    if operation is not None:
-        query = query.where(SPEEDS.c.operation == operation)
-    return {(row.operation, row.kind): speed_from(row.learnt) for row in connection.execute(query)}
-
-
-def _gain(connection: sa.Connection) -> float:
-    return float(connection.scalar(sa.select(GAINS.c.gain)) or 0.0)
-
-
-def _arrivals(rows: Sequence[Any]) -> list[Any]:
-    """Of tasks that came together in one batch the first one, and those that came alone."""
-    ordered = sorted(rows, key=lambda row: row.created_at)
-    before = [-math.inf, *(row.created_at for row in ordered)]
-    return [row for one, row in zip(before, ordered, strict=False) if row.created_at - one > 1.5 * _BATCH_GAP]
-
-
-def _job(row: Any, speeds: Mapping[tuple[str, str], Speed], had: float) -> Job:
-    """A task's row as what is left of it, by its steps or by what it had of the machine, whichever says more."""
-    speed = speed_of(speeds, row.operation, row.kind)
-    demand = speed.demand(row.pictures, row.units) if speed else row.estimate
-    by_steps = (demand - (speed.costs[0] * row.pictures if speed else 0.0)) * row.step / row.steps if row.steps else 0.0
-    left = max(demand - max(had, by_steps), _LEAST_LEFT * demand) if row.state == "processing" else demand
-    return Job(id=row.id, group=group_of(row.operation), turn=turn_of(row.operation, demand, row.steps), left=left)
-
-
-def _direct_job(one: Direct) -> Job:
-    return Job(group=one.group, turn=one.turn, left=one.left)
+            return speeds.learn(connection, task, used)
 
 
 def _count(*where: Any) -> sa.Select[Any]:
