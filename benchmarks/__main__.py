@@ -15,7 +15,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table as RichTable
 
-from benchmarks import encoders, fairness, load, machine, memory, overhead, perf_analyzer, reference
+from benchmarks import (
+    encoders,
+    estimates,
+    fairness,
+    load,
+    machine,
+    memory,
+    overhead,
+    perf_analyzer,
+    reference,
+)
 from benchmarks.context import CHECKPOINT, REPOSITORY, Context
 from benchmarks.errors import BenchmarkError
 from benchmarks.results import Report, Section, Table, findings_table, shown, write_report
@@ -29,6 +39,7 @@ BENCHMARKS: dict[str, Callable[[Context], Section]] = {
     "perf_analyzer": perf_analyzer.run,
     "load": load.run,
     "fairness": fairness.run,
+    "estimates": estimates.run,
     "sd15_latency": latency.run,
     "sd15_step_parts": step_parts.run,
     "sd15_throughput": throughput.run,
@@ -54,6 +65,7 @@ Benchmarks:
   perf_analyzer       NVIDIA's load generator at the upscaling network and at its pipeline
   load                REST upscaling with 1 to 8 clients
   fairness            a small upscale beside a large one, a 4-step job beside 40 of 50 steps
+  estimates           estimated_time and Retry-After of durable tasks against what came
   sd15_latency        text to image, one request at a time: REST, bare loop, diffusers behind a lock
   sd15_step_parts     what a step of the service spends its time on, beside one of the bare loop
   sd15_throughput     REST, bare loop and diffusers with 8 requests at a time, and who needs the CPU

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import math
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from darkroom.errors import NotReady, QueueFull
-
-_SMOOTHING = 0.2
-_RETRY_AFTER_RANGE = (1, 60)
+from proxy.load import Load
+from proxy.retry import Appointments, Flow
 
 
 @dataclass(eq=False, frozen=True)
@@ -52,7 +49,9 @@ class Gate:
         self._rounds: dict[str, int] = {}  # the last one of each client that runs or waits
         self._round = 0  # the one that is being served
         self._numbers = itertools.count()
-        self._seconds = 1.0  # moving average of a task's time
+        self.load = Load()
+        self._flow = Flow()
+        self._appointments = Appointments()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -75,15 +74,23 @@ class Gate:
         self.check(source)
         self.queued += 1
         self._idle.clear()
+        if self.active >= self.capacity:
+            self._flow.waits()
         try:
             await self._acquire(source)
         except BaseException:
-            self.queued -= 1
+            self._leave_queue()
             self._note_idle()
             raise
-        self.queued -= 1
+        self._leave_queue()
         with self._occupied(source):
             yield
+
+    def _leave_queue(self) -> None:
+        self.queued -= 1
+        self._flow.moved()
+        if self.queued == 0:
+            self._flow.empty()
 
     @asynccontextmanager
     async def place(self, source: str = "") -> AsyncIterator[None]:
@@ -152,20 +159,18 @@ class Gate:
         self._idle.clear()
         self.active += 1
         self.total += 1
-        started = time.monotonic()
         try:
-            yield
+            with self.load.job():
+                yield
         finally:
-            self._seconds += _SMOOTHING * (time.monotonic() - started - self._seconds)
             self.active -= 1
             self._release(source)
             self._note_idle()
 
     def retry_after(self) -> int:
-        """Whole seconds until a place is likely: the queue's length in rounds of the average task."""
-        rounds = (self.queued + 1) / self.capacity
-        low, high = _RETRY_AFTER_RANGE
-        return min(high, max(low, math.ceil(rounds * self._seconds)))
+        """Whole seconds until there is likely room in the queue, another second for each who is told."""
+        interval = self._flow.interval(self.load.expected_seconds() / self.capacity)
+        return self._appointments.next(lambda number: number * interval, most=self.capacity + self.queue_size)
 
     @property
     def idle(self) -> bool:

@@ -35,6 +35,7 @@ class Services:
 
     def run_model(self, model: str, inputs: Mapping[str, Any]) -> AsyncGenerator[dict[str, Array], None]:
         """`Gateway.stream` under the id of the request at hand, in the name of whoever sent it."""
+        self.gate.load.calls(model)
         return self.gateway.stream(model, inputs, request_id=REQUEST_ID.get(), client=SOURCE.get())
 
     async def admitted(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:

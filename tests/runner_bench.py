@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
+from darkroom.networks import ModelSpec
 from proxy.gate import Gate
 from proxy.gateway import Gateway
 from proxy.readiness import Monitor
@@ -30,6 +32,8 @@ class Scripted:
     """An operation that does what a test says."""
 
     name = "scripted"
+    pipeline: ClassVar[ModelSpec] = ModelSpec(name="scripted", backend="python", inputs=(), outputs=())
+    longest_turn: ClassVar[float] = math.inf
     fallback_seconds = 1.0
 
     def __init__(self, body: Body) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
+
+from proxy.tasks.estimates import Forecast, Job, forecast
 
 State = Literal["queued", "processing", "completed", "failed", "cancelled"]
 LIVE: tuple[State, ...] = ("queued", "processing")
@@ -20,7 +23,8 @@ class Work:
     :param fields: JSON can hold it. Nothing is left to be drawn: the same work makes the same pictures.
     :param files: pictures and the like, by a name of letters and underscores.
     :param steps: how many steps it will tell of, as far as that is known now.
-    :param kind, units: what its duration is measured by: seconds per unit, for each kind by itself.
+    :param kind, units, pictures: what its duration is measured by: seconds per unit and per picture, for each kind by
+        itself.
     """
 
     fields: Mapping[str, Any]
@@ -28,6 +32,7 @@ class Work:
     steps: int
     kind: str
     units: float
+    pictures: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +67,7 @@ class Task:
     :param attempts: how often it was begun.
     :param bytes: of its files on the disk.
     :param step, steps: steps done, and in all.
-    :param estimate: seconds that it takes by itself, as measured on others of its kind.
+    :param estimate: seconds that it takes alone, as others of its kind did before it was accepted.
     :param created_at, started_at, completed_at, expired_at: seconds since the epoch. It was started when the run that
         is under way, or that ended it, began.
     :param error: `{"code", "message", "param"}` of a failed one.
@@ -83,6 +88,7 @@ class Task:
     steps: int
     kind: str
     units: float
+    pictures: int
     estimate: float
     digest: str
     fields: dict[str, Any]
@@ -124,30 +130,49 @@ Tell = Callable[[int, int, "bytes | None"], None]
 """Told of steps done, steps in all, and now and then a PNG of how far the picture is."""
 
 
+START_SECONDS = 0.2
+"""From the acceptance to the start on an idle service (half a look of the queue), and to write the results."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outlook:
-    """What lies before the tasks that wait, in the order in which they will run.
+    """What runs, and what waits in the order in which it will run; direct requests are among both.
 
-    :param waiting: id and estimate (seconds) of each.
-    :param running: seconds that are left of those that run, in sum.
-    :param places: how many run at a time.
+    :param expected: what will probably come behind them.
+    :param places: how many run at a time, on all machines together.
+    :param gain: see `proxy.load.shares`.
+    :param machines: proxies that run tasks of this queue.
     """
 
-    waiting: list[tuple[str, float]]
-    running: float
+    running: list[Job]
+    queue: list[Job]
+    expected: list[Job] = field(default_factory=list)
     places: int
+    gain: float = 0.0
+    machines: int = 1
+
+    @cached_property
+    def waiting(self) -> list[str]:
+        """The ids of the tasks that wait."""
+        return [job.id for job in self.queue if job.id]
+
+    @cached_property
+    def forecast(self) -> Forecast:
+        """When all of them end."""
+        ahead = [*self.queue, *(replace(job, id="") for job in self.expected)]
+        return forecast(self.running, ahead, places=self.places, gain=self.gain, machines=self.machines)
 
     def position(self, id: str) -> int | None:
         """1 for the next one; None for one that does not wait."""
-        return next((k for k, (one, _) in enumerate(self.waiting, 1) if one == id), None)
+        return next((k for k, one in enumerate(self.waiting, 1) if one == id), None)
 
     def seconds_until_done(self, task: Task) -> float:
-        """As far as one can tell: what is before it, spread over the places, and the task itself."""
-        if task.state != "queued":
-            return 0.0 if task.ended else task.estimate * (1 - task.share)
-        before = self.running
-        for one, estimate in self.waiting:
-            if one == task.id:
-                break
-            before += estimate
-        return before / self.places + task.estimate
+        """As far as one can tell."""
+        if task.ended:
+            return 0.0
+        return self.forecast.ends.get(task.id, task.estimate) + (START_SECONDS if task.state == "queued" else 0.0)
+
+    def seconds_until_room(self, count: int) -> float:
+        """Until so many of them have ended."""
+        moments = self.forecast.moments
+        return moments[min(count, len(moments)) - 1] if moments else 0.0

@@ -13,13 +13,14 @@ from typing import Any, ParamSpec, TypeVar
 
 from darkroom.errors import Cancelled, DarkroomError, NetworkError, NotReady, StorageFull, TaskTimeout
 from proxy.errors import describe
+from proxy.load import CURRENT
 from proxy.observability import REQUEST_ID
 from proxy.services import Services
 from proxy.sources import SOURCE
 from proxy.tasks.files import Files
 from proxy.tasks.live import Live
 from proxy.tasks.models import Output, State, Task
-from proxy.tasks.operations import operation_named
+from proxy.tasks.operations import group_of, operation_named, turn_of
 from proxy.tasks.store import Store
 from proxy.waiting import at_most
 
@@ -175,12 +176,15 @@ class Runner:
             if begun is None:
                 raise Superseded
             run.live.reset()
-            started = time.monotonic()
+            load, job, started = self._services.gate.load, CURRENT.get(), time.monotonic()
+            assert job is not None  # whoever has a place is one
+            turn = turn_of(begun.operation, begun.estimate, begun.steps)
+            load.describe(job, id=begun.id, group=group_of(begun.operation), turn=turn)
             outputs = await self._work(begun, run)
-            seconds = time.monotonic() - started
+            used, seconds = load.used(job), time.monotonic() - started
             run.worked = True
         await self._keep(begun, run, outputs)
-        await self._stored(self._store.measured, begun, seconds)
+        load.gain = await self._stored(self._store.measured, begun, used)
         log.info("%s done in %.1f s", task.operation, seconds)
 
     async def _keep(self, task: Task, run: _Run, outputs: list[Output]) -> None:

@@ -27,6 +27,7 @@ TASKS = sa.Table(
     sa.Column("steps", sa.Integer, nullable=False),
     sa.Column("kind", sa.String(100), nullable=False),
     sa.Column("units", sa.Float, nullable=False),
+    sa.Column("pictures", sa.Integer, nullable=False, server_default="1"),
     sa.Column("estimate", sa.Float, nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("started_at", sa.Double),
@@ -43,12 +44,19 @@ TASKS = sa.Table(
     sa.Index("darkroom_tasks_client", "client", "created_at"),
 )
 
-PACES = sa.Table(
-    "darkroom_paces",
+SPEEDS = sa.Table(
+    "darkroom_speeds",
     METADATA,
     sa.Column("operation", sa.String(40), primary_key=True),
     sa.Column("kind", sa.String(100), primary_key=True),
-    sa.Column("seconds", sa.Double, nullable=False),
+    sa.Column("learnt", sa.JSON, nullable=False),  # of `estimates.Speed`
+)
+
+GAINS = sa.Table(
+    "darkroom_gain",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),  # one row: what all kinds have in common
+    sa.Column("gain", sa.Double, nullable=False),
 )
 
 DATABASES = sa.Table(
@@ -63,3 +71,15 @@ PROXIES = sa.Table(
     sa.Column("id", sa.String(100), primary_key=True),
     sa.Column("beat", sa.BigInteger, nullable=False),
 )
+
+
+def add_missing_columns(connection: sa.Connection) -> None:
+    """Bring tables that an older release made up to date. What is added has a default, so that the older release can
+    still work with them."""
+    inspector = sa.inspect(connection)
+    for table in METADATA.sorted_tables:
+        there = {column["name"] for column in inspector.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in there:
+                added = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+                connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {added}"))

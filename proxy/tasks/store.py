@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import math
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,8 +21,12 @@ from typing import Any, ParamSpec, TypeVar
 import sqlalchemy as sa
 
 from darkroom.errors import Conflict, Gone, NotReady, QueueFull
+from proxy.load import Direct, Used
+from proxy.tasks import speeds
+from proxy.tasks.estimates import speed_of
 from proxy.tasks.models import LIVE, PRIORITIES, Draft, Outlook, State, Task
-from proxy.tasks.schema import DATABASES, METADATA, PACES, TASKS
+from proxy.tasks.schema import DATABASES, METADATA, TASKS, add_missing_columns
+from proxy.tasks.speeds import BATCH_GAP
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +50,6 @@ _TAGS = 2**29
 _BUSY_MILLISECONDS = 30_000
 IDS_AT_A_TIME = 500
 """A database takes only so many values in one statement."""
-_SMOOTHING = 0.3
-_RETRY_AFTER_RANGE = (1, 60)
 _KEY = "Idempotency-Key"
 
 
@@ -75,7 +76,7 @@ def connect(url: str) -> sa.Engine:
 
 
 class Store:
-    """The table of tasks and the measured paces."""
+    """The table of tasks and what is learnt of their speeds."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
@@ -97,7 +98,7 @@ class Store:
         """Make the tables that are not there yet, and the columns that an older release did not have."""
         with self.transaction(locked=True) as connection:
             METADATA.create_all(connection)
-            _add_missing_columns(connection)
+            add_missing_columns(connection)
             if connection.scalar(sa.select(DATABASES.c.id)) is None:
                 connection.execute(sa.insert(DATABASES).values(id=str(uuid.uuid4())))
 
@@ -135,9 +136,10 @@ class Store:
         """
         with self.transaction(locked=True) as connection:
             known = self._known(connection, drafts, places=places, queue_size=queue_size)
+            now = time.time()
             return [
-                (task, False) if task else (self._insert(connection, draft, fallback), True)
-                for draft, task in zip(drafts, known, strict=True)
+                (task, False) if task else (self._insert(connection, draft, fallback, now + index * BATCH_GAP), True)
+                for index, (draft, task) in enumerate(zip(drafts, known, strict=True))
             ]
 
     def foresee(self, drafts: Sequence[Draft], *, places: int, queue_size: int) -> list[Task] | None:
@@ -159,13 +161,9 @@ class Store:
         return known
 
     def _require_room(self, connection: sa.Connection, count: int, *, places: int, queue_size: int) -> None:
-        outlook = self._outlook(connection, places)
-        busy = int(connection.scalar(_count(TASKS.c.state == "processing")) or 0)
-        if count > max(0, queue_size + max(0, places - busy) - len(outlook.waiting)):
-            raise QueueFull(
-                f"The queue of tasks is full: {busy} run and {len(outlook.waiting)} wait.",
-                retry_after=_retry_after(outlook),
-            )
+        busy, waiting = (int(connection.scalar(_count(TASKS.c.state == state)) or 0) for state in LIVE[::-1])
+        if count > max(0, queue_size + max(0, places - busy) - waiting):
+            raise QueueFull(f"The queue of tasks is full: {busy} run and {waiting} wait.")
 
     def _repeated(self, connection: sa.Connection, draft: Draft) -> Task | None:
         if draft.key is None:
@@ -180,9 +178,11 @@ class Store:
             raise Gone(f"What came with this key made task {row.id}, whose results are deleted.", param=_KEY)
         return _task(row)
 
-    def _insert(self, connection: sa.Connection, draft: Draft, fallback: float) -> Task:
+    def _insert(self, connection: sa.Connection, draft: Draft, fallback: float, now: float) -> Task:
         tag = self._tag(connection, draft)
-        pace = self._pace(connection, draft) or fallback
+        work = draft.work
+        speed = speed_of(speeds.known(connection, draft.operation), draft.operation, work.kind)
+        estimate = speed.demand(work.pictures, work.units) if speed else fallback * work.units
         row = connection.execute(
             sa.insert(TASKS)
             .values(
@@ -204,8 +204,9 @@ class Store:
                 steps=draft.work.steps,
                 kind=draft.work.kind,
                 units=draft.work.units,
-                estimate=pace * draft.work.units,
-                created_at=time.time(),
+                pictures=draft.work.pictures,
+                estimate=estimate,
+                created_at=now,
                 bytes=sum(len(data) for data in draft.work.files.values()),
                 results=[],
             )
@@ -228,12 +229,6 @@ class Store:
         higher = (TASKS.c.state == "queued", TASKS.c.rank <= PRIORITIES.index(draft.priority) * _TAGS)
         others = connection.scalar(_count(TASKS.c.state.in_(LIVE), _same_source(draft)))
         return not others and not connection.scalar(_count(*higher))
-
-    def _pace(self, connection: sa.Connection, draft: Draft) -> float | None:
-        """Seconds per unit: of this kind, else the mean of the operation's kinds."""
-        same = (PACES.c.operation == draft.operation,)
-        exact = sa.select(PACES.c.seconds).where(*same, PACES.c.kind == draft.work.kind)
-        return connection.scalar(exact) or connection.scalar(sa.select(sa.func.avg(PACES.c.seconds)).where(*same))
 
     def get(self, id: str) -> Task | None:
         """A task, or None."""
@@ -279,21 +274,23 @@ class Store:
         with self.transaction() as connection:
             return {str(state): int(count) for state, count in connection.execute(query)}
 
-    def outlook(self, places: int) -> Outlook:
-        """See `Outlook`."""
-        with self.transaction() as connection:
-            return self._outlook(connection, places)
+    def outlook(
+        self,
+        places: int,
+        *,
+        had: Mapping[str, float] | None = None,
+        direct: tuple[Sequence[Direct], Sequence[Direct]] = ((), ()),
+        arriving: bool = False,
+    ) -> Outlook:
+        """See `Outlook`.
 
-    def _outlook(self, connection: sa.Connection, places: int) -> Outlook:
-        waiting = (
-            sa.select(TASKS.c.id, TASKS.c.estimate)
-            .where(TASKS.c.state == "queued")
-            .order_by(TASKS.c.rank, TASKS.c.created_at)
-        )
-        left = TASKS.c.estimate * (1 - sa.cast(TASKS.c.step, sa.Float) / sa.func.nullif(TASKS.c.steps, 0))
-        running = connection.scalar(sa.select(sa.func.sum(left)).where(TASKS.c.state == "processing"))
-        rows = [(str(id), float(estimate)) for id, estimate in connection.execute(waiting)]
-        return Outlook(waiting=rows, running=max(0.0, float(running or 0.0)), places=places)
+        :param places: how many run at a time in each proxy.
+        :param had: of tasks that run here, the seconds of their work alone that are done.
+        :param direct: the direct requests here that run, and those that wait.
+        :param arriving: whether to expect as many tasks as have come in the last second, up to the number of places.
+        """
+        with self.transaction() as connection:
+            return speeds.outlook(connection, places, had=had or {}, direct=direct, arriving=arriving)
 
     def begin(self, id: str, run: str) -> Task | None:
         """Begin a run, under a name of its own: only this run may write from now on. None if the task has ended.
@@ -329,36 +326,22 @@ class Store:
             row = connection.execute(query).one_or_none()
         return None if row is None else _task(row)
 
-    def measured(self, task: Task, seconds: float) -> None:
-        """Learn from a task that took so long. Two that learn at once may lose the one or the other."""
-        if task.units <= 0:
-            return
-        same = (PACES.c.operation == task.operation, PACES.c.kind == task.kind)
-        pace = seconds / task.units
-        blend = PACES.c.seconds + _SMOOTHING * (pace - PACES.c.seconds)
+    def gain(self) -> float:
+        """What is learnt of running together; see `proxy.load.shares`."""
+        with self.transaction() as connection:
+            return speeds.gain(connection)
+
+    def measured(self, task: Task, used: Used) -> float:
+        """Learn from a task that took so much. Two that learn at once do it one after the other.
+
+        :returns: the gain as it is known now; see `proxy.load.shares`.
+        """
         with self.transaction(locked=True) as connection:
-            if not connection.execute(sa.update(PACES).where(*same).values(seconds=blend)).rowcount:
-                row = {"operation": task.operation, "kind": task.kind, "seconds": pace}
-                connection.execute(sa.insert(PACES).values(**row))
-
-
-def _retry_after(outlook: Outlook) -> int:
-    """Whole seconds until a place is likely."""
-    work = outlook.running + sum(estimate for _, estimate in outlook.waiting)
-    low, high = _RETRY_AFTER_RANGE
-    return min(high, max(low, math.ceil(work / outlook.places / (len(outlook.waiting) + 1))))
+            return speeds.learn(connection, task, used)
 
 
 def _same_source(draft: Draft) -> sa.ColumnElement[bool]:
     return sa.func.coalesce(TASKS.c.source, TASKS.c.client) == (draft.source or draft.client)
-
-
-def _add_missing_columns(connection: sa.Connection) -> None:
-    there = {column["name"] for column in sa.inspect(connection).get_columns(TASKS.name)}
-    for column in TASKS.columns:
-        if column.name not in there:
-            kind = column.type.compile(connection.dialect)
-            connection.execute(sa.text(f"ALTER TABLE {TASKS.name} ADD COLUMN {column.name} {kind}"))
 
 
 def _count(*where: Any) -> sa.Select[Any]:

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ import sqlalchemy as sa
 from fastapi import Depends, Request
 
 from darkroom.errors import Conflict, Gone, InvalidInput, NotFound, NotReady, QueueFull, StorageFull
+from proxy.retry import Appointments
 from proxy.services import Services
 from proxy.sources import SOURCE
 from proxy.tasks.files import Files
@@ -74,6 +76,8 @@ class Tasks:
         self._lock: int | None = None
         self._full: QueueFull | None = None
         self._full_until = 0.0
+        self._appointments = Appointments()
+        self._room: Outlook | None = None
         self._look: asyncio.Future[Outlook] | None = None
         self._look_until = 0.0
         self._changes = 0  # tasks that were accepted or cancelled here
@@ -89,6 +93,7 @@ class Tasks:
         if self._queue.alone:
             self._lock = await _lock(Path(f"{sa.make_url(self._url).database}.lock"))
         await self._store.call(self._store.create)
+        self._services.gate.load.gain = await self._store.call(self._store.gain)
         if not self._queue.alone:
             await self._store.call(self._heartbeats.beat)  # before anything is ours, or it would pass for left behind
         await self._queue.start()
@@ -155,8 +160,11 @@ class Tasks:
                     return [(task, False) for task in repeated]
             accepted = await self._admit(drafts, fallback=OPERATIONS[operation].fallback_seconds, **bounds)
         except QueueFull as full:
-            if type(full) is QueueFull and len(works) == 1:
-                self._full, self._full_until = full, time.monotonic() + _FULL_SECONDS
+            if type(full) is QueueFull:
+                self._room = await self.recent_outlook()
+                if len(works) == 1:
+                    self._full, self._full_until = full, time.monotonic() + _FULL_SECONDS
+                full.retry_after = self._retry_after(len(works))
             raise
         self._changes += 1
         queue_answers = True
@@ -210,7 +218,12 @@ class Tasks:
                 param="requests",
             )
         if key is None and self._full is not None and time.monotonic() < self._full_until:
-            raise QueueFull(self._full.message, param=self._full.param, retry_after=self._full.retry_after)
+            raise QueueFull(self._full.message, retry_after=self._retry_after(count))
+
+    def _retry_after(self, count: int) -> int:
+        """Whole seconds until there is likely room for so many, later for each who is told."""
+        seconds = self._room.seconds_until_room if self._room else float
+        return self._appointments.next(seconds, count=count, most=sum(self._bounds().values()))
 
     async def _put(self, task: Task) -> bool:
         """Queue an accepted task; where that fails `_reconcile` finds what is missing and makes it good."""
@@ -234,9 +247,11 @@ class Tasks:
         """A client's tasks, the newest first."""
         return await self._store.call(self._store.page, client=client, state=state, limit=limit)
 
-    async def outlook(self) -> Outlook:
-        """What lies before the tasks that wait."""
-        return await self._store.call(self._store.outlook, self._services.gate.capacity)
+    async def outlook(self, *, arriving: bool = False) -> Outlook:
+        """What lies before the tasks that wait; see `Store.outlook`."""
+        gate = self._services.gate
+        how: dict[str, Any] = {"had": gate.load.had(), "direct": gate.load.direct(gate.queued), "arriving": arriving}
+        return await self._store.call(partial(self._store.outlook, gate.capacity, **how))
 
     async def recent_outlook(self) -> Outlook:
         """As `outlook`, up to a quarter of a second old: all who watch share one look."""
@@ -245,11 +260,12 @@ class Tasks:
         return await asyncio.shield(self._look)
 
     async def outlook_of_accepted(self) -> Outlook:
-        """As `outlook`, and an empty one while the database is away: what is accepted is not to be answered 503."""
+        """As `outlook`, for a task that may be one of many: the first ones of a burst share the places with those that
+        come right behind them. An empty one while the database is away: what is accepted is not to be answered 503."""
         try:
-            return await self.outlook()
+            return await self.outlook(arriving=True)
         except NotReady:
-            return Outlook(waiting=[], running=0.0, places=self._services.gate.capacity)
+            return Outlook(running=[], queue=[], places=self._services.gate.capacity)
 
     async def counts(self) -> dict[str, int]:
         """How many tasks there are in each state; those that are forgotten are not counted. While nothing happens here

@@ -71,7 +71,7 @@ def test_a_full_queue_and_its_order(http: httpx.Client) -> None:
     ]
     for answer in refused:
         assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
-        assert 1 <= int(answer.headers["retry-after"]) <= 60
+        assert 1 <= int(answer.headers["retry-after"]) <= 300
     for id in ids[-2:]:
         assert http.delete(f"/tasks/{id}").json()["status"] == "cancelled"
     small = {"prompt": "a cat", "resolution": "512x512", "num_inference_steps": 1}

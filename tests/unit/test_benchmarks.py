@@ -8,7 +8,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import machine, perf_analyzer
+from benchmarks import estimates, machine, perf_analyzer
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.errors import BenchmarkError
 from benchmarks.results import Finding, Report, Section, Table, findings_table, shown, to_json, to_markdown
@@ -170,3 +170,9 @@ def test_help_names_every_benchmark() -> None:
     text = CliRunner().invoke(main, ["--help"]).output
     assert all(f"  {name}  " in text for name in BENCHMARKS)
     assert all(option in text for option in ("--quick", "--only", "--output"))
+
+
+def test_estimates_are_judged_by_the_factor_to_either_side() -> None:
+    assert estimates.within([1.0, 1.5, 1 / 1.5, 1.51, 0.66]) == pytest.approx(3 / 5)
+    guess = estimates.Guess(case="x", said=3.0, took=2.0, said_later=1.0, took_later=0.05)
+    assert (guess.ratio, guess.later_ratio) == (1.5, None)

@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 from fastapi import Request
 
-from darkroom.errors import NotReady, StorageFull
+from darkroom.errors import NotReady, QueueFull, StorageFull
 from proxy.gate import Gate
 from proxy.gateway import Gateway
 from proxy.readiness import Monitor
@@ -70,8 +70,10 @@ class Part:
         self.gate = gate
         self.operation = operation
 
-    async def submit(self, name: str, client: str = "c", key: str | None = None, **files: bytes) -> Task:
-        work = Work(fields={"name": name}, files=files, steps=1, kind="k", units=1)
+    async def submit(
+        self, name: str, client: str = "c", key: str | None = None, units: float = 1, **files: bytes
+    ) -> Task:
+        work = Work(fields={"name": name}, files=files, steps=1, kind="k", units=units)
         ((task, _),) = await self.tasks.submit("noted", [work], client=client, priority="normal", key=key, digest=name)
         return task
 
@@ -84,11 +86,11 @@ class Part:
 
 
 @asynccontextmanager
-async def part(folder: Path, database: str | None, operation: Noted) -> AsyncIterator[Part]:
+async def part(folder: Path, database: str | None, operation: Noted, **more: Any) -> AsyncIterator[Part]:
     gateway = Gateway("127.0.0.1:1")
     monitor = Monitor(gateway, {}, metrics_url="", interval=1, timeout=1)
     monitor.ready = True
-    settings = Settings(_env_file=None, data_dir=folder, database_url=database, max_concurrent_tasks=1)
+    settings = Settings(_env_file=None, data_dir=folder, database_url=database, max_concurrent_tasks=1, **more)
     gate = Gate(capacity=1, queue_size=1)
     made = Tasks(Services(settings=settings, gateway=gateway, monitor=monitor, gate=gate))
     await made.start()
@@ -331,5 +333,26 @@ def test_a_client_that_does_not_read_is_told_no_more_previews(tmp_path: Path, ru
             assert len(names) <= (45 if reads else 6)
             assert names[0] == b"event: state"
             assert names[-2:] == [b"event: state", b"event: done"]
+
+    run(scenario)
+
+
+def test_each_client_that_a_full_queue_refuses_is_told_the_next_free_place(tmp_path: Path, run: Run) -> None:
+    """Tasks of 60 s by the operation's guess, one at a time: there is room in one minute, in two, in three."""
+
+    async def scenario(operation: Noted) -> None:
+        async with part(tmp_path, None, operation, task_queue_size=2) as made:
+            accepted = [await made.submit("running", units=60)]
+            await operation.begun.acquire()
+            accepted += [await made.submit("waiting", units=60) for _ in range(2)]
+            said = []
+            for _ in range(5):
+                with pytest.raises(QueueFull, match="1 run and 2 wait") as caught:
+                    await made.submit("refused", units=60)
+                said.append(caught.value.retry_after)
+            assert [round(seconds / 60) for seconds in said] == [1, 2, 3, 3, 3]
+            operation.go_on.set()
+            for task in accepted:
+                await made.ended(task)
 
     run(scenario)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import errno
+import math
 import os
 import threading
 import time
@@ -16,6 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from darkroom.errors import Conflict, Gone, NotReady, QueueFull, StorageFull
+from proxy.load import Direct, Used
 from proxy.tasks.files import Files
 from proxy.tasks.heartbeat import LOST_SECONDS, Heartbeats
 from proxy.tasks.models import Draft, Output, Task, Work
@@ -63,7 +65,7 @@ def add(store: Store, *drafts: Draft, places: int = 2, queue_size: int = 1000) -
 def order(store: Store) -> str:
     """The clients of the tasks that wait, in the order in which they will run."""
     names = {task.id: task.client for task in store.living(before=time.time() + 1)}
-    return "".join(names[id] for id, _ in store.outlook(1).waiting)
+    return "".join(names[id] for id in store.outlook(1).waiting)
 
 
 def test_what_was_accepted_is_given_back(store: Store) -> None:
@@ -145,9 +147,8 @@ def test_a_higher_priority_is_always_first(store: Store) -> None:
 
 
 def test_all_of_a_batch_or_none(store: Store) -> None:
-    with pytest.raises(QueueFull, match="0 run and 0 wait") as caught:
+    with pytest.raises(QueueFull, match="0 run and 0 wait"):
         add(store, *(draft() for _ in range(8)), places=2, queue_size=5)
-    assert 1 <= caught.value.retry_after <= 60
     assert store.counts() == {}
     tasks = add(store, *(draft() for _ in range(7)), places=2, queue_size=5)  # two of them will not have to wait
     with pytest.raises(QueueFull):
@@ -234,25 +235,128 @@ def test_a_run_that_we_stopped_does_not_count(store: Store) -> None:
     assert (again.state, again.attempts) == ("queued", 1)
 
 
+def measure(store: Store, *seconds: float, company: float = 0.0, work: Work = WORK) -> None:
+    """Tasks of this kind took so long, one after the other."""
+    for one in seconds:
+        (task,) = add(store, draft(work=work))
+        store.end(task.id, None, "completed")
+        store.measured(task, Used(seconds=one, company=company))
+
+
 def test_estimates_come_from_what_was_measured(store: Store) -> None:
-    (first,) = add(store, draft())
-    assert first.estimate == 0.5 * 20  # the operation's guess
-    store.measured(first, 4.0)
+    assert add(store, draft())[0].estimate == 0.5 * 20  # the operation's guess
+    measure(store, 4.0)
     assert add(store, draft())[0].estimate == pytest.approx(4.0)
-    store.measured(first, 8.0)
-    assert add(store, draft())[0].estimate == pytest.approx(4.0 + 0.3 * 4.0)
-    other = dataclasses.replace(WORK, kind="another size")
-    assert add(store, draft(work=other))[0].estimate == pytest.approx(5.2)  # the mean of the others
+    measure(store, *[8.0] * 8)
+    assert add(store, draft())[0].estimate == pytest.approx(8.0, rel=0.1)
+
+
+def test_a_size_never_seen_is_estimated_from_the_nearest_one(store: Store) -> None:
+    measure(store, *[2.0] * 5)
+    measure(store, *[200.0] * 3, work=dataclasses.replace(WORK, kind="1024x1024"))
+    for kind, expected in (("64x128", 4.0), ("512x1024", 100.0), ("unheard of", 2.0)):  # the last one is like most
+        (task,) = add(store, draft(work=dataclasses.replace(WORK, kind=kind)))
+        assert task.estimate == pytest.approx(expected), kind
+
+
+def test_what_waits_is_estimated_by_what_is_known_now(store: Store) -> None:
+    """A burst that came before anything was measured is not stuck with the guess."""
+    first, second = add(store, draft(), draft())
+    before = store.outlook(1).seconds_until_done(second)
+    measure(store, 2.0, 2.0)
+    assert before == pytest.approx(20, abs=0.5)
+    assert store.outlook(1).seconds_until_done(second) == pytest.approx(4, abs=0.5)
+    assert store.outlook(1).seconds_until_done(first) == pytest.approx(2, abs=0.5)
+
+
+def test_a_burst_of_tasks_does_not_inflate_later_estimates(store: Store) -> None:
+    """Each of eight lasts eight times as long as alone, and has had an eighth of the machine."""
+    measure(store, *[0.5] * 3)
+    measure(store, *[0.5] * 20, company=math.log(8))
+    assert add(store, draft())[0].estimate == pytest.approx(0.5)
+    assert store.gain() == pytest.approx(0.0, abs=0.01)
 
 
 def test_the_outlook(store: Store) -> None:
+    """20 steps of half a second. Two run at a time, each half as fast; the one that runs has done a quarter."""
     tasks = add(store, *(draft() for _ in range(4)))
     store.begin(tasks[0].id, "run")
     store.progress(tasks[0].id, "run", 5, 20)
     outlook = store.outlook(2)
-    assert outlook.running == pytest.approx(7.5)
+    assert outlook.waiting == [task.id for task in tasks[1:]]
     assert [outlook.position(task.id) for task in tasks] == [None, 1, 2, 3]
-    assert outlook.seconds_until_done(tasks[2]) == pytest.approx((7.5 + 10) / 2 + 10)
+    now = [store.get(task.id) or task for task in tasks]
+    seconds = [outlook.seconds_until_done(task) for task in now]
+    assert seconds == pytest.approx([15, 20.2, 35.2, 37.7], abs=0.01)
+    assert [outlook.seconds_until_room(count) for count in (1, 2, 99)] == pytest.approx([15, 20, 37.5], abs=0.01)
+
+
+def test_what_a_task_had_counts_where_its_steps_tell_nothing(store: Store) -> None:
+    (task,) = add(store, draft())
+    store.begin(task.id, "run")
+    task = store.get(task.id) or task
+    assert store.outlook(2).seconds_until_done(task) == pytest.approx(10)
+    assert store.outlook(2, had={task.id: 4.0}).seconds_until_done(task) == pytest.approx(6)
+    assert store.outlook(2, had={task.id: 40.0}).seconds_until_done(task) == pytest.approx(1)
+
+
+def test_in_the_middle_of_a_burst_more_is_expected(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as have come in this second, up to the number of places, behind those that are there."""
+    now = time.time()
+    monkeypatch.setattr("proxy.tasks.store.time.time", lambda: now)
+    said = []
+    for _ in range(3):
+        (task,) = add(store, draft())
+        said.append(store.outlook(2, arriving=True).seconds_until_done(task))
+        now += 0.01
+    assert said == pytest.approx([10.2, 20.2, 40.2])
+    assert store.outlook(2).seconds_until_done(task) == pytest.approx(30.2)
+    now += 2
+    assert store.outlook(2, arriving=True).seconds_until_done(task) == pytest.approx(30.2)
+
+
+def test_nothing_is_expected_after_a_batch(store: Store) -> None:
+    tasks = add(store, *(draft() for _ in range(4)))
+    outlook = store.outlook(8, arriving=True)
+    assert outlook.expected == []
+    assert outlook.seconds_until_done(tasks[-1]) == pytest.approx(40.2)
+
+
+def test_direct_requests_are_in_the_estimate(store: Store) -> None:
+    (task,) = add(store, draft())
+    other = Direct(group="other", left=30.0)
+    assert store.outlook(2).seconds_until_done(task) == pytest.approx(10.2)
+    assert store.outlook(2, direct=([other], [])).seconds_until_done(task) == pytest.approx(20.2)
+    assert store.outlook(1, direct=([other], [])).seconds_until_done(task) == pytest.approx(40.2)
+    assert store.outlook(1, direct=([other], [other])).seconds_until_done(task) == pytest.approx(70.2)
+    assert store.outlook(1, direct=([other], [other])).position(task.id) == 1
+
+
+def test_every_proxy_has_its_places(store: Store) -> None:
+    tasks = add(store, *(draft() for _ in range(4)))
+    alone = store.outlook(1).seconds_until_done(tasks[-1])
+    for name in ("one", "other"):
+        Heartbeats(store, name).beat()
+    assert alone == pytest.approx(40.2)
+    assert store.outlook(1).seconds_until_done(tasks[-1]) == pytest.approx(20.2)
+
+
+def test_a_database_of_an_older_release_goes_on_working(tmp_path: Path) -> None:
+    store = Store(connect(f"sqlite:///{tmp_path / 'darkroom.db'}"))
+    try:
+        store.create()
+        (task,) = add(store, draft())
+        with store.transaction() as connection:
+            connection.execute(sa.text("ALTER TABLE darkroom_tasks DROP COLUMN pictures"))
+            for table in ("darkroom_speeds", "darkroom_gain"):
+                connection.execute(sa.text(f"DROP TABLE {table}"))
+            connection.execute(sa.text("CREATE TABLE darkroom_paces (operation TEXT, kind TEXT, seconds DOUBLE)"))
+        store.create()
+        assert store.get(task.id) == task
+        measure(store, 3.0)
+        assert store.outlook(1).seconds_until_done(task) == pytest.approx(3.2)
+    finally:
+        store.close()
 
 
 def test_retention_by_age_and_size(store: Store, tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from darkroom.errors import InvalidInput
+from darkroom.networks import ModelSpec
 from proxy.errors import came
 from proxy.services import Services
 from proxy.tasks.models import Output, Tell, Work
@@ -19,6 +21,10 @@ class Operation(Protocol):
     """One kind of task."""
 
     name: str
+    pipeline: ClassVar[ModelSpec]
+    """The model that does the work."""
+    longest_turn: ClassVar[float]
+    """Seconds that a step may take alone; longer ones are divided."""
     fallback_seconds: float
     """Seconds per unit before any was measured."""
 
@@ -53,6 +59,20 @@ def operation_named(name: object) -> Operation:
         got = "nothing" if name is None else came(name)
         raise InvalidInput(f"operation must be one of {', '.join(OPERATIONS)}; got {got}.", param="operation")
     return operation
+
+
+def group_of(operation: str) -> str:
+    """Whom an operation shares its networks with: the name of its pipeline; see `proxy.load.Sharing`."""
+    return OPERATIONS[operation].pipeline.name if operation in OPERATIONS else operation
+
+
+def turn_of(operation: str, demand: float, steps: int) -> float:
+    """Seconds of one step of a task alone.
+
+    :param demand: of the whole task.
+    """
+    longest = OPERATIONS[operation].longest_turn if operation in OPERATIONS else math.inf
+    return min(longest, demand / max(1, steps))
 
 
 def submit_operation(services: Services) -> PictureOperation:

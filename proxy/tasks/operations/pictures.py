@@ -29,6 +29,7 @@ class PictureOperation(ABC):
     name: str
     fallback_seconds: float
     pipeline: ClassVar[ModelSpec]
+    longest_turn: ClassVar[float] = math.inf
     side_multiple: ClassVar[int]
     """Width and height in pixels are multiples of it."""
 
@@ -62,13 +63,14 @@ class PictureOperation(ABC):
         if larger is not None:
             kept[_ENLARGE] = larger.scale
         size = f"{request.width or 'default'}x{request.height or 'default'}"
-        label = self.label(job)
+        enlarged = f"{larger.network.label} x{larger.scale:g}" if larger else ""
         return Work(
             fields={**kept, "seed": request.seed},
             files=files,
             steps=request.steps + (request.num_images if larger else 0),
-            kind=f"{size}{f' {label}' if label else ''}{f' x{math.ceil(larger.scale)}' if larger else ''}",
+            kind=" ".join(part for part in (size, self.label(job), enlarged) if part),
             units=request.steps * request.num_images * (2 if request.guided else 1),
+            pictures=request.num_images,
         )
 
     async def run(

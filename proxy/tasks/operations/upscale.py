@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from darkroom.errors import InvalidInput
 from darkroom.images import probe, trimmed
+from darkroom.networks import ModelSpec
+from darkroom.pipelines.upscale.networks import PIPELINE, UpscaleNetwork
 from darkroom.pipelines.upscale.request import UpscaleRequest
 from proxy import upscaling
 from proxy.generate_fields import Number, Whole
@@ -20,9 +22,10 @@ from proxy.uploads import take_picture
 
 _IMAGE = "image"
 _PICTURE_FIELDS = ("file", _IMAGE, "image_base64")
-_MEGAPIXEL = 1e6
-_OVERHEAD = 0.05
-"""What every picture costs, however small, in megapixels: else icons would make photographs look slow."""
+_UNIT = 1e9  # multiplications
+_CONVOLUTION = 9 * 64 * 64
+_DENSE_BLOCK = 3 * 9 * (32 * (64 + 96 + 128 + 160) + 64 * 192)
+"""Multiplications for a pixel: of a convolution with 64 channels, of a residual-in-residual dense block."""
 
 
 def _left_empty(value: Any) -> Any:
@@ -44,7 +47,9 @@ class Upscale:
     """The fields of `POST /api/upscale`; the picture as `file`, `image` or `image_base64`."""
 
     name = "upscale"
-    fallback_seconds = 5.0
+    pipeline: ClassVar[ModelSpec] = PIPELINE
+    longest_turn: ClassVar[float] = 1.0  # a picture is divided into tiles
+    fallback_seconds = 0.02
 
     async def accept(self, services: Services, fields: dict[str, Any]) -> Work:
         settings = services.settings
@@ -64,7 +69,7 @@ class Upscale:
             files={_IMAGE: image},
             steps=1,  # the tiles are counted when the picture is decoded
             kind=request.network.label,
-            units=_OVERHEAD + header.width * header.height / _MEGAPIXEL,
+            units=_cost(request.network) * _padded(header.width, header.height, request.tile_pad) / _UNIT,
         )
 
     async def run(
@@ -74,3 +79,15 @@ class Upscale:
         request = UpscaleRequest.parse(fields, services.settings.limits)
         result = await upscaling.run(services, files[_IMAGE], request, lambda done, total: tell(done, total, None))
         return [Output(data=result.data, media_type=result.media_type, details=result.details)]
+
+
+def _padded(width: int, height: int, pad: int) -> int:
+    """Pixels that the network sees, of a picture in one tile; several have a little more."""
+    return (width + 2 * pad) * (height + 2 * pad)
+
+
+def _cost(network: UpscaleNetwork) -> float:
+    """Multiplications for each pixel: by them, one network tells how long another one takes."""
+    if network.architecture == "srvgg":
+        return _CONVOLUTION * network.blocks
+    return _DENSE_BLOCK * network.blocks + _CONVOLUTION * (1 + 4 + 16 + 16)  # the last ones see the enlarged picture

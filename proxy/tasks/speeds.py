@@ -1,0 +1,103 @@
+"""What is learnt of tasks, in the database, and the outlook that comes of it. `Store` has the transactions."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from proxy.load import Direct, Used
+from proxy.tasks.estimates import Job, Speed, Speeds, learnt_gain, speed_from, speed_of
+from proxy.tasks.models import LIVE, Outlook, Task
+from proxy.tasks.operations import group_of, turn_of
+from proxy.tasks.schema import GAINS, PROXIES, SPEEDS, TASKS
+
+BATCH_GAP = 1e-6
+"""Seconds between the tasks of one batch."""
+_BURST_SECONDS = 1.0
+_LEAST_LEFT = 0.1
+"""Of a running task's demand, when it had more than that already."""
+_FORESEEN = ("id", "operation", "state", "kind", "units", "pictures", "estimate", "step", "steps", "created_at")
+
+
+def known(connection: sa.Connection, operation: str | None = None) -> dict[tuple[str, str], Speed]:
+    """What is learnt of each operation and kind, or of those of one operation."""
+    query = sa.select(SPEEDS)
+    if operation is not None:
+        query = query.where(SPEEDS.c.operation == operation)
+    return {(row.operation, row.kind): speed_from(row.learnt) for row in connection.execute(query)}
+
+
+def gain(connection: sa.Connection) -> float:
+    """What is learnt of running together; see `proxy.load.shares`."""
+    return float(connection.scalar(sa.select(GAINS.c.gain)) or 0.0)
+
+
+def learn(connection: sa.Connection, task: Task, used: Used) -> float:
+    """Learn from a task that took so much; returns the gain as it is known now. In a locked transaction."""
+    same = (SPEEDS.c.operation == task.operation, SPEEDS.c.kind == task.kind)
+    stored, before = connection.scalar(sa.select(SPEEDS.c.learnt).where(*same)), gain(connection)
+    speed = speed_from(stored or {})
+    after = learnt_gain(before, speed, task.pictures, task.units, used)
+    if after != before and not connection.execute(sa.update(GAINS).values(gain=after)).rowcount:
+        connection.execute(sa.insert(GAINS).values(id=1, gain=after))
+    speed = speed.observed(task.pictures, task.units, used.seconds, company=used.company)
+    values = {"learnt": speed.as_json()}
+    if stored is not None:
+        connection.execute(sa.update(SPEEDS).where(*same).values(**values))
+    else:
+        connection.execute(sa.insert(SPEEDS).values(operation=task.operation, kind=task.kind, **values))
+    return after
+
+
+def outlook(
+    connection: sa.Connection,
+    places: int,
+    *,
+    had: Mapping[str, float],
+    direct: tuple[Sequence[Direct], Sequence[Direct]],
+    arriving: bool,
+) -> Outlook:
+    """See `Store.outlook`."""
+    chosen = sa.select(*(TASKS.c[name] for name in _FORESEEN)).where(TASKS.c.state.in_(LIVE))
+    rows = connection.execute(chosen.order_by(TASKS.c.rank, TASKS.c.created_at)).all()
+    learnt = known(connection)
+    machines = max(1, int(connection.scalar(sa.select(sa.func.count()).select_from(PROXIES)) or 0))
+    running, queue = ([_direct_job(one) for one in those] for those in direct)
+    for row in rows:
+        if row.state == "processing":
+            running.append(_job(row, learnt, had.get(row.id, 0.0)))
+        else:
+            queue.append(_job(row, learnt, 0.0))
+    recent = [row for row in rows if arriving and row.created_at > time.time() - _BURST_SECONDS]
+    return Outlook(
+        running=running,
+        queue=queue,
+        expected=[_job(row, learnt, 0.0) for row in _arrivals(recent)][1:][-places * machines :],
+        places=places * machines,
+        gain=gain(connection),
+        machines=machines,
+    )
+
+
+def _arrivals(rows: Sequence[Any]) -> list[Any]:
+    """Of tasks that came together in one batch the first one, and those that came alone."""
+    ordered = sorted(rows, key=lambda row: row.created_at)
+    before = [-math.inf, *(row.created_at for row in ordered)]
+    return [row for one, row in zip(before, ordered, strict=False) if row.created_at - one > 1.5 * BATCH_GAP]
+
+
+def _job(row: Any, learnt: Speeds, had: float) -> Job:
+    """A task's row as what is left of it, by its steps or by what it had of the machine, whichever says more."""
+    speed = speed_of(learnt, row.operation, row.kind)
+    demand = speed.demand(row.pictures, row.units) if speed else row.estimate
+    by_steps = (demand - (speed.costs[0] * row.pictures if speed else 0.0)) * row.step / row.steps if row.steps else 0.0
+    left = max(demand - max(had, by_steps), _LEAST_LEFT * demand) if row.state == "processing" else demand
+    return Job(id=row.id, group=group_of(row.operation), turn=turn_of(row.operation, demand, row.steps), left=left)
+
+
+def _direct_job(one: Direct) -> Job:
+    return Job(group=one.group, turn=one.turn, left=one.left)
