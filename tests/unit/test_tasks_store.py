@@ -86,7 +86,7 @@ def test_clients_take_turns_whoever_came_first(store: Store) -> None:
 def test_invented_keys_of_one_source_are_one_client(store: Store) -> None:
     add(store, *(draft(f"key {n}", source="greedy") for n in range(40)))
     tasks = add(store, draft("new", source="other"), draft("new", source="other"))
-    waiting = [id for id, _ in store.outlook(1).waiting]
+    waiting = [one.id for one in store.outlook(1).queue]
     assert [waiting.index(task.id) for task in tasks] == [1, 3]
 
 
