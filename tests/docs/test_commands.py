@@ -172,7 +172,7 @@ def service(clone: Clone) -> Iterator[subprocess.Popen[bytes]]:
             preexec_fn=heed_ctrl_c,
         )
     try:
-        deadline = time.monotonic() + 600
+        deadline = time.monotonic() + 1200
         while "Darkroom is ready" not in log.read_text(errors="replace"):
             assert process.poll() is None, log.read_text()[-4000:]
             assert time.monotonic() < deadline, log.read_text()[-4000:]
@@ -188,7 +188,7 @@ def service(clone: Clone) -> Iterator[subprocess.Popen[bytes]]:
                 process.wait()
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3000)
 def test_every_command_of_the_documentation_runs(clone: Clone, service: subprocess.Popen[bytes]) -> None:
     done = all_blocks()
     assert sum(block.code == START for block in done) == 1, "the service is started once"
