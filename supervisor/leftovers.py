@@ -81,19 +81,27 @@ def _is_empty_folder_of_ours(path: Path) -> bool:
 
 
 def _server_starts() -> Iterator[tuple[float, float]]:
-    """When each living tritonserver began to start, and when it had made its folders at the latest (time.time).
-
-    It makes the folder of a backend before the backend's first stub, and listens when all models are loaded.
-    """
+    """When each living tritonserver began to start, and when it had made its folders at the latest (time.time)."""
     for process in psutil.process_iter():
         try:
             if process.name() != "tritonserver" or process.status() == psutil.STATUS_ZOMBIE:
                 continue
-            stubs = [child for child in process.children(recursive=True) if STUB.startswith(child.name()[:15])]
-            loaded = stubs and any(c.status == psutil.CONN_LISTEN for c in process.net_connections("tcp"))
-            last = max(stub.create_time() for stub in stubs) if loaded else float("inf")
-            yield process.create_time(), last
+            started = process.create_time()
         except psutil.NoSuchProcess:
             continue
-        except psutil.AccessDenied:  # another user's: its folders are not ours either
-            continue
+        yield started, _folders_made(process)
+
+
+def _folders_made(server: psutil.Process) -> float:
+    """A server makes the folder of a backend before the backend's first stub, and listens when all models are loaded.
+    Infinity if that cannot be told yet, or not any more."""
+    first: dict[str, float] = {}  # by backend: its stubs are given a model.py or a model.onnx
+    try:
+        for stub in server.children(recursive=True):
+            if STUB.startswith(stub.name()[:15]):
+                backend = Path(stub.cmdline()[1]).suffix
+                first[backend] = min(first.get(backend, float("inf")), stub.create_time())
+        listens = any(c.status == psutil.CONN_LISTEN for c in server.net_connections("tcp"))
+    except (psutil.Error, IndexError):  # a process that is ending, or somebody else's
+        return float("inf")
+    return max(first.values()) if first and listens else float("inf")

@@ -27,6 +27,14 @@ def _environments(service: RunningService) -> set[Path]:
     return {path for path in found if first - 1 < path.stat().st_mtime < min(stubs)}
 
 
+def _may_be_of_others(environment: Path, *services: RunningService) -> bool:
+    """Whether a tritonserver that is not this test's was there when the folder was made, and lives: then it has to stay
+    for as long as that one loads its models. On a machine of one's own there is none."""
+    ours = {process.pid for service in services for process in service.find("bin/tritonserver")}
+    others = [p for p in psutil.process_iter() if p.name() == "tritonserver" and p.pid not in ours]
+    return any(other.create_time() - 3 < environment.stat().st_mtime for other in others if other.is_running())
+
+
 def _kill(service: RunningService) -> None:
     """SIGKILL to all of it, the supervisor first, which would start the rest again."""
     processes = service.tree()
@@ -61,6 +69,7 @@ def test_leftovers_of_a_killed_service_go_at_the_next_start_and_those_of_a_neigh
             assert _environments(killed)
             _kill(killed)
             assert all(path.exists() for path in left)
+            left -= {path for path in left if path.parent.name == "tmp" and _may_be_of_others(path, neighbour)}
         with running_service(folders[2], model_repository=repository, wait=False) as service:
             _until(lambda: not any(path.exists() for path in left) or service.process.poll() is not None)
             service.wait_healthy(300)

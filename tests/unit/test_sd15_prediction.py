@@ -1,0 +1,92 @@
+"""What a request of SD 1.5 hands to its networks at every step, and what it does outside of the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from darkroom.networks import Array
+from darkroom.pipelines.sd15 import pipeline
+from darkroom.pipelines.sd15.checkpoint import Checkpoint
+from darkroom.pipelines.sd15.pipeline import Prediction, Progress, Runner
+from darkroom.pipelines.sd15.request import GenerateRequest, Limits
+from darkroom.sampling import Step
+
+CHECKPOINT = Checkpoint(
+    name="none",
+    digest="0" * 10,
+    side=64,
+    scheduler={"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear"},
+    latent_rgb=[[0.0] * 3] * 5,
+    max_tokens=77,
+    guidance_scale=7.5,
+    bos_token_id=0,
+    eos_token_id=1,
+    pad_token_id=1,
+)
+FIELDS = {"prompt": "a cat", "num_images": 2, "width": 64, "height": 64, "steps": 2, "guidance_scale": 2.0}
+
+
+def _runner(asked: list[Mapping[str, Array]]) -> Runner:
+    async def unet(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        asked.append(inputs)
+        return {"noise_pred": np.zeros_like(inputs["latents"])}
+
+    return Runner(
+        checkpoint=CHECKPOINT,
+        tokenizer=None,  # type: ignore[arg-type]  # prompts are not encoded here
+        limits=Limits(),
+        text_encoder=unet,
+        unet=unet,
+        vae_decoder=unet,
+        control_unets={"canny": unet},
+    )
+
+
+def test_prediction_repeats_prompt_and_control_map_once_for_all_steps() -> None:
+    asked: list[Mapping[str, Array]] = []
+    request = GenerateRequest.parse(FIELDS | {"control_type": "canny", "control_image": b""}, Limits())
+    assert request.control is not None
+    embeds = np.arange(2 * 77 * 4, dtype=np.float32).reshape(2, 77, 4)
+    control_map = np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)
+    predict = Prediction(request=request, runner=_runner(asked), embeds=embeds, control_map=control_map, steps=2)
+    for index in range(2):
+        asyncio.run(predict(Step(index=index, timestep=1.0, latents=torch.zeros(2, 4, 8, 8))))
+    first, second = asked
+    for name in ("prompt_embeds", "control_image"):
+        assert first[name] is second[name]
+        assert first[name].flags.c_contiguous
+    np.testing.assert_array_equal(first["prompt_embeds"], embeds[[0, 0, 1, 1]])
+    np.testing.assert_array_equal(first["control_image"], np.stack([control_map] * 4))
+
+
+def test_control_map_is_encoded_outside_of_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+
+    def encode_png(pixels: Array) -> bytes:
+        threads.append(threading.current_thread())
+        return b"a PNG"
+
+    async def first_event() -> object:
+        events = pipeline.generate(request, image.getvalue(), _runner([]))
+        try:
+            return await anext(events)
+        finally:
+            await events.aclose()
+
+    monkeypatch.setattr(pipeline, "encode_png", encode_png)
+    request = GenerateRequest.parse(FIELDS | {"control_type": "canny", "control_image": b""}, Limits())
+    image = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(image, "PNG")
+    event = asyncio.run(first_event())
+    assert isinstance(event, Progress)
+    assert event.control_map == b"a PNG"
+    assert threads
+    assert threading.main_thread() not in threads
