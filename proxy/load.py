@@ -118,12 +118,12 @@ class Load:
         self._tick()
         job = Running(began=self._now)
         self._jobs.append(job)
-        before = CURRENT.get()
         CURRENT.set(job)
         try:
             yield job
         finally:
-            CURRENT.set(before)
+            if CURRENT.get() is job:
+                CURRENT.set(None)
             self._tick()
             self._jobs.remove(job)
             self._note(job)
