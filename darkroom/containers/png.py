@@ -32,12 +32,14 @@ class Chunk:
 
     :param start: of the chunk in the file: its length, its name, the body, its checksum.
     :param size: of the body.
+    :param cut: the file ends inside of it.
     """
 
     file: bytes
     start: int
     size: int
     kind: bytes
+    cut: bool = False
 
     @property
     def body(self) -> bytes:
@@ -56,7 +58,7 @@ class Chunk:
 def chunks(data: bytes, *, cut: bool = False) -> Iterator[Chunk]:
     """Every chunk up to the last one, IEND.
 
-    :param cut: end without an error where the file is cut short.
+    :param cut: end without an error where the file is cut short; the last chunk may be `Chunk.cut`.
     :raises NotAnImage: cut short before the last chunk.
     :raises TooLarge: more than MAX_PIECES.
     """
@@ -70,6 +72,9 @@ def chunks(data: bytes, *, cut: bool = False) -> Iterator[Chunk]:
         size, kind = struct.unpack_from(">I4s", data, at) if at + 12 <= len(data) else (0, b"")
         if at + 12 + size > len(data):
             if cut:
+                if at + 8 <= len(data):
+                    size, kind = struct.unpack_from(">I4s", data, at)
+                    yield Chunk(file=data, start=at, size=size, kind=kind, cut=True)
                 return
             raise NotAnImage("The PNG is cut short.", param="file")
         if not _NAME.fullmatch(kind):
@@ -104,7 +109,12 @@ def read(data: bytes, whole: bool) -> Source:
     other: dict[bytes, bytes] = {}
     texts: list[Chunk] = []
     for chunk in chunks(data, cut=True):
-        if chunk.kind in _NEEDED and (whole or chunk.kind != b"IDAT") and not chunk.sound():
+        if not whole and chunk.kind == b"IDAT":  # for the header it is enough that there are pixels
+            kept[2:] = [part for part in kept[2:] if part[4:8] != b"IDAT"] + [make_chunk(b"IDAT", b"")]
+            continue
+        if chunk.cut:
+            break
+        if chunk.kind in _NEEDED and not chunk.sound():
             raise NotAnImage(f"The PNG is damaged: its {chunk.kind.decode()} has a wrong checksum.", param="file")
         if chunk.kind in _NEEDED:
             kept.append(data[chunk.start : chunk.end])

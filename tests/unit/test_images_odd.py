@@ -311,3 +311,11 @@ def test_plain_files_have_the_pixels_that_pillow_sees(mode: str, format: str) ->
     with Image.open(io.BytesIO(data)) as image:
         expected = np.asarray(image.convert("RGB"))
     assert np.array_equal(read_whole(data).rgb, expected)
+
+
+def test_a_png_cut_in_its_pixels_has_a_header_and_no_pixels() -> None:
+    data = encoded(photo(0, 0, 100, 60))
+    for end in (data.index(b"IDAT") + 4, 9000, len(data) - 13):
+        assert probe(data[:end], max_pixels=ANY).width == 100
+        with pytest.raises(NotAnImage, match="cut short"):
+            decode(data[:end], max_pixels=ANY)
