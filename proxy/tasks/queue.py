@@ -82,7 +82,9 @@ class Queue:
             on_conflict="always_update",
         )
         if self.alone:  # others would put tasks into the queue without a word to us
-            for event in self._dbos.background_thread_stop_events:
+            # The second is not public; where a later DBOS has none, its jobs go on as often as before.
+            jobs = getattr(self._dbos, "_background_jobs_stop_event", None)
+            for event in [*self._dbos.background_thread_stop_events, *([jobs] if jobs else [])]:
                 self._pace.govern(event)
 
     def stop_taking(self) -> None:
