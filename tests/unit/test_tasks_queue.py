@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 from fastapi import Request
 
-from darkroom.errors import NotReady, StorageFull
+from darkroom.errors import NotReady, QueueFull, StorageFull
 from proxy.gate import Gate
 from proxy.gateway import Gateway
 from proxy.readiness import Monitor
@@ -333,3 +333,25 @@ def test_a_client_that_does_not_read_is_told_no_more_previews(tmp_path: Path, ru
             assert names[-2:] == [b"event: state", b"event: done"]
 
     run(scenario)
+
+
+def test_a_full_queue_refuses_with_a_new_error_each_time(tmp_path: Path) -> None:
+    """One that is raised again and again gathers tracebacks and contexts of every request that it refused."""
+    settings = Settings(task_queue_size=0, max_concurrent_tasks=1, state_dir=tmp_path, data_dir=tmp_path)
+
+    async def scenario() -> None:
+        gateway, gate = Gateway("127.0.0.1:1"), Gate(capacity=1, queue_size=0)
+        monitor = Monitor(gateway, {}, metrics_url="http://127.0.0.1:1", interval=1, timeout=1)
+        made = Tasks(Services(settings=settings, gateway=gateway, monitor=monitor, gate=gate))
+        made._full, made._full_until = QueueFull("Full.", retry_after=3), float("inf")
+        refusals = []
+        for _ in range(2):
+            with pytest.raises(QueueFull, match="Full") as refused:
+                made.check(1, None)
+            refusals.append(refused.value)
+        assert refusals[0] is not refusals[1]
+        assert [one.retry_after for one in refusals] == [3, 3]
+        await monitor._http.aclose()
+        await gateway.close()
+
+    asyncio.run(scenario())
