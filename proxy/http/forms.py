@@ -23,6 +23,8 @@ MAX_TEXT = 1 << 20
 """Bytes of all text fields together."""
 MAX_FIELDS = 100
 _MAX_NAME = 200
+_MAX_HEADERS = 8192
+_HEADERS_TOO_LARGE = "A part of the multipart form has too many or too long headers."
 _SPOOL = 1 << 18
 _IMAGES = ("image/", "application/octet-stream")
 _FILES = ("file", "files")
@@ -52,6 +54,7 @@ class _Multipart:
         self._max_files = max_files
         self._files = self._fields = self._text = 0
         self._header_name = self._header_value = b""
+        self._header_bytes = 0
         self._headers: list[tuple[bytes, bytes]] = []
         self._pending: list[tuple[_Part, bytes]] = []
         self._ended = False
@@ -77,7 +80,7 @@ class _Multipart:
             self._parser.write(piece)
         except FormParserError as error:
             if "exceeded" in str(error):
-                raise _too_large("A part of the multipart form has too many or too long headers.") from None
+                raise _too_large(_HEADERS_TOO_LARGE) from None
             raise _wrong("The body is no multipart form with the boundary that Content-Type names.") from None
         for part, data in self._pending:
             before = part.file.size or 0
@@ -113,12 +116,20 @@ class _Multipart:
 
     def _on_part_begin(self) -> None:
         self._headers = []
+        self._header_bytes = 0
 
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._count_header(end - start)
         self._header_name += data[start:end]
 
     def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._count_header(end - start)
         self._header_value += data[start:end]
+
+    def _count_header(self, size: int) -> None:
+        self._header_bytes += size
+        if self._header_bytes > _MAX_HEADERS:
+            raise _too_large(_HEADERS_TOO_LARGE)
 
     def _on_header_end(self) -> None:
         self._headers.append((self._header_name.lower(), self._header_value))

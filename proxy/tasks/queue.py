@@ -86,7 +86,9 @@ class Queue:
                 name, worker_concurrency=most, polling_interval_sec=_POLLING_SECONDS, on_conflict="always_update"
             )
         if self.alone:  # others would put tasks into the queue without a word to us
-            for event in self._dbos.background_thread_stop_events:
+            # The second is not public; where a later DBOS has none, its jobs go on as often as before.
+            jobs = getattr(self._dbos, "_background_jobs_stop_event", None)
+            for event in [*self._dbos.background_thread_stop_events, *([jobs] if jobs else [])]:
                 self._pace.govern(event)
 
     def stop_taking(self) -> None:

@@ -46,7 +46,7 @@ _FULL_SECONDS = 0.25
 """So long a full queue stays full, without a look: to refuse must cost little, or an overload slows down what was
 accepted."""
 _OUTLOOK_SECONDS = 0.25
-_COUNTS_SECONDS = 10.0
+_COUNTS_SECONDS = 2.0
 _QUEUE_SECONDS = 5.0
 """So long a client waits for DBOS, which asks a database that is away again and again."""
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -269,12 +269,15 @@ class Tasks:
 
     async def counts(self) -> dict[str, int]:
         """How many tasks there are in each state; those that are forgotten are not counted. While nothing happens here
-        the ended ones, of which there may be very many, are counted only every few seconds."""
-        live = await self._store.call(self._store.counts, live=True)
-        known = (live, self._services.gate.durable, self._changes)
-        if known != self._counted or time.monotonic() > self._counted_until:
+        the ended ones, of which there may be very many, are counted only every few seconds, and of a database that is
+        ours alone the others as well."""
+        gate, now = self._services.gate, time.monotonic()
+        known: object = (gate.durable, gate.active, self._changes)
+        if not self._queue.alone:
+            known = (known, await self._store.call(self._store.counts, live=True))
+        if known != self._counted or now > self._counted_until:
             self._counts = await self._store.call(self._store.counts)
-            self._counted, self._counted_until = known, time.monotonic() + _COUNTS_SECONDS
+            self._counted, self._counted_until = known, now + _COUNTS_SECONDS
         return self._counts
 
     def live(self, id: str) -> Live | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import socketserver
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from tests.pictures import encoded, photo
 from tests.service import RunningProxy, running_proxy
 
 _MB = 1 << 20
+_LARGE = 60 * _MB
 _FORMS_ONLY = ("/api/upscale", "/api/upscale-batch")
 _JSON_ONLY = ("/submit", "/batch_submit")
 _NOT_READABLE = ("json-in-utf-16", "multipart-preamble")
@@ -92,19 +95,40 @@ def test_a_large_image_is_read_whatever_way_it_comes(proxy: RunningProxy, way: s
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("name", BODIES)
 def test_health_answers_while_ten_hostile_bodies_of_60_mb_arrive(proxy: RunningProxy, name: str, chunked: bool) -> None:
-    """The best of five: other programs may have the processors for a while."""
-    waits = []
+    """Within 0.1 s, or on a machine where that is too much to ask, three times what it takes while others get them."""
+    tries = []
     for _ in range(5):
-        slowest, memory = _ten_at_once(proxy, name, chunked=chunked)
+        slowest, memory = _ten_at_once(proxy, proxy.url, name, chunked=chunked)
         assert memory < 1 << 30
-        waits.append(slowest)
-        if slowest < 0.1:
-            break
-    assert min(waits) < 0.1, waits
+        with _sink() as elsewhere:
+            without, _ = _ten_at_once(proxy, elsewhere, name, chunked=chunked)
+        tries.append((slowest, without))
+        if slowest < max(0.1, 3 * without):
+            return
+    pytest.fail(f"seconds that /health took, and what it takes without the bodies: {tries}")
 
 
-def _ten_at_once(proxy: RunningProxy, name: str, *, chunked: bool) -> tuple[float, int]:
-    """The longest that /health took meanwhile, in seconds, and the most memory of any process of the proxy."""
+@contextlib.contextmanager
+def _sink() -> Iterator[str]:
+    """The URL of a server that takes everything and answers nothing."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            taken = 0
+            while taken < _LARGE and (piece := self.request.recv(1 << 16)):
+                taken += len(piece)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def _ten_at_once(proxy: RunningProxy, url: str, name: str, *, chunked: bool) -> tuple[float, int]:
+    """The longest that /health took meanwhile, in seconds, and the most memory of any process of the proxy.
+
+    :param url: who gets the bodies.
+    """
     waits, memory, over = [0.0], [0], threading.Event()
 
     def watch() -> None:
@@ -121,11 +145,12 @@ def _ten_at_once(proxy: RunningProxy, name: str, *, chunked: bool) -> tuple[floa
     watcher.start()
     paths = [ENDPOINTS[i % len(ENDPOINTS)] for i in range(10)]
     with ThreadPoolExecutor(len(paths)) as pool:
-        answers = list(pool.map(lambda path: post(proxy.url, path, BODIES[name], 60 * _MB, chunked=chunked), paths))
+        answers = list(pool.map(lambda path: post(url, path, BODIES[name], _LARGE, chunked=chunked), paths))
     over.set()
     watcher.join()
     for path, answer in zip(paths, answers, strict=True):
-        check(name, path, answer, chunked=chunked)
+        if url == proxy.url:
+            check(name, path, answer, chunked=chunked)
     return max(waits), max(memory)
 
 

@@ -356,3 +356,24 @@ def test_each_client_that_a_full_queue_refuses_is_told_the_next_free_place(tmp_p
                 await made.ended(task)
 
     run(scenario)
+
+
+def test_a_full_queue_refuses_with_a_new_error_each_time(tmp_path: Path) -> None:
+    """One that is raised again and again gathers tracebacks and contexts of every request that it refused."""
+    settings = Settings(task_queue_size=0, max_concurrent_tasks=1, state_dir=tmp_path, data_dir=tmp_path)
+
+    async def scenario() -> None:
+        gateway, gate = Gateway("127.0.0.1:1"), Gate(capacity=1, queue_size=0)
+        monitor = Monitor(gateway, {}, metrics_url="http://127.0.0.1:1", interval=1, timeout=1)
+        made = Tasks(Services(settings=settings, gateway=gateway, monitor=monitor, gate=gate))
+        made._full, made._full_until = QueueFull("Full.", retry_after=3), float("inf")
+        refusals = []
+        for _ in range(2):
+            with pytest.raises(QueueFull, match="Full") as refused:
+                made.check(1, None)
+            refusals.append(refused.value)
+        assert refusals[0] is not refusals[1]
+        await monitor._http.aclose()
+        await gateway.close()
+
+    asyncio.run(scenario())
