@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from darkroom.errors import InvalidInput
+from darkroom.fields import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +86,7 @@ def scheduler_name(text: str, schedulers: Mapping[str, SchedulerSpec] = SCHEDULE
     """
     name = _aliases(schedulers).get(_plain(text))
     if name is None:
-        raise InvalidInput(f"scheduler must be one of {', '.join(schedulers)}; got {text!r}.", param="scheduler")
+        raise InvalidInput(f"scheduler must be one of {', '.join(schedulers)}; got {shown(text)}.", param="scheduler")
     return name
 
 

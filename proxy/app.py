@@ -11,9 +11,10 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from darkroom import __version__
 from darkroom.registry import families
-from proxy import errors
+from proxy import errors, openapi
 from proxy.gate import Gate
 from proxy.gateway import Gateway
+from proxy.ignored import IGNORED, IgnoredFields
 from proxy.middleware import BodyLimit, RequestIds
 from proxy.readiness import Monitor
 from proxy.routes import generate, health, png_info, root, status, submit, tasks, upscale
@@ -28,6 +29,7 @@ _EXPOSED_HEADERS = [
     "X-Upscale-Model",
     "X-Upscale-Scale",
     "X-Failed-Files",
+    IGNORED,
     "Retry-After",
     "Location",
     "Idempotent-Replayed",
@@ -67,8 +69,10 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     errors.install(app)
+    openapi.install(app, settings)
     for route in (root, health, status, generate, png_info, upscale, tasks, submit):
         app.include_router(route.router)
+    app.add_middleware(IgnoredFields)
     app.add_middleware(BodyLimit, limit_for=lambda path: _body_limit(settings, path))
     if settings.cors_origins:
         app.add_middleware(

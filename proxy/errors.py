@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from darkroom import errors
 from darkroom.errors import DarkroomError
+from darkroom.fields import shown
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ STATUS: dict[type[DarkroomError], int] = {
     errors.OutOfMemory: 500,
 }
 # Starlette's own refusals (no such route, wrong method) carry no class of ours, only a status.
-_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 406: "not_acceptable", 413: "too_large"}
+CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 406: "not_acceptable", 413: "too_large"}
 
 
 def body(message: str, code: str, param: str | None = None) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def install(app: FastAPI) -> None:
         status = error.status_code if isinstance(error, HTTPException) else 500
         detail = str(error.detail) if isinstance(error, HTTPException) else ""
         headers = error.headers if isinstance(error, HTTPException) else None
-        return JSONResponse(body(detail, _CODES.get(status, "http_error")), status, headers)
+        return JSONResponse(body(detail, CODES.get(status, "http_error")), status, headers)
 
     app.add_exception_handler(DarkroomError, ours)
     app.add_exception_handler(Exception, ours)
@@ -94,6 +95,4 @@ def first_problem(error: RequestValidationError) -> tuple[str, str | None]:
     where = next(entries, "")  # in a list of requests, which one
     if first["type"] == "missing":
         return f"{where}{param} is missing.", param
-    came = repr(first.get("input"))
-    came = came if len(came) <= 80 else came[:77] + "..."
-    return f"{where}{param}: {first['msg'].rstrip('.')}; got {came}.", param
+    return f"{where}{param}: {first['msg'].rstrip('.')}; got {shown(first.get('input'))}.", param

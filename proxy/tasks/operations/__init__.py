@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from darkroom.errors import InvalidInput
+from darkroom.fields import choice
 from proxy.services import Services
 from proxy.tasks.models import Output, Tell, Work
 from proxy.tasks.operations.generate import Generate
@@ -20,6 +20,8 @@ class Operation(Protocol):
     name: str
     fallback_seconds: float
     """Seconds per unit before any was measured."""
+    names: frozenset[str]
+    """Every field that it takes."""
 
     async def accept(self, services: Services, fields: dict[str, Any]) -> Work:
         """Validate a request: values as JSON or a form has them, files as bytes.
@@ -47,11 +49,7 @@ _AUTO = "auto"
 
 def operation_named(name: object) -> Operation:
     """:raises InvalidInput: there is none of that name."""
-    operation = OPERATIONS.get(name) if isinstance(name, str) else None
-    if operation is None:
-        came = "nothing" if name is None else repr(name)[:80]
-        raise InvalidInput(f"operation must be one of {', '.join(OPERATIONS)}; got {came}.", param="operation")
-    return operation
+    return OPERATIONS[choice("operation", name, OPERATIONS)]
 
 
 def submit_operation(services: Services) -> PictureOperation:
