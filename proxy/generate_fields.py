@@ -180,4 +180,6 @@ def validated(fields: Mapping[str, Any], kind: type[Fields], ranges: Ranges | No
 def _no_number(name: str, kind: type[BaseModel], bounds: Bounds, came: object) -> InvalidInput:
     whole = Whole in get_args(kind.model_fields[name].annotation)
     text = between(name, *bounds, came).message
-    return InvalidInput(text.replace("must be", f"must be a {'whole ' if whole else ''}number", 1), param=name)
+    return InvalidInput(
+        text.replace("must be", f"must be a {'whole number (integer)' if whole else 'number'}", 1), param=name
+    )

@@ -1,0 +1,87 @@
+"""Hooks of schemathesis: what a JSON schema cannot say of our fields, and where the contract wants to be lenient.
+
+Loaded by its command line through SCHEMATHESIS_HOOKS; `tests/contract/test_openapi.py` runs it.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from typing import Any
+
+import httpx
+import schemathesis
+from hypothesis import strategies as st
+from PIL import Image
+
+_GROUPS = (
+    ("control_image", "image", "image_base64", "reference_image"),
+    ("steps", "num_inference_steps"),
+    ("num_images", "num_images_per_prompt"),
+)
+"""Names of one field each: two of them with different values are refused."""
+_IMAGE_NAMES = ("file", *_GROUPS[0])
+_PAIRS = (
+    ("low_threshold", "high_threshold", (100, 200)),
+    ("control_guidance_start", "control_guidance_end", (0, 0.5)),
+)
+"""Of two fields the second one may not be below the first."""
+_NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?\s*", re.I)
+_WORDS = {"true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n"}
+
+
+def _image(color: int, side: int, format: str) -> bytes:
+    made = io.BytesIO()
+    Image.new("RGB", (side, side), (color, 40, 200)).save(made, format)
+    return made.getvalue()
+
+
+_images = st.builds(_image, st.integers(0, 255), st.integers(1, 16), st.sampled_from(["PNG", "JPEG", "GIF", "BMP"]))
+schemathesis.openapi.format("binary", _images)
+
+
+def _text(image: bytes) -> str:
+    return base64.b64encode(image).decode()
+
+
+@schemathesis.hook
+def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwargs: dict[str, Any]) -> None:
+    """Make right what is right by the schema, but for rules between fields, and for images, which no schema knows."""
+    if case.meta is None or not case.meta.generation.mode.is_positive or not isinstance(case.body, dict):
+        return
+    body = dict(case.body)
+    if isinstance(body.get("requests"), list):
+        case.body = {**body, "requests": [_mended(one, case) for one in body["requests"]]}
+    else:
+        case.body = _mended(body, case)
+
+
+def _mended(given: Any, case: schemathesis.Case) -> Any:
+    if not isinstance(given, dict):
+        return given
+    body = {name: value for name, value in given.items() if value is not None}
+    for group in _GROUPS:
+        for name in [name for name in group if name in body][1:]:
+            del body[name]
+    if case.media_type != "multipart/form-data":
+        body |= {name: _text(_image(90, 8, "PNG")) for name in _IMAGE_NAMES if name in body}
+    if "prompt" in body and not case.operation.path.endswith("submit"):  # small, for the sake of time
+        body |= {"width": 64, "height": 96}
+        body.pop("size", None)
+    for low, high, bounds in _PAIRS:
+        if low in body or high in body:
+            body[low], body[high] = bounds
+    if "enlarge" not in body:
+        body.pop("enlarge_model", None)
+    return body
+
+
+@schemathesis.hook
+def after_call(context: schemathesis.HookContext, case: schemathesis.Case, response: schemathesis.Response) -> None:
+    """Cancel the tasks that it began: it would wait for them at last."""
+    if case.operation.method.lower() == "post" and response.status_code in (200, 202):
+        content = response.json() if "json" in response.headers.get("content-type", [""])[0] else {}
+        for id in content.get("task_ids", [content.get("task_id")]):
+            if id:
+                httpx.delete(f"{case.operation.base_url}/tasks/{id}", timeout=60)
