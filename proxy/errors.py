@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -87,12 +88,17 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, http)
 
 
+def entry(place: Sequence[str | int]) -> str:
+    """Which one of a list of requests a place in a body is in, as a message begins."""
+    found = (f"{name}[{at}]: " for name, at in pairwise(place) if isinstance(at, int) and name != "body")
+    return next(found, "")
+
+
 def first_problem(error: RequestValidationError) -> tuple[str, str | None]:
     """The first thing wrong: field, what is asked of it, and what came (shortened)."""
     first = error.errors()[0]
     param = next((str(part) for part in reversed(first["loc"]) if isinstance(part, str)), None)
-    entries = (f"{name}[{at}]: " for name, at in pairwise(first["loc"]) if isinstance(at, int) and name != "body")
-    where = next(entries, "")  # in a list of requests, which one
+    where = entry(first["loc"])
     if first["type"] == "missing":
         return f"{where}{param} is missing.", param
     return f"{where}{param}: {first['msg'].rstrip('.')}; got {shown(first.get('input'))}.", param

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
@@ -18,6 +18,7 @@ from darkroom.fields import FORMATS, OTHER_FORMATS, Bounds, PictureRequest, betw
 from darkroom.pipelines.sd15.controls import ControlOptions, control_names
 from darkroom.pipelines.sd15.request import ControlRequest
 from darkroom.schedulers import SCHEDULERS
+from proxy.errors import entry
 
 PICTURE_FIELDS = ("control_image", "image", "image_base64", "reference_image")
 """Names of the reference picture; the first one is ours."""
@@ -171,15 +172,14 @@ def validated(fields: Mapping[str, Any], kind: type[Fields], ranges: Ranges | No
         return kind.model_validate({name: v for name, v in fields.items() if v != "" or name in TEXT_FIELDS})
     except ValidationError as error:
         first = error.errors()[0]
-        name = OTHER_NAMES.get(str(first["loc"][0]), str(first["loc"][0]))
-        if ranges and name in ranges:
-            raise _no_number(str(first["loc"][0]), kind, ranges[name], first["input"]) from None
+        name = next(str(part) for part in reversed(first["loc"]) if isinstance(part, str))
+        bounds = (ranges or {}).get(OTHER_NAMES.get(name, name))
+        if bounds is not None and first["type"] != "missing":
+            raise _no_number(name, entry(first["loc"]), first["type"], bounds, first["input"]) from None
         raise RequestValidationError(error.errors()) from None
 
 
-def _no_number(name: str, kind: type[BaseModel], bounds: Bounds, came: object) -> InvalidInput:
-    whole = Whole in get_args(kind.model_fields[name].annotation)
-    text = between(name, *bounds, came).message
-    return InvalidInput(
-        text.replace("must be", f"must be a {'whole number (integer)' if whole else 'number'}", 1), param=name
-    )
+def _no_number(name: str, where: str, kind: str, bounds: Bounds, came: object) -> InvalidInput:
+    wanted = "a number" if kind.startswith(("float", "number")) else "a whole number (integer)"
+    message = between(name, *bounds, came).message.replace("must be", f"must be {wanted}", 1)
+    return InvalidInput(where + message, param=name)

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from darkroom.checkpoint import Checkpoint
 from darkroom.errors import InvalidInput
-from darkroom.fields import GUIDANCE_RANGE, SEED_RANGE
 from darkroom.pipelines.upscale.request import SCALE_RANGE
 from proxy.answers import BatchSubmitted, Submitted, SubmittedStatus
 from proxy.documented import IMAGE, SUBMIT, TASK, answers
@@ -57,11 +56,11 @@ _RAISES = (*IMAGE, *SUBMIT)
 _ACCEPTED = "Task submitted successfully"
 
 
-def _body(kind: type[Fields]) -> Callable[[Request], Coroutine[Any, Any, Fields]]:
+def _body(kind: type[Fields]) -> Callable[[Request, Services], Coroutine[Any, Any, Fields]]:
     """A dependency that reads a JSON body. FastAPI's own refuses some bad bodies without naming a field."""
 
-    async def read(request: Request) -> Fields:
-        return validated(await read_json(request), kind, {"seed": SEED_RANGE, "guidance_scale": GUIDANCE_RANGE})
+    async def read(request: Request, services: Use) -> Fields:
+        return validated(await read_json(request), kind, submit_operation(services).ranges(services))
 
     return read
 
@@ -168,7 +167,7 @@ async def _submit(
     key = idempotency_key(request)
     tasks.check(len(bodies), key)  # before each of them costs time
     operation = submit_operation(services)
-    sent = [body.sent(operation.most_steps(services)) for body in bodies]
+    sent = [body.sent(int(operation.ranges(services)["steps"][1])) for body in bodies]
     side = await asyncio.to_thread(_trained_side, services, operation.pipeline.name)
     works: list[Work] = []
     for index, fields in enumerate(sent):

@@ -7,9 +7,9 @@ from typing import Any
 
 from darkroom.images import probe
 from darkroom.pipelines.sd15.networks import PIPELINE, VAE_SCALE_FACTOR
-from darkroom.pipelines.sd15.request import GenerateRequest
+from darkroom.pipelines.sd15.request import GenerateRequest, ranges
 from proxy import generating, pictures
-from proxy.generate_fields import GENERATE_NAMES
+from proxy.generate_fields import GENERATE_NAMES, Ranges
 from proxy.generating import Job
 from proxy.services import Services
 from proxy.tasks.operations.pictures import ENLARGE_NAMES, PictureOperation
@@ -34,8 +34,8 @@ class Generate(PictureOperation):
         probe(picture[1], max_pixels=settings.generate_max_control_pixels, param=picture[0])
         return named, {_CONTROL_IMAGE: picture[1]}
 
-    def most_steps(self, services: Services) -> int:
-        return services.settings.generate_limits.max_steps
+    def ranges(self, services: Services) -> Ranges:
+        return ranges(services.settings.generate_limits)
 
     def job(self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes]) -> Job:
         request = GenerateRequest.parse(fields, services.settings.generate_limits)

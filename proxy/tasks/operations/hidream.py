@@ -13,7 +13,7 @@ from darkroom.pipelines.hidream.request import SIDE_MULTIPLE, GenerateRequest, r
 from darkroom.pipelines.hidream.variants import DEFAULT, VARIANTS
 from darkroom.schedulers import FLOW_SCHEDULERS
 from proxy import pictures
-from proxy.generate_fields import PICTURE_FIELDS, PictureFields, Text, Whole, optional, validated
+from proxy.generate_fields import PICTURE_FIELDS, PictureFields, Ranges, Text, Whole, optional, validated
 from proxy.services import Services
 from proxy.tasks.operations.pictures import ENLARGE_NAMES, PictureOperation
 
@@ -58,10 +58,10 @@ class Hidream(PictureOperation):
         for name in PICTURE_FIELDS:
             if fields.get(name) not in (None, ""):
                 raise InvalidInput(f"{name} is for the operation generate: HiDream has no ControlNet.", param=name)
-        return validated(fields, HidreamFields, ranges(services.settings.hidream_limits)).named(), {}
+        return validated(fields, HidreamFields, self.ranges(services)).named(), {}
 
-    def most_steps(self, services: Services) -> int:
-        return services.settings.hidream_limits.max_steps
+    def ranges(self, services: Services) -> Ranges:
+        return ranges(services.settings.hidream_limits)
 
     def job(self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes]) -> Job:
         checkpoint, limits = _checkpoint(services), services.settings.hidream_limits

@@ -17,7 +17,7 @@ from darkroom.networks import ModelSpec
 from darkroom.pipelines.upscale.networks import DEFAULT_MODEL, model_names
 from darkroom.pipelines.upscale.request import SCALE_RANGE, UpscaleRequest
 from proxy import pictures, upscaling
-from proxy.generate_fields import Number, Text, optional, validated
+from proxy.generate_fields import Number, Ranges, Text, optional, validated
 from proxy.pictures import Job, Outputs
 from proxy.services import Services
 from proxy.tasks.models import Output, Tell, Work
@@ -61,8 +61,8 @@ class PictureOperation(ABC):
         """
 
     @abstractmethod
-    def most_steps(self, services: Services) -> int:
-        """That the installation allows."""
+    def ranges(self, services: Services) -> Ranges:
+        """Of the numbers, in this installation."""
 
     def label(self, job: Job) -> str:
         """What makes its steps slower or faster than others of its size, for the estimates."""

@@ -29,9 +29,9 @@ class Upscale:
         settings = services.settings
         upscaling.require_model(services)
         given, picture = await upscaling.take_fields(fields, max_mb=settings.max_upload_mb)
+        request = UpscaleRequest.parse(given, settings.limits)
         if picture is None:
             raise InvalidInput("file is missing: send a picture.", param="file")
-        request = UpscaleRequest.parse(given, settings.limits)
         header = probe(picture[1], max_pixels=settings.upscale_max_pixels, param=picture[0])
         return Work(
             fields=given,
