@@ -217,9 +217,16 @@ def _body(fields: _Fields, *media: str) -> Schema:
     return {
         "required": True,
         "content": {
-            one: {"schema": fields.schema(one), "examples": {"usual": {"value": dict(fields.example)}}} for one in media
+            one: {"schema": fields.schema(one)}
+            | ({"examples": {"usual": {"value": dict(fields.example)}}} if _has_example(fields, one) else {})
+            for one in media
         },
     }
+
+
+def _has_example(fields: _Fields, media: str) -> bool:
+    """A file in a form cannot be written down."""
+    return media != MULTIPART or not fields.image_required
 
 
 def _batch(settings: Settings) -> Schema:
@@ -259,6 +266,7 @@ def _tasks(settings: Settings, schemas: dict[str, Any]) -> Schema:
             "examples": {
                 operation: {"value": {"operation": operation, **fields.example}}
                 for operation, fields in operations.items()
+                if _has_example(fields, media)
             },
         }
     return {"required": True, "content": content}

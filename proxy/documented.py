@@ -12,6 +12,7 @@ from darkroom.errors import DarkroomError
 from proxy.answers import Error
 from proxy.errors import STATUS
 from proxy.ignored import IGNORED
+from proxy.streams import EVENT_STREAM
 
 Raised = Sequence[type[DarkroomError]]
 
@@ -70,6 +71,8 @@ def answers(
 
 
 def _schema_of(media: str) -> dict[str, Any]:
+    if media == EVENT_STREAM:
+        return {"type": "object", "properties": {"event": {"type": "string"}, "data": {"type": "string"}}}
     return {"type": "string"} if media.startswith("text/") else {"type": "string", "format": "binary"}
 
 

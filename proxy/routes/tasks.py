@@ -141,11 +141,11 @@ async def submit_task(request: Request, services: Use, tasks: UseTasks) -> Respo
 async def list_tasks(
     request: Request,
     tasks: UseTasks,
-    state: Annotated[str | None, Query(description=f"One of {', '.join(STATES)}.")] = None,
+    state: Annotated[str | None, Query(json_schema_extra={"enum": list(STATES)})] = None,
     limit: Annotated[Whole, Query(ge=_PAGE_LIMITS[0], le=_PAGE_LIMITS[1])] = 50,
 ) -> dict[str, Any]:
     """The tasks that were sent with the same key, or without one from the same address; the newest first."""
-    name = values.choice("state", state, STATES) if state else None
+    name = values.choice("state", state, STATES) if state is not None else None
     known: State | None = next((one for one in STATES if one == name), None)
     page = await tasks.page(client=client_of(request), state=known, limit=limit)
     outlook = await tasks.outlook()
