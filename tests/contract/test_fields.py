@@ -3,7 +3,10 @@ text belongs, and words in any case."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -316,9 +319,30 @@ def test_files_where_text_belongs(small: httpx.Client, path: str, fields: dict[s
     assert "file" in answer.json()["error"]["message"]
 
 
-def test_upscale_takes_base64(small: httpx.Client) -> None:
-    import base64
+def test_batch_names_every_bad_file(small: httpx.Client) -> None:
+    names = ("bad.png", "bad.png", "errors.json", "good.png", "bad.png", "errors.json")
+    files = [("files", (name, png() if name == "good.png" else b"no image")) for name in names]
+    answer = small.post("/api/upscale-batch", data={"model": "animevideov3-x2"}, files=files)
+    assert answer.headers["x-failed-files"] == "5"
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert archive.namelist() == ["good.png", "errors.json"]
+        told = json.loads(archive.read("errors.json"))
+    assert set(told) == {"bad.png", "bad-2.png", "bad-3.png", "errors.json", "errors-2.json"}
+    assert {error["code"] for error in told.values()} == {"not_an_image"}
 
+
+def test_control_map_of_ones_own(small: httpx.Client) -> None:
+    text = base64.b64encode(png((64, 64))).decode()
+    answer = small.post("/generate", json={**QUICK, "control_image": text, "control_preprocess": False})
+    assert answer.status_code == 200, answer.text
+    control_map = base64.b64decode(answer.json()["control_map"].split(",")[1])
+    assert set(Image.open(io.BytesIO(control_map)).getdata()) == {(200, 30, 30)}
+    assert answer.json()["parameters"]["control_preprocess"] is False
+    form = small.post("/generate", data={**QUICK, "control_preprocess": "no"}, files={"image": png()})
+    assert form.json()["parameters"]["control_preprocess"] is False
+
+
+def test_upscale_takes_base64(small: httpx.Client) -> None:
     text = base64.b64encode(png()).decode()
     for answer in (
         small.post("/api/upscale", json={"image": f"data:image/png;base64,{text}", "model": "animevideov3-x2"}),
