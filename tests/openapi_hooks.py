@@ -70,18 +70,23 @@ def _mended(given: Any, case: schemathesis.Case) -> Any:
             del body[name]
     if case.media_type != "multipart/form-data" or case.operation.path == "/tasks":  # a form with "oneOf" has no files
         body |= {name: _text(_image(90, 8)) for name in _IMAGE_NAMES if name in body}
-    if "prompt" in body and not case.operation.path.endswith("submit"):  # small, for the sake of time
-        body |= {"width": 64, "height": 96}
-        body.pop("size", None)
-    if case.operation.path.endswith("submit"):
-        body["resolution"] = "512x512"
     for low, high, bounds in _PAIRS:
         if low in body or high in body:
             body[low], body[high] = bounds
-    if str(body.get("model", "")).startswith("x4plus"):  # takes long
-        body["model"] = "animevideov3"
     if "enlarge" not in body:
         body.pop("enlarge_model", None)
+    return _quick(body, case.operation.path)
+
+
+def _quick(body: dict[str, Any], path: str) -> dict[str, Any]:
+    """The same with small images, for the sake of time."""
+    if path.endswith("submit"):
+        body["resolution"] = "512x512"
+    elif "prompt" in body:
+        body |= {"width": 64, "height": 96}
+        body.pop("size", None)
+    if str(body.get("model", "")).startswith("x4plus"):
+        body["model"] = "animevideov3"
     return body
 
 
