@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, get_args
 
 from darkroom.errors import InvalidInput, TooLarge
 from darkroom.images import Format
+
+Bounds = tuple[float, float]
+"""The smallest and the largest value of a number; both are allowed."""
 
 GUIDANCE_RANGE = (0.0, 50.0)
 SEED_RANGE = (0, 2**63 - 1 - 1024)
@@ -18,6 +22,11 @@ QUALITY_RANGE = (1, 100)
 FORMATS: tuple[str, ...] = get_args(Format)
 DRAWN_SEEDS = 2**32
 """Seeds that are drawn fit into what every web UI and JavaScript can hold."""
+ANY_SEED = -1
+"""What web UIs send for "draw one"."""
+OTHER_FORMATS = {"jpg": "jpeg"}
+_SHOWN = 60
+"""Characters of a value in an error message."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +73,37 @@ class PixelLimits(Protocol):
     def max_pixels(self) -> int: ...
 
 
+class PictureLimits(PixelLimits, Protocol):
+    """What an installation allows in a request for images."""
+
+    @property
+    def max_steps(self) -> int: ...
+
+    @property
+    def max_images(self) -> int: ...
+
+    @property
+    def max_prompt(self) -> int: ...
+
+
+def picture_ranges(limits: PictureLimits) -> dict[str, Bounds]:
+    """The smallest and the largest value of every number that all families take, by the field's name. Requests are
+    checked by it, and the documentation is made of it."""
+    sides = (SIDE_MINIMUM, limits.max_pixels // SIDE_MINIMUM)
+    every = (0, limits.max_steps)
+    return {
+        "steps": (1, limits.max_steps),
+        "guidance_scale": GUIDANCE_RANGE,
+        "seed": SEED_RANGE,
+        "width": sides,
+        "height": sides,
+        "num_images": (1, limits.max_images),
+        "progress_every": every,
+        "preview_every": every,
+        "quality": QUALITY_RANGE,
+    }
+
+
 def check_pixels(width: int, height: int, limits: PixelLimits) -> None:
     """:raises TooLarge: width times height is over the limit."""
     if width * height > limits.max_pixels:
@@ -93,41 +133,123 @@ def side(given: Mapping[str, Any], name: str, limits: PixelLimits, *, multiple: 
         return None
     value = integer(given, name, 0, (SIDE_MINIMUM, limits.max_pixels // SIDE_MINIMUM))
     if value % multiple:
-        raise InvalidInput(f"{name} must be a multiple of {multiple}; got {value}.", param=name)
+        raise InvalidInput(f"{name} must be a multiple of {multiple}; got {shown(value)}.", param=name)
     return value
 
 
-def integer(given: Mapping[str, Any], name: str, default: int, bounds: tuple[int, int]) -> int:
+def shown(value: object, longest: int = _SHOWN) -> str:
+    """A value for an error message: short, in one line, and without an error itself, whatever the value is."""
+    if isinstance(value, bool) or value is None:
+        return repr(value)
+    if isinstance(value, int):
+        return _shown_integer(value, longest)
+    if isinstance(value, str):
+        text = repr(value[: longest + 1])
+        return text if len(value) <= longest else f"{repr(value[:longest])[:-1]}...' ({len(value):,} characters)"
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"a file of {len(value):,} bytes"
+    if isinstance(value, Mapping):
+        return f"an object with {len(value):,} fields"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value):,}"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return f"a {type(value).__name__}"
+
+
+def _shown_integer(value: int, longest: int) -> str:
+    """Python refuses to write whole numbers of more than 4,300 digits, so that long ones are cut before."""
+    digits = int(abs(value).bit_length() * math.log10(2)) + 1  # or one more
+    if digits <= longest:
+        return str(value)
+    leading = str(abs(value) // 10 ** (digits - 10))[:8]
+    return f"{'-' if value < 0 else ''}{leading}... (about {digits:,} digits)"
+
+
+def between(name: str, low: float, high: float, came: object, also: str = "") -> InvalidInput:
+    """The error for a number that is out of its range.
+
+    :param also: what else is allowed.
+    """
+    other = f" ({also})" if also else ""
+    return InvalidInput(f"{name} must be from {_bound(low)} to {_bound(high)}{other}; got {shown(came)}.", param=name)
+
+
+def _bound(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
+def integer(
+    given: Mapping[str, Any],
+    name: str,
+    default: int,
+    bounds: Bounds,
+    *,
+    also: Mapping[int, str] | None = None,
+) -> int:
     """A whole number.
 
+    :param also: numbers outside of `bounds` that are allowed, and what they mean.
     :raises InvalidInput: it is outside of `bounds`.
     """
-    value = int(given.get(name, default))
-    if not bounds[0] <= value <= bounds[1]:
-        raise InvalidInput(f"{name} must be from {bounds[0]} to {bounds[1]}; got {value}.", param=name)
-    return value
+    value, others = given.get(name, default), also or {}
+    text = ", ".join(f"{other} for {meaning}" for other, meaning in others.items())
+    try:
+        whole = int(value)
+    except (TypeError, ValueError, OverflowError):  # infinity, not a number, a text of 5,000 digits
+        raise between(name, *bounds, value, text) from None
+    if not bounds[0] <= whole <= bounds[1] and whole not in others:
+        raise between(name, *bounds, whole, text)
+    return whole
 
 
-def number(given: Mapping[str, Any], name: str, default: float, bounds: tuple[float, float]) -> float:
+def number(given: Mapping[str, Any], name: str, default: float, bounds: Bounds) -> float:
     """A finite number.
 
     :raises InvalidInput: it is outside of `bounds`.
     """
-    value = float(given.get(name, default))
-    if not (math.isfinite(value) and bounds[0] <= value <= bounds[1]):
-        raise InvalidInput(f"{name} must be from {bounds[0]:g} to {bounds[1]:g}; got {value:g}.", param=name)
-    return value
+    value = given.get(name, default)
+    try:
+        real = float(value)
+    except (TypeError, ValueError, OverflowError):  # a whole number beyond what a float can hold
+        raise between(name, *bounds, value) from None
+    if not (math.isfinite(real) and bounds[0] <= real <= bounds[1]):
+        raise between(name, *bounds, value)
+    return real
 
 
-def format_name(given: Mapping[str, Any], default: Format) -> Format:
+def seed_of(given: Mapping[str, Any]) -> int:
+    """The seed; one is drawn where there is none, or ANY_SEED.
+
+    :raises InvalidInput: it is outside of SEED_RANGE.
+    """
+    seed = integer(given, "seed", ANY_SEED, SEED_RANGE, also={ANY_SEED: "any"})
+    return secrets.randbelow(DRAWN_SEEDS) if seed == ANY_SEED else seed
+
+
+def choice(name: str, value: object, allowed: Iterable[str], *, other_names: Mapping[str, str] | None = None) -> str:
+    """One of a few words, in any case and with any blanks around it.
+
+    :param other_names: of some of the words.
+    :raises InvalidInput: it is none of them.
+    """
+    words = tuple(allowed)
+    plain = value.strip().lower() if isinstance(value, str) else ""
+    plain = (other_names or {}).get(plain, plain)
+    found = next((word for word in words if word.lower() == plain), None)
+    if found is None:
+        raise InvalidInput(f"{name} must be one of {', '.join(words)}; got {shown(value)}.", param=name)
+    return found
+
+
+def format_name(given: Mapping[str, Any], default: Format, allowed: Iterable[str] = FORMATS) -> Format:
     """How the picture is encoded.
 
-    :raises InvalidInput: none of FORMATS.
+    :raises InvalidInput: none of `allowed`.
     """
-    value: Format = given.get("format", default)
-    if value not in FORMATS:
-        raise InvalidInput(f"format must be one of {', '.join(FORMATS)}; got {value!r}.", param="format")
-    return value
+    name: Any = choice("format", given.get("format", default), allowed, other_names=OTHER_FORMATS)
+    kind: Format = name
+    return kind
 
 
 def required(given: Mapping[str, Any], name: str) -> None:

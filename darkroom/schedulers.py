@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from darkroom.errors import InvalidInput
+from darkroom.fields import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +134,7 @@ def scheduler_name(text: str, schedulers: Mapping[str, SchedulerSpec] = SCHEDULE
 
 
 def _unknown(text: str, schedulers: Mapping[str, SchedulerSpec]) -> InvalidInput:
-    return InvalidInput(f"scheduler must be one of {', '.join(schedulers)}; got {text!r}.", param="scheduler")
+    return InvalidInput(f"scheduler must be one of {', '.join(schedulers)}; got {shown(text)}.", param="scheduler")
 
 
 def known_name(text: str) -> str:

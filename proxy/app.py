@@ -11,13 +11,14 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from darkroom import __version__
 from darkroom.registry import families
-from proxy import errors
+from proxy import errors, openapi
 from proxy.gate import Gate
 from proxy.gateway import Gateway
 from proxy.http.bodies import MEGABYTE, Bodies, Intake, Kind
 from proxy.http.guard import Guard
 from proxy.http.methods import Methods
 from proxy.http.requests import RequestIds
+from proxy.ignored import IGNORED, IgnoredFields
 from proxy.readiness import Monitor
 from proxy.routes import generate, health, png_info, root, status, submit, tasks, upscale
 from proxy.services import Services
@@ -33,6 +34,7 @@ _EXPOSED_HEADERS = [
     "X-Upscale-Scale",
     "X-Dropped-Metadata",
     "X-Failed-Files",
+    IGNORED,
     "Retry-After",
     "Location",
     "Idempotent-Replayed",
@@ -72,8 +74,10 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     errors.install(app)
+    openapi.install(app, settings)
     for route in (root, health, status, generate, png_info, upscale, tasks, submit):
         app.include_router(route.router)
+    app.add_middleware(IgnoredFields)
     app.add_middleware(Bodies, intakes=_intakes(settings), stall_seconds=settings.request_timeout)
     app.add_middleware(Methods, service=app)
     app.add_middleware(Guard, trusted_hosts=settings.trusted_hosts, origins=settings.cors_origins)
@@ -100,6 +104,6 @@ def _intakes(settings: Settings) -> dict[str, Intake]:
         "/png-info": any_kind,
         "/submit": Intake({Kind.JSON: MEGABYTE}),
         "/batch_submit": Intake({Kind.JSON: _BATCH_JSON}),
-        "/api/upscale": Intake({Kind.MULTIPART: upload, Kind.URLENCODED: MEGABYTE}),
+        "/api/upscale": any_kind,
         "/api/upscale-batch": Intake({Kind.MULTIPART: batch, Kind.URLENCODED: MEGABYTE}),
     }

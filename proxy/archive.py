@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 import zipfile
+from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
@@ -25,11 +26,7 @@ class Archive:
 
     def add(self, name: str, data: bytes | memoryview) -> None:
         """Append an entry; a name that is taken gets a number."""
-        path = PurePosixPath(name)
-        number = 1
-        while name.lower() in self._names:
-            number += 1
-            name = f"{path.stem}-{number}{path.suffix}"
+        name = unused(name, self._names, str.lower)
         self._names.add(name.lower())
         with self._zip.open(name, "w", force_zip64=True) as entry:
             entry.write(data)
@@ -49,6 +46,18 @@ class Archive:
         self.close()
         if error is not None:
             self.remove()
+
+
+def unused(name: str, taken: Collection[str], key: Callable[[str], str] = str) -> str:
+    """The name, with a number where it is among those that are taken.
+
+    :param key: of a name, which `taken` has.
+    """
+    path, number = PurePosixPath(name), 1
+    while key(name) in taken:
+        number += 1
+        name = f"{path.stem}-{number}{path.suffix}"
+    return name
 
 
 def entry_name(uploaded: str | None, extension: str) -> str:

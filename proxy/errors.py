@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +15,7 @@ from starlette.routing import Match
 
 from darkroom import errors
 from darkroom.errors import DarkroomError
+from darkroom.fields import shown
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ STATUS: dict[type[DarkroomError], int] = {
     errors.OutOfMemory: 500,
 }
 # Refusals of HTTP itself and Starlette's own (no such route, wrong method) carry no class of ours, only a status.
-_CODES = {
+CODES = {
     400: "bad_request",
     403: "forbidden",
     404: "not_found",
@@ -74,7 +76,7 @@ def describe(error: BaseException) -> tuple[int, dict[str, Any], dict[str, str]]
 
 def refusal(status: int, message: str, param: str | None = None) -> JSONResponse:
     """An answer that HTTP itself asks for."""
-    return JSONResponse(body(message, _CODES.get(status, "http_error"), param), status)
+    return JSONResponse(body(message, CODES.get(status, "http_error"), param), status)
 
 
 def allowed_methods(request: Request) -> list[str]:
@@ -112,7 +114,7 @@ def install(app: FastAPI) -> None:
         headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
         if status == 405:  # the framework names those of one route
             headers["Allow"] = ", ".join(allowed_methods(request))
-        return JSONResponse(body(detail, _CODES.get(status, "http_error")), status, headers)
+        return JSONResponse(body(detail, CODES.get(status, "http_error")), status, headers)
 
     app.add_exception_handler(DarkroomError, ours)
     app.add_exception_handler(Exception, ours)
@@ -120,22 +122,17 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, http)
 
 
+def entry(place: Sequence[str | int]) -> str:
+    """Which one of a list of requests a place in a body is in, as a message begins."""
+    found = (f"{name}[{at}]: " for name, at in pairwise(place) if isinstance(at, int) and name != "body")
+    return next(found, "")
+
+
 def first_problem(error: RequestValidationError) -> tuple[str, str | None]:
     """The first thing wrong: field, what is asked of it, and what came (shortened)."""
     first = error.errors()[0]
     param = next((str(part) for part in reversed(first["loc"]) if isinstance(part, str)), None)
-    entries = (f"{name}[{at}]: " for name, at in pairwise(first["loc"]) if isinstance(at, int) and name != "body")
-    where = next(entries, "")  # in a list of requests, which one
+    where = entry(first["loc"])
     if first["type"] == "missing":
         return f"{where}{param} is missing.", param
-    return f"{where}{param}: {first['msg'].rstrip('.')}; got {came(first.get('input'))}.", param
-
-
-def came(value: Any) -> str:
-    """What a client sent, shortened; never raw bytes."""
-    if isinstance(value, bytes | bytearray):
-        return f"a file of {len(value)} bytes"
-    if isinstance(value, str):
-        value = value[:80]  # `repr` of megabytes takes a while
-    shown = repr(value)
-    return shown if len(shown) <= 80 else shown[:77] + "..."
+    return f"{where}{param}: {first['msg'].rstrip('.')}; got {shown(first.get('input'))}.", param

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from darkroom.pipelines.sd15.networks import PIPELINE
-from darkroom.pipelines.sd15.request import GenerateRequest
+from darkroom.pipelines.sd15.request import GenerateRequest, Limits, ranges
 from proxy import pictures
 from proxy.generate_fields import PICTURE_FIELDS, GenerateFields, validated
 from proxy.uploads import take_picture
@@ -30,6 +30,7 @@ class Job(pictures.Job):
         if control is not None and self.control_image is not None:
             inputs |= {
                 "control_type": control.kind,
+                "control_preprocess": np.array([control.preprocess]),
                 "control_image": np.frombuffer(self.control_image, np.uint8),
                 "low_threshold": control.options.low_threshold,
                 "high_threshold": control.options.high_threshold,
@@ -40,14 +41,16 @@ class Job(pictures.Job):
         return inputs
 
 
-async def take_fields(fields: dict[str, Any], *, max_mb: float) -> tuple[dict[str, Any], tuple[str, bytes] | None]:
+async def take_fields(
+    fields: dict[str, Any], limits: Limits, *, max_mb: float
+) -> tuple[dict[str, Any], tuple[str, bytes] | None]:
     """The fields of a request by our names, ready for `GenerateRequest.parse`, and the reference picture with the name
     that it came under. It is taken out of `fields`.
 
     :raises InvalidInput, TooLarge, RequestValidationError: a field of a wrong type; a picture that is none.
     """
     picture = await take_picture(fields, PICTURE_FIELDS, max_mb=max_mb)
-    named = validated(fields, GenerateFields).named()
+    named = validated(fields, GenerateFields, ranges(limits)).named()
     if picture is not None:
         named["control_image"] = True
     return named, picture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -80,9 +80,9 @@ class Made:
             "media_type": self.media_type,
         }
 
-    def as_json(self) -> bytes:
-        """The whole answer. Encodes a lot of base64: call it in a thread."""
-        answer = {**self.summary(), "images": [data_url(data, self.media_type) for data, _ in self.pictures]}
+    def as_json(self, more: Mapping[str, Any]) -> bytes:
+        """The whole answer, and `more` in it. Encodes a lot of base64: call it in a thread."""
+        answer = {**self.summary(), **more, "images": [data_url(data, self.media_type) for data, _ in self.pictures]}
         if self.control_map is not None:
             answer["control_map"] = data_url(self.control_map, MEDIA_TYPES["png"])
         return json.dumps(answer).encode()

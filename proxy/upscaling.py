@@ -6,19 +6,53 @@ import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel
 
 from darkroom.errors import NetworkError, NotFound
+from darkroom.fields import OTHER_FORMATS
 from darkroom.images import MEDIA_TYPES
 from darkroom.networks import Array
 from darkroom.pipelines.upscale import networks
-from darkroom.pipelines.upscale.request import UpscaleRequest
+from darkroom.pipelines.upscale.request import FORMATS, RANGES, UpscaleRequest
+from proxy.generate_fields import Number, Text, Whole, optional, validated, word
 from proxy.services import Services
 from proxy.streams import data_url
+from proxy.uploads import take_picture
+
+PICTURE_FIELDS = ("file", "image", "image_base64")
+"""Names of the image to be enlarged; the first one is ours."""
 
 Report = Callable[[int, int], None]
+
+
+class UpscaleFields(BaseModel):
+    """The types; ranges are checked by `UpscaleRequest.parse`."""
+
+    model: Text | None = optional("The network.", networks.DEFAULT_MODEL, enum=list(networks.model_names()))
+    scale: Number | None = optional("How much larger. By default the network's own scale, 4.")
+    tile: Whole | None = optional("Longest side of a tile in pixels, or 0 for no tiling. By default UPSCALE_TILE.")
+    tile_pad: Whole | None = optional("Pixels around a tile that are computed twice. By default UPSCALE_TILE_PAD.")
+    format: Annotated[Text, word("format", FORMATS, OTHER_FORMATS)] | None = optional(
+        "Of the result; raw are bare rows.", UpscaleRequest.format, enum=list(FORMATS)
+    )
+    quality: Whole | None = optional("Of WebP and JPEG.", UpscaleRequest.quality)
+
+
+NAMES = frozenset({*UpscaleFields.model_fields, *PICTURE_FIELDS})
+"""Every field of a request for one image."""
+
+
+async def take_fields(fields: dict[str, Any], *, max_mb: float) -> tuple[dict[str, Any], tuple[str, bytes] | None]:
+    """The fields of a request, ready for `UpscaleRequest.parse`, and the image with the name that it came under. It is
+    taken out of `fields`.
+
+    :raises InvalidInput, TooLarge, RequestValidationError: a field of a wrong type; an image that is none.
+    """
+    picture = await take_picture(fields, PICTURE_FIELDS, max_mb=max_mb)
+    return validated(fields, UpscaleFields, RANGES).model_dump(exclude_none=True), picture
 
 
 def _silent(done: int, total: int) -> None:

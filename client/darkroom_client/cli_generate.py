@@ -6,13 +6,15 @@ import re
 import secrets
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TextIO, cast
 
 import click
 
 from .cli import Command, url_option
+from .client import Client
+from .errors import DarkroomError
 from .generate_run import Run, carry_out
 from .models import GenerateOptions, pillow
 from .recorded import made_otherwise
@@ -85,6 +87,14 @@ _control_options = _in_order(
         help="A picture that steers the result, by its outlines say.",
     ),
     click.option("--control-type", metavar="KIND", help="What is taken from it [service: canny]."),
+    click.option(
+        "--no-control-preprocess",
+        "control_preprocess",
+        flag_value=False,
+        default=None,
+        type=bool,
+        help="It is a map already, of edges say.",
+    ),
     click.option("--low-threshold", type=int, metavar="N", help="Of the Canny edge detector [service: 100]."),
     click.option("--high-threshold", type=int, metavar="N", help="Of the Canny edge detector [service: 200]."),
     click.option(
@@ -184,7 +194,13 @@ def generate(**given: Any) -> None:
         output=given["output"],
         format=given["format"],
         grid=_grid(given["grid"]),
-        is_another=partial(_is_another, options, overwrite=overwrite, drawn_seed=seed is None),
+        is_another=partial(
+            _is_another,
+            options,
+            overwrite=overwrite,
+            drawn_seed=seed is None,
+            most_steps=cache(partial(_most_steps, given["url"], given["timeout"])),
+        ),
     )
     options["format"] = plan.format
     run = Run(
@@ -232,10 +248,30 @@ def _options(given: dict[str, Any]) -> GenerateOptions:
     return cast(GenerateOptions, {name: given[name] for name in names})
 
 
-def _is_another(options: GenerateOptions, path: Path, shot: Shot, *, overwrite: bool, drawn_seed: bool) -> bool:
+def _is_another(
+    options: GenerateOptions,
+    path: Path,
+    shot: Shot,
+    *,
+    overwrite: bool,
+    drawn_seed: bool,
+    most_steps: Callable[[], int | None],
+) -> bool:
     """Whether a file holds another picture than the one wanted; if it is to be overwritten that is all the same."""
     seed = None if drawn_seed else shot.seed
-    return not overwrite and made_otherwise(path, {**options, "prompt": shot.prompt, "seed": seed})
+    wanted = {**options, "prompt": shot.prompt, "seed": seed}
+    return not overwrite and made_otherwise(path, wanted, most_steps)
+
+
+def _most_steps(url: str, timeout: float) -> int | None:
+    """What the service allows, which is also its default where that is less than the usual one; None if it does not
+    say."""
+    try:
+        with Client(url, timeout=timeout, retries=0) as client:
+            most = client.status().raw["generate"]["limits"]["max_steps"]
+    except (DarkroomError, KeyError, TypeError):
+        return None
+    return most if isinstance(most, int) else None
 
 
 def _spelling(command: click.Command) -> dict[str, str]:

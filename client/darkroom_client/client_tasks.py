@@ -118,6 +118,7 @@ class AsyncTaskMethods(ABC):
 
     async def submit(
         self,
+        /,
         operation: str,
         *,
         priority: Priority | None = None,

@@ -80,6 +80,7 @@ class GenerateOptions(TypedDict, total=False):
     :param scheduler: name of the solver.
     :param control_image: a picture whose outlines, say, steer the result.
     :param control_type: what is taken from it, "canny" for outlines.
+    :param control_preprocess: False if `control_image` is what the ControlNet reads, a map of outlines say.
     :param low_threshold, high_threshold: of the Canny edge detector, 1..255.
     :param controlnet_conditioning_scale: how strongly it steers, 0..2.
     :param control_guidance_start, control_guidance_end: shares of the steps (0..1) between which it steers.
@@ -97,6 +98,7 @@ class GenerateOptions(TypedDict, total=False):
     scheduler: str | None
     control_image: ImageInput | None
     control_type: str | None
+    control_preprocess: bool | None
     low_threshold: int | None
     high_threshold: int | None
     controlnet_conditioning_scale: float | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,32 +13,45 @@ LARGEST_TEXT = 1 << 20  # bytes; a chunk that claims more is none of ours
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 # Of what is not asked for, the service takes these: the values are part of its contract.
-_DEFAULTS = {"steps": 20, "negative_prompt": "", "control_type": None}
+_DEFAULTS: dict[str, Any] = {"steps": 20, "negative_prompt": "", "control_type": None}
 _CONTROL_DEFAULTS = {
     "control_type": "canny",
+    "control_preprocess": True,
     "low_threshold": 100,
     "high_threshold": 200,
     "controlnet_conditioning_scale": 1.0,
     "control_guidance_start": 0.0,
     "control_guidance_end": 1.0,
 }
+# What pictures do not record that were made before there was such a field.
+_RECORDED = {"control_preprocess": True}
 # These say nothing about the picture, or cannot be seen in what is recorded.
 _NOT_COMPARED = {"num_images", "format", "quality", "preview_every", "control_image"}
 
 
-def made_otherwise(path: Path, wanted: Mapping[str, Any]) -> bool:
+def made_otherwise(path: Path, wanted: Mapping[str, Any], most_steps: Callable[[], int | None] = lambda: None) -> bool:
     """Whether a file was certainly made with other settings than the `wanted` ones, which are fields of a request.
 
     False where the file does not say, because it is no PNG, say. Size, guidance scale and scheduler count where they
     are asked for: what suits the checkpoint is not known here.
+
+    :param most_steps: asks the service for its limit, which is its default if it is less than the usual one. Called
+        only where it makes a difference.
     """
     recorded = read_recorded(path)
     if recorded is None:
         return False
     given = {name: value for name, value in wanted.items() if value is not None}
     wanted = {**_DEFAULTS, **(_CONTROL_DEFAULTS if "control_image" in given else {}), **given}
+    recorded = {**(_RECORDED if "control_type" in recorded else {}), **recorded}
+    if "steps" not in given and _is_less(recorded.get("steps"), _DEFAULTS["steps"]):
+        wanted["steps"] = min(_DEFAULTS["steps"], most_steps() or _DEFAULTS["steps"])
     names = wanted.keys() - _NOT_COMPARED
     return any(_comparable(name, recorded.get(name)) != _comparable(name, wanted[name]) for name in names)
+
+
+def _is_less(value: Any, other: int) -> bool:
+    return isinstance(value, int) and value < other
 
 
 def _comparable(name: str, value: Any) -> Any:

@@ -14,9 +14,12 @@ from starlette.exceptions import HTTPException
 
 from darkroom.images import MEDIA_TYPES, probe
 from darkroom.pipelines.sd15.request import GenerateRequest
-from proxy.generate_fields import request_body
+from proxy.answers import Generated
+from proxy.documented import IMAGE, WORK, answers
+from proxy.generate_fields import GENERATE_NAMES
 from proxy.generating import Job, take_fields
 from proxy.http.accept import Accept, accept_of
+from proxy.ignored import ignored, note
 from proxy.pictures import Outputs, require_model, run
 from proxy.services import Services, Use, while_connected
 from proxy.sources import SOURCE
@@ -28,10 +31,6 @@ router = APIRouter(tags=["text to image"])
 _JSON = "application/json"
 _ANY_PICTURE = "image/*"
 _PICTURES = {MEDIA_TYPES[name]: name for name in ("png", "webp", "jpeg")}
-_ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {"content": {name: {} for name in (_JSON, EVENT_STREAM, *_PICTURES)}},
-    406: {"description": "Several pictures, and `Accept` names a kind of answer that holds one."},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +38,18 @@ class Wanted(Job):
     """A request and the form of its answer.
 
     :param bare: answer the picture itself.
+    :param warnings: what to add to an answer in JSON.
     """
 
     bare: bool
+    warnings: dict[str, Any]
 
 
 async def _job(request: Request, services: Use) -> Wanted:
     settings = services.settings
     fields = await read_fields(request, max_mb=settings.max_upload_mb)
-    named, picture = await take_fields(fields, max_mb=settings.max_upload_mb)
+    warnings = note(request, ignored(fields, GENERATE_NAMES))
+    named, picture = await take_fields(fields, settings.generate_limits, max_mb=settings.max_upload_mb)
     accepted = _accepted(accept_of(request))
     if accepted in _PICTURES:
         _require_one(named["format"] in (None, _PICTURES[accepted]), f"format is {named['format']}", accepted)
@@ -60,8 +62,9 @@ async def _job(request: Request, services: Use) -> Wanted:
     bare = accepted != _JSON and not events
     _require_one(not bare or parsed.num_images == 1, f"num_images is {parsed.num_images}", accepted)
     if picture is not None:
-        probe(picture[1], max_pixels=settings.generate_max_control_pixels, param=picture[0])
-    return Wanted(request=parsed, control_image=None if picture is None else picture[1], bare=bare)
+        most = settings.generate_max_control_pixels
+        await asyncio.to_thread(probe, picture[1], max_pixels=most, param=picture[0])
+    return Wanted(request=parsed, control_image=None if picture is None else picture[1], bare=bare, warnings=warnings)
 
 
 def _accepted(accept: Accept) -> str:
@@ -83,8 +86,13 @@ def _require_one(fits: bool, but: str, accepted: str) -> None:
     "/generate",
     summary="Make pictures of a text",
     response_class=Response,
-    responses=_ANSWERS,
-    openapi_extra={"requestBody": request_body()},
+    **answers(
+        Generated,
+        raises=(*IMAGE, *WORK),
+        media=(EVENT_STREAM, *_PICTURES),
+        headers=("X-Seed",),
+        other={406: "`not_acceptable`: Several images, and `Accept` names a kind of answer that holds one."},
+    ),
 )
 async def generate(request: Request, services: Use, job: Annotated[Wanted, Depends(_job)]) -> Response:
     """Takes JSON or a form. Answers JSON: `images` as data URLs, `seed`, `seeds`, `parameters`, and with a reference
@@ -103,10 +111,10 @@ async def generate(request: Request, services: Use, job: Annotated[Wanted, Depen
     if job.bare:
         ((data, details),) = made.pictures
         return Response(data, media_type=made.media_type, headers={"X-Seed": str(details["seed"])})
-    return Response(await asyncio.to_thread(made.as_json), media_type=_JSON)
+    return Response(await asyncio.to_thread(made.as_json, job.warnings), media_type=_JSON)
 
 
-async def _narrated(services: Services, job: Job, tell: Tell) -> None:
+async def _narrated(services: Services, job: Wanted, tell: Tell) -> None:
     """The job as events."""
 
     async def each(outputs: Outputs) -> None:
@@ -114,7 +122,7 @@ async def _narrated(services: Services, job: Job, tell: Tell) -> None:
             tell(one)
 
     made = await services.admitted(lambda: run(services, job, each))
-    tell(event("done", made.summary()))
+    tell(event("done", {**made.summary(), **job.warnings}))
 
 
 def _told(outputs: Outputs, media_type: str) -> list[bytes]:

@@ -9,7 +9,9 @@ from fastapi.responses import JSONResponse
 
 from darkroom import __version__
 from darkroom.errors import NotReady
+from proxy.answers import ApiHealth, Health
 from proxy.devices import serving_device
+from proxy.documented import healths
 from proxy.readiness import Monitor
 from proxy.services import Services, Use
 from proxy.tasks.tasks import UseTasks
@@ -21,7 +23,7 @@ _RETRY_AFTER = 5
 """Seconds, when something else than Triton is the reason."""
 
 
-@router.get("/health", summary="State of the service")
+@router.get("/health", summary="State of the service", **healths(Health))
 async def health(services: Use, tasks: UseTasks) -> JSONResponse:
     """200 when every model has answered a small inference, 503 while they load, restart or drain. Tasks that wait are
     counted in `queue_length`, and in `total_tasks` all that are not forgotten, from before a restart too."""
@@ -47,7 +49,7 @@ async def health(services: Use, tasks: UseTasks) -> JSONResponse:
     return _answer(content, monitor)
 
 
-@router.get("/api/health", summary="State of the upscaler")
+@router.get("/api/health", summary="State of the upscaler", **healths(ApiHealth))
 async def api_health(services: Use) -> JSONResponse:
     """Contract D: status, whether the models are loaded, and the device they run on."""
     monitor = services.monitor

@@ -9,6 +9,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from darkroom import __version__
+from proxy.answers import Root
+from proxy.documented import answers
 from proxy.http.accept import accept_of
 from proxy.services import Services, Use
 from proxy.tasks.operations import submit_operation
@@ -19,7 +21,12 @@ _PAGE = Path(__file__).with_name("page.html").read_text()
 _VARIES = {"Vary": "Accept"}
 
 
-@router.get("/", summary="What this service is", response_class=JSONResponse)
+@router.get(
+    "/",
+    summary="What this service is",
+    response_class=JSONResponse,
+    **answers(Root, media=("text/html",), headers=("Vary",)),
+)
 async def root(request: Request, services: Use) -> Response:
     """Where to go from here; a browser, which asks for HTML, gets a page that makes pictures as durable tasks."""
     if accept_of(request).prefers("text/html", "application/json"):

@@ -16,14 +16,16 @@ from darkroom.errors import NotReady
 from darkroom.pipelines.sd15.checkpoint import Checkpoint
 from darkroom.pipelines.sd15.networks import CONTROL_UNETS, PIPELINE
 from darkroom.schedulers import SCHEDULERS
+from proxy.answers import Status
 from proxy.devices import gpu_info
+from proxy.documented import answers
 from proxy.services import Services, Use
 from proxy.tasks.tasks import Tasks, UseTasks
 
 router = APIRouter(tags=["health"])
 
 
-@router.get("/status", summary="Workers, queue and devices")
+@router.get("/status", summary="Workers, queue and devices", **answers(Status))
 async def status(services: Use, tasks: UseTasks) -> dict[str, Any]:
     """`active_workers`: tasks that can run at once, while the models work; `task_queue_size`: tasks that wait, without
     the durable ones while their database is away; `pending_tasks`: tasks that wait or run. Results go to their clients

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,8 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from darkroom.checkpoint import Checkpoint
 from darkroom.errors import InvalidInput
 from darkroom.pipelines.upscale.request import SCALE_RANGE
+from proxy.answers import BatchSubmitted, Submitted, SubmittedStatus
+from proxy.documented import IMAGE, SUBMIT, TASK, answers
 from proxy.errors import first_problem
-from proxy.generate_fields import Number, Text, Whole
+from proxy.generate_fields import Fields, Number, Text, Whole, validated, word
+from proxy.http.json_body import read_json
+from proxy.ignored import ignored, note
 from proxy.routes.tasks import (
     REPLAYED,
     client_of,
@@ -33,18 +37,34 @@ from proxy.tasks.tasks import UseTasks
 
 router = APIRouter(tags=["asynchronous generation"])
 
-Resolution = Literal["1024x1024", "1024x768", "768x1024", "512x512"]
+RESOLUTIONS = ("1024x1024", "1024x768", "768x1024", "512x512")
+_ENUM: dict[str, Any] = {"enum": list(RESOLUTIONS)}
+_USUAL_STEPS = 50
 _OTHER_NAMES = {"steps": "num_inference_steps", "num_images": "num_images_per_prompt"}
 """The operation's name of a field -> the contract's."""
-_ELSEWHERE = {
+ELSEWHERE = {
     "width": "resolution says the size",
     "height": "resolution says the size",
+    "size": "resolution says the size",
     "enlarge": "resolution says the size",
     "enlarge_model": "SUBMIT_ENLARGE names the upscaler",
     "priority": "POST /tasks takes priorities",
 }
 """Fields of the operations and of `POST /tasks` that `POST /submit` does not take, and what there is instead."""
+_TAKEN = frozenset({"prompt", "resolution", *_OTHER_NAMES.values()})
+_RAISES = (*IMAGE, *SUBMIT)
 _ACCEPTED = "Task submitted successfully"
+
+
+def _body(kind: type[Fields]) -> Callable[[Request, Services], Coroutine[Any, Any, Fields]]:
+    """A dependency that reads a JSON body. FastAPI's own refuses some bad bodies without naming a field."""
+
+    async def read(request: Request, services: Use) -> Fields:
+        return validated(
+            await read_json(request, images=(), max_mb=1), kind, submit_operation(services).ranges(services)
+        )
+
+    return read
 
 
 class ImageGenerationRequest(BaseModel):
@@ -54,48 +74,84 @@ class ImageGenerationRequest(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     prompt: Text = Field(min_length=1)
-    resolution: Resolution = "1024x1024"
-    num_inference_steps: Annotated[Whole, Field(ge=1)] = 50
+    resolution: Annotated[Text, word("resolution", RESOLUTIONS)] = Field("1024x1024", json_schema_extra=_ENUM)
+    num_inference_steps: Annotated[Whole, Field(ge=1)] = _USUAL_STEPS
     num_images_per_prompt: Annotated[Whole, Field(ge=1)] = 1
     negative_prompt: Text | None = None
     guidance_scale: Number | None = None
     seed: Whole | None = None
 
-    def sent(self) -> dict[str, Any]:
-        """The fields with the contract's defaults, but for a default where the operation's own name was used."""
+    def sent(self, most_steps: int) -> dict[str, Any]:
+        """The fields with the contract's defaults, but for a default where the operation's own name was used.
+
+        :param most_steps: that the installation allows.
+        """
         fields = self.model_dump(exclude_none=True)
+        if "num_inference_steps" not in self.model_fields_set:
+            fields["num_inference_steps"] = default_steps(most_steps)
         for other, name in _OTHER_NAMES.items():
             if other in fields and name not in self.model_fields_set:
                 del fields[name]
         return fields
 
 
+def default_steps(most: int) -> int:
+    """Of the contract, or what the installation allows."""
+    return min(_USUAL_STEPS, most)
+
+
 class BatchRequest(BaseModel):
     """Several requests, of which all are accepted or none."""
+
+    model_config = ConfigDict(extra="allow")
 
     requests: list[ImageGenerationRequest] = Field(min_length=1, max_length=1000)
 
 
-@router.post("/submit", summary="Submit a picture to be made")
-async def submit(body: ImageGenerationRequest, request: Request, services: Use, tasks: UseTasks) -> Response:
+@router.post(
+    "/submit", summary="Submit a picture to be made", **answers(Submitted, raises=_RAISES, headers=(REPLAYED,))
+)
+async def submit(
+    body: Annotated[ImageGenerationRequest, Depends(_body(ImageGenerationRequest))],
+    request: Request,
+    services: Use,
+    tasks: UseTasks,
+) -> Response:
     """Answers at once; ask `/status/{task_id}` what became of it."""
+    warnings = note(request, _ignored(body, services))
     ((task, new),) = await _submit([body], request, services, tasks)
-    return JSONResponse(_accepted(task, await tasks.outlook_of_accepted()), headers=_replayed(new))
+    content = {**_accepted(task, await tasks.outlook_of_accepted()), **warnings}
+    return JSONResponse(content, headers=_replayed(new))
 
 
-@router.post("/batch_submit", summary="Submit several pictures")
-async def batch_submit(body: BatchRequest, request: Request, services: Use, tasks: UseTasks) -> Response:
+@router.post(
+    "/batch_submit", summary="Submit several pictures", **answers(BatchSubmitted, raises=_RAISES, headers=(REPLAYED,))
+)
+async def batch_submit(
+    body: Annotated[BatchRequest, Depends(_body(BatchRequest))], request: Request, services: Use, tasks: UseTasks
+) -> Response:
     """All requests are accepted, or none. `task_ids` and `tasks` are in the order of the requests."""
+    unknown = ignored(body.model_extra or {}, BatchRequest.model_fields)
+    for index, one in enumerate(body.requests):
+        unknown += _ignored(one, services, f"requests[{index}].")
+    warnings = note(request, unknown)
     accepted = await _submit(body.requests, request, services, tasks)
     outlook = await tasks.outlook_of_accepted()
-    answers = [_accepted(task, outlook) for task, _ in accepted]
+    told = [_accepted(task, outlook) for task, _ in accepted]
     content = {
-        "task_ids": [answer["task_id"] for answer in answers],
-        "tasks": answers,
-        "total": len(answers),
-        "message": f"{len(answers)} tasks submitted successfully",
+        "task_ids": [answer["task_id"] for answer in told],
+        "tasks": told,
+        "total": len(told),
+        "message": f"{len(told)} tasks submitted successfully",
+        **warnings,
     }
     return JSONResponse(content, headers=_replayed(all(new for _, new in accepted)))
+
+
+def _ignored(body: ImageGenerationRequest, services: Services, prefix: str = "") -> list[dict[str, Any]]:
+    """What there is to say of fields that nobody knows; those that are elsewhere are refused."""
+    names = _TAKEN | submit_operation(services).names | ELSEWHERE.keys()
+    return ignored(body.model_extra or {}, names, prefix)
 
 
 def _accepted(task: Task, outlook: Outlook) -> dict[str, Any]:
@@ -113,7 +169,7 @@ async def _submit(
     key = idempotency_key(request)
     tasks.check(len(bodies), key)  # before each of them costs time
     operation = submit_operation(services)
-    sent = [body.sent() for body in bodies]
+    sent = [body.sent(int(operation.ranges(services)["steps"][1])) for body in bodies]
     side = await asyncio.to_thread(_trained_side, services, operation.pipeline.name)
     works: list[Work] = []
     for index, fields in enumerate(sent):
@@ -137,7 +193,7 @@ async def _submit(
 
 
 def _refuse_what_is_elsewhere(fields: Mapping[str, Any]) -> None:
-    for name, instead in _ELSEWHERE.items():
+    for name, instead in ELSEWHERE.items():
         if name in fields:
             raise InvalidInput(f"{name} is not for /submit: {instead}.", param=name)
 
@@ -186,7 +242,7 @@ def _trained_side(services: Services, pipeline: str) -> int | None:
         return None
 
 
-@router.get("/status/{task_id}", summary="What became of a submitted picture")
+@router.get("/status/{task_id}", summary="What became of a submitted picture", **answers(SubmittedStatus, raises=TASK))
 async def submitted_status(task_id: str, request: Request, tasks: UseTasks) -> dict[str, Any]:
     """`progress` goes with the steps, 0 to 100; `error` is there when it failed."""
     task = await tasks.get(task_id)

@@ -15,14 +15,18 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 
-from darkroom.errors import Conflict, Gone, InvalidInput, NotFound
+from darkroom import fields as values
+from darkroom.errors import Conflict, Gone, InvalidInput, NotFound, NotReady
 from darkroom.images import MEDIA_TYPES
-from proxy.errors import came
+from proxy.answers import TaskPage, TaskView
+from proxy.documented import IMAGE, SUBMIT, TASK, answers
+from proxy.generate_fields import Whole
 from proxy.http.conditional import file_answer
+from proxy.ignored import ignored, note
 from proxy.services import Use
 from proxy.streams import EVENT_STREAM, EventResponse, Told, data_url, event
 from proxy.tasks.models import PRIORITIES, STATES, Outlook, State, Task
-from proxy.tasks.operations import OPERATIONS, operation_named
+from proxy.tasks.operations import operation_named
 from proxy.tasks.tasks import Tasks, UseTasks
 from proxy.uploads import read_fields
 
@@ -35,23 +39,7 @@ _LOOK_SECONDS = 0.25
 _LEAST_SECONDS = 0.05
 """However fast the steps are."""
 _PAGE_LIMITS = (1, 500)
-_BODY = {
-    "required": True,
-    "content": {
-        kind: {
-            "schema": {
-                "type": "object",
-                "required": ["operation"],
-                "description": "The fields of the operation besides.",
-                "properties": {
-                    "operation": {"type": "string", "enum": list(OPERATIONS)},
-                    "priority": {"type": "string", "enum": list(PRIORITIES), "default": "normal"},
-                },
-            }
-        }
-        for kind in ("application/json", "multipart/form-data")
-    },
-}
+_MEDIA = tuple(MEDIA_TYPES.values())
 
 
 def client_of(request: Request) -> str:
@@ -122,7 +110,11 @@ def shown(task: Task, outlook: Outlook, request: Request) -> dict[str, Any]:
 
 
 @router.post(
-    "/tasks", status_code=202, summary="Begin a task", response_class=JSONResponse, openapi_extra={"requestBody": _BODY}
+    "/tasks",
+    status_code=202,
+    summary="Begin a task",
+    response_class=JSONResponse,
+    **answers(TaskView, raises=(*IMAGE, *SUBMIT), status=202, headers=("Location", REPLAYED)),
 )
 async def submit_task(request: Request, services: Use, tasks: UseTasks) -> Response:
     """Takes `operation`, its fields, and `priority`, as JSON or as a form; answers 202 with the task once it is on the
@@ -133,39 +125,38 @@ async def submit_task(request: Request, services: Use, tasks: UseTasks) -> Respo
     fields = await read_fields(request, max_mb=services.settings.max_upload_mb)
     hashed = await asyncio.to_thread(digest, fields)
     operation = operation_named(fields.pop("operation", None))
-    priority = fields.pop("priority", None) or "normal"
-    if priority not in PRIORITIES:
-        raise InvalidInput(f"priority must be one of {', '.join(PRIORITIES)}; got {came(priority)}.", param="priority")
+    wanted = fields.pop("priority", None)
+    priority = values.choice("priority", "normal" if wanted in (None, "") else wanted, PRIORITIES)
+    warnings = note(request, ignored(fields, operation.names))
     work = await operation.accept(services, fields)
     who = client_of(request)
     ((task, new),) = await tasks.submit(operation.name, [work], client=who, priority=priority, key=key, digest=hashed)
     headers = {"Location": f"/tasks/{task.id}"} | ({} if new else {REPLAYED: "true"})
-    return JSONResponse(shown(task, await tasks.outlook_of_accepted(), request), 202, headers)
+    return JSONResponse({**shown(task, await tasks.outlook_of_accepted(), request), **warnings}, 202, headers)
 
 
-@router.get("/tasks", summary="The newest tasks of this client")
+@router.get("/tasks", summary="The newest tasks of this client", **answers(TaskPage, raises=(NotReady,)))
 async def list_tasks(
     request: Request,
     tasks: UseTasks,
-    state: Annotated[str | None, Query(description=f"One of {', '.join(STATES)}.")] = None,
-    limit: Annotated[int, Query(ge=_PAGE_LIMITS[0], le=_PAGE_LIMITS[1])] = 50,
+    state: Annotated[str | None, Query(json_schema_extra={"enum": list(STATES)})] = None,
+    limit: Annotated[Whole, Query(ge=_PAGE_LIMITS[0], le=_PAGE_LIMITS[1])] = 50,
 ) -> dict[str, Any]:
     """The tasks that were sent with the same key, or without one from the same address; the newest first."""
-    known: State | None = next((one for one in STATES if one == state), None)
-    if state is not None and known is None:
-        raise InvalidInput(f"state must be one of {', '.join(STATES)}; got {state[:80]!r}.", param="state")
+    name = values.choice("state", state, STATES) if state is not None else None
+    known: State | None = next((one for one in STATES if one == name), None)
     page = await tasks.page(client=client_of(request), state=known, limit=limit)
     outlook = await tasks.outlook()
     return {"tasks": [shown(task, outlook, request) for task in page]}
 
 
-@router.get("/tasks/{task_id}", summary="A task")
+@router.get("/tasks/{task_id}", summary="A task", **answers(TaskView, raises=TASK))
 async def get_task(task_id: str, request: Request, tasks: UseTasks) -> dict[str, Any]:
     """404 for an unknown id, 410 for a task whose results are deleted."""
     return shown(await tasks.get(task_id), await tasks.outlook(), request)
 
 
-@router.delete("/tasks/{task_id}", summary="Cancel a task")
+@router.delete("/tasks/{task_id}", summary="Cancel a task", **answers(TaskView, raises=(*TASK, Conflict)))
 async def cancel_task(task_id: str, request: Request, tasks: UseTasks) -> dict[str, Any]:
     """A task that runs stops within one step. 409 for one that has completed or failed."""
     return shown(await tasks.cancel(task_id), await tasks.outlook(), request)
@@ -175,7 +166,7 @@ async def cancel_task(task_id: str, request: Request, tasks: UseTasks) -> dict[s
     "/tasks/{task_id}/events",
     summary="Follow a task",
     response_class=Response,
-    responses={200: {"content": {EVENT_STREAM: {}}}},
+    **answers(None, raises=TASK, media=(EVENT_STREAM,)),
 )
 async def task_events(task_id: str, request: Request, tasks: UseTasks) -> Response:
     """Events: `state`, at once and whenever it or the place in the queue changes; `step` with the steps; `preview`
@@ -216,9 +207,17 @@ def _preview(data: bytes, step: tuple[int, int]) -> bytes:
     return event("preview", {"image": image, "step": step[0], "total_steps": step[1]})
 
 
-@router.get("/download/{task_id}", summary="A picture of a task", response_class=FileResponse)
+@router.get(
+    "/download/{task_id}",
+    summary="A picture of a task",
+    response_class=FileResponse,
+    **answers(None, raises=(*TASK, Conflict), media=_MEDIA),
+)
 async def download(
-    task_id: str, request: Request, tasks: UseTasks, image_index: Annotated[int, Query(ge=0, description="From 0.")] = 0
+    task_id: str,
+    request: Request,
+    tasks: UseTasks,
+    image_index: Annotated[Whole, Query(ge=0, description="From 0.")] = 0,
 ) -> Response:
     """409 while the task has not completed, 404 for a picture that it does not have."""
     task = await tasks.get(task_id)
@@ -226,13 +225,18 @@ async def download(
         raise Conflict(f"The task is {task.state} and has no pictures to download.", param="task_id")
     if image_index >= len(task.results):
         raise NotFound(
-            f"image_index must be below {len(task.results)}, the number of pictures; got {image_index}.",
+            f"image_index must be below {len(task.results)}, the number of pictures; got {values.shown(image_index)}.",
             param="image_index",
         )
     return await image(str(task.results[image_index]["name"]), request, tasks)
 
 
-@router.get("/images/{name}", summary="A picture of a task", response_class=FileResponse)
+@router.get(
+    "/images/{name}",
+    summary="A picture of a task",
+    response_class=FileResponse,
+    **answers(None, raises=TASK, media=_MEDIA),
+)
 async def image(name: str, request: Request, tasks: UseTasks) -> Response:
     """By the name that `result_urls` gives."""
     found = tasks.files.result(name)

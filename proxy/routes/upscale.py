@@ -7,63 +7,98 @@ import json
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
+from fastapi import APIRouter, Depends, File, Request, UploadFile
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.background import BackgroundTask
+from starlette.datastructures import UploadFile as StarletteUpload
 
-from darkroom.errors import DarkroomError, NotReady, TooLarge
+from darkroom.errors import DarkroomError, InvalidInput, NotReady, TooLarge
 from darkroom.images import MEDIA_TYPES, probe
 from darkroom.model_config import on_cpu, read_config
 from darkroom.pipelines.upscale import networks
 from darkroom.pipelines.upscale import request as fields
-from darkroom.pipelines.upscale.request import UpscaleRequest
-from proxy.archive import Archive, entry_name
+from darkroom.pipelines.upscale.request import RANGES, UpscaleRequest
+from proxy.answers import UpscaledBatch, UpscaleInfo
+from proxy.archive import Archive, entry_name, unused
 from proxy.devices import serving_device
+from proxy.documented import BODY, IMAGE, WORK, answers
 from proxy.errors import describe
+from proxy.generate_fields import validated
 from proxy.http.accept import accept_of
 from proxy.http.forms import FormRoute
+from proxy.ignored import ignored, note
 from proxy.services import Services, Use, while_connected, within
 from proxy.settings import Settings
 from proxy.sources import SOURCE
 from proxy.streams import EVENT_STREAM, EventResponse, Tell, event, wants_events
-from proxy.uploads import read_file
-from proxy.upscaling import Result, run
+from proxy.uploads import read_fields, read_file
+from proxy.upscaling import NAMES, Result, UpscaleFields, run, take_fields
 
 router = APIRouter(prefix="/api", tags=["upscaling"], route_class=FormRoute)
 
 _BATCH_PARALLEL = 2
-_IMAGE_ANSWER: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"image/png": {}, "image/webp": {}, "image/jpeg": {}, EVENT_STREAM: {}}}
-}
-_ZIP_ANSWER: dict[int | str, dict[str, Any]] = {200: {"content": {"application/zip": {}, "application/json": {}}}}
+_BATCH_NAMES = frozenset({*UpscaleFields.model_fields, "files"})
+_ERRORS = "errors.json"
+_NAMELESS = "file"
+_ONE = answers(
+    None,
+    raises=(*IMAGE, *WORK),
+    media=(*MEDIA_TYPES.values(), EVENT_STREAM),
+    headers=("X-Upscale-Model", "X-Upscale-Scale"),
+)
+_BATCH = answers(UpscaledBatch, raises=(*BODY, *WORK), media=("application/zip",), headers=("X-Failed-Files",))
 
 
-def _options(
+@dataclass(frozen=True, kw_only=True)
+class Sent:
+    """What a request says beside its images.
+
+    :param warnings: what to add to an answer in JSON.
+    """
+
+    options: UpscaleRequest
+    warnings: dict[str, Any]
+
+
+async def _single(request: Request, services: Use) -> tuple[Sent, bytes]:
+    """A request for one image, and its bytes; only its header has been looked at."""
+    settings = services.settings
+    fields = await read_fields(request, max_mb=settings.max_upload_mb)
+    warnings = note(request, ignored(fields, NAMES))
+    given, picture = await take_fields(fields, max_mb=settings.max_upload_mb)
+    options = UpscaleRequest.parse(given, settings.limits)
+    if picture is None:
+        raise InvalidInput("file is missing.", param="file")
+    await asyncio.to_thread(probe, picture[1], max_pixels=settings.upscale_max_pixels, param=picture[0])
+    return Sent(options=options, warnings=warnings), picture[1]
+
+
+async def _several(
+    request: Request,
     services: Use,
-    model: Annotated[str | None, Form(description=f"One of {', '.join(networks.model_names())}.")] = None,
-    scale: Annotated[
-        float | None,
-        Form(ge=fields.SCALE_RANGE[0], le=fields.SCALE_RANGE[1], description="Default: the model's own, 4."),
-    ] = None,
-    tile: Annotated[
-        int | None, Form(description="32..4096 pixels, or 0 for no tiling; default: see `GET /api/info`.")
-    ] = None,
-    tile_pad: Annotated[int | None, Form(ge=fields.TILE_PAD_RANGE[0], le=fields.TILE_PAD_RANGE[1])] = None,
-    format: Annotated[str | None, Form(description=f"One of {', '.join(fields.FORMATS)}; default png.")] = None,
-    quality: Annotated[int | None, Form(ge=fields.QUALITY_RANGE[0], le=fields.QUALITY_RANGE[1])] = None,
-) -> UpscaleRequest:
-    given = {"model": model, "scale": scale, "tile": tile, "tile_pad": tile_pad, "format": format, "quality": quality}
-    return UpscaleRequest.parse(given, services.settings.limits)
+    files: Annotated[list[UploadFile], File(description="Up to MAX_BATCH_FILES pictures.")],
+) -> tuple[Sent, list[UploadFile]]:
+    """A request for several images, which stay where the form has them."""
+    form = await request.form()
+    fields: dict[str, Any] = {name: value for name, value in form.multi_items() if name != "files"}
+    warnings = note(request, ignored(fields, _BATCH_NAMES))
+    for name in UpscaleFields.model_fields:
+        if isinstance(fields.get(name), StarletteUpload):
+            raise InvalidInput(f"{name} must be text and no file.", param=name)
+    given = validated(fields, UpscaleFields, RANGES).model_dump(exclude_none=True)
+    options = UpscaleRequest.parse(given, services.settings.limits)
+    most = services.settings.max_batch_files
+    if len(files) > most:
+        raise TooLarge(f"files: at most {most} pictures at once; got {len(files)}.", param="files")
+    return Sent(options=options, warnings=warnings), files
 
 
-Options = Annotated[UpscaleRequest, Depends(_options)]
-
-
-@router.get("/info", summary="Models, device and limits")
+@router.get("/info", summary="Models, device and limits", **answers(UpscaleInfo))
 async def info(services: Use) -> dict[str, Any]:
     """What this installation can do."""
     settings, monitor = services.settings, services.monitor
@@ -123,42 +158,33 @@ def _precision(repository: Path, served: list[networks.UpscaleNetwork]) -> str |
     return None
 
 
-@router.post("/upscale", summary="Upscale one picture", response_class=Response, responses=_IMAGE_ANSWER)
-async def upscale(
-    request: Request,
-    services: Use,
-    options: Options,
-    file: Annotated[UploadFile, File(description="PNG, JPEG, WebP, BMP, TIFF or GIF.")],
-) -> Response:
-    """Answers the picture itself. With `Accept: text/event-stream` it answers events instead: `progress` with
-    the tiles done and in all, then `image` with the picture as a data URL, or `error`.
+@router.post("/upscale", summary="Upscale one picture", response_class=Response, **_ONE)
+async def upscale(request: Request, services: Use, sent: Annotated[tuple[Sent, bytes], Depends(_single)]) -> Response:
+    """Takes a form with a file, or the picture as base64 in it or in JSON. Answers the picture itself. With
+    `Accept: text/event-stream` it answers events instead: `progress` with the tiles done and in all, then `image` with
+    the picture as a data URL, or `error`.
 
     `X-Dropped-Metadata` (in JSON `dropped_metadata`) names what the answer has no room for: `icc_profile`, a colour
     profile so large that programs could not open the answer."""
-    data = await _read(file, services)
+    said, data = sent
     services.monitor.require()
     if wants_events(request, *MEDIA_TYPES.values()):
         services.gate.check(SOURCE.get())
-        return EventResponse(partial(_narrated, services, data, options))
-    result = await while_connected(request, services.admitted(partial(run, services, data, options)))
+        return EventResponse(partial(_narrated, services, data, said))
+    result = await while_connected(request, services.admitted(partial(run, services, data, said.options)))
     return Response(result.data, media_type=result.media_type, headers=result.headers)
 
 
-@router.post("/upscale-batch", summary="Upscale several pictures", response_class=Response, responses=_ZIP_ANSWER)
+@router.post("/upscale-batch", summary="Upscale several pictures", response_class=Response, **_BATCH)
 async def upscale_batch(
-    request: Request,
-    services: Use,
-    options: Options,
-    files: Annotated[list[UploadFile], File(description="Up to MAX_BATCH_FILES pictures.")],
+    request: Request, services: Use, sent: Annotated[tuple[Sent, list[UploadFile]], Depends(_several)]
 ) -> Response:
     """Answers a zip of the results, with `errors.json` for the files that failed; with
     `Accept: application/json` a list with one entry per file. A bad file does not lose the others."""
-    most = services.settings.max_batch_files
-    if len(files) > most:
-        raise TooLarge(f"files: at most {most} pictures at once; got {len(files)}.", param="files")
+    said, files = sent
     services.monitor.require()
     work = _batch_json if accept_of(request).prefers("application/json", "application/zip") else _batch_zip
-    return await while_connected(request, work(services, files, options))
+    return await while_connected(request, work(services, files, said))
 
 
 async def _read(file: UploadFile, services: Services) -> bytes:
@@ -196,9 +222,9 @@ async def _batch(
                 task.cancel()
 
 
-async def _batch_json(services: Services, files: list[UploadFile], options: UpscaleRequest) -> Response:
+async def _batch_json(services: Services, files: list[UploadFile], sent: Sent) -> Response:
     results = []
-    async with aclosing(_batch(services, files, options)) as batch:
+    async with aclosing(_batch(services, files, sent.options)) as batch:
         async for file, result in batch:
             entry: dict[str, Any] = {"filename": file.filename}
             if isinstance(result, Result):
@@ -206,21 +232,21 @@ async def _batch_json(services: Services, files: list[UploadFile], options: Upsc
             else:
                 entry |= {"success": False, "error": describe(result)[1]["error"]}
             results.append(entry)
-    return JSONResponse({"results": results})
+    return JSONResponse({"results": results, **sent.warnings})
 
 
-async def _batch_zip(services: Services, files: list[UploadFile], options: UpscaleRequest) -> Response:
+async def _batch_zip(services: Services, files: list[UploadFile], sent: Sent) -> Response:
     errors: dict[str, Any] = {}
     with Archive() as archive:
-        async with aclosing(_batch(services, files, options)) as batch:
+        async with aclosing(_batch(services, files, sent.options)) as batch:
             async for file, result in batch:
                 if isinstance(result, Result):
-                    name = entry_name(file.filename, options.format)
+                    name = entry_name(file.filename, sent.options.format)
                     await asyncio.to_thread(archive.add, name, result.data)
                 else:
-                    errors[file.filename or ""] = describe(result)[1]["error"]
+                    errors[unused(file.filename or _NAMELESS, errors)] = describe(result)[1]["error"]
         if errors:
-            archive.add("errors.json", json.dumps(errors, indent=2).encode())
+            archive.add(_ERRORS, json.dumps(errors, indent=2).encode())
     return FileResponse(
         archive.path,
         media_type="application/zip",
@@ -230,11 +256,11 @@ async def _batch_zip(services: Services, files: list[UploadFile], options: Upsca
     )
 
 
-async def _narrated(services: Services, data: bytes, options: UpscaleRequest, tell: Tell) -> None:
+async def _narrated(services: Services, data: bytes, sent: Sent, tell: Tell) -> None:
     """The job as events."""
 
     def report(done: int, total: int) -> None:
         tell(event("progress", {"done": done, "total": total}))
 
-    result = await services.admitted(lambda: run(services, data, options, report))
-    tell(await asyncio.to_thread(lambda: event("image", result.as_json())))
+    result = await services.admitted(lambda: run(services, data, sent.options, report))
+    tell(await asyncio.to_thread(lambda: event("image", {**result.as_json(), **sent.warnings})))

@@ -232,7 +232,7 @@ def test_large_references_as_text_of_a_form(http: httpx.Client) -> None:
 
 def test_documentation(http: httpx.Client) -> None:
     body = http.get("/openapi.json").json()["paths"]["/generate"]["post"]["requestBody"]["content"]
-    assert body.keys() == {"application/json", "multipart/form-data"}
+    assert body.keys() == {"application/json", "multipart/form-data", "application/x-www-form-urlencoded"}
     for kind in body.values():
         fields = kind["schema"]["properties"]
         assert fields.keys() >= {"prompt", "seed", "scheduler", "control_image", "image", "control_type"}

@@ -59,7 +59,7 @@ def named(answer: httpx.Response, status: int, param: str, words: tuple[str, ...
         ("guidance_scale", float("inf"), ("inf",)),
         ("guidance_scale", False, ("number", "False")),
         ("guidance_scale", "high", ("number", "high")),
-        ("seed", -1, ("0", "-1")),
+        ("seed", -2, ("0", "-1 for any", "-2")),
         ("seed", 2**63, ("0", str(2**63))),
         ("seed", 1.5, ("integer",)),
         ("randomize_seed", "perhaps", ("perhaps",)),
@@ -124,9 +124,7 @@ def test_two_reference_pictures(http: httpx.Client) -> None:
     named(http.post("/generate", json={**CONTROL, "image": "AAAA"}), 422, "image", ("control_image", "image"))
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"{", b"[1]", b'"x"', b"[" * 100_000, b"\xff\xfe", b'{"steps": ' + b"9" * 5000 + b"}"]
-)
+@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b'"x"', b"[" * 100_000, b"\xff\xfe"])
 def test_a_body_that_is_none(http: httpx.Client, body: bytes) -> None:
     named(http.post("/generate", content=body, headers={"content-type": "application/json"}), 422, "body", ("JSON",))
 

@@ -167,8 +167,9 @@ def _controlled(
     controlled.scheduler = _with_scheduler(pipeline, runner, name).scheduler
     fields = {"width": 72, "height": 104, "controlnet_conditioning_scale": 0.8, **fields}
     ours = _ours(runner, reference, scheduler=name, steps=5, **fields)
-    fitted = Image.open(io.BytesIO(reference)).convert("RGB").resize((72, 104), Image.Resampling.LANCZOS)
-    edges = Image.fromarray(canny.preprocess(np.asarray(fitted), ControlOptions()))
+    edges = Image.open(io.BytesIO(reference)).convert("RGB").resize((72, 104), Image.Resampling.LANCZOS)
+    if fields.pop("control_preprocess", True):
+        edges = Image.fromarray(canny.preprocess(np.asarray(edges), ControlOptions()))
     theirs = _theirs(controlled, image=edges, num_inference_steps=5, **fields)
     assert _distance(ours, theirs) <= TOLERANCE
     return ours
@@ -181,6 +182,10 @@ def test_controlnet_with_every_scheduler(
 ) -> None:
     """Two pictures that are not square."""
     _controlled(pipeline, runner, reference, name, num_images=2, guidance_scale=guidance_scale)
+
+
+def test_controlnet_reads_a_map_as_it_is(pipeline: StableDiffusionPipeline, runner: Runner, reference: bytes) -> None:
+    _controlled(pipeline, runner, reference, "ddim", control_preprocess=False)
 
 
 @pytest.mark.parametrize("guidance_scale", [5.0, 1.0])
@@ -301,6 +306,19 @@ def test_progress_previews_and_control_map(runner: Runner, reference: bytes) -> 
     assert [event.last for event in pictures] == [False, True]
     assert [event.details["seed"] for event in pictures] == [1, 2]
     assert pictures[0].details["control_type"] == "canny"
+
+
+def test_control_map_without_preprocessing_is_the_image(runner: Runner, reference: bytes) -> None:
+    fields = {"prompt": PROMPT, "seed": 1, "steps": 1, "control_image": True, "control_preprocess": False}
+    request = GenerateRequest.parse(fields, runner.limits)
+    events = asyncio.run(_collect(generate(request, reference, runner)))
+    first, last = events[0], events[-1]
+    assert isinstance(first, Progress)
+    assert first.control_map is not None
+    fitted = Image.open(io.BytesIO(reference)).convert("RGB").resize((64, 64), Image.Resampling.LANCZOS)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(first.control_map))), np.asarray(fitted))
+    assert isinstance(last, Finished)
+    assert last.details["control_preprocess"] is False
 
 
 def test_control_without_its_network_is_refused(pipeline: StableDiffusionPipeline, reference: bytes) -> None:

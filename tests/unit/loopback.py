@@ -200,19 +200,22 @@ CONTROL_PARAMETERS = {
 }
 
 
-def generation(request: Received, *, steps: int = 4, previews: bool = False, pause: float = 0) -> Answer:
+def generation(
+    request: Received, *, steps: int = 4, previews: bool = False, pause: float = 0, default_steps: int = 20
+) -> Answer:
     """The answer of `POST /generate`, streamed if the request asks for that, as a service would give it.
 
     :param steps: what it takes for the default, and how many events of progress there are.
     :param previews: send one after every step, if the request wants any.
     :param pause: seconds that each step takes.
+    :param default_steps: what it records where nothing is said.
     """
     body = request.json()
     format, control = body.get("format", "png"), body.get("control_image")
     seeds = [body.get("seed", 7) + k for k in range(body.get("num_images", 1))]
     parameters = {
         "negative_prompt": "",
-        "steps": 20,
+        "steps": default_steps,
         "guidance_scale": 7.5,
         **(CONTROL_PARAMETERS if control else {}),
         **{name: value for name, value in body.items() if name not in ("control_image", "preview_every")},

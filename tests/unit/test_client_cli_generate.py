@@ -19,7 +19,18 @@ from PIL import Image
 
 from tests.clients import darkroom, names
 from tests.conftest import free_port
-from tests.unit.loopback import HEALTHY, Answer, Loopback, Received, drawing, failure, loopback, studio
+from tests.unit.loopback import (
+    HEALTHY,
+    Answer,
+    Loopback,
+    Received,
+    as_json,
+    drawing,
+    failure,
+    generation,
+    loopback,
+    studio,
+)
 
 
 @pytest.fixture
@@ -64,7 +75,7 @@ def test_every_option_reaches_the_service(server: Loopback, here: Path) -> None:
     (here / "in.jpg").write_bytes(b"drawing")
     picture = ("--seed=3", "--steps=9", "-g", "3.5", "--negative-prompt=text", "--size=64x128", "--scheduler=lcm")
     control = ("--control=in.jpg", "--control-type=canny", "--low-threshold=50", "--high-threshold=150")
-    more_control = ("--control-scale=0.5", "--control-start=0.25", "--control-end=0.75")
+    more_control = ("--no-control-preprocess", "--control-scale=0.5", "--control-start=0.25", "--control-end=0.75")
     output = ("--format=webp", "--quality=70", "--preview-every=2", "-n", "2")
     assert generate(server.url, "a cat", *picture, *control, *more_control, *output).exit_code == 0
     body = sent(server)[0]
@@ -80,6 +91,7 @@ def test_every_option_reaches_the_service(server: Loopback, here: Path) -> None:
         "scheduler": "lcm",
         "control_image": base64.b64encode(b"drawing").decode(),
         "control_type": "canny",
+        "control_preprocess": False,
         "low_threshold": 50,
         "high_threshold": 150,
         "controlnet_conditioning_scale": 0.5,
@@ -407,3 +419,34 @@ def test_every_option_has_a_help_text() -> None:
     for param in command.params:
         if param.param_type_name == "option":
             assert getattr(param, "help", None), param.name
+
+
+def test_steps_of_a_service_with_a_lower_limit_are_its_default(here: Path) -> None:
+    """It makes ten steps where nothing is said, and the same command finds its picture again."""
+    counts = ("active_workers", "task_queue_size", "result_queue_size", "pending_tasks", "total_gpus")
+    status = {"generate": {"limits": {"max_steps": 10}}, "gpu_info": [], **dict.fromkeys(counts, 0)}
+
+    def limited(request: Received) -> Answer:
+        if request.method == "GET":
+            return as_json(status)
+        return generation(request, default_steps=10)
+
+    with loopback(limited) as server:
+        for _ in range(3):
+            assert generate(server.url, "a cat", "--seed", "1", "-o", "out").exit_code == 0
+        assert (names(here / "out"), len(server.posts())) == ({"a-cat-1.png"}, 1)
+        assert generate(server.url, "a cat", "--seed", "1", "-o", "out", "--steps", "5").exit_code == 0
+        assert names(here / "out") == {"a-cat-1.png", "a-cat-1-2.png"}
+    with loopback(studio) as usual:  # which would make twenty
+        assert generate(usual.url, "a cat", "--seed", "1", "-o", "out").exit_code == 0
+    assert names(here / "out") == {"a-cat-1.png", "a-cat-1-2.png", "a-cat-1-3.png"}
+
+
+def test_a_control_map_of_ones_own(server: Loopback, here: Path) -> None:
+    (here / "in.png").write_bytes(b"edges")
+    words = ("a cat", "--seed", "1", "-o", "out", "--control", "in.png")
+    for _ in range(2):
+        assert generate(server.url, *words).exit_code == 0
+        assert generate(server.url, *words, "--no-control-preprocess").exit_code == 0
+    assert [body.get("control_preprocess") for body in sent(server)] == [None, False]
+    assert names(here / "out") == {"a-cat-1.png", "a-cat-1-2.png"}

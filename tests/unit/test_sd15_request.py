@@ -71,7 +71,7 @@ def test_seeds_are_drawn_when_absent() -> None:
         ({"steps": 0}, "steps must be from 1 to 150; got 0"),
         ({"guidance_scale": 51}, "guidance_scale must be from 0 to 50; got 51"),
         ({"guidance_scale": float("inf")}, "guidance_scale must be from 0 to 50; got inf"),
-        ({"seed": -1}, "seed must be from 0"),
+        ({"seed": -2}, "seed must be from 0"),
         ({"width": 65}, "width must be a multiple of 8; got 65"),
         ({"height": 56}, "height must be from 64 to 16384; got 56"),
         ({"num_images": 9}, "num_images must be from 1 to 8; got 9"),

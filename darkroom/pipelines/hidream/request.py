@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from darkroom.errors import TooLarge
 from darkroom.fields import (
-    DRAWN_SEEDS,
-    GUIDANCE_RANGE,
-    QUALITY_RANGE,
-    SEED_RANGE,
+    Bounds,
     PictureRequest,
     check_pixels,
     format_name,
     integer,
     number,
+    picture_ranges,
     required,
+    seed_of,
     side,
     text,
 )
@@ -49,6 +47,11 @@ class Limits(EnvironmentLimits):
     max_prompt: int = 4000
 
 
+def ranges(limits: Limits) -> dict[str, Bounds]:
+    """The smallest and the largest value of every number of a request, by the field's name."""
+    return {**picture_ranges(limits), "max_sequence_length": SEQUENCE_RANGE}
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerateRequest(PictureRequest):
     """One request; what is not said here, as every request for pictures.
@@ -70,22 +73,22 @@ class GenerateRequest(PictureRequest):
         given = {name: value for name, value in fields.items() if value is not None}
         required(given, "prompt")
         encoding = format_name(given, cls.format)
-        name = given.get("scheduler")
+        name, bounds = given.get("scheduler"), ranges(limits)
         request = cls(
             prompt=text(given, "prompt", limits.max_prompt),
             negative_prompt=text(given, "negative_prompt", limits.max_prompt),
-            steps=integer(given, "steps", min(variant.steps, limits.max_steps), (1, limits.max_steps)),
-            guidance_scale=number(given, "guidance_scale", variant.guidance_scale, GUIDANCE_RANGE),
-            seed=integer(given, "seed", secrets.randbelow(DRAWN_SEEDS), SEED_RANGE),
+            steps=integer(given, "steps", min(variant.steps, limits.max_steps), bounds["steps"]),
+            guidance_scale=number(given, "guidance_scale", variant.guidance_scale, bounds["guidance_scale"]),
+            seed=seed_of(given),
             width=side(given, "width", limits, multiple=SIDE_MULTIPLE),
             height=side(given, "height", limits, multiple=SIDE_MULTIPLE),
-            num_images=integer(given, "num_images", cls.num_images, (1, limits.max_images)),
+            num_images=integer(given, "num_images", cls.num_images, bounds["num_images"]),
             scheduler=scheduler_name(name, FLOW_SCHEDULERS) if name else None,
             max_sequence_length=integer(given, "max_sequence_length", cls.max_sequence_length, SEQUENCE_RANGE),
-            progress_every=integer(given, "progress_every", cls.progress_every, (0, limits.max_steps)),
-            preview_every=integer(given, "preview_every", cls.preview_every, (0, limits.max_steps)),
+            progress_every=integer(given, "progress_every", cls.progress_every, bounds["progress_every"]),
+            preview_every=integer(given, "preview_every", cls.preview_every, bounds["preview_every"]),
             format=encoding,
-            quality=integer(given, "quality", cls.quality, QUALITY_RANGE),
+            quality=integer(given, "quality", cls.quality, bounds["quality"]),
         )
         if request.width and request.height:
             check_pixels(request.width, request.height, limits)

@@ -142,6 +142,7 @@ PIPELINE = ModelSpec(
         scalar("scheduler", "STRING"),
         scalar("control_type", "STRING"),
         TensorSpec(name="control_image", dtype="UINT8", dims=(-1,), optional=True, help="bytes of a picture"),
+        scalar("control_preprocess", "BOOL", "false: control_image is a map already; true by default"),
         scalar("low_threshold", "INT32"),
         scalar("high_threshold", "INT32"),
         scalar("controlnet_conditioning_scale", "FP32"),

@@ -88,10 +88,11 @@ def _latent_shape(request: GenerateRequest) -> tuple[int, int, int]:
 
 
 async def _control_map(request: GenerateRequest, data: bytes | None, runner: Runner) -> Pixels | None:
-    """(height, width, 3) uint8: what the ControlNet reads, made of the reference picture."""
+    """(height, width, 3) uint8: what the ControlNet reads, made of the reference picture, or that picture itself."""
     if request.control is None:
         return None
-    kind, options = request.control.kind, request.control.options
+    control = request.control
+    kind = control.kind
     if kind not in runner.control_unets:
         have = ", ".join(sorted(runner.control_unets)) or "none"
         raise InvalidInput(
@@ -102,7 +103,8 @@ async def _control_map(request: GenerateRequest, data: bytes | None, runner: Run
     def make() -> Pixels:
         picture = decode(data or b"", max_pixels=runner.limits.max_control_pixels, param="control_image")
         fitted = resize(picture, width=width, height=height)
-        return load_control(kind).preprocess(opaque(fitted), options)
+        pixels = opaque(fitted)
+        return load_control(kind).preprocess(pixels, control.options) if control.preprocess else pixels
 
     return await asyncio.to_thread(make)
 
@@ -165,6 +167,7 @@ def _control_details(request: GenerateRequest) -> dict[str, Any]:
         return {}
     return {
         "control_type": control.kind,
+        "control_preprocess": control.preprocess,
         "low_threshold": control.options.low_threshold,
         "high_threshold": control.options.high_threshold,
         "controlnet_conditioning_scale": control.conditioning_scale,

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from darkroom.errors import InvalidInput
-from darkroom.fields import (
-    DRAWN_SEEDS,
-    PictureRequest,
-    check_pixels,
-    format_name,
-    integer,
-    number,
-    required,
-    side,
-    text,
-)
 from darkroom.fields import GUIDANCE_RANGE as GUIDANCE_RANGE
 from darkroom.fields import QUALITY_RANGE as QUALITY_RANGE
 from darkroom.fields import SEED_RANGE as SEED_RANGE
 from darkroom.fields import SIDE_MINIMUM as SIDE_MINIMUM
+from darkroom.fields import (
+    Bounds,
+    PictureRequest,
+    check_pixels,
+    choice,
+    format_name,
+    integer,
+    number,
+    picture_ranges,
+    required,
+    seed_of,
+    side,
+    text,
+)
 from darkroom.limits import EnvironmentLimits
 from darkroom.pipelines.sd15.checkpoint import Checkpoint
 from darkroom.pipelines.sd15.controls import ControlOptions, control_names
@@ -55,17 +57,31 @@ class Limits(EnvironmentLimits):
     max_control_pixels: int = 4096 * 4096
 
 
+def ranges(limits: Limits) -> dict[str, Bounds]:
+    """The smallest and the largest value of every number of a request, by the field's name."""
+    return {
+        **picture_ranges(limits),
+        "low_threshold": THRESHOLD_RANGE,
+        "high_threshold": THRESHOLD_RANGE,
+        "controlnet_conditioning_scale": CONDITIONING_SCALE_RANGE,
+        "control_guidance_start": SHARE_RANGE,
+        "control_guidance_end": SHARE_RANGE,
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class ControlRequest:
     """How a reference picture steers.
 
     :param kind: one of `control_names()`.
+    :param preprocess: whether the map is made of the reference picture; False where that is a map already.
     :param options: of the preprocessor.
     :param conditioning_scale: factor of the ControlNet's residuals, 0..2.
     :param start, end: shares of the steps (0..1) between which the ControlNet acts.
     """
 
     kind: str
+    preprocess: bool = True
     options: ControlOptions = field(default_factory=ControlOptions)
     conditioning_scale: float = 1.0
     start: float = 0.0
@@ -95,24 +111,24 @@ class GenerateRequest(PictureRequest):
         given = {name: value for name, value in fields.items() if value is not None}
         required(given, "prompt")
         encoding = format_name(given, cls.format)
-        steps = integer(given, "steps", min(cls.steps, limits.max_steps), (1, limits.max_steps))
+        bounds = ranges(limits)
         request = cls(
             prompt=text(given, "prompt", limits.max_prompt),
             negative_prompt=text(given, "negative_prompt", limits.max_prompt),
-            steps=steps,
+            steps=integer(given, "steps", min(cls.steps, limits.max_steps), bounds["steps"]),
             guidance_scale=(
                 number(given, "guidance_scale", GUIDANCE_SCALE, GUIDANCE_RANGE) if "guidance_scale" in given else None
             ),
-            seed=integer(given, "seed", secrets.randbelow(DRAWN_SEEDS), SEED_RANGE),
+            seed=seed_of(given),
             width=side(given, "width", limits, multiple=VAE_SCALE_FACTOR),
             height=side(given, "height", limits, multiple=VAE_SCALE_FACTOR),
-            num_images=integer(given, "num_images", cls.num_images, (1, limits.max_images)),
+            num_images=integer(given, "num_images", cls.num_images, bounds["num_images"]),
             scheduler=scheduler_name(given["scheduler"]) if given.get("scheduler") else None,
             control=_control(given),
-            progress_every=integer(given, "progress_every", cls.progress_every, (0, limits.max_steps)),
-            preview_every=integer(given, "preview_every", cls.preview_every, (0, limits.max_steps)),
+            progress_every=integer(given, "progress_every", cls.progress_every, bounds["progress_every"]),
+            preview_every=integer(given, "preview_every", cls.preview_every, bounds["preview_every"]),
             format=encoding,
-            quality=integer(given, "quality", cls.quality, QUALITY_RANGE),
+            quality=integer(given, "quality", cls.quality, bounds["quality"]),
         )
         if request.width and request.height:
             check_pixels(request.width, request.height, limits)
@@ -135,11 +151,7 @@ class GenerateRequest(PictureRequest):
 
 def _control(given: Mapping[str, Any]) -> ControlRequest | None:
     """The control that the fields ask for; None without a picture, unless another kind than the usual one is named."""
-    kind = given.get("control_type") or _USUAL_CONTROL
-    if kind not in control_names():
-        raise InvalidInput(
-            f"control_type must be one of {', '.join(control_names())}; got {kind!r}.", param="control_type"
-        )
+    kind = choice("control_type", given.get("control_type") or _USUAL_CONTROL, control_names())
     if "control_image" not in given and kind != _USUAL_CONTROL:
         raise InvalidInput("control_image is missing: control_type needs a reference picture.", param="control_image")
     control = _steering(kind, given)
@@ -165,4 +177,11 @@ def _steering(kind: str, given: Mapping[str, Any]) -> ControlRequest:
             param="control_guidance_start",
         )
     scale = number(given, "controlnet_conditioning_scale", ControlRequest.conditioning_scale, CONDITIONING_SCALE_RANGE)
-    return ControlRequest(kind=kind, options=options, conditioning_scale=scale, start=start, end=end)
+    return ControlRequest(
+        kind=kind,
+        preprocess=bool(given.get("control_preprocess", ControlRequest.preprocess)),
+        options=options,
+        conditioning_scale=scale,
+        start=start,
+        end=end,
+    )

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from darkroom.errors import InvalidInput
+from darkroom.fields import choice
 from darkroom.networks import ModelSpec, Tensors, TensorSpec
 from darkroom.png import encode_png
 
@@ -141,10 +141,8 @@ def choose(model: str, scale: float | None) -> UpscaleNetwork:
 
     :raises InvalidInput: no such model.
     """
-    labelled = [n for n in NETWORKS if n.label == model]
-    candidates = labelled or by_family(model)
-    if not candidates:
-        raise InvalidInput(f"model must be one of {', '.join(model_names())}; got {model!r}.", param="model")
+    name = choice("model", model, model_names())
+    candidates = [n for n in NETWORKS if n.label == name] or by_family(name)
     enough = [n for n in candidates if scale is not None and n.scale >= scale]
     return enough[0] if enough else candidates[-1]
 

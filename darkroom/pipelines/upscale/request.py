@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
-from darkroom.errors import InvalidInput
+from darkroom.fields import FORMATS as FORMATS
+from darkroom.fields import QUALITY_RANGE as QUALITY_RANGE
+from darkroom.fields import Bounds, format_name, integer, number
 from darkroom.images import Format
 from darkroom.limits import EnvironmentLimits
 from darkroom.pipelines.upscale.networks import DEFAULT_MODEL, UpscaleNetwork, choose
@@ -15,8 +17,13 @@ from darkroom.pipelines.upscale.networks import DEFAULT_MODEL, UpscaleNetwork, c
 SCALE_RANGE = (1.0, 8.0)
 TILE_RANGE = (32, 4096)
 TILE_PAD_RANGE = (0, 256)
-QUALITY_RANGE = (1, 100)
-FORMATS: tuple[str, ...] = get_args(Format)
+RANGES: dict[str, Bounds] = {
+    "scale": SCALE_RANGE,
+    "tile": TILE_RANGE,
+    "tile_pad": TILE_PAD_RANGE,
+    "quality": QUALITY_RANGE,
+}
+"""The smallest and the largest value of every number of a request, by the field's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,19 +53,15 @@ class UpscaleRequest:
         :raises InvalidInput: names the field, its range and what came.
         """
         given = {name: value for name, value in fields.items() if value is not None}
-        scale = given.get("scale")
-        if scale is not None:
-            scale = _in_range("scale", float(scale), SCALE_RANGE)
+        scale = number(given, "scale", 0, SCALE_RANGE) if "scale" in given else None
         network = choose(given.get("model", DEFAULT_MODEL), scale)
-        if given.get("format", "png") not in FORMATS:
-            raise InvalidInput(f"format must be one of {', '.join(FORMATS)}; got {given['format']!r}.", param="format")
         return cls(
             network=network,
             scale=network.scale if scale is None else scale,
-            tile=_tile(given.get("tile")),
-            tile_pad=_in_range("tile_pad", int(given.get("tile_pad", limits.tile_pad)), TILE_PAD_RANGE),
-            format=given.get("format", cls.format),
-            quality=_in_range("quality", int(given.get("quality", cls.quality)), QUALITY_RANGE),
+            tile=integer(given, "tile", 0, TILE_RANGE, also={0: "no tiling"}) if "tile" in given else None,
+            tile_pad=integer(given, "tile_pad", limits.tile_pad, TILE_PAD_RANGE),
+            format=format_name(given, cls.format),
+            quality=integer(given, "quality", cls.quality, QUALITY_RANGE),
         )
 
 
@@ -94,21 +97,6 @@ def default_tile(limits: Limits, pad: int, window: int | None) -> int:
     return limits.tile if window is None else min(limits.tile, max(TILE_RANGE[0], window - 2 * pad))
 
 
-def _tile(value: Any) -> int | None:
-    if value is None:
-        return None
-    tile = int(value)
-    return tile if tile == 0 else int(_in_range("tile", tile, TILE_RANGE, also="0 for no tiling"))
-
-
 def output_size(width: int, height: int, scale: float) -> tuple[int, int]:
     """Width and height of the result: rounded half up, at least 1."""
     return max(1, math.floor(width * scale + 0.5)), max(1, math.floor(height * scale + 0.5))
-
-
-def _in_range(name: str, value: Any, bounds: tuple[Any, Any], *, also: str = "") -> Any:
-    low, high = bounds
-    if not low <= value <= high:  # also refuses NaN
-        other = f" ({also})" if also else ""
-        raise InvalidInput(f"{name} must be from {low:g} to {high:g}{other}; got {value:g}.", param=name)
-    return value

@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
-from darkroom.errors import InvalidInput
+from darkroom.fields import choice
 from darkroom.networks import ModelSpec
-from proxy.errors import came
 from proxy.services import Services
 from proxy.tasks.models import Output, Tell, Work
 from proxy.tasks.operations.generate import Generate
@@ -27,6 +26,8 @@ class Operation(Protocol):
     """Seconds that a step may take alone; longer ones are divided."""
     fallback_seconds: float
     """Seconds per unit before any was measured."""
+    names: frozenset[str]
+    """Every field that it takes."""
 
     async def accept(self, services: Services, fields: dict[str, Any]) -> Work:
         """Validate a request: values as JSON or a form has them, files as bytes.
@@ -54,11 +55,7 @@ _AUTO = "auto"
 
 def operation_named(name: object) -> Operation:
     """:raises InvalidInput: there is none of that name."""
-    operation = OPERATIONS.get(name) if isinstance(name, str) else None
-    if operation is None:
-        got = "nothing" if name is None else came(name)
-        raise InvalidInput(f"operation must be one of {', '.join(OPERATIONS)}; got {got}.", param="operation")
-    return operation
+    return OPERATIONS[choice("operation", name, OPERATIONS)]
 
 
 def group_of(operation: str) -> str:

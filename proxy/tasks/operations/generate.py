@@ -8,11 +8,12 @@ from typing import Any
 
 from darkroom.images import probe, trimmed
 from darkroom.pipelines.sd15.networks import PIPELINE, VAE_SCALE_FACTOR
-from darkroom.pipelines.sd15.request import GenerateRequest
+from darkroom.pipelines.sd15.request import GenerateRequest, ranges
 from proxy import generating, pictures
+from proxy.generate_fields import GENERATE_NAMES, Ranges
 from proxy.generating import Job
 from proxy.services import Services
-from proxy.tasks.operations.pictures import PictureOperation
+from proxy.tasks.operations.pictures import ENLARGE_NAMES, PictureOperation
 
 _CONTROL_IMAGE = "control_image"
 
@@ -24,15 +25,19 @@ class Generate(PictureOperation):
     fallback_seconds = 0.1
     pipeline = PIPELINE
     side_multiple = VAE_SCALE_FACTOR
+    names = GENERATE_NAMES | ENLARGE_NAMES
 
     async def take(self, services: Services, fields: dict[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
         settings = services.settings
-        named, picture = await generating.take_fields(fields, max_mb=settings.max_upload_mb)
+        named, picture = await generating.take_fields(fields, settings.generate_limits, max_mb=settings.max_upload_mb)
         if picture is None:
             return named, {}
         probe(picture[1], max_pixels=settings.generate_max_control_pixels, param=picture[0])
         # What is kept has nothing behind the end of the image.
         return named, {_CONTROL_IMAGE: await asyncio.to_thread(trimmed, picture[1])}
+
+    def ranges(self, services: Services) -> Ranges:
+        return ranges(services.settings.generate_limits)
 
     def job(self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes]) -> Job:
         request = GenerateRequest.parse(fields, services.settings.generate_limits)

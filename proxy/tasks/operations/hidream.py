@@ -9,12 +9,13 @@ from typing import Any
 from darkroom.errors import InvalidInput
 from darkroom.pipelines.hidream.checkpoint import Checkpoint
 from darkroom.pipelines.hidream.networks import PIPELINE
-from darkroom.pipelines.hidream.request import SIDE_MULTIPLE, GenerateRequest
+from darkroom.pipelines.hidream.request import SIDE_MULTIPLE, GenerateRequest, ranges
 from darkroom.pipelines.hidream.variants import DEFAULT, VARIANTS
+from darkroom.schedulers import FLOW_SCHEDULERS
 from proxy import pictures
-from proxy.generate_fields import PICTURE_FIELDS, PictureFields, Whole, validated
+from proxy.generate_fields import PICTURE_FIELDS, PictureFields, Ranges, Text, Whole, optional, validated
 from proxy.services import Services
-from proxy.tasks.operations.pictures import PictureOperation
+from proxy.tasks.operations.pictures import ENLARGE_NAMES, PictureOperation
 
 _OF_THE_VARIANT = ("steps", "guidance_scale")
 
@@ -22,7 +23,10 @@ _OF_THE_VARIANT = ("steps", "guidance_scale")
 class HidreamFields(PictureFields):
     """The types; ranges are checked by `GenerateRequest.parse`."""
 
-    max_sequence_length: Whole | None = None
+    scheduler: Text | None = optional("By default the checkpoint's own.", enum=list(FLOW_SCHEDULERS))
+    max_sequence_length: Whole | None = optional(
+        "Tokens that each encoder reads of a prompt.", GenerateRequest.max_sequence_length
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +52,16 @@ class Hidream(PictureOperation):
     fallback_seconds = 1.0
     pipeline = PIPELINE
     side_multiple = SIDE_MULTIPLE
+    names = frozenset(HidreamFields.model_fields) | ENLARGE_NAMES
 
     async def take(self, services: Services, fields: dict[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
         for name in PICTURE_FIELDS:
             if fields.get(name) not in (None, ""):
                 raise InvalidInput(f"{name} is for the operation generate: HiDream has no ControlNet.", param=name)
-        return validated(fields, HidreamFields).named(), {}
+        return validated(fields, HidreamFields, self.ranges(services)).named(), {}
+
+    def ranges(self, services: Services) -> Ranges:
+        return ranges(services.settings.hidream_limits)
 
     def job(self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes]) -> Job:
         checkpoint, limits = _checkpoint(services), services.settings.hidream_limits

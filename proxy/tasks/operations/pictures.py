@@ -9,17 +9,30 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
+from pydantic import BaseModel
+
 from darkroom.errors import InvalidInput
+from darkroom.fields import number
 from darkroom.networks import ModelSpec
+from darkroom.pipelines.upscale.networks import DEFAULT_MODEL, model_names
 from darkroom.pipelines.upscale.request import SCALE_RANGE, UpscaleRequest
 from proxy import pictures, upscaling
-from proxy.errors import came
+from proxy.generate_fields import Number, Ranges, Text, optional, validated
 from proxy.pictures import Job, Outputs
 from proxy.services import Services
 from proxy.tasks.models import Output, Tell, Work
 
 _ENLARGE = "enlarge"
 _ENLARGE_MODEL = "enlarge_model"
+ENLARGE_NAMES = frozenset({_ENLARGE, _ENLARGE_MODEL})
+"""The fields of every operation that makes images."""
+
+
+class EnlargeFields(BaseModel):
+    """How much larger the images are to be than they are made."""
+
+    enlarge: Number | None = optional("By how much the images are enlarged when they are made.")
+    enlarge_model: Text | None = optional("The upscaler that does it.", DEFAULT_MODEL, enum=list(model_names()))
 
 
 class PictureOperation(ABC):
@@ -30,6 +43,7 @@ class PictureOperation(ABC):
     fallback_seconds: float
     pipeline: ClassVar[ModelSpec]
     longest_turn: ClassVar[float] = math.inf
+    names: frozenset[str]
     side_multiple: ClassVar[int]
     """Width and height in pixels are multiples of it."""
 
@@ -47,18 +61,22 @@ class PictureOperation(ABC):
         :raises DarkroomError: one of them is out of range.
         """
 
+    @abstractmethod
+    def ranges(self, services: Services) -> Ranges:
+        """Of the numbers, in this installation."""
+
     def label(self, job: Job) -> str:
         """What makes its steps slower or faster than others of its size, for the estimates."""
         return ""
 
     async def accept(self, services: Services, fields: dict[str, Any]) -> Work:
         pictures.require_model(services, self.pipeline)
-        enlarge = {name: fields.pop(name, None) for name in (_ENLARGE, _ENLARGE_MODEL)}
+        enlarge = validated(fields, EnlargeFields, {_ENLARGE: SCALE_RANGE}).model_dump()
         named, files = await self.take(services, fields)
         job = self.job(services, named, files)
         request = job.request
         kept = {name: value for name, value in named.items() if value is not None}
-        kept |= {name: value for name, value in enlarge.items() if value not in (None, "")}
+        kept |= {name: value for name, value in enlarge.items() if value is not None}
         larger = _upscale_request(kept, job, services)
         if larger is not None:
             kept[_ENLARGE] = larger.scale
@@ -121,25 +139,15 @@ def _upscale_request(fields: Mapping[str, Any], job: Job, services: Services) ->
             )
         return None
     upscaling.require_model(services)
-    scale = _number(fields[_ENLARGE])
-    wanted = {"scale": scale, "format": job.request.format, "quality": job.request.quality}
-    model = fields.get(_ENLARGE_MODEL)
-    if not isinstance(model, str | None):
-        raise InvalidInput(f"{_ENLARGE_MODEL} must be an upscaler's name; got {came(model)}.", param=_ENLARGE_MODEL)
+    wanted = {
+        "scale": number(fields, _ENLARGE, 1, SCALE_RANGE),
+        "format": job.request.format,
+        "quality": job.request.quality,
+        "model": fields.get(_ENLARGE_MODEL),
+    }
     try:
-        return UpscaleRequest.parse(wanted | ({"model": model} if model else {}), services.settings.limits)
+        return UpscaleRequest.parse(wanted, services.settings.limits)
     except InvalidInput as error:
         if error.param != "model":
             raise
-        raise InvalidInput(f"{_ENLARGE_MODEL}: {error.message}", param=_ENLARGE_MODEL) from None
-
-
-def _number(value: Any) -> float:
-    low, high = SCALE_RANGE
-    try:
-        number = float("nan") if isinstance(value, bool | bytes) else float(value)  # bytes are a file
-    except (TypeError, ValueError, OverflowError):
-        number = float("nan")
-    if not math.isfinite(number) or not low <= number <= high:
-        raise InvalidInput(f"{_ENLARGE} must be a number from {low:g} to {high:g}; got {came(value)}.", param=_ENLARGE)
-    return number
+        raise InvalidInput(error.message.replace("model", _ENLARGE_MODEL, 1), param=_ENLARGE_MODEL) from None

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
-
-from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, BeforeValidator, ValidationError
+from typing import Any, ClassVar
 
 from darkroom.errors import InvalidInput
 from darkroom.images import probe, trimmed
@@ -15,33 +12,15 @@ from darkroom.networks import ModelSpec
 from darkroom.pipelines.upscale.networks import PIPELINE, UpscaleNetwork
 from darkroom.pipelines.upscale.request import UpscaleRequest
 from proxy import upscaling
-from proxy.generate_fields import Number, Whole
 from proxy.services import Services
 from proxy.tasks.models import Output, Tell, Work
-from proxy.uploads import take_picture
 
 _IMAGE = "image"
-_PICTURE_FIELDS = ("file", _IMAGE, "image_base64")
 _UNIT = 2.5e8
 """Multiplications: so that an image costs about as much as eight units by itself, as it does in other operations."""
 _CONVOLUTION = 9 * 64 * 64
 _DENSE_BLOCK = 3 * 9 * (32 * (64 + 96 + 128 + 160) + 64 * 192)
 """Multiplications for a pixel: of a convolution with 64 channels, of a residual-in-residual dense block."""
-
-
-def _left_empty(value: Any) -> Any:
-    return None if value == "" else value
-
-
-class _Fields(BaseModel):
-    """The types; ranges are checked by `UpscaleRequest.parse`."""
-
-    model: Annotated[str | None, BeforeValidator(_left_empty)] = None
-    scale: Annotated[Number | None, BeforeValidator(_left_empty)] = None
-    tile: Annotated[Whole | None, BeforeValidator(_left_empty)] = None
-    tile_pad: Annotated[Whole | None, BeforeValidator(_left_empty)] = None
-    format: Annotated[str | None, BeforeValidator(_left_empty)] = None
-    quality: Annotated[Whole | None, BeforeValidator(_left_empty)] = None
 
 
 class Upscale:
@@ -51,18 +30,15 @@ class Upscale:
     pipeline: ClassVar[ModelSpec] = PIPELINE
     longest_turn: ClassVar[float] = 1.0  # a picture is divided into tiles
     fallback_seconds = 0.005
+    names = upscaling.NAMES
 
     async def accept(self, services: Services, fields: dict[str, Any]) -> Work:
         settings = services.settings
         upscaling.require_model(services)
-        picture = await take_picture(fields, _PICTURE_FIELDS, max_mb=settings.max_upload_mb)
+        given, picture = await upscaling.take_fields(fields, max_mb=settings.max_upload_mb)
+        request = UpscaleRequest.parse(given, settings.limits)
         if picture is None:
             raise InvalidInput("file is missing: send a picture.", param="file")
-        try:
-            given = _Fields.model_validate(fields).model_dump(exclude_none=True)
-        except ValidationError as error:
-            raise RequestValidationError(error.errors()) from None
-        request = UpscaleRequest.parse(given, settings.limits)
         header = await asyncio.to_thread(probe, picture[1], max_pixels=settings.upscale_max_pixels, param=picture[0])
         image = await asyncio.to_thread(trimmed, picture[1])  # what is kept has nothing behind the end of the image
         return Work(

@@ -1,0 +1,242 @@
+"""What answers in JSON look like, for the documentation. Answers may have more than is written here."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from darkroom.errors import walk
+from proxy.tasks.models import PRIORITIES, State
+
+_CODES = ("bad_request", "method_not_allowed", "not_acceptable", "http_error", *(kind.code for kind in walk()))
+_PROGRESS = Field(ge=0, le=100, description="Percent; goes with the steps.")
+
+
+class Answer(BaseModel):
+    """The base of all."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": True})
+
+
+class ErrorDetails(Answer):
+    """What is wrong."""
+
+    code: str = Field(description=f"A name that does not change, such as {', '.join(sorted(set(_CODES)))}.")
+    message: str = Field(description="One sentence for people: the field, its range, and what came.")
+    param: str | None = Field(description="The field that is at fault.")
+
+
+class Error(Answer):
+    """Every refusal and every failure."""
+
+    detail: str = Field(description="As `error.message`.")
+    error: ErrorDetails
+
+
+class IgnoredField(Answer):
+    """A field that is not known and was ignored."""
+
+    field: str
+    message: str
+    suggestion: str | None = Field(description="The name that was probably meant.")
+
+
+class Warned(Answer):
+    """An answer to a request whose fields are looked at."""
+
+    warnings: list[IgnoredField] = Field([], description="Fields that are not known; absent where there are none.")
+
+
+class Device(Answer):
+    """What the models run on."""
+
+    type: str
+    name: str
+
+
+class Health(Answer):
+    """State of the service."""
+
+    status: Literal["healthy", "unhealthy", "draining"]
+    version: str
+    darkroom_version: str
+    pipeline_ready: bool
+    ready_for: float | None
+    queue_length: int
+    active_tasks: int
+    total_tasks: int
+    models: dict[str, bool]
+    reason: str | None
+    canary_failures: int
+
+
+class ApiHealth(Answer):
+    """State of the upscaler."""
+
+    status: Literal["healthy", "unhealthy", "draining"]
+    model_loaded: bool
+    device: Device
+
+
+class Root(Answer):
+    """Where to go from here."""
+
+    service: str
+    version: str
+    description: str
+    status: Literal["running", "starting"]
+    operation: str
+    endpoints: dict[str, str]
+
+
+class Gpu(Answer):
+    """Memory in GiB."""
+
+    gpu_id: int
+    name: str
+    memory_allocated: float
+    memory_reserved: float
+
+
+class Status(Answer):
+    """Workers, queue and devices."""
+
+    active_workers: int
+    task_queue_size: int
+    result_queue_size: int
+    pending_tasks: int
+    total_gpus: int
+    gpu_info: list[Gpu]
+    active_tasks: int
+    finished_tasks: int
+    max_concurrent_tasks: int
+    max_queue_size: int
+    draining: bool
+    ready: bool
+    reason: str | None
+    uptime_seconds: float
+    darkroom_version: str
+    models: dict[str, Any]
+    generate: dict[str, Any] | None
+
+
+class UpscaleInfo(Answer):
+    """What the upscaler can do."""
+
+    device: Device
+    default_model: str
+    models: list[dict[str, Any]]
+    networks: list[dict[str, Any]]
+    tile: int
+    tile_pad: int
+    precision: str | None
+    formats: list[str]
+    limits: dict[str, Any]
+
+
+class Generated(Warned):
+    """Images and what they were made with."""
+
+    success: Literal[True]
+    images: list[str] = Field(description="Data URLs.")
+    seed: int = Field(description="Of the first image.")
+    seeds: list[int]
+    parameters: dict[str, Any] = Field(description="Of the first image, with all defaults.")
+    width: int
+    height: int
+    media_type: str
+    control_map: str | None = Field(None, description="Data URL of what the ControlNet read; only with control.")
+
+
+class UpscaledFile(Answer):
+    """What became of one file of a batch: `image` and its details, or `error`."""
+
+    filename: str | None
+    success: bool
+    image: str | None = Field(None, description="Data URL.")
+    error: ErrorDetails | None = None
+
+
+class UpscaledBatch(Warned):
+    """One entry per file, in their order."""
+
+    results: list[UpscaledFile]
+
+
+class PngInfo(Warned):
+    """What an image says of how it was made; absent parts are null."""
+
+    parameters: str | None
+    fields: dict[str, Any] | None
+    darkroom: dict[str, Any] | None
+    chunks: dict[str, str]
+
+
+class TaskResult(Answer):
+    """An image of a task."""
+
+    name: str
+    media_type: str
+    bytes: int
+    details: dict[str, Any]
+    url: str
+
+
+class TaskView(Warned):
+    """A task. Times are ISO 8601 in UTC."""
+
+    task_id: str
+    operation: str
+    status: State
+    priority: str = Field(json_schema_extra={"enum": list(PRIORITIES)})
+    progress: int = _PROGRESS
+    step: int
+    total_steps: int
+    queue_position: int | None = Field(description="1 for the next one; null for one that does not wait.")
+    estimated_time: float = Field(description="Seconds until it is done, as far as one can tell.")
+    attempts: int
+    created_at: str | None
+    started_at: str | None
+    completed_at: str | None
+    processing_time: float | None = Field(description="Seconds.")
+    result_urls: list[str]
+    results: list[TaskResult]
+    error: ErrorDetails | None
+
+
+class TaskPage(Answer):
+    """The newest tasks of a client."""
+
+    tasks: list[TaskView]
+
+
+class Submitted(Warned):
+    """A request that was accepted."""
+
+    task_id: str
+    status: State
+    estimated_time: int = Field(description="Seconds.")
+    message: str
+
+
+class BatchSubmitted(Warned):
+    """Requests that were accepted, in their order."""
+
+    task_ids: list[str]
+    tasks: list[Submitted]
+    total: int
+    message: str
+
+
+class SubmittedStatus(Answer):
+    """What became of a submitted image."""
+
+    task_id: str
+    status: State
+    progress: int = _PROGRESS
+    result_urls: list[str]
+    processing_time: float | None = Field(description="Seconds.")
+    created_at: str | None
+    completed_at: str | None
+    error: str | None = Field(None, description="Why it failed; only there when it did.")

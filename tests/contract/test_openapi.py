@@ -1,0 +1,161 @@
+"""`/openapi.json` is true: ranges of this installation, errors in our shape, examples that are accepted."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from darkroom import errors
+from proxy.errors import STATUS
+from tests.contract.test_fields import SMALL, small_repository
+from tests.service import ROOT, RunningService, running_service
+
+FEW, MANY = "4", os.environ.get("SCHEMATHESIS_EXAMPLES", "600")
+"""Cases per operation and phase; with 19 operations the many are over 10,000."""
+SEED = "20"
+
+
+@pytest.fixture(scope="module")
+def fast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """A service that makes every image in one step."""
+    folder = tmp_path_factory.mktemp("fast")
+    limits = {**SMALL, "generate_max_steps": 1, "generate_max_pixels": 1024 * 1024, "hidream_max_steps": 7}
+    with running_service(folder, model_repository=small_repository(folder), **limits) as running:
+        yield running
+
+
+@pytest.fixture
+def client(fast: RunningService) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=fast.url, timeout=120) as made:
+        yield made
+
+
+@pytest.fixture
+def document(client: httpx.Client) -> dict[str, Any]:
+    answer: dict[str, Any] = client.get("/openapi.json").json()
+    return answer
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, found in document["paths"].items():
+        for method, operation in found.items():
+            yield method, path, operation
+
+
+def test_openapi_has_the_ranges_of_the_installation(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    generate = document["paths"]["/generate"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    steps, width = generate["properties"]["steps"], generate["properties"]["width"]
+    assert (steps["minimum"], steps["maximum"], steps["default"]) == (1, 1, 1)
+    assert (width["minimum"], width["maximum"], width["multipleOf"]) == (64, 1024 * 1024 // 64, 8)
+    assert generate["properties"]["seed"]["minimum"] == -1
+    assert generate["properties"]["num_images"]["maximum"] == 1
+    assert schemas["HidreamTask"]["properties"]["steps"]["maximum"] == 7
+    assert schemas["UpscaleTask"]["properties"]["scale"]["maximum"] == 8
+    assert schemas["ImageGenerationRequest"]["properties"]["num_inference_steps"]["maximum"] == 1
+
+
+def test_openapi_says_every_kind_of_body(document: dict[str, Any]) -> None:
+    both = {"application/json", "multipart/form-data", "application/x-www-form-urlencoded"}
+    bodies = {path: set(one["requestBody"]["content"]) for _, path, one in operations(document) if "requestBody" in one}
+    assert bodies == {
+        "/generate": both,
+        "/png-info": both,
+        "/api/upscale": both,
+        "/tasks": both,
+        "/api/upscale-batch": {"multipart/form-data"},
+        "/submit": {"application/json"},
+        "/batch_submit": {"application/json"},
+    }
+    tasks = document["paths"]["/tasks"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert set(tasks["discriminator"]["mapping"]) == {"generate", "hidream", "upscale"}
+
+
+def test_openapi_says_every_error_in_our_shape(document: dict[str, Any]) -> None:
+    said: set[int] = set()
+    for method, path, operation in operations(document):
+        for status, answer in operation["responses"].items():
+            said.add(int(status))
+            assert "X-Request-ID" in answer["headers"], (method, path, status)
+            health = path in ("/health", "/api/health")
+            if int(status) < 400 or (health and status == "503"):
+                continue
+            schema = answer["content"]["application/json"]["schema"]
+            assert schema == {"$ref": "#/components/schemas/Error"}, (method, path, status)
+            if status in ("429", "503"):
+                assert "Retry-After" in answer["headers"], (method, path)
+    ours = {STATUS[kind] for kind in errors.walk() if kind is not errors.Cancelled}  # whose client has gone
+    assert said == ours | {200, 202, 400, 406}
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+
+
+def test_openapi_examples_are_accepted(client: httpx.Client, document: dict[str, Any]) -> None:
+    sent = 0
+    for _, path, operation in operations(document):
+        for media, body in operation.get("requestBody", {}).get("content", {}).items():
+            for name, example in body.get("examples", {}).items():
+                if name == "hidream":
+                    continue  # is not in this repository
+                value = example["value"]
+                how = {"json": value} if media == "application/json" else {"data": value}
+                if media == "multipart/form-data":
+                    how = {"files": {key: (None, str(text)) for key, text in value.items()}}
+                answer = client.post(path, **how)
+                assert answer.status_code in (200, 202), (path, media, name, answer.text)
+                assert "x-ignored-fields" not in answer.headers
+                sent += 1
+                for id in _task_ids(answer):
+                    client.delete(f"/tasks/{id}")
+    assert sent == 14
+
+
+def _task_ids(answer: httpx.Response) -> list[str]:
+    if answer.headers["content-type"] != "application/json":
+        return []
+    content = answer.json()
+    return content.get("task_ids") or [content["task_id"]] if "task_id" in content or "task_ids" in content else []
+
+
+def test_docs_page_loads(client: httpx.Client) -> None:
+    page = client.get("/docs")
+    assert page.status_code == 200
+    assert "/openapi.json" in page.text
+
+
+def schemathesis(fast: RunningService, work: Path, examples: str, phases: str) -> str:
+    """Run all of its checks; returns what it says. They find nothing, or the test fails."""
+    command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(ROOT / "tests" / "schemathesis.toml")]
+    options = ["--max-examples", examples, "--phases", phases, "--seed", SEED, "--no-color", "--continue-on-failure"]
+    options += ["--request-timeout", "300"]
+    run = subprocess.run(
+        [*command, "run", f"{fast.url}/openapi.json", *options],
+        env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.openapi_hooks"},
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    said = run.stdout + run.stderr
+    (work / "schemathesis.txt").write_text(said)
+    assert run.returncode == 0, said[-6000:]
+    return said
+
+
+def test_schemathesis_finds_nothing(fast: RunningService, tmp_path: Path) -> None:
+    said = schemathesis(fast, tmp_path, FEW, "examples,fuzzing")
+    assert int(re.findall(r"(\d+) generated", said)[0]) > 100, said[-2000:]
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(7200)
+def test_schemathesis_finds_nothing_in_many_cases(fast: RunningService, tmp_path: Path) -> None:
+    """Every phase; SCHEMATHESIS_EXAMPLES says how many cases there are for each operation."""
+    schemathesis(fast, tmp_path, MANY, "examples,coverage,fuzzing")

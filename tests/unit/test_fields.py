@@ -1,0 +1,186 @@
+"""Values of fields: how they are shown in errors, and which numbers and words are taken."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import pytest
+
+from darkroom.errors import InvalidInput
+from darkroom.fields import ANY_SEED, SEED_RANGE, choice, integer, number, seed_of, shown
+from darkroom.pipelines.hidream import request as hidream
+from darkroom.pipelines.sd15 import request as sd15
+from darkroom.pipelines.upscale import request as upscale
+from proxy.generate_fields import OTHER_NAMES, GenerateFields, PictureFields, Whole, validated
+from proxy.tasks.operations.hidream import HidreamFields
+from proxy.upscaling import UpscaleFields
+
+NUMBERS: tuple[Any, ...] = (
+    10**309,
+    -(10**309),
+    10**4000,
+    2**63,
+    -(2**63) - 1,
+    math.inf,
+    -math.inf,
+    math.nan,
+    1e308,
+    "1" + "0" * 400,
+    "-1" + "0" * 400,
+    "9" * 5000,
+    "9" * 50_000,
+    "1e400",
+    "-1e400",
+    "1e999999999",
+    "inf",
+    "nan",
+    "0x10",
+    "１２",
+    " ",
+    "x" * 10_000,
+    [10**5000],
+    {"a": 10**5000},
+    b"12",
+    True,
+)
+FAMILIES: tuple[tuple[type[PictureFields] | type[UpscaleFields], Any, Any], ...] = (
+    (GenerateFields, sd15.ranges(sd15.Limits()), lambda given: sd15.GenerateRequest.parse(given, sd15.Limits())),
+    (HidreamFields, hidream.ranges(hidream.Limits()), lambda v: hidream.GenerateRequest.parse(v, hidream.Limits())),
+    (UpscaleFields, upscale.RANGES, lambda given: upscale.UpscaleRequest.parse(given, upscale.Limits())),
+)
+
+
+def _refused(kind: Any, ranges: Any, parse: Any, name: str, value: Any) -> InvalidInput | float:
+    """The error for a value, or the number that it is taken for."""
+    try:
+        took = validated({"prompt": "a cat", name: value}, kind, ranges)
+        given = took.named() if isinstance(took, PictureFields) else took.model_dump(exclude_none=True)
+        parse({**given, "control_image": True})
+    except InvalidInput as error:
+        return error
+    return float(given[OTHER_NAMES.get(name, name)])
+
+
+@pytest.mark.parametrize("value", NUMBERS, ids=lambda value: shown(value, 12))
+@pytest.mark.parametrize(("kind", "ranges", "parse"), FAMILIES, ids=["generate", "hidream", "upscale"])
+def test_every_number_is_refused_or_in_its_range(kind: Any, ranges: Any, parse: Any, value: Any) -> None:
+    for name in kind.model_fields.keys() & (ranges.keys() | OTHER_NAMES.keys()):
+        ours = OTHER_NAMES.get(name, name)
+        found = _refused(kind, ranges, parse, name, value)
+        if isinstance(found, InvalidInput):
+            assert found.param in (name, ours)
+            assert "from " in found.message or "file" in found.message, found.message
+            assert len(found.message) < 250, found.message
+        else:  # full-width digits are digits to Python
+            low, high = ranges[ours]
+            assert low <= found <= high, (name, value)
+
+
+def test_shown_is_short_and_never_fails() -> None:
+    circle: list[Any] = []
+    circle.append(circle)
+    for value in (*NUMBERS, 10**100_000, circle, {1: circle}, object(), "\ud800\n\x1b[31m", memoryview(b"ab"), None):
+        text = shown(value)
+        assert len(text) < 120
+        assert text.isprintable()
+
+
+def test_shown_says_how_much_there_is() -> None:
+    assert shown(150) == "150"
+    assert shown(-(10**18)) == "-1000000000000000000"
+    assert shown(12345678 * 10**393) == "12345678... (about 401 digits)"
+    assert shown(-(10**400)).startswith("-1")
+    assert shown("x" * 61) == repr("x" * 60)[:-1] + "...' (61 characters)"
+    assert shown("x" * 60) == repr("x" * 60)
+    assert shown(b"abc") == "a file of 3 bytes"
+    assert shown(0.5) == "0.5"
+
+
+def test_integer_never_depends_on_how_many_digits_python_reads() -> None:
+    most = sys.get_int_max_str_digits() if hasattr(sys, "get_int_max_str_digits") else 4300
+    with pytest.raises(InvalidInput, match="tile must be from 32 to 4096 \\(0 for no tiling\\); got"):
+        integer({"tile": "9" * (most + 1)}, "tile", 400, (32, 4096), also={0: "no tiling"})
+    with pytest.raises(InvalidInput, match=r"scale must be from 1 to 8; got 1000.*digits"):
+        number({"scale": 10**400}, "scale", 4, (1.0, 8.0))
+
+
+@pytest.mark.parametrize("value", [-1, "-1", " -1 ", -1.0, None])
+def test_seed_of_minus_one_is_drawn(value: Any) -> None:
+    named = validated({"prompt": "a", "seed": value}, GenerateFields).named()
+    seeds = {sd15.GenerateRequest.parse(named, sd15.Limits()).seed for _ in range(20)}
+    assert len(seeds) > 1
+    assert min(seeds) >= 0
+
+
+@pytest.mark.parametrize("value", [-2, SEED_RANGE[1] + 1, -(10**30)])
+def test_seed_of_other_values_out_of_range(value: int) -> None:
+    with pytest.raises(InvalidInput, match=r"seed must be from 0 to 9223372036854774783 \(-1 for any\); got"):
+        seed_of({"seed": value})
+    assert seed_of({"seed": 0}) == 0
+    assert ANY_SEED == -1
+
+
+@pytest.mark.parametrize("word", ["png", "PNG", " Png\n"])
+def test_choice_in_any_case(word: str) -> None:
+    assert choice("format", word, ("png", "webp")) == "png"
+
+
+@pytest.mark.parametrize("word", ["", "pngs", None, 7, ["png"], b"png"])
+def test_choice_refuses_other_words(word: Any) -> None:
+    with pytest.raises(InvalidInput, match="format must be one of png, webp; got"):
+        choice("format", word, ("png", "webp"))
+
+
+def test_names_of_upscalers_formats_and_controls_in_any_case() -> None:
+    request = upscale.UpscaleRequest.parse({"model": "X4PLUS", "format": "JPG"}, upscale.Limits())
+    assert (request.network.label, request.format) == ("x4plus", "jpeg")
+    given = {"control_type": " CANNY ", "control_image": True, "prompt": "a", "format": "WebP"}
+    made = sd15.GenerateRequest.parse(validated(given, GenerateFields).named() | {"control_image": True}, sd15.Limits())
+    assert made.control is not None
+    assert (made.control.kind, made.format) == ("canny", "webp")
+
+
+@pytest.mark.parametrize("name", sorted(GenerateFields.model_fields))
+def test_files_where_text_belongs_are_refused(name: str) -> None:
+    with pytest.raises(InvalidInput, match=f"{name} must be text and no file; got a file of 2 bytes") as caught:
+        validated({"prompt": "a", name: b"12"}, GenerateFields)
+    assert caught.value.param == name
+
+
+@pytest.mark.parametrize(
+    ("size", "sides"),
+    [
+        ("512x768", (512, 768)),
+        ("512X768", (512, 768)),
+        (" 512 × 768 ", (512, 768)),
+        ("auto", (None, None)),
+        ("AUTO", (None, None)),
+    ],
+)
+def test_size_is_width_and_height(size: str, sides: tuple[int | None, int | None]) -> None:
+    named = validated({"prompt": "a", "size": size}, GenerateFields).named()
+    assert (named["width"], named["height"]) == sides
+    assert "size" not in named
+
+
+@pytest.mark.parametrize("size", ["512", "512x", "axb", "512x768x3", "-1x5", "9" * 5000 + "x9", "1.5x2"])
+def test_size_that_is_none_says_what_is_right(size: str) -> None:
+    with pytest.raises(InvalidInput, match="512x768") as caught:
+        validated({"prompt": "a", "size": size}, GenerateFields).named()
+    assert caught.value.param == "size"
+    assert len(caught.value.message) < 250
+
+
+def test_size_against_width_and_height() -> None:
+    same = validated({"prompt": "a", "size": "64x128", "width": 64}, GenerateFields).named()
+    assert (same["width"], same["height"]) == (64, 128)
+    with pytest.raises(InvalidInput, match="height and size are one field; got 64 and 128"):
+        validated({"prompt": "a", "size": "64x128", "height": 64}, GenerateFields).named()
+
+
+def test_whole_numbers_of_parameters_have_no_bound_of_digits() -> None:
+    from pydantic import TypeAdapter
+
+    assert TypeAdapter(Whole).validate_python("1" + "0" * 4999) > 10**900
