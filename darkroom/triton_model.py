@@ -202,8 +202,8 @@ class PipelineModel(ABC):
         room: Callable[[Tensors], float] | None = None,
         each: float = 1.0,
     ) -> BlsNetwork:
-        """A network of this repository, with the limits that its config sets; for `oblong` see `RowCaps`, for `room` and
-        `each` `BlsNetwork`."""
+        """A network of this repository, with the limits that its config sets; for `oblong` see `RowCaps`, for `room`
+        and `each` `BlsNetwork`."""
         config = read_config(self._model.parent / spec.name)
         if config is None:
             network = BlsNetwork(spec, room=room, each=each)

@@ -15,7 +15,6 @@ from darkroom.pipelines.upscale.pipeline import Runner, upscale
 from darkroom.pipelines.upscale.request import Limits, UpscaleRequest
 from darkroom.triton_model import BlsNetwork, PipelineModel, Reply
 
-
 _TILES_CPU = 3
 """Default tiles at a network on a CPU, each of another request: one that runs, and a batch that is gathered."""
 
