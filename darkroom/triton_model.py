@@ -55,6 +55,7 @@ class BlsNetwork:
     :param instances: batches that run side by side.
     :param room: the part of what may be at the network at once that a call takes; by default two batches for each
         instance may be there, one that runs and one that is gathered meanwhile.
+    :param each: see `Turns`.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class BlsNetwork:
         caps: RowCaps | None = None,
         instances: int = 1,
         room: Callable[[Tensors], float] | None = None,
+        each: float = 1.0,
     ) -> None:
         self._name = spec.name
         self._outputs = [tensor.name for tensor in spec.outputs]
@@ -72,7 +74,7 @@ class BlsNetwork:
         self._caps = caps
         self._instances = instances
         self._room = room or self._part_of_batches
-        self.turns = Turns()
+        self.turns = Turns(each=each)
 
     async def __call__(self, inputs: Tensors) -> dict[str, Array]:
         rows, most = _rows(inputs), self._batch(inputs)
@@ -194,17 +196,22 @@ class PipelineModel(ABC):
         return any((self._model.parent / spec.name).glob("1/*"))
 
     def network(
-        self, spec: ModelSpec, *, oblong: int = 0, room: Callable[[Tensors], float] | None = None
+        self,
+        spec: ModelSpec,
+        *,
+        oblong: int = 0,
+        room: Callable[[Tensors], float] | None = None,
+        each: float = 1.0,
     ) -> BlsNetwork:
         """A network of this repository, with the limits that its config sets; for `oblong` see `RowCaps`, for `room`
-        `BlsNetwork`."""
+        and `each` `BlsNetwork`."""
         config = read_config(self._model.parent / spec.name)
         if config is None:
-            network = BlsNetwork(spec, room=room)
+            network = BlsNetwork(spec, room=room, each=each)
         else:
             caps = _caps(config.parameters["rows_by_size"].string_value, oblong)
             most = config.max_batch_size or None
-            network = BlsNetwork(spec, most=most, caps=caps, instances=instances(config), room=room)
+            network = BlsNetwork(spec, most=most, caps=caps, instances=instances(config), room=room, each=each)
         self._called.append(network)
         return network
 

@@ -90,9 +90,12 @@ class Turns:
 
     While several clients are there, each may take its equal part of the room, and its requests equal parts of that;
     one turn at a time is always theirs. A turn that needs more than there is runs alone.
+
+    :param each: the part that one request may take, even where it is alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, each: float = 1.0) -> None:
+        self._each = each
         self._clients: dict[object, _Client] = {}
         self._held = 0.0
         self._clock = 0.0
@@ -157,7 +160,7 @@ class Turns:
             part = 1 / len(self._clients)
             if not _fits(wait.client, wait.room, part):
                 continue
-            if not _fits(wait.request, wait.room, part / len(wait.client.requests)):
+            if not _fits(wait.request, wait.room, min(self._each, part / len(wait.client.requests))):
                 continue
             # What is too large now must not be overtaken for ever by what is small.
             return wait if not self._held or self._held + wait.room <= 1 + _ROUNDING else None

@@ -62,7 +62,8 @@ class Task:
 
     :param source: where it came from, as far as that is known.
     :param rank: place in the queue, the lowest first.
-    :param newcomer: its source had no other task when it came, and nothing of a higher priority waited.
+    :param newcomer: when it came its source had no other task, others had one for every place, and nothing of a higher
+        priority waited.
     :param run: name of the run that may write, or None.
     :param attempts: how often it was begun.
     :param bytes: of its files on the disk.

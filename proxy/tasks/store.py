@@ -138,7 +138,9 @@ class Store:
             known = self._known(connection, drafts, places=places, queue_size=queue_size)
             now = time.time()
             return [
-                (task, False) if task else (self._insert(connection, draft, fallback, now + index * BATCH_GAP), True)
+                (task, False)
+                if task
+                else (self._insert(connection, draft, fallback, now + index * BATCH_GAP, places), True)
                 for index, (draft, task) in enumerate(zip(drafts, known, strict=True))
             ]
 
@@ -178,7 +180,7 @@ class Store:
             raise Gone(f"What came with this key made task {row.id}, whose results are deleted.", param=_KEY)
         return _task(row)
 
-    def _insert(self, connection: sa.Connection, draft: Draft, fallback: float, now: float) -> Task:
+    def _insert(self, connection: sa.Connection, draft: Draft, fallback: float, now: float, places: int) -> Task:
         tag = self._tag(connection, draft)
         work = draft.work
         speed = speed_of(speeds.known(connection, draft.operation), draft.operation, work.kind)
@@ -190,7 +192,7 @@ class Store:
                 operation=draft.operation,
                 client=draft.client,
                 source=draft.source,
-                newcomer=self._is_newcomer(connection, draft),
+                newcomer=self._is_newcomer(connection, draft, places),
                 priority=draft.priority,
                 state="queued",
                 tag=tag,
@@ -224,11 +226,15 @@ class Store:
         last = connection.scalar(sa.select(sa.func.max(TASKS.c.tag)).where(*live, _same_source(draft)))
         return max(served or 0, 0 if last is None else last + 1)
 
-    def _is_newcomer(self, connection: sa.Connection, draft: Draft) -> bool:
-        """Whether its source has no other task, and nothing of a higher priority waits."""
+    def _is_newcomer(self, connection: sa.Connection, draft: Draft, places: int) -> bool:
+        """Whether its source has no other task, others have at least one for every place, and nothing of a higher
+        priority waits."""
         higher = (TASKS.c.state == "queued", TASKS.c.rank <= PRIORITIES.index(draft.priority) * _TAGS)
-        others = connection.scalar(_count(TASKS.c.state.in_(LIVE), _same_source(draft)))
-        return not others and not connection.scalar(_count(*higher))
+        live = TASKS.c.state.in_(LIVE)
+        full = int(connection.scalar(_count(live)) or 0) >= places
+        return (
+            full and not connection.scalar(_count(live, _same_source(draft))) and not connection.scalar(_count(*higher))
+        )
 
     def get(self, id: str) -> Task | None:
         """A task, or None."""

@@ -91,6 +91,8 @@ def test_invented_keys_of_one_source_are_one_client(store: Store) -> None:
 
 
 def test_the_first_task_of_a_source_is_a_newcomers(store: Store) -> None:
+    alone = add(store, draft("g", source="greedy"), draft("g", source="greedy"))
+    assert [task.newcomer for task in alone] == [False, False], "there are places for both"
     first, second = add(store, draft("x", source="s"), draft("y", source="s"))
     assert (first.newcomer, second.newcomer) == (True, False)
     (other,) = add(store, draft("z", source="t"))

@@ -15,6 +15,9 @@ from darkroom.pipelines.upscale.pipeline import Runner, upscale
 from darkroom.pipelines.upscale.request import Limits, UpscaleRequest
 from darkroom.triton_model import BlsNetwork, PipelineModel, Reply
 
+_TILES_CPU = 3
+"""Default tiles at a network on a CPU, each of another request: one that runs, and a batch that is gathered."""
+
 
 class UpscaleModel(PipelineModel):
     """Decoupled: a response with `progress` per tile, then one with the picture."""
@@ -32,9 +35,9 @@ class UpscaleModel(PipelineModel):
 
         def room(inputs: Tensors) -> float:
             rows, height, width, _ = inputs["image"].shape
-            return max(rows / most, rows * height * width / window**2 if window else 0.0)
+            return max(rows / most, rows * height * width / (_TILES_CPU * window**2) if window else 0.0)
 
-        return self.network(network.spec(), room=room), window
+        return self.network(network.spec(), room=room, each=1 / _TILES_CPU if window else 1.0), window
 
     async def answer(self, fields: dict[str, Any], reply: Reply) -> None:
         data = fields.pop("image", None)

@@ -75,7 +75,7 @@ class Limits(EnvironmentLimits):
     :param tiles_in_flight: tiles of one request that are cut and on their way. Two keep a CPU busy while the
         last tile is put away; on a GPU it is the batch that one picture can fill by itself.
     :param tiles_at_network: tiles of all requests that are at one network at once, and on a CPU no more than have the
-        pixels of one default tile. The others wait for their turn in the pipeline, where a cancelled request still
+        pixels of three default tiles. The others wait for their turn in the pipeline, where a cancelled request still
         takes them back; what Triton has queued it computes.
     """
 
