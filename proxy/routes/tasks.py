@@ -41,6 +41,7 @@ _LEAST_SECONDS = 0.05
 _QUIET_SECONDS = 15.0
 """After which a stream of events shows that it is still there: what is on the way closes silent connections."""
 _PAGE_LIMITS = (1, 500)
+_PAGE_SCHEMA: dict[str, Any] = {"minimum": _PAGE_LIMITS[0], "maximum": _PAGE_LIMITS[1]}
 _MEDIA = tuple(MEDIA_TYPES.values())
 
 
@@ -142,7 +143,7 @@ async def list_tasks(
     request: Request,
     tasks: UseTasks,
     state: Annotated[str | None, Query(json_schema_extra={"enum": list(STATES)})] = None,
-    limit: Annotated[Whole, Query(ge=_PAGE_LIMITS[0], le=_PAGE_LIMITS[1])] = 50,
+    limit: Annotated[Whole, Query(ge=_PAGE_LIMITS[0], le=_PAGE_LIMITS[1], json_schema_extra=_PAGE_SCHEMA)] = 50,
 ) -> dict[str, Any]:
     """The tasks that were sent with the same key, or without one from the same address; the newest first."""
     name = values.choice("state", state, STATES) if state is not None else None
@@ -217,7 +218,9 @@ async def narrate(tasks: Tasks, id: str, request: Request, tell: Told) -> None:
     **answers(None, raises=(*TASK, Conflict), media=_MEDIA),
 )
 async def download(
-    task_id: str, tasks: UseTasks, image_index: Annotated[Whole, Query(ge=0, description="From 0.")] = 0
+    task_id: str,
+    tasks: UseTasks,
+    image_index: Annotated[Whole, Query(ge=0, description="From 0.", json_schema_extra={"minimum": 0})] = 0,
 ) -> Response:
     """409 while the task has not completed, 404 for a picture that it does not have."""
     task = await tasks.get(task_id)

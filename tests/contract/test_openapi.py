@@ -137,8 +137,8 @@ def schemathesis(fast: RunningService, work: Path, examples: str, phases: str) -
     options += ["--request-timeout", "300"]
     run = subprocess.run(
         [*command, "run", f"{fast.url}/openapi.json", *options],
-        env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.openapi_hooks"},
-        cwd=ROOT,
+        env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.openapi_hooks", "PYTHONPATH": str(ROOT)},
+        cwd=work,  # where it keeps a cache
         text=True,
         capture_output=True,
         check=False,
