@@ -50,6 +50,15 @@ def _text(image: bytes) -> str:
 
 
 @schemathesis.hook
+def before_load_schema(context: schemathesis.HookContext, raw_schema: dict[str, Any]) -> None:
+    """Schemathesis 4.32 cannot generate files where a form has "oneOf"; tasks take base64 there as well."""
+    for name, schema in raw_schema["components"]["schemas"].items():
+        if name.endswith("TaskForm"):
+            for described in schema["properties"].values():
+                described.pop("format", None)
+
+
+@schemathesis.hook
 def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwargs: dict[str, Any]) -> None:
     """Make right what is right by the schema, but for rules between fields, and for images, which no schema knows."""
     if case.meta is None or not case.meta.generation.mode.is_positive or not isinstance(case.body, dict):

@@ -39,6 +39,7 @@ _LOOK_SECONDS = 0.25
 _LEAST_SECONDS = 0.05
 """However fast the steps are."""
 _PAGE_LIMITS = (1, 500)
+_PAGE_SCHEMA: dict[str, Any] = {"minimum": _PAGE_LIMITS[0], "maximum": _PAGE_LIMITS[1]}
 _MEDIA = tuple(MEDIA_TYPES.values())
 
 
@@ -140,7 +141,7 @@ async def list_tasks(
     request: Request,
     tasks: UseTasks,
     state: Annotated[str | None, Query(json_schema_extra={"enum": list(STATES)})] = None,
-    limit: Annotated[Whole, Query(ge=_PAGE_LIMITS[0], le=_PAGE_LIMITS[1])] = 50,
+    limit: Annotated[Whole, Query(ge=_PAGE_LIMITS[0], le=_PAGE_LIMITS[1], json_schema_extra=_PAGE_SCHEMA)] = 50,
 ) -> dict[str, Any]:
     """The tasks that were sent with the same key, or without one from the same address; the newest first."""
     name = values.choice("state", state, STATES) if state is not None else None
@@ -217,7 +218,7 @@ async def download(
     task_id: str,
     request: Request,
     tasks: UseTasks,
-    image_index: Annotated[Whole, Query(ge=0, description="From 0.")] = 0,
+    image_index: Annotated[Whole, Query(ge=0, description="From 0.", json_schema_extra={"minimum": 0})] = 0,
 ) -> Response:
     """409 while the task has not completed, 404 for a picture that it does not have."""
     task = await tasks.get(task_id)

@@ -18,7 +18,7 @@ from proxy.errors import STATUS
 from tests.contract.test_fields import SMALL, small_repository
 from tests.service import ROOT, RunningService, running_service
 
-FEW, MANY = "4", os.environ.get("SCHEMATHESIS_EXAMPLES", "600")
+FEW, MANY = "8", os.environ.get("SCHEMATHESIS_EXAMPLES", "600")
 """Cases per operation and phase; with 19 operations the many are over 10,000."""
 SEED = "20"
 
@@ -137,8 +137,8 @@ def schemathesis(fast: RunningService, work: Path, examples: str, phases: str) -
     options += ["--request-timeout", "300"]
     run = subprocess.run(
         [*command, "run", f"{fast.url}/openapi.json", *options],
-        env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.openapi_hooks"},
-        cwd=ROOT,
+        env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.openapi_hooks", "PYTHONPATH": str(ROOT)},
+        cwd=work,  # where it keeps a cache
         text=True,
         capture_output=True,
         check=False,
