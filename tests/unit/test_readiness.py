@@ -137,7 +137,7 @@ def test_a_cancellation_that_comes_with_the_answer_ends_the_watch() -> None:
             self.asked = asyncio.Event()
 
         async def stream(
-            self, model: str, inputs: Mapping[str, Any], *, request_id: str = ""
+            self, model: str, inputs: Mapping[str, Any], *, request_id: str = "", can_stop: bool = True
         ) -> AsyncGenerator[dict[str, Array], None]:
             self.asked.set()
             await self.answer
