@@ -7,9 +7,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from darkroom.errors import walk
+from proxy.errors import CODES
 from proxy.tasks.models import PRIORITIES, State
 
-_CODES = ("bad_request", "method_not_allowed", "not_acceptable", "http_error", *(kind.code for kind in walk()))
+_CODES = (*CODES.values(), "http_error", *(kind.code for kind in walk()))
 _PROGRESS = Field(ge=0, le=100, description="Percent; goes with the steps.")
 
 

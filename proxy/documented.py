@@ -34,6 +34,7 @@ _HEADERS = {
     "X-Seed": ("The seed of the image.", "string"),
     "X-Upscale-Model": ("The network that ran.", "string"),
     "X-Upscale-Scale": ("Output pixels per input pixel.", "string"),
+    "X-Dropped-Metadata": ("Metadata that the answer has no room for: icc_profile.", "string"),
     "X-Failed-Files": ("How many files failed.", "string"),
     "Location": ("Where the task is.", "string"),
     "Idempotent-Replayed": ("true where the answer is that of an earlier request with the same key.", "string"),

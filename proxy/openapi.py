@@ -18,7 +18,18 @@ from proxy.ignored import IGNORED
 from proxy.settings import Settings
 from proxy.tasks.operations import submit_operation
 
-_FORM_STATUS = 400
+_EVERY = {
+    400: "The request is broken, or its Host is none of TRUSTED_HOSTS.",
+    431: "The headers are too large.",
+}
+_CHANGING = {403: "The Origin is neither this service's own nor one of CORS_ORIGINS."}
+_WITH_BODY = {
+    408: "The body stood still for longer than REQUEST_TIMEOUT.",
+    413: "The body is too large.",
+    415: "Content-Type is none of those that are named here.",
+}
+"""What HTTP itself refuses, before any route is asked: status and reason, for every operation, for those that change
+something, and for those with a body."""
 _FASTAPI_SCHEMAS = ("HTTPValidationError", "ValidationError")
 
 
@@ -42,12 +53,24 @@ def _document(app: FastAPI, settings: Settings) -> dict[str, Any]:
             body = bodies.get((method, path))
             if body is not None:
                 operation["requestBody"] = body
+            _refuse(operation["responses"], _EVERY)
+            _refuse(operation["responses"], _CHANGING if method != "get" else {})
+            _refuse(operation["responses"], _WITH_BODY if body is not None else {})
             _finish(operation, body)
     for name in _FASTAPI_SCHEMAS:
         schemas.pop(name, None)
     schemas[Error.__name__] = Error.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas.update(schemas[Error.__name__].pop("$defs", {}))
     return made
+
+
+def _refuse(responses: dict[str, Any], reasons: Mapping[int, str]) -> None:
+    """Add refusals; to those that a route has already, their reasons."""
+    for status, reason in reasons.items():
+        text = f"`{CODES[status]}`: {reason}"
+        found = responses.setdefault(str(status), refusal(status, [text]))
+        if text not in found["description"]:
+            found["description"] += f" {text}"
 
 
 def _finish(operation: dict[str, Any], body: Mapping[str, Any] | None) -> None:
@@ -58,10 +81,6 @@ def _finish(operation: dict[str, Any], body: Mapping[str, Any] | None) -> None:
         del responses["422"]
     if operation.get("parameters") and any(one["in"] != "path" for one in operation["parameters"]):
         responses.setdefault("422", refusals((errors.InvalidInput,))[422])
-    if body is not None and any(kind != JSON for kind in body["content"]):
-        responses.setdefault(
-            str(_FORM_STATUS), refusal(_FORM_STATUS, [f"`{CODES[_FORM_STATUS]}`: The form is broken."])
-        )
     for status, response in responses.items():
         names = ["X-Request-ID", *([IGNORED] if body is not None else [])]
         response["headers"] = {name: header(name) for name in names} | response.get("headers", {})

@@ -49,7 +49,7 @@ _ONE = answers(
     None,
     raises=(*IMAGE, *WORK),
     media=(*MEDIA_TYPES.values(), EVENT_STREAM),
-    headers=("X-Upscale-Model", "X-Upscale-Scale"),
+    headers=("X-Upscale-Model", "X-Upscale-Scale", "X-Dropped-Metadata"),
 )
 _BATCH = answers(UpscaledBatch, raises=(*BODY, *WORK), media=("application/zip",), headers=("X-Failed-Files",))
 
