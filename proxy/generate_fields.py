@@ -50,9 +50,19 @@ def _whole_characters(value: str) -> str:
     return value
 
 
+_NO_SUCH_WORD = "word"
+
+
 def word(name: str, allowed: Iterable[str], other_names: Mapping[str, str] | None = None) -> AfterValidator:
     """A text that is one of a few words, in any case."""
-    return AfterValidator(lambda value: choice(name, value, allowed, other_names=other_names))
+
+    def check(value: str) -> str:
+        try:
+            return choice(name, value, allowed, other_names=other_names)
+        except InvalidInput as error:  # passed on by pydantic, which knows in which entry of a list it is
+            raise PydanticCustomError(_NO_SUCH_WORD, "{message}", {"message": error.message}) from None
+
+    return AfterValidator(check)
 
 
 Text = Annotated[str, AfterValidator(_whole_characters)]
@@ -173,6 +183,8 @@ def validated(fields: Mapping[str, Any], kind: type[Fields], ranges: Ranges | No
     except ValidationError as error:
         first = error.errors()[0]
         name = next(str(part) for part in reversed(first["loc"]) if isinstance(part, str))
+        if first["type"] == _NO_SUCH_WORD:
+            raise InvalidInput(entry(first["loc"]) + first["msg"], param=name) from None
         bounds = (ranges or {}).get(OTHER_NAMES.get(name, name))
         if bounds is not None and first["type"] != "missing":
             raise _no_number(name, entry(first["loc"]), first["type"], bounds, first["input"]) from None

@@ -22,7 +22,7 @@ from tests.service import RunningProxy, running_proxy
 
 _MB = 1 << 20
 _LARGE = 60 * _MB
-_FORMS_ONLY = ("/api/upscale", "/api/upscale-batch")
+_FORMS_ONLY = ("/api/upscale-batch",)
 _JSON_ONLY = ("/submit", "/batch_submit")
 _NOT_READABLE = ("json-in-utf-16", "multipart-preamble")
 """Not too large, but wrong from the first byte on."""

@@ -153,7 +153,7 @@ def test_events(http: httpx.Client) -> None:
         ({"enlarge": 9}, 422, "enlarge", "from 1 to 8"),
         ({"enlarge": 10**400}, 422, "enlarge", "from 1 to 8"),
         ({"enlarge": 2, "enlarge_model": "magic"}, 422, "enlarge_model", "magic"),
-        ({"enlarge": 2, "enlarge_model": 3}, 422, "enlarge_model", "name"),
+        ({"enlarge": 2, "enlarge_model": 3}, 422, "enlarge_model", "string"),
         ({"enlarge_model": "x4plus"}, 422, "enlarge", "missing"),
         ({"control_image": "bm8gcGljdHVyZQ=="}, 415, "control_image", ""),
         ({"operation": "upscale"}, 422, "file", "missing"),
