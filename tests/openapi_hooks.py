@@ -119,8 +119,11 @@ def _strict(body: dict[str, Any]) -> dict[str, Any]:
     requests = body.get("requests")
     if isinstance(requests, list):
         return {"requests": [_strict(one) if isinstance(one, dict) else one for one in requests]}
-    given = {name: value for name, value in body.items() if value is not None}
-    return {name: _value(name, value) for name, value in given.items() if value != "" or name in _REQUIRED}
+    given = {name: value for name, value in body.items() if value is not None and value != []}  # no part of a form
+    kept = {
+        name: value for name, value in given.items() if isinstance(value, Binary) or value != "" or name in _REQUIRED
+    }
+    return {name: _value(name, value) for name, value in kept.items()}
 
 
 def _value(name: str, value: Any) -> Any:
