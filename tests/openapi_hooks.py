@@ -32,6 +32,7 @@ _NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?\s*", re.I)
 _TEXTS = {"prompt", "negative_prompt", *_IMAGE_NAMES}
 _REQUIRED = {"prompt", "negative_prompt"}
 _VOCABULARIES = {"scheduler", "control_type", "format", "model", "enlarge_model", "size", "operation", "priority"}
+_TRUTHS = {"randomize_seed", "control_preprocess"}
 _TRUE = {"true", "1", "yes", "on", "t", "y"}
 _WORDS = {*_TRUE, "false", "0", "no", "off", "f", "n"}
 
@@ -132,12 +133,14 @@ def _value(name: str, value: Any) -> Any:
         return [_value(name, one) for one in value]
     if isinstance(value, Binary):
         return ""
+    if name in _TRUTHS and not isinstance(value, bool) and value in (0, 1):
+        return bool(value)
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if not isinstance(value, str) or name in _TEXTS:
         return value
     word = value.strip().lower()
-    if name == "randomize_seed" or name == "control_preprocess":
+    if name in _TRUTHS:
         return word in _TRUE if word in _WORDS else word
     if name not in _VOCABULARIES and _NUMBER.fullmatch(word):
         number = float(word)
