@@ -149,4 +149,4 @@ def test_fairness_of_upscaling_between_requests_of_one_client(fair: RunningServi
 def test_fairness_info_says_the_default_tile_of_each_network(fair: RunningService) -> None:
     info = httpx.get(f"{fair.url}/api/info").json()
     assert info["tile"] == 400
-    assert {one["name"]: one["tile"] for one in info["networks"]} == {"x4plus": 92, "animevideov3-x4": 260}
+    assert {one["name"]: one["tile"] for one in info["networks"]} == {"x4plus": 76, "animevideov3-x4": 260}

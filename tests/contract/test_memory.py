@@ -110,7 +110,7 @@ def test_memory_does_not_grow_with_disconnects(small: RunningService) -> None:
 @pytest.mark.parametrize(
     ("kind", "send", "then"),
     [
-        ("upscales", _upscale_of(192), 2000),
+        ("upscales", _upscale_of(128), 2000),
         ("generates", _generate, 2000),
         ("disconnects", _left(_generate, 1.5), 400),
         ("tasks", _task_with_previews, 500),

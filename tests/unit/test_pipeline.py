@@ -160,7 +160,7 @@ def test_tile_of_a_request_that_does_not_say_is_bounded_by_the_window_of_a_cpu()
     assert default_tile(LIMITS, 100, 112) == 32
     assert default_tile(Limits(tile=64), 10, 112) == 64
     assert {n.label: default_tile(LIMITS, 10, n.window_cpu) for n in NETWORKS if n.scale == 4} == {
-        "x4plus": 92,
+        "x4plus": 76,
         "x4plus-anime": 148,
         "animevideov3-x4": 260,
     }

@@ -101,7 +101,7 @@ NETWORKS: tuple[UpscaleNetwork, ...] = (
         upstream_name="RealESRGAN_x4plus",
         max_batch_size=8,
         max_batch_size_cpu=2,
-        window_cpu=112,
+        window_cpu=96,
         title="photos, x4",
     ),
     UpscaleNetwork(
