@@ -24,6 +24,8 @@ from supervisor.triton import find_triton, triton_command
 log = logging.getLogger("darkroom")
 
 _TICK = 0.5
+_CALM_TICK = 2.0
+"""Between two looks at the proxy's /health while everything is up: dead processes are seen without it."""
 _BACKOFF = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 _CALM_SECONDS = 60.0  # after so long without a death the backoff starts again from the beginning
 _TRITON_GRACE = 15.0
@@ -45,6 +47,8 @@ class Service:
         self.ready = False
         self._deaths: dict[str, list[float]] = {}
         self._stubs: set[psutil.Process] = set()
+        self._asked = 0.0
+        self._seen: dict[str, Any] = {}
         self._backends = {spec.name: spec.backend for spec in all_specs()}
         install = find_triton(settings.state_dir)
         # NVIDIA's container runs ONNX models inside the server, the wheel runs them in our Python-based backend.
@@ -84,7 +88,9 @@ class Service:
     async def _look(self, client: httpx.AsyncClient) -> None:
         """One round: restart what died, and notice when everything is up."""
         asked = time.monotonic()
-        health = await self._health(client)
+        if asked - self._asked >= (_CALM_TICK if self._stubs and self.proxy.alive else 0):
+            self._asked, self._seen = asked, await self._health(client)
+        health = self._seen
         if not self.proxy.alive:
             await self._revive(self.proxy)
         up = self._is_up(health, asked)
