@@ -95,14 +95,11 @@ def _growth(service: RunningService, send: Send, *, first: int, then: int) -> di
 
 
 def test_memory_does_not_grow_with_concurrent_upscales(small: RunningService) -> None:
-    """A server that kept each answer of 0.4 MB, or every second one, would be 12 MB larger at the end."""
-    for name, (before, after) in _growth(small, _upscale_of(128), first=30, then=60).items():
-        assert after - before < 8e6, f"{name}: {before / 1e6:.1f} MB, then {after / 1e6:.1f} MB"
-
-
-def test_memory_does_not_grow_with_disconnects(small: RunningService) -> None:
-    for name, (before, after) in _growth(small, _left(_upscale_of(128), 0.6), first=20, then=60).items():
-        assert after - before < 8e6, f"{name}: {before / 1e6:.1f} MB, then {after / 1e6:.1f} MB"
+    """A server that kept each answer of 0.4 MB would grow by 16 MB in each of the two rounds. One that begins to use a
+    further thread grows once."""
+    rounds = [_growth(small, _upscale_of(128), first=first, then=40) for first in (30, 0)]
+    grown = {name: [after - before for before, after in (one[name] for one in rounds)] for name in rounds[0]}
+    assert all(min(sizes) < 6e6 for sizes in grown.values()), grown
 
 
 @pytest.mark.heavy
