@@ -18,7 +18,7 @@ from darkroom.pipelines.upscale.request import SCALE_RANGE
 from proxy.answers import BatchSubmitted, Submitted, SubmittedStatus
 from proxy.documented import IMAGE, SUBMIT, TASK, answers
 from proxy.errors import first_problem
-from proxy.generate_fields import Fields, Number, Text, Whole, validated, word
+from proxy.generate_fields import OTHER_NAMES, Fields, Number, Text, Whole, validated, word
 from proxy.http.json_body import read_json
 from proxy.ignored import ignored, note
 from proxy.routes.tasks import (
@@ -40,7 +40,7 @@ router = APIRouter(tags=["asynchronous generation"])
 RESOLUTIONS = ("1024x1024", "1024x768", "768x1024", "512x512")
 _ENUM: dict[str, Any] = {"enum": list(RESOLUTIONS)}
 _USUAL_STEPS = 50
-_OTHER_NAMES = {"steps": "num_inference_steps", "num_images": "num_images_per_prompt"}
+_OTHER_NAMES = {ours: name for name, ours in OTHER_NAMES.items()}
 """The operation's name of a field -> the contract's."""
 ELSEWHERE = {
     "width": "resolution says the size",
