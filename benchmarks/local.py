@@ -12,10 +12,10 @@ from PIL import Image
 from benchmarks.errors import BenchmarkError
 from benchmarks.machine import ROOT
 from darkroom.images import decode
-from darkroom.networks import Array, OrtNetwork, Tensors
 from darkroom.pipelines.upscale.networks import choose
 from darkroom.pipelines.upscale.pipeline import Runner, upscale
 from darkroom.pipelines.upscale.request import Limits, UpscaleRequest
+from darkroom.serving.networks import Array, OrtNetwork, Tensors
 from darkroom.tiling import cut, tiles
 
 PHOTO = ROOT / "tests" / "data" / "astronaut.png"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from darkroom.diffusion.schedulers import known_name, scheduler_name
 from darkroom.errors import InvalidInput
-from darkroom.schedulers import known_name, scheduler_name
 
 _COMFY = {
     "euler": "Euler",

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any
 
+from darkroom.diffusion.schedulers import title
 from darkroom.foreign_names import scheduler_fields
-from darkroom.schedulers import title
 
 _NEGATIVE = "Negative prompt:"
 _PRODUCT = "Darkroom "

@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 
 from darkroom import pipelines
-from darkroom.networks import ModelSpec
+from darkroom.serving.networks import ModelSpec
 
 
 def families() -> dict[str, tuple[ModelSpec, ...]]:

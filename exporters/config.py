@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from darkroom.files import write_atomically
-from darkroom.networks import ModelSpec, TensorSpec
 from darkroom.registry import all_specs
+from darkroom.serving.networks import ModelSpec, TensorSpec
 from exporters.errors import ExportError
 from exporters.tensorrt.engines import Served
 

@@ -34,9 +34,9 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from darkroom.files import write_atomically
+from darkroom.settings import Settings
 from exporters.errors import ExportError
 from exporters.hub_transfer import HTTPError, RemoteFile, bytes_there, fetch, is_there
-from proxy.settings import Settings
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 LISTING_TIMEOUT_SECONDS = 20.0

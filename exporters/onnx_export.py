@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from darkroom.networks import Array, Tensors
+from darkroom.serving.networks import Array, Tensors
 
 if TYPE_CHECKING:
     import onnx_ir

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from darkroom.networks import ModelSpec
 from darkroom.pipelines.hidream.networks import PIPELINE, TRANSFORMER
 from darkroom.pipelines.upscale.networks import NETWORKS
+from darkroom.serving.networks import ModelSpec
+from darkroom.settings import Settings
 from exporters import manifest
 from exporters.config import Placement, config_path, placement_of, write_configs
 from exporters.errors import ExportError
@@ -22,7 +23,6 @@ from exporters.realesrgan.export import Job
 from exporters.sd15.command import DEMO, base_tasks, export_controls, origin
 from exporters.sd15.controls import base_of, specs_of
 from exporters.tasks import run_tasks
-from proxy.settings import Settings
 
 
 @click.command()

@@ -11,10 +11,10 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from darkroom.settings import Settings
 from proxy import observability
 from proxy.app import create_app
 from proxy.http.protocol import protocol
-from proxy.settings import Settings
 from proxy.waiting import at_most
 
 log = logging.getLogger("proxy")

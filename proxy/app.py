@@ -11,6 +11,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from darkroom import __version__
 from darkroom.registry import families
+from darkroom.settings import Settings
 from proxy import errors, openapi
 from proxy.gate import Gate
 from proxy.gateway import Gateway
@@ -20,9 +21,8 @@ from proxy.http.methods import Methods
 from proxy.http.requests import RequestIds
 from proxy.ignored import IGNORED, IgnoredFields
 from proxy.readiness import Monitor
-from proxy.routes import generate, health, png_info, root, status, submit, tasks, upscale
 from proxy.services import Services
-from proxy.settings import Settings
+from proxy.surfaces import generate, health, png_info, root, status, submit, tasks, upscale
 from proxy.tasks.tasks import Tasks
 
 _OVERHEAD = MEGABYTE  # boundaries of a form and the other fields, beside the image

@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from darkroom.fields import ANY_SEED
 from darkroom.pipelines.hidream import request as hidream
 from darkroom.pipelines.sd15 import request as sd15
 from darkroom.pipelines.sd15.networks import VAE_SCALE_FACTOR
 from darkroom.pipelines.upscale import request as upscale
 from darkroom.png import encode_png
+from darkroom.request.fields import ANY_SEED
+from darkroom.settings import Settings
 from proxy import upscaling
 from proxy.generate_fields import OTHER_NAMES, PICTURE_FIELDS, GenerateFields, Ranges
-from proxy.routes import png_info, submit
-from proxy.settings import Settings
+from proxy.operations.hidream import HidreamFields
+from proxy.operations.pictures import EnlargeFields
+from proxy.surfaces import png_info, submit
 from proxy.tasks.models import PRIORITIES
-from proxy.tasks.operations.hidream import HidreamFields
-from proxy.tasks.operations.pictures import EnlargeFields
 
 JSON = "application/json"
 MULTIPART = "multipart/form-data"

@@ -15,7 +15,7 @@ from starlette.routing import Match
 
 from darkroom import errors
 from darkroom.errors import DarkroomError
-from darkroom.fields import shown
+from darkroom.request.fields import shown
 
 log = logging.getLogger(__name__)
 

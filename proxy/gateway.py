@@ -20,9 +20,9 @@ import numpy as np
 import tritonclient.grpc.aio as grpcclient
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from darkroom.calls import CALL, CLIENT, STOP
 from darkroom.errors import Cancelled, DarkroomError, NetworkError, NotReady, from_wire
-from darkroom.networks import Array
+from darkroom.serving.calls import CALL, CLIENT, STOP
+from darkroom.serving.networks import Array
 
 log = logging.getLogger(__name__)
 

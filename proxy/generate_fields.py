@@ -13,11 +13,11 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
+from darkroom.diffusion.controls import ControlOptions, control_names
+from darkroom.diffusion.schedulers import SCHEDULERS
 from darkroom.errors import InvalidInput
-from darkroom.fields import FORMATS, OTHER_FORMATS, Bounds, PictureRequest, between, choice, shown
-from darkroom.pipelines.sd15.controls import ControlOptions, control_names
 from darkroom.pipelines.sd15.request import ControlRequest
-from darkroom.schedulers import SCHEDULERS
+from darkroom.request.fields import FORMATS, OTHER_FORMATS, Bounds, PictureRequest, between, choice, shown
 from proxy.errors import entry
 
 PICTURE_FIELDS = ("control_image", "image", "image_base64", "reference_image")

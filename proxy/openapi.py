@@ -10,13 +10,13 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from darkroom import errors
+from darkroom.settings import Settings
 from proxy.answers import Error
 from proxy.bodies import JSON, request_bodies
 from proxy.documented import header, refusal, refusals
 from proxy.errors import CODES
 from proxy.ignored import IGNORED
-from proxy.settings import Settings
-from proxy.tasks.operations import submit_operation
+from proxy.operations import submit_operation
 
 _EVERY = {
     400: "The request is broken, or its Host is none of TRUSTED_HOSTS.",

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from darkroom.errors import NetworkError, NotFound
-from darkroom.fields import PictureRequest
 from darkroom.images import MEDIA_TYPES
-from darkroom.networks import Array, ModelSpec
+from darkroom.request.fields import PictureRequest
+from darkroom.serving.networks import Array, ModelSpec
 from proxy.services import Services
 from proxy.streams import data_url
 

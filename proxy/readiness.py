@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import httpx
 
 from darkroom.errors import DarkroomError, NetworkError, NotReady
-from darkroom.networks import ModelSpec
+from darkroom.serving.networks import ModelSpec
 from proxy.gateway import Gateway
 from proxy.network_metrics import Ranks, executions_of, providers_of, ranks_of
 from proxy.waiting import at_most

@@ -11,12 +11,12 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Request
 
 from darkroom.errors import Cancelled, TaskTimeout
-from darkroom.networks import Array
+from darkroom.serving.networks import Array
+from darkroom.settings import Settings
 from proxy.gate import Gate
 from proxy.gateway import Gateway
 from proxy.observability import REQUEST_ID
 from proxy.readiness import Monitor
-from proxy.settings import Settings
 from proxy.sources import SOURCE, source_of
 from proxy.waiting import at_most
 

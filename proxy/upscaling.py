@@ -12,11 +12,11 @@ import numpy as np
 from pydantic import BaseModel
 
 from darkroom.errors import NetworkError, NotFound
-from darkroom.fields import OTHER_FORMATS
 from darkroom.images import MEDIA_TYPES
-from darkroom.networks import Array
 from darkroom.pipelines.upscale import networks
 from darkroom.pipelines.upscale.request import FORMATS, RANGES, UpscaleRequest
+from darkroom.request.fields import OTHER_FORMATS
+from darkroom.serving.networks import Array
 from proxy.generate_fields import Number, Text, Whole, optional, validated, word
 from proxy.services import Services
 from proxy.streams import data_url

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from darkroom.parallel.processes import die_with_parent
+from darkroom.settings import ROOT, Settings
 from proxy.observability import configure, log_to_file
-from proxy.settings import ROOT, Settings
 from supervisor.doctor import examine
 from supervisor.errors import SetupError
 from supervisor.options import hidream_options, hidream_settings

@@ -12,9 +12,9 @@ from typing import Literal
 
 import psutil
 
+from darkroom.devices import gpu_names
 from darkroom.parallel.layout import layout_for
-from proxy.devices import gpu_names
-from proxy.settings import Settings
+from darkroom.settings import Settings
 from supervisor.errors import SetupError
 from supervisor.preflight import missing_devices, missing_exports, taken_ports
 from supervisor.triton import find_triton, libpython_folder

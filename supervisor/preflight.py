@@ -9,9 +9,9 @@ import socket
 
 import psutil
 
+from darkroom.devices import usable_gpus
 from darkroom.registry import all_specs
-from proxy.devices import usable_gpus
-from proxy.settings import Settings
+from darkroom.settings import Settings
 from supervisor.errors import SetupError
 
 log = logging.getLogger("darkroom")

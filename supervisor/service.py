@@ -14,7 +14,7 @@ import httpx
 import psutil
 
 from darkroom.registry import all_specs
-from proxy.settings import Settings
+from darkroom.settings import Settings
 from supervisor.child import Child
 from supervisor.errors import SetupError
 from supervisor.leftovers import SHM_PREFIX, STUB, sweep

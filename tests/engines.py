@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from darkroom.networks import ModelSpec
+from darkroom.serving.networks import ModelSpec
 from exporters.tensorrt import engines
 from exporters.tensorrt.engines import Engine
 from exporters.tensorrt.plan import make_plan

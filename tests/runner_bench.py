@@ -12,13 +12,14 @@ from typing import Any, ClassVar
 
 import pytest
 
-from darkroom.networks import ModelSpec
+from darkroom.serving.networks import ModelSpec
+from darkroom.settings import Settings
+from proxy import operations
 from proxy.gate import Gate
 from proxy.gateway import Gateway
 from proxy.readiness import Monitor
 from proxy.services import Services
-from proxy.settings import Settings
-from proxy.tasks import operations, runner
+from proxy.tasks import runner
 from proxy.tasks.files import Files
 from proxy.tasks.models import Draft, Output, Task, Tell, Work
 from proxy.tasks.runner import Runner

@@ -25,13 +25,13 @@ from transformers import (
     T5Tokenizer,
 )
 
-from darkroom.networks import Array, Tensors
 from darkroom.pipelines.hidream import networks
 from darkroom.pipelines.hidream.checkpoint import Checkpoint
 from darkroom.pipelines.hidream.pipeline import Runner
 from darkroom.pipelines.hidream.prompts import load_readers
 from darkroom.pipelines.hidream.request import Limits
 from darkroom.pipelines.hidream.transformer import load_transformer, predict
+from darkroom.serving.networks import Array, Tensors
 from exporters.demo.tokens import WORDS, byte_characters, write_tokenizer
 from exporters.hidream import graphs
 from exporters.hidream.pipeline import Wanted, export

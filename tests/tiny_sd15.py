@@ -22,11 +22,11 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import CLIPTokenizer
 
-from darkroom.generation import Finished
-from darkroom.networks import Array, Network, Tensors
+from darkroom.diffusion.generation import Finished
 from darkroom.pipelines.sd15.checkpoint import Checkpoint
 from darkroom.pipelines.sd15.pipeline import Runner, generate
 from darkroom.pipelines.sd15.request import GenerateRequest, Limits
+from darkroom.serving.networks import Array, Network, Tensors
 from exporters.onnx_export import quiet
 from exporters.sd15 import graphs
 from tests import sd15_checkpoints

@@ -46,8 +46,8 @@ from ort_backend_session import (
 )
 from ort_backend_signature import check_config, complete_config, graph_signature, scalar_outputs
 
-from darkroom.batching import Engines, Job, RequestError, Run, decode_strings, filled, groups, run_together
-from darkroom.networks import Array, RowCaps, Tensors
+from darkroom.serving.batching import Engines, Job, RequestError, Run, decode_strings, filled, groups, run_together
+from darkroom.serving.networks import Array, RowCaps, Tensors
 
 
 class TritonPythonModel:

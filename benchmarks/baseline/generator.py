@@ -13,8 +13,8 @@ from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, Stable
 from PIL import Image
 
 from benchmarks.baseline.request import GenerateBody
-from darkroom.pipelines.sd15.controls import ControlOptions, load_control
-from darkroom.sampling import get_generators, get_noise
+from darkroom.diffusion.controls import ControlOptions, load_control
+from darkroom.diffusion.sampling import get_generators, get_noise
 
 
 class Generator:

@@ -15,8 +15,8 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.gpu_sd15.plan import Work
 from benchmarks.sd15.caps import unet_inputs
 from benchmarks.sd15.loop import exported
-from darkroom.networks import Array, ModelSpec, OrtNetwork
 from darkroom.pipelines.sd15.networks import TEXT_ENCODER, UNET, VAE_DECODER
+from darkroom.serving.networks import Array, ModelSpec, OrtNetwork
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ from benchmarks.gpu_sd15.plan import CLIENTS, COMPILED, EAGER, OURS, Case, Work
 from benchmarks.local import as_pixels
 from benchmarks.results import Cell, Finding, Report, Section, Table, write_report
 from benchmarks.timing import latencies
+from darkroom.devices import gpu_names
 from darkroom.pipelines.sd15.networks import UNET
-from proxy.devices import gpu_names
 
 SUBJECTS = (OURS, EAGER, COMPILED)
 LIKENESS = 2.0

@@ -18,9 +18,9 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.results import Cell, Section, Table
 from benchmarks.sd15.loop import exported, text_width
 from benchmarks.timing import Timed, in_turns, timed
-from darkroom.networks import OrtNetwork, RowCaps, Tensors
+from darkroom.devices import gpu_names
 from darkroom.pipelines.sd15.networks import LATENT_CHANNELS, UNET
-from proxy.devices import gpu_names
+from darkroom.serving.networks import OrtNetwork, RowCaps, Tensors
 
 ROWS = (1, 2, 4, 8, 16)
 # Rounds by the side of the latents: the small ones are noisier, and cost little.

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.sd15.jobs import Job
-from darkroom.guidance import doubled, guide
-from darkroom.networks import Array, ModelSpec, OrtNetwork
+from darkroom.diffusion.guidance import doubled, guide
+from darkroom.diffusion.sampling import get_generators, get_noise, get_schedule
 from darkroom.pipelines.sd15.checkpoint import FILE_NAME, TOKENIZER_NAME, Checkpoint
 from darkroom.pipelines.sd15.networks import (
     LATENT_CHANNELS,
@@ -24,7 +24,7 @@ from darkroom.pipelines.sd15.networks import (
 )
 from darkroom.pipelines.sd15.prompts import chunk
 from darkroom.png import encode_png
-from darkroom.sampling import get_generators, get_noise, get_schedule
+from darkroom.serving.networks import Array, ModelSpec, OrtNetwork
 
 
 def exported(repository: Path, spec: ModelSpec, file: str = "model.onnx") -> Path:

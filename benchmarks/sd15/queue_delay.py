@@ -17,8 +17,8 @@ from benchmarks.sd15.loop import exported
 from benchmarks.sd15.throughput import CLIENTS, burst
 from benchmarks.service import Service, running_service
 from benchmarks.timing import in_turns, latencies, ratio, timed
-from darkroom.networks import ModelSpec
 from darkroom.pipelines.sd15.networks import PIPELINE, TEXT_ENCODER, UNET, VAE_DECODER
+from darkroom.serving.networks import ModelSpec
 from exporters.config import Placement, config_path, write_configs
 
 DELAYS_MS = (0, 1, 2, 5)

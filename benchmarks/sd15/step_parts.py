@@ -13,8 +13,8 @@ from benchmarks.sd15.jobs import make_jobs
 from benchmarks.sd15.loop import Loop, exported, text_width
 from benchmarks.service import Durations
 from benchmarks.timing import in_turns, timed
-from darkroom.networks import OrtNetwork
 from darkroom.pipelines.sd15.networks import UNET, VAE_SCALE_FACTOR
+from darkroom.serving.networks import OrtNetwork
 
 _SHORT, _LONG = 10, 40
 """Steps of two jobs: what the longer one takes more is steps alone, without text encoder, VAE, PNG and HTTP."""

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from darkroom.pipelines.sd15.controls import ControlOptions
-from darkroom.pipelines.sd15.controls.canny import preprocess
+from darkroom.diffusion.controls import ControlOptions
+from darkroom.diffusion.controls.canny import preprocess
 from exporters.demo.render import JITTER, JITTERS, render
 from exporters.demo.world import random_caption, training_scenes
 

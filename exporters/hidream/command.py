@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 
-from darkroom.networks import ModelSpec
 from darkroom.pipelines.hidream import networks
 from darkroom.pipelines.hidream.variants import VARIANTS
+from darkroom.serving.networks import ModelSpec
+from darkroom.settings import Settings
 from exporters import config
 from exporters.config import Placement
 from exporters.files import ROOT
@@ -24,7 +25,6 @@ from exporters.sd15.command import origin
 from exporters.sd15.export import Job
 from exporters.sd15.origin import Origin
 from exporters.tasks import Stage, Task, run_tasks
-from proxy.settings import Settings
 
 DEMO = ROOT / "checkpoints" / "demo-hidream"
 PATTERNS = ("model_index.json", "transformer/*", "vae/*", "text_encoder*/*", "tokenizer*/*", "scheduler/*")

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from darkroom.checkpoint import FILE_NAME
-from darkroom.fields import SIDE_MINIMUM
+from darkroom.diffusion.checkpoint import FILE_NAME
+from darkroom.diffusion.schedulers import flow_config, is_flow
 from darkroom.pipelines.hidream.checkpoint import ENCODERS, Checkpoint, tokenizer_name
 from darkroom.pipelines.hidream.networks import PATCH_SIZE, VAE_SCALE_FACTOR
 from darkroom.pipelines.hidream.variants import DEFAULT, VARIANTS
-from darkroom.schedulers import flow_config, is_flow
+from darkroom.request.fields import SIDE_MINIMUM
 from exporters import manifest, onnx_export
 from exporters.errors import ExportError
 from exporters.files import sha256

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from darkroom.networks import Array, ModelSpec
 from darkroom.pipelines.hidream import networks
 from darkroom.pipelines.hidream.networks import LATENT_CHANNELS
+from darkroom.serving.networks import Array, ModelSpec
 from exporters import onnx_export
 from exporters.hidream import weights
 from exporters.sd15.plans import Case, Parts, Plan, Shape, answered

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from darkroom.networks import ModelSpec
+from darkroom.diffusion.controls import control_names
 from darkroom.pipelines.sd15 import networks
-from darkroom.pipelines.sd15.controls import control_names
+from darkroom.serving.networks import ModelSpec
 from exporters import manifest
 from exporters.errors import ExportError
 from exporters.files import ROOT

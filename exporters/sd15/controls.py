@@ -8,9 +8,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from darkroom.networks import ModelSpec
 from darkroom.pipelines.sd15.networks import CONTROL_UNETS, UNET
 from darkroom.registry import all_specs
+from darkroom.serving.networks import ModelSpec
 from exporters import config, manifest
 from exporters.manifest import Manifest, Source
 from exporters.onnx_export import MODEL_NAME

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from darkroom.networks import ModelSpec, Tensors
+from darkroom.serving.networks import ModelSpec, Tensors
 from exporters import manifest, onnx_export
 from exporters.errors import ExportError
 from exporters.manifest import Manifest, Precision, Source

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from darkroom.networks import Array, ModelSpec, Tensors
 from darkroom.pipelines.sd15 import networks
 from darkroom.pipelines.sd15.networks import LATENT_CHANNELS, VAE_SCALE_FACTOR
+from darkroom.serving.networks import Array, ModelSpec, Tensors
 from exporters import onnx_export
 
 Parts = Mapping[str, Any]

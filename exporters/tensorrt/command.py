@@ -11,8 +11,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from darkroom.networks import ModelSpec
 from darkroom.registry import all_specs
+from darkroom.serving.networks import ModelSpec
 from exporters.errors import ExportError
 from exporters.onnx_export import MODEL_NAME
 from exporters.options import cache_option, output_option

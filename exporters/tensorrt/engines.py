@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from darkroom.files import write_atomically
-from darkroom.networks import ModelSpec
+from darkroom.serving.networks import ModelSpec
 from exporters.errors import ExportError
 from exporters.manifest import FileState
 from exporters.onnx_export import DATA_NAME, MODEL_NAME

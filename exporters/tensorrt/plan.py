@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from darkroom import pipelines
-from darkroom.networks import ModelSpec
 from darkroom.profiles import Axis, EngineSizes, Range, SizeClass
+from darkroom.serving.networks import ModelSpec
 from exporters.errors import ExportError
 from exporters.tensorrt.graph import EnginePrecision, Graph, read_graph
 

@@ -15,12 +15,12 @@ from darkroom.errors import Cancelled, DarkroomError, NetworkError, NotReady, St
 from proxy.errors import describe
 from proxy.load import CURRENT
 from proxy.observability import REQUEST_ID
+from proxy.operations import group_of, operation_named, turn_of
 from proxy.services import Services
 from proxy.sources import SOURCE
 from proxy.tasks.files import Files
 from proxy.tasks.live import Live
 from proxy.tasks.models import Output, State, Task
-from proxy.tasks.operations import group_of, operation_named, turn_of
 from proxy.tasks.store import Store
 from proxy.waiting import at_most
 

@@ -10,9 +10,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from proxy.load import Direct, Used
+from proxy.operations import group_of, turn_of
 from proxy.tasks.estimates import Job, Speed, Speeds, learnt_gain, speed_from, speed_of
 from proxy.tasks.models import LIVE, Outlook, Task
-from proxy.tasks.operations import group_of, turn_of
 from proxy.tasks.schema import GAINS, PROXIES, SPEEDS, TASKS
 
 BATCH_GAP = 1e-6

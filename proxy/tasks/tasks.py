@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from fastapi import Depends, Request
 
 from darkroom.errors import Conflict, Gone, InvalidInput, NotFound, NotReady, QueueFull, StorageFull
+from proxy.operations import OPERATIONS
 from proxy.retry import Appointments
 from proxy.services import Services
 from proxy.sources import SOURCE
@@ -26,7 +27,6 @@ from proxy.tasks.files import Files
 from proxy.tasks.heartbeat import Heartbeats
 from proxy.tasks.live import Live
 from proxy.tasks.models import Draft, Outlook, State, Task, Work
-from proxy.tasks.operations import OPERATIONS
 from proxy.tasks.queue import Queue
 from proxy.tasks.retention import Retention
 from proxy.tasks.runner import Runner

@@ -16,7 +16,7 @@ from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, Stable
 from numpy.typing import NDArray
 from PIL import Image
 
-from darkroom.schedulers import make_scheduler
+from darkroom.diffusion.schedulers import make_scheduler
 from exporters.demo.chunks import canny
 from exporters.demo.judge import holds, judge
 from exporters.demo.measure import edge_f1

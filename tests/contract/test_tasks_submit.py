@@ -17,7 +17,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from proxy.routes.submit import _reduction
+from proxy.surfaces.submit import _reduction
 from tests.service import RunningService
 
 SUBMIT = """

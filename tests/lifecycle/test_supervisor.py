@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from proxy.settings import Settings
+from darkroom.settings import Settings
 from supervisor.doctor import _tasks
 from supervisor.errors import SetupError
 from supervisor.triton import libpython_folder

@@ -16,13 +16,13 @@ from diffusers import HiDreamImagePipeline
 from numpy.typing import NDArray
 from PIL import Image
 
+from darkroom.diffusion.sampling import Step, denoise, get_generators, get_noise, get_schedule, predicted_original
+from darkroom.diffusion.schedulers import FLOW_SCHEDULERS, make_scheduler
 from darkroom.errors import Cancelled
 from darkroom.parameters import read_png
 from darkroom.pipelines.hidream.pipeline import Finished, Progress, Runner, generate
 from darkroom.pipelines.hidream.request import GenerateRequest
 from darkroom.pipelines.hidream.transformer import load_transformer, predict
-from darkroom.sampling import Step, denoise, get_generators, get_noise, get_schedule, predicted_original
-from darkroom.schedulers import FLOW_SCHEDULERS, make_scheduler
 from exporters.sd15 import preview
 from tests import tiny_hidream
 

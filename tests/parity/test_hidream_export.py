@@ -15,11 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from darkroom.diffusion.schedulers import make_scheduler
 from darkroom.pipelines.hidream import networks
 from darkroom.pipelines.hidream.checkpoint import Checkpoint
 from darkroom.pipelines.hidream.prompts import load_readers
 from darkroom.pipelines.hidream.transformer import load_transformer
-from darkroom.schedulers import make_scheduler
+from darkroom.settings import Settings
 from exporters import manifest, prepare
 from exporters.config import Placement, render
 from exporters.errors import ExportError
@@ -30,7 +31,6 @@ from exporters.hidream.pipeline import Wanted
 from exporters.sd15 import export as network_export
 from exporters.sd15.export import Job
 from exporters.sd15.origin import Origin
-from proxy.settings import Settings
 from supervisor.options import hidream_settings
 from tests import tiny_hidream
 from tests.sd15_checkpoints import edit_json

@@ -20,8 +20,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from darkroom.networks import OrtNetwork
 from darkroom.pipelines.upscale.networks import NETWORKS, UpscaleNetwork
+from darkroom.serving.networks import OrtNetwork
 from exporters import manifest, onnx_export
 from exporters.errors import ExportError
 from exporters.files import ROOT

@@ -27,14 +27,14 @@ from diffusers import (
 )
 from PIL import Image
 
+from darkroom.diffusion.controls import ControlOptions, canny
+from darkroom.diffusion.generation import base_details
+from darkroom.diffusion.schedulers import SCHEDULERS
 from darkroom.errors import Cancelled, InvalidInput
-from darkroom.generation import base_details
 from darkroom.images import Picture, encode
 from darkroom.parameters import parse, text_chunks
-from darkroom.pipelines.sd15.controls import ControlOptions, canny
 from darkroom.pipelines.sd15.pipeline import Finished, Progress, Runner, generate
 from darkroom.pipelines.sd15.request import GenerateRequest
-from darkroom.schedulers import SCHEDULERS
 from tests import tiny_sd15
 from tests.tiny_sd15 import Pictures
 

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from darkroom.networks import Array, Network, OrtNetwork, Tensors
+from darkroom.diffusion.schedulers import make_scheduler
 from darkroom.pipelines.sd15 import networks
 from darkroom.pipelines.sd15.checkpoint import Checkpoint
 from darkroom.registry import all_specs
-from darkroom.schedulers import make_scheduler
+from darkroom.serving.networks import Array, Network, OrtNetwork, Tensors
 from exporters import config, manifest, onnx_export
 from exporters.cli import main
 from exporters.config import Placement

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from darkroom.networks import OrtNetwork
 from darkroom.pipelines.upscale.networks import NETWORKS, UpscaleNetwork
 from darkroom.pipelines.upscale.pipeline import Runner, upscale
 from darkroom.pipelines.upscale.request import Limits, UpscaleRequest
+from darkroom.serving.networks import OrtNetwork
 from tests.pictures import encoded, photo, pixels, psnr
 from tests.service import ROOT
 

@@ -15,8 +15,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from darkroom import batching as batch
-from darkroom.networks import RowCaps
+from darkroom.serving import batching as batch
+from darkroom.serving.networks import RowCaps
 from tests.triton import onnx_models as m
 
 # Behind everything else, as the stub does it: the folder also has a `model.py`.

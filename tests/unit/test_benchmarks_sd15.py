@@ -39,8 +39,8 @@ from benchmarks.sd15.loop import Loop
 from benchmarks.sd15.perf import request_data
 from benchmarks.sd15.queue_delay import link_repository
 from benchmarks.service import Counts, Durations, Server, parse_metrics, running, running_baseline
+from darkroom.diffusion.controls import ControlOptions, load_control
 from darkroom.pipelines.sd15 import networks
-from darkroom.pipelines.sd15.controls import ControlOptions, load_control
 from exporters.config import Placement
 from exporters.demo.tokens import write_tokenizer
 from tests import tiny_sd15

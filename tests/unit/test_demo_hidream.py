@@ -17,7 +17,7 @@ from diffusers import HiDreamImagePipeline
 from numpy.typing import NDArray
 from torch import Tensor
 
-from darkroom.generation import Finished
+from darkroom.diffusion.generation import Finished
 from darkroom.parallel.checkpoint import check_divisible
 from darkroom.parallel.layout import LAYOUTS
 from darkroom.pipelines.hidream.pipeline import generate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.devices import GpuReading, describe_gpu, gpu_info, gpu_names
+from darkroom.devices import GpuReading, describe_gpu, gpu_info, gpu_names
 
 GIB = 1 << 30
 

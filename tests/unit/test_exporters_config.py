@@ -13,10 +13,10 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from darkroom.files import write_atomically
-from darkroom.networks import ModelSpec, TensorSpec
 from darkroom.pipelines.hidream import networks as hidream
 from darkroom.pipelines.upscale.networks import NETWORKS
 from darkroom.registry import all_specs
+from darkroom.serving.networks import ModelSpec, TensorSpec
 from exporters import config
 from exporters.cli import main
 from exporters.config import Placement, config_path
@@ -156,7 +156,7 @@ def test_placement_is_read_off_a_config(placement: Placement) -> None:
 
 def test_prepare_for_gpus_renders_a_repository_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two GPUs, which this test only claims: which repository, which configs, which precision."""
-    monkeypatch.setattr("proxy.devices.gpu_names", lambda: ("A", "B", "C"))
+    monkeypatch.setattr("darkroom.devices.gpu_names", lambda: ("A", "B", "C"))
     monkeypatch.setenv("STATE_DIR", str(tmp_path))
     monkeypatch.setenv("NUM_GPUS_TO_USE", "2")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -189,7 +189,7 @@ def test_prepare_leaves_a_foreign_repository_its_configs(tmp_path: Path, monkeyp
 @pytest.fixture
 def three_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which this test only claims; two of them are to be used."""
-    monkeypatch.setattr("proxy.devices.gpu_names", lambda: ("A", "B", "C"))
+    monkeypatch.setattr("darkroom.devices.gpu_names", lambda: ("A", "B", "C"))
     monkeypatch.setenv("NUM_GPUS_TO_USE", "2")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
@@ -229,5 +229,5 @@ def test_hidream_is_placed_as_the_networks_beside_it(
 def test_hidream_in_an_empty_repository_without_gpus_is_placed_on_the_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place_hidream: Callable[[Path], dict[str, Placement]]
 ) -> None:
-    monkeypatch.setattr("proxy.devices.gpu_names", lambda: ())
+    monkeypatch.setattr("darkroom.devices.gpu_names", lambda: ())
     assert {placement.gpus for placement in place_hidream(tmp_path).values()} == {()}

@@ -308,7 +308,7 @@ def test_prepare_leaves_out_a_controlnet_that_does_not_fit(
 def test_settings_name_what_is_wrong_with_controlnets(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from pydantic import ValidationError
 
-    from proxy.settings import Settings
+    from darkroom.settings import Settings
 
     monkeypatch.setenv("SD15_CONTROLNETS", value)
     with pytest.raises(ValidationError, match="must be CONTROL=CHECKPOINT with CONTROL of canny"):

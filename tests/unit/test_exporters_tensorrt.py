@@ -9,15 +9,15 @@ from click.testing import CliRunner
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from darkroom.networks import ModelSpec
 from darkroom.pipelines.sd15 import networks as sd15
 from darkroom.registry import all_specs
+from darkroom.serving.networks import ModelSpec
+from darkroom.settings import Settings
 from exporters import config
 from exporters.cli import main, run
 from exporters.config import Placement
 from exporters.files import ROOT
 from exporters.tensorrt.engines import Served
-from proxy.settings import Settings
 from tests.engines import A100, H100, install, write_onnx
 
 SPECS = [spec for spec in all_specs() if not spec.on_demand]
@@ -85,7 +85,7 @@ def test_the_number_of_gpus_to_use_is_honoured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str, visible: str | None, gpus: tuple[int, ...]
 ) -> None:
     """Four GPUs, which this test only claims. CUDA_VISIBLE_DEVICES hides some, and renumbers the others from 0."""
-    monkeypatch.setattr("proxy.devices.gpu_names", lambda: ("A", "B", "C", "D"))
+    monkeypatch.setattr("darkroom.devices.gpu_names", lambda: ("A", "B", "C", "D"))
     monkeypatch.setenv("NUM_GPUS_TO_USE", wanted)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:

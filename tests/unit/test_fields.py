@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from darkroom.errors import InvalidInput
-from darkroom.fields import ANY_SEED, SEED_RANGE, choice, integer, number, seed_of, shown
 from darkroom.pipelines.hidream import request as hidream
 from darkroom.pipelines.sd15 import request as sd15
 from darkroom.pipelines.upscale import request as upscale
+from darkroom.request.fields import ANY_SEED, SEED_RANGE, choice, integer, number, seed_of, shown
 from proxy.generate_fields import OTHER_NAMES, GenerateFields, PictureFields, Whole, validated
-from proxy.tasks.operations.hidream import HidreamFields
+from proxy.operations.hidream import HidreamFields
 from proxy.upscaling import UpscaleFields
 
 NUMBERS: tuple[Any, ...] = (

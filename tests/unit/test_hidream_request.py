@@ -8,13 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from darkroom.diffusion.schedulers import (
+    FLOW_SCHEDULERS,
+    SCHEDULERS,
+    flow_config,
+    is_flow,
+    known_name,
+    scheduler_key,
+    title,
+)
 from darkroom.errors import InvalidInput, TooLarge
-from darkroom.networks import RowCaps
 from darkroom.pipelines.hidream import networks
 from darkroom.pipelines.hidream.request import GenerateRequest, Limits
 from darkroom.pipelines.hidream.variants import VARIANTS
 from darkroom.registry import all_specs
-from darkroom.schedulers import FLOW_SCHEDULERS, SCHEDULERS, flow_config, is_flow, known_name, scheduler_key, title
+from darkroom.serving.networks import RowCaps
 from exporters.config import Placement, model_code, render
 from exporters.sd15.controls import specs_of
 

@@ -16,13 +16,13 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
+from darkroom.settings import Settings
 from exporters import hub as hub_module
 from exporters import hub_transfer
 from exporters.errors import ExportError
 from exporters.files import ROOT
 from exporters.hub import HubId, parse, resolve, select
 from exporters.hub_transfer import RemoteFile, part_path
-from proxy.settings import Settings
 from tests.conftest import free_port, heed_ctrl_c
 from tests.hub import COMMIT, Hub, serving
 

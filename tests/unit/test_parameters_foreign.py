@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from darkroom.containers.exif import comment
+from darkroom.diffusion.schedulers import SCHEDULERS
 from darkroom.errors import TooLarge
 from darkroom.parameters import parse, read_image
 from darkroom.pipelines.sd15.request import GenerateRequest, Limits
-from darkroom.schedulers import SCHEDULERS
 from tests.odd_files import exif, jpeg_with, jpegs, png_chunk, png_with, webp_with
 
 TEXT = (

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from darkroom.errors import Cancelled, InvalidInput, NetworkError, OutOfMemory, TooLarge
-from darkroom.networks import Array, Tensors
 from darkroom.pipelines.upscale.networks import NETWORKS, choose, model_names
 from darkroom.pipelines.upscale.pipeline import Runner, Upscaled, upscale
 from darkroom.pipelines.upscale.request import Limits, UpscaleRequest, default_tile
+from darkroom.serving.networks import Array, Tensors
 from tests.pictures import encoded, photo, pixels
 
 LIMITS = Limits()

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from darkroom.errors import NetworkError, NotReady
-from darkroom.networks import Array
 from darkroom.registry import families
+from darkroom.serving.networks import Array
 from proxy.gateway import Gateway
 from proxy.readiness import Monitor
 from tests.unit.loopback import Answer, Received, loopback

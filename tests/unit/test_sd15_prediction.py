@@ -12,12 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from darkroom.networks import Array
+from darkroom.diffusion.sampling import Step
 from darkroom.pipelines.sd15 import pipeline
 from darkroom.pipelines.sd15.checkpoint import Checkpoint
 from darkroom.pipelines.sd15.pipeline import Prediction, Progress, Runner
 from darkroom.pipelines.sd15.request import GenerateRequest, Limits
-from darkroom.sampling import Step
+from darkroom.serving.networks import Array
 
 CHECKPOINT = Checkpoint(
     name="none",

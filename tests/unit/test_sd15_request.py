@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from darkroom.diffusion.controls import control_names, load_control
+from darkroom.diffusion.schedulers import SCHEDULERS, scheduler_key, scheduler_name
 from darkroom.errors import InvalidInput, TooLarge
-from darkroom.networks import RowCaps
 from darkroom.pipelines.sd15.checkpoint import Checkpoint
-from darkroom.pipelines.sd15.controls import control_names, load_control
 from darkroom.pipelines.sd15.networks import CONTROL_UNETS, UNET, VAE_DECODER
 from darkroom.pipelines.sd15.request import SEED_RANGE, GenerateRequest, Limits
-from darkroom.schedulers import SCHEDULERS, scheduler_key, scheduler_name
+from darkroom.serving.networks import RowCaps
 
 LIMITS = Limits()
 
@@ -139,7 +139,7 @@ def test_a_further_kind_of_control_is_one_file(tmp_path: Path) -> None:
     (tmp_path / "stripes.py").write_text('TITLE = "stripes"\n\ndef preprocess(picture, options):\n    return picture\n')
     program = f"""
 from darkroom.errors import InvalidInput
-from darkroom.pipelines.sd15 import controls
+from darkroom.diffusion import controls
 controls.__path__.append({str(tmp_path)!r})
 from darkroom.pipelines.sd15.networks import CONTROL_UNETS
 from darkroom.pipelines.sd15.request import GenerateRequest, Limits

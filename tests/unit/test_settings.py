@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from darkroom.pipelines.hidream.request import Limits as HidreamLimits
 from darkroom.pipelines.sd15.request import Limits as GenerateLimits
 from darkroom.pipelines.upscale.request import Limits as UpscaleLimits
-from proxy.settings import ROOT, Settings
-from proxy.tasks.operations import OPERATIONS
-from proxy.tasks.operations.pictures import PictureOperation
+from darkroom.settings import ROOT, Settings
+from proxy.operations import OPERATIONS
+from proxy.operations.pictures import PictureOperation
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def test_the_example_explains_every_setting_and_shows_its_default(
     monkeypatch: pytest.MonkeyPatch, gpus: tuple[str, ...]
 ) -> None:
     """Also on a machine with GPUs, which this test only claims."""
-    monkeypatch.setattr("proxy.devices.gpu_names", lambda: gpus)
+    monkeypatch.setattr("darkroom.devices.gpu_names", lambda: gpus)
     lines = (ROOT / ".env.example").read_text().splitlines()
     shown = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     assert {name.upper() for name in Settings.model_fields} == set(shown)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from fastapi import FastAPI, Request
 
+from darkroom.settings import Settings
 from proxy.__main__ import DrainingServer
-from proxy.routes.tasks import client_of
-from proxy.settings import Settings
 from proxy.sources import source_of
+from proxy.surfaces.tasks import client_of
 
 
 def request(host: str | None, **headers: str) -> Request:

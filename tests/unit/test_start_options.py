@@ -14,12 +14,12 @@ from google.protobuf import text_format
 from pydantic import ValidationError
 from tritonclient.grpc import model_config_pb2
 
+from darkroom.devices import usable_gpus
 from darkroom.pipelines.hidream.networks import T5, TRANSFORMER
+from darkroom.settings import Settings
 from exporters.config import Placement, placement_of, render
 from exporters.hidream.command import transformer_placement
-from proxy.devices import usable_gpus
 from proxy.network_metrics import Ranks, providers_of, ranks_of
-from proxy.settings import Settings
 from supervisor.cli import serve
 from supervisor.options import hidream_options, hidream_settings
 from supervisor.preflight import missing_devices

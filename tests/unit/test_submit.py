@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from darkroom.errors import InvalidInput, NotAnImage, TooLarge
-from proxy.routes.submit import _as_sent
+from proxy.surfaces.submit import _as_sent
 
 
 @pytest.mark.parametrize("kind", [InvalidInput, NotAnImage, TooLarge])

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from darkroom.parallel.processes import die_with_parent
-from proxy.settings import Settings
+from darkroom.settings import Settings
 from supervisor.child import Child
 from supervisor.service import Service, address_of
 

@@ -18,14 +18,15 @@ import sqlalchemy as sa
 from fastapi import Request
 
 from darkroom.errors import NotReady, QueueFull, StorageFull
+from darkroom.settings import Settings
+from proxy import operations
 from proxy.gate import Gate
 from proxy.gateway import Gateway
 from proxy.readiness import Monitor
-from proxy.routes.tasks import narrate, router
 from proxy.services import Services
-from proxy.settings import Settings
 from proxy.streams import Told
-from proxy.tasks import operations, tasks
+from proxy.surfaces.tasks import narrate, router
+from proxy.tasks import tasks
 from proxy.tasks.models import Draft, Output, Task, Tell, Work
 from proxy.tasks.runner import Runner
 from proxy.tasks.store import Store, connect

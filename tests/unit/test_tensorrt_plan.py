@@ -15,12 +15,12 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper
 
-from darkroom.networks import ModelSpec
 from darkroom.pipelines.sd15 import networks as sd15
 from darkroom.pipelines.upscale.networks import NETWORKS
 from darkroom.pipelines.upscale.request import Limits
 from darkroom.profiles import Axis, EngineSizes, Range, SizeClass
 from darkroom.registry import all_specs
+from darkroom.serving.networks import ModelSpec
 from exporters.cli import main, run
 from exporters.errors import ExportError
 from exporters.files import ROOT

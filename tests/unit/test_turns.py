@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from darkroom.turns import Member, Turns
+from darkroom.serving.turns import Member, Turns
 
 
 class Loop:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from darkroom import checkpoint
+from darkroom.diffusion import checkpoint
 
 ENCODERS = ("clip_l", "clip_g", "t5", "llama")
 """The text encoders in diffusers' order: text_encoder, text_encoder_2, _3 and _4."""

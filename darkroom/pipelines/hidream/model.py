@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from darkroom.generation import respond
+from darkroom.diffusion.generation import respond
+from darkroom.diffusion.schedulers import FLOW_SCHEDULERS, make_scheduler
 from darkroom.pipelines.hidream import networks
 from darkroom.pipelines.hidream.checkpoint import ENCODERS, Checkpoint
 from darkroom.pipelines.hidream.pipeline import Runner, generate
 from darkroom.pipelines.hidream.prompts import load_readers
 from darkroom.pipelines.hidream.request import GenerateRequest, Limits
 from darkroom.pipelines.hidream.variants import VARIANTS
-from darkroom.schedulers import FLOW_SCHEDULERS, make_scheduler
-from darkroom.triton_model import PipelineModel, Reply
+from darkroom.serving.triton_model import PipelineModel, Reply
 
 
 class HidreamModel(PipelineModel):

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from darkroom.networks import DECODER_ROWS, ModelSpec, Tensors, TensorSpec
-from darkroom.picture_model import PICTURE, PREVIEW, PROGRESS, picture_canary, scalar
 from darkroom.pipelines.hidream.checkpoint import ENCODERS as ENCODER_NAMES
 from darkroom.pipelines.hidream.checkpoint import tokenizer_name
+from darkroom.serving.networks import DECODER_ROWS, ModelSpec, Tensors, TensorSpec
+from darkroom.serving.picture_model import PICTURE, PREVIEW, PROGRESS, picture_canary, scalar
 
 LATENT_CHANNELS = 16
 VAE_SCALE_FACTOR = 8

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from darkroom.generation import Finished, Job, Progress, run
-from darkroom.guidance import doubled, guide
-from darkroom.networks import Network
+from darkroom.diffusion.generation import Finished, Job, Progress, run
+from darkroom.diffusion.guidance import doubled, guide
+from darkroom.diffusion.sampling import Step, get_generators, get_noise, get_schedule
 from darkroom.pipelines.hidream.checkpoint import Checkpoint
 from darkroom.pipelines.hidream.networks import LATENT_CHANNELS, VAE_SCALE_FACTOR
 from darkroom.pipelines.hidream.prompts import Embeds, Reader, encode_prompts
 from darkroom.pipelines.hidream.request import GenerateRequest, Limits
-from darkroom.sampling import Step, get_generators, get_noise, get_schedule
+from darkroom.serving.networks import Network
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from darkroom.networks import Array, Network, Tensors
 from darkroom.pipelines.hidream.checkpoint import ENCODERS, Checkpoint, Padding, tokenizer_name
+from darkroom.serving.networks import Array, Network, Tensors
 
 
 @dataclass(frozen=True, kw_only=True)

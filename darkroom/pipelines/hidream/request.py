@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from darkroom.diffusion.schedulers import FLOW_SCHEDULERS, scheduler_name
 from darkroom.errors import TooLarge
-from darkroom.fields import (
+from darkroom.pipelines.hidream.networks import PATCH_SIZE, VAE_SCALE_FACTOR
+from darkroom.pipelines.hidream.variants import DEFAULT, VARIANTS, Variant
+from darkroom.request.fields import (
     Bounds,
     PictureRequest,
     check_pixels,
@@ -20,10 +23,7 @@ from darkroom.fields import (
     side,
     text,
 )
-from darkroom.limits import EnvironmentLimits
-from darkroom.pipelines.hidream.networks import PATCH_SIZE, VAE_SCALE_FACTOR
-from darkroom.pipelines.hidream.variants import DEFAULT, VARIANTS, Variant
-from darkroom.schedulers import FLOW_SCHEDULERS, scheduler_name
+from darkroom.request.limits import EnvironmentLimits
 
 SIDE_MULTIPLE = VAE_SCALE_FACTOR * PATCH_SIZE
 """Pixels of a token along each axis."""
@@ -57,7 +57,7 @@ class GenerateRequest(PictureRequest):
     """One request; what is not said here, as every request for pictures.
 
     :param width, height: in pixels, multiples of 16; None = the side that the checkpoint was trained at.
-    :param scheduler: a name of `darkroom.schedulers.FLOW_SCHEDULERS`; None = the checkpoint's own.
+    :param scheduler: a name of `darkroom.diffusion.schedulers.FLOW_SCHEDULERS`; None = the checkpoint's own.
     :param max_sequence_length: tokens that each encoder reads of a prompt; fewer where it cannot read so many.
     """
 

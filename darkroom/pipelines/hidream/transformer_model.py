@@ -9,13 +9,13 @@ import os
 import numpy as np
 import torch
 
-from darkroom.networks import Array, Tensors
 from darkroom.parallel.devices import kind_of, parse_devices
 from darkroom.parallel.transformer import for_clients
 from darkroom.pipelines.hidream import networks
 from darkroom.pipelines.hidream.transformer import make_executor
-from darkroom.triton_metrics import Gauges
-from darkroom.triton_model import NetworkModel
+from darkroom.serving.networks import Array, Tensors
+from darkroom.serving.triton_metrics import Gauges
+from darkroom.serving.triton_model import NetworkModel
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

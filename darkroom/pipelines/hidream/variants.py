@@ -13,7 +13,7 @@ class Variant:
     """How a checkpoint wants to be sampled.
 
     :param steps, guidance_scale: of a request that names none.
-    :param scheduler: a name of `darkroom.schedulers.FLOW_SCHEDULERS`.
+    :param scheduler: a name of `darkroom.diffusion.schedulers.FLOW_SCHEDULERS`.
     :param shift: of the timesteps.
     """
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from darkroom import checkpoint
-from darkroom.checkpoint import FILE_NAME as FILE_NAME
+from darkroom.diffusion import checkpoint
+from darkroom.diffusion.checkpoint import FILE_NAME as FILE_NAME
 
 TOKENIZER_NAME = "tokenizer.json"
 

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from darkroom.generation import respond
+from darkroom.diffusion.generation import respond
+from darkroom.diffusion.schedulers import SCHEDULERS, make_scheduler
 from darkroom.pipelines.sd15 import networks
 from darkroom.pipelines.sd15.checkpoint import TOKENIZER_NAME, Checkpoint
 from darkroom.pipelines.sd15.pipeline import Runner, generate
 from darkroom.pipelines.sd15.request import GenerateRequest, Limits
-from darkroom.schedulers import SCHEDULERS, make_scheduler
-from darkroom.triton_model import PipelineModel, Reply
+from darkroom.serving.triton_model import PipelineModel, Reply
 
 
 class Sd15Model(PipelineModel):

@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from darkroom.networks import DECODER_ROWS, ModelSpec, Tensors, TensorSpec
-from darkroom.picture_model import PICTURE, PREVIEW, PROGRESS, picture_canary, scalar
-from darkroom.pipelines.sd15.controls import control_names
+from darkroom.diffusion.controls import control_names
 from darkroom.png import encode_png
+from darkroom.serving.networks import DECODER_ROWS, ModelSpec, Tensors, TensorSpec
+from darkroom.serving.picture_model import PICTURE, PREVIEW, PROGRESS, picture_canary, scalar
 
 LATENT_CHANNELS = 4
 VAE_SCALE_FACTOR = 8

@@ -17,20 +17,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from darkroom.diffusion.controls import load_control
+from darkroom.diffusion.generation import Finished as Finished
+from darkroom.diffusion.generation import Job, run
+from darkroom.diffusion.generation import Progress as Progress
+from darkroom.diffusion.guidance import doubled, guide
+from darkroom.diffusion.sampling import Step, get_generators, get_noise, get_schedule
 from darkroom.errors import InvalidInput
-from darkroom.generation import Finished as Finished
-from darkroom.generation import Job, run
-from darkroom.generation import Progress as Progress
-from darkroom.guidance import doubled, guide
 from darkroom.images import Pixels, decode, opaque, resize
-from darkroom.networks import Array, Network
 from darkroom.pipelines.sd15.checkpoint import Checkpoint
-from darkroom.pipelines.sd15.controls import load_control
 from darkroom.pipelines.sd15.networks import LATENT_CHANNELS, VAE_SCALE_FACTOR
 from darkroom.pipelines.sd15.prompts import Tokenizer, encode_prompts
 from darkroom.pipelines.sd15.request import ControlRequest, GenerateRequest, Limits
 from darkroom.png import encode_png
-from darkroom.sampling import Step, get_generators, get_noise, get_schedule
+from darkroom.serving.networks import Array, Network
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ from typing import Protocol
 import numpy as np
 
 from darkroom.errors import InvalidInput
-from darkroom.networks import Array, Network
 from darkroom.pipelines.sd15.checkpoint import Checkpoint
+from darkroom.serving.networks import Array, Network
 
 EMPHASIS = 1.1
 WEIGHT_RANGE = (0.0, 10.0)

@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from darkroom.diffusion.controls import ControlOptions, control_names
+from darkroom.diffusion.schedulers import scheduler_name
 from darkroom.errors import InvalidInput
-from darkroom.fields import GUIDANCE_RANGE as GUIDANCE_RANGE
-from darkroom.fields import QUALITY_RANGE as QUALITY_RANGE
-from darkroom.fields import SEED_RANGE as SEED_RANGE
-from darkroom.fields import SIDE_MINIMUM as SIDE_MINIMUM
-from darkroom.fields import (
+from darkroom.pipelines.sd15.checkpoint import Checkpoint
+from darkroom.pipelines.sd15.networks import VAE_SCALE_FACTOR
+from darkroom.request.fields import GUIDANCE_RANGE as GUIDANCE_RANGE
+from darkroom.request.fields import QUALITY_RANGE as QUALITY_RANGE
+from darkroom.request.fields import SEED_RANGE as SEED_RANGE
+from darkroom.request.fields import SIDE_MINIMUM as SIDE_MINIMUM
+from darkroom.request.fields import (
     Bounds,
     PictureRequest,
     check_pixels,
@@ -25,11 +29,7 @@ from darkroom.fields import (
     side,
     text,
 )
-from darkroom.limits import EnvironmentLimits
-from darkroom.pipelines.sd15.checkpoint import Checkpoint
-from darkroom.pipelines.sd15.controls import ControlOptions, control_names
-from darkroom.pipelines.sd15.networks import VAE_SCALE_FACTOR
-from darkroom.schedulers import scheduler_name
+from darkroom.request.limits import EnvironmentLimits
 
 GUIDANCE_SCALE = 7.5
 """What Stable Diffusion 1.5 is used with; a checkpoint may say otherwise."""

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from darkroom.errors import InvalidInput
-from darkroom.networks import Tensors
 from darkroom.pipelines.upscale import networks
 from darkroom.pipelines.upscale.networks import UpscaleNetwork
 from darkroom.pipelines.upscale.pipeline import Runner, upscale
 from darkroom.pipelines.upscale.request import Limits, UpscaleRequest
-from darkroom.triton_model import BlsNetwork, PipelineModel, Reply
+from darkroom.serving.networks import Tensors
+from darkroom.serving.triton_model import BlsNetwork, PipelineModel, Reply
 
 _TILES_CPU = 3
 """Default tiles at a network on a CPU, each of another request: one that runs, and a batch that is gathered."""

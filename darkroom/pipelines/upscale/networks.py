@@ -12,9 +12,9 @@ from typing import Literal
 
 import numpy as np
 
-from darkroom.fields import choice
-from darkroom.networks import ModelSpec, Tensors, TensorSpec
 from darkroom.png import encode_png
+from darkroom.request.fields import choice
+from darkroom.serving.networks import ModelSpec, Tensors, TensorSpec
 
 # Measured in docs/decisions/0005-memory-on-cpus.md. Planning by pattern nearly doubles the peak of x4plus and gains
 # 0 to 3 %; without shrinkage the gigabyte or two of one tile stay with the process for ever.

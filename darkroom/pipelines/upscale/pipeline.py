@@ -18,8 +18,8 @@ import numpy as np
 
 from darkroom.errors import Cancelled, OutOfMemory, TooLarge
 from darkroom.images import Picture, Pixels, check_side, decode, dropped_metadata, encode, resize
-from darkroom.networks import Network
 from darkroom.pipelines.upscale.request import TILE_RANGE, Limits, UpscaleRequest, default_tile, output_size
+from darkroom.serving.networks import Network
 from darkroom.tiling import Tile, cut, paste, tiles
 
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from darkroom.fields import FORMATS as FORMATS
-from darkroom.fields import QUALITY_RANGE as QUALITY_RANGE
-from darkroom.fields import Bounds, format_name, integer, number
 from darkroom.images import Format
-from darkroom.limits import EnvironmentLimits
 from darkroom.pipelines.upscale.networks import DEFAULT_MODEL, UpscaleNetwork, choose
+from darkroom.request.fields import FORMATS as FORMATS
+from darkroom.request.fields import QUALITY_RANGE as QUALITY_RANGE
+from darkroom.request.fields import Bounds, format_name, integer, number
+from darkroom.request.limits import EnvironmentLimits
 
 SCALE_RANGE = (1.0, 8.0)
 TILE_RANGE = (32, 4096)

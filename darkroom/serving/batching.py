@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from darkroom.networks import Array, RowCaps, Tensors
+from darkroom.serving.networks import Array, RowCaps, Tensors
 
 Run = Callable[[Sequence[str], Tensors], Sequence[Array]]
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]

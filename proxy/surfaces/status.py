@@ -12,12 +12,12 @@ from typing import Any
 from fastapi import APIRouter
 
 from darkroom import __version__
+from darkroom.devices import gpu_info
+from darkroom.diffusion.schedulers import SCHEDULERS
 from darkroom.errors import NotReady
 from darkroom.pipelines.sd15.checkpoint import Checkpoint
 from darkroom.pipelines.sd15.networks import CONTROL_UNETS, PIPELINE
-from darkroom.schedulers import SCHEDULERS
 from proxy.answers import Status
-from proxy.devices import gpu_info
 from proxy.documented import answers
 from proxy.services import Services, Use
 from proxy.tasks.tasks import Tasks, UseTasks

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from darkroom import __version__
-from darkroom.checkpoint import Checkpoint
-from darkroom.fields import PictureRequest
+from darkroom.diffusion.checkpoint import Checkpoint
+from darkroom.diffusion.sampling import Predict, Schedule, Stepped, denoise, predicted_original
+from darkroom.diffusion.schedulers import scheduler_key
 from darkroom.images import Picture, Pixels, encode
-from darkroom.networks import Array, Network
 from darkroom.parameters import text_chunks
 from darkroom.png import encode_png
-from darkroom.sampling import Predict, Schedule, Stepped, denoise, predicted_original
-from darkroom.schedulers import scheduler_key
+from darkroom.request.fields import PictureRequest
+from darkroom.serving.networks import Array, Network
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from darkroom.checkpoint import Checkpoint
+from darkroom.diffusion.checkpoint import Checkpoint
 from darkroom.errors import InvalidInput
 from darkroom.pipelines.upscale.request import SCALE_RANGE
 from proxy.answers import BatchSubmitted, Submitted, SubmittedStatus
@@ -21,7 +21,9 @@ from proxy.errors import first_problem
 from proxy.generate_fields import OTHER_NAMES, Fields, Number, Text, Whole, validated, word
 from proxy.http.json_body import read_json
 from proxy.ignored import ignored, note
-from proxy.routes.tasks import (
+from proxy.operations import submit_operation
+from proxy.services import Services, Use
+from proxy.surfaces.tasks import (
     REPLAYED,
     client_of,
     digest,
@@ -30,9 +32,7 @@ from proxy.routes.tasks import (
     processing_time,
     result_urls,
 )
-from proxy.services import Services, Use
 from proxy.tasks.models import Outlook, Task, Work
-from proxy.tasks.operations import submit_operation
 from proxy.tasks.tasks import UseTasks
 
 router = APIRouter(tags=["asynchronous generation"])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from darkroom.diffusion.controls import ControlOptions
 from darkroom.images import Pixels
-from darkroom.pipelines.sd15.controls import ControlOptions
 
 TITLE = "edges"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from darkroom.networks import DType, Tensors, TensorSpec
+from darkroom.serving.networks import DType, Tensors, TensorSpec
 
 PROGRESS = TensorSpec(name="progress", dtype="INT32", dims=(2,), help="steps done, steps in all; in every response")
 PREVIEW = TensorSpec(name="preview", dtype="UINT8", dims=(-1,), help="a small PNG, in responses of preview steps")

@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from darkroom.batching import Job, groups, run_together
-from darkroom.calls import CALL, CLIENT, STOP
 from darkroom.errors import Cancelled, DarkroomError, InvalidInput, NetworkError, OutOfMemory, to_wire
-from darkroom.model_config import instances, on_cpu, read_config
-from darkroom.networks import Array, ModelSpec, RowCaps, Tensors
-from darkroom.triton_metrics import Gauges
-from darkroom.turns import MEMBER, Member, Turns
+from darkroom.serving.batching import Job, groups, run_together
+from darkroom.serving.calls import CALL, CLIENT, STOP
+from darkroom.serving.model_config import instances, on_cpu, read_config
+from darkroom.serving.networks import Array, ModelSpec, RowCaps, Tensors
+from darkroom.serving.triton_metrics import Gauges
+from darkroom.serving.turns import MEMBER, Member, Turns
 
 # How engines say that memory ran out: our backend's prefix, then ONNX Runtime's, CUDA's, cuDNN's and torch's own words.
 _OUT_OF_MEMORY = (
@@ -129,7 +129,7 @@ def _caps(text: str, oblong: int) -> RowCaps | None:
 class Reply:
     """The response stream of one request.
 
-    :param stopped: whether the client has asked for the end, with `darkroom.calls.STOP`.
+    :param stopped: whether the client has asked for the end, with `darkroom.serving.calls.STOP`.
     """
 
     def __init__(self, sender: Any, stopped: Callable[[], bool]) -> None:

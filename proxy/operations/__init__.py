@@ -6,14 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
-from darkroom.fields import choice
-from darkroom.networks import ModelSpec
+from darkroom.request.fields import choice
+from darkroom.serving.networks import ModelSpec
+from proxy.operations.generate import Generate
+from proxy.operations.hidream import Hidream
+from proxy.operations.pictures import PictureOperation
+from proxy.operations.upscale import Upscale
 from proxy.services import Services
 from proxy.tasks.models import Output, Tell, Work
-from proxy.tasks.operations.generate import Generate
-from proxy.tasks.operations.hidream import Hidream
-from proxy.tasks.operations.pictures import PictureOperation
-from proxy.tasks.operations.upscale import Upscale
 
 
 class Operation(Protocol):

@@ -17,15 +17,16 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.background import BackgroundTask
 from starlette.datastructures import UploadFile as StarletteUpload
 
+from darkroom.devices import serving_device
 from darkroom.errors import DarkroomError, InvalidInput, NotReady, TooLarge
 from darkroom.images import MEDIA_TYPES, probe
-from darkroom.model_config import on_cpu, read_config
 from darkroom.pipelines.upscale import networks
 from darkroom.pipelines.upscale import request as fields
 from darkroom.pipelines.upscale.request import RANGES, UpscaleRequest
+from darkroom.serving.model_config import on_cpu, read_config
+from darkroom.settings import Settings
 from proxy.answers import UpscaledBatch, UpscaleInfo
 from proxy.archive import Archive, entry_name, unused
-from proxy.devices import serving_device
 from proxy.documented import BODY, IMAGE, WORK, answers
 from proxy.errors import describe
 from proxy.generate_fields import validated
@@ -33,7 +34,6 @@ from proxy.http.accept import accept_of
 from proxy.http.forms import FormRoute
 from proxy.ignored import ignored, note
 from proxy.services import Services, Use, while_connected, within
-from proxy.settings import Settings
 from proxy.sources import SOURCE
 from proxy.streams import EVENT_STREAM, EventResponse, Tell, event, wants_events
 from proxy.uploads import read_fields, read_file

@@ -1,4 +1,4 @@
-"""Gauges of a model on Triton's metrics endpoint. Inside Triton's Python stub only, as `darkroom.triton_model`."""
+"""Gauges of a model on Triton's metrics endpoint. Runs inside Triton's Python stub only."""
 
 from __future__ import annotations
 

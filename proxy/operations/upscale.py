@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from darkroom.errors import InvalidInput
 from darkroom.images import probe, trimmed
-from darkroom.networks import ModelSpec
 from darkroom.pipelines.upscale.networks import PIPELINE, UpscaleNetwork
 from darkroom.pipelines.upscale.request import UpscaleRequest
+from darkroom.serving.networks import ModelSpec
 from proxy import upscaling
 from proxy.services import Services
 from proxy.tasks.models import Output, Tell, Work

@@ -10,15 +10,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from darkroom.devices import usable_gpus
+from darkroom.diffusion.controls import control_names
 from darkroom.errors import InvalidInput
 from darkroom.parallel.devices import environment, kind_of, parse_devices
 from darkroom.pipelines.hidream.request import Limits as HidreamLimits
-from darkroom.pipelines.sd15.controls import control_names
 from darkroom.pipelines.sd15.request import SIDE_MINIMUM
 from darkroom.pipelines.sd15.request import Limits as GenerateLimits
 from darkroom.pipelines.upscale.networks import model_names
 from darkroom.pipelines.upscale.request import TILE_PAD_RANGE, TILE_RANGE, Limits
-from proxy.devices import usable_gpus
 
 ROOT = Path(__file__).resolve().parents[1]
 Port = Annotated[int, Field(ge=1, le=65535)]

@@ -15,18 +15,18 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 
-from darkroom import fields as values
 from darkroom.errors import Conflict, Gone, InvalidInput, NotFound, NotReady
 from darkroom.images import MEDIA_TYPES
+from darkroom.request import fields as values
 from proxy.answers import TaskPage, TaskView
 from proxy.documented import IMAGE, SUBMIT, TASK, answers
 from proxy.generate_fields import Whole
 from proxy.http.conditional import file_answer
 from proxy.ignored import ignored, note
+from proxy.operations import operation_named
 from proxy.services import Use
 from proxy.streams import EVENT_STREAM, EventResponse, Told, data_url, event
 from proxy.tasks.models import PRIORITIES, STATES, Outlook, State, Task
-from proxy.tasks.operations import operation_named
 from proxy.tasks.tasks import Tasks, UseTasks
 from proxy.uploads import read_fields
 

@@ -8,9 +8,9 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from darkroom import __version__
+from darkroom.devices import serving_device
 from darkroom.errors import NotReady
 from proxy.answers import ApiHealth, Health
-from proxy.devices import serving_device
 from proxy.documented import healths
 from proxy.readiness import Monitor
 from proxy.services import Services, Use

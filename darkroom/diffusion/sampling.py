@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from darkroom.diffusion.schedulers import is_flow, make_scheduler
 from darkroom.errors import Cancelled, InvalidInput
-from darkroom.schedulers import is_flow, make_scheduler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ def calculate_shift(tokens: int) -> float:
 def get_schedule(name: str | None, config: Mapping[str, Any], steps: int, *, tokens: int | None = None) -> Schedule:
     """A solver for `steps` steps.
 
-    :param name: a key of `darkroom.schedulers.SCHEDULERS` or FLOW_SCHEDULERS; None = the checkpoint's own.
+    :param name: a key of `darkroom.diffusion.schedulers.SCHEDULERS` or FLOW_SCHEDULERS; None = the checkpoint's own.
     :param config: the checkpoint's scheduler_config.json.
     :param tokens: of the picture, for a solver that shifts its timesteps by them.
     :raises InvalidInput: this solver cannot do so many steps.

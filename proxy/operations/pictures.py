@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 from pydantic import BaseModel
 
 from darkroom.errors import InvalidInput
-from darkroom.fields import number
-from darkroom.networks import ModelSpec
 from darkroom.pipelines.upscale.networks import DEFAULT_MODEL, model_names
 from darkroom.pipelines.upscale.request import SCALE_RANGE, UpscaleRequest
+from darkroom.request.fields import number
+from darkroom.serving.networks import ModelSpec
 from proxy import pictures, upscaling
 from proxy.generate_fields import Number, Ranges, Text, optional, validated
 from proxy.pictures import Job, Outputs

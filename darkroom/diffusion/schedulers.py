@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from darkroom.errors import InvalidInput
-from darkroom.fields import shown
+from darkroom.request.fields import shown
 
 
 @dataclass(frozen=True, kw_only=True)

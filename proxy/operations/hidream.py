@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from darkroom.diffusion.schedulers import FLOW_SCHEDULERS
 from darkroom.errors import InvalidInput
 from darkroom.pipelines.hidream.checkpoint import Checkpoint
 from darkroom.pipelines.hidream.networks import PIPELINE
 from darkroom.pipelines.hidream.request import SIDE_MULTIPLE, GenerateRequest, ranges
 from darkroom.pipelines.hidream.variants import DEFAULT, VARIANTS
-from darkroom.schedulers import FLOW_SCHEDULERS
 from proxy import pictures
 from proxy.generate_fields import PICTURE_FIELDS, PictureFields, Ranges, Text, Whole, optional, validated
+from proxy.operations.pictures import ENLARGE_NAMES, PictureOperation
 from proxy.services import Services
-from proxy.tasks.operations.pictures import ENLARGE_NAMES, PictureOperation
 
 _OF_THE_VARIANT = ("steps", "guidance_scale")
 

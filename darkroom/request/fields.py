@@ -39,7 +39,7 @@ class PictureRequest:
         the checkpoint.
     :param seed: of the first picture; the k-th has `seed + k`.
     :param width, height: in pixels; None = the side that the checkpoint was trained at.
-    :param scheduler: a name of `darkroom.schedulers`; None = the checkpoint's own.
+    :param scheduler: a name of `darkroom.diffusion.schedulers`; None = the checkpoint's own.
     :param progress_every: steps between reports of progress; 0 = none.
     :param preview_every: steps between previews; 0 = none.
     :param format: "png", "webp", "jpeg", or "raw" (bare rows).

@@ -12,8 +12,8 @@ from darkroom.pipelines.sd15.request import GenerateRequest, ranges
 from proxy import generating, pictures
 from proxy.generate_fields import GENERATE_NAMES, Ranges
 from proxy.generating import Job
+from proxy.operations.pictures import ENLARGE_NAMES, PictureOperation
 from proxy.services import Services
-from proxy.tasks.operations.pictures import ENLARGE_NAMES, PictureOperation
 
 _CONTROL_IMAGE = "control_image"
 

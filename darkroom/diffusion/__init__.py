@@ -1,0 +1,1 @@
+"""The denoising loop of all diffusion families: schedules, guidance, controls, images."""

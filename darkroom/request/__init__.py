@@ -1,0 +1,1 @@
+"""Fields of requests: types, ranges and defaults, written once."""
