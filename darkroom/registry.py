@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 
 from darkroom import pipelines
 from darkroom.serving.networks import ModelSpec
@@ -14,10 +13,9 @@ def families() -> dict[str, tuple[ModelSpec, ...]]:
 
     :raises ValueError: two families use one model name.
     """
-    names = sorted(module.name for module in pkgutil.iter_modules(pipelines.__path__) if module.ispkg)
     found: dict[str, tuple[ModelSpec, ...]] = {}
     known: set[str] = set()
-    for family in names:
+    for family in pipelines.family_names():
         found[family] = importlib.import_module(f"{pipelines.__name__}.{family}.networks").specs()
         for spec in found[family]:
             if spec.name in known:

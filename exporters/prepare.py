@@ -7,7 +7,10 @@ from pathlib import Path
 import click
 
 from darkroom.pipelines.hidream.networks import PIPELINE, TRANSFORMER
+from darkroom.pipelines.hidream.settings import Settings as HidreamSettings
+from darkroom.pipelines.sd15.settings import Settings as Sd15Settings
 from darkroom.pipelines.upscale.networks import NETWORKS
+from darkroom.pipelines.upscale.settings import Settings as UpscaleSettings
 from darkroom.serving.networks import ModelSpec
 from darkroom.settings import Settings
 from exporters import manifest
@@ -41,7 +44,7 @@ def prepare() -> None:
     if managed or not any(repository.glob("*/config.pbtxt")):  # a repository of somebody else's keeps its configs
         for spec in specs_of(repository):
             write_configs(repository, [spec], _placement(settings, spec, Placement(gpus=settings.gpus)))
-    precision = _precision(settings, settings.upscale_fp16)
+    precision = _precision(settings, UpscaleSettings.of(settings).fp16)
     jobs = [Job(network=n, repository=repository, cache=CACHE, precision=precision, file=None) for n in NETWORKS]
     run_jobs(jobs, quiet=True)
     _prepare_sd15(settings, repository)
@@ -59,7 +62,8 @@ def _precision(settings: Settings, half: bool) -> Precision | None:
 def _placement(settings: Settings, spec: ModelSpec, usual: Placement) -> Placement:
     if spec is not TRANSFORMER:
         return usual
-    return transformer_placement(usual, settings.hidream_device_type, settings.hidream_devices)
+    wanted = HidreamSettings.of(settings)
+    return transformer_placement(usual, wanted.device_type, wanted.devices)
 
 
 def _is_of_another(noted: str, demo: Path) -> bool:
@@ -69,34 +73,36 @@ def _is_of_another(noted: str, demo: Path) -> bool:
 
 def _prepare_sd15(settings: Settings, repository: Path) -> None:
     """The checkpoint that is asked for; the demo, which is the default, where it is and no other was exported."""
-    checkpoint = origin(settings.sd15_checkpoint, ROOT, CACHE)
-    if ROOT / settings.sd15_checkpoint == DEMO:
+    wanted = Sd15Settings.of(settings)
+    checkpoint = origin(wanted.checkpoint, ROOT, CACHE)
+    if ROOT / wanted.checkpoint == DEMO:
         noted = base_of(repository)
         if noted is not None and _is_of_another(noted.name, DEMO):
             return
         if not checkpoint.local:
-            click.echo(f"Text to image is left out: {settings.sd15_checkpoint} is not there.")
+            click.echo(f"Text to image is left out: {wanted.checkpoint} is not there.")
             return
-    precision = _precision(settings, settings.sd15_fp16)
+    precision = _precision(settings, wanted.fp16)
     run_tasks(base_tasks(checkpoint, repository, precision), quiet=True)
-    export_controls(checkpoint, repository, precision, CACHE, named=settings.controlnets, quiet=True)
+    export_controls(checkpoint, repository, precision, CACHE, named=wanted.controlnet_of, quiet=True)
 
 
 def _prepare_hidream(settings: Settings, repository: Path) -> None:
     """The checkpoint that is asked for; the demo, which is the default, where it is and no other was exported."""
-    checkpoint = origin(settings.hidream_checkpoint, ROOT, CACHE, PATTERNS)
+    wanted = HidreamSettings.of(settings)
+    checkpoint = origin(wanted.checkpoint, ROOT, CACHE, PATTERNS)
     noted = manifest.read(repository / PIPELINE.name / "1")
-    if ROOT / settings.hidream_checkpoint == DEMO_HIDREAM and (
+    if ROOT / wanted.checkpoint == DEMO_HIDREAM and (
         not DEMO_HIDREAM.is_dir() or (noted is not None and _is_of_another(noted.source, DEMO_HIDREAM))
     ):
         return
-    named = settings.hidream_llama
+    named = wanted.llama
     llama = origin(named, ROOT, CACHE, LLAMA_PATTERNS) if named else None
     export_family(
         Parents(checkpoint=checkpoint, llama=llama),
         repository,
-        variant=settings.hidream_variant,
-        precision=_precision(settings, settings.hidream_fp16),
+        variant=wanted.variant,
+        precision=_precision(settings, wanted.fp16),
         quiet=True,
     )
 

@@ -12,9 +12,12 @@ import numpy as np
 from pydantic import BaseModel
 
 from darkroom.pipelines.hidream import request as hidream
+from darkroom.pipelines.hidream.settings import Settings as HidreamSettings
 from darkroom.pipelines.sd15 import request as sd15
 from darkroom.pipelines.sd15.networks import VAE_SCALE_FACTOR
+from darkroom.pipelines.sd15.settings import Settings as Sd15Settings
 from darkroom.pipelines.upscale import request as upscale
+from darkroom.pipelines.upscale.settings import Settings as UpscaleSettings
 from darkroom.png import encode_png
 from darkroom.request.fields import ANY_SEED
 from darkroom.settings import Settings
@@ -109,7 +112,7 @@ def _image_fields(limits: Any, multiple: int) -> dict[str, Schema]:
 
 
 def _generate(settings: Settings) -> _Fields:
-    limits = settings.generate_limits
+    limits = Sd15Settings.of(settings)
     steps = min(sd15.GenerateRequest.steps, limits.max_steps)
     return _Fields(
         kinds=[GenerateFields],
@@ -122,7 +125,7 @@ def _generate(settings: Settings) -> _Fields:
 
 
 def _hidream(settings: Settings) -> _Fields:
-    limits = settings.hidream_limits
+    limits = HidreamSettings.of(settings)
     return _Fields(
         kinds=[HidreamFields],
         ranges=hidream.ranges(limits),
@@ -133,6 +136,7 @@ def _hidream(settings: Settings) -> _Fields:
 
 def _upscale(settings: Settings) -> _Fields:
     low, high = upscale.TILE_RANGE
+    usual = UpscaleSettings.of(settings)
     ranges = {name: bounds for name, bounds in upscale.RANGES.items() if name != "tile"}
     return _Fields(
         kinds=[upscaling.UpscaleFields],
@@ -140,8 +144,8 @@ def _upscale(settings: Settings) -> _Fields:
         images=upscaling.PICTURE_FIELDS,
         image_required=True,
         extra={
-            "tile": {"anyOf": [{"minimum": low, "maximum": high}, {"enum": [0]}], "default": settings.upscale_tile},
-            "tile_pad": {"default": settings.upscale_tile_pad},
+            "tile": {"anyOf": [{"minimum": low, "maximum": high}, {"enum": [0]}], "default": usual.tile},
+            "tile_pad": {"default": usual.tile_pad},
         },
         example={upscaling.PICTURE_FIELDS[1]: _tiny_png(), "model": "animevideov3", "scale": 2},
     )

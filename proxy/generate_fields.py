@@ -137,7 +137,7 @@ def _sides(size: str | None) -> tuple[int | None, int | None]:
 class GenerateFields(PictureFields):
     """Text to image with SD 1.5."""
 
-    prompt: Text = Field(description="`(word:1.3)` weighs a word. Of any length up to GENERATE_MAX_PROMPT.")
+    prompt: Text = Field(description="`(word:1.3)` weighs a word. Of any length up to SD15_MAX_PROMPT.")
     guidance_scale: Number | None = optional(
         "1 and below: no guidance, in half the time. By default what the checkpoint asks for, else 7.5."
     )

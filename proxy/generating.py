@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from darkroom.pipelines.sd15.networks import PIPELINE
-from darkroom.pipelines.sd15.request import GenerateRequest, Limits, ranges
+from darkroom.pipelines.sd15.request import GenerateRequest, ranges
+from darkroom.pipelines.sd15.settings import Settings
 from proxy import pictures
 from proxy.generate_fields import PICTURE_FIELDS, GenerateFields, validated
 from proxy.uploads import take_picture
@@ -42,7 +43,7 @@ class Job(pictures.Job):
 
 
 async def take_fields(
-    fields: dict[str, Any], limits: Limits, *, max_mb: float
+    fields: dict[str, Any], limits: Settings, *, max_mb: float
 ) -> tuple[dict[str, Any], tuple[str, bytes] | None]:
     """The fields of a request by our names, ready for `GenerateRequest.parse`, and the reference picture with the name
     that it came under. It is taken out of `fields`.

@@ -29,7 +29,7 @@ from darkroom.pipelines.hidream import networks
 from darkroom.pipelines.hidream.checkpoint import Checkpoint
 from darkroom.pipelines.hidream.pipeline import Runner
 from darkroom.pipelines.hidream.prompts import load_readers
-from darkroom.pipelines.hidream.request import Limits
+from darkroom.pipelines.hidream.settings import Settings
 from darkroom.pipelines.hidream.transformer import load_transformer, predict
 from darkroom.serving.networks import Array, Tensors
 from exporters.demo.tokens import WORDS, byte_characters, write_tokenizer
@@ -222,7 +222,7 @@ def make_runner(pipeline: HiDreamImagePipeline, folder: Path, repository: Path) 
 
     return Runner(
         checkpoint=checkpoint,
-        limits=Limits(),
+        limits=Settings(),
         readers=load_readers(repository / networks.PIPELINE.name / "1", checkpoint),
         encoders={
             "clip_l": network(graphs.ServedClip(pipeline.text_encoder), "text_embeds"),

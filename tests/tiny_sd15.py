@@ -25,7 +25,8 @@ from transformers import CLIPTokenizer
 from darkroom.diffusion.generation import Finished
 from darkroom.pipelines.sd15.checkpoint import Checkpoint
 from darkroom.pipelines.sd15.pipeline import Runner, generate
-from darkroom.pipelines.sd15.request import GenerateRequest, Limits
+from darkroom.pipelines.sd15.request import GenerateRequest
+from darkroom.pipelines.sd15.settings import Settings
 from darkroom.serving.networks import Array, Network, Tensors
 from exporters.onnx_export import quiet
 from exporters.sd15 import graphs
@@ -70,7 +71,7 @@ def make_runner(pipeline: StableDiffusionPipeline, controlnet: ControlNetModel |
     return Runner(
         checkpoint=_checkpoint(pipeline),
         tokenizer=_tokenizer(pipeline.tokenizer),
-        limits=Limits(),
+        limits=Settings(),
         text_encoder=network(graphs.ServedTextEncoder(pipeline.text_encoder), "prompt_embeds"),
         unet=network(graphs.ServedUnet(unet), "noise_pred"),
         vae_decoder=network(graphs.ServedVaeDecoder(vae), "image"),

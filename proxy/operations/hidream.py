@@ -11,6 +11,7 @@ from darkroom.errors import InvalidInput
 from darkroom.pipelines.hidream.checkpoint import Checkpoint
 from darkroom.pipelines.hidream.networks import PIPELINE
 from darkroom.pipelines.hidream.request import SIDE_MULTIPLE, GenerateRequest, ranges
+from darkroom.pipelines.hidream.settings import Settings as HidreamSettings
 from darkroom.pipelines.hidream.variants import DEFAULT, VARIANTS
 from proxy import pictures
 from proxy.generate_fields import PICTURE_FIELDS, PictureFields, Ranges, Text, Whole, optional, validated
@@ -61,10 +62,10 @@ class Hidream(PictureOperation):
         return validated(fields, HidreamFields, self.ranges(services)).named(), {}
 
     def ranges(self, services: Services) -> Ranges:
-        return ranges(services.settings.hidream_limits)
+        return ranges(HidreamSettings.of(services.settings))
 
     def job(self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes]) -> Job:
-        checkpoint, limits = _checkpoint(services), services.settings.hidream_limits
+        checkpoint, limits = _checkpoint(services), HidreamSettings.of(services.settings)
         request = GenerateRequest.parse(fields, limits, VARIANTS[checkpoint.variant if checkpoint else DEFAULT])
         if checkpoint is not None:
             request.sized(checkpoint.side, checkpoint.max_tokens, limits)  # refuses what the model would

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from darkroom.errors import InvalidInput
 from darkroom.pipelines.upscale.networks import DEFAULT_MODEL, model_names
 from darkroom.pipelines.upscale.request import SCALE_RANGE, UpscaleRequest
+from darkroom.pipelines.upscale.settings import Settings as UpscaleSettings
 from darkroom.request.fields import number
 from darkroom.serving.networks import ModelSpec
 from proxy import pictures, upscaling
@@ -146,7 +147,7 @@ def _upscale_request(fields: Mapping[str, Any], job: Job, services: Services) ->
         "model": fields.get(_ENLARGE_MODEL),
     }
     try:
-        return UpscaleRequest.parse(wanted, services.settings.limits)
+        return UpscaleRequest.parse(wanted, UpscaleSettings.of(services.settings))
     except InvalidInput as error:
         if error.param != "model":
             raise

@@ -10,6 +10,7 @@ from darkroom.errors import InvalidInput
 from darkroom.images import probe, trimmed
 from darkroom.pipelines.upscale.networks import PIPELINE, UpscaleNetwork
 from darkroom.pipelines.upscale.request import UpscaleRequest
+from darkroom.pipelines.upscale.settings import Settings as UpscaleSettings
 from darkroom.serving.networks import ModelSpec
 from proxy import upscaling
 from proxy.services import Services
@@ -33,13 +34,13 @@ class Upscale:
     names = upscaling.NAMES
 
     async def accept(self, services: Services, fields: dict[str, Any]) -> Work:
-        settings = services.settings
+        limits = UpscaleSettings.of(services.settings)
         upscaling.require_model(services)
-        given, picture = await upscaling.take_fields(fields, max_mb=settings.max_upload_mb)
-        request = UpscaleRequest.parse(given, settings.limits)
+        given, picture = await upscaling.take_fields(fields, max_mb=services.settings.max_upload_mb)
+        request = UpscaleRequest.parse(given, limits)
         if picture is None:
             raise InvalidInput("file is missing: send a picture.", param="file")
-        header = await asyncio.to_thread(probe, picture[1], max_pixels=settings.upscale_max_pixels, param=picture[0])
+        header = await asyncio.to_thread(probe, picture[1], max_pixels=limits.max_pixels, param=picture[0])
         image = await asyncio.to_thread(trimmed, picture[1])  # what is kept has nothing behind the end of the image
         return Work(
             fields=given,
@@ -53,7 +54,7 @@ class Upscale:
         self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes], tell: Tell
     ) -> list[Output]:
         upscaling.require_model(services)
-        request = UpscaleRequest.parse(fields, services.settings.limits)
+        request = UpscaleRequest.parse(fields, UpscaleSettings.of(services.settings))
         result = await upscaling.run(services, files[_IMAGE], request, lambda done, total: tell(done, total, None))
         return [Output(data=result.data, media_type=result.media_type, details=result.details)]
 

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from darkroom.images import MEDIA_TYPES, probe
 from darkroom.pipelines.sd15.request import GenerateRequest
+from darkroom.pipelines.sd15.settings import Settings as Sd15Settings
 from proxy.answers import Generated
 from proxy.documented import IMAGE, WORK, answers
 from proxy.generate_fields import GENERATE_NAMES
@@ -46,15 +47,15 @@ class Wanted(Job):
 
 
 async def _job(request: Request, services: Use) -> Wanted:
-    settings = services.settings
+    settings, limits = services.settings, Sd15Settings.of(services.settings)
     fields = await read_fields(request, max_mb=settings.max_upload_mb)
     warnings = note(request, ignored(fields, GENERATE_NAMES))
-    named, picture = await take_fields(fields, settings.generate_limits, max_mb=settings.max_upload_mb)
+    named, picture = await take_fields(fields, limits, max_mb=settings.max_upload_mb)
     accepted = _accepted(accept_of(request))
     if accepted in _PICTURES:
         _require_one(named["format"] in (None, _PICTURES[accepted]), f"format is {named['format']}", accepted)
         named["format"] = _PICTURES[accepted]
-    parsed = GenerateRequest.parse(named, settings.generate_limits)
+    parsed = GenerateRequest.parse(named, limits)
     events = wants_events(request, _JSON, *_PICTURES)
     if not events:
         # Nobody would see them, and every message costs time.
@@ -62,7 +63,7 @@ async def _job(request: Request, services: Use) -> Wanted:
     bare = accepted != _JSON and not events
     _require_one(not bare or parsed.num_images == 1, f"num_images is {parsed.num_images}", accepted)
     if picture is not None:
-        most = settings.generate_max_control_pixels
+        most = limits.max_control_pixels
         await asyncio.to_thread(probe, picture[1], max_pixels=most, param=picture[0])
     return Wanted(request=parsed, control_image=None if picture is None else picture[1], bare=bare, warnings=warnings)
 

@@ -17,6 +17,7 @@ from darkroom.diffusion.schedulers import SCHEDULERS
 from darkroom.errors import NotReady
 from darkroom.pipelines.sd15.checkpoint import Checkpoint
 from darkroom.pipelines.sd15.networks import CONTROL_UNETS, PIPELINE
+from darkroom.pipelines.sd15.settings import Settings as Sd15Settings
 from proxy.answers import Status
 from proxy.documented import answers
 from proxy.services import Services, Use
@@ -74,12 +75,12 @@ def _model(services: Services, name: str, loaded: bool) -> dict[str, Any]:
 
 def _generate(services: Services) -> dict[str, Any]:
     """What text to image can do here."""
-    limits, served = services.settings.generate_limits, services.monitor.models
+    limits, served = Sd15Settings.of(services.settings), services.monitor.models
     return {
         "checkpoint": _checkpoint(services.settings.model_repository / PIPELINE.name / "1"),
         "schedulers": list(SCHEDULERS),
         "controls": [control for control, spec in CONTROL_UNETS.items() if spec.name in served],
-        "limits": {name: getattr(limits, name) for name in limits.__dataclass_fields__},
+        "limits": {name: value for name, value in limits if name.startswith("max_")},
     }
 
 

@@ -23,6 +23,7 @@ from darkroom.images import MEDIA_TYPES, probe
 from darkroom.pipelines.upscale import networks
 from darkroom.pipelines.upscale import request as fields
 from darkroom.pipelines.upscale.request import RANGES, UpscaleRequest
+from darkroom.pipelines.upscale.settings import Settings as UpscaleSettings
 from darkroom.serving.model_config import on_cpu, read_config
 from darkroom.settings import Settings
 from proxy.answers import UpscaledBatch, UpscaleInfo
@@ -67,14 +68,14 @@ class Sent:
 
 async def _single(request: Request, services: Use) -> tuple[Sent, bytes]:
     """A request for one image, and its bytes; only its header has been looked at."""
-    settings = services.settings
+    settings, limits = services.settings, UpscaleSettings.of(services.settings)
     fields = await read_fields(request, max_mb=settings.max_upload_mb)
     warnings = note(request, ignored(fields, NAMES))
     given, picture = await take_fields(fields, max_mb=settings.max_upload_mb)
-    options = UpscaleRequest.parse(given, settings.limits)
+    options = UpscaleRequest.parse(given, limits)
     if picture is None:
         raise InvalidInput("file is missing.", param="file")
-    await asyncio.to_thread(probe, picture[1], max_pixels=settings.upscale_max_pixels, param=picture[0])
+    await asyncio.to_thread(probe, picture[1], max_pixels=limits.max_pixels, param=picture[0])
     return Sent(options=options, warnings=warnings), picture[1]
 
 
@@ -91,7 +92,7 @@ async def _several(
         if isinstance(fields.get(name), StarletteUpload):
             raise InvalidInput(f"{name} must be text and no file.", param=name)
     given = validated(fields, UpscaleFields, RANGES).model_dump(exclude_none=True)
-    options = UpscaleRequest.parse(given, services.settings.limits)
+    options = UpscaleRequest.parse(given, UpscaleSettings.of(services.settings))
     most = services.settings.max_batch_files
     if len(files) > most:
         raise TooLarge(f"files: at most {most} pictures at once; got {len(files)}.", param="files")
@@ -102,6 +103,7 @@ async def _several(
 async def info(services: Use) -> dict[str, Any]:
     """What this installation can do."""
     settings, monitor = services.settings, services.monitor
+    usual = UpscaleSettings.of(settings)
     served = [n for n in networks.NETWORKS if monitor.models.get(n.model_name)]
     families = dict.fromkeys(n.family for n in served)
     return {
@@ -118,15 +120,15 @@ async def info(services: Use) -> dict[str, Any]:
             }
             for n in served
         ],
-        "tile": settings.upscale_tile,
-        "tile_pad": settings.upscale_tile_pad,
+        "tile": usual.tile,
+        "tile_pad": usual.tile_pad,
         "precision": _precision(settings.model_repository, served),
         "formats": fields.FORMATS,
         "limits": {
             "scale": fields.SCALE_RANGE,
             "tile": fields.TILE_RANGE,
-            "max_pixels": settings.upscale_max_pixels,
-            "max_output_pixels": settings.upscale_max_output_pixels,
+            "max_pixels": usual.max_pixels,
+            "max_output_pixels": usual.max_output_pixels,
             "max_upload_mb": settings.max_upload_mb,
             "max_batch_mb": settings.max_batch_mb,
             "max_batch_files": settings.max_batch_files,
@@ -142,7 +144,8 @@ def _default_tile(settings: Settings, network: networks.UpscaleNetwork) -> int |
     if config is None:
         return None
     window = network.window_cpu if on_cpu(config) else None
-    return fields.default_tile(settings.limits, settings.upscale_tile_pad, window)
+    usual = UpscaleSettings.of(settings)
+    return fields.default_tile(usual, usual.tile_pad, window)
 
 
 def _family(name: str, members: list[networks.UpscaleNetwork]) -> dict[str, Any]:
@@ -190,7 +193,7 @@ async def upscale_batch(
 async def _read(file: UploadFile, services: Services) -> bytes:
     """The upload's bytes, after a look at its size and its header."""
     data = await read_file(file, max_mb=services.settings.max_upload_mb)
-    await asyncio.to_thread(probe, data, max_pixels=services.settings.upscale_max_pixels)
+    await asyncio.to_thread(probe, data, max_pixels=UpscaleSettings.of(services.settings).max_pixels)
     return data
 
 

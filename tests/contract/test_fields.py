@@ -33,9 +33,9 @@ HUGE = {
 """As a form or a query has them; JSON has the same as numbers, but for infinity, which "exponent" is there."""
 ALWAYS_RIGHT = {("seed", "beyond int32")}
 SMALL = {
-    "generate_max_steps": 2,
-    "generate_max_images": 1,
-    "generate_max_pixels": 512 * 512,
+    "sd15_max_steps": 2,
+    "sd15_max_images": 1,
+    "sd15_max_pixels": 512 * 512,
     "upscale_max_pixels": 128 * 128,
     "upscale_max_output_pixels": 128 * 128 * 64,
     "canary_interval": 3600,

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from darkroom.diffusion.schedulers import make_scheduler
 from darkroom.pipelines.hidream import networks
+from darkroom.pipelines.hidream import options as start_options
 from darkroom.pipelines.hidream.checkpoint import Checkpoint
 from darkroom.pipelines.hidream.prompts import load_readers
 from darkroom.pipelines.hidream.transformer import load_transformer
@@ -31,7 +32,6 @@ from exporters.hidream.pipeline import Wanted
 from exporters.sd15 import export as network_export
 from exporters.sd15.export import Job
 from exporters.sd15.origin import Origin
-from supervisor.options import hidream_settings
 from tests import tiny_hidream
 from tests.sd15_checkpoints import edit_json
 
@@ -158,7 +158,7 @@ def test_a_link_is_called_as_it_is(tmp_path: Path) -> None:
     assert (Path(origin.name).name, pipeline.named_variant(origin)) == ("HiDream-I1-Dev", "dev")
     options = {"model_path": "HiDream-I1-Dev", "extra_model_path": None, "project_path": tmp_path}
     options |= {"devices": None, "device_count": None, "device_type": None}
-    assert hidream_settings(options)["HIDREAM_CHECKPOINT"] == origin.name
+    assert start_options.settings(options)["HIDREAM_CHECKPOINT"] == origin.name
 
 
 def test_what_is_computed_stays_in_fp32(whole: Path) -> None:
@@ -276,7 +276,8 @@ def test_prepare_exports_the_demo_unless_another_checkpoint_is_there(
 ) -> None:
     asked: list[str] = []
     demo = tmp_path / "demo"
-    settings = Settings(model_repository=tmp_path / "r", num_gpus_to_use=0, hidream_checkpoint=str(demo))
+    monkeypatch.setenv("HIDREAM_CHECKPOINT", str(demo))
+    settings = Settings(model_repository=tmp_path / "r", num_gpus_to_use=0)
     monkeypatch.setattr(prepare, "DEMO_HIDREAM", demo)
     monkeypatch.setattr(prepare, "export_family", lambda parents, *_, **__: asked.append(parents.checkpoint.name))
     prepare._prepare_hidream(settings, tmp_path / "r")
@@ -287,39 +288,41 @@ def test_prepare_exports_the_demo_unless_another_checkpoint_is_there(
     pipeline.export(_pipeline(Parents(checkpoint=_origin(checkpoint), llama=None), tmp_path / "r"), _silent)
     prepare._prepare_hidream(settings, tmp_path / "r")
     assert len(asked) == 1, "the user's own stays"
-    prepare._prepare_hidream(settings.model_copy(update={"hidream_checkpoint": str(checkpoint)}), tmp_path / "r")
+    monkeypatch.setenv("HIDREAM_CHECKPOINT", str(checkpoint))
+    prepare._prepare_hidream(Settings(model_repository=tmp_path / "r", num_gpus_to_use=0), tmp_path / "r")
     assert asked[1:] == [str(checkpoint)], "which is asked for by its name"
 
 
-def test_prepare_exports_what_the_settings_name(checkpoint: Path, tmp_path: Path) -> None:
+def test_prepare_exports_what_the_settings_name(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its encoders fail at once, so that only names are at stake: a Llama of its own, and a checkpoint that is none."""
-    settings = Settings(
-        model_repository=tmp_path / "r",
-        num_gpus_to_use=0,
-        hidream_checkpoint=str(checkpoint),
-        hidream_llama=str(tmp_path / "llama"),
-    )
+    monkeypatch.setenv("HIDREAM_CHECKPOINT", str(checkpoint))
+    monkeypatch.setenv("HIDREAM_LLAMA", str(tmp_path / "llama"))
+    settings = Settings(model_repository=tmp_path / "r", num_gpus_to_use=0)
     (tmp_path / "llama").mkdir()
     with pytest.raises(ExportError, match="llama"):
         prepare._prepare_hidream(settings, tmp_path / "r")
+    monkeypatch.setenv("HIDREAM_CHECKPOINT", "/nowhere")
+    settings = Settings(model_repository=tmp_path / "r", num_gpus_to_use=0)
     with pytest.raises(ExportError, match="nowhere"):
-        prepare._prepare_hidream(settings.model_copy(update={"hidream_checkpoint": "/nowhere"}), tmp_path / "r")
+        prepare._prepare_hidream(settings, tmp_path / "r")
     assert not list((tmp_path / "r").glob("*"))
 
 
 def test_prepare_leaves_what_is_up_to_date_and_mends_the_transformers_config(
-    hidream_repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    hidream_repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository = tmp_path / "r"
     shutil.copytree(hidream_repository, repository)
     config = repository / networks.TRANSFORMER.name / "config.pbtxt"
     config.write_text(render(networks.TRANSFORMER, Placement(gpus=(0, 1))))
     before = {path: path.stat().st_mtime_ns for path in repository.rglob("*") if path.is_file()}
-    settings = Settings(
-        model_repository=repository, num_gpus_to_use=0, hidream_checkpoint=str(hidream_repository.parent / "checkpoint")
-    )
-    for update in ({}, {"hidream_devices": (0, 1)}):
-        asked = settings.model_copy(update=update)
+    monkeypatch.setenv("HIDREAM_CHECKPOINT", str(hidream_repository.parent / "checkpoint"))
+    for update in ({}, {"HIDREAM_DEVICES": "0,1"}):
+        for name, value in update.items():
+            monkeypatch.setenv(name, value)
+        asked = Settings(model_repository=repository, num_gpus_to_use=0)
         prepare._prepare_hidream(asked, repository)
         prepare._place_transformer(asked, repository)
         after = {path: path.stat().st_mtime_ns for path in repository.rglob("*") if path.is_file()}

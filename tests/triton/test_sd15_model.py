@@ -15,7 +15,7 @@ from tritonclient.utils import InferenceServerException
 
 from darkroom.errors import InvalidInput, NotAnImage, TooLarge, from_wire
 from darkroom.pipelines.sd15 import networks
-from darkroom.pipelines.sd15.request import Limits
+from darkroom.pipelines.sd15.settings import Settings
 from exporters.config import Placement, render
 from tests.conftest import RunningTriton, running_triton
 from tests.pictures import encoded, photo, pixels
@@ -209,7 +209,7 @@ def test_control(triton: RunningTriton) -> None:
     ("fields", "kind", "param"),
     [
         ({"steps": 0}, InvalidInput, "steps"),
-        ({"steps": Limits.max_steps + 1}, InvalidInput, "steps"),
+        ({"steps": Settings().max_steps + 1}, InvalidInput, "steps"),
         ({"guidance_scale": float("nan")}, InvalidInput, "guidance_scale"),
         ({"width": 100}, InvalidInput, "width"),
         ({"height": 8}, InvalidInput, "height"),

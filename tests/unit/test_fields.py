@@ -10,8 +10,11 @@ import pytest
 
 from darkroom.errors import InvalidInput
 from darkroom.pipelines.hidream import request as hidream
+from darkroom.pipelines.hidream.settings import Settings as HidreamSettings
 from darkroom.pipelines.sd15 import request as sd15
+from darkroom.pipelines.sd15.settings import Settings as Sd15Settings
 from darkroom.pipelines.upscale import request as upscale
+from darkroom.pipelines.upscale.settings import Settings as UpscaleSettings
 from darkroom.request.fields import ANY_SEED, SEED_RANGE, choice, integer, number, seed_of, shown
 from proxy.generate_fields import OTHER_NAMES, GenerateFields, PictureFields, Whole, validated
 from proxy.operations.hidream import HidreamFields
@@ -46,9 +49,9 @@ NUMBERS: tuple[Any, ...] = (
     True,
 )
 FAMILIES: tuple[tuple[type[PictureFields] | type[UpscaleFields], Any, Any], ...] = (
-    (GenerateFields, sd15.ranges(sd15.Limits()), lambda given: sd15.GenerateRequest.parse(given, sd15.Limits())),
-    (HidreamFields, hidream.ranges(hidream.Limits()), lambda v: hidream.GenerateRequest.parse(v, hidream.Limits())),
-    (UpscaleFields, upscale.RANGES, lambda given: upscale.UpscaleRequest.parse(given, upscale.Limits())),
+    (GenerateFields, sd15.ranges(Sd15Settings()), lambda given: sd15.GenerateRequest.parse(given, Sd15Settings())),
+    (HidreamFields, hidream.ranges(HidreamSettings()), lambda v: hidream.GenerateRequest.parse(v, HidreamSettings())),
+    (UpscaleFields, upscale.RANGES, lambda given: upscale.UpscaleRequest.parse(given, UpscaleSettings())),
 )
 
 
@@ -109,7 +112,7 @@ def test_integer_never_depends_on_how_many_digits_python_reads() -> None:
 @pytest.mark.parametrize("value", [-1, "-1", " -1 ", -1.0, None])
 def test_seed_of_minus_one_is_drawn(value: Any) -> None:
     named = validated({"prompt": "a", "seed": value}, GenerateFields).named()
-    seeds = {sd15.GenerateRequest.parse(named, sd15.Limits()).seed for _ in range(20)}
+    seeds = {sd15.GenerateRequest.parse(named, Sd15Settings()).seed for _ in range(20)}
     assert len(seeds) > 1
     assert min(seeds) >= 0
 
@@ -134,10 +137,12 @@ def test_choice_refuses_other_words(word: Any) -> None:
 
 
 def test_names_of_upscalers_formats_and_controls_in_any_case() -> None:
-    request = upscale.UpscaleRequest.parse({"model": "X4PLUS", "format": "JPG"}, upscale.Limits())
+    request = upscale.UpscaleRequest.parse({"model": "X4PLUS", "format": "JPG"}, UpscaleSettings())
     assert (request.network.label, request.format) == ("x4plus", "jpeg")
     given = {"control_type": " CANNY ", "control_image": True, "prompt": "a", "format": "WebP"}
-    made = sd15.GenerateRequest.parse(validated(given, GenerateFields).named() | {"control_image": True}, sd15.Limits())
+    made = sd15.GenerateRequest.parse(
+        validated(given, GenerateFields).named() | {"control_image": True}, Sd15Settings()
+    )
     assert made.control is not None
     assert (made.control.kind, made.format) == ("canny", "webp")
 

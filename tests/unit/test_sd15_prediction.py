@@ -16,7 +16,8 @@ from darkroom.diffusion.sampling import Step
 from darkroom.pipelines.sd15 import pipeline
 from darkroom.pipelines.sd15.checkpoint import Checkpoint
 from darkroom.pipelines.sd15.pipeline import Prediction, Progress, Runner
-from darkroom.pipelines.sd15.request import GenerateRequest, Limits
+from darkroom.pipelines.sd15.request import GenerateRequest
+from darkroom.pipelines.sd15.settings import Settings
 from darkroom.serving.networks import Array
 
 CHECKPOINT = Checkpoint(
@@ -42,7 +43,7 @@ def _runner(asked: list[Mapping[str, Array]]) -> Runner:
     return Runner(
         checkpoint=CHECKPOINT,
         tokenizer=None,  # type: ignore[arg-type]  # prompts are not encoded here
-        limits=Limits(),
+        limits=Settings(),
         text_encoder=unet,
         unet=unet,
         vae_decoder=unet,
@@ -52,7 +53,7 @@ def _runner(asked: list[Mapping[str, Array]]) -> Runner:
 
 def test_prediction_repeats_prompt_and_control_map_once_for_all_steps() -> None:
     asked: list[Mapping[str, Array]] = []
-    request = GenerateRequest.parse(FIELDS | {"control_type": "canny", "control_image": b""}, Limits())
+    request = GenerateRequest.parse(FIELDS | {"control_type": "canny", "control_image": b""}, Settings())
     assert request.control is not None
     embeds = np.arange(2 * 77 * 4, dtype=np.float32).reshape(2, 77, 4)
     control_map = np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)
@@ -82,7 +83,7 @@ def test_control_map_is_encoded_outside_of_the_event_loop(monkeypatch: pytest.Mo
             await events.aclose()
 
     monkeypatch.setattr(pipeline, "encode_png", encode_png)
-    request = GenerateRequest.parse(FIELDS | {"control_type": "canny", "control_image": b""}, Limits())
+    request = GenerateRequest.parse(FIELDS | {"control_type": "canny", "control_image": b""}, Settings())
     image = io.BytesIO()
     Image.new("RGB", (64, 64)).save(image, "PNG")
     event = asyncio.run(first_event())

@@ -15,10 +15,11 @@ from darkroom.diffusion.schedulers import SCHEDULERS, scheduler_key, scheduler_n
 from darkroom.errors import InvalidInput, TooLarge
 from darkroom.pipelines.sd15.checkpoint import Checkpoint
 from darkroom.pipelines.sd15.networks import CONTROL_UNETS, UNET, VAE_DECODER
-from darkroom.pipelines.sd15.request import SEED_RANGE, GenerateRequest, Limits
+from darkroom.pipelines.sd15.request import SEED_RANGE, GenerateRequest
+from darkroom.pipelines.sd15.settings import Settings
 from darkroom.serving.networks import RowCaps
 
-LIMITS = Limits()
+LIMITS = Settings()
 
 
 def parse(**fields: Any) -> GenerateRequest:
@@ -142,12 +143,13 @@ from darkroom.errors import InvalidInput
 from darkroom.diffusion import controls
 controls.__path__.append({str(tmp_path)!r})
 from darkroom.pipelines.sd15.networks import CONTROL_UNETS
-from darkroom.pipelines.sd15.request import GenerateRequest, Limits
+from darkroom.pipelines.sd15.request import GenerateRequest
+from darkroom.pipelines.sd15.settings import Settings
 from exporters.config import Placement, render
 fields = {{"prompt": "a cat", "control_type": "stripes", "control_image": True}}
-assert GenerateRequest.parse(fields, Limits()).control.kind == "stripes"
+assert GenerateRequest.parse(fields, Settings()).control.kind == "stripes"
 try:
-    GenerateRequest.parse({{"prompt": "a cat", "control_type": "stripes"}}, Limits())
+    GenerateRequest.parse({{"prompt": "a cat", "control_type": "stripes"}}, Settings())
 except InvalidInput as error:
     assert error.message.startswith("control_image is missing"), error
 else:
@@ -170,14 +172,14 @@ def test_rows_fall_with_the_size() -> None:
 
 def test_a_client_may_send_every_default() -> None:
     fields = {"prompt": "a cat", "control_type": "canny", "low_threshold": 100, "high_threshold": 200}
-    assert GenerateRequest.parse(fields, Limits()).control is None
+    assert GenerateRequest.parse(fields, Settings()).control is None
 
 
 def test_the_usual_steps_are_no_more_than_the_limit() -> None:
-    assert GenerateRequest.parse({"prompt": "a cat"}, Limits(max_steps=8)).steps == 8
+    assert GenerateRequest.parse({"prompt": "a cat"}, Settings(max_steps=8)).steps == 8
 
 
 def test_limits_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GENERATE_MAX_STEPS", "30")
-    monkeypatch.setenv("GENERATE_MAX_IMAGES", "")
-    assert Limits.from_env() == Limits(max_steps=30)
+    monkeypatch.setenv("SD15_MAX_STEPS", "30")
+    monkeypatch.setenv("SD15_MAX_IMAGES", "")
+    assert (Settings().max_steps, Settings().max_images) == (30, 8)

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 
 from darkroom.pipelines.sd15 import networks as sd15
 from darkroom.pipelines.upscale.networks import NETWORKS
-from darkroom.pipelines.upscale.request import Limits
+from darkroom.pipelines.upscale.settings import TILE, TILE_PAD
 from darkroom.profiles import Axis, EngineSizes, Range, SizeClass
 from darkroom.registry import all_specs
 from darkroom.serving.networks import ModelSpec
@@ -98,7 +98,7 @@ def test_unet_profiles_hold_what_requests_ask_for(spec: ModelSpec, tmp_path: Pat
 @each([network.spec() for network in NETWORKS])
 def test_upscalers_are_timed_for_a_full_tile(spec: ModelSpec, tmp_path: Path) -> None:
     plan = make_plan(spec, write_onnx(spec, tmp_path))
-    side = Limits.tile + 2 * Limits.tile_pad
+    side = TILE + 2 * TILE_PAD
     assert plan.profiles[0].shapes["image"].optimum == (2, side, side, 3)
     assert holds(plan, {"image": (spec.max_batch_size, side, side, 3)})
     assert holds(plan, {"image": (1, 1, 1, 3)})

@@ -13,7 +13,8 @@ from darkroom.pipelines.hidream import networks
 from darkroom.pipelines.hidream.checkpoint import ENCODERS, Checkpoint
 from darkroom.pipelines.hidream.pipeline import Runner, generate
 from darkroom.pipelines.hidream.prompts import load_readers
-from darkroom.pipelines.hidream.request import GenerateRequest, Limits
+from darkroom.pipelines.hidream.request import GenerateRequest
+from darkroom.pipelines.hidream.settings import Settings
 from darkroom.pipelines.hidream.variants import VARIANTS
 from darkroom.serving.triton_model import PipelineModel, Reply
 
@@ -31,7 +32,7 @@ class HidreamModel(PipelineModel):
         self._variant = VARIANTS[checkpoint.variant]
         self._runner = Runner(
             checkpoint=checkpoint,
-            limits=Limits.from_env(),
+            limits=Settings(),
             readers=load_readers(self.folder, checkpoint),
             encoders={name: self.network(spec) for name, spec in zip(ENCODERS, networks.ENCODERS, strict=True)},
             transformer=self.network(networks.TRANSFORMER, oblong=networks.PATCH_SIZE**2 * checkpoint.max_tokens),

@@ -20,7 +20,8 @@ from darkroom.diffusion.sampling import Step, get_generators, get_noise, get_sch
 from darkroom.pipelines.hidream.checkpoint import Checkpoint
 from darkroom.pipelines.hidream.networks import LATENT_CHANNELS, VAE_SCALE_FACTOR
 from darkroom.pipelines.hidream.prompts import Embeds, Reader, encode_prompts
-from darkroom.pipelines.hidream.request import GenerateRequest, Limits
+from darkroom.pipelines.hidream.request import GenerateRequest
+from darkroom.pipelines.hidream.settings import Settings
 from darkroom.serving.networks import Network
 
 
@@ -34,7 +35,7 @@ class Runner:
     """
 
     checkpoint: Checkpoint
-    limits: Limits
+    limits: Settings
     readers: Mapping[str, Reader]
     encoders: Mapping[str, Network]
     transformer: Network

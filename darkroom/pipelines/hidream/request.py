@@ -9,6 +9,7 @@ from typing import Any
 from darkroom.diffusion.schedulers import FLOW_SCHEDULERS, scheduler_name
 from darkroom.errors import TooLarge
 from darkroom.pipelines.hidream.networks import PATCH_SIZE, VAE_SCALE_FACTOR
+from darkroom.pipelines.hidream.settings import Settings
 from darkroom.pipelines.hidream.variants import DEFAULT, VARIANTS, Variant
 from darkroom.request.fields import (
     Bounds,
@@ -23,7 +24,6 @@ from darkroom.request.fields import (
     side,
     text,
 )
-from darkroom.request.limits import EnvironmentLimits
 
 SIDE_MULTIPLE = VAE_SCALE_FACTOR * PATCH_SIZE
 """Pixels of a token along each axis."""
@@ -31,23 +31,7 @@ SEQUENCE_RANGE = (16, 218)
 """Tokens; CLIP of HiDream reads no more than 218 (diffusers' pipeline_hidream_image.py)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits(EnvironmentLimits):
-    """What the installation sets.
-
-    :param max_pixels: width times height of one picture.
-    :param max_steps, max_images: of one request.
-    :param max_prompt: characters of a prompt and of a negative prompt.
-    """
-
-    prefix = "hidream"
-    max_pixels: int = 1024 * 1024
-    max_steps: int = 150
-    max_images: int = 8
-    max_prompt: int = 4000
-
-
-def ranges(limits: Limits) -> dict[str, Bounds]:
+def ranges(limits: Settings) -> dict[str, Bounds]:
     """The smallest and the largest value of every number of a request, by the field's name."""
     return {**picture_ranges(limits), "max_sequence_length": SEQUENCE_RANGE}
 
@@ -64,7 +48,9 @@ class GenerateRequest(PictureRequest):
     max_sequence_length: int = 128
 
     @classmethod
-    def parse(cls, fields: Mapping[str, Any], limits: Limits, variant: Variant = VARIANTS[DEFAULT]) -> GenerateRequest:
+    def parse(
+        cls, fields: Mapping[str, Any], limits: Settings, variant: Variant = VARIANTS[DEFAULT]
+    ) -> GenerateRequest:
         """Validate named fields; those that are absent or None take their defaults, and a seed is drawn.
 
         :param variant: has the defaults of the checkpoint. Who validates without knowing it passes on what was given.
@@ -94,7 +80,7 @@ class GenerateRequest(PictureRequest):
             check_pixels(request.width, request.height, limits)
         return request
 
-    def sized(self, side: int, max_tokens: int, limits: Limits) -> GenerateRequest:
+    def sized(self, side: int, max_tokens: int, limits: Settings) -> GenerateRequest:
         """This request with its absent width and height filled in.
 
         :param max_tokens: of the transformer, for a picture that is not square: it pads those to this length.

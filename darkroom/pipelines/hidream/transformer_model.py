@@ -9,9 +9,9 @@ import os
 import numpy as np
 import torch
 
-from darkroom.parallel.devices import kind_of, parse_devices
 from darkroom.parallel.transformer import for_clients
 from darkroom.pipelines.hidream import networks
+from darkroom.pipelines.hidream.settings import Settings
 from darkroom.pipelines.hidream.transformer import make_executor
 from darkroom.serving.networks import Array, Tensors
 from darkroom.serving.triton_metrics import Gauges
@@ -23,33 +23,28 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 class HidreamTransformerModel(NetworkModel):
     """Not decoupled, dynamically batched; over several devices it is one instance (decision 12).
 
-    Environment: HIDREAM_DEVICE_TYPE ("cpu", "cuda", "npu") and HIDREAM_DEVICES ("0,1,2,3") instead of the instance's
-    device; HIDREAM_DTYPE ("float32", "bfloat16", "float16"), by default float32 on a CPU and bfloat16 elsewhere;
-    HIDREAM_COMPILE=1 for `torch.compile`, on one device only; CANARY_TIMEOUT, of which ranks have three quarters for a
-    prediction.
+    The settings of the family say what it runs on instead of the instance's device, and what it computes in. Of
+    CANARY_TIMEOUT in the environment ranks have three quarters for a prediction.
     """
 
     spec = networks.TRANSFORMER
 
     def setup(self, kind: str, device: int) -> None:
         logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")  # into the server's log
-        device_type = kind_of(os.environ.get("HIDREAM_DEVICE_TYPE") or ("cuda" if kind == "GPU" else "cpu")).name
-        devices = parse_devices(os.environ.get("HIDREAM_DEVICES") or str(max(device, 0)))
+        settings = Settings()
+        device_type = settings.device_type or ("cuda" if kind == "GPU" else "cpu")
+        devices = settings.devices or (max(device, 0),)
         if len(devices) > 1 and self.instances > 1:
             raise ValueError(
                 f"{self.instances} instances would each take the {len(devices)} devices of HIDREAM_DEVICES; its config "
                 "has to ask for one: python -m exporters prepare"
             )
-        name = os.environ.get("HIDREAM_DTYPE") or ("float32" if device_type == "cpu" else "bfloat16")
-        if name not in _DTYPES:
-            raise ValueError(f"HIDREAM_DTYPE must be one of {', '.join(_DTYPES)}; got {name!r}")
-        compiled = os.environ.get("HIDREAM_COMPILE") == "1"
         self._executor = make_executor(
             self.folder,
             device_type=device_type,
             devices=devices,
-            dtype=_DTYPES[name],
-            compiled=compiled,
+            dtype=_DTYPES[settings.dtype or ("float32" if device_type == "cpu" else "bfloat16")],
+            compiled=settings.compile,
             canary_timeout=float(os.environ.get("CANARY_TIMEOUT") or 120),
         )
         self._executor.watch(self.publish)

@@ -13,7 +13,8 @@ from darkroom.diffusion.schedulers import SCHEDULERS, make_scheduler
 from darkroom.pipelines.sd15 import networks
 from darkroom.pipelines.sd15.checkpoint import TOKENIZER_NAME, Checkpoint
 from darkroom.pipelines.sd15.pipeline import Runner, generate
-from darkroom.pipelines.sd15.request import GenerateRequest, Limits
+from darkroom.pipelines.sd15.request import GenerateRequest
+from darkroom.pipelines.sd15.settings import Settings
 from darkroom.serving.triton_model import PipelineModel, Reply
 
 
@@ -24,7 +25,7 @@ class Sd15Model(PipelineModel):
 
     def setup(self) -> None:
         torch.set_num_threads(1)  # a step's arithmetic is tiny, and the cores are the networks'
-        limits = Limits.from_env()
+        limits = Settings()
         checkpoint = Checkpoint.read(self.folder)
         for name in (None, *SCHEDULERS):  # imports diffusers now, and not in the first request
             make_scheduler(name, checkpoint.scheduler)

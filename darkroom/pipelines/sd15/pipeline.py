@@ -28,7 +28,8 @@ from darkroom.images import Pixels, decode, opaque, resize
 from darkroom.pipelines.sd15.checkpoint import Checkpoint
 from darkroom.pipelines.sd15.networks import LATENT_CHANNELS, VAE_SCALE_FACTOR
 from darkroom.pipelines.sd15.prompts import Tokenizer, encode_prompts
-from darkroom.pipelines.sd15.request import ControlRequest, GenerateRequest, Limits
+from darkroom.pipelines.sd15.request import ControlRequest, GenerateRequest
+from darkroom.pipelines.sd15.settings import Settings
 from darkroom.png import encode_png
 from darkroom.serving.networks import Array, Network
 
@@ -44,7 +45,7 @@ class Runner:
 
     checkpoint: Checkpoint
     tokenizer: Tokenizer
-    limits: Limits
+    limits: Settings
     text_encoder: Network
     unet: Network
     vae_decoder: Network

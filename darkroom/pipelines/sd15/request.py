@@ -11,6 +11,7 @@ from darkroom.diffusion.schedulers import scheduler_name
 from darkroom.errors import InvalidInput
 from darkroom.pipelines.sd15.checkpoint import Checkpoint
 from darkroom.pipelines.sd15.networks import VAE_SCALE_FACTOR
+from darkroom.pipelines.sd15.settings import Settings
 from darkroom.request.fields import GUIDANCE_RANGE as GUIDANCE_RANGE
 from darkroom.request.fields import QUALITY_RANGE as QUALITY_RANGE
 from darkroom.request.fields import SEED_RANGE as SEED_RANGE
@@ -29,7 +30,6 @@ from darkroom.request.fields import (
     side,
     text,
 )
-from darkroom.request.limits import EnvironmentLimits
 
 GUIDANCE_SCALE = 7.5
 """What Stable Diffusion 1.5 is used with; a checkpoint may say otherwise."""
@@ -39,25 +39,7 @@ CONDITIONING_SCALE_RANGE = (0.0, 2.0)
 SHARE_RANGE = (0.0, 1.0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits(EnvironmentLimits):
-    """What the installation sets.
-
-    :param max_pixels: width times height of one picture.
-    :param max_steps, max_images: of one request.
-    :param max_prompt: characters of a prompt and of a negative prompt.
-    :param max_control_pixels: of a reference picture.
-    """
-
-    prefix = "generate"
-    max_pixels: int = 1024 * 1024
-    max_steps: int = 150
-    max_images: int = 8
-    max_prompt: int = 4000
-    max_control_pixels: int = 4096 * 4096
-
-
-def ranges(limits: Limits) -> dict[str, Bounds]:
+def ranges(limits: Settings) -> dict[str, Bounds]:
     """The smallest and the largest value of every number of a request, by the field's name."""
     return {
         **picture_ranges(limits),
@@ -103,7 +85,7 @@ class GenerateRequest(PictureRequest):
     control: ControlRequest | None = None
 
     @classmethod
-    def parse(cls, fields: Mapping[str, Any], limits: Limits) -> GenerateRequest:
+    def parse(cls, fields: Mapping[str, Any], limits: Settings) -> GenerateRequest:
         """Validate named fields; those that are absent or None take their defaults, and a seed is drawn.
 
         :raises InvalidInput: names the field, its range and what came.
@@ -134,7 +116,7 @@ class GenerateRequest(PictureRequest):
             check_pixels(request.width, request.height, limits)
         return request
 
-    def completed(self, checkpoint: Checkpoint, limits: Limits) -> GenerateRequest:
+    def completed(self, checkpoint: Checkpoint, limits: Settings) -> GenerateRequest:
         """This request with what the checkpoint says of absent width, height and guidance scale.
 
         :raises TooLarge: the picture would have more pixels than the limit.

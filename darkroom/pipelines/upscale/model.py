@@ -11,7 +11,8 @@ from darkroom.errors import InvalidInput
 from darkroom.pipelines.upscale import networks
 from darkroom.pipelines.upscale.networks import UpscaleNetwork
 from darkroom.pipelines.upscale.pipeline import Runner, upscale
-from darkroom.pipelines.upscale.request import Limits, UpscaleRequest
+from darkroom.pipelines.upscale.request import UpscaleRequest
+from darkroom.pipelines.upscale.settings import Settings
 from darkroom.serving.networks import Tensors
 from darkroom.serving.triton_model import BlsNetwork, PipelineModel, Reply
 
@@ -25,7 +26,7 @@ class UpscaleModel(PipelineModel):
     spec = networks.PIPELINE
 
     def setup(self) -> None:
-        self._limits = Limits.from_env()
+        self._limits = Settings()
         self._networks = {network: self._network(network) for network in networks.NETWORKS}
 
     def _network(self, network: UpscaleNetwork) -> tuple[BlsNetwork, int | None]:

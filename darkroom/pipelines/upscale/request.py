@@ -9,14 +9,14 @@ from typing import Any
 
 from darkroom.images import Format
 from darkroom.pipelines.upscale.networks import DEFAULT_MODEL, UpscaleNetwork, choose
+from darkroom.pipelines.upscale.settings import TILE_PAD, Settings
+from darkroom.pipelines.upscale.settings import TILE_PAD_RANGE as TILE_PAD_RANGE
+from darkroom.pipelines.upscale.settings import TILE_RANGE as TILE_RANGE
 from darkroom.request.fields import FORMATS as FORMATS
 from darkroom.request.fields import QUALITY_RANGE as QUALITY_RANGE
 from darkroom.request.fields import Bounds, format_name, integer, number
-from darkroom.request.limits import EnvironmentLimits
 
 SCALE_RANGE = (1.0, 8.0)
-TILE_RANGE = (32, 4096)
-TILE_PAD_RANGE = (0, 256)
 RANGES: dict[str, Bounds] = {
     "scale": SCALE_RANGE,
     "tile": TILE_RANGE,
@@ -42,12 +42,12 @@ class UpscaleRequest:
     network: UpscaleNetwork
     scale: float
     tile: int | None = None
-    tile_pad: int = 10
+    tile_pad: int = TILE_PAD
     format: Format = "png"
     quality: int = 90
 
     @classmethod
-    def parse(cls, fields: Mapping[str, Any], limits: Limits) -> UpscaleRequest:
+    def parse(cls, fields: Mapping[str, Any], limits: Settings) -> UpscaleRequest:
         """Validate named fields; those that are absent or None take their defaults.
 
         :raises InvalidInput: names the field, its range and what came.
@@ -65,30 +65,7 @@ class UpscaleRequest:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits(EnvironmentLimits):
-    """What the installation sets.
-
-    :param max_pixels: largest input picture.
-    :param max_output_pixels: largest result; a result takes 3 or 4 bytes of memory for each.
-    :param tile, tile_pad: defaults for requests that do not say; see `default_tile`.
-    :param tiles_in_flight: tiles of one request that are cut and on their way. Two keep a CPU busy while the
-        last tile is put away; on a GPU it is the batch that one picture can fill by itself.
-    :param tiles_at_network: tiles of all requests that are at one network at once, and on a CPU no more than have the
-        pixels of three default tiles. The others wait for their turn in the pipeline, where a cancelled request still
-        takes them back; what Triton has queued it computes.
-    """
-
-    prefix = "upscale"
-    max_pixels: int = 4096 * 4096
-    max_output_pixels: int = 16384 * 16384
-    tile: int = 400
-    tile_pad: int = 10
-    tiles_in_flight: int = 2
-    tiles_at_network: int = 8
-
-
-def default_tile(limits: Limits, pad: int, window: int | None) -> int:
+def default_tile(limits: Settings, pad: int, window: int | None) -> int:
     """The tile of a request that does not say: UPSCALE_TILE, or less where a tile with its margin would be larger than
     `window`.
 
