@@ -21,12 +21,12 @@ from proxy.readiness import Monitor
 from proxy.services import Services
 from proxy.tasks import runner
 from proxy.tasks.files import Files
-from proxy.tasks.models import Draft, Output, Task, Tell, Work
+from proxy.tasks.models import Draft, Emit, Output, Task, Work
 from proxy.tasks.runner import Runner
 from proxy.tasks.store import Store, connect
 
 PICTURE = Output(data=memoryview(b"picture"), media_type="image/png", details={"seed": 1})
-Body = Callable[[Mapping[str, Any], Tell], Awaitable[list[Output]]]
+Body = Callable[[Mapping[str, Any], Emit], Awaitable[list[Output]]]
 
 
 class Scripted:
@@ -46,15 +46,15 @@ class Scripted:
         raise NotImplementedError
 
     async def run(
-        self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes], tell: Tell
+        self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes], emit: Emit
     ) -> list[Output]:
         self.runs.append(fields["name"])
         self.begun.release()
-        return await self._body(fields, tell)
+        return await self._body(fields, emit)
 
 
 class Bench:
-    """A runner with its parts, and eight places at the gate."""
+    """A runner with its parts, and eight slots at the gate."""
 
     def __init__(self, folder: Path, body: Body, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
         self.operation = Scripted(body)
@@ -76,7 +76,7 @@ class Bench:
         work = Work(fields={"name": name}, files={}, steps=4, kind="k", units=1)
         id = str(uuid.uuid4())
         draft = Draft(id=id, operation="scripted", client="c", priority="normal", key=None, digest="", work=work)
-        self.store.add([draft], places=8, queue_size=100, fallback=1.0)
+        self.store.add([draft], slots=8, queue_size=100, fallback=1.0)
         return id
 
     def task(self, id: str) -> Task:

@@ -13,7 +13,7 @@ from proxy.operations.hidream import Hidream
 from proxy.operations.pictures import PictureOperation
 from proxy.operations.upscale import Upscale
 from proxy.services import Services
-from proxy.tasks.models import Output, Tell, Work
+from proxy.tasks.models import Emit, Output, Work
 
 
 class Operation(Protocol):
@@ -37,7 +37,7 @@ class Operation(Protocol):
         ...
 
     async def run(
-        self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes], tell: Tell
+        self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes], tell: Emit
     ) -> list[Output]:
         """Do the work of `accept`. May be called again after a crash, and then begins anew.
 

@@ -20,7 +20,7 @@ from proxy import pictures, upscaling
 from proxy.generate_fields import Number, Ranges, Text, optional, validated
 from proxy.pictures import Job, Outputs
 from proxy.services import Services
-from proxy.tasks.models import Output, Tell, Work
+from proxy.tasks.models import Emit, Output, Work
 
 _ENLARGE = "enlarge"
 _ENLARGE_MODEL = "enlarge_model"
@@ -92,7 +92,7 @@ class PictureOperation(ABC):
         )
 
     async def run(
-        self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes], tell: Tell
+        self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes], tell: Emit
     ) -> list[Output]:
         pictures.require_model(services, self.pipeline)
         job = self.job(services, fields, files)
@@ -122,7 +122,7 @@ class PictureOperation(ABC):
         return outputs
 
 
-def _tell_tiles(tell: Tell, done: int, steps: int, tile: int, tiles: int) -> None:
+def _tell_tiles(tell: Emit, done: int, steps: int, tile: int, tiles: int) -> None:
     """Tiles are no steps of the task, but they show that it lives."""
     tell(done, steps, None)
 

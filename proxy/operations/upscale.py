@@ -13,7 +13,7 @@ from darkroom.pipelines.upscale.request import UpscaleRequest
 from darkroom.serving.networks import ModelSpec
 from proxy import upscaling
 from proxy.services import Services
-from proxy.tasks.models import Output, Tell, Work
+from proxy.tasks.models import Emit, Output, Work
 
 _IMAGE = "image"
 _UNIT = 2.5e8
@@ -50,7 +50,7 @@ class Upscale:
         )
 
     async def run(
-        self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes], tell: Tell
+        self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes], tell: Emit
     ) -> list[Output]:
         upscaling.require_model(services)
         request = UpscaleRequest.parse(fields, services.settings.limits)

@@ -26,7 +26,7 @@ from proxy.ignored import ignored, note
 from proxy.operations import operation_named
 from proxy.services import Use
 from proxy.streams import EVENT_STREAM, EventResponse, Told, data_url, event
-from proxy.tasks.models import PRIORITIES, STATES, Outlook, State, Task
+from proxy.tasks.models import PRIORITIES, STATES, QueueEstimate, State, Task
 from proxy.tasks.tasks import Tasks, UseTasks
 from proxy.uploads import read_fields
 
@@ -86,7 +86,7 @@ def processing_time(task: Task) -> float | None:
     return round(max(0.0, (task.completed_at or time.time()) - task.started_at), 3)
 
 
-def shown(task: Task, outlook: Outlook, request: Request) -> dict[str, Any]:
+def shown(task: Task, estimate: QueueEstimate, request: Request) -> dict[str, Any]:
     """A task as JSON."""
     urls = result_urls(task, request)
     return {
@@ -97,8 +97,8 @@ def shown(task: Task, outlook: Outlook, request: Request) -> dict[str, Any]:
         "progress": math.floor(100 * task.share),
         "step": task.step,
         "total_steps": task.steps,
-        "queue_position": outlook.position(task.id),
-        "estimated_time": round(outlook.seconds_until_done(task), 1),
+        "queue_position": estimate.position(task.id),
+        "estimated_time": round(estimate.seconds_until_done(task), 1),
         "attempts": task.attempts,
         "created_at": moment(task.created_at),
         "started_at": moment(task.started_at),
@@ -133,7 +133,7 @@ async def submit_task(request: Request, services: Use, tasks: UseTasks) -> Respo
     who = client_of(request)
     ((task, new),) = await tasks.submit(operation.name, [work], client=who, priority=priority, key=key, digest=hashed)
     headers = {"Location": f"/tasks/{task.id}"} | ({} if new else {REPLAYED: "true"})
-    return JSONResponse({**shown(task, await tasks.outlook_of_accepted(), request), **warnings}, 202, headers)
+    return JSONResponse({**shown(task, await tasks.estimate_of_accepted(), request), **warnings}, 202, headers)
 
 
 @router.get("/tasks", summary="The newest tasks of this client", **answers(TaskPage, raises=(NotReady,)))
@@ -147,20 +147,20 @@ async def list_tasks(
     name = values.choice("state", state, STATES) if state is not None else None
     known: State | None = next((one for one in STATES if one == name), None)
     page = await tasks.page(client=client_of(request), state=known, limit=limit)
-    outlook = await tasks.outlook()
-    return {"tasks": [shown(task, outlook, request) for task in page]}
+    estimate = await tasks.queue_estimate()
+    return {"tasks": [shown(task, estimate, request) for task in page]}
 
 
 @router.get("/tasks/{task_id}", summary="A task", **answers(TaskView, raises=TASK))
 async def get_task(task_id: str, request: Request, tasks: UseTasks) -> dict[str, Any]:
     """404 for an unknown id, 410 for a task whose results are deleted."""
-    return shown(await tasks.get(task_id), await tasks.outlook(), request)
+    return shown(await tasks.get(task_id), await tasks.queue_estimate(), request)
 
 
 @router.delete("/tasks/{task_id}", summary="Cancel a task", **answers(TaskView, raises=(*TASK, Conflict)))
 async def cancel_task(task_id: str, request: Request, tasks: UseTasks) -> dict[str, Any]:
     """A task that runs stops within one step. 409 for one that has completed or failed."""
-    return shown(await tasks.cancel(task_id), await tasks.outlook(), request)
+    return shown(await tasks.cancel(task_id), await tasks.queue_estimate(), request)
 
 
 @router.get(
@@ -183,14 +183,14 @@ async def narrate(tasks: Tasks, id: str, request: Request, tell: Told) -> None:
     while True:
         live = tasks.live(id)
         task = await tasks.get(id)
-        outlook = await tasks.recent_outlook()
+        estimate = await tasks.recent_estimate()
         step = (live.step, live.steps) if live and live.steps else (task.step, task.steps)
         behind = tell.behind
-        if (task.state, outlook.position(id)) != told_state:
-            told_state = (task.state, outlook.position(id))
-            tell(event("state", shown(task, outlook, request)))
+        if (task.state, estimate.position(id)) != told_state:
+            told_state = (task.state, estimate.position(id))
+            tell(event("state", shown(task, estimate, request)))
         if task.ended:
-            tell(event("done", shown(task, outlook, request)))
+            tell(event("done", shown(task, estimate, request)))
             return
         if task.state == "processing" and step != told_step and not behind:
             told_step = step

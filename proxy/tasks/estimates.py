@@ -170,17 +170,17 @@ class Forecast:
 
 
 def forecast(
-    running: Iterable[Job], waiting: Sequence[Job], *, places: int, gain: float = 0.0, machines: int = 1
+    running: Iterable[Job], waiting: Sequence[Job], *, slots: int, gain: float = 0.0, machines: int = 1
 ) -> Forecast:
-    """Play what will happen: who waits begins, in that order, as soon as there is a place.
+    """Play what will happen: who waits begins, in that order, as soon as there is a slot.
 
-    :param places: how many run at a time, on all machines together.
+    :param slots: how many run at a time, on all machines together.
     """
     at, ahead = 0.0, iter(waiting)
     active, ends, moments = list(running), dict[str, float](), list[float]()
     left = [job.left for job in active]
     while True:
-        while len(active) < places and (job := next(ahead, None)) is not None:
+        while len(active) < slots and (job := next(ahead, None)) is not None:
             active.append(job)
             left.append(job.left)
         if not active:

@@ -61,8 +61,8 @@ class Task:
     """A task as the database has it.
 
     :param source: where it came from, as far as that is known.
-    :param rank: place in the queue, the lowest first.
-    :param newcomer: when it came its source had no other task, others had one for every place, and nothing of a higher
+    :param order: where it is in the queue, the lowest first.
+    :param newcomer: when it came its source had no other task, others had one for every slot, and nothing of a higher
         priority waited.
     :param run: name of the run that may write, or None.
     :param attempts: how often it was begun.
@@ -81,7 +81,7 @@ class Task:
     priority: str
     state: State
     source: str | None
-    rank: int
+    order: int
     newcomer: bool | None
     run: str | None
     attempts: int
@@ -127,7 +127,7 @@ class Output:
     details: dict[str, Any]
 
 
-Tell = Callable[[int, int, "bytes | None"], None]
+Emit = Callable[[int, int, "bytes | None"], None]
 """Told of steps done, steps in all, and now and then a PNG of how far the picture is."""
 
 
@@ -136,11 +136,11 @@ START_SECONDS = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outlook:
+class QueueEstimate:
     """What runs, and what waits in the order in which it will run; direct requests are among both.
 
     :param expected: what will probably come behind them.
-    :param places: how many run at a time, on all machines together.
+    :param slots: how many run at a time, on all machines together.
     :param gain: see `proxy.load.shares`.
     :param machines: proxies that run tasks of this queue.
     """
@@ -148,7 +148,7 @@ class Outlook:
     running: list[Job]
     queue: list[Job]
     expected: list[Job] = field(default_factory=list)
-    places: int
+    slots: int
     gain: float = 0.0
     machines: int = 1
 
@@ -161,7 +161,7 @@ class Outlook:
     def forecast(self) -> Forecast:
         """When all of them end."""
         ahead = [*self.queue, *(replace(job, id="") for job in self.expected)]
-        return forecast(self.running, ahead, places=self.places, gain=self.gain, machines=self.machines)
+        return forecast(self.running, ahead, slots=self.slots, gain=self.gain, machines=self.machines)
 
     def position(self, id: str) -> int | None:
         """1 for the next one; None for one that does not wait."""

@@ -32,16 +32,16 @@ class Queue:
     """DBOS in this process; there can be one.
 
     :param url: of the database.
-    :param places: workflows that run in each process at a time. Never a bound on all proxies together: the places of
+    :param slots: workflows that run in each process at a time. Never a bound on all proxies together: the slots of
         one that died would stay taken. DBOS keeps the number with the queue, so that proxies of one database share it.
-    :param newcomers: as many of them besides, to wait for places at the gate or to be its guests; 0 = they are queued
+    :param newcomers: as many of them besides, to wait for slots at the gate or to be its guests; 0 = they are queued
         with the others.
     :param run: runs the task of that id. It never raises; when it is cancelled, the task is given out again later.
     """
 
-    def __init__(self, url: str, *, places: int, newcomers: int = 0, run: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(self, url: str, *, slots: int, newcomers: int = 0, run: Callable[[str], Awaitable[None]]) -> None:
         self._url = url
-        self._places = places
+        self._slots = slots
         self._newcomers = newcomers
         self._run = run
         # Alone, a process takes over what it left when it is started again. Among others it is one of many: they take
@@ -74,14 +74,14 @@ class Queue:
         DBOS.launch()
         before = None if self.alone else await DBOS.retrieve_queue_async(_QUEUE)
         found = await before.get_worker_concurrency_async() if before else None
-        if found not in (None, self._places):
+        if found not in (None, self._slots):
             log.warning(
                 "MAX_CONCURRENT_TASKS is %d here and %s where this database was used last; from now on every proxy "
                 "takes %d tasks at a time from the queue",
-                self._places, found, self._places,
+                self._slots, found, self._slots,
             )  # fmt: skip
         # Both in any case: where there were guests before, some may still be queued as newcomers.
-        for name, most in ((_QUEUE, self._places), (_NEWCOMERS, self._newcomers or self._places)):
+        for name, most in ((_QUEUE, self._slots), (_NEWCOMERS, self._newcomers or self._slots)):
             await DBOS.register_queue_async(
                 name, worker_concurrency=most, polling_interval_sec=_POLLING_SECONDS, on_conflict="always_update"
             )
@@ -101,10 +101,10 @@ class Queue:
         DBOS.destroy(destroy_registry=True)
         self._dbos = None
 
-    async def put(self, id: str, rank: int, *, newcomer: bool = False) -> None:
+    async def put(self, id: str, order: int, *, newcomer: bool = False) -> None:
         """Queue a task; a second time does nothing."""
         queue = _NEWCOMERS if newcomer and self._newcomers else _QUEUE
-        with SetWorkflowID(id), SetEnqueueOptions(priority=rank):
+        with SetWorkflowID(id), SetEnqueueOptions(priority=order):
             await DBOS.enqueue_workflow_async(queue, self._workflow, id)
         self._pace.wake()
 

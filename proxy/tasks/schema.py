@@ -14,8 +14,9 @@ TASKS = sa.Table(
     sa.Column("client", sa.String(200), nullable=False),
     sa.Column("priority", sa.String(10), nullable=False),
     sa.Column("state", sa.String(12), nullable=False),
-    sa.Column("tag", sa.Integer, nullable=False),
-    sa.Column("rank", sa.Integer, nullable=False),
+    # The names in the database are those of older releases, which may work with it at the same time.
+    sa.Column("tag", sa.Integer, nullable=False, key="round"),
+    sa.Column("rank", sa.Integer, nullable=False, key="order"),
     sa.Column("idempotency_key", sa.String(300)),
     sa.Column("digest", sa.String(64), nullable=False),
     # The run that may write; one that lost the task, to another proxy or to its client, finds another name here.
@@ -40,7 +41,7 @@ TASKS = sa.Table(
     sa.Column("source", sa.String(200)),
     sa.Column("newcomer", sa.Boolean),
     sa.UniqueConstraint("client", "idempotency_key"),  # several without a key are no repetition of each other
-    sa.Index("darkroom_tasks_queue", "state", "rank", "created_at"),
+    sa.Index("darkroom_tasks_queue", "state", "order", "created_at"),
     sa.Index("darkroom_tasks_client", "client", "created_at"),
 )
 
@@ -73,7 +74,7 @@ PROXIES = sa.Table(
 )
 
 
-def add_missing_columns(connection: sa.Connection) -> None:
+def migrate(connection: sa.Connection) -> None:
     """Bring tables that an older release made up to date. What is added has a default, so that the older release can
     still work with them."""
     inspector = sa.inspect(connection)
@@ -83,3 +84,6 @@ def add_missing_columns(connection: sa.Connection) -> None:
             if column.name not in there:
                 added = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
                 connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {added}"))
+        for index in table.indexes:
+            index.create(connection, checkfirst=True)
+    connection.execute(sa.text("DROP TABLE IF EXISTS darkroom_paces"))  # nothing reads it any more

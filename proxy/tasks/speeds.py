@@ -1,4 +1,4 @@
-"""What is learnt of tasks, in the database, and the outlook that comes of it. `Store` has the transactions."""
+"""What is learnt of tasks, in the database, and the estimate that comes of it. `Store` has the transactions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from proxy.load import Direct, Used
 from proxy.operations import group_of, turn_of
 from proxy.tasks.estimates import Job, Speed, Speeds, learnt_gain, speed_from, speed_of
-from proxy.tasks.models import LIVE, Outlook, Task
+from proxy.tasks.models import LIVE, QueueEstimate, Task
 from proxy.tasks.schema import GAINS, PROXIES, SPEEDS, TASKS
 
 BATCH_GAP = 1e-6
@@ -20,7 +20,7 @@ BATCH_GAP = 1e-6
 _BURST_SECONDS = 1.0
 _LEAST_LEFT = 0.1
 """Of a running task's demand, when it had more than that already."""
-_FORESEEN = ("id", "operation", "state", "kind", "units", "pictures", "estimate", "step", "steps", "created_at")
+_ESTIMATED = ("id", "operation", "state", "kind", "units", "pictures", "estimate", "step", "steps", "created_at")
 
 
 def known(connection: sa.Connection, operation: str | None = None) -> dict[tuple[str, str], Speed]:
@@ -53,17 +53,17 @@ def learn(connection: sa.Connection, task: Task, used: Used) -> float:
     return after
 
 
-def outlook(
+def queue_estimate(
     connection: sa.Connection,
-    places: int,
+    slots: int,
     *,
     had: Mapping[str, float],
     direct: tuple[Sequence[Direct], Sequence[Direct]],
     arriving: bool,
-) -> Outlook:
-    """See `Store.outlook`."""
-    chosen = sa.select(*(TASKS.c[name] for name in _FORESEEN)).where(TASKS.c.state.in_(LIVE))
-    rows = connection.execute(chosen.order_by(TASKS.c.rank, TASKS.c.created_at)).all()
+) -> QueueEstimate:
+    """See `Store.queue_estimate`."""
+    chosen = sa.select(*(TASKS.c[name] for name in _ESTIMATED)).where(TASKS.c.state.in_(LIVE))
+    rows = connection.execute(chosen.order_by(TASKS.c.order, TASKS.c.created_at)).all()
     learnt = known(connection)
     machines = max(1, int(connection.scalar(sa.select(sa.func.count()).select_from(PROXIES)) or 0))
     running, queue = ([_direct_job(one) for one in those] for those in direct)
@@ -73,11 +73,11 @@ def outlook(
         else:
             queue.append(_job(row, learnt, 0.0))
     recent = [row for row in rows if arriving and row.created_at > time.time() - _BURST_SECONDS]
-    return Outlook(
+    return QueueEstimate(
         running=running,
         queue=queue,
-        expected=[_job(row, learnt, 0.0) for row in _arrivals(recent)][1:][-places * machines :],
-        places=places * machines,
+        expected=[_job(row, learnt, 0.0) for row in _arrivals(recent)][1:][-slots * machines :],
+        slots=slots * machines,
         gain=gain(connection),
         machines=machines,
     )

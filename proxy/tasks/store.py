@@ -24,8 +24,8 @@ from darkroom.errors import Conflict, Gone, NotReady, QueueFull
 from proxy.load import Direct, Used
 from proxy.tasks import speeds
 from proxy.tasks.estimates import speed_of
-from proxy.tasks.models import LIVE, PRIORITIES, Draft, Outlook, State, Task
-from proxy.tasks.schema import DATABASES, METADATA, TASKS, add_missing_columns
+from proxy.tasks.models import LIVE, PRIORITIES, Draft, QueueEstimate, State, Task
+from proxy.tasks.schema import DATABASES, METADATA, TASKS, migrate
 from proxy.tasks.speeds import BATCH_GAP
 
 log = logging.getLogger(__name__)
@@ -45,8 +45,8 @@ _PATIENCE = {
 """A PostgreSQL that is out of reach is one that does not answer; requests get 503 and do not wait for ever. And a proxy
 that stands still in the middle of an acceptance does not keep the others from theirs."""
 _ADMISSION_LOCK = 0x6461726B  # any number that nobody else in the database uses
-_TAGS = 2**29
-"""Ranks are a class times this plus a tag: DBOS takes priorities up to 2^31 - 1."""
+_ROUNDS = 2**29
+"""`order` is the number of the priority times this, plus the round: DBOS takes priorities up to 2^31 - 1."""
 _BUSY_MILLISECONDS = 30_000
 IDS_AT_A_TIME = 500
 """A database takes only so many values in one statement."""
@@ -98,7 +98,7 @@ class Store:
         """Make the tables that are not there yet, and the columns that an older release did not have."""
         with self.transaction(locked=True) as connection:
             METADATA.create_all(connection)
-            add_missing_columns(connection)
+            migrate(connection)
             if connection.scalar(sa.select(DATABASES.c.id)) is None:
                 connection.execute(sa.insert(DATABASES).values(id=str(uuid.uuid4())))
 
@@ -124,10 +124,10 @@ class Store:
             log.error("the database of tasks does not work: %s", error.orig)
             raise NotReady("The database of tasks does not answer; try again in a moment.", retry_after=5) from error
 
-    def add(self, drafts: Sequence[Draft], *, places: int, queue_size: int, fallback: float) -> list[tuple[Task, bool]]:
+    def add(self, drafts: Sequence[Draft], *, slots: int, queue_size: int, fallback: float) -> list[tuple[Task, bool]]:
         """Accept all of the drafts or none. What was accepted before under the same key is given as it is now.
 
-        :param places: how many run at a time.
+        :param slots: how many run at a time.
         :param fallback: seconds per unit of what was never measured.
         :returns: each task, and whether it is new.
         :raises Conflict: another request came under that key.
@@ -135,36 +135,36 @@ class Store:
         :raises QueueFull: fewer than these may wait.
         """
         with self.transaction(locked=True) as connection:
-            known = self._known(connection, drafts, places=places, queue_size=queue_size)
+            known = self._known(connection, drafts, slots=slots, queue_size=queue_size)
             now = time.time()
             return [
                 (task, False)
                 if task
-                else (self._insert(connection, draft, fallback, now + index * BATCH_GAP, places), True)
+                else (self._insert(connection, draft, fallback, now + index * BATCH_GAP, slots), True)
                 for index, (draft, task) in enumerate(zip(drafts, known, strict=True))
             ]
 
-    def foresee(self, drafts: Sequence[Draft], *, places: int, queue_size: int) -> list[Task] | None:
+    def check_room(self, drafts: Sequence[Draft], *, slots: int, queue_size: int) -> list[Task] | None:
         """What `add` would do now, before the disk has to work: the tasks, if all were accepted before, else None.
 
         :raises Conflict, Gone, QueueFull: as `add`.
         """
         with self.transaction() as connection:
-            known = self._known(connection, drafts, places=places, queue_size=queue_size)
+            known = self._known(connection, drafts, slots=slots, queue_size=queue_size)
         accepted = [task for task in known if task is not None]
         return accepted if len(accepted) == len(drafts) else None
 
     def _known(
-        self, connection: sa.Connection, drafts: Sequence[Draft], *, places: int, queue_size: int
+        self, connection: sa.Connection, drafts: Sequence[Draft], *, slots: int, queue_size: int
     ) -> list[Task | None]:
         """What was accepted before of each draft; there is room for the others."""
         known = [self._repeated(connection, draft) for draft in drafts]
-        self._require_room(connection, known.count(None), places=places, queue_size=queue_size)
+        self._require_room(connection, known.count(None), slots=slots, queue_size=queue_size)
         return known
 
-    def _require_room(self, connection: sa.Connection, count: int, *, places: int, queue_size: int) -> None:
+    def _require_room(self, connection: sa.Connection, count: int, *, slots: int, queue_size: int) -> None:
         busy, waiting = (int(connection.scalar(_count(TASKS.c.state == state)) or 0) for state in LIVE[::-1])
-        if count > max(0, queue_size + max(0, places - busy) - waiting):
+        if count > max(0, queue_size + max(0, slots - busy) - waiting):
             raise QueueFull(f"The queue of tasks is full: {busy} run and {waiting} wait.")
 
     def _repeated(self, connection: sa.Connection, draft: Draft) -> Task | None:
@@ -180,8 +180,8 @@ class Store:
             raise Gone(f"What came with this key made task {row.id}, whose results are deleted.", param=_KEY)
         return _task(row)
 
-    def _insert(self, connection: sa.Connection, draft: Draft, fallback: float, now: float, places: int) -> Task:
-        tag = self._tag(connection, draft)
+    def _insert(self, connection: sa.Connection, draft: Draft, fallback: float, now: float, slots: int) -> Task:
+        round = self._next_round(connection, draft)
         work = draft.work
         speed = speed_of(speeds.known(connection, draft.operation), draft.operation, work.kind)
         estimate = speed.demand(work.pictures, work.units) if speed else fallback * work.units
@@ -192,11 +192,11 @@ class Store:
                 operation=draft.operation,
                 client=draft.client,
                 source=draft.source,
-                newcomer=self._is_newcomer(connection, draft, places),
+                newcomer=self._is_newcomer(connection, draft, slots),
                 priority=draft.priority,
                 state="queued",
-                tag=tag,
-                rank=PRIORITIES.index(draft.priority) * _TAGS + min(tag, _TAGS - 1) + 1,
+                round=round,
+                order=PRIORITIES.index(draft.priority) * _ROUNDS + min(round, _ROUNDS - 1) + 1,
                 idempotency_key=draft.key,
                 digest=draft.digest,
                 attempts=0,
@@ -216,22 +216,22 @@ class Store:
         ).one()
         return _task(row)
 
-    def _tag(self, connection: sa.Connection, draft: Draft) -> int:
+    def _next_round(self, connection: sa.Connection, draft: Draft) -> int:
         """Start-time fair queueing (Goyal, Vin, Cheng 1996), every task of the same length: a source's next task comes
         one round after its last one, and never before the round that is being served."""
         live = (TASKS.c.state.in_(LIVE), TASKS.c.priority == draft.priority)
-        served = connection.scalar(sa.select(sa.func.max(TASKS.c.tag)).where(*live, TASKS.c.state == "processing"))
+        served = connection.scalar(sa.select(sa.func.max(TASKS.c.round)).where(*live, TASKS.c.state == "processing"))
         if served is None:
-            served = connection.scalar(sa.select(sa.func.min(TASKS.c.tag)).where(*live))
-        last = connection.scalar(sa.select(sa.func.max(TASKS.c.tag)).where(*live, _same_source(draft)))
+            served = connection.scalar(sa.select(sa.func.min(TASKS.c.round)).where(*live))
+        last = connection.scalar(sa.select(sa.func.max(TASKS.c.round)).where(*live, _same_source(draft)))
         return max(served or 0, 0 if last is None else last + 1)
 
-    def _is_newcomer(self, connection: sa.Connection, draft: Draft, places: int) -> bool:
-        """Whether its source has no other task, others have at least one for every place, and nothing of a higher
+    def _is_newcomer(self, connection: sa.Connection, draft: Draft, slots: int) -> bool:
+        """Whether its source has no other task, others have at least one for every slot, and nothing of a higher
         priority waits."""
-        higher = (TASKS.c.state == "queued", TASKS.c.rank <= PRIORITIES.index(draft.priority) * _TAGS)
+        higher = (TASKS.c.state == "queued", TASKS.c.order <= PRIORITIES.index(draft.priority) * _ROUNDS)
         live = TASKS.c.state.in_(LIVE)
-        full = int(connection.scalar(_count(live)) or 0) >= places
+        full = int(connection.scalar(_count(live)) or 0) >= slots
         return (
             full and not connection.scalar(_count(live, _same_source(draft))) and not connection.scalar(_count(*higher))
         )
@@ -280,23 +280,23 @@ class Store:
         with self.transaction() as connection:
             return {str(state): int(count) for state, count in connection.execute(query)}
 
-    def outlook(
+    def queue_estimate(
         self,
-        places: int,
+        slots: int,
         *,
         had: Mapping[str, float] | None = None,
         direct: tuple[Sequence[Direct], Sequence[Direct]] = ((), ()),
         arriving: bool = False,
-    ) -> Outlook:
-        """See `Outlook`.
+    ) -> QueueEstimate:
+        """See `QueueEstimate`.
 
-        :param places: how many run at a time in each proxy.
+        :param slots: how many run at a time in each proxy.
         :param had: of tasks that run here, the seconds of their work alone that are done.
         :param direct: the direct requests here that run, and those that wait.
-        :param arriving: whether to expect as many tasks as have come in the last second, up to the number of places.
+        :param arriving: whether to expect as many tasks as have come in the last second, up to the number of slots.
         """
         with self.transaction() as connection:
-            return speeds.outlook(connection, places, had=had or {}, direct=direct, arriving=arriving)
+            return speeds.queue_estimate(connection, slots, had=had or {}, direct=direct, arriving=arriving)
 
     def begin(self, id: str, run: str) -> Task | None:
         """Begin a run, under a name of its own: only this run may write from now on. None if the task has ended.

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from proxy.load import Load
-from proxy.tasks.models import Output, Tell
+from proxy.tasks.models import Emit, Output
 from tests.runner_bench import PICTURE, bench, run
 from tests.unit.test_estimates import Clock
 
@@ -24,7 +24,7 @@ def test_tasks_that_ran_together_are_learnt_as_if_alone(
     async def scenario() -> None:
         go_on, clock = asyncio.Event(), Clock()
 
-        async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+        async def body(fields: Mapping[str, Any], emit: Emit) -> list[Output]:
             await go_on.wait()
             return [PICTURE]
 

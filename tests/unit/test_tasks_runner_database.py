@@ -13,7 +13,7 @@ import pytest
 
 from darkroom.errors import NotReady
 from proxy.tasks import runner
-from proxy.tasks.models import Output, Task, Tell
+from proxy.tasks.models import Emit, Output, Task
 from tests.runner_bench import PICTURE, Bench, bench, run
 
 
@@ -42,8 +42,8 @@ def test_a_database_that_is_away_keeps_no_place(tmp_path: Path, monkeypatch: pyt
     async def scenario() -> None:
         go_on = asyncio.Event()
 
-        async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
-            tell(1, 4)
+        async def body(fields: Mapping[str, Any], emit: Emit) -> list[Output]:
+            emit(1, 4)
             await go_on.wait()
             return [PICTURE]
 
@@ -52,16 +52,16 @@ def test_a_database_that_is_away_keeps_no_place(tmp_path: Path, monkeypatch: pyt
             away = Away(made, monkeypatch)
             jobs = [asyncio.ensure_future(made.runner.execute(running))]
             await made.operation.begun.acquire()
-            place, (take, give) = made.gate.place, (asyncio.Event(), asyncio.Event())
+            slot, (take, give) = made.gate.slot, (asyncio.Event(), asyncio.Event())
 
             @asynccontextmanager
             async def late(source: str) -> AsyncIterator[None]:
-                async with place(source):
+                async with slot(source):
                     take.set()
                     await give.wait()
                     yield
 
-            monkeypatch.setattr(made.gate, "place", late)
+            monkeypatch.setattr(made.gate, "slot", late)
             jobs.append(asyncio.ensure_future(made.runner.execute(waiting)))
             await asyncio.wait_for(take.wait(), 10)  # it has a place, and has not begun
             away.on = True
@@ -83,7 +83,7 @@ def test_a_database_that_is_away_keeps_no_place(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_beginning_whose_answer_is_lost_is_one_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+    async def body(fields: Mapping[str, Any], emit: Emit) -> list[Output]:
         return [PICTURE]
 
     async def scenario() -> None:
@@ -107,7 +107,7 @@ def test_a_beginning_whose_answer_is_lost_is_one_attempt(tmp_path: Path, monkeyp
 
 
 def test_what_is_done_when_the_service_stops_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+    async def body(fields: Mapping[str, Any], emit: Emit) -> list[Output]:
         away[0].on = True
         return [PICTURE]
 
@@ -130,7 +130,7 @@ def test_what_is_done_when_the_service_stops_is_kept(tmp_path: Path, monkeypatch
 
 
 def test_a_stop_after_a_beginning_whose_answer_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+    async def body(fields: Mapping[str, Any], emit: Emit) -> list[Output]:
         return [PICTURE]
 
     async def scenario() -> None:
@@ -157,7 +157,7 @@ def test_a_stop_after_a_beginning_whose_answer_was_lost(tmp_path: Path, monkeypa
 def test_a_database_that_is_slow_to_answer_keeps_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "_ANSWER_SECONDS", 0.05)
 
-    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+    async def body(fields: Mapping[str, Any], emit: Emit) -> list[Output]:
         return [PICTURE]
 
     async def scenario() -> None:
