@@ -175,9 +175,12 @@ class PngInfo(Warned):
 
 
 class TaskResult(Answer):
-    """An image of a task."""
+    """A file that a task made."""
 
     name: str
+    filename: str | None = Field(
+        None, description="What the file is called; only there where it has a name of its own."
+    )
     media_type: str
     bytes: int
     details: dict[str, Any]

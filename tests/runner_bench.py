@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,12 +21,12 @@ from proxy.readiness import Monitor
 from proxy.services import Services
 from proxy.tasks import runner
 from proxy.tasks.files import Files
-from proxy.tasks.models import Draft, Emit, Output, Task, Work
+from proxy.tasks.models import Draft, Output, Task, TaskContext, Work
 from proxy.tasks.runner import Runner
 from proxy.tasks.store import Store, connect
 
 PICTURE = Output(data=memoryview(b"picture"), media_type="image/png", details={"seed": 1})
-Body = Callable[[Mapping[str, Any], Emit], Awaitable[list[Output]]]
+Body = Callable[[TaskContext], Awaitable[list[Output]]]
 
 
 class Scripted:
@@ -36,6 +36,7 @@ class Scripted:
     pipeline: ClassVar[ModelSpec] = ModelSpec(name="scripted", backend="python", inputs=(), outputs=())
     longest_turn: ClassVar[float] = math.inf
     fallback_seconds = 1.0
+    names: frozenset[str] = frozenset()
 
     def __init__(self, body: Body) -> None:
         self._body = body
@@ -45,12 +46,10 @@ class Scripted:
     async def accept(self, services: Services, fields: dict[str, Any]) -> Work:
         raise NotImplementedError
 
-    async def run(
-        self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes], emit: Emit
-    ) -> list[Output]:
-        self.runs.append(fields["name"])
+    async def run(self, context: TaskContext) -> list[Output]:
+        self.runs.append(context.fields["name"])
         self.begun.release()
-        return await self._body(fields, emit)
+        return await self._body(context)
 
 
 class Bench:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
 from darkroom.request.fields import choice
@@ -13,7 +12,7 @@ from proxy.operations.hidream import Hidream
 from proxy.operations.pictures import PictureOperation
 from proxy.operations.upscale import Upscale
 from proxy.services import Services
-from proxy.tasks.models import Emit, Output, Work
+from proxy.tasks.models import Output, TaskContext, Work
 
 
 class Operation(Protocol):
@@ -36,10 +35,9 @@ class Operation(Protocol):
         """
         ...
 
-    async def run(
-        self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes], tell: Emit
-    ) -> list[Output]:
-        """Do the work of `accept`. May be called again after a crash, and then begins anew.
+    async def run(self, context: TaskContext) -> list[Output]:
+        """Do the work of `accept`. It is called again after a crash, and then restarts, or resumes from what it has
+        left in its workspace. The outputs are in the order of the task's results.
 
         :raises DarkroomError: it failed.
         """

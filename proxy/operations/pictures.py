@@ -20,7 +20,7 @@ from proxy import pictures, upscaling
 from proxy.generate_fields import Number, Ranges, Text, optional, validated
 from proxy.pictures import Job, Outputs
 from proxy.services import Services
-from proxy.tasks.models import Emit, Output, Work
+from proxy.tasks.models import Emit, Output, TaskContext, Work
 
 _ENLARGE = "enlarge"
 _ENLARGE_MODEL = "enlarge_model"
@@ -91,9 +91,8 @@ class PictureOperation(ABC):
             pictures=request.num_images,
         )
 
-    async def run(
-        self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes], tell: Emit
-    ) -> list[Output]:
+    async def run(self, context: TaskContext) -> list[Output]:
+        services, fields, files, emit = context.services, context.fields, context.files, context.emit
         pictures.require_model(services, self.pipeline)
         job = self.job(services, fields, files)
         larger = _upscale_request(fields, job, services)
@@ -106,7 +105,7 @@ class PictureOperation(ABC):
             nonlocal steps
             done, steps = (int(n) for n in outputs["progress"])
             preview = outputs.get("preview")
-            tell(done, steps + afterwards, None if preview is None else preview.tobytes())
+            emit(done, steps + afterwards, None if preview is None else preview.tobytes())
 
         made = await pictures.run(services, job, each)
         outputs = [Output(data=data, media_type=made.media_type, details=details) for data, details in made.pictures]
@@ -114,17 +113,17 @@ class PictureOperation(ABC):
             return outputs
         for index, output in enumerate(outputs):
             done = steps + index
-            report = partial(_tell_tiles, tell, done, steps + afterwards)
-            result = await upscaling.run(services, bytes(output.data), larger, report)
+            report = partial(_tell_tiles, emit, done, steps + afterwards)
+            result = await upscaling.run(services, bytes(made.pictures[index][0]), larger, report)
             details = {**output.details, _ENLARGE: larger.scale, _ENLARGE_MODEL: result.details["model"]}
             outputs[index] = Output(data=result.data, media_type=result.media_type, details=details)
-            tell(done + 1, steps + afterwards, None)
+            emit(done + 1, steps + afterwards, None)
         return outputs
 
 
-def _tell_tiles(tell: Emit, done: int, steps: int, tile: int, tiles: int) -> None:
+def _tell_tiles(emit: Emit, done: int, steps: int, tile: int, tiles: int) -> None:
     """Tiles are no steps of the task, but they show that it lives."""
-    tell(done, steps, None)
+    emit(done, steps, None)
 
 
 def _upscale_request(fields: Mapping[str, Any], job: Job, services: Services) -> UpscaleRequest | None:

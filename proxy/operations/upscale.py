@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from darkroom.errors import InvalidInput
@@ -13,7 +12,7 @@ from darkroom.pipelines.upscale.request import UpscaleRequest
 from darkroom.serving.networks import ModelSpec
 from proxy import upscaling
 from proxy.services import Services
-from proxy.tasks.models import Emit, Output, Work
+from proxy.tasks.models import Output, TaskContext, Work
 
 _IMAGE = "image"
 _UNIT = 2.5e8
@@ -49,12 +48,12 @@ class Upscale:
             units=_cost(request.network) * _padded(header.width, header.height, request.tile_pad) / _UNIT,
         )
 
-    async def run(
-        self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes], tell: Emit
-    ) -> list[Output]:
+    async def run(self, context: TaskContext) -> list[Output]:
+        services, emit = context.services, context.emit
         upscaling.require_model(services)
-        request = UpscaleRequest.parse(fields, services.settings.limits)
-        result = await upscaling.run(services, files[_IMAGE], request, lambda done, total: tell(done, total, None))
+        request = UpscaleRequest.parse(context.fields, services.settings.limits)
+        image = context.files[_IMAGE]
+        result = await upscaling.run(services, image, request, lambda done, total: emit(done, total, None))
         return [Output(data=result.data, media_type=result.media_type, details=result.details)]
 
 

@@ -1,4 +1,4 @@
-"""Durable tasks: any operation as a task, what becomes of it, and its pictures."""
+"""Durable tasks: any operation as a task, what becomes of it, and its results."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import json
 import math
 import re
 import time
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
+from starlette.datastructures import URL
 
 from darkroom.errors import Conflict, Gone, InvalidInput, NotFound, NotReady
 from darkroom.images import MEDIA_TYPES
@@ -21,7 +23,7 @@ from darkroom.request import fields as values
 from proxy.answers import TaskPage, TaskView
 from proxy.documented import IMAGE, SUBMIT, TASK, answers
 from proxy.generate_fields import Whole
-from proxy.http.conditional import file_answer
+from proxy.http.conditional import SHOWN, file_answer
 from proxy.ignored import ignored, note
 from proxy.operations import operation_named
 from proxy.services import Use
@@ -75,8 +77,14 @@ def moment(seconds: float | None) -> str | None:
 
 
 def result_urls(task: Task, request: Request) -> list[str]:
-    """Where its pictures are."""
-    return [str(request.url_for("image", name=result["name"])) for result in task.results]
+    """Where its results are: images where they have always been, other files below the task."""
+    return [str(_result_url(task, result, request)) for result in task.results]
+
+
+def _result_url(task: Task, result: Mapping[str, Any], request: Request) -> URL:
+    if result["media_type"] in SHOWN and "filename" not in result:
+        return request.url_for("image", name=result["name"])
+    return request.url_for("task_result", task_id=task.id, name=result.get("filename", result["name"]))
 
 
 def processing_time(task: Task) -> float | None:
@@ -209,8 +217,24 @@ def _preview(data: bytes, step: tuple[int, int]) -> bytes:
 
 
 @router.get(
+    "/tasks/{task_id}/results/{name}",
+    summary="A result of a task",
+    response_class=FileResponse,
+    **answers(None, raises=(*TASK, Conflict), media=_MEDIA),
+)
+async def task_result(task_id: str, name: str, request: Request, tasks: UseTasks) -> Response:
+    """By the `filename` of a result, or by its `name`. Images are shown by browsers, other files are saved. 409 while
+    the task has not completed."""
+    task = await _completed(task_id, tasks)
+    result = next((one for one in task.results if name in (one.get("filename"), one["name"])), None)
+    if result is None:
+        raise NotFound(f"The task has no result {name[:80]!r}.", param="name")
+    return await _file(result, request, tasks)
+
+
+@router.get(
     "/download/{task_id}",
-    summary="A picture of a task",
+    summary="A result of a task, by its number",
     response_class=FileResponse,
     **answers(None, raises=(*TASK, Conflict), media=_MEDIA),
 )
@@ -220,21 +244,19 @@ async def download(
     tasks: UseTasks,
     image_index: Annotated[Whole, Query(ge=0, description="From 0.", json_schema_extra={"minimum": 0})] = 0,
 ) -> Response:
-    """409 while the task has not completed, 404 for a picture that it does not have."""
-    task = await tasks.get(task_id)
-    if task.state != "completed":
-        raise Conflict(f"The task is {task.state} and has no pictures to download.", param="task_id")
+    """409 while the task has not completed, 404 for a result that it does not have."""
+    task = await _completed(task_id, tasks)
     if image_index >= len(task.results):
         raise NotFound(
-            f"image_index must be below {len(task.results)}, the number of pictures; got {values.shown(image_index)}.",
+            f"image_index must be below {len(task.results)}, the number of results; got {values.shown(image_index)}.",
             param="image_index",
         )
-    return await image(str(task.results[image_index]["name"]), request, tasks)
+    return await _file(task.results[image_index], request, tasks)
 
 
 @router.get(
     "/images/{name}",
-    summary="A picture of a task",
+    summary="An image of a task",
     response_class=FileResponse,
     **answers(None, raises=TASK, media=_MEDIA),
 )
@@ -243,10 +265,30 @@ async def image(name: str, request: Request, tasks: UseTasks) -> Response:
     found = tasks.files.result(name)
     task = await tasks.get(found[0]) if found else None
     result = next((one for one in task.results if one["name"] == name), None) if task else None
-    if found is None or result is None:
-        raise NotFound(f"There is no picture {name[:80]!r}.", param="name")
+    if result is None:
+        raise NotFound(f"There is no image {name[:80]!r}.", param="name")
+    return await _file(result, request, tasks)
+
+
+async def _completed(id: str, tasks: Tasks) -> Task:
+    """:raises NotFound, Gone, Conflict: there is none of that id; it has no results, or none yet."""
+    task = await tasks.get(id)
+    if task.state != "completed":
+        raise Conflict(f"The task is {task.state} and has no results to download.", param="task_id")
+    return task
+
+
+async def _file(result: Mapping[str, Any], request: Request, tasks: Tasks) -> Response:
+    """The file of a result.
+
+    :raises Gone: it is deleted.
+    """
+    found = tasks.files.result(str(result["name"]))
     try:
+        if found is None:
+            raise FileNotFoundError
         there = await asyncio.to_thread(found[1].stat)
     except OSError:
-        raise Gone("The picture was kept for its time and is deleted.", param="name") from None
-    return file_answer(request, found[1], there, media_type=result["media_type"], filename=name)
+        raise Gone("The file was kept for its time and is deleted.", param="name") from None
+    filename = str(result.get("filename", result["name"]))
+    return file_answer(request, found[1], there, media_type=result["media_type"], filename=filename)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
+from darkroom.errors import InvalidInput
 from proxy.tasks.estimates import Forecast, Job, forecast
+
+if TYPE_CHECKING:
+    from proxy.services import Services
 
 State = Literal["queued", "processing", "completed", "failed", "cancelled"]
 LIVE: tuple[State, ...] = ("queued", "processing")
 STATES: tuple[State, ...] = (*LIVE, "completed", "failed", "cancelled")
 PRIORITIES = ("high", "normal", "low")
 """A task of a higher one is always first; clients take turns within each."""
+_MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}/[a-z0-9][a-z0-9.+-]{0,63}")
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +80,8 @@ class Task:
     :param created_at, started_at, completed_at, expired_at: seconds since the epoch. It was started when the run that
         is under way, or that ended it, began.
     :param error: `{"code", "message", "param"}` of a failed one.
-    :param results: `{"name", "media_type", "bytes", "details"}` of each picture of a completed one.
+    :param results: `{"name", "media_type", "bytes", "details"}` of each file of a completed one, and `filename` where
+        the operation named it.
     """
 
     id: str
@@ -117,18 +126,51 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """A picture that an operation made.
+    """A file that an operation made, of any type.
 
+    :param data: the content, or a file in the task's workspace, which becomes the result without being read.
+    :param media_type: such as `image/png`, without parameters.
     :param details: what there is to know of it, for JSON.
+    :param name: what the file is called when it is downloaded. By default it has the task's id and a number.
+    :raises InvalidInput: the media type or the name is none.
     """
 
-    data: memoryview
+    data: bytes | memoryview | Path
     media_type: str
-    details: dict[str, Any]
+    details: dict[str, Any] = field(default_factory=dict)
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if not _MEDIA_TYPE.fullmatch(self.media_type):
+            raise InvalidInput(f"media_type must be like image/png; got {self.media_type[:80]!r}.", param="media_type")
+        if self.name is not None and not _FILE_NAME.fullmatch(self.name):
+            raise InvalidInput(
+                "name must be 1 to 100 letters, digits, '.', '_' and '-', the first one a letter, a digit or '_'; "
+                f"got {self.name[:80]!r}.",
+                param="name",
+            )
 
 
 Emit = Callable[[int, int, "bytes | None"], None]
-"""Told of steps done, steps in all, and now and then a PNG of how far the picture is."""
+"""Takes the steps that are done, the steps in all, and now and then a PNG of how far the image is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskContext:
+    """What an operation works with when it runs.
+
+    :param fields, files: of the `Work` that it made when the task was accepted.
+    :param workspace: a folder of the task's own. What is there outlives restarts of the service, until the task has
+        ended: an operation that keeps its progress there can resume. It may die at any moment, and the run after it
+        finds what is there then, so a file has to be written under another name and renamed. With several proxies it
+        is in the folder that they share.
+    """
+
+    services: Services
+    fields: Mapping[str, Any]
+    files: Mapping[str, bytes]
+    workspace: Path
+    emit: Emit
 
 
 START_SECONDS = 0.2

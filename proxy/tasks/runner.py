@@ -18,9 +18,9 @@ from proxy.observability import REQUEST_ID
 from proxy.operations import group_of, operation_named, turn_of
 from proxy.services import Services
 from proxy.sources import SOURCE
-from proxy.tasks.files import Files
+from proxy.tasks.files import Files, is_full, storage_full
 from proxy.tasks.live import Live
-from proxy.tasks.models import Output, State, Task
+from proxy.tasks.models import Output, State, Task, TaskContext
 from proxy.tasks.store import Store
 from proxy.waiting import at_most
 
@@ -58,12 +58,14 @@ class _Run:
     :ivar name: the run's name in the task's row; only the run named there may write. Each attempt has a new one.
     :ivar begun: the row when the attempt began; None while the task waits for its slot.
     :ivar worked: whether the work is done and only the results are left to be written.
+    :ivar ended: whether the task is known to have ended.
     """
 
     id: str
     name: str = field(default_factory=lambda: str(uuid.uuid4()))
     begun: Task | None = None
     worked: bool = False
+    ended: bool = False
     live: Live = field(default_factory=Live)
 
 
@@ -131,6 +133,14 @@ class Runner:
         if not job.cancelled() and (error := job.exception()) is not None:
             log.error("a task ended in an unexpected error", exc_info=error)
             await self._end(run, "failed", error=_described(error))
+        await self._remove_workspace(run)
+
+    async def _remove_workspace(self, run: _Run) -> None:
+        """If the task has ended. If another proxy has taken it over, it resumes from there."""
+        with contextlib.suppress(NotReady):  # then it goes with the results, after TASK_RETENTION_HOURS
+            task = None if run.ended else await self._within_answer_time(self._store.get, run.id)
+            if task is None or task.ended:
+                await asyncio.to_thread(self._files.remove_workspace, run.id)
 
     async def _attempts(self, run: _Run) -> None:
         most = self._services.settings.task_max_attempts
@@ -221,10 +231,15 @@ class Runner:
 
         :raises Superseded: this run no longer owns the task.
         :raises TaskTimeout: nothing happened for TASK_TIMEOUT.
+        :raises StorageFull: there is no room for its workspace.
         """
         operation, live, stall = operation_named(task.operation), run.live, self._services.settings.task_timeout
         inputs = await asyncio.to_thread(self._files.read_inputs, task.id, task.files)
-        job = asyncio.ensure_future(operation.run(self._services, task.fields, inputs, live.emit))
+        workspace = await asyncio.to_thread(self._files.workspace, task.id)
+        context = TaskContext(
+            services=self._services, fields=task.fields, files=inputs, workspace=workspace, emit=live.emit
+        )
+        job = asyncio.ensure_future(operation.run(context))
         noted, moved = live.changes, time.monotonic()
         looked = moved
         try:
@@ -242,6 +257,8 @@ class Runner:
             if job.cancelled():  # by itself: gRPC cancels a call that breaks while it is being sent
                 raise NetworkError("The call to the inference server was broken off.")
             return job.result()
+        except OSError as error:
+            raise (storage_full() if is_full(error) else error) from None
         finally:
             job.cancel()
             await asyncio.gather(job, return_exceptions=True)
@@ -252,7 +269,8 @@ class Runner:
         return self._store.progress(task.id, run.name, step, steps)
 
     async def _end(self, run: _Run, state: State, **values: Any) -> None:
-        await self._until_stored(self._store.end, run.id, run.name if run.begun else None, state, values)
+        owner = run.name if run.begun else None
+        run.ended = await self._until_stored(self._store.end, run.id, owner, state, values)
         run.live.touch()
 
     async def _hand_back(self, run: _Run) -> None:

@@ -135,6 +135,7 @@ class Tasks:
         if ours and not self._runner.cancel(id) and before.state == "queued":
             with suppress(asyncio.TimeoutError):  # then it is taken out later, or begins and ends at once
                 await at_most(QUEUE_SECONDS, self._queue.take_out(id))
+            await asyncio.to_thread(self.files.remove_workspace, id)  # of a run that was stopped and handed back
         task = await self.get(id)
         if task.state != "cancelled":
             raise Conflict(f"The task has {task.state} already.", param="task_id")

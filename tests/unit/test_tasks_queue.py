@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,79 +26,12 @@ from proxy.services import Services
 from proxy.streams import Told
 from proxy.surfaces.tasks import narrate, router
 from proxy.tasks import lock_file, upkeep
-from proxy.tasks.models import Draft, Emit, Output, Task, Work
+from proxy.tasks.models import Draft, Work
 from proxy.tasks.runner import Runner
 from proxy.tasks.store import Store, connect
 from proxy.tasks.tasks import Tasks
 from tests.postgres import running_postgres
-from tests.runner_bench import Scripted
-
-PICTURE = Output(data=memoryview(b"picture"), media_type="image/png", details={})
-
-
-class Noted(Scripted):
-    """Notes the names of the works that run; each waits until it may go on."""
-
-    name = "noted"
-
-    def __init__(self) -> None:
-        super().__init__(self._wait)
-        self.go_on = asyncio.Event()
-
-    async def _wait(self, fields: Mapping[str, Any], emit: Emit) -> list[Output]:
-        await self.go_on.wait()
-        return [PICTURE]
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    with running_postgres() as server:
-        yield server.url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest) -> str | None:
-    """A DATABASE_URL. All tests share the database of PostgreSQL, as several installations never would."""
-    return None if request.param == "sqlite" else request.getfixturevalue("postgres")
-
-
-class Part:
-    """Tasks in this process, one at a time, and their operation."""
-
-    def __init__(self, made: Tasks, gate: Gate, operation: Noted) -> None:
-        self.tasks = made
-        self.gate = gate
-        self.operation = operation
-
-    async def submit(
-        self, name: str, client: str = "c", key: str | None = None, units: float = 1, **files: bytes
-    ) -> Task:
-        work = Work(fields={"name": name}, files=files, steps=1, kind="k", units=units)
-        ((task, _),) = await self.tasks.submit("noted", [work], client=client, priority="normal", key=key, digest=name)
-        return task
-
-    async def ended(self, task: Task) -> Task:
-        now = await self.tasks.get(task.id)
-        while not now.ended:  # the database is looked at, it tells nobody
-            await asyncio.sleep(0.02)
-            now = await self.tasks.get(task.id)
-        return now
-
-
-@asynccontextmanager
-async def part(folder: Path, database: str | None, operation: Noted, **more: Any) -> AsyncIterator[Part]:
-    gateway = Gateway("127.0.0.1:1")
-    monitor = Monitor(gateway, {}, metrics_url="", interval=1, timeout=1)
-    monitor.ready = True
-    settings = Settings(_env_file=None, data_dir=folder, database_url=database, max_concurrent_tasks=1, **more)
-    gate = Gate(capacity=1, queue_size=1)
-    made = Tasks(Services(settings=settings, gateway=gateway, monitor=monitor, gate=gate))
-    await made.start()
-    try:
-        yield Part(made, gate, operation)
-    finally:
-        await made.stop()
-        await gateway.close()
+from tests.tasks_part import Noted, part
 
 
 @pytest.fixture

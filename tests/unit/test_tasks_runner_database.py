@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 
 from darkroom.errors import NotReady
 from proxy.tasks import runner
-from proxy.tasks.models import Emit, Output, Task
+from proxy.tasks.models import Output, Task, TaskContext
 from tests.runner_bench import PICTURE, Bench, bench, run
 
 
@@ -42,8 +42,8 @@ def test_a_database_that_is_away_keeps_no_place(tmp_path: Path, monkeypatch: pyt
     async def scenario() -> None:
         go_on = asyncio.Event()
 
-        async def body(fields: Mapping[str, Any], emit: Emit) -> list[Output]:
-            emit(1, 4)
+        async def body(context: TaskContext) -> list[Output]:
+            context.emit(1, 4)
             await go_on.wait()
             return [PICTURE]
 
@@ -83,7 +83,7 @@ def test_a_database_that_is_away_keeps_no_place(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_beginning_whose_answer_is_lost_is_one_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body(fields: Mapping[str, Any], emit: Emit) -> list[Output]:
+    async def body(context: TaskContext) -> list[Output]:
         return [PICTURE]
 
     async def scenario() -> None:
@@ -107,7 +107,7 @@ def test_a_beginning_whose_answer_is_lost_is_one_attempt(tmp_path: Path, monkeyp
 
 
 def test_what_is_done_when_the_service_stops_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body(fields: Mapping[str, Any], emit: Emit) -> list[Output]:
+    async def body(context: TaskContext) -> list[Output]:
         away[0].on = True
         return [PICTURE]
 
@@ -130,7 +130,7 @@ def test_what_is_done_when_the_service_stops_is_kept(tmp_path: Path, monkeypatch
 
 
 def test_a_stop_after_a_beginning_whose_answer_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body(fields: Mapping[str, Any], emit: Emit) -> list[Output]:
+    async def body(context: TaskContext) -> list[Output]:
         return [PICTURE]
 
     async def scenario() -> None:
@@ -157,7 +157,7 @@ def test_a_stop_after_a_beginning_whose_answer_was_lost(tmp_path: Path, monkeypa
 def test_a_database_that_is_slow_to_answer_keeps_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "_ANSWER_SECONDS", 0.05)
 
-    async def body(fields: Mapping[str, Any], emit: Emit) -> list[Output]:
+    async def body(context: TaskContext) -> list[Output]:
         return [PICTURE]
 
     async def scenario() -> None:
