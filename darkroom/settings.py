@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     task_queue_size: int = Field(100, ge=0)
     task_timeout: float = Field(300, gt=0)
     max_concurrent_tasks: int = Field(8, ge=1)
+    training_concurrent_tasks: int = Field(1, ge=1)
     drain_timeout: float = Field(300, ge=0)
 
     database_url: str | None = None

@@ -33,9 +33,10 @@ class Gate:
 
     :param capacity: tasks that run at once.
     :param queue_size: tasks that may wait for a slot; further ones are refused with 429.
+    :param guests: guest slots; by default half as many as there are slots.
     """
 
-    def __init__(self, *, capacity: int, queue_size: int) -> None:
+    def __init__(self, *, capacity: int, queue_size: int, guests: int | None = None) -> None:
         self.capacity = capacity
         self.queue_size = queue_size
         self.active = 0
@@ -43,7 +44,7 @@ class Gate:
         self.total = 0
         self.durable = 0  # of `total`
         self.draining = False
-        self.guests = capacity // 2
+        self.guests = capacity // 2 if guests is None else guests
         self._queue: list[_Waiting] = []
         self._running: Counter[str] = Counter()
         self._rounds: dict[str, int] = {}  # the last one of each client that runs or waits

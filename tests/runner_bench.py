@@ -21,6 +21,7 @@ from proxy.readiness import Monitor
 from proxy.services import Services
 from proxy.tasks import runner
 from proxy.tasks.files import Files
+from proxy.tasks.lanes import gates_of
 from proxy.tasks.models import Draft, Output, Task, TaskContext, Work
 from proxy.tasks.runner import Runner
 from proxy.tasks.store import Store, connect
@@ -33,7 +34,8 @@ class Scripted:
     """An operation that does what a test says."""
 
     name = "scripted"
-    pipeline: ClassVar[ModelSpec] = ModelSpec(name="scripted", backend="python", inputs=(), outputs=())
+    lane: ClassVar[str] = "images"
+    pipeline: ClassVar[ModelSpec | None] = ModelSpec(name="scripted", backend="python", inputs=(), outputs=())
     longest_turn: ClassVar[float] = math.inf
     fallback_seconds = 1.0
     names: frozenset[str] = frozenset()
@@ -69,7 +71,8 @@ class Bench:
         self.services = Services(
             settings=Settings(_env_file=None, **settings), gateway=gateway, monitor=monitor, gate=self.gate
         )
-        self.runner = Runner(self.services, self.store, Files(folder))
+        self.gates = gates_of(self.services.settings, self.gate)
+        self.runner = Runner(self.services, self.gates, self.store, Files(folder))
 
     def add(self, name: str = "task") -> str:
         work = Work(fields={"name": name}, files={}, steps=4, kind="k", units=1)

@@ -19,14 +19,19 @@ class Operation(Protocol):
     """One kind of task."""
 
     name: str
-    pipeline: ClassVar[ModelSpec]
-    """The model that does the work."""
+    lane: ClassVar[str]
+    """The tasks that it waits with; see `proxy.tasks.lanes`."""
     longest_turn: ClassVar[float]
     """Seconds that a step may take alone; longer ones are divided."""
     fallback_seconds: float
     """Seconds per unit before any was measured."""
     names: frozenset[str]
     """Every field that it takes."""
+
+    @property
+    def pipeline(self) -> ModelSpec | None:
+        """The model that does the work; None where no model of Triton's does."""
+        ...
 
     async def accept(self, services: Services, fields: dict[str, Any]) -> Work:
         """Validate a request: values as JSON or a form has them, files as bytes.
@@ -58,7 +63,8 @@ def operation_named(name: object) -> Operation:
 
 def group_of(operation: str) -> str:
     """Whom an operation shares its networks with: the name of its pipeline; see `proxy.load.Sharing`."""
-    return OPERATIONS[operation].pipeline.name if operation in OPERATIONS else operation
+    pipeline = OPERATIONS[operation].pipeline if operation in OPERATIONS else None
+    return pipeline.name if pipeline else operation
 
 
 def turn_of(operation: str, demand: float, steps: int) -> float:

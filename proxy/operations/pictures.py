@@ -40,6 +40,7 @@ class PictureOperation(ABC):
     made, and `enlarge_model`, the upscaler that does it."""
 
     name: str
+    lane: ClassVar[str] = "images"
     fallback_seconds: float
     pipeline: ClassVar[ModelSpec]
     longest_turn: ClassVar[float] = math.inf

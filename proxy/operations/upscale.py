@@ -26,6 +26,7 @@ class Upscale:
     """The fields of `POST /api/upscale`; the picture as `file`, `image` or `image_base64`."""
 
     name = "upscale"
+    lane: ClassVar[str] = "images"
     pipeline: ClassVar[ModelSpec] = PIPELINE
     longest_turn: ClassVar[float] = 1.0  # a picture is divided into tiles
     fallback_seconds = 0.005

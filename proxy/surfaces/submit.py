@@ -32,7 +32,7 @@ from proxy.surfaces.tasks import (
     processing_time,
     result_urls,
 )
-from proxy.tasks.models import QueueEstimate, Task, Work
+from proxy.tasks.models import QueueEstimates, Task, Work
 from proxy.tasks.tasks import UseTasks
 
 router = APIRouter(tags=["asynchronous generation"])
@@ -120,7 +120,7 @@ async def submit(
     """Answers at once; ask `/status/{task_id}` what became of it."""
     warnings = note(request, _ignored(body, services))
     ((task, new),) = await _submit([body], request, services, tasks)
-    content = {**_accepted(task, await tasks.estimate_of_accepted()), **warnings}
+    content = {**_accepted(task, await tasks.estimates_of_accepted()), **warnings}
     return JSONResponse(content, headers=_replayed(new))
 
 
@@ -136,8 +136,8 @@ async def batch_submit(
         unknown += _ignored(one, services, f"requests[{index}].")
     warnings = note(request, unknown)
     accepted = await _submit(body.requests, request, services, tasks)
-    estimate = await tasks.estimate_of_accepted()
-    told = [_accepted(task, estimate) for task, _ in accepted]
+    estimates = await tasks.estimates_of_accepted()
+    told = [_accepted(task, estimates) for task, _ in accepted]
     content = {
         "task_ids": [answer["task_id"] for answer in told],
         "tasks": told,
@@ -154,8 +154,8 @@ def _ignored(body: ImageGenerationRequest, services: Services, prefix: str = "")
     return ignored(body.model_extra or {}, names, prefix)
 
 
-def _accepted(task: Task, estimate: QueueEstimate) -> dict[str, Any]:
-    seconds = max(1, math.ceil(estimate.seconds_until_done(task)))
+def _accepted(task: Task, estimates: QueueEstimates) -> dict[str, Any]:
+    seconds = max(1, math.ceil(estimates[task.lane].seconds_until_done(task)))
     return {"task_id": task.id, "status": task.state, "estimated_time": seconds, "message": _ACCEPTED}
 
 

@@ -28,7 +28,7 @@ from proxy.ignored import ignored, note
 from proxy.operations import operation_named
 from proxy.services import Use
 from proxy.streams import EVENT_STREAM, EventResponse, Told, data_url, event
-from proxy.tasks.models import PRIORITIES, STATES, QueueEstimate, State, Task
+from proxy.tasks.models import PRIORITIES, STATES, QueueEstimates, State, Task
 from proxy.tasks.tasks import Tasks, UseTasks
 from proxy.uploads import read_fields
 
@@ -94,9 +94,9 @@ def processing_time(task: Task) -> float | None:
     return round(max(0.0, (task.completed_at or time.time()) - task.started_at), 3)
 
 
-def shown(task: Task, estimate: QueueEstimate, request: Request) -> dict[str, Any]:
+def shown(task: Task, estimates: QueueEstimates, request: Request) -> dict[str, Any]:
     """A task as JSON."""
-    urls = result_urls(task, request)
+    urls, estimate = result_urls(task, request), estimates[task.lane]
     return {
         "task_id": task.id,
         "operation": task.operation,
@@ -134,6 +134,7 @@ async def submit_task(request: Request, services: Use, tasks: UseTasks) -> Respo
     fields = await read_fields(request, max_mb=services.settings.max_upload_mb)
     hashed = await asyncio.to_thread(digest, fields)
     operation = operation_named(fields.pop("operation", None))
+    tasks.check(1, key, operation.lane)
     wanted = fields.pop("priority", None)
     priority = values.choice("priority", "normal" if wanted in (None, "") else wanted, PRIORITIES)
     warnings = note(request, ignored(fields, operation.names))
@@ -141,7 +142,7 @@ async def submit_task(request: Request, services: Use, tasks: UseTasks) -> Respo
     who = client_of(request)
     ((task, new),) = await tasks.submit(operation.name, [work], client=who, priority=priority, key=key, digest=hashed)
     headers = {"Location": f"/tasks/{task.id}"} | ({} if new else {REPLAYED: "true"})
-    return JSONResponse({**shown(task, await tasks.estimate_of_accepted(), request), **warnings}, 202, headers)
+    return JSONResponse({**shown(task, await tasks.estimates_of_accepted(), request), **warnings}, 202, headers)
 
 
 @router.get("/tasks", summary="The newest tasks of this client", **answers(TaskPage, raises=(NotReady,)))
@@ -155,20 +156,20 @@ async def list_tasks(
     name = values.choice("state", state, STATES) if state is not None else None
     known: State | None = next((one for one in STATES if one == name), None)
     page = await tasks.page(client=client_of(request), state=known, limit=limit)
-    estimate = await tasks.queue_estimate()
-    return {"tasks": [shown(task, estimate, request) for task in page]}
+    estimates = await tasks.queue_estimates()
+    return {"tasks": [shown(task, estimates, request) for task in page]}
 
 
 @router.get("/tasks/{task_id}", summary="A task", **answers(TaskView, raises=TASK))
 async def get_task(task_id: str, request: Request, tasks: UseTasks) -> dict[str, Any]:
     """404 for an unknown id, 410 for a task whose results are deleted."""
-    return shown(await tasks.get(task_id), await tasks.queue_estimate(), request)
+    return shown(await tasks.get(task_id), await tasks.queue_estimates(), request)
 
 
 @router.delete("/tasks/{task_id}", summary="Cancel a task", **answers(TaskView, raises=(*TASK, Conflict)))
 async def cancel_task(task_id: str, request: Request, tasks: UseTasks) -> dict[str, Any]:
     """A task that runs stops within one step. 409 for one that has completed or failed."""
-    return shown(await tasks.cancel(task_id), await tasks.queue_estimate(), request)
+    return shown(await tasks.cancel(task_id), await tasks.queue_estimates(), request)
 
 
 @router.get(
@@ -191,14 +192,15 @@ async def narrate(tasks: Tasks, id: str, request: Request, tell: Told) -> None:
     while True:
         live = tasks.live(id)
         task = await tasks.get(id)
-        estimate = await tasks.recent_estimate()
+        estimates = await tasks.recent_estimates()
+        position = estimates[task.lane].position(id)
         step = (live.step, live.steps) if live and live.steps else (task.step, task.steps)
         behind = tell.behind
-        if (task.state, estimate.position(id)) != told_state:
-            told_state = (task.state, estimate.position(id))
-            tell(event("state", shown(task, estimate, request)))
+        if (task.state, position) != told_state:
+            told_state = (task.state, position)
+            tell(event("state", shown(task, estimates, request)))
         if task.ended:
-            tell(event("done", shown(task, estimate, request)))
+            tell(event("done", shown(task, estimates, request)))
             return
         if task.state == "processing" and step != told_step and not behind:
             told_step = step

@@ -6,15 +6,18 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from darkroom.errors import InvalidInput, NotReady, QueueFull, StorageFull
+from proxy.gate import Gate
 from proxy.operations import OPERATIONS
 from proxy.retry import Appointments
 from proxy.services import Services
 from proxy.sources import SOURCE
 from proxy.tasks.files import Files
+from proxy.tasks.lanes import LANES
 from proxy.tasks.models import Draft, QueueEstimate, Task, Work
 from proxy.tasks.overview import Overview
 from proxy.tasks.queue import Queue
@@ -30,33 +33,64 @@ QUEUE_SECONDS = 5.0
 """How long a client waits for DBOS, which asks an unavailable database again and again."""
 
 
-class Admission:
-    """What `POST /tasks` and its like do. For the errors see `submit`."""
+@dataclass(kw_only=True)
+class _Refusals:
+    """Of one lane.
 
-    def __init__(self, services: Services, store: Store, files: Files, queue: Queue, overview: Overview) -> None:
+    :ivar full: the last refusal because of a full queue, repeated until `full_until`.
+    :ivar room: when there will be room, as it was known then.
+    """
+
+    full: QueueFull | None = None
+    full_until: float = 0.0
+    room: QueueEstimate | None = None
+    appointments: Appointments = field(default_factory=Appointments)
+
+    @property
+    def is_full(self) -> bool:
+        return self.full is not None and time.monotonic() < self.full_until
+
+
+class Admission:
+    """What `POST /tasks` and its like do. For the errors see `submit`.
+
+    :param gates: by the names of the lanes.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        gates: Mapping[str, Gate],
+        store: Store,
+        files: Files,
+        queue: Queue,
+        overview: Overview,
+    ) -> None:
         self._services = services
+        self._gates = gates
         self._store = store
         self._files = files
         self._queue = queue
         self._overview = overview
-        self._full: QueueFull | None = None
-        self._full_until = 0.0
-        self._room: QueueEstimate | None = None
-        self._appointments = Appointments()
+        self._refusals = {lane: _Refusals() for lane in gates}
 
-    def check(self, count: int, key: str | None) -> None:
-        """Refuse what is known to be refused before anything of the request is read; for the errors see `submit`."""
-        gate, most = self._services.gate, sum(self._bounds().values())
+    def check(self, count: int, key: str | None, lane: str | None = None) -> None:
+        """Refuse what is known to be refused before anything of the request is read; for the errors see `submit`.
+
+        :param lane: None while it is not known: then only what every lane would refuse is refused.
+        """
+        gate = self._services.gate
         if gate.draining:
             raise NotReady("The service is shutting down and takes no new work.", retry_after=gate.retry_after())
-        if count > most:
+        lanes = sorted({one.lane for one in OPERATIONS.values()} if lane is None else {lane}, key=self._most)
+        if count > self._most(lanes[-1]):
             raise InvalidInput(
-                f"requests must be at most {most}, which is what runs and waits at a time "
-                f"(MAX_CONCURRENT_TASKS + TASK_QUEUE_SIZE); got {count}.",
+                f"requests must be at most {self._most(lanes[-1])}, which is what runs and waits at a time "
+                f"({LANES[lanes[-1]].setting.upper()} + TASK_QUEUE_SIZE); got {count}.",
                 param="requests",
             )
-        if key is None and self._full is not None and time.monotonic() < self._full_until:
-            raise QueueFull(self._full.message, retry_after=self._retry_after(count))
+        if key is None and all(self._refusals[one].is_full for one in lanes):
+            raise min((self._full(one, count) for one in lanes), key=lambda full: full.retry_after)
 
     async def submit(
         self, operation: str, works: Sequence[Work], *, client: str, priority: str, key: str | None, digest: str
@@ -73,7 +107,8 @@ class Admission:
         :raises Gone: what came under that key is deleted.
         :raises InvalidInput: there would never be room for so many.
         """
-        self.check(len(works), key)
+        lane = OPERATIONS[operation].lane
+        self.check(len(works), key, lane)
         drafts = [
             Draft(
                 id=str(uuid.uuid4()),
@@ -84,17 +119,19 @@ class Admission:
                 digest=digest,
                 work=work,
                 source=SOURCE.get() or None,
+                lane=lane,
             )
             for index, work in enumerate(works)
         ]
         try:
-            accepted = await self._accept(drafts, fallback=OPERATIONS[operation].fallback_seconds)
+            accepted = await self._accept(drafts, lane, fallback=OPERATIONS[operation].fallback_seconds)
         except QueueFull as full:
             if type(full) is QueueFull:
-                self._room = await self._overview.recent_estimate()
+                refusals = self._refusals[lane]
+                refusals.room = (await self._overview.recent_estimates())[lane]
                 if len(works) == 1:
-                    self._full, self._full_until = full, time.monotonic() + _FULL_SECONDS
-                full.retry_after = self._retry_after(len(works))
+                    refusals.full, refusals.full_until = full, time.monotonic() + _FULL_SECONDS
+                full.retry_after = self._retry_after(lane, len(works))
             raise
         self._overview.changed()
         queue_answers = True
@@ -105,20 +142,21 @@ class Admission:
 
     def forget_refusal(self) -> None:
         """A task was cancelled: there may be room again."""
-        self._full = None
+        for refusals in self._refusals.values():
+            refusals.full = None
 
     async def put(self, task: Task) -> bool:
         """Queue an accepted task; where that fails, the upkeep finds what is missing and queues it."""
         try:
-            await at_most(QUEUE_SECONDS, self._queue.put(task.id, task.order, newcomer=bool(task.newcomer)))
+            await at_most(QUEUE_SECONDS, self._queue.put(task))
         except Exception:
             log.exception("task %s is not in the queue yet", task.id)
             return False
         return True
 
-    async def _accept(self, drafts: Sequence[Draft], *, fallback: float) -> list[tuple[Task, bool]]:
+    async def _accept(self, drafts: Sequence[Draft], lane: str, *, fallback: float) -> list[tuple[Task, bool]]:
         """`Store.add`; where there are inputs to be written, only after a look whether there is room."""
-        bounds = self._bounds()
+        bounds = self._bounds(lane)
         if any(draft.work.files for draft in drafts):
             repeated = await self._store.call(self._store.check_room, drafts, **bounds)
             if repeated is not None:
@@ -155,10 +193,20 @@ class Admission:
         except NotReady:
             return ids
 
-    def _bounds(self) -> dict[str, int]:
-        return {"slots": self._services.gate.capacity, "queue_size": self._services.settings.task_queue_size}
+    def _bounds(self, lane: str) -> dict[str, int]:
+        return {"slots": self._gates[lane].capacity, "queue_size": self._services.settings.task_queue_size}
 
-    def _retry_after(self, count: int) -> int:
+    def _most(self, lane: str) -> int:
+        """Tasks that can run and wait at a time."""
+        return sum(self._bounds(lane).values())
+
+    def _full(self, lane: str, count: int) -> QueueFull:
+        """The last refusal once more: a new error, as one that is raised again gathers tracebacks."""
+        last = self._refusals[lane].full
+        return QueueFull(last.message if last else "The queue is full.", retry_after=self._retry_after(lane, count))
+
+    def _retry_after(self, lane: str, count: int) -> int:
         """Whole seconds until there is likely room for so many, later for each who is refused."""
-        seconds = self._room.seconds_until_room if self._room else float
-        return self._appointments.next(seconds, count=count, most=sum(self._bounds().values()))
+        refusals = self._refusals[lane]
+        seconds = refusals.room.seconds_until_room if refusals.room else float
+        return refusals.appointments.next(seconds, count=count, most=self._most(lane))

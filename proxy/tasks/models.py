@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from darkroom.errors import InvalidInput
+from proxy.load import Direct
 from proxy.tasks.estimates import Forecast, Job, forecast
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Draft:
     :param id: a UUID.
     :param client: who sent it, and owns it.
     :param source: where it came from; sources take turns. None: the client itself.
+    :param lane: of its operation; see `proxy.tasks.lanes`.
     :param key: the client's Idempotency-Key, or None.
     :param digest: of what was sent, to tell a repetition from another request under the same key.
     """
@@ -62,12 +64,14 @@ class Draft:
     digest: str
     work: Work
     source: str | None = None
+    lane: str = "images"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """A task as the database has it.
 
+    :param lane: the tasks that it waits with; see `proxy.tasks.lanes`.
     :param source: where it came from, as far as that is known.
     :param order: where it is in the queue, the lowest first.
     :param newcomer: when it came its source had no other task, others had one for every slot, and nothing of a higher
@@ -86,6 +90,7 @@ class Task:
 
     id: str
     operation: str
+    lane: str
     client: str
     priority: str
     state: State
@@ -178,8 +183,22 @@ START_SECONDS = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
+class LaneLoad:
+    """What one proxy knows of a lane besides what is in the database.
+
+    :param slots: how many of its tasks run at a time in each proxy.
+    :param had: of tasks that run here, the seconds of their work alone that are done.
+    :param direct: the direct requests here that run, and those that wait.
+    """
+
+    slots: int
+    had: Mapping[str, float] = field(default_factory=dict)
+    direct: tuple[Sequence[Direct], Sequence[Direct]] = ((), ())
+
+
+@dataclass(frozen=True, kw_only=True)
 class QueueEstimate:
-    """What runs, and what waits in the order in which it will run; direct requests are among both.
+    """Of one lane: what runs, and what waits in the order in which it will run; direct requests are among both.
 
     :param expected: what will probably come behind them.
     :param slots: how many run at a time, on all machines together.
@@ -219,3 +238,7 @@ class QueueEstimate:
         """Until so many of them have ended."""
         moments = self.forecast.moments
         return moments[min(count, len(moments)) - 1] if moments else 0.0
+
+
+QueueEstimates = Mapping[str, QueueEstimate]
+"""By the names of the lanes."""

@@ -7,12 +7,13 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
 from darkroom.errors import Cancelled, DarkroomError, NetworkError, NotReady, StorageFull, TaskTimeout
 from proxy.errors import describe
+from proxy.gate import Gate
 from proxy.load import CURRENT
 from proxy.observability import REQUEST_ID
 from proxy.operations import group_of, operation_named, turn_of
@@ -75,13 +76,16 @@ class Runner:
     A failure of the request ends a task. After a failure of the server it is restarted once Triton is ready, at most
     TASK_MAX_ATTEMPTS times. A task that was running at two crashes is a suspect, and suspects run one at a time: one
     that kills the server uses up its own attempts and not those of its neighbours.
+
+    :param gates: by the names of the lanes.
     """
 
-    def __init__(self, services: Services, store: Store, files: Files) -> None:
+    def __init__(self, services: Services, gates: Mapping[str, Gate], store: Store, files: Files) -> None:
         self._services = services
+        self._gates = gates
         self._store = store
         self._files = files
-        self._suspects = asyncio.Lock()
+        self._suspects = {lane: asyncio.Lock() for lane in gates}
         self._stopping = False
         self._live: dict[str, Live] = {}
         self._jobs: dict[str, asyncio.Task[None]] = {}
@@ -189,7 +193,7 @@ class Runner:
             if begun is None:
                 raise Superseded
             run.live.reset()
-            load, job, started = self._services.gate.load, CURRENT.get(), time.monotonic()
+            load, job, started = self._gates[task.lane].load, CURRENT.get(), time.monotonic()
             assert job is not None  # the gate makes one with each slot
             turn = turn_of(begun.operation, begun.estimate, begun.steps)
             load.describe(job, id=begun.id, group=group_of(begun.operation), turn=turn)
@@ -217,13 +221,14 @@ class Runner:
 
     @contextlib.asynccontextmanager
     async def _slot(self, task: Task) -> AsyncIterator[None]:
-        """Hold a slot, which tasks share with the direct requests, once Triton is ready."""
+        """Hold a slot of the task's lane, once Triton is ready if its operation calls a model."""
+        operation = operation_named(task.operation)
         async with contextlib.AsyncExitStack() as held:
             if task.attempts >= _SUSPECT_ATTEMPTS:
-                await held.enter_async_context(self._suspects)
-            while not self._services.monitor.ready:  # noqa: ASYNC110  # the monitor has no event to wait for
+                await held.enter_async_context(self._suspects[task.lane])
+            while operation.pipeline and not self._services.monitor.ready:  # noqa: ASYNC110  # it has no event
                 await asyncio.sleep(_READY_POLL_SECONDS)
-            await held.enter_async_context(self._services.gate.slot(SOURCE.get()))
+            await held.enter_async_context(self._gates[task.lane].slot(SOURCE.get()))
             yield
 
     async def _run_operation(self, task: Task, run: _Run) -> list[Output]:

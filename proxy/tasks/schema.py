@@ -37,9 +37,10 @@ TASKS = sa.Table(
     sa.Column("error", sa.JSON),
     sa.Column("results", sa.JSON, nullable=False),
     sa.Column("bytes", sa.BigInteger, nullable=False),
-    # Both are of version 2; tables of version 1 get them when they are opened.
+    # Tables of an older release get these when they are opened.
     sa.Column("source", sa.String(200)),
     sa.Column("newcomer", sa.Boolean),
+    sa.Column("lane", sa.String(20), nullable=False, server_default="images"),
     sa.UniqueConstraint("client", "idempotency_key"),  # several without a key are no repetition of each other
     sa.Index("darkroom_tasks_queue", "state", "order", "created_at"),
     sa.Index("darkroom_tasks_client", "client", "created_at"),
@@ -56,7 +57,7 @@ SPEEDS = sa.Table(
 GAINS = sa.Table(
     "darkroom_gain",
     METADATA,
-    sa.Column("id", sa.Integer, primary_key=True),  # one row: what all kinds have in common
+    sa.Column("id", sa.Integer, primary_key=True),  # `Lane.number`: what all kinds of a lane have in common
     sa.Column("gain", sa.Double, nullable=False),
 )
 

@@ -21,10 +21,10 @@ from typing import Any, ParamSpec, TypeVar
 import sqlalchemy as sa
 
 from darkroom.errors import Conflict, Gone, NotReady, QueueFull
-from proxy.load import Direct, Used
+from proxy.load import Used
 from proxy.tasks import speeds
 from proxy.tasks.estimates import speed_of
-from proxy.tasks.models import LIVE, PRIORITIES, Draft, QueueEstimate, State, Task
+from proxy.tasks.models import LIVE, PRIORITIES, Draft, LaneLoad, QueueEstimates, State, Task
 from proxy.tasks.schema import DATABASES, METADATA, TASKS, migrate
 from proxy.tasks.speeds import BATCH_GAP
 
@@ -125,7 +125,8 @@ class Store:
             raise NotReady("The database of tasks does not answer; try again in a moment.", retry_after=5) from error
 
     def add(self, drafts: Sequence[Draft], *, slots: int, queue_size: int, fallback: float) -> list[tuple[Task, bool]]:
-        """Accept all of the drafts or none. What was accepted before under the same key is given as it is now.
+        """Accept all of the drafts, which are of one lane, or none. What was accepted before under the same key is
+        given as it is now.
 
         :param slots: how many run at a time.
         :param fallback: seconds per unit of what was never measured.
@@ -159,11 +160,14 @@ class Store:
     ) -> list[Task | None]:
         """What was accepted before of each draft; there is room for the others."""
         known = [self._repeated(connection, draft) for draft in drafts]
-        self._require_room(connection, known.count(None), slots=slots, queue_size=queue_size)
+        new = [draft for draft, task in zip(drafts, known, strict=True) if task is None]
+        if new:
+            self._require_room(connection, new, slots=slots, queue_size=queue_size)
         return known
 
-    def _require_room(self, connection: sa.Connection, count: int, *, slots: int, queue_size: int) -> None:
-        busy, waiting = (int(connection.scalar(_count(TASKS.c.state == state)) or 0) for state in LIVE[::-1])
+    def _require_room(self, connection: sa.Connection, new: Sequence[Draft], *, slots: int, queue_size: int) -> None:
+        lane, count = TASKS.c.lane == new[0].lane, len(new)
+        busy, waiting = (int(connection.scalar(_count(lane, TASKS.c.state == state)) or 0) for state in LIVE[::-1])
         if count > max(0, queue_size + max(0, slots - busy) - waiting):
             raise QueueFull(f"The queue of tasks is full: {busy} run and {waiting} wait.")
 
@@ -190,6 +194,7 @@ class Store:
             .values(
                 id=draft.id,
                 operation=draft.operation,
+                lane=draft.lane,
                 client=draft.client,
                 source=draft.source,
                 newcomer=self._is_newcomer(connection, draft, slots),
@@ -219,7 +224,7 @@ class Store:
     def _next_round(self, connection: sa.Connection, draft: Draft) -> int:
         """Start-time fair queueing (Goyal, Vin, Cheng 1996), every task of the same length: a source's next task comes
         one round after its last one, and never before the round that is being served."""
-        live = (TASKS.c.state.in_(LIVE), TASKS.c.priority == draft.priority)
+        live = (TASKS.c.state.in_(LIVE), TASKS.c.lane == draft.lane, TASKS.c.priority == draft.priority)
         served = connection.scalar(sa.select(sa.func.max(TASKS.c.round)).where(*live, TASKS.c.state == "processing"))
         if served is None:
             served = connection.scalar(sa.select(sa.func.min(TASKS.c.round)).where(*live))
@@ -229,11 +234,12 @@ class Store:
     def _is_newcomer(self, connection: sa.Connection, draft: Draft, slots: int) -> bool:
         """Whether its source has no other task, others have at least one for every slot, and nothing of a higher
         priority waits."""
-        higher = (TASKS.c.state == "queued", TASKS.c.order <= PRIORITIES.index(draft.priority) * _ROUNDS)
-        live = TASKS.c.state.in_(LIVE)
-        full = int(connection.scalar(_count(live)) or 0) >= slots
+        lane, ahead = TASKS.c.lane == draft.lane, TASKS.c.order <= PRIORITIES.index(draft.priority) * _ROUNDS
+        live = (lane, TASKS.c.state.in_(LIVE))
         return (
-            full and not connection.scalar(_count(live, _same_source(draft))) and not connection.scalar(_count(*higher))
+            int(connection.scalar(_count(*live)) or 0) >= slots
+            and not connection.scalar(_count(*live, _same_source(draft)))
+            and not connection.scalar(_count(lane, TASKS.c.state == "queued", ahead))
         )
 
     def get(self, id: str) -> Task | None:
@@ -280,23 +286,13 @@ class Store:
         with self.transaction() as connection:
             return {str(state): int(count) for state, count in connection.execute(query)}
 
-    def queue_estimate(
-        self,
-        slots: int,
-        *,
-        had: Mapping[str, float] | None = None,
-        direct: tuple[Sequence[Direct], Sequence[Direct]] = ((), ()),
-        arriving: bool = False,
-    ) -> QueueEstimate:
-        """See `QueueEstimate`.
+    def queue_estimates(self, loads: Mapping[str, LaneLoad], *, arriving: bool = False) -> QueueEstimates:
+        """What runs and waits now in each of these lanes.
 
-        :param slots: how many run at a time in each proxy.
-        :param had: of tasks that run here, the seconds of their work alone that are done.
-        :param direct: the direct requests here that run, and those that wait.
         :param arriving: whether to expect as many tasks as have come in the last second, up to the number of slots.
         """
         with self.transaction() as connection:
-            return speeds.queue_estimate(connection, slots, had=had or {}, direct=direct, arriving=arriving)
+            return speeds.queue_estimates(connection, loads, arriving=arriving)
 
     def begin(self, id: str, run: str) -> Task | None:
         """Begin a run, under a name of its own: only this run may write from now on. None if the task has ended.
@@ -332,10 +328,10 @@ class Store:
             row = connection.execute(query).one_or_none()
         return None if row is None else _task(row)
 
-    def gain(self) -> float:
-        """What is learnt of running together; see `proxy.load.shares`."""
+    def gain(self, lane: str) -> float:
+        """What is learnt of running together in a lane; see `proxy.load.shares`."""
         with self.transaction() as connection:
-            return speeds.gain(connection)
+            return speeds.gain(connection, lane)
 
     def measured(self, task: Task, used: Used) -> float:
         """Learn from a task that took so much. Two that learn at once do it one after the other.

@@ -18,8 +18,9 @@ from proxy.services import Services
 from proxy.tasks import lock_file
 from proxy.tasks.admission import QUEUE_SECONDS, Admission
 from proxy.tasks.files import Files
+from proxy.tasks.lanes import LANES, gates_of
 from proxy.tasks.live import Live
-from proxy.tasks.models import QueueEstimate, State, Task, Work
+from proxy.tasks.models import QueueEstimates, State, Task, Work
 from proxy.tasks.overview import Overview
 from proxy.tasks.queue import Queue
 from proxy.tasks.retention import Retention
@@ -36,20 +37,23 @@ class Tasks:
 
     def __init__(self, services: Services) -> None:
         settings = services.settings
-        self._services = services
         self._url = settings.database_url or f"sqlite:///{settings.data_dir / 'darkroom.db'}"
         self._store = Store(connect(self._url))
         self.files = Files(settings.data_dir)
-        self._runner = Runner(services, self._store, self.files)
-        slots = settings.max_concurrent_tasks
-        newcomers = slots if services.gate.guests else 0
-        self._queue = Queue(self._url, slots=slots, newcomers=newcomers, run=self._runner.execute)
-        self._overview = Overview(services, self._store, alone=self._queue.alone)
-        self._admission = Admission(services, self._store, self.files, self._queue, self._overview)
+        self._gates = gates = gates_of(settings, services.gate)
+        self._runner = Runner(services, gates, self._store, self.files)
+        self._queue = Queue(
+            self._url,
+            slots={name: getattr(settings, lane.setting) for name, lane in LANES.items()},
+            guests={name: getattr(settings, lane.setting) for name, lane in LANES.items() if gates[name].guests},
+            run=self._runner.execute,
+        )
+        self._overview = Overview(gates, self._store, alone=self._queue.alone)
+        self._admission = Admission(services, gates, self._store, self.files, self._queue, self._overview)
         retention = Retention(
             self._store, self.files, hours=settings.task_retention_hours, gigabytes=settings.task_retention_gb
         )
-        self._upkeep = Upkeep(services, self._store, self._queue, self._runner, self._admission, retention)
+        self._upkeep = Upkeep(services, gates, self._store, self._queue, self._runner, self._admission, retention)
         self._lock: int | None = None
 
     async def start(self) -> None:
@@ -60,7 +64,8 @@ class Tasks:
         if self._queue.alone:
             self._lock = await lock_file.hold(Path(f"{sa.make_url(self._url).database}.lock"))
         await self._store.call(self._store.create)
-        self._services.gate.load.gain = await self._store.call(self._store.gain)
+        for lane, gate in self._gates.items():
+            gate.load.gain = await self._store.call(self._store.gain, lane)
         await self._upkeep.announce()
         await self._queue.start()
         self._upkeep.start()
@@ -77,9 +82,9 @@ class Tasks:
         if self._lock is not None:
             os.close(self._lock)
 
-    def check(self, count: int, key: str | None) -> None:
+    def check(self, count: int, key: str | None, lane: str | None = None) -> None:
         """See `Admission.check`."""
-        self._admission.check(count, key)
+        self._admission.check(count, key, lane)
 
     async def submit(
         self, operation: str, works: Sequence[Work], *, client: str, priority: str, key: str | None, digest: str
@@ -101,17 +106,17 @@ class Tasks:
         """A client's tasks, the newest first."""
         return await self._store.call(self._store.page, client=client, state=state, limit=limit)
 
-    async def queue_estimate(self) -> QueueEstimate:
-        """See `Overview.queue_estimate`."""
-        return await self._overview.queue_estimate()
+    async def queue_estimates(self) -> QueueEstimates:
+        """See `Overview.queue_estimates`."""
+        return await self._overview.queue_estimates()
 
-    async def recent_estimate(self) -> QueueEstimate:
-        """See `Overview.recent_estimate`."""
-        return await self._overview.recent_estimate()
+    async def recent_estimates(self) -> QueueEstimates:
+        """See `Overview.recent_estimates`."""
+        return await self._overview.recent_estimates()
 
-    async def estimate_of_accepted(self) -> QueueEstimate:
-        """See `Overview.estimate_of_accepted`."""
-        return await self._overview.estimate_of_accepted()
+    async def estimates_of_accepted(self) -> QueueEstimates:
+        """See `Overview.estimates_of_accepted`."""
+        return await self._overview.estimates_of_accepted()
 
     async def counts(self) -> dict[str, int]:
         """See `Overview.counts`."""

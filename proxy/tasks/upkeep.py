@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from darkroom.errors import NotReady
+from proxy.gate import Gate
 from proxy.services import Services
 from proxy.tasks.admission import Admission
 from proxy.tasks.heartbeat import Heartbeats
@@ -34,6 +35,7 @@ class Upkeep:
     def __init__(
         self,
         services: Services,
+        gates: Mapping[str, Gate],
         store: Store,
         queue: Queue,
         runner: Runner,
@@ -41,6 +43,7 @@ class Upkeep:
         retention: Retention,
     ) -> None:
         self._services = services
+        self._gates = gates
         self._store = store
         self._queue = queue
         self._runner = runner
@@ -84,18 +87,20 @@ class Upkeep:
 
     async def _look_for_draining(self) -> None:
         if self._services.gate.draining:
+            for gate in self._gates.values():
+                gate.draining = True
             self._queue.stop_taking()
 
     async def _reconcile(self) -> None:
         """Bring rows, queue and runner together again, after a crash or a failure of the database between them."""
         tasks = await self._store.call(self._store.living, before=time.time() - _SETTLED_SECONDS)
         states = await self._queue.states([task.id for task in tasks]) if tasks else {}
-        ours = [task.id for task in tasks if states.get(task.id) == ("PENDING", self._queue.executor)]
-        dropped = {id for id in ours if not self._runner.has(id)}
-        for id in dropped & self._dropped:  # twice in a row: it is not just being handed over
+        ours = [task for task in tasks if states.get(task.id) == ("PENDING", self._queue.executor)]
+        dropped = {task.id: task for task in ours if not self._runner.has(task.id)}
+        for id in dropped.keys() & self._dropped:  # twice in a row: it is not just being handed over
             log.warning("task %s was taken out of the queue and not begun; queueing it again", id)
-            await self._queue.put_again(id)
-        self._dropped = dropped
+            await self._queue.put_again(dropped[id])
+        self._dropped = set(dropped)
         for task in tasks:
             state, _ = states.get(task.id, (None, None))
             if state is None:

@@ -43,7 +43,7 @@ def test_a_database_that_is_away_keeps_no_place(tmp_path: Path, monkeypatch: pyt
         go_on = asyncio.Event()
 
         async def body(context: TaskContext) -> list[Output]:
-            context.emit(1, 4)
+            context.emit(1, 4, None)
             await go_on.wait()
             return [PICTURE]
 

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -20,7 +21,7 @@ from darkroom.errors import Conflict, Gone, NotReady, QueueFull, StorageFull
 from proxy.load import Direct, Used
 from proxy.tasks.files import Files
 from proxy.tasks.heartbeat import LOST_SECONDS, Heartbeats
-from proxy.tasks.models import Draft, Output, Task, Work
+from proxy.tasks.models import Draft, LaneLoad, Output, QueueEstimate, Task, Work
 from proxy.tasks.retention import Retention
 from proxy.tasks.schema import TASKS
 from proxy.tasks.store import Store, connect
@@ -62,10 +63,15 @@ def add(store: Store, *drafts: Draft, slots: int = 2, queue_size: int = 1000) ->
     return [task for task, _ in store.add(drafts, slots=slots, queue_size=queue_size, fallback=0.5)]
 
 
+def estimate_of(store: Store, slots: int, *, arriving: bool = False, **load: Any) -> QueueEstimate:
+    """Of the lane of images."""
+    return store.queue_estimates({"images": LaneLoad(slots=slots, **load)}, arriving=arriving)["images"]
+
+
 def order(store: Store) -> str:
     """The clients of the tasks that wait, in the order in which they will run."""
     names = {task.id: task.client for task in store.living(before=time.time() + 1)}
-    return "".join(names[id] for id in store.queue_estimate(1).waiting)
+    return "".join(names[id] for id in estimate_of(store, 1).waiting)
 
 
 def test_what_was_accepted_is_given_back(store: Store) -> None:
@@ -86,7 +92,7 @@ def test_clients_take_turns_whoever_came_first(store: Store) -> None:
 def test_invented_keys_of_one_source_are_one_client(store: Store) -> None:
     add(store, *(draft(f"key {n}", source="greedy") for n in range(40)))
     tasks = add(store, draft("new", source="other"), draft("new", source="other"))
-    waiting = [one.id for one in store.queue_estimate(1).queue]
+    waiting = [one.id for one in estimate_of(store, 1).queue]
     assert [waiting.index(task.id) for task in tasks] == [1, 3]
 
 
@@ -264,11 +270,11 @@ def test_a_size_never_seen_is_estimated_from_the_nearest_one(store: Store) -> No
 def test_what_waits_is_estimated_by_what_is_known_now(store: Store) -> None:
     """A burst that came before anything was measured is not stuck with the guess."""
     first, second = add(store, draft(), draft())
-    before = store.queue_estimate(1).seconds_until_done(second)
+    before = estimate_of(store, 1).seconds_until_done(second)
     measure(store, 2.0, 2.0)
     assert before == pytest.approx(20, abs=0.5)
-    assert store.queue_estimate(1).seconds_until_done(second) == pytest.approx(4, abs=0.5)
-    assert store.queue_estimate(1).seconds_until_done(first) == pytest.approx(2, abs=0.5)
+    assert estimate_of(store, 1).seconds_until_done(second) == pytest.approx(4, abs=0.5)
+    assert estimate_of(store, 1).seconds_until_done(first) == pytest.approx(2, abs=0.5)
 
 
 def test_a_burst_of_tasks_does_not_inflate_later_estimates(store: Store) -> None:
@@ -276,7 +282,7 @@ def test_a_burst_of_tasks_does_not_inflate_later_estimates(store: Store) -> None
     measure(store, *[0.5] * 3)
     measure(store, *[0.5] * 20, company=math.log(8))
     assert add(store, draft())[0].estimate == pytest.approx(0.5)
-    assert store.gain() == pytest.approx(0.0, abs=0.01)
+    assert store.gain("images") == pytest.approx(0.0, abs=0.01)
 
 
 def test_queue_estimate(store: Store) -> None:
@@ -284,7 +290,7 @@ def test_queue_estimate(store: Store) -> None:
     tasks = add(store, *(draft() for _ in range(4)))
     store.begin(tasks[0].id, "run")
     store.progress(tasks[0].id, "run", 5, 20)
-    estimate = store.queue_estimate(2)
+    estimate = estimate_of(store, 2)
     assert estimate.waiting == [task.id for task in tasks[1:]]
     assert [estimate.position(task.id) for task in tasks] == [None, 1, 2, 3]
     now = [store.get(task.id) or task for task in tasks]
@@ -297,9 +303,9 @@ def test_what_a_task_had_counts_where_its_steps_tell_nothing(store: Store) -> No
     (task,) = add(store, draft())
     store.begin(task.id, "run")
     task = store.get(task.id) or task
-    assert store.queue_estimate(2).seconds_until_done(task) == pytest.approx(10)
-    assert store.queue_estimate(2, had={task.id: 4.0}).seconds_until_done(task) == pytest.approx(6)
-    assert store.queue_estimate(2, had={task.id: 40.0}).seconds_until_done(task) == pytest.approx(1)
+    assert estimate_of(store, 2).seconds_until_done(task) == pytest.approx(10)
+    assert estimate_of(store, 2, had={task.id: 4.0}).seconds_until_done(task) == pytest.approx(6)
+    assert estimate_of(store, 2, had={task.id: 40.0}).seconds_until_done(task) == pytest.approx(1)
 
 
 def test_in_the_middle_of_a_burst_more_is_expected(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,17 +315,17 @@ def test_in_the_middle_of_a_burst_more_is_expected(store: Store, monkeypatch: py
     said = []
     for _ in range(3):
         (task,) = add(store, draft())
-        said.append(store.queue_estimate(2, arriving=True).seconds_until_done(task))
+        said.append(estimate_of(store, 2, arriving=True).seconds_until_done(task))
         now += 0.01
     assert said == pytest.approx([10.2, 20.2, 40.2])
-    assert store.queue_estimate(2).seconds_until_done(task) == pytest.approx(30.2)
+    assert estimate_of(store, 2).seconds_until_done(task) == pytest.approx(30.2)
     now += 2
-    assert store.queue_estimate(2, arriving=True).seconds_until_done(task) == pytest.approx(30.2)
+    assert estimate_of(store, 2, arriving=True).seconds_until_done(task) == pytest.approx(30.2)
 
 
 def test_nothing_is_expected_after_a_batch(store: Store) -> None:
     tasks = add(store, *(draft() for _ in range(4)))
-    estimate = store.queue_estimate(8, arriving=True)
+    estimate = estimate_of(store, 8, arriving=True)
     assert estimate.expected == []
     assert estimate.seconds_until_done(tasks[-1]) == pytest.approx(40.2)
 
@@ -327,20 +333,20 @@ def test_nothing_is_expected_after_a_batch(store: Store) -> None:
 def test_direct_requests_are_in_the_estimate(store: Store) -> None:
     (task,) = add(store, draft())
     other = Direct(group="other", left=30.0)
-    assert store.queue_estimate(2).seconds_until_done(task) == pytest.approx(10.2)
-    assert store.queue_estimate(2, direct=([other], [])).seconds_until_done(task) == pytest.approx(20.2)
-    assert store.queue_estimate(1, direct=([other], [])).seconds_until_done(task) == pytest.approx(40.2)
-    assert store.queue_estimate(1, direct=([other], [other])).seconds_until_done(task) == pytest.approx(70.2)
-    assert store.queue_estimate(1, direct=([other], [other])).position(task.id) == 1
+    assert estimate_of(store, 2).seconds_until_done(task) == pytest.approx(10.2)
+    assert estimate_of(store, 2, direct=([other], [])).seconds_until_done(task) == pytest.approx(20.2)
+    assert estimate_of(store, 1, direct=([other], [])).seconds_until_done(task) == pytest.approx(40.2)
+    assert estimate_of(store, 1, direct=([other], [other])).seconds_until_done(task) == pytest.approx(70.2)
+    assert estimate_of(store, 1, direct=([other], [other])).position(task.id) == 1
 
 
 def test_every_proxy_has_its_places(store: Store) -> None:
     tasks = add(store, *(draft() for _ in range(4)))
-    alone = store.queue_estimate(1).seconds_until_done(tasks[-1])
+    alone = estimate_of(store, 1).seconds_until_done(tasks[-1])
     for name in ("one", "other"):
         Heartbeats(store, name).beat()
     assert alone == pytest.approx(40.2)
-    assert store.queue_estimate(1).seconds_until_done(tasks[-1]) == pytest.approx(20.2)
+    assert estimate_of(store, 1).seconds_until_done(tasks[-1]) == pytest.approx(20.2)
 
 
 def test_a_database_of_an_older_release_goes_on_working(tmp_path: Path) -> None:
@@ -358,7 +364,7 @@ def test_a_database_of_an_older_release_goes_on_working(tmp_path: Path) -> None:
             assert not sa.inspect(connection).has_table("darkroom_paces")
         assert store.get(task.id) == task
         measure(store, 3.0)
-        assert store.queue_estimate(1).seconds_until_done(task) == pytest.approx(3.2)
+        assert estimate_of(store, 1).seconds_until_done(task) == pytest.approx(3.2)
     finally:
         store.close()
 
