@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from darkroom.errors import NotReady, QueueFull
-from proxy.load import Load
+from proxy.load import Load, Running
 from proxy.retry import Appointments, Flow
 
 
@@ -94,7 +94,7 @@ class Gate:
             self._flow.empty()
 
     @asynccontextmanager
-    async def slot(self, source: str = "") -> AsyncIterator[None]:
+    async def slot(self, source: str = "") -> AsyncIterator[Running]:
         """Hold a slot for a durable task. It has waited in a queue of its own, which is bounded elsewhere, so it is
         not counted in this one; among those that wait here it takes its turn.
 
@@ -105,8 +105,8 @@ class Gate:
             self._release(source)
             raise NotReady("The service is shutting down and begins no further task.", retry_after=self.retry_after())
         self.durable += 1
-        with self._occupied(source):
-            yield
+        with self._occupied(source) as job:
+            yield job
 
     def _has_slot(self, source: str) -> bool:
         """Whether a task of that client could begin now, were nobody before it."""
@@ -155,21 +155,21 @@ class Gate:
                 self._rounds.pop(source, None)
 
     @contextmanager
-    def _occupied(self, source: str) -> Iterator[None]:
+    def _occupied(self, source: str) -> Iterator[Running]:
         """Count a slot that was acquired, and give it back."""
         self._idle.clear()
         self.active += 1
         self.total += 1
         try:
-            with self.load.job():
-                yield
+            with self.load.job() as job:
+                yield job
         finally:
             self.active -= 1
             self._release(source)
             self._note_idle()
 
     def retry_after(self) -> int:
-        """Whole seconds until there is likely room in the queue, another second for each who is told."""
+        """Whole seconds until there is likely room in the queue, another second for each who is refused."""
         interval = self._flow.interval(self.load.expected_seconds() / self.capacity)
         return self._appointments.next(lambda number: number * interval, most=self.capacity + self.queue_size)
 

@@ -72,10 +72,15 @@ class Bench:
             settings=Settings(_env_file=None, **settings), gateway=gateway, monitor=monitor, gate=self.gate
         )
         self.gates = gates_of(self.services.settings, self.gate)
-        self.runner = Runner(self.services, self.gates, self.store, Files(folder))
+        self.runner = Runner(
+            self.services, self.gates, self.store, Files(folder), worker="local", release=self._release
+        )
 
-    def add(self, name: str = "task") -> str:
-        work = Work(fields={"name": name}, files={}, steps=4, kind="k", units=1)
+    async def _release(self) -> None:
+        self.store.release()
+
+    def add(self, name: str = "task", exclusive: str | None = None) -> str:
+        work = Work(fields={"name": name}, files={}, steps=4, kind="k", units=1, exclusive=exclusive)
         id = str(uuid.uuid4())
         draft = Draft(id=id, operation="scripted", client="c", priority="normal", key=None, digest="", work=work)
         self.store.add([draft], slots=8, queue_size=100, fallback=1.0)

@@ -33,11 +33,12 @@ class Noted(Scripted):
 
 
 class Part:
-    """Tasks in this process, one at a time, and their operation."""
+    """Tasks in this process and their operation."""
 
-    def __init__(self, made: Tasks, gate: Gate, operation: Scripted) -> None:
+    def __init__(self, made: Tasks, gate: Gate, monitor: Monitor, operation: Scripted) -> None:
         self.tasks = made
         self.gate = gate
+        self.monitor = monitor
         self.operation = operation
 
     async def submit(
@@ -46,9 +47,16 @@ class Part:
         work = Work(fields={"name": name}, files=files, steps=1, kind="k", units=units)
         return await self.submit_work(work, client, key)
 
-    async def submit_work(self, work: Work, client: str = "c", key: str | None = None) -> Task:
+    async def submit_work(
+        self, work: Work, client: str = "c", key: str | None = None, operation: str | None = None
+    ) -> Task:
         ((task, _),) = await self.tasks.submit(
-            self.operation.name, [work], client=client, priority="normal", key=key, digest=work.fields["name"]
+            operation or self.operation.name,
+            [work],
+            client=client,
+            priority="normal",
+            key=key,
+            digest=work.fields["name"],
         )
         return task
 
@@ -61,16 +69,18 @@ class Part:
 
 
 @asynccontextmanager
-async def part(folder: Path, database: str | None, operation: Scripted, **more: Any) -> AsyncIterator[Part]:
+async def part(
+    folder: Path, database: str | None, operation: Scripted, *, slots: int = 1, **more: Any
+) -> AsyncIterator[Part]:
     gateway = Gateway("127.0.0.1:1")
     monitor = Monitor(gateway, {}, metrics_url="", interval=1, timeout=1)
     monitor.ready = True
-    settings = Settings(_env_file=None, data_dir=folder, database_url=database, max_concurrent_tasks=1, **more)
-    gate = Gate(capacity=1, queue_size=1)
+    settings = Settings(_env_file=None, data_dir=folder, database_url=database, max_concurrent_tasks=slots, **more)
+    gate = Gate(capacity=slots, queue_size=1)
     made = Tasks(Services(settings=settings, gateway=gateway, monitor=monitor, gate=gate))
     await made.start()
     try:
-        yield Part(made, gate, operation)
+        yield Part(made, gate, monitor, operation)
     finally:
         await made.stop()
         await gateway.close()

@@ -167,7 +167,7 @@ async def _submit(
     bodies: list[ImageGenerationRequest], request: Request, services: Services, tasks: UseTasks
 ) -> list[tuple[Task, bool]]:
     key = idempotency_key(request)
-    tasks.check(len(bodies), key)  # before each of them costs time
+    tasks.check(len(bodies), key, submit_operation(services).lane)  # before each of them costs time
     operation = submit_operation(services)
     sent = [body.sent(int(operation.ranges(services)["steps"][1])) for body in bodies]
     side = await asyncio.to_thread(_trained_side, services, operation.pipeline.name)

@@ -179,7 +179,7 @@ async def cancel_task(task_id: str, request: Request, tasks: UseTasks) -> dict[s
     **answers(None, raises=TASK, media=(EVENT_STREAM,)),
 )
 async def task_events(task_id: str, request: Request, tasks: UseTasks) -> Response:
-    """Events: `state`, at once and whenever it or the place in the queue changes; `step` with the steps; `preview`
+    """Events: `state`, at once and whenever it or the position in the queue changes; `step` with the steps; `preview`
     if the request asked for some and this process runs the task; at its end `done` with the task."""
     await tasks.get(task_id)
     return EventResponse(partial(narrate, tasks, task_id, request))

@@ -103,7 +103,7 @@ class Admission:
         :raises NotReady: the service drains, or its database is unavailable.
         :raises QueueFull: there is no room in the queue.
         :raises StorageFull: there is no room on the disk.
-        :raises Conflict: another request came under that key.
+        :raises Conflict: another request came under that key, or a task is there that excludes a new one.
         :raises Gone: what came under that key is deleted.
         :raises InvalidInput: there would never be room for so many.
         """
@@ -136,7 +136,7 @@ class Admission:
         self._overview.changed()
         queue_answers = True
         for task, new in accepted:
-            if new and queue_answers:
+            if new and not task.held and queue_answers:
                 queue_answers = await self.put(task)
         return accepted
 
@@ -153,6 +153,14 @@ class Admission:
             log.exception("task %s is not in the queue yet", task.id)
             return False
         return True
+
+    async def release(self) -> None:
+        """Queue tasks whose key has become free; where that fails, the upkeep does it.
+
+        :raises NotReady: the database is unavailable.
+        """
+        for task in await self._store.call(self._store.release):
+            await self.put(task)
 
     async def _accept(self, drafts: Sequence[Draft], lane: str, *, fallback: float) -> list[tuple[Task, bool]]:
         """`Store.add`; where there are inputs to be written, only after a look whether there is room."""

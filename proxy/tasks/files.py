@@ -118,7 +118,7 @@ class Files:
 
     def belong_to(self, database: str) -> bool:
         """Whether the tasks here are those of this database; the first one that asks gets the folder. Another database,
-        or a new one in the place of one that was lost, knows none of them, and must not take them for nobody's."""
+        or a new one in the place of one that was lost, knows none of them, and must not delete them as orphans."""
         path = self._root / _DATABASE
         if not path.exists():
             write_atomically(path, database.encode())

@@ -21,6 +21,8 @@ LIVE: tuple[State, ...] = ("queued", "processing")
 STATES: tuple[State, ...] = (*LIVE, "completed", "failed", "cancelled")
 PRIORITIES = ("high", "normal", "low")
 """A task of a higher one is always first; clients take turns within each."""
+EXCLUSIVE_LIMIT = 200
+"""Characters of `Work.exclusive`."""
 _MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}/[a-z0-9][a-z0-9.+-]{0,63}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
@@ -29,11 +31,15 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 class Work:
     """What an operation makes of a request: all that it needs to run, today or after a restart.
 
-    :param fields: JSON can hold it. Nothing is left to be drawn: the same work makes the same pictures.
-    :param files: pictures and the like, by a name of letters and underscores.
-    :param steps: how many steps it will tell of, as far as that is known now.
-    :param kind, units, pictures: what its duration is measured by: seconds per unit and per picture, for each kind by
+    :param fields: JSON can hold it. Nothing in it is left to chance: the same work makes the same results.
+    :param files: images and the like, by a name of letters and underscores.
+    :param steps: how many steps it will emit, as far as that is known now.
+    :param kind, units, pictures: what its duration is measured by: seconds per unit and per image, for each kind by
         itself.
+    :param exclusive: a key such as `session:abc`. Of the tasks with the same key one runs at a time, the others wait
+        for it without a slot.
+    :param exclusive_or_refuse: instead of waiting for another task with the key, it is refused with 409.
+    :raises InvalidInput: the key is empty or too long.
     """
 
     fields: Mapping[str, Any]
@@ -42,6 +48,14 @@ class Work:
     kind: str
     units: float
     pictures: int = 1
+    exclusive: str | None = None
+    exclusive_or_refuse: bool = False
+
+    def __post_init__(self) -> None:
+        if self.exclusive is not None and not 1 <= len(self.exclusive) <= EXCLUSIVE_LIMIT:
+            raise InvalidInput(
+                f"exclusive must have 1 to {EXCLUSIVE_LIMIT} characters; got {len(self.exclusive)}.", param="exclusive"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +90,8 @@ class Task:
     :param order: where it is in the queue, the lowest first.
     :param newcomer: when it came its source had no other task, others had one for every slot, and nothing of a higher
         priority waited.
+    :param exclusive: see `Work`.
+    :param held: whether it waits, outside of the queue, for another task with the same key.
     :param run: name of the run that may write, or None.
     :param attempts: how often it was begun.
     :param bytes: of its files on the disk.
@@ -97,6 +113,8 @@ class Task:
     source: str | None
     order: int
     newcomer: bool | None
+    exclusive: str | None
+    held: bool
     run: str | None
     attempts: int
     step: int

@@ -17,13 +17,13 @@ from proxy.tasks.store import Store
 log = logging.getLogger(__name__)
 
 _ORPHAN_ROUND_SECONDS = 3600.0
-"""Between looks for folders that are nobody's, which takes a look at all of them."""
+"""How often folders without a task are looked for, which takes a look at all folders."""
 
 
 class Retention:
-    """Takes away what was kept long enough.
+    """Removes what was kept long enough.
 
-    :param hours: after its end, until a task's files go; and again, until nobody remembers it.
+    :param hours: after its end, until a task's files go; and again, until its row goes.
     :param gigabytes: of all files, workspaces included; the tasks that ended first make room.
     """
 
@@ -37,7 +37,7 @@ class Retention:
     def sweep(self) -> list[str]:
         """Do it; waits for database and disk. Returns the tasks that are to be forgotten altogether.
 
-        :raises NotReady: the database is away.
+        :raises NotReady: the database is unavailable.
         """
         for id in self._outlived():
             self._files.remove(id)  # first: what is marked is never looked at again
@@ -55,7 +55,7 @@ class Retention:
             connection.execute(sa.delete(TASKS).where(TASKS.c.id.in_(ids)))
 
     def _remove_orphans(self) -> None:
-        """Remove the folders of tasks that nobody knows: a crash came between their inputs and their acceptance."""
+        """Remove the folders that have no task: a crash came between their inputs and their acceptance."""
         if not self._files.belong_to(self._store.database()):
             log.warning("the folder of tasks belongs to another database; the files in it are left alone")
             return

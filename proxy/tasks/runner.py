@@ -7,14 +7,14 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
 from darkroom.errors import Cancelled, DarkroomError, NetworkError, NotReady, StorageFull, TaskTimeout
 from proxy.errors import describe
 from proxy.gate import Gate
-from proxy.load import CURRENT
+from proxy.load import Running
 from proxy.observability import REQUEST_ID
 from proxy.operations import group_of, operation_named, turn_of
 from proxy.services import Services
@@ -60,6 +60,7 @@ class _Run:
     :ivar begun: the row when the attempt began; None while the task waits for its slot.
     :ivar worked: whether the work is done and only the results are left to be written.
     :ivar ended: whether the task is known to have ended.
+    :ivar exclusive: whether the task has a key, which other tasks may wait for.
     """
 
     id: str
@@ -67,6 +68,7 @@ class _Run:
     begun: Task | None = None
     worked: bool = False
     ended: bool = False
+    exclusive: bool = False
     live: Live = field(default_factory=Live)
 
 
@@ -78,18 +80,32 @@ class Runner:
     that kills the server uses up its own attempts and not those of its neighbours.
 
     :param gates: by the names of the lanes.
+    :param worker: the name of this process among those that share the database.
+    :param release: queues tasks that have waited for another one with the same key.
     """
 
-    def __init__(self, services: Services, gates: Mapping[str, Gate], store: Store, files: Files) -> None:
+    def __init__(
+        self,
+        services: Services,
+        gates: Mapping[str, Gate],
+        store: Store,
+        files: Files,
+        *,
+        worker: str,
+        release: Callable[[], Awaitable[None]],
+    ) -> None:
         self._services = services
         self._gates = gates
         self._store = store
         self._files = files
+        self._worker = worker
+        self._release = release
         self._suspects = {lane: asyncio.Lock() for lane in gates}
         self._stopping = False
         self._live: dict[str, Live] = {}
         self._jobs: dict[str, asyncio.Task[None]] = {}
         self._executions: set[asyncio.Task[Any]] = set()
+        self._cleaning: set[asyncio.Task[Any]] = set()
 
     def live(self, id: str) -> Live | None:
         """What a task that runs here emits; None for others."""
@@ -110,6 +126,11 @@ class Runner:
         for execution in self._executions:
             execution.cancel()
         await asyncio.gather(*self._executions, return_exceptions=True)
+        if self._cleaning:
+            _, late = await asyncio.wait(self._cleaning, timeout=_FINISH_SECONDS)
+            for execution in late:  # the database is unavailable: the next start cleans up
+                execution.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     async def execute(self, id: str) -> None:
         """Run a task until it has ended. Returns without raising; cancelled, it hands the task back."""
@@ -118,9 +139,23 @@ class Runner:
             raise asyncio.CancelledError
         REQUEST_ID.set(id)
         run = _Run(id=id)
-        job = asyncio.ensure_future(self._attempts(run))
         self._executions.add(execution)
-        self._jobs[id], self._live[id] = job, run.live
+        try:
+            await self._run_to_end(run)
+        finally:
+            self._executions.discard(execution)
+        self._cleaning.add(execution)
+        try:
+            await self._remove_workspace(run)
+            if run.exclusive:
+                await self._free_key(run)
+        finally:
+            self._cleaning.discard(execution)
+
+    async def _run_to_end(self, run: _Run) -> None:
+        """All attempts, where the task can be found by `cancel`; cancelled itself, it hands the task back."""
+        job = asyncio.ensure_future(self._attempts(run))
+        self._jobs[run.id], self._live[run.id] = job, run.live
         try:
             await asyncio.wait({job})
         except asyncio.CancelledError:
@@ -128,16 +163,20 @@ class Runner:
                 await asyncio.wait({job}, timeout=_FINISH_SECONDS)
             job.cancel()
             await asyncio.gather(job, return_exceptions=True)
-            await self._hand_back(run)
+            await (self._remove_workspace(run) if run.ended else self._hand_back(run))
             raise
         finally:
-            self._executions.discard(execution)
-            if self._jobs.get(id) is job:
-                del self._jobs[id], self._live[id]
+            if self._jobs.get(run.id) is job:
+                del self._jobs[run.id], self._live[run.id]
         if not job.cancelled() and (error := job.exception()) is not None:
             log.error("a task ended in an unexpected error", exc_info=error)
             await self._end(run, "failed", error=_described(error))
-        await self._remove_workspace(run)
+
+    async def _free_key(self, run: _Run) -> None:
+        """The run has stopped, whatever became of its task: the next task with the same key may run."""
+        await self._until_stored(self._store.stopped, run.id, run.name)
+        with contextlib.suppress(NotReady):  # then the upkeep does it
+            await self._release()
 
     async def _remove_workspace(self, run: _Run) -> None:
         """If the task has ended. If another proxy has taken it over, it resumes from there."""
@@ -152,6 +191,7 @@ class Runner:
             task = await self._until_stored(self._store.get, run.id)
             if task is None or task.ended:
                 return
+            run.exclusive = task.exclusive is not None
             if task.attempts >= most and run.name != task.run:  # ours may have begun, and only the answer was lost
                 problem = f"The server or the service died each of the {most} times that this task was begun."
                 await self._end(run, "failed", error={"code": NetworkError.code, "message": problem, "param": None})
@@ -188,13 +228,13 @@ class Runner:
         :raises Superseded, DarkroomError: it failed.
         """
         SOURCE.set(task.source or task.client)
-        async with self._slot(task):
-            run.begun = begun = await self._within_answer_time(self._store.begin, task.id, run.name)
+        worker = self._worker if run.exclusive else None
+        async with self._slot(task) as job:
+            run.begun = begun = await self._within_answer_time(self._store.begin, task.id, run.name, worker)
             if begun is None:
                 raise Superseded
             run.live.reset()
-            load, job, started = self._gates[task.lane].load, CURRENT.get(), time.monotonic()
-            assert job is not None  # the gate makes one with each slot
+            load, started = self._gates[task.lane].load, time.monotonic()
             turn = turn_of(begun.operation, begun.estimate, begun.steps)
             load.describe(job, id=begun.id, group=group_of(begun.operation), turn=turn)
             outputs = await self._run_operation(begun, run)
@@ -210,17 +250,15 @@ class Runner:
         :raises Superseded: this run no longer owns the task.
         :raises StorageFull, DarkroomError: there is no room for them; they cannot be written.
         """
-        if not await self._until_stored(
-            self._note_progress, task, run
-        ):  # or another run's results would be written over
-            raise Superseded
+        if not await self._until_stored(self._note_progress, task, run):
+            raise Superseded  # the results of another run must not be written over
         results = await asyncio.to_thread(self._files.write_results, task.id, outputs)
         size = task.bytes + sum(result["bytes"] for result in results)
         steps = run.live.steps or task.steps
         await self._end(run, "completed", results=results, bytes=size, step=steps, steps=steps)
 
     @contextlib.asynccontextmanager
-    async def _slot(self, task: Task) -> AsyncIterator[None]:
+    async def _slot(self, task: Task) -> AsyncIterator[Running]:
         """Hold a slot of the task's lane, once Triton is ready if its operation calls a model."""
         operation = operation_named(task.operation)
         async with contextlib.AsyncExitStack() as held:
@@ -228,8 +266,7 @@ class Runner:
                 await held.enter_async_context(self._suspects[task.lane])
             while operation.pipeline and not self._services.monitor.ready:  # noqa: ASYNC110  # it has no event
                 await asyncio.sleep(_READY_POLL_SECONDS)
-            await held.enter_async_context(self._gates[task.lane].slot(SOURCE.get()))
-            yield
+            yield await held.enter_async_context(self._gates[task.lane].slot(SOURCE.get()))
 
     async def _run_operation(self, task: Task, run: _Run) -> list[Output]:
         """Run the operation, and note now and then how far it is.

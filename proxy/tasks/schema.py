@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from proxy.tasks.models import EXCLUSIVE_LIMIT
+
 METADATA = sa.MetaData()
 
 TASKS = sa.Table(
@@ -41,8 +43,12 @@ TASKS = sa.Table(
     sa.Column("source", sa.String(200)),
     sa.Column("newcomer", sa.Boolean),
     sa.Column("lane", sa.String(20), nullable=False, server_default="images"),
+    sa.Column("exclusive", sa.String(EXCLUSIVE_LIMIT)),
+    sa.Column("held", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("worker", sa.String(100)),
     sa.UniqueConstraint("client", "idempotency_key"),  # several without a key are no repetition of each other
     sa.Index("darkroom_tasks_queue", "state", "order", "created_at"),
+    sa.Index("darkroom_tasks_exclusive", "exclusive", "state"),
     sa.Index("darkroom_tasks_client", "client", "created_at"),
 )
 

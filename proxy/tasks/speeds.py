@@ -33,6 +33,7 @@ _ESTIMATED = (
     "step",
     "steps",
     "created_at",
+    "exclusive",
 )
 
 
@@ -71,7 +72,7 @@ def learn(connection: sa.Connection, task: Task, used: Used) -> float:
 def queue_estimates(connection: sa.Connection, loads: Mapping[str, LaneLoad], *, arriving: bool) -> QueueEstimates:
     """See `Store.queue_estimates`."""
     chosen = sa.select(*(TASKS.c[name] for name in _ESTIMATED)).where(TASKS.c.state.in_(LIVE))
-    rows = connection.execute(chosen.order_by(TASKS.c.order, TASKS.c.created_at)).all()
+    rows = connection.execute(chosen.order_by(TASKS.c.held, TASKS.c.order, TASKS.c.created_at)).all()
     learnt = known(connection)
     machines = max(1, int(connection.scalar(sa.select(sa.func.count()).select_from(PROXIES)) or 0))
     return {
@@ -116,7 +117,8 @@ def _job(row: Any, learnt: Speeds, had: float) -> Job:
     demand = speed.demand(row.pictures, row.units) if speed else row.estimate
     by_steps = (demand - (speed.costs[0] * row.pictures if speed else 0.0)) * row.step / row.steps if row.steps else 0.0
     left = max(demand - max(had, by_steps), _LEAST_LEFT * demand) if row.state == "processing" else demand
-    return Job(id=row.id, group=group_of(row.operation), turn=turn_of(row.operation, demand, row.steps), left=left)
+    turn = turn_of(row.operation, demand, row.steps)
+    return Job(id=row.id, group=group_of(row.operation), turn=turn, left=left, exclusive=row.exclusive or "")
 
 
 def _direct_job(one: Direct) -> Job:

@@ -11,7 +11,7 @@ import contextvars
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -22,7 +22,7 @@ import sqlalchemy as sa
 
 from darkroom.errors import Conflict, Gone, NotReady, QueueFull
 from proxy.load import Used
-from proxy.tasks import speeds
+from proxy.tasks import exclusive, speeds
 from proxy.tasks.estimates import speed_of
 from proxy.tasks.models import LIVE, PRIORITIES, Draft, LaneLoad, QueueEstimates, State, Task
 from proxy.tasks.schema import DATABASES, METADATA, TASKS, migrate
@@ -111,7 +111,7 @@ class Store:
     def transaction(self, *, locked: bool = False) -> Iterator[sa.Connection]:
         """A transaction; one that is `locked` never overlaps with another one that is.
 
-        :raises NotReady: the database is away or cannot write.
+        :raises NotReady: the database is unavailable or cannot write.
         """
         try:
             with self._engine.begin() as connection:
@@ -131,8 +131,9 @@ class Store:
         :param slots: how many run at a time.
         :param fallback: seconds per unit of what was never measured.
         :returns: each task, and whether it is new.
-        :raises Conflict: another request came under that key.
-        :raises Gone: what was accepted under it is deleted.
+        :raises Conflict: another request came under that Idempotency-Key; or a task is there with the same key of
+            `Work.exclusive`, and the new one is not to wait for it.
+        :raises Gone: what was accepted under the Idempotency-Key is deleted.
         :raises QueueFull: fewer than these may wait.
         """
         with self.transaction(locked=True) as connection:
@@ -197,6 +198,8 @@ class Store:
                 lane=draft.lane,
                 client=draft.client,
                 source=draft.source,
+                exclusive=work.exclusive,
+                held=exclusive.is_held(connection, draft),
                 newcomer=self._is_newcomer(connection, draft, slots),
                 priority=draft.priority,
                 state="queued",
@@ -294,11 +297,21 @@ class Store:
         with self.transaction() as connection:
             return speeds.queue_estimates(connection, loads, arriving=arriving)
 
-    def begin(self, id: str, run: str) -> Task | None:
+    def begin(self, id: str, run: str, worker: str | None = None) -> Task | None:
         """Begin a run, under a name of its own: only this run may write from now on. None if the task has ended.
-        A second time, because the first answer was lost, it is the same attempt."""
+        A second time, because the first answer was lost, it is the same attempt.
+
+        :param worker: the proxy that runs it, for a task with a key: the key is taken until `stopped`.
+        """
         now, attempts = time.time(), sa.case((TASKS.c.run == run, TASKS.c.attempts), else_=TASKS.c.attempts + 1)
-        values = {"state": "processing", "run": run, "attempts": attempts, "started_at": now, "step": 0}
+        values = {
+            "state": "processing",
+            "run": run,
+            "attempts": attempts,
+            "started_at": now,
+            "step": 0,
+            "worker": worker,
+        }
         return self._update(id, None, values)
 
     def progress(self, id: str, run: str | None, step: int, steps: int) -> bool:
@@ -314,11 +327,37 @@ class Store:
 
     def hand_back(self, id: str, run: str) -> bool:
         """A run was stopped by us and not by anything that it did: the task waits again, and the run does not count."""
-        return self._update(id, run, {"state": "queued", "run": None, "attempts": TASKS.c.attempts - 1}) is not None
+        return (
+            self._update(id, run, {"state": "queued", "run": None, "worker": None, "attempts": TASKS.c.attempts - 1})
+            is not None
+        )
 
     def wait_again(self, id: str, run: str) -> bool:
         """A run came to grief; the task waits for the next one."""
-        return self._update(id, run, {"state": "queued", "run": None, "step": 0}) is not None
+        return self._update(id, run, {"state": "queued", "run": None, "worker": None, "step": 0}) is not None
+
+    def stopped(self, id: str, run: str) -> None:
+        """The run of a task with a key is not at work any more; see `proxy.tasks.exclusive`."""
+        with self.transaction() as connection:
+            connection.execute(sa.update(TASKS).where(TASKS.c.id == id, TASKS.c.run == run).values(worker=None))
+
+    def release(self) -> list[Task]:
+        """Let tasks go that were held for others with the same key; they are to be queued now."""
+        with self.transaction() as connection:
+            if not exclusive.is_any_held(connection):
+                return []
+        with self.transaction(locked=True) as connection:
+            return [_task(row) for row in exclusive.release(connection)]
+
+    def workers(self) -> set[str]:
+        """The proxies whose runs may have tasks with keys."""
+        with self.transaction() as connection:
+            return set(connection.scalars(sa.select(TASKS.c.worker).where(TASKS.c.worker.is_not(None)).distinct()))
+
+    def forget_workers(self, gone: Collection[str]) -> None:
+        """No run of these proxies is at work any more."""
+        with self.transaction() as connection:
+            connection.execute(sa.update(TASKS).where(TASKS.c.worker.in_(gone)).values(worker=None))
 
     def _update(self, id: str, run: str | None, values: dict[str, Any]) -> Task | None:
         query = sa.update(TASKS).where(TASKS.c.id == id, TASKS.c.state.in_(LIVE)).values(**values).returning(*TASKS.c)

@@ -41,20 +41,30 @@ class Tasks:
         self._store = Store(connect(self._url))
         self.files = Files(settings.data_dir)
         self._gates = gates = gates_of(settings, services.gate)
-        self._runner = Runner(services, gates, self._store, self.files)
         self._queue = Queue(
             self._url,
             slots={name: getattr(settings, lane.setting) for name, lane in LANES.items()},
             guests={name: getattr(settings, lane.setting) for name, lane in LANES.items() if gates[name].guests},
-            run=self._runner.execute,
+            run=self._execute,
         )
         self._overview = Overview(gates, self._store, alone=self._queue.alone)
         self._admission = Admission(services, gates, self._store, self.files, self._queue, self._overview)
+        self._runner = Runner(
+            services,
+            gates,
+            self._store,
+            self.files,
+            worker=self._queue.executor,
+            release=self._admission.release,
+        )
         retention = Retention(
             self._store, self.files, hours=settings.task_retention_hours, gigabytes=settings.task_retention_gb
         )
         self._upkeep = Upkeep(services, gates, self._store, self._queue, self._runner, self._admission, retention)
         self._lock: int | None = None
+
+    async def _execute(self, id: str) -> None:
+        await self._runner.execute(id)
 
     async def start(self) -> None:
         """Open the database and begin to work.
@@ -141,6 +151,9 @@ class Tasks:
             with suppress(asyncio.TimeoutError):  # then it is taken out later, or begins and ends at once
                 await at_most(QUEUE_SECONDS, self._queue.take_out(id))
             await asyncio.to_thread(self.files.remove_workspace, id)  # of a run that was stopped and handed back
+        if ours and before.exclusive is not None:
+            with suppress(NotReady):  # then the upkeep does it
+                await self._admission.release()
         task = await self.get(id)
         if task.state != "cancelled":
             raise Conflict(f"The task has {task.state} already.", param="task_id")

@@ -55,7 +55,9 @@ class Upkeep:
 
     async def announce(self) -> None:
         """Say that this proxy is alive, before it has any task: they would pass for left behind."""
-        if not self._queue.alone:
+        if self._queue.alone:
+            await self._store.call(self._store.forget_workers, {self._queue.executor})  # of the process before this one
+        else:
             await self._store.call(self._heartbeats.beat)
 
     def start(self) -> None:
@@ -83,6 +85,7 @@ class Upkeep:
         if not self._queue.alone:
             await self._beat()  # DBOS would wait without end for an unavailable database
             await asyncio.to_thread(self._queue.recover, [self._queue.executor])
+            await self._store.call(self._store.forget_workers, {self._queue.executor})
             await self._store.call(self._heartbeats.forget, {self._queue.executor})
 
     async def _look_for_draining(self) -> None:
@@ -103,6 +106,8 @@ class Upkeep:
         self._dropped = set(dropped)
         for task in tasks:
             state, _ = states.get(task.id, (None, None))
+            if state is None and task.held:
+                continue
             if state is None:
                 log.warning("task %s was accepted but not queued; queueing it", task.id)
                 await self._admission.put(task)
@@ -110,6 +115,7 @@ class Upkeep:
                 error = {"code": "internal_error", "message": "The task got lost; send it again.", "param": None}
                 if await self._store.call(self._store.end, task.id, None, "failed", {"error": error}):
                     log.error("the workflow of task %s is %s, and the task had not ended", task.id, state)
+        await self._admission.release()
 
     async def _sweep(self) -> None:
         forgotten = await self._store.call(self._retention.sweep)
@@ -125,10 +131,12 @@ class Upkeep:
     async def _take_over(self) -> None:
         """Queue again what was given to proxies that are not alive."""
         await self._store.call(self._store.database)  # DBOS would wait without end for an unavailable database
-        lost = await self._store.call(self._heartbeats.lost, await self._queue.executors())
+        others = await self._queue.executors() | await self._store.call(self._store.workers)
+        lost = await self._store.call(self._heartbeats.lost, others)
         if lost:
             count = await asyncio.to_thread(self._queue.recover, lost)
             log.warning("took over %d tasks of %s", count, ", ".join(sorted(lost)))
+            await self._store.call(self._store.forget_workers, lost)
             await self._store.call(self._heartbeats.forget, lost)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from darkroom.errors import NotReady
+from proxy.load import Running
 from proxy.tasks import runner
 from proxy.tasks.models import Output, Task, TaskContext
 from tests.runner_bench import PICTURE, Bench, bench, run
@@ -55,11 +56,11 @@ def test_a_database_that_is_away_keeps_no_place(tmp_path: Path, monkeypatch: pyt
             slot, (take, give) = made.gate.slot, (asyncio.Event(), asyncio.Event())
 
             @asynccontextmanager
-            async def late(source: str) -> AsyncIterator[None]:
-                async with slot(source):
+            async def late(source: str) -> AsyncIterator[Running]:
+                async with slot(source) as job:
                     take.set()
                     await give.wait()
-                    yield
+                    yield job
 
             monkeypatch.setattr(made.gate, "slot", late)
             jobs.append(asyncio.ensure_future(made.runner.execute(waiting)))
@@ -90,8 +91,8 @@ def test_a_beginning_whose_answer_is_lost_is_one_attempt(tmp_path: Path, monkeyp
         async with bench(tmp_path, body, monkeypatch, task_max_attempts=1) as made:
             begin, lost = made.store.begin, ["once", "twice"]
 
-            def lose(id: str, run_name: str) -> Task | None:
-                begun = begin(id, run_name)
+            def lose(id: str, run_name: str, worker: str | None) -> Task | None:
+                begun = begin(id, run_name, worker)
                 if lost:
                     lost.pop()
                     raise NotReady("The database of tasks does not answer.")
@@ -138,8 +139,8 @@ def test_a_stop_after_a_beginning_whose_answer_was_lost(tmp_path: Path, monkeypa
             begin, begun = made.store.begin, asyncio.Event()
             loop = asyncio.get_running_loop()
 
-            def lose(id: str, run_name: str) -> Task | None:
-                begin(id, run_name)
+            def lose(id: str, run_name: str, worker: str | None) -> Task | None:
+                begin(id, run_name, worker)
                 loop.call_soon_threadsafe(begun.set)
                 raise NotReady("The database of tasks does not answer.")
 
@@ -166,11 +167,11 @@ def test_a_database_that_is_slow_to_answer_keeps_no_place(tmp_path: Path, monkey
             asked = asyncio.Event()
             loop = asyncio.get_running_loop()
 
-            def wait(id: str, run_name: str) -> Task | None:
+            def wait(id: str, run_name: str, worker: str | None) -> Task | None:
                 loop.call_soon_threadsafe(asked.set)
                 if waits:
                     waits.pop().wait(30)
-                return begin(id, run_name)
+                return begin(id, run_name, worker)
 
             first = waits[0]
             monkeypatch.setattr(made.store, "begin", wait)
