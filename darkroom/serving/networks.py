@@ -7,8 +7,9 @@ is `darkroom.serving.triton_model.BlsNetwork`; in tests and benchmarks it is `Or
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -68,6 +69,32 @@ class ModelSpec:
     def is_network(self) -> bool:
         """Whether pipelines call it, in batches; a pipeline itself has no batch dimension."""
         return self.backend != "python" or self.max_batch_size > 0
+
+    def labelled(self, label: str) -> ModelSpec:
+        """This model for another checkpoint of the same family: "unet" and "photos" are "unet.photos".
+
+        Its canary goes to the pipeline of the same label.
+
+        :param label: as `split_label` gives it; "" is the checkpoint without one.
+        """
+        if not label:
+            return self
+        beside = f"{self.canary_model}.{label}" if self.canary_model else ""
+        return replace(self, name=f"{self.name}.{label}", canary_model=beside)
+
+
+_LABEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+
+
+def split_label(name: str) -> tuple[str, str]:
+    """The name of a model without the label of its checkpoint, and the label ("" for the checkpoint without one)."""
+    plain, _, label = name.partition(".")
+    return plain, label
+
+
+def is_label(text: str) -> bool:
+    """Whether a checkpoint may be served under this label: 1 to 40 of a-z, 0-9, _ and -, not beginning with _ or -."""
+    return bool(_LABEL.fullmatch(text))
 
 
 @dataclass(frozen=True)
