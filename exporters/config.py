@@ -7,14 +7,12 @@ machine unless an option asks.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from darkroom.files import write_atomically
-from darkroom.registry import all_specs
 from darkroom.serving.networks import ModelSpec, TensorSpec
 from exporters.errors import ExportError
 from exporters.tensorrt.engines import Served
@@ -167,19 +165,6 @@ def placement_of(text: str, spec: ModelSpec) -> Placement:
     kinds = [found] if found.gpus else [found, replace(found, unknown_device=True)]
     usual = (kind for kind in kinds if model.max_batch_size == _max_batch(spec, kind))
     return next(usual, replace(found, max_batch=model.max_batch_size))
-
-
-def placement_in(repository: Path) -> Placement | None:
-    """The placement of the networks that are in a repository, of whatever family: that of the first readable config.
-
-    None if there is none. Networks in Python are left out, as they may have devices of their own.
-    """
-    for spec in all_specs():
-        path = config_path(repository, spec)
-        if spec.is_network and spec.backend != "python" and path.is_file():
-            with contextlib.suppress(ValueError):
-                return placement_of(path.read_text(), spec)
-    return None
 
 
 def config_path(repository: Path, spec: ModelSpec) -> Path:

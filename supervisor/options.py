@@ -110,8 +110,8 @@ def _checkpoint(text: str | None, folders: list[Path], option: str) -> str | Non
         path = folder / Path(text).expanduser()
         if path.is_dir():
             return os.path.abspath(path)  # noqa: PTH100  # not resolved: the name of a link may say what it is
+    from exporters.checkpoints.hub import parse  # a client of the hub, which a folder does not need
     from exporters.errors import ExportError
-    from exporters.hub import parse  # a client of the hub, which a folder does not need
 
     try:
         parse(text)

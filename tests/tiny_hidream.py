@@ -32,12 +32,15 @@ from darkroom.pipelines.hidream.prompts import load_readers
 from darkroom.pipelines.hidream.request import Limits
 from darkroom.pipelines.hidream.transformer import load_transformer, predict
 from darkroom.serving.networks import Array, Tensors
+from exporters.checkpoints.origin import Origin
 from exporters.demo.tokens import WORDS, byte_characters, write_tokenizer
+from exporters.export import ModelExport
+from exporters.graphs.clip import ServedPooledEncoder
+from exporters.graphs.vae import ServedVaeDecoder
 from exporters.hidream import graphs
-from exporters.hidream.pipeline import Wanted, export
+from exporters.hidream import pipeline as pipeline_export
+from exporters.hidream.export import CheckpointSources
 from exporters.onnx_export import quiet
-from exporters.sd15.export import Job
-from exporters.sd15.origin import Origin
 from tests.tiny_sd15 import network
 
 CLIP_WIDTHS = (16, 24)
@@ -200,9 +203,9 @@ def write_checkpoint(folder: Path, *, seed: int = 0) -> HiDreamImagePipeline:
 
 def exported(folder: Path, repository: Path, *, variant: str | None = None) -> Checkpoint:
     """What the exporter writes for the loop about a checkpoint in `folder`: pipeline.json and the tokenizers."""
-    checkpoint = Origin.of(str(folder), folder.parent, lambda name: Path(name))
-    job = Job(spec=networks.PIPELINE, repository=repository, checkpoint=checkpoint)
-    export(Wanted(job=job, llama=None, variant=variant), lambda stage: None)
+    sources = CheckpointSources(checkpoint=Origin.of(str(folder), folder.parent, lambda name: Path(name)))
+    wanted = ModelExport(spec=networks.PIPELINE, repository=repository, checkpoint=sources.checkpoint)
+    pipeline_export.export(wanted, sources, variant, lambda stage: None)
     return Checkpoint.read(repository / networks.PIPELINE.name / "1")
 
 
@@ -225,11 +228,11 @@ def make_runner(pipeline: HiDreamImagePipeline, folder: Path, repository: Path) 
         limits=Limits(),
         readers=load_readers(repository / networks.PIPELINE.name / "1", checkpoint),
         encoders={
-            "clip_l": network(graphs.ServedClip(pipeline.text_encoder), "text_embeds"),
-            "clip_g": network(graphs.ServedClip(pipeline.text_encoder_2), "text_embeds"),
+            "clip_l": network(ServedPooledEncoder(pipeline.text_encoder), "text_embeds"),
+            "clip_g": network(ServedPooledEncoder(pipeline.text_encoder_2), "text_embeds"),
             "t5": network(graphs.ServedT5(pipeline.text_encoder_3), "prompt_embeds"),
             "llama": network(graphs.ServedLlama(pipeline.text_encoder_4), "hidden_states"),
         },
         transformer=predicted,
-        vae_decoder=network(graphs.ServedVaeDecoder(pipeline.vae), "image"),
+        vae_decoder=network(ServedVaeDecoder(pipeline.vae), "image"),
     )

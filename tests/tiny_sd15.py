@@ -27,6 +27,8 @@ from darkroom.pipelines.sd15.checkpoint import Checkpoint
 from darkroom.pipelines.sd15.pipeline import Runner, generate
 from darkroom.pipelines.sd15.request import GenerateRequest, Limits
 from darkroom.serving.networks import Array, Network, Tensors
+from exporters.graphs.clip import ServedTextEncoder
+from exporters.graphs.vae import ServedVaeDecoder
 from exporters.onnx_export import quiet
 from exporters.sd15 import graphs
 from tests import sd15_checkpoints
@@ -71,9 +73,9 @@ def make_runner(pipeline: StableDiffusionPipeline, controlnet: ControlNetModel |
         checkpoint=_checkpoint(pipeline),
         tokenizer=_tokenizer(pipeline.tokenizer),
         limits=Limits(),
-        text_encoder=network(graphs.ServedTextEncoder(pipeline.text_encoder), "prompt_embeds"),
+        text_encoder=network(ServedTextEncoder(pipeline.text_encoder), "prompt_embeds"),
         unet=network(graphs.ServedUnet(unet), "noise_pred"),
-        vae_decoder=network(graphs.ServedVaeDecoder(vae), "image"),
+        vae_decoder=network(ServedVaeDecoder(vae), "image"),
         control_unets={kind: network(module, "noise_pred") for kind, module in controls.items()},
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
 import functools
 import io
@@ -23,7 +24,7 @@ from darkroom.parameters import read_png
 from darkroom.pipelines.hidream.pipeline import Finished, Progress, Runner, generate
 from darkroom.pipelines.hidream.request import GenerateRequest
 from darkroom.pipelines.hidream.transformer import load_transformer, predict
-from exporters.sd15 import preview
+from exporters.checkpoints import preview
 from tests import tiny_hidream
 
 Pictures = NDArray[np.uint8]
@@ -186,7 +187,9 @@ def test_what_previews_show_is_in_the_end_the_result(runner: Runner, name: str) 
 def test_colours_of_previews_know_of_the_shift(pipeline: HiDreamImagePipeline, runner: Runner) -> None:
     vae = pipeline.vae
     raw = torch.randn(5, 16, generator=torch.Generator().manual_seed(1))
-    matrix, ours = torch.tensor(preview.fit(vae).matrix), torch.tensor(runner.checkpoint.latent_rgb)
+    without = copy.deepcopy(vae)
+    without.register_to_config(shift_factor=None)
+    matrix, ours = torch.tensor(preview.fit(without).matrix), torch.tensor(runner.checkpoint.latent_rgb)
     scaled = (raw - vae.config.shift_factor) * vae.config.scaling_factor
     expected = raw * vae.config.scaling_factor @ matrix[:-1] + matrix[-1]
     torch.testing.assert_close(scaled @ ours[:-1] + ours[-1], expected, rtol=0, atol=1e-4)

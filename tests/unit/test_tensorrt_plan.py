@@ -367,7 +367,7 @@ def test_engines_of_a_model_that_is_no_more_are_removed(folder: Path) -> None:
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporters.tensorrt.command.visible_gpus", tuple)
+    monkeypatch.setattr("exporters.tensorrt.cli.visible_gpus", tuple)
     file = write_onnx(sd15.UNET, tmp_path / "sd15_unet" / "1")
     before = sorted(tmp_path.rglob("*"))
 
@@ -389,7 +389,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, monkeypatch:
 
 
 def test_dry_run_names_the_gpu_that_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporters.tensorrt.command.visible_gpus", lambda: (A100,))
+    monkeypatch.setattr("exporters.tensorrt.cli.visible_gpus", lambda: (A100,))
     write_onnx(sd15.UNET, tmp_path / "sd15_unet" / "1", "fp16")
     result = CliRunner().invoke(main, ["tensorrt", "--output", str(tmp_path), "--dry-run", "--model", "sd15_unet"])
     assert result.output.startswith("sd15_unet: model_fp16_sm80_trt<TensorRT>.plan\n")
@@ -421,7 +421,7 @@ def test_without_a_gpu_or_tensorrt_nothing_is_built(
 def test_what_is_up_to_date_is_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a module that has nothing but a version: whoever builds fails."""
     install(sd15.VAE_DECODER, tmp_path, max_batch=sd15.VAE_DECODER.max_batch_size)
-    monkeypatch.setattr("exporters.tensorrt.command.building_gpu", lambda: H100)
+    monkeypatch.setattr("exporters.tensorrt.cli.building_gpu", lambda: H100)
     monkeypatch.setitem(sys.modules, "tensorrt", type("T", (), {"__version__": TRT})())  # type: ignore[arg-type]
     command = ["tensorrt", "--output", str(tmp_path), "--precision", "fp16"]
     result = CliRunner().invoke(main, command)

@@ -86,11 +86,14 @@ VAE_DECODER = ModelSpec(
 )
 
 
-def _unet(name: str, *more: TensorSpec, canary: Callable[[], Tensors] | None = None) -> ModelSpec:
+def _unet(
+    name: str, *more: TensorSpec, canary: Callable[[], Tensors] | None = None, on_demand: bool = False
+) -> ModelSpec:
     """A UNet, with the inputs that it has beside the plain one's."""
     return ModelSpec(
         name=name,
         backend="onnxruntime",
+        on_demand=on_demand,
         inputs=(*_UNET_INPUTS, *more),
         outputs=_NOISE,
         max_batch_size=16,
@@ -119,7 +122,7 @@ def _control_canary(control: str) -> Tensors:
 
 def control_unet(control: str) -> ModelSpec:
     """The UNet with the ControlNet of that kind in one graph: its residuals, 27 MB a step, never leave it."""
-    return _unet(f"sd15_unet_{control}", *_CONTROL_INPUTS, canary=lambda: _control_canary(control))
+    return _unet(f"sd15_unet_{control}", *_CONTROL_INPUTS, canary=lambda: _control_canary(control), on_demand=True)
 
 
 CONTROL_UNETS: dict[str, ModelSpec] = {name: control_unet(name) for name in control_names()}

@@ -1,4 +1,4 @@
-"""Attention of UNet, ControlNet and VAE as one operator, whose kernels never write the scores down.
+"""Attention of UNets, ControlNets and VAEs as one operator, whose kernels never write the scores down.
 
 Spelled out as MatMul, Softmax, MatMul, ONNX Runtime keeps a matrix of tokens x tokens per head in memory: at 64 x 64
 latents that is 84 % of a step's time on a CPU (docs/decisions/0008-sd15-export.md).
@@ -6,14 +6,21 @@ latents that is 84 % of a step's time on a CPU (docs/decisions/0008-sd15-export.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from exporters.fused_attention import DOMAIN, OPERATOR
+from exporters.graphs.fused_attention import DOMAIN, OPERATOR
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+
+Module = TypeVar("Module", bound=nn.Module)
+Network = TypeVar("Network", "UNet2DConditionModel", "ControlNetModel", "AutoencoderKL")
 
 
 @torch.library.custom_op("darkroom::multi_head_attention", mutates_args=())
@@ -63,6 +70,19 @@ class FusedAttention:
             attended = attended + hidden_states
         result: Tensor = attended if attn.rescale_output_factor == 1 else attended / attn.rescale_output_factor
         return result
+
+
+def sharing_copy(module: Module) -> Module:
+    """A copy whose structure can be changed while its weights stay those of the original, in the same memory."""
+    tensors = (*module.parameters(), *module.buffers())
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+
+
+def with_fused_attention(network: Network) -> Network:
+    """A copy of a UNet, ControlNet or VAE, sharing the weights, with attention as one operator."""
+    copied = sharing_copy(network)
+    copied.set_attn_processor(FusedAttention())
+    return copied
 
 
 def translations() -> Mapping[Any, Callable[..., Any]]:

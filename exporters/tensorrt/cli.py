@@ -11,8 +11,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from darkroom.registry import all_specs
-from darkroom.serving.networks import ModelSpec
+from darkroom.serving.networks import ModelSpec, split_label
+from exporters import repository
 from exporters.errors import ExportError
 from exporters.onnx_export import MODEL_NAME
 from exporters.options import cache_option, output_option
@@ -22,17 +22,18 @@ from exporters.tensorrt.plan import GIB, EnginePlan, describe, engine_sizes, mak
 from exporters.tensorrt.target import Target, building_gpu, engine_name, visible_gpus
 
 
-def _networks() -> tuple[ModelSpec, ...]:
+def _networks(output: Path) -> list[ModelSpec]:
+    """The networks of a repository of which an engine can be built, whatever their label."""
     sizes = engine_sizes()
-    return tuple(spec for spec in all_specs() if spec.name in sizes)
+    return [spec for spec in repository.specs_of(output) if split_label(spec.name)[0] in sizes]
 
 
 @click.command(
     epilog="""\b
 Examples:
   python -m exporters tensorrt                                      every exported network
-  python -m exporters tensorrt --model sd15_unet --precision fp16
-  python -m exporters tensorrt --model sd15_unet --dry-run          what would be built; needs no GPU
+  python -m exporters tensorrt --model NAME --precision fp16
+  python -m exporters tensorrt --model NAME --dry-run               what would be built; needs no GPU
   python -m exporters tensorrt --max-batch 4 --max-side 768         for GPUs with less memory
   CUDA_VISIBLE_DEVICES=1 python -m exporters tensorrt               on another GPU than the first
 Then: python -m exporters config --engine tensorrt --gpus 0"""
@@ -41,7 +42,6 @@ Then: python -m exporters config --engine tensorrt --gpus 0"""
     "--model",
     "models",
     multiple=True,
-    type=click.Choice([spec.name for spec in _networks()]),
     metavar="NAME",
     help="Which network; may be repeated. Default: all that are exported.",
 )
@@ -80,7 +80,9 @@ def tensorrt(
     An engine lies beside its model.onnx, with engine.json to say what it is of; what is up to date is left alone. It
     runs on GPUs of the same architecture, under a Triton server with the same version of TensorRT.
     """
-    specs = [spec for spec in _networks() if spec.name in models or (not models and _file(output, spec).is_file())]
+    networks = _networks(output)
+    exported = [spec for spec in networks if _file(output, spec).is_file()]
+    specs = repository.chosen(output, models, networks) if models else exported
     if not specs:
         raise ExportError(f"No exported network is in {output}; run first: python -m exporters prepare")
     plans = {

@@ -1,4 +1,4 @@
-"""Colours for previews: a straight line from the four channels of a latent to the mean colour of its 8 x 8 pixels."""
+"""Colours for previews: a straight line from the channels of a latent to the mean colour of its pixels."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
-
-from darkroom.pipelines.sd15.networks import VAE_SCALE_FACTOR
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -23,7 +21,7 @@ _BATCH = 4
 class Fit:
     """A least squares fit.
 
-    :param matrix: 5 x 3: red, green and blue (0..1) per latent channel, then a constant.
+    :param matrix: (channels + 1) x 3: red, green and blue (0..1) per latent channel, then a constant.
     :param error: root mean square of what it misses, 0..1.
     """
 
@@ -57,17 +55,21 @@ def pictures(count: int = PICTURES, side: int = SIDE, seed: int = 0) -> NDArray[
 
 
 def fit(vae: AutoencoderKL) -> Fit:
-    """Fit the colours of this VAE's own pictures: each is encoded, and decoded again from the mean of its posterior."""
+    """Fit the colours of this VAE's own pictures: each is encoded, and decoded again from the mean of its posterior.
+
+    The latents of the fit are those of the loop: without the VAE's shift, times its scaling factor.
+    """
     import torch
 
+    shift, factor = float(vae.config.get("shift_factor") or 0.0), vae.config.scaling_factor
     rows, colours = [], []
     with torch.no_grad():
         for batch in np.split(pictures(), PICTURES // _BATCH):
             pixels = torch.from_numpy(batch).permute(0, 3, 1, 2) / 127.5 - 1
             latents = vae.encode(pixels).latent_dist.mean
             decoded = (vae.decode(latents, return_dict=False)[0] * 0.5 + 0.5).clamp(0, 1)
-            blocks = torch.nn.functional.avg_pool2d(decoded, VAE_SCALE_FACTOR)
-            rows.append((latents * vae.config.scaling_factor).permute(0, 2, 3, 1).reshape(-1, latents.shape[1]))
+            blocks = torch.nn.functional.avg_pool2d(decoded, SIDE // latents.shape[-1])
+            rows.append(((latents - shift) * factor).permute(0, 2, 3, 1).reshape(-1, latents.shape[1]))
             colours.append(blocks.permute(0, 2, 3, 1).reshape(-1, 3))
     known = torch.cat(rows).double().numpy()
     wanted = torch.cat(colours).double().numpy()

@@ -35,8 +35,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from darkroom.files import write_atomically
 from darkroom.settings import Settings
+from exporters.checkpoints.hub_transfer import HTTPError, RemoteFile, bytes_there, fetch, is_there
 from exporters.errors import ExportError
-from exporters.hub_transfer import HTTPError, RemoteFile, bytes_there, fetch, is_there
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 LISTING_TIMEOUT_SECONDS = 20.0

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from exporters.realesrgan.architectures import (
+from exporters.upscale.architectures import (
     FEATURES,
     RESIDUAL_SCALE,
     SLOPE,

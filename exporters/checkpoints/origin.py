@@ -11,7 +11,7 @@ from pathlib import Path
 from exporters.errors import ExportError
 from exporters.manifest import FileState, Source
 
-_SINGLE = (".safetensors", ".ckpt")
+SINGLE = (".safetensors", ".ckpt")
 """Endings of single files."""
 
 
@@ -35,7 +35,7 @@ class Origin:
         """What a user means by `text`: a folder or a file where there is one (relative to `base`), else a hub id."""
         found = base / text
         # Not resolved: what a link is called may say what it is, and what it leads to only be called by a hash.
-        local = found.exists() or found.suffix in _SINGLE
+        local = found.exists() or found.suffix in SINGLE
         return cls(name=os.path.abspath(found) if local else text, fetch=fetch, unpack=unpack)  # noqa: PTH100
 
     @property
@@ -47,7 +47,7 @@ class Origin:
     def title(self) -> str:
         """The name that images carry: the hub id, or the folder's or the file's own name without its ending."""
         path = Path(self.name)
-        return self.name if not self.local else path.stem if path.suffix in _SINGLE else path.name
+        return self.name if not self.local else path.stem if path.suffix in SINGLE else path.name
 
     @cached_property
     def root(self) -> Path:
@@ -76,3 +76,26 @@ class Origin:
         if not self.local or not Path(self.name).exists():
             return noted.name == self.name
         return all(state.still(self.root / file) for file, state in noted.files.items())
+
+
+def origin(
+    text: str,
+    base: Path,
+    cache: Path,
+    patterns: tuple[str, ...],
+    *,
+    unpack: Callable[[Path], Path] | None = None,
+) -> Origin:
+    """A checkpoint by what a user calls it.
+
+    :param text: a folder or a single file, relative to `base`, or a hub id.
+    :param patterns: what an export needs of a repository of the hub.
+    :param unpack: makes a folder of a single file; None = single files are refused.
+    """
+
+    def fetch(name: str) -> Path:
+        from exporters.checkpoints import hub  # which a folder does not need
+
+        return hub.resolve(name, patterns=patterns, cache=cache)
+
+    return Origin.of(text, base, fetch, unpack)

