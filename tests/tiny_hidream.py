@@ -13,17 +13,7 @@ from diffusers import (
     HiDreamImageTransformer2DModel,
 )
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    T5Config,
-    T5EncoderModel,
-    T5Tokenizer,
-)
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedTokenizerFast, T5Tokenizer
 
 from darkroom.pipelines.hidream import networks
 from darkroom.pipelines.hidream.checkpoint import Checkpoint
@@ -33,7 +23,6 @@ from darkroom.pipelines.hidream.request import Limits
 from darkroom.pipelines.hidream.transformer import load_transformer, predict
 from darkroom.serving.networks import Array, Tensors
 from exporters.checkpoints.origin import Origin
-from exporters.demo.tokens import WORDS, byte_characters, write_tokenizer
 from exporters.export import ModelExport
 from exporters.graphs.clip import ServedPooledEncoder
 from exporters.graphs.vae import ServedVaeDecoder
@@ -41,7 +30,10 @@ from exporters.hidream import graphs
 from exporters.hidream import pipeline as pipeline_export
 from exporters.hidream.export import CheckpointSources
 from exporters.onnx_export import quiet
+from tests import sd15_checkpoints
 from tests.tiny_sd15 import network
+from training import networks as factories
+from training.tokens import WORDS, byte_characters, write_tokenizer
 
 CLIP_WIDTHS = (16, 24)
 """Of the pooled embeddings of CLIP-L and CLIP-G."""
@@ -74,72 +66,16 @@ def make_transformer(**changes: Any) -> HiDreamImageTransformer2DModel:
 
 
 def make_vae() -> AutoencoderKL:
-    """16 channels, eight pixels per latent along each side, and a shift, as FLUX's, which HiDream uses."""
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 8, 8, 16),
-        latent_channels=16,
-        norm_num_groups=4,
-        sample_size=64,
-        scaling_factor=0.3611,
-        shift_factor=0.1159,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
+    """16 channels and a shift, as FLUX's, which HiDream uses."""
+    return sd15_checkpoints.make_vae(
+        channels=16, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False
     )
-    with torch.no_grad():  # else all pictures are grey
-        vae.decoder.conv_out.weight.mul_(8)
-    return vae
 
 
 def make_clip(tokenizer: CLIPTokenizer, width: int) -> CLIPTextModelWithProjection:
     """248 positions, as the CLIPs of HiDream have."""
-    return CLIPTextModelWithProjection(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=WIDTH,
-            intermediate_size=2 * WIDTH,
-            projection_dim=width,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=248,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-
-
-def make_t5(tokenizer: T5Tokenizer) -> T5EncoderModel:
-    """Two gated layers with relative positions."""
-    return T5EncoderModel(
-        T5Config(
-            vocab_size=len(tokenizer),
-            d_model=WIDTH,
-            d_kv=8,
-            d_ff=2 * WIDTH,
-            num_layers=2,
-            num_heads=4,
-            feed_forward_proj="gated-gelu",
-        )
-    )
-
-
-def make_llama(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """LLAMA_LAYERS layers whose heads share keys in pairs."""
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=WIDTH,
-            intermediate_size=2 * WIDTH,
-            num_hidden_layers=LLAMA_LAYERS,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=512,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
+    settings: dict[str, Any] = {"width": WIDTH, "inner": 2 * WIDTH, "layers": 2, "heads": 2, "positions": 248}
+    return CLIPTextModelWithProjection(factories.clip_config(tokenizer, projection=width, **settings))
 
 
 def make_t5_tokenizer() -> T5Tokenizer:
@@ -180,9 +116,9 @@ def make_pipeline(folder: Path, *, seed: int = 0) -> HiDreamImagePipeline:
             tokenizer=words,
             text_encoder_2=make_clip(words, CLIP_WIDTHS[1]),
             tokenizer_2=words,
-            text_encoder_3=make_t5(t5_words),
+            text_encoder_3=factories.make_t5(t5_words, width=WIDTH, head=8),
             tokenizer_3=t5_words,
-            text_encoder_4=make_llama(llama_words),
+            text_encoder_4=factories.make_llama(llama_words, width=WIDTH, layers=LLAMA_LAYERS, tied=False),
             tokenizer_4=llama_words,
             transformer=make_transformer(),
         )

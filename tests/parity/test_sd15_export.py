@@ -361,6 +361,23 @@ def test_a_controlnet_of_another_base_is_refused(half: Made, full: Made, control
         export("sd15-controlnet", "--controlnet", controlnet_folder, *arguments)
 
 
+def test_labelled_checkpoint_is_exported_as_the_plain_one(full: Made, controlnet_folder: Path, tmp_path: Path) -> None:
+    """Into a repository that has nothing else: the same bytes under other names, each with its config."""
+    output = export("export", full.checkpoint, "--as", "photos", "--output", tmp_path).output
+    assert output.startswith(
+        "tiny is a Stable Diffusion 1.5 checkpoint (StableDiffusionPipeline): exporting as sd15.photos"
+    )
+    export("sd15-controlnet", "--as", "photos", "--controlnet", controlnet_folder, "--output", tmp_path)
+    names = {spec.name for spec in networks.specs()}
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.photos" for name in names}
+    for name in names:
+        for path in (full.repository / name / "1").iterdir():
+            if path.name not in ("export.json", "model.py"):
+                assert (tmp_path / f"{name}.photos" / "1" / path.name).read_bytes() == path.read_bytes(), path
+    assert config.drift(tmp_path, [spec.labelled("photos") for spec in networks.specs()], Placement()) == ""
+    assert export("export", full.checkpoint, "--as", "photos", "--output", tmp_path).output.count("up to date") == 6
+
+
 # --- the comparison notices
 
 
