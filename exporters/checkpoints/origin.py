@@ -58,7 +58,9 @@ class Origin:
         if not self.local:
             return self.fetch(self.name)
         path = Path(self.name)
-        if path.is_file() and self.unpack is not None:
+        if path.is_file():
+            if self.unpack is None:
+                raise ExportError(f"{path} is a file; a checkpoint of this kind is a folder, or a hub id.")
             return self.unpack(path)
         if not path.is_dir():
             raise ExportError(f"The checkpoint {path} is not there.")

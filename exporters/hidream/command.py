@@ -15,6 +15,7 @@ from exporters import manifest
 from exporters.checkpoints.components import INDEX
 from exporters.checkpoints.origin import origin
 from exporters.config import Placement, config_path, placement_of, write_configs
+from exporters.defaults import is_other_checkpoint, precision_of
 from exporters.errors import ExportError
 from exporters.export import ModelExport, model_task, pipeline_task
 from exporters.files import CACHE, ROOT
@@ -22,7 +23,6 @@ from exporters.hidream import export, pipeline, transformer, weights
 from exporters.hidream.export import CheckpointSources
 from exporters.manifest import Precision
 from exporters.options import cache_option, force_option, label_option, output_option, precision_option
-from exporters.prepared import is_other_checkpoint, precision_of
 from exporters.repository import labels_of
 from exporters.tasks import Task, run_tasks
 
@@ -95,7 +95,7 @@ COMMANDS = (hidream,)
 
 
 def prepare(settings: Settings, repository: Path) -> None:
-    """HIDREAM_CHECKPOINT, HIDREAM_LLAMA and HIDREAM_VARIANT name what makes pictures, HIDREAM_FP16 chooses the
+    """HIDREAM_CHECKPOINT, HIDREAM_LLAMA and HIDREAM_VARIANT name what makes images, HIDREAM_FP16 chooses the
     precision of its encoders on GPUs. HIDREAM_DEVICES and HIDREAM_DEVICE_TYPE change the config of the transformer.
     """
     _export_asked(settings, repository)

@@ -16,12 +16,12 @@ from exporters.checkpoints.components import INDEX
 from exporters.checkpoints.contents import Contents
 from exporters.checkpoints.origin import Origin
 from exporters.checkpoints.origin import origin as origin_of
+from exporters.defaults import is_other_checkpoint, precision_of
 from exporters.errors import ExportError
 from exporters.export import ModelExport, pipeline_task
 from exporters.files import CACHE, ROOT
 from exporters.manifest import Precision
 from exporters.options import cache_option, force_option, label_option, output_option, precision_option
-from exporters.prepared import is_other_checkpoint, precision_of
 from exporters.repository import installed
 from exporters.sd15 import controls, export, pipeline, single_file
 from exporters.tasks import Task, run_tasks
@@ -140,7 +140,7 @@ def recognises(contents: Contents) -> bool:
 
 
 def prepare(settings: Settings, repository: Path) -> None:
-    """SD15_CHECKPOINT and SD15_CONTROLNETS name what makes pictures, SD15_FP16 chooses the precision on GPUs."""
+    """SD15_CHECKPOINT and SD15_CONTROLNETS name what makes images, SD15_FP16 chooses the precision on GPUs."""
     checkpoint = origin(settings.sd15_checkpoint, ROOT, CACHE)
     if ROOT / settings.sd15_checkpoint == DEMO:
         noted = controls.base_of(repository)

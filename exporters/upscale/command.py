@@ -9,10 +9,10 @@ import click
 from darkroom.pipelines.upscale.networks import NETWORKS
 from darkroom.settings import Settings
 from exporters.checkpoints.contents import Contents
+from exporters.defaults import precision_of
 from exporters.files import CACHE
 from exporters.manifest import Precision
 from exporters.options import cache_option, force_option, output_option, precision_option
-from exporters.prepared import precision_of
 from exporters.tasks import Task, run_tasks
 from exporters.upscale.export import STAGES, UpscalerExport, export, up_to_date
 from exporters.upscale.weights import holds

@@ -114,7 +114,7 @@ def test_family_in_another_folder_is_a_command_and_is_prepared(tmp_path: Path) -
     command = [sys.executable, "-c", program, str(tmp_path)]
 
     def run(*arguments: str) -> str:
-        environment = {"PATH": "", "FAMILIES": "toy", "MODEL_REPOSITORY": str(tmp_path / "models")}
+        environment = {"PATH": ""}
         done = subprocess.run(
             [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
         )
