@@ -1,4 +1,4 @@
-"""What `prepare` of every family decides alike: the precision, and whether the demo takes the place of what is there."""
+"""What `prepare` of every family decides alike: the precision, and whether the demo replaces what is there."""
 
 from __future__ import annotations
 
