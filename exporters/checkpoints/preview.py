@@ -61,7 +61,7 @@ def fit(vae: AutoencoderKL) -> Fit:
     """
     import torch
 
-    shift, factor = float(vae.config.get("shift_factor") or 0.0), vae.config.scaling_factor
+    shift, factor = float(getattr(vae.config, "shift_factor", None) or 0.0), vae.config.scaling_factor
     rows, colours = [], []
     with torch.no_grad():
         for batch in np.split(pictures(), PICTURES // _BATCH):

@@ -120,7 +120,7 @@ def test_family_in_another_folder_is_a_command_and_is_prepared(tmp_path: Path) -
         )
         return done.stdout
 
-    assert "  toy " in run("--help")
+    assert "\n  toy\n" in run("--help")
     photos = tmp_path / "photos"
     assert run("export", str(photos)).splitlines() == [
         "photos is a Toy checkpoint (ToyPipeline): exporting as toy",
