@@ -24,24 +24,14 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from darkroom.errors import Cancelled, DarkroomError, InvalidInput, NetworkError, OutOfMemory, to_wire
-from darkroom.serving.batching import Job, groups, run_together
+from darkroom.serving.batching import NetworkCall, run_calls
 from darkroom.serving.calls import CALL, CLIENT, STOP
 from darkroom.serving.model_config import instances, on_cpu, read_config
 from darkroom.serving.networks import Array, ModelSpec, RowCaps, Tensors
+from darkroom.serving.out_of_memory import is_out_of_memory
 from darkroom.serving.triton_metrics import Gauges
 from darkroom.serving.turns import MEMBER, Member, Turns
 
-# How engines say that memory ran out: our backend's prefix, then ONNX Runtime's, CUDA's, cuDNN's and torch's own words.
-_OUT_OF_MEMORY = (
-    "OUT_OF_MEMORY",
-    "Failed to allocate memory",
-    "bad_alloc",
-    "out of memory",
-    "can't allocate memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC",
-    "smaller than requested bytes",
-)
 # asyncio's default of 6 threads on 2 cores would be the limit of concurrent BLS calls.
 _THREADS = 64
 
@@ -108,7 +98,7 @@ class BlsNetwork:
         response = await request.async_exec()
         if response.has_error():
             message = response.error().message()
-            kind = OutOfMemory if any(words in message for words in _OUT_OF_MEMORY) else NetworkError
+            kind = OutOfMemory if is_out_of_memory(message) else NetworkError
             raise kind(f"network {self._name}: {message}")
         return {name: pb_utils.get_output_tensor_by_name(response, name).as_numpy() for name in self._outputs}
 
@@ -310,18 +300,15 @@ class NetworkModel(ABC):
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Triton's hook: merged runs of equal shapes, and to each failed request its own error."""
-        jobs = [
-            Job(
+        calls = [
+            NetworkCall(
                 {tensor.name(): tensor.as_numpy() for tensor in request.inputs()},
                 request.requested_output_names(),
             )
             for request in requests
         ]
-        answers: dict[int, Tensors | Exception] = {}
-        for group in groups(jobs, batching=True, caps=self._caps):
-            results = run_together(self._run, [jobs[index] for index in group], batching=True)
-            answers.update(zip(group, results, strict=True))
-        return [self._respond(answers[index]) for index in range(len(jobs))]
+        answers = run_calls(self._run, calls, batching=True, caps=self._caps)
+        return [self._respond(answer) for answer in answers]
 
     def _run(self, outputs: Sequence[str], inputs: Tensors) -> list[Array]:
         answer = self.run(inputs)

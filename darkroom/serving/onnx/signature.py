@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ort_backend_session import Config, LoadError
+from darkroom.serving.onnx.session import Config, LoadError
 
 # Element types that a Triton tensor and numpy both have; native also takes BF16, which numpy cannot hold.
 DATA_TYPES = {

@@ -15,6 +15,8 @@ from typing import Any
 
 import onnxruntime as ort
 
+from darkroom.serving.out_of_memory import MARK, is_out_of_memory
+
 Config = Mapping[str, Any]
 Warn = Callable[[str], None]
 Build = Callable[[Sequence["Provider"]], Any]
@@ -94,19 +96,6 @@ _TENSORRT_SAME = frozenset(
 # (the classes stand in a private module). `InvalidArgument` is not among them: it may be a provider's option.
 _FILE_FAULTS = ("NoSuchFile", "InvalidProtobuf", "NoModel")
 
-# Pieces, in lower case, of what the engines say when there is no memory left: ONNX Runtime's arena, with and
-# without gpu_mem_limit; the C++ library; CUDA; TensorRT; cuBLAS and cuDNN 8; cuDNN 9.
-_NO_MEMORY = (
-    "failed to allocate memory",
-    "is smaller than requested bytes",
-    "bad_alloc",
-    "out of memory",
-    "cudaerrormemoryallocation",
-    "outofmemory",
-    "_status_alloc_failed",
-    "allocation_failed",
-)
-
 
 class LoadError(Exception):
     """The model cannot be served as it is configured; the message says what to change."""
@@ -126,8 +115,7 @@ def error_text(name: str, error: Exception) -> str:
     The mark stands first, and is part of the interface: callers try again with less when they see it.
     """
     text = str(error).strip() or type(error).__name__
-    no_memory = isinstance(error, MemoryError) or any(piece in text.lower() for piece in _NO_MEMORY)
-    return f"{'OUT_OF_MEMORY: ' if no_memory else ''}{name}: {text}"
+    return f"{MARK if is_out_of_memory(error) else ''}{name}: {text}"
 
 
 def model_file(config: Config, model_folder: Path, version: str) -> Path:

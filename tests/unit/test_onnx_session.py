@@ -1,29 +1,20 @@
-"""The parts of backends/onnxruntime that need no server: options, the chain of providers, grouping, and errors.
+"""`darkroom.serving.onnx.session`: options, the chain of providers, and errors.
 
 The engine is the real ONNX Runtime. What only a GPU can show (that the options work) is not shown here.
 """
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime as ort
 import pytest
 
-from darkroom.serving import batching as batch
-from darkroom.serving.networks import RowCaps
+from darkroom.serving.onnx import session
+from darkroom.serving.onnx.session import Provider
 from tests.triton import onnx_models as m
-
-# Behind everything else, as the stub does it: the folder also has a `model.py`.
-sys.path.append(str(Path(__file__).parents[2] / "backends" / "onnxruntime"))
-session = importlib.import_module("ort_backend_session")
-
-Provider = session.Provider
 
 
 def with_parameters(**values: str) -> dict[str, Any]:
@@ -277,151 +268,3 @@ def test_every_engines_out_of_memory_is_marked(error: Exception) -> None:
 @pytest.mark.parametrize("text", ["indices element out of data bounds", "CUDNN_STATUS_EXECUTION_FAILED"])
 def test_other_errors_are_not(text: str) -> None:
     assert session.error_text("net", RuntimeError(text)) == f"net: {text}"
-
-
-# --- grouping and splitting -----------------------------------------------------------------------------------
-
-
-def job(*shape: int, value: float = 0, outputs: Sequence[str] = ("y",)) -> Any:
-    return batch.Job({"x": np.full(shape, value, np.float32)}, list(outputs))
-
-
-def test_only_equal_shapes_behind_the_batch_run_together() -> None:
-    jobs = [job(1, 2), job(1, 3), job(4, 2), job(1, 2, 1), job(2, 3)]
-    assert batch.groups(jobs, batching=True) == [[0, 2], [1, 4], [3]]
-
-
-def test_without_batching_every_job_runs_alone() -> None:
-    assert batch.groups([job(2), job(2)], batching=False) == [[0], [1]]
-
-
-def test_rows_by_size_limit_what_runs_together() -> None:
-    caps = RowCaps.parse("x 16:4 64:2")
-    small = [job(1, 3, 4, 4) for _ in range(6)]
-    assert batch.groups(small, batching=True, caps=caps) == [[0, 1, 2, 3], [4, 5]]
-    larger = [job(rows, 3, 8, 8) for rows in (1, 1, 2, 1, 5, 1)]
-    assert batch.groups(larger, batching=True, caps=caps) == [[0, 1], [2], [3], [4], [5]]
-    largest = [job(1, 3, 9, 9), job(1, 3, 4, 4), job(1, 3, 9, 9)]
-    assert batch.groups(largest, batching=True, caps=caps) == [[0], [2], [1]]
-
-
-@pytest.mark.parametrize("text", ["x", "x 16", "x 16:0", "x a:2", "x 16:2:3"])
-def test_rows_by_size_that_make_no_sense_are_refused(text: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011
-        RowCaps.parse(text)
-
-
-def test_a_merged_run_is_one_run_and_the_answers_are_views_of_its_output() -> None:
-    runs: list[np.ndarray] = []
-
-    def run(outputs: Sequence[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        runs.append(inputs["x"] * 2)
-        return [runs[-1] for _ in outputs]
-
-    first, second = batch.run_together(run, [job(1, 2, value=1), job(2, 2, value=5)], batching=True)
-    assert len(runs) == 1
-    assert first["y"].tolist() == [[2, 2]]
-    assert second["y"].tolist() == [[10, 10], [10, 10]]
-    assert first["y"].base is runs[0]
-    assert second["y"].base is runs[0]
-
-
-def test_a_single_request_is_not_copied() -> None:
-    alone = job(2, 2)
-    seen: list[np.ndarray] = []
-
-    def run(_: Sequence[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        seen.append(inputs["x"])
-        return [inputs["x"]]
-
-    batch.run_together(run, [alone], batching=True)
-    assert seen[0] is alone.inputs["x"]
-
-
-def test_every_shape_stays_with_the_engine_that_had_it_last() -> None:
-    ran: list[tuple[str, int]] = []
-
-    def engine(name: str) -> batch.Run:
-        def run(_: Sequence[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-            ran.append((name, len(inputs["x"])))
-            return [inputs["x"]]
-
-        return run
-
-    engines = batch.Engines([engine("a"), engine("b")])
-    for rows in (2, 8, 2, 8, 8, 4, 8, 4, 2):
-        engines(["y"], job(rows).inputs)
-    assert ran == [("a", 2), ("b", 8), ("a", 2), ("b", 8), ("b", 8), ("a", 4), ("b", 8), ("a", 4), ("b", 2)]
-
-
-def test_an_engine_that_fails_can_be_used_again() -> None:
-    def run(_: Sequence[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        if len(inputs["x"]) == 8:
-            raise MemoryError
-        return [inputs["x"]]
-
-    engines = batch.Engines([run])
-    with pytest.raises(MemoryError):
-        engines(["y"], job(8).inputs)
-    assert engines(["y"], job(2).inputs)[0].shape == (2,)
-
-
-def test_what_fills_a_batch_is_not_in_its_answers() -> None:
-    seen: list[np.ndarray] = []
-
-    def run(_: Sequence[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        seen.append(inputs["x"])
-        return [inputs["x"], inputs["x"][:1]]  # the second is not the batch, which is for others to notice
-
-    full = batch.filled(run, RowCaps.parse("x 16:4 64:1"), above=1, most=8)
-    rows = np.arange(3, dtype=np.float32).reshape(3, 1, 1)
-    answer, other = full(["y", "z"], {"x": rows})
-    assert seen[0].ravel().tolist() == [0, 1, 2, 2]
-    assert answer.tolist() == rows.tolist()
-    assert len(other) == 1
-    for unfilled in (rows[:1], np.zeros((5, 1, 1), np.float32), np.zeros((3, 8, 8), np.float32)):
-        full(["y", "z"], {"x": unfilled})
-        assert seen[-1] is unfilled
-
-
-def test_a_batch_is_filled_to_no_more_than_the_largest_batch_and_not_where_that_fails() -> None:
-    sizes: list[int] = []
-
-    def run(_: Sequence[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        sizes.append(len(inputs["x"]))
-        if len(inputs["x"]) > 4:
-            raise MemoryError
-        return [inputs["x"]]
-
-    caps, rows = RowCaps.parse("x 16:8"), {"x": np.zeros((3, 1, 1), np.float32)}
-    assert batch.filled(run, caps, above=2, most=4)(["y"], rows)[0].shape == (3, 1, 1)
-    assert batch.filled(run, caps, above=2, most=8)(["y"], rows)[0].shape == (3, 1, 1)
-    assert sizes == [4, 8, 3]
-
-
-def test_only_outputs_that_somebody_wants_are_asked_for() -> None:
-    asked: list[Sequence[str]] = []
-
-    def run(outputs: Sequence[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        asked.append(outputs)
-        return [inputs["x"] for _ in outputs]
-
-    answers = batch.run_together(run, [job(1, outputs=["a"]), job(1, outputs=["c", "a"])], batching=True)
-    assert asked == [["a", "c"]]
-    assert [list(answer) for answer in answers] == [["a"], ["c", "a"]]
-
-
-def test_when_memory_runs_out_for_all_each_runs_alone() -> None:
-    sizes: list[int] = []
-
-    def run(_: Sequence[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        sizes.append(len(inputs["x"]))
-        if len(inputs["x"]) > 1:
-            raise MemoryError
-        return [inputs["x"]]
-
-    small, large, other = batch.run_together(run, [job(1), job(2), job(1, value=3)], batching=True)
-    assert sizes == [4, 1, 2, 1]
-    assert small["y"].tolist() == [0]
-    assert isinstance(large, MemoryError)
-    assert other["y"].tolist() == [3]
