@@ -188,17 +188,19 @@ def config_path(repository: Path, spec: ModelSpec) -> Path:
 
 
 def model_code(spec: ModelSpec) -> str:
-    """The model.py of a model of Triton's Python backend.
+    """The model.py of a model of Triton's Python backend: the family's class in Triton's host.
 
     Triton runs the file in two processes, one after the other; the first one only looks whether `TritonPythonModel`
-    completes configurations. So that it need not wait for torch and diffusers, the import is in the call that only the
-    second one makes.
+    completes configurations. So that it need not wait for torch and diffusers, the imports are in the call that only
+    the second one makes.
     """
     module, _, name = spec.implementation.partition(":")
+    host = "Network" if spec.is_network else "Pipeline"
     return (
         "def TritonPythonModel() -> object:  # noqa: N802\n"
-        f"    from {module} import {name}  # not above: see model_code in exporters/config.py\n\n"
-        f"    return {name}()\n"
+        f"    from {module} import {name}  # not above: see model_code in exporters/config.py\n"
+        f"    from darkroom.serving.triton_{host.lower()} import Triton{host}\n\n"
+        f"    return Triton{host}({name}())\n"
     )
 
 

@@ -1,7 +1,7 @@
 """Networks: what a served model looks like (data), and how a pipeline calls one (a protocol).
 
-A pipeline receives `Network` objects and knows neither Triton nor an engine. Under Triton the implementation
-is `darkroom.serving.triton_model.BlsNetwork`; in tests and benchmarks it is `OrtNetwork` or a function over torch.
+A pipeline receives `Network` objects and knows neither Triton nor an engine. In a host the implementation is
+`darkroom.serving.shared_network.SharedNetwork`; in tests and benchmarks it is `OrtNetwork` or a function over torch.
 """
 
 from __future__ import annotations

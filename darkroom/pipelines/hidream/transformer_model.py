@@ -1,10 +1,11 @@
-"""The Triton model `hidream_transformer`: rows of one or several requests on one executor."""
+"""The model `hidream_transformer`: rows of one or several requests on one executor."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,9 +14,8 @@ from darkroom.parallel.devices import kind_of, parse_devices
 from darkroom.parallel.transformer import for_clients
 from darkroom.pipelines.hidream import networks
 from darkroom.pipelines.hidream.transformer import make_executor
+from darkroom.serving.host import Gauge, NetworkModel
 from darkroom.serving.networks import Array, Tensors
-from darkroom.serving.triton_metrics import Gauges
-from darkroom.serving.triton_model import NetworkModel
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -31,13 +31,13 @@ class HidreamTransformerModel(NetworkModel):
 
     spec = networks.TRANSFORMER
 
-    def setup(self, kind: str, device: int) -> None:
-        logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")  # into the server's log
+    def setup(self, folder: Path, kind: str, device: int, instances: int) -> None:
+        self._folder = folder
         device_type = kind_of(os.environ.get("HIDREAM_DEVICE_TYPE") or ("cuda" if kind == "GPU" else "cpu")).name
         devices = parse_devices(os.environ.get("HIDREAM_DEVICES") or str(max(device, 0)))
-        if len(devices) > 1 and self.instances > 1:
+        if len(devices) > 1 and instances > 1:
             raise ValueError(
-                f"{self.instances} instances would each take the {len(devices)} devices of HIDREAM_DEVICES; its config "
+                f"{instances} instances would each take the {len(devices)} devices of HIDREAM_DEVICES; its config "
                 "has to ask for one: python -m exporters prepare"
             )
         name = os.environ.get("HIDREAM_DTYPE") or ("float32" if device_type == "cpu" else "bfloat16")
@@ -45,14 +45,13 @@ class HidreamTransformerModel(NetworkModel):
             raise ValueError(f"HIDREAM_DTYPE must be one of {', '.join(_DTYPES)}; got {name!r}")
         compiled = os.environ.get("HIDREAM_COMPILE") == "1"
         self._executor = make_executor(
-            self.folder,
+            folder,
             device_type=device_type,
             devices=devices,
             dtype=_DTYPES[name],
             compiled=compiled,
             canary_timeout=float(os.environ.get("CANARY_TIMEOUT") or 120),
         )
-        self._executor.watch(self.publish)
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
         given = {name: torch.from_numpy(np.require(value, requirements="W")) for name, value in inputs.items()}
@@ -61,24 +60,26 @@ class HidreamTransformerModel(NetworkModel):
 
     def oblong(self) -> int:
         """diffusers pads the tokens of a picture that is not square to the most that there may be."""
-        height, width = json.loads((self.folder / "config.json").read_text())["max_resolution"]
+        height, width = json.loads((self._folder / "config.json").read_text())["max_resolution"]
         return int(height) * int(width)
 
     def device(self) -> str:
         return f"torch {self._executor.status()['device']}"
 
-    def show(self, gauges: Gauges) -> None:
-        super().show(gauges)
+    def gauges(self) -> Sequence[Gauge]:
         status = self._executor.status()
         if "layout" not in status:  # one device was asked for
-            return
+            return ()
         layout = {name: str(size) for name, size in status["layout"].items()}
-        gauges.show("darkroom_network_ranks", "ranks of a network that work", status["healthy"], **layout)
+        gauges = [Gauge("darkroom_network_ranks", "ranks of a network that work", status["healthy"], layout)]
         if status["reason"]:
             text = "when the ranks of a network failed, in seconds since the epoch"
-            gauges.show(
-                "darkroom_network_ranks_failed", text, status["failed_at"], reason=for_clients(status["reason"])
-            )
+            reason = {"reason": for_clients(status["reason"])}
+            gauges.append(Gauge("darkroom_network_ranks_failed", text, status["failed_at"], reason))
+        return gauges
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        self._executor.watch(changed)
 
     def close(self) -> None:
         self._executor.close()

@@ -1,4 +1,4 @@
-"""The Triton model `upscale`: its tensors on one side, `pipeline.upscale` on the other."""
+"""The model `upscale`: its tensors on one side, `pipeline.upscale` on the other."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from darkroom.pipelines.upscale import networks
 from darkroom.pipelines.upscale.networks import UpscaleNetwork
 from darkroom.pipelines.upscale.pipeline import Runner, upscale
 from darkroom.pipelines.upscale.request import Limits, UpscaleRequest
-from darkroom.serving.networks import Tensors
-from darkroom.serving.triton_model import BlsNetwork, PipelineModel, Reply
+from darkroom.serving.host import Host, PipelineModel, Reply
+from darkroom.serving.networks import Network, Tensors
 
 _TILES_CPU = 3
 """Default tiles at a network on a CPU, each of another request: one that runs, and a batch that is gathered."""
@@ -24,20 +24,20 @@ class UpscaleModel(PipelineModel):
 
     spec = networks.PIPELINE
 
-    def setup(self) -> None:
+    def setup(self, host: Host) -> None:
         self._limits = Limits.from_env()
-        self._networks = {network: self._network(network) for network in networks.NETWORKS}
+        self._networks = {network: self._network(host, network) for network in networks.NETWORKS}
 
-    def _network(self, network: UpscaleNetwork) -> tuple[BlsNetwork, int | None]:
+    def _network(self, host: Host, network: UpscaleNetwork) -> tuple[Network, int | None]:
         """A network, and the largest window that it is given by default."""
-        window = network.window_cpu if self.on_cpu(network.spec()) else None
+        window = network.window_cpu if host.on_cpu(network.spec()) else None
         most = self._limits.tiles_at_network
 
         def room(inputs: Tensors) -> float:
             rows, height, width, _ = inputs["image"].shape
             return max(rows / most, rows * height * width / (_TILES_CPU * window**2) if window else 0.0)
 
-        return self.network(network.spec(), room=room, each=1 / _TILES_CPU if window else 1.0), window
+        return host.network(network.spec(), room=room, each=1 / _TILES_CPU if window else 1.0), window
 
     async def answer(self, fields: dict[str, Any], reply: Reply) -> None:
         data = fields.pop("image", None)
