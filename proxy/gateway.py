@@ -16,13 +16,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any, TypeAlias
 
 import grpc
-import numpy as np
 import tritonclient.grpc.aio as grpcclient
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from darkroom.errors import Cancelled, DarkroomError, NetworkError, NotReady, from_wire
 from darkroom.serving.calls import CALL, CLIENT, STOP
 from darkroom.serving.networks import Array
+from darkroom.serving.wire import as_array
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Gateway:
         :param can_stop: the model is a pipeline, which can be asked to stop; the call of another one is cancelled.
         :raises DarkroomError: the error that the model raised, or NotReady when Triton is away.
         """
-        arrays = {name: _array(value) for name, value in inputs.items() if value is not None}
+        arrays = {name: as_array(value) for name, value in inputs.items() if value is not None}
         tensors = [_tensor(name, array) for name, array in arrays.items()]
         request = {"model_name": model, "inputs": tensors, "request_id": request_id}
         call = _Call(self._client, request, client, self._translate)
@@ -191,11 +191,6 @@ def _outputs(result: Any) -> dict[str, Array]:
 
 async def _single(request: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
     yield request
-
-
-def _array(value: Any) -> Array:
-    scalars = {str: np.object_, int: np.int32, float: np.float32}
-    return value if isinstance(value, np.ndarray) else np.array([value], scalars[type(value)])
 
 
 def _tensor(name: str, array: Array) -> Any:
