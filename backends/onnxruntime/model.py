@@ -30,8 +30,10 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from darkroom.serving.batching import NetworkCall, RequestError
+from darkroom.serving.host import provider_gauge
 from darkroom.serving.networks import Tensors
 from darkroom.serving.onnx.network import OnnxNetwork, completed_config
+from darkroom.serving.triton_metrics import Gauges
 
 
 class TritonPythonModel:
@@ -62,7 +64,10 @@ class TritonPythonModel:
             device=int(args["model_instance_device_id"]),
             warn=pb_utils.Logger.log_warn,
         )
-        self._publish_provider(config["name"], version, args["model_instance_device_id"])
+        name, device, provider = config["name"], args["model_instance_device_id"], self._network.provider
+        pb_utils.Logger.log_info(f"{name} version {version} runs on {provider}, device {device}")
+        self._gauges = Gauges({"model": name, "version": version, "process": str(os.getpid())})
+        self._gauges.show(provider_gauge(provider, device))
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer every request, in order: merged runs of equal shapes, and to each failed request its own error."""
@@ -75,9 +80,8 @@ class TritonPythonModel:
         return [self._respond(answer) for answer in self._network.execute(calls)]
 
     def finalize(self) -> None:
-        """Give the sessions' memory back, and the metric before its family, as Triton asks."""
-        del self._metric
-        del self._metric_family
+        """Give the sessions' memory back, and the metric."""
+        self._gauges.close()
         self._network.close()
 
     def _respond(self, answer: Tensors | Exception) -> Any:
@@ -87,18 +91,3 @@ class TritonPythonModel:
         invalid = isinstance(answer, RequestError) or type(answer).__name__ == "InvalidArgument"
         code = pb_utils.TritonError.INVALID_ARG if invalid else pb_utils.TritonError.INTERNAL
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(self._network.error_text(answer), code))
-
-    def _publish_provider(self, name: str, version: str, device: str) -> None:
-        provider = self._network.provider
-        pb_utils.Logger.log_info(f"{name} version {version} runs on {provider}, device {device}")
-        self._metric_family = pb_utils.MetricFamily(
-            name="darkroom_network_provider",
-            description="1 for the ONNX Runtime execution provider that a network runs on",
-            kind=pb_utils.MetricFamily.GAUGE,
-        )
-        labels = {"model": name, "version": version, "provider": provider, "device": device}
-        # Series of equal labels are one gauge, which goes when its first owner goes: the old instance of a
-        # reload, or one of two instances, would take the others' along.
-        labels["process"] = str(os.getpid())
-        self._metric = self._metric_family.Metric(labels=labels)
-        self._metric.set(1)

@@ -89,6 +89,15 @@ class Gauge:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
+def provider_gauge(provider: str, device: str) -> Gauge:
+    """What an instance of a network runs on, as every host publishes it.
+
+    :param device: the number of the GPU, as Triton gives it.
+    """
+    text = "1 for the ONNX Runtime execution provider that a network runs on"
+    return Gauge("darkroom_network_provider", text, 1, {"provider": provider, "device": device})
+
+
 class NetworkModel(ABC):
     """One network that runs in Python: subclasses set `spec` and implement `setup`, `run`, `device` and `close`.
 

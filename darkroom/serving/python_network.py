@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from darkroom.serving.batching import NetworkCall, run_calls
-from darkroom.serving.host import Gauge, NetworkModel
+from darkroom.serving.host import Gauge, NetworkModel, provider_gauge
 from darkroom.serving.model_config import row_caps
 from darkroom.serving.networks import Array, Tensors
 
@@ -39,9 +39,7 @@ class PythonNetwork:
 
     def gauges(self) -> list[Gauge]:
         """What is to be published; the first one is the one that ONNX networks have, too."""
-        text = "1 for the ONNX Runtime execution provider that a network runs on"
-        labels = {"provider": self._model.device(), "device": self._device}
-        return [Gauge("darkroom_network_provider", text, 1, labels), *self._model.gauges()]
+        return [provider_gauge(self._model.device(), self._device), *self._model.gauges()]
 
     def close(self) -> None:
         """Free what the network holds; it is not used again."""

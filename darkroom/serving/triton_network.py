@@ -72,4 +72,4 @@ class TritonNetwork:
         """Show on Triton's metrics endpoint how the network runs now. Thread safe."""
         with self._publishing:  # also what is read, so that the last one to show it is the last one that read it
             for gauge in self._network.gauges():
-                self._gauges.show(gauge.name, gauge.help, gauge.value, **gauge.labels)
+                self._gauges.show(gauge)
