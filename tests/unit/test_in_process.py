@@ -122,7 +122,7 @@ def test_in_process_instances_run_side_by_side(tmp_path: Path) -> None:
     toy_family.HOOK.append(meeting.wait)
 
     async def two(models: InProcess) -> list[Any]:
-        return await asyncio.gather(collect(models, rows=4), collect(models, rows=4))
+        return await asyncio.gather(collect(models, rows=8), collect(models, rows=8))  # two full batches
 
     assert len(with_models(tmp_path, two)) == 2
 
