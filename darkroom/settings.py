@@ -13,7 +13,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from darkroom.devices import usable_gpus
 from darkroom.diffusion.controls import control_names
 from darkroom.errors import InvalidInput
-from darkroom.parallel.devices import environment, kind_of, parse_devices
+from darkroom.parallel.devices import environment, kind_of
+from darkroom.pipelines.hidream.distributed.layouts import parse_devices
 from darkroom.pipelines.hidream.request import Limits as HidreamLimits
 from darkroom.pipelines.sd15.request import SIDE_MINIMUM
 from darkroom.pipelines.sd15.request import Limits as GenerateLimits

@@ -13,7 +13,7 @@ from typing import Literal
 import psutil
 
 from darkroom.devices import gpu_names
-from darkroom.parallel.layout import layout_for
+from darkroom.pipelines.hidream.distributed.layouts import layout_for
 from darkroom.settings import Settings
 from supervisor.errors import SetupError
 from supervisor.preflight import missing_devices, missing_exports, taken_ports
@@ -108,7 +108,7 @@ def _hidream_devices(settings: Settings) -> Finding:
     problems = missing_devices(settings)
     layout = layout_for(len(settings.hidream_devices) or 1)
     return _judge(
-        "HiDream", not problems, f"tensor parallel {layout.tp} x expert parallel {layout.ep}", " ".join(problems)
+        "HiDream", not problems, "tensor parallel {tp} x expert parallel {ep}".format(**layout.axes), " ".join(problems)
     )
 
 

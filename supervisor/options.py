@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import click
 
 from darkroom.errors import InvalidInput
-from darkroom.parallel.devices import KINDS, parse_devices
-from darkroom.parallel.layout import layout_for
+from darkroom.parallel.devices import KINDS
+from darkroom.pipelines.hidream.distributed.layouts import layout_for, parse_devices
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -9,10 +9,11 @@ import os
 import numpy as np
 import torch
 
-from darkroom.parallel.devices import kind_of, parse_devices
-from darkroom.parallel.transformer import for_clients
+from darkroom.parallel.devices import kind_of
+from darkroom.parallel.ranks import for_clients
 from darkroom.pipelines.hidream import networks
-from darkroom.pipelines.hidream.transformer import make_executor
+from darkroom.pipelines.hidream.distributed.layouts import parse_devices
+from darkroom.pipelines.hidream.executor import make_executor
 from darkroom.serving.networks import Array, Tensors
 from darkroom.serving.triton_metrics import Gauges
 from darkroom.serving.triton_model import NetworkModel

@@ -12,7 +12,8 @@ import torch
 from safetensors import safe_open
 
 from darkroom.parallel.layout import Layout, Place, divide
-from darkroom.parallel.plan import cut_of
+from darkroom.pipelines.hidream.distributed.layouts import TP, experts_of
+from darkroom.pipelines.hidream.distributed.plan import cut_of
 
 _WEIGHTS = "*.safetensors"
 
@@ -79,7 +80,7 @@ def check_divisible(folder: Path, layout: Layout) -> None:
     with Checkpoint(folder) as checkpoint:
         local_heads(checkpoint.config, layout)
         place = Place(layout=layout, rank=0)
-        place.experts(checkpoint.config["num_routed_experts"])
+        experts_of(place, checkpoint.config["num_routed_experts"])
         for name in checkpoint.names():
             if cut := cut_of(name):
                 cut.bounds(name, checkpoint.shape(name), place)
@@ -87,4 +88,4 @@ def check_divisible(folder: Path, layout: Layout) -> None:
 
 def local_heads(config: dict[str, Any], layout: Layout) -> int:
     """Attention heads of one rank. :raises InvalidInput: they cannot be divided evenly."""
-    return divide(config["num_attention_heads"], layout.tp, "attention heads", "tensor parallel ranks")
+    return divide(config["num_attention_heads"], layout.axes[TP], "attention heads", "tensor parallel ranks")

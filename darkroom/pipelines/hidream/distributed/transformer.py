@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +12,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from darkroom.errors import InvalidInput
-from darkroom.parallel.checkpoint import check_divisible
 from darkroom.parallel.devices import device_of, kind_of
-from darkroom.parallel.inputs import check_inputs
-from darkroom.parallel.job import Job, Timeouts
-from darkroom.parallel.layout import layout_for
+from darkroom.parallel.job import RanksJob, Timeouts
 from darkroom.parallel.ranks import Ranks, RanksFailed
+from darkroom.pipelines.hidream.distributed.checkpoint import check_divisible
+from darkroom.pipelines.hidream.distributed.inputs import check_inputs
+from darkroom.pipelines.hidream.distributed.layouts import layout_for
+from darkroom.pipelines.hidream.transformer import load_transformer, predict
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PATH = re.compile(r"(?<![\w.])/[^\s'\",:;)]+")
-_LONGEST_REASON = 300
+_PROGRAM = "darkroom.pipelines.hidream.distributed.shard:program"
 
 
 class DistributedTransformer:
@@ -77,7 +76,7 @@ class DistributedTransformer:
         check_inputs(self._config, inputs)
         if self._ranks is not None and self._reason is None:
             try:
-                return self._ranks.call(inputs)
+                return self._ranks.call(inputs, inputs["hidden_states"].shape)
             except (RanksFailed, OSError) as error:  # the latter of the memory that leader and ranks share
                 self._give_up(str(error))
         return self._predict_alone(inputs)
@@ -102,7 +101,7 @@ class DistributedTransformer:
             "mode": "distributed" if distributed else "single",
             "reason": reason,
             "failed_at": (self._ranks.failed_at if self._ranks else None) or self._failed_at,
-            "layout": {"tp": self._layout.tp, "ep": self._layout.ep},
+            "layout": dict(self._layout.axes),
             "device": device,
             "dtype": str(self._dtype).removeprefix("torch."),
             "ranks": ranks,
@@ -125,12 +124,12 @@ class DistributedTransformer:
         self.close()
 
     def _start(self, timeouts: Timeouts) -> None:
-        job = Job(
-            folder=str(self._folder.resolve()),
+        job = RanksJob(
+            program=_PROGRAM,
+            arguments={"folder": str(self._folder.resolve()), "dtype": str(self._dtype).removeprefix("torch.")},
             layout=self._layout,
             device_type=self._kind.name,
             devices=self._devices,
-            dtype=str(self._dtype).removeprefix("torch."),
             timeouts=timeouts,
         )
         try:
@@ -152,14 +151,10 @@ class DistributedTransformer:
         self._changed()
 
     def _predict_alone(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        from darkroom.pipelines.hidream.transformer import predict
-
         return predict(self._load(), inputs)
 
     def _load(self) -> Any:
         """The whole model, in this process."""
-        from darkroom.pipelines.hidream.transformer import load_transformer
-
         with self._loading:
             while self._model is None:
                 device = device_of(self._kind, self._devices, self._alone)
@@ -171,9 +166,3 @@ class DistributedTransformer:
                     log.warning("the transformer cannot be loaded to %s, trying the next: %s", device, error)
                     self._alone += 1
             return self._model
-
-
-def for_clients(reason: str) -> str:
-    """Why the ranks failed as clients may read it: a rank's own words may be long, and name files of this machine."""
-    first = (reason.splitlines() or [""])[0]
-    return _PATH.sub("(a file)", first)[:_LONGEST_REASON]

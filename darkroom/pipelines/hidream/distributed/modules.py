@@ -17,8 +17,7 @@ from diffusers.models.transformers.transformer_hidream_image import MOEFeedForwa
 from torch import Tensor, nn
 from torch.nn import functional
 
-Group = dist.ProcessGroup | None
-"""Ranks that act together; None is all of them."""
+from darkroom.parallel.program import Group
 
 
 def sum_over(partial: Tensor, group: Group) -> Tensor:

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
-from darkroom.parallel.layout import Over, Place, divide
+from darkroom.parallel.layout import Place, divide
+
+Over = Literal["tp", "all"]
+"""What a parameter is cut over: the ranks of one tensor parallel group, or all ranks."""
 
 
 @dataclass(frozen=True, kw_only=True)
