@@ -27,7 +27,7 @@ from darkroom.errors import Cancelled, DarkroomError, InvalidInput, NetworkError
 from darkroom.serving.batching import Job, groups, run_together
 from darkroom.serving.calls import CALL, CLIENT, STOP
 from darkroom.serving.model_config import instances, on_cpu, read_config
-from darkroom.serving.networks import Array, ModelSpec, RowCaps, Tensors
+from darkroom.serving.networks import Array, ModelSpec, RowCaps, RowSize, Tensors
 from darkroom.serving.triton_metrics import Gauges
 from darkroom.serving.turns import MEMBER, Member, Turns
 
@@ -122,8 +122,9 @@ def _work(inputs: Tensors) -> int:
     return int(next(iter(inputs.values())).size)
 
 
-def _caps(text: str, oblong: int) -> RowCaps | None:
-    return replace(RowCaps.parse(text), oblong=oblong) if text else None
+def _caps(text: str, size: RowSize | None) -> RowCaps | None:
+    caps = RowCaps.parse(text) if text else None
+    return caps if caps is None or size is None else replace(caps, size=size)
 
 
 class Reply:
@@ -199,17 +200,20 @@ class PipelineModel(ABC):
         self,
         spec: ModelSpec,
         *,
-        oblong: int = 0,
+        size: RowSize | None = None,
         room: Callable[[Tensors], float] | None = None,
         each: float = 1.0,
     ) -> BlsNetwork:
-        """A network of this repository, with the limits that its config sets; for `oblong` see `RowCaps`, for `room`
-        and `each` `BlsNetwork`."""
+        """A network of this repository, with the limits that its config sets; for `room` and `each` see
+        `BlsNetwork`.
+
+        :param size: the family's own rule for the size of a row, in place of the one in the config.
+        """
         config = read_config(self._model.parent / spec.name)
         if config is None:
             network = BlsNetwork(spec, room=room, each=each)
         else:
-            caps = _caps(config.parameters["rows_by_size"].string_value, oblong)
+            caps = _caps(config.parameters["rows_by_size"].string_value, size)
             most = config.max_batch_size or None
             network = BlsNetwork(spec, most=most, caps=caps, instances=instances(config), room=room, each=each)
         self._called.append(network)
@@ -282,9 +286,9 @@ class NetworkModel(ABC):
     def run(self, inputs: Tensors) -> dict[str, Array]:
         """One batch: rows of one or several requests; the first dimension of every array is the batch."""
 
-    def oblong(self) -> int:
-        """See `RowCaps`; asked after `setup`."""
-        return 0
+    def row_size(self) -> RowSize | None:
+        """The family's own rule for the size of a row, in place of the one in the config; asked after `setup`."""
+        return None
 
     @abstractmethod
     def device(self) -> str:
@@ -305,7 +309,7 @@ class NetworkModel(ABC):
         self._device, self._gauges = args["model_instance_device_id"], Gauges(labels)
         self._publishing = threading.Lock()
         self.setup(args["model_instance_kind"], int(self._device))
-        self._caps = _caps(caps, self.oblong())
+        self._caps = _caps(caps, self.row_size())
         self.publish()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:

@@ -106,7 +106,7 @@ def test_rows_fall_with_the_size() -> None:
 
 
 def test_pictures_that_are_padded_count_as_what_they_cost() -> None:
-    caps = replace(RowCaps.parse("hidden_states 1024:16 4096:8 16384:2"), oblong=16384)
+    caps = replace(RowCaps.parse("hidden_states 1024:16 4096:8 16384:2"), size=networks.padded_area(16384))
 
     def most(height: int, width: int) -> int:
         return caps.most({"hidden_states": np.zeros((1, 16, height, width), np.float32)})

@@ -34,7 +34,9 @@ class HidreamModel(PipelineModel):
             limits=Limits.from_env(),
             readers=load_readers(self.folder, checkpoint),
             encoders={name: self.network(spec) for name, spec in zip(ENCODERS, networks.ENCODERS, strict=True)},
-            transformer=self.network(networks.TRANSFORMER, oblong=networks.PATCH_SIZE**2 * checkpoint.max_tokens),
+            transformer=self.network(
+                networks.TRANSFORMER, size=networks.padded_area(networks.PATCH_SIZE**2 * checkpoint.max_tokens)
+            ),
             vae_decoder=self.network(networks.VAE_DECODER),
         )
 

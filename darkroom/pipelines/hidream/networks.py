@@ -9,11 +9,13 @@ No repository has these models before they are exported (`on_demand`): the check
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from darkroom.pipelines.hidream.checkpoint import ENCODERS as ENCODER_NAMES
 from darkroom.pipelines.hidream.checkpoint import tokenizer_name
-from darkroom.serving.networks import DECODER_ROWS, ModelSpec, Tensors, TensorSpec
+from darkroom.serving.networks import DECODER_ROWS, ModelSpec, RowSize, Tensors, TensorSpec
 from darkroom.serving.picture_model import PICTURE, PREVIEW, PROGRESS, picture_canary, scalar
 
 LATENT_CHANNELS = 16
@@ -29,6 +31,20 @@ _PIXELS = (-1, -1, 3)
 # (34 GB in bf16), and gains little where a row alone fills the device. Nothing is measured on a GPU yet.
 _ROWS = {"rows_by_size": "hidden_states 1024:16 4096:8 9216:4 16384:2"}
 _ROWS_CPU = {"rows_by_size": "hidden_states 256:8 1024:4 16384:2"}
+
+
+def padded_area(most: int) -> RowSize:
+    """The rule for the size of a row of the transformer: diffusers pads the tokens of an image that is not square to
+    the most that there may be.
+
+    :param most: latents (height x width) of that.
+    """
+
+    def size(shape: Sequence[int]) -> int:
+        height, width = shape[-2:]
+        return height * width if height == width else max(height * width, most)
+
+    return size
 
 
 def _tensor(name: str, dtype: str, dims: tuple[int, ...], help: str) -> TensorSpec:

@@ -14,7 +14,7 @@ from darkroom.parallel.ranks import for_clients
 from darkroom.pipelines.hidream import networks
 from darkroom.pipelines.hidream.distributed.layouts import parse_devices
 from darkroom.pipelines.hidream.executor import make_executor
-from darkroom.serving.networks import Array, Tensors
+from darkroom.serving.networks import Array, RowSize, Tensors
 from darkroom.serving.triton_metrics import Gauges
 from darkroom.serving.triton_model import NetworkModel
 
@@ -60,10 +60,9 @@ class HidreamTransformerModel(NetworkModel):
         given["timesteps"] = given["timesteps"][:, 0]
         return {"noise_pred": self._executor(given).cpu().numpy()}
 
-    def oblong(self) -> int:
-        """diffusers pads the tokens of a picture that is not square to the most that there may be."""
+    def row_size(self) -> RowSize:
         height, width = json.loads((self.folder / "config.json").read_text())["max_resolution"]
-        return int(height) * int(width)
+        return networks.padded_area(int(height) * int(width))
 
     def device(self) -> str:
         return f"torch {self._executor.status()['device']}"
