@@ -80,7 +80,7 @@ class PictureFields(BaseModel):
     """What every family takes that makes pictures of a text."""
 
     prompt: Text = Field(description="What to show. Of any length up to the limit.")
-    negative_prompt: Text | None = optional("What not to show.", PictureRequest.negative_prompt)
+    negative_prompt: Text | None = optional("What not to show.", "")
     steps: Whole | None = optional("Denoising steps. By default what suits the checkpoint.")
     guidance_scale: Number | None = optional("1 and below: no guidance. By default what the checkpoint asks for.")
     seed: Whole | None = optional("Of the first picture; the k-th has seed + k. Drawn if absent or -1.")

@@ -27,7 +27,7 @@ from transformers import (
 
 from darkroom.pipelines.hidream import networks
 from darkroom.pipelines.hidream.checkpoint import Checkpoint
-from darkroom.pipelines.hidream.pipeline import Runner
+from darkroom.pipelines.hidream.pipeline import Components
 from darkroom.pipelines.hidream.prompts import load_readers
 from darkroom.pipelines.hidream.request import Limits
 from darkroom.pipelines.hidream.transformer import load_transformer, predict
@@ -206,7 +206,7 @@ def exported(folder: Path, repository: Path, *, variant: str | None = None) -> C
     return Checkpoint.read(repository / networks.PIPELINE.name / "1")
 
 
-def make_runner(pipeline: HiDreamImagePipeline, folder: Path, repository: Path) -> Runner:
+def make_components(pipeline: HiDreamImagePipeline, folder: Path, repository: Path) -> Components:
     """What our loop runs on: the pipeline's own encoders and VAE, called as served ones are, and its transformer, read
     again from the checkpoint.
 
@@ -220,7 +220,7 @@ def make_runner(pipeline: HiDreamImagePipeline, folder: Path, repository: Path) 
         given = {name: torch.from_numpy(value) for name, value in inputs.items()}
         return {"noise_pred": predict(transformer, {**given, "timesteps": given["timesteps"][:, 0]}).numpy()}
 
-    return Runner(
+    return Components(
         checkpoint=checkpoint,
         limits=Limits(),
         readers=load_readers(repository / networks.PIPELINE.name / "1", checkpoint),

@@ -33,7 +33,8 @@ _SHOWN = 60
 class PictureRequest:
     """What every request for pictures says.
 
-    :param prompt, negative_prompt: any length up to the limit.
+    :param prompt, negative_prompt: any length up to the limit; None = no negative prompt was given, not even an empty
+        one.
     :param steps: denoising steps.
     :param guidance_scale: of classifier-free guidance (Ho and Salimans 2022); 1 and below do without; None = what suits
         the checkpoint.
@@ -47,7 +48,7 @@ class PictureRequest:
     """
 
     prompt: str
-    negative_prompt: str = ""
+    negative_prompt: str | None = None
     steps: int
     guidance_scale: float | None
     seed: int
@@ -122,6 +123,11 @@ def text(given: Mapping[str, Any], name: str, longest: int) -> str:
     if len(value) > longest:
         raise InvalidInput(f"{name} must have at most {longest} characters; got {len(value)}.", param=name)
     return value
+
+
+def optional_text(given: Mapping[str, Any], name: str, longest: int) -> str | None:
+    """As `text`; None where there is none."""
+    return text(given, name, longest) if name in given else None
 
 
 def side(given: Mapping[str, Any], name: str, limits: PixelLimits, *, multiple: int) -> int | None:

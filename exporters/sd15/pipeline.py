@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from darkroom.diffusion.schedulers import is_flow
 from darkroom.pipelines.sd15.checkpoint import FILE_NAME, TOKENIZER_NAME, Checkpoint
 from darkroom.pipelines.sd15.networks import VAE_SCALE_FACTOR
 from darkroom.pipelines.sd15.request import GUIDANCE_RANGE, GUIDANCE_SCALE
@@ -19,6 +20,9 @@ from exporters.sd15.weights import Component
 
 STAGES = ("read weights", "convert tokenizer", "fit preview", "install")
 _SCHEDULER = "scheduler/scheduler_config.json"
+_OF_THE_PIPELINE = {"clip_sample": False, "steps_offset": 1}
+"""What diffusers' StableDiffusionPipeline sets whatever a checkpoint says (its __init__ in
+pipelines/stable_diffusion/pipeline_stable_diffusion.py): latents are no pixels, and have no bounds to be clipped to."""
 GENERATION = "generation_config.json"
 """A file that a checkpoint may have: {"guidance_scale": 2.0} for requests that name none."""
 _SOURCES = ("pipeline.py", "tokenizer.py", "preview.py")
@@ -54,7 +58,7 @@ def export(job: Job, stage: Callable[[str], None]) -> Manifest:
         name=job.checkpoint.title,
         digest=_digest(checkpoint.unet, source)[:10],
         side=_side(checkpoint.unet.config),
-        scheduler=scheduler,
+        scheduler=effective_scheduler(scheduler),
         max_tokens=words.max_tokens,
         guidance_scale=_guidance_scale(root) if generation else GUIDANCE_SCALE,
         bos_token_id=words.bos_token_id,
@@ -63,6 +67,12 @@ def export(job: Job, stage: Callable[[str], None]) -> Manifest:
         latent_rgb=fit.matrix,
     )
     return _install(job, {FILE_NAME: facts.to_json().encode(), TOKENIZER_NAME: words.json.encode()}, source, fit.error)
+
+
+def effective_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A scheduler_config.json with what StableDiffusionPipeline changes in it. Classes without these settings ignore
+    them; requests may name another class than the checkpoint's, which has them."""
+    return dict(config) if is_flow(config) else {**config, **_OF_THE_PIPELINE}
 
 
 def _digest(unet: Component, source: Source) -> str:

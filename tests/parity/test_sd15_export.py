@@ -249,15 +249,15 @@ def test_whole_pictures(made: Made, scheduler: str) -> None:
 
         return call
 
-    runner = dataclasses.replace(
-        tiny_sd15.make_runner(made.pipeline),
+    components = dataclasses.replace(
+        tiny_sd15.make_components(made.pipeline),
         text_encoder=served(networks.TEXT_ENCODER),
         unet=served(networks.UNET),
         vae_decoder=served(networks.VAE_DECODER),
     )
     fields = {"prompt": "a cat", "seed": 3, "num_images": 2, "guidance_scale": 7.5, "width": 72, "height": 64}
-    ours = tiny_sd15.our_pictures(runner, steps=10, scheduler=scheduler, **fields)
-    made.pipeline.scheduler = make_scheduler(scheduler, runner.checkpoint.scheduler)
+    ours = tiny_sd15.our_pictures(components, steps=10, scheduler=scheduler, **fields)
+    made.pipeline.scheduler = make_scheduler(scheduler, components.checkpoint.scheduler)
     theirs = tiny_sd15.their_pictures(made.pipeline, num_inference_steps=10, **fields)
     assert theirs.std() > 20, "a flat picture would prove nothing"
     assert np.abs(ours.astype(int) - theirs).max() <= PICTURE_TOLERANCE[made.precision]

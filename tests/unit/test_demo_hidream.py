@@ -223,9 +223,9 @@ def test_diffusers_and_the_service_draw_the_same_picture(checkpoint: Path, tmp_p
     assert type(pipeline) is HiDreamImagePipeline
     with torch.no_grad():
         pipeline.vae.decoder.conv_out.weight.mul_(20)  # else it is hardly more than grey after two steps
-    runner = tiny_hidream.make_runner(pipeline, checkpoint, tmp_path)
-    assert runner.checkpoint.side == SIDE
-    assert runner.checkpoint.max_tokens == 64
+    components = tiny_hidream.make_components(pipeline, checkpoint, tmp_path)
+    assert components.checkpoint.side == SIDE
+    assert components.checkpoint.max_tokens == 64
     for width, height in ((128, 128), (128, 96)):
         pipeline.default_sample_size = (1 + 1e-9) * (width * height) ** 0.5 / 8
         expected = pipeline(
@@ -238,8 +238,8 @@ def test_diffusers_and_the_service_draw_the_same_picture(checkpoint: Path, tmp_p
             output_type="np",
         ).images[0]
         fields = {"prompt": PROMPT, "width": width, "height": height, "steps": 3, "guidance_scale": 4.0, "seed": 5}
-        request = GenerateRequest.parse({**fields, "format": "raw"}, runner.limits)
-        made = asyncio.run(_picture(generate(request, runner)))
+        request = GenerateRequest.parse({**fields, "format": "raw"}, components.limits)
+        made = asyncio.run(_picture(generate(request, components)))
         assert made.shape == (height, width, 3)
         assert made.std() > 5, "a flat picture would prove nothing"
         assert np.abs(made.astype(int) - (expected * 255).round().astype(int)).max() <= 2

@@ -29,7 +29,8 @@ def test_defaults_are_those_of_the_contract() -> None:
     request = parse()
     assert (request.steps, request.guidance_scale, request.num_images) == (20, None, 1)
     assert request.guided
-    assert (request.width, request.height, request.negative_prompt) == (None, None, "")
+    assert (request.width, request.height, request.negative_prompt) == (None, None, None)
+    assert parse(negative_prompt="").negative_prompt == ""
     assert request.control is None
     control = parse(control_image=True).control
     assert control is not None

@@ -11,7 +11,7 @@ from darkroom.diffusion.generation import respond
 from darkroom.diffusion.schedulers import FLOW_SCHEDULERS, make_scheduler
 from darkroom.pipelines.hidream import networks
 from darkroom.pipelines.hidream.checkpoint import ENCODERS, Checkpoint
-from darkroom.pipelines.hidream.pipeline import Runner, generate
+from darkroom.pipelines.hidream.pipeline import Components, generate
 from darkroom.pipelines.hidream.prompts import load_readers
 from darkroom.pipelines.hidream.request import GenerateRequest, Limits
 from darkroom.pipelines.hidream.variants import VARIANTS
@@ -29,7 +29,7 @@ class HidreamModel(PipelineModel):
         for name in (None, *FLOW_SCHEDULERS):  # imports diffusers now, and not in the first request
             make_scheduler(name, checkpoint.scheduler)
         self._variant = VARIANTS[checkpoint.variant]
-        self._runner = Runner(
+        self._components = Components(
             checkpoint=checkpoint,
             limits=Limits.from_env(),
             readers=load_readers(self.folder, checkpoint),
@@ -41,6 +41,6 @@ class HidreamModel(PipelineModel):
         )
 
     async def answer(self, fields: dict[str, Any], reply: Reply) -> None:
-        request = GenerateRequest.parse(fields, self._runner.limits, self._variant)
-        runner = dataclasses.replace(self._runner, stopped=reply.cancelled)
-        await respond(generate(request, runner), reply.send)
+        request = GenerateRequest.parse(fields, self._components.limits, self._variant)
+        components = dataclasses.replace(self._components, stopped=reply.cancelled)
+        await respond(generate(request, components), reply.send)

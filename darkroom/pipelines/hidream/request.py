@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from darkroom.diffusion.schedulers import FLOW_SCHEDULERS, scheduler_name
@@ -17,6 +17,7 @@ from darkroom.request.fields import (
     format_name,
     integer,
     number,
+    optional_text,
     picture_ranges,
     required,
     seed_of,
@@ -61,6 +62,7 @@ class GenerateRequest(PictureRequest):
     :param max_sequence_length: tokens that each encoder reads of a prompt; fewer where it cannot read so many.
     """
 
+    guidance_scale: float
     max_sequence_length: int = 128
 
     @classmethod
@@ -76,7 +78,7 @@ class GenerateRequest(PictureRequest):
         name, bounds = given.get("scheduler"), ranges(limits)
         request = cls(
             prompt=text(given, "prompt", limits.max_prompt),
-            negative_prompt=text(given, "negative_prompt", limits.max_prompt),
+            negative_prompt=optional_text(given, "negative_prompt", limits.max_prompt),
             steps=integer(given, "steps", min(variant.steps, limits.max_steps), bounds["steps"]),
             guidance_scale=number(given, "guidance_scale", variant.guidance_scale, bounds["guidance_scale"]),
             seed=seed_of(given),
@@ -94,15 +96,14 @@ class GenerateRequest(PictureRequest):
             check_pixels(request.width, request.height, limits)
         return request
 
-    def sized(self, side: int, max_tokens: int, limits: Limits) -> GenerateRequest:
+    def sized(self, side: int, max_tokens: int, limits: Limits) -> ResolvedRequest:
         """This request with its absent width and height filled in.
 
         :param max_tokens: of the transformer, for a picture that is not square: it pads those to this length.
         :raises TooLarge: the picture would have more pixels than the limit, or more tokens than the transformer has
             room for.
         """
-        request = replace(self, width=self.width or side, height=self.height or side)
-        width, height = request.width or 0, request.height or 0
+        width, height = self.width or side, self.height or side
         check_pixels(width, height, limits)
         tokens = width * height // SIDE_MULTIPLE**2
         if width != height and tokens > max_tokens:
@@ -112,4 +113,12 @@ class GenerateRequest(PictureRequest):
                 f"checkpoint; got {width}x{height} = {width * height:,}.",
                 param="width",
             )
-        return request
+        return ResolvedRequest(**{**vars(self), "width": width, "height": height})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedRequest(GenerateRequest):
+    """A request that says everything; only `scheduler` None still means the checkpoint's own."""
+
+    width: int = field()
+    height: int = field()

@@ -12,7 +12,7 @@ from darkroom.diffusion.generation import respond
 from darkroom.diffusion.schedulers import SCHEDULERS, make_scheduler
 from darkroom.pipelines.sd15 import networks
 from darkroom.pipelines.sd15.checkpoint import TOKENIZER_NAME, Checkpoint
-from darkroom.pipelines.sd15.pipeline import Runner, generate
+from darkroom.pipelines.sd15.pipeline import Components, generate
 from darkroom.pipelines.sd15.request import GenerateRequest, Limits
 from darkroom.serving.triton_model import PipelineModel, Reply
 
@@ -29,7 +29,7 @@ class Sd15Model(PipelineModel):
         for name in (None, *SCHEDULERS):  # imports diffusers now, and not in the first request
             make_scheduler(name, checkpoint.scheduler)
         controls = {kind: spec for kind, spec in networks.CONTROL_UNETS.items() if self.has_neighbour(spec)}
-        self._runner = Runner(
+        self._components = Components(
             checkpoint=checkpoint,
             tokenizer=Tokenizer.from_file(str(self.folder / TOKENIZER_NAME)),
             limits=limits,
@@ -42,7 +42,7 @@ class Sd15Model(PipelineModel):
     async def answer(self, fields: dict[str, Any], reply: Reply) -> None:
         image = fields.pop("control_image", None)
         given = fields if image is None else {**fields, "control_image": True}
-        request = GenerateRequest.parse(given, self._runner.limits)
-        runner = dataclasses.replace(self._runner, stopped=reply.cancelled)
-        events = generate(request, None if image is None else image.tobytes(), runner)
+        request = GenerateRequest.parse(given, self._components.limits)
+        components = dataclasses.replace(self._components, stopped=reply.cancelled)
+        events = generate(request, None if image is None else image.tobytes(), components)
         await respond(events, reply.send)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from darkroom.diffusion.controls import ControlOptions, control_names
@@ -23,6 +23,7 @@ from darkroom.request.fields import (
     format_name,
     integer,
     number,
+    optional_text,
     picture_ranges,
     required,
     seed_of,
@@ -114,7 +115,7 @@ class GenerateRequest(PictureRequest):
         bounds = ranges(limits)
         request = cls(
             prompt=text(given, "prompt", limits.max_prompt),
-            negative_prompt=text(given, "negative_prompt", limits.max_prompt),
+            negative_prompt=optional_text(given, "negative_prompt", limits.max_prompt),
             steps=integer(given, "steps", min(cls.steps, limits.max_steps), bounds["steps"]),
             guidance_scale=(
                 number(given, "guidance_scale", GUIDANCE_SCALE, GUIDANCE_RANGE) if "guidance_scale" in given else None
@@ -134,19 +135,28 @@ class GenerateRequest(PictureRequest):
             check_pixels(request.width, request.height, limits)
         return request
 
-    def completed(self, checkpoint: Checkpoint, limits: Limits) -> GenerateRequest:
+    def completed(self, checkpoint: Checkpoint, limits: Limits) -> ResolvedRequest:
         """This request with what the checkpoint says of absent width, height and guidance scale.
 
         :raises TooLarge: the picture would have more pixels than the limit.
         """
-        request = replace(
-            self,
-            width=self.width or checkpoint.side,
-            height=self.height or checkpoint.side,
-            guidance_scale=checkpoint.guidance_scale if self.guidance_scale is None else self.guidance_scale,
-        )
-        check_pixels(request.width or 0, request.height or 0, limits)
-        return request
+        missing = {
+            "width": self.width or checkpoint.side,
+            "height": self.height or checkpoint.side,
+            "guidance_scale": checkpoint.guidance_scale if self.guidance_scale is None else self.guidance_scale,
+        }
+        resolved = ResolvedRequest(**{**vars(self), **missing})
+        check_pixels(resolved.width, resolved.height, limits)
+        return resolved
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedRequest(GenerateRequest):
+    """A request that says everything; only `scheduler` None still means the checkpoint's own."""
+
+    width: int = field()
+    height: int = field()
+    guidance_scale: float = field()
 
 
 def _control(given: Mapping[str, Any]) -> ControlRequest | None:
