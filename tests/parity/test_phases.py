@@ -217,7 +217,9 @@ def test_phases_count_their_steps_together(unets: list[UNet2DConditionModel]) ->
     assert steps_of(phases) == 10
     assert [(event.done, event.total) for event in steps] == [(done, 10) for done in range(1, 11)]
     assert [event.done for event in steps if event.preview] == [3, 6, 9]
-    assert [event.last for event in events if isinstance(event, Finished)] == [False, True]
+    finished = [event for event in events if isinstance(event, Finished)]
+    assert [event.last for event in finished] == [False, True]
+    assert [event.details["negative_prompt"] for event in finished] == ["", ""], "what an absent one is recorded as"
 
 
 def test_phases_stop_for_a_client_that_has_gone(unets: list[UNet2DConditionModel]) -> None:

@@ -293,6 +293,7 @@ def test_what_the_pipeline_reads(full: Made) -> None:
     assert facts.digest == sha256(weights_file.read_bytes())[:10]
     assert (facts.side, facts.guidance_scale) == (64, 7.5)
     assert facts.scheduler["_class_name"] == "PNDMScheduler"
+    assert (facts.scheduler["clip_sample"], facts.scheduler["steps_offset"]) == (False, 1)
     ids = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     assert (facts.max_tokens, facts.bos_token_id, facts.eos_token_id, facts.pad_token_id) == (77, *ids)
     assert np.array(facts.latent_rgb).shape == (5, 3)
