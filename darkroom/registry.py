@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 
 from darkroom import pipelines
-from darkroom.serving.networks import ModelSpec
+from darkroom.serving.networks import ModelSpec, split_label
 
 
 def families() -> dict[str, tuple[ModelSpec, ...]]:
@@ -32,3 +32,18 @@ def all_specs() -> tuple[ModelSpec, ...]:
     :raises ValueError: two families use one model name.
     """
     return tuple(spec for specs in families().values() for spec in specs)
+
+
+def family_of(model: str) -> str | None:
+    """The family of a model in a repository, whatever its label; None where no family knows it."""
+    plain, _ = split_label(model)
+    return next((name for name, specs in families().items() if any(spec.name == plain for spec in specs)), None)
+
+
+def is_chosen(model: str, settings: object) -> bool:
+    """Whether FAMILIES, which is empty for all, leaves a model of the repository in. Models that no family knows stay.
+
+    :param settings: the service's.
+    """
+    chosen, family = getattr(settings, "families", ()), family_of(model)
+    return not chosen or family is None or family in chosen

@@ -56,6 +56,31 @@ class Device(Answer):
     name: str
 
 
+class FamilyHealth(Answer):
+    """State of a pipeline and the networks that it needs; `failing` names what may be the reason."""
+
+    ready: bool
+    ready_for: float | None
+    reason: str
+    retry_after: int | None
+    canary_failures: int
+    failing: list[str]
+    models: list[str]
+
+
+class OneHealth(Answer):
+    """State of one family of models; only `status` and `reason` before Triton is there."""
+
+    status: Literal["healthy", "unhealthy", "draining"]
+    reason: str
+    ready: bool | None = None
+    ready_for: float | None = None
+    retry_after: int | None = None
+    canary_failures: int | None = None
+    failing: list[str] | None = None
+    models: list[str] | None = None
+
+
 class Health(Answer):
     """State of the service."""
 
@@ -70,6 +95,7 @@ class Health(Answer):
     models: dict[str, bool]
     reason: str | None
     canary_failures: int
+    families: dict[str, FamilyHealth]
 
 
 class ApiHealth(Answer):
@@ -118,6 +144,7 @@ class Status(Answer):
     reason: str | None
     uptime_seconds: float
     darkroom_version: str
+    families: dict[str, FamilyHealth]
     models: dict[str, Any]
     generate: dict[str, Any] | None
 

@@ -90,6 +90,7 @@ class Made:
 
 def require_model(services: Services, pipeline: ModelSpec) -> None:
     """:raises NotFound: Triton does not have it. While it is away, nobody knows."""
+    services.require_chosen(pipeline.name)
     if services.monitor.models and pipeline.name not in services.monitor.models:
         # Not 503: that promises that it will be there in a while.
         raise NotFound(

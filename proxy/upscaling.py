@@ -81,8 +81,15 @@ class Result:
 
 def require_model(services: Services) -> None:
     """:raises NotFound: Triton has no upscaler. While it is away, nobody knows."""
+    services.require_chosen(networks.PIPELINE.name)
     if services.monitor.models and networks.PIPELINE.name not in services.monitor.models:
         raise NotFound("This installation has no upscaler; export one: python -m exporters prepare.")
+
+
+def require_ready(services: Services) -> None:
+    """:raises NotFound, NotReady: Triton has no upscaler; it does not work now."""
+    require_model(services)
+    services.monitor.require(networks.PIPELINE.name)
 
 
 async def run(services: Services, data: bytes, options: UpscaleRequest, report: Report = _silent) -> Result:

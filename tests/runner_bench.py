@@ -17,13 +17,13 @@ from darkroom.settings import Settings
 from proxy import operations
 from proxy.gate import Gate
 from proxy.gateway import Gateway
-from proxy.readiness import Monitor
 from proxy.services import Services
 from proxy.tasks import runner
 from proxy.tasks.files import Files
 from proxy.tasks.models import Draft, Output, Task, Tell, Work
 from proxy.tasks.runner import Runner
 from proxy.tasks.store import Store, connect
+from tests.monitors import Ready
 
 PICTURE = Output(data=memoryview(b"picture"), media_type="image/png", details={"seed": 1})
 Body = Callable[[Mapping[str, Any], Tell], Awaitable[list[Output]]]
@@ -64,8 +64,7 @@ class Bench:
         self.store = Store(connect(f"sqlite:///{folder / 'darkroom.db'}"))
         self.store.create()
         gateway = Gateway("127.0.0.1:1")
-        monitor = Monitor(gateway, {}, metrics_url="", interval=1, timeout=1)
-        monitor.ready = True
+        monitor = Ready(gateway, {}, metrics_url="", interval=1, timeout=1)
         self.gate = Gate(capacity=8, queue_size=8)
         self.services = Services(
             settings=Settings(_env_file=None, **settings), gateway=gateway, monitor=monitor, gate=self.gate

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -45,7 +45,9 @@ class ModelSpec:
     the size of an output depends on the checkpoint, and Triton wants it exact.
     `files` are the weights that an export has to put beside the config before the model can be served.
     `canary` makes the inputs of one small real inference, by which the service learns that the model works;
-    `canary_model` names the pipeline that they are for, where it takes one to reach this model.
+    `canary_for` makes them instead where they depend on which models of the family the repository has: it is given the
+    names of those, without labels. `canary_model` names the pipeline that they are for, where it takes one to reach
+    this model.
     """
 
     name: str
@@ -63,6 +65,7 @@ class ModelSpec:
     parameters_cpu: Mapping[str, str] = field(default_factory=dict)
     parameters_gpu: Mapping[str, str] = field(default_factory=dict)
     canary: Callable[[], Tensors] | None = None
+    canary_for: Callable[[Collection[str]], Tensors] | None = None
     canary_model: str = ""
 
     @property

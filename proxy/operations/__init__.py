@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
+from darkroom.registry import is_chosen
 from darkroom.request.fields import choice
 from darkroom.serving.networks import ModelSpec
 from proxy.operations.generate import Generate
 from proxy.operations.hidream import Hidream
-from proxy.operations.pictures import PictureOperation
+from proxy.operations.pictures import ENLARGE, PictureOperation
 from proxy.operations.upscale import Upscale
 from proxy.services import Services
 from proxy.tasks.models import Output, Tell, Work
@@ -63,6 +64,11 @@ def group_of(operation: str) -> str:
     return OPERATIONS[operation].pipeline.name if operation in OPERATIONS else operation
 
 
+def pipelines_of(operation: str, fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """The pipelines that a task needs."""
+    return (group_of(operation), *([Upscale.pipeline.name] if ENLARGE in fields else []))
+
+
 def turn_of(operation: str, demand: float, steps: int) -> float:
     """Seconds of one step of a task alone.
 
@@ -84,4 +90,5 @@ def _is_there(operation: PictureOperation, services: Services) -> bool:
     name, served = operation.pipeline.name, services.monitor.models
     if served:
         return name in served
-    return (services.settings.model_repository / name / "1").is_dir()  # Triton is not up yet, and will serve this
+    there = (services.settings.model_repository / name / "1").is_dir()
+    return there and is_chosen(name, services.settings)  # Triton is not up yet, and will serve this

@@ -22,9 +22,9 @@ from proxy.pictures import Job, Outputs
 from proxy.services import Services
 from proxy.tasks.models import Output, Tell, Work
 
-_ENLARGE = "enlarge"
+ENLARGE = "enlarge"
 _ENLARGE_MODEL = "enlarge_model"
-ENLARGE_NAMES = frozenset({_ENLARGE, _ENLARGE_MODEL})
+ENLARGE_NAMES = frozenset({ENLARGE, _ENLARGE_MODEL})
 """The fields of every operation that makes images."""
 
 
@@ -71,7 +71,7 @@ class PictureOperation(ABC):
 
     async def accept(self, services: Services, fields: dict[str, Any]) -> Work:
         pictures.require_model(services, self.pipeline)
-        enlarge = validated(fields, EnlargeFields, {_ENLARGE: SCALE_RANGE}).model_dump()
+        enlarge = validated(fields, EnlargeFields, {ENLARGE: SCALE_RANGE}).model_dump()
         named, files = await self.take(services, fields)
         job = self.job(services, named, files)
         request = job.request
@@ -79,7 +79,7 @@ class PictureOperation(ABC):
         kept |= {name: value for name, value in enlarge.items() if value is not None}
         larger = _upscale_request(kept, job, services)
         if larger is not None:
-            kept[_ENLARGE] = larger.scale
+            kept[ENLARGE] = larger.scale
         size = f"{request.width or 'default'}x{request.height or 'default'}"
         enlarged = f"{larger.network.label} x{larger.scale:g}" if larger else ""
         return Work(
@@ -116,7 +116,7 @@ class PictureOperation(ABC):
             done = steps + index
             report = partial(_tell_tiles, tell, done, steps + afterwards)
             result = await upscaling.run(services, bytes(output.data), larger, report)
-            details = {**output.details, _ENLARGE: larger.scale, _ENLARGE_MODEL: result.details["model"]}
+            details = {**output.details, ENLARGE: larger.scale, _ENLARGE_MODEL: result.details["model"]}
             outputs[index] = Output(data=result.data, media_type=result.media_type, details=details)
             tell(done + 1, steps + afterwards, None)
         return outputs
@@ -132,15 +132,13 @@ def _upscale_request(fields: Mapping[str, Any], job: Job, services: Services) ->
 
     :raises InvalidInput: `enlarge` is out of range, or there is no such upscaler.
     """
-    if _ENLARGE not in fields:
+    if ENLARGE not in fields:
         if _ENLARGE_MODEL in fields:
-            raise InvalidInput(
-                f"{_ENLARGE} is missing: {_ENLARGE_MODEL} is for pictures to be enlarged.", param=_ENLARGE
-            )
+            raise InvalidInput(f"{ENLARGE} is missing: {_ENLARGE_MODEL} is for pictures to be enlarged.", param=ENLARGE)
         return None
     upscaling.require_model(services)
     wanted = {
-        "scale": number(fields, _ENLARGE, 1, SCALE_RANGE),
+        "scale": number(fields, ENLARGE, 1, SCALE_RANGE),
         "format": job.request.format,
         "quality": job.request.quality,
         "model": fields.get(_ENLARGE_MODEL),

@@ -102,8 +102,8 @@ async def generate(request: Request, services: Use, job: Annotated[Wanted, Depen
     With `Accept: text/event-stream` it answers events: `progress` with the steps done and in all, `control` with
     the control map, `preview`, `image` for each picture when it is ready, then `done` with the rest of the answer, or
     `error`."""
-    services.monitor.require()
     require_model(services, job.pipeline)
+    services.monitor.require(job.pipeline.name)
     if wants_events(request, _JSON, *_PICTURES):
         services.gate.check(SOURCE.get())
         return EventResponse(partial(_narrated, services, job))

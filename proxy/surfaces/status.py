@@ -20,6 +20,7 @@ from darkroom.pipelines.sd15.networks import CONTROL_UNETS, PIPELINE
 from proxy.answers import Status
 from proxy.documented import answers
 from proxy.services import Services, Use
+from proxy.surfaces.health import family_health
 from proxy.tasks.tasks import Tasks, UseTasks
 
 router = APIRouter(tags=["health"])
@@ -27,18 +28,19 @@ router = APIRouter(tags=["health"])
 
 @router.get("/status", summary="Workers, queue and devices", **answers(Status))
 async def status(services: Use, tasks: UseTasks) -> dict[str, Any]:
-    """`active_workers`: tasks that can run at once, while the models work; `task_queue_size`: tasks that wait, without
-    the durable ones while their database is away; `pending_tasks`: tasks that wait or run. Results go to their clients
-    at once or to the disk, so that no result is ever in a queue. Memory of GPUs in GiB; `memory_allocated` is that of
-    this service (`memory_scope` "service") where the driver tells it, else that of all programs ("device"), as
-    `memory_reserved` always is. `ranks` of a model that is divided over several devices: how many there should be and
-    how many work, and why they were given up, if they were; it then goes on with one device, its `provider`."""
+    """`active_workers`: tasks that can run at once, while there is a family whose models work (`families`);
+    `task_queue_size`: tasks that wait, without the durable ones while their database is away; `pending_tasks`: tasks
+    that wait or run. Results go to their clients at once or to the disk, so that no result is ever in a queue. Memory
+    of GPUs in GiB; `memory_allocated` is that of this service (`memory_scope` "service") where the driver tells it,
+    else that of all programs ("device"), as `memory_reserved` always is. `ranks` of a model that is divided over
+    several devices: how many there should be and how many work, and why they were given up, if they were; it then goes
+    on with one device, its `provider`."""
     gate, monitor, settings = services.gate, services.monitor, services.settings
     queued = await _queued(services, tasks)
     gpus = await asyncio.to_thread(gpu_info, settings.num_gpus_to_use)
     await monitor.read_metrics()
     return {
-        "active_workers": gate.capacity if monitor.ready else 0,
+        "active_workers": gate.capacity if any(state.ready for state in monitor.states.values()) else 0,
         "task_queue_size": queued,
         "result_queue_size": 0,
         "pending_tasks": queued + gate.active,
@@ -53,6 +55,7 @@ async def status(services: Use, tasks: UseTasks) -> dict[str, Any]:
         "reason": monitor.reason,
         "uptime_seconds": round(time.monotonic() - services.started, 1),
         "darkroom_version": __version__,
+        "families": {name: family_health(state) for name, state in monitor.states.items()},
         "models": {name: _model(services, name, loaded) for name, loaded in monitor.models.items()},
         "generate": await asyncio.to_thread(_generate, services) if PIPELINE.name in monitor.models else None,
     }

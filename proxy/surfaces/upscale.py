@@ -37,7 +37,7 @@ from proxy.services import Services, Use, while_connected, within
 from proxy.sources import SOURCE
 from proxy.streams import EVENT_STREAM, EventResponse, Tell, event, wants_events
 from proxy.uploads import read_fields, read_file
-from proxy.upscaling import NAMES, Result, UpscaleFields, run, take_fields
+from proxy.upscaling import NAMES, Result, UpscaleFields, require_ready, run, take_fields
 
 router = APIRouter(prefix="/api", tags=["upscaling"], route_class=FormRoute)
 
@@ -167,7 +167,7 @@ async def upscale(request: Request, services: Use, sent: Annotated[tuple[Sent, b
     `X-Dropped-Metadata` (in JSON `dropped_metadata`) names what the answer has no room for: `icc_profile`, a colour
     profile so large that programs could not open the answer."""
     said, data = sent
-    services.monitor.require()
+    require_ready(services)
     if wants_events(request, *MEDIA_TYPES.values()):
         services.gate.check(SOURCE.get())
         return EventResponse(partial(_narrated, services, data, said))
@@ -182,7 +182,7 @@ async def upscale_batch(
     """Answers a zip of the results, with `errors.json` for the files that failed; with
     `Accept: application/json` a list with one entry per file. A bad file does not lose the others."""
     said, files = sent
-    services.monitor.require()
+    require_ready(services)
     work = _batch_json if accept_of(request).prefers("application/json", "application/zip") else _batch_zip
     return await while_connected(request, work(services, files, said))
 

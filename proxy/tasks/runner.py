@@ -15,7 +15,7 @@ from darkroom.errors import Cancelled, DarkroomError, NetworkError, NotReady, St
 from proxy.errors import describe
 from proxy.load import CURRENT
 from proxy.observability import REQUEST_ID
-from proxy.operations import group_of, operation_named, turn_of
+from proxy.operations import group_of, operation_named, pipelines_of, turn_of
 from proxy.services import Services
 from proxy.sources import SOURCE
 from proxy.tasks.files import Files
@@ -202,11 +202,12 @@ class Runner:
 
     @contextlib.asynccontextmanager
     async def _turn(self, task: Task) -> AsyncIterator[None]:
-        """Wait until Triton is ready and there is a place, which tasks share with the direct requests."""
+        """Wait until the models are ready and there is a place, which tasks share with the direct requests."""
         async with contextlib.AsyncExitStack() as held:
             if task.attempts >= _SUSPECT_ATTEMPTS:
                 await held.enter_async_context(self._suspects)
-            while not self._services.monitor.ready:  # noqa: ASYNC110  # the monitor is looked at, it tells nobody
+            needed = pipelines_of(task.operation, task.fields)
+            while not all(map(self._services.monitor.ready_of, needed)):  # noqa: ASYNC110  # it tells nobody
                 await asyncio.sleep(_READY_POLL_SECONDS)
             await held.enter_async_context(self._services.gate.place(SOURCE.get()))
             yield

@@ -31,6 +31,7 @@ from proxy.tasks.models import Draft, Output, Task, Tell, Work
 from proxy.tasks.runner import Runner
 from proxy.tasks.store import Store, connect
 from proxy.tasks.tasks import Tasks
+from tests.monitors import Ready
 from tests.postgres import running_postgres
 from tests.runner_bench import Scripted
 
@@ -89,8 +90,7 @@ class Part:
 @asynccontextmanager
 async def part(folder: Path, database: str | None, operation: Noted, **more: Any) -> AsyncIterator[Part]:
     gateway = Gateway("127.0.0.1:1")
-    monitor = Monitor(gateway, {}, metrics_url="", interval=1, timeout=1)
-    monitor.ready = True
+    monitor = Ready(gateway, {}, metrics_url="", interval=1, timeout=1)
     settings = Settings(_env_file=None, data_dir=folder, database_url=database, max_concurrent_tasks=1, **more)
     gate = Gate(capacity=1, queue_size=1)
     made = Tasks(Services(settings=settings, gateway=gateway, monitor=monitor, gate=gate))
