@@ -22,7 +22,9 @@ else
   wait $preparing
   trap - EXIT
   python -m exporters config --check
-  python -m pytest -n 2 --dist loadfile tests/unit tests/parity
+  python -m darkroom.client_types --check
+  python -m darkroom.env_example --check
+  python -m pytest -n 2 --dist loadfile tests/unit tests/families tests/parity
   python -m pytest -n 2 --dist loadfile tests/contract tests/triton
   python -m pytest tests/docs  # every command of README and docs, in a copy of this checkout
   exec python -m pytest tests/lifecycle

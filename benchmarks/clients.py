@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from benchmarks.service import Server
-from darkroom.pipelines.upscale.request import Limits
+from darkroom.pipelines.upscale.settings import TILE
 
 Post = Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]
 """Sends one request."""
@@ -42,7 +42,7 @@ class Rest:
     def __exit__(self, *error: object) -> None:
         self._client.close()
 
-    def upscale(self, data: bytes, model: str, *, tile: int | None = Limits.tile) -> bytes:
+    def upscale(self, data: bytes, model: str, *, tile: int | None = TILE) -> bytes:
         """`POST /api/upscale`, from the file to the whole answer.
 
         :param tile: that of the loops and of ncnn, which are to do the same work; None = the service's own default.

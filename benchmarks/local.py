@@ -12,9 +12,9 @@ from PIL import Image
 from benchmarks.errors import BenchmarkError
 from benchmarks.machine import ROOT
 from darkroom.images import decode
-from darkroom.pipelines.upscale.networks import choose
 from darkroom.pipelines.upscale.pipeline import Runner, upscale
-from darkroom.pipelines.upscale.request import Limits, UpscaleRequest
+from darkroom.pipelines.upscale.request import UpscaleRequest
+from darkroom.pipelines.upscale.settings import TILE, Settings
 from darkroom.serving.networks import Array, OrtNetwork, Tensors
 from darkroom.tiling import cut, tiles
 
@@ -40,10 +40,6 @@ def as_pixels(data: bytes) -> NDArray[np.uint8]:
         return np.asarray(image.convert("RGB"))
 
 
-TILE = Limits.tile
-"""Of the requests here and at the service, whatever the device's own default is: both are to do the same work."""
-
-
 class Local:
     """One served network, loaded into this process from the same file.
 
@@ -55,7 +51,7 @@ class Local:
     """
 
     def __init__(self, model: str, *, threads: int = 0) -> None:
-        self._request = UpscaleRequest(network=choose(model, None), scale=4.0, tile=TILE)
+        self._request = UpscaleRequest(model=model, scale=4.0, tile=TILE)
         path = ROOT / "model_repository" / self._request.network.model_name / "1" / "model.onnx"
         if not path.exists():
             raise BenchmarkError(f"{self._request.network.model_name} is not exported; run: python -m exporters")
@@ -63,7 +59,7 @@ class Local:
 
     def tiles(self, data: bytes) -> list[NDArray[np.uint8]]:
         """The tiles that a request with default settings sends to the network, each (1, height, width, 3)."""
-        pixels = decode(data, max_pixels=Limits.max_pixels).rgb
+        pixels = decode(data, max_pixels=Settings().max_pixels).rgb
         height, width = pixels.shape[:2]
         windows = tiles(height, width, tile=TILE, pad=self._request.tile_pad)
         return [cut(pixels, window) for window in windows]
@@ -83,7 +79,7 @@ class Local:
 
         runner = Runner(
             network=network,
-            limits=Limits(),
+            limits=Settings(),
             on_progress=lambda done, of: None,
             stopped=lambda: False,
         )

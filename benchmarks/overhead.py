@@ -19,7 +19,7 @@ from benchmarks.results import Cell, Section, Table
 from benchmarks.timing import in_turns, ratio, timed
 from darkroom.images import decode
 from darkroom.pipelines.upscale.networks import PIPELINE
-from darkroom.pipelines.upscale.request import Limits
+from darkroom.pipelines.upscale.settings import Settings
 from darkroom.png import encode_png
 from proxy.gateway import Gateway
 
@@ -114,7 +114,7 @@ def _parts(data: bytes, result: bytes, rounds: int) -> Table:
     pixels = as_pixels(result)
     seconds = in_turns(
         {
-            "decode the 512x512 PNG": timed(lambda: decode(data, max_pixels=Limits.max_pixels)),
+            "decode the 512x512 PNG": timed(lambda: decode(data, max_pixels=Settings().max_pixels)),
             "encode a 2048x2048 PNG": timed(lambda: encode_png(pixels)),
         },
         rounds=rounds,

@@ -1,28 +1,33 @@
-"""Every model of every family. A new family is a new folder under `darkroom/pipelines`; nothing here changes."""
+"""Every family and its models. A new family is a new folder under `darkroom/pipelines`; nothing here changes."""
 
 from __future__ import annotations
 
 import importlib
-import pkgutil
+from functools import cache
+from typing import Protocol
 
 from darkroom import pipelines
-from darkroom.serving.networks import ModelSpec
+from darkroom.family import Family
+from darkroom.serving.networks import ModelSpec, split_label
 
 
-def families() -> dict[str, tuple[ModelSpec, ...]]:
-    """What the `specs()` of each family's `networks.py` give, in the order of the families' names.
+@cache
+def families() -> dict[str, Family]:
+    """The `FAMILY` of each family's `family.py`, by name, in the order of the names.
 
-    :raises ValueError: two families use one model name.
+    :raises ValueError: two families use one model name, or a family is not named as its folder.
     """
-    names = sorted(module.name for module in pkgutil.iter_modules(pipelines.__path__) if module.ispkg)
-    found: dict[str, tuple[ModelSpec, ...]] = {}
+    found: dict[str, Family] = {}
     known: set[str] = set()
-    for family in names:
-        found[family] = importlib.import_module(f"{pipelines.__name__}.{family}.networks").specs()
-        for spec in found[family]:
+    for name in pipelines.family_names():
+        family: Family = importlib.import_module(f"{pipelines.__name__}.{name}.family").FAMILY
+        if family.name != name:
+            raise ValueError(f"the family in the folder {name} is named {family.name!r}")
+        for spec in family.specs:
             if spec.name in known:
-                raise ValueError(f"two families have a model named {spec.name!r}; the second one is {family!r}")
+                raise ValueError(f"two families have a model named {spec.name!r}; the second one is {name!r}")
             known.add(spec.name)
+        found[name] = family
     return found
 
 
@@ -31,4 +36,25 @@ def all_specs() -> tuple[ModelSpec, ...]:
 
     :raises ValueError: two families use one model name.
     """
-    return tuple(spec for specs in families().values() for spec in specs)
+    return tuple(spec for family in families().values() for spec in family.specs)
+
+
+def family_of(model: str) -> str | None:
+    """The family of a model in a repository, whatever its label; None where no family knows it."""
+    plain, _ = split_label(model)
+    found = (name for name, family in families().items() if any(spec.name == plain for spec in family.specs))
+    return next(found, None)
+
+
+class ChoosesFamilies(Protocol):
+    """The service's settings, as far as `is_chosen` reads them."""
+
+    @property
+    def families(self) -> tuple[str, ...]: ...
+
+
+def is_chosen(model: str, settings: ChoosesFamilies) -> bool:
+    """Whether FAMILIES, which is empty for all, leaves a model of the repository in. Models that no family knows
+    stay."""
+    family = family_of(model)
+    return not settings.families or family is None or family in settings.families

@@ -1,131 +1,188 @@
-"""Every setting of the service, read from the environment and from `.env`. `.env.example` explains each one."""
+"""The settings of the service, read from the environment and from `.env`. `.env.example` explains each one.
+
+A model family brings its own: see `darkroom.family_settings`.
+"""
 
 from __future__ import annotations
 
 import os
-from functools import cached_property
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from typing_extensions import Self
 
+from darkroom import pipelines
 from darkroom.devices import usable_gpus
-from darkroom.diffusion.controls import control_names
-from darkroom.errors import InvalidInput
-from darkroom.parallel.devices import environment, kind_of, parse_devices
-from darkroom.pipelines.hidream.request import Limits as HidreamLimits
-from darkroom.pipelines.sd15.request import SIDE_MINIMUM
-from darkroom.pipelines.sd15.request import Limits as GenerateLimits
-from darkroom.pipelines.upscale.networks import model_names
-from darkroom.pipelines.upscale.request import TILE_PAD_RANGE, TILE_RANGE, Limits
+from darkroom.families_path import ENV_FILE
+from darkroom.families_path import ROOT as ROOT
+from darkroom.family_settings import FamilySettings, as_text, settings_classes, split_at_commas
 
-ROOT = Path(__file__).resolve().parents[1]
 Port = Annotated[int, Field(ge=1, le=65535)]
+Names = Annotated[tuple[str, ...], NoDecode]
+
+SECTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "host": "The REST service",
+        "max_concurrent_tasks": "Limits",
+        "database_url": "Durable tasks (docs/tasks.md)",
+        "max_upload_mb": "Uploads",
+        "hf_token": "Where checkpoints come from",
+        "num_gpus_to_use": "GPUs",
+        "triton_grpc_port": "Triton",
+        "state_dir": "Folders",
+        "families": "Model families",
+    }
+)
+"""The headings of `.env.example`, each by the first field under it."""
 
 
 class Settings(BaseSettings):
     """The fields are the names of the environment variables, in lower case."""
 
-    model_config = SettingsConfigDict(env_file=ROOT / ".env", env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_file=ENV_FILE, env_ignore_empty=True, extra="ignore", frozen=True)
 
-    host: str = "0.0.0.0"
-    port: Port = 8000
-    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
-    forwarded_allow_ips: str = ""
-    trusted_hosts: Annotated[tuple[str, ...], NoDecode] = ("*",)
-    request_timeout: float = Field(10, gt=0)
+    host: str = Field("0.0.0.0", description="Address to listen on.")
+    port: Port = Field(8000, description="Port to listen on.")
+    cors_origins: Names = Field(
+        (),
+        description='Origins that browsers may call from, separated by commas ("*" for all). Empty switches CORS off, '
+        "and what a page of another origin sends is refused with 403.",
+    )
+    forwarded_allow_ips: str = Field(
+        "",
+        description="Reverse proxies in front of the service, whose X-Forwarded-For and X-Forwarded-Proto are "
+        'believed: addresses and networks with commas between them, "*" for all. Clients take turns by their address, '
+        "so set it where there is a reverse proxy: without it all requests that come through it count as one "
+        "client's, and links in answers begin with http.",
+    )
+    trusted_hosts: Names = Field(
+        ("*",),
+        description="Names of the service (the Host of requests, without the port), separated by commas; "
+        '*.example.com is every name below example.com. "*" takes any name, as it has to behind proxies. Set it where '
+        "browsers on this machine or in this network open foreign pages: a page may give its own name this machine's "
+        "address, and then counts as ours.",
+    )
+    request_timeout: float = Field(
+        10,
+        gt=0,
+        description="Seconds that the headers of a request may take to arrive, and that its body may stand still; then "
+        "408. Slow uploads that go on may take as long as they need.",
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="DEBUG, INFO, WARNING or ERROR."
+    )
+    log_dir: Path = Field(ROOT / "logs", description="Where logs go (they go to standard output as well).")
 
-    task_queue_size: int = Field(100, ge=0)
-    task_timeout: float = Field(300, gt=0)
-    max_concurrent_tasks: int = Field(8, ge=1)
-    drain_timeout: float = Field(300, ge=0)
+    max_concurrent_tasks: int = Field(8, ge=1, description="Tasks that run at once.")
+    task_queue_size: int = Field(100, ge=0, description="Tasks that may wait; more are refused with 429.")
+    task_timeout: float = Field(
+        300,
+        gt=0,
+        description="Seconds that a request may take, waiting included; then 504. A durable task may take as long as "
+        "it needs, but counts as stuck, and is restarted, after so many seconds without a step.",
+    )
+    training_concurrent_tasks: int = Field(
+        1,
+        ge=1,
+        description="Trainings that run at once, besides the tasks above; as many as TASK_QUEUE_SIZE may wait.",
+    )
+    drain_timeout: float = Field(
+        300, ge=0, description="Seconds that accepted work gets to finish after SIGTERM or Ctrl-C."
+    )
 
-    database_url: str | None = None
-    task_max_attempts: int = Field(5, ge=1)
-    task_retention_hours: float = Field(168, gt=0)
-    task_retention_gb: float = Field(20, gt=0)
-    submit_operation: Literal["auto", "hidream", "generate"] = "auto"
-    submit_enlarge: str = "animevideov3"
+    database_url: str | None = Field(
+        None,
+        description="Where tasks are kept: postgresql://user:password@host/name, for several proxies; empty uses a "
+        "SQLite file in DATA_DIR. Their images are in DATA_DIR in any case, which several proxies have to share.",
+    )
+    task_max_attempts: int = Field(
+        5,
+        ge=1,
+        description="How often a task is started: it is restarted when the server or the service dies while it runs. "
+        "After that many times it has failed.",
+    )
+    task_retention_hours: float = Field(168, gt=0, description="Hours that results are kept; older ones are deleted.")
+    task_retention_gb: float = Field(
+        20, gt=0, description="Gigabytes of results that are kept in all; over that, the oldest are deleted first."
+    )
+    submit_operation: str = Field(
+        "auto",
+        description="What POST /submit does: generate, the name of a model that generates, or auto, which is the model "
+        "of the service that this endpoint comes from, where it is exported.",
+    )
+    submit_enlarge: str = Field(
+        "animevideov3",
+        description="POST /submit makes images that are larger than the checkpoint was trained for at a size that it "
+        'knows, and enlarges them with this upscaler. "none": they are made at the size that was asked for.',
+    )
 
-    max_upload_mb: float = Field(50, gt=0)
-    max_batch_mb: float = Field(200, gt=0)
-    max_batch_files: int = Field(50, ge=1)
+    max_upload_mb: float = Field(50, gt=0, description="Largest upload, in MB.")
+    max_batch_mb: float = Field(200, gt=0, description="Largest batch, in MB.")
+    max_batch_files: int = Field(50, ge=1, description="Most images in a batch.")
 
-    upscale_max_pixels: int = Field(Limits.max_pixels, ge=1)
-    upscale_max_output_pixels: int = Field(Limits.max_output_pixels, ge=1)
-    upscale_tile: int = Field(Limits.tile, ge=TILE_RANGE[0], le=TILE_RANGE[1])
-    upscale_tile_pad: int = Field(Limits.tile_pad, ge=TILE_PAD_RANGE[0], le=TILE_PAD_RANGE[1])
-    upscale_tiles_in_flight: int = Field(Limits.tiles_in_flight, ge=1, le=64)
-    upscale_tiles_at_network: int = Field(Limits.tiles_at_network, ge=1, le=1024)
-    upscale_fp16: bool = True
+    hf_token: str | None = Field(
+        None, repr=False, description="For gated models: a token of an account that has accepted their licence."
+    )
+    hf_endpoint: str | None = Field(None, description="Another hub, or a mirror of the usual one.")
 
-    sd15_checkpoint: str = "checkpoints/demo-sd15"
-    sd15_controlnets: Annotated[tuple[str, ...], NoDecode] = ("canny=checkpoints/demo-sd15-canny",)
-    sd15_fp16: bool = True
+    num_gpus_to_use: int | None = Field(None, ge=0, description="GPUs to use, from the first; empty uses all.")
 
-    hidream_checkpoint: str = "checkpoints/demo-hidream"
-    hidream_llama: str | None = None
-    hidream_variant: Literal["full", "dev", "fast"] | None = None
-    hidream_fp16: bool = True
-    hidream_device_type: Literal["cpu", "cuda", "npu"] | None = None
-    hidream_devices: Annotated[tuple[int, ...], NoDecode] = ()
-    hidream_dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    hidream_compile: bool = False
+    triton_grpc_port: Port = Field(8001, description="Port of gRPC.")
+    triton_metrics_port: Port = Field(8002, description="Port of the metrics, which are for this machine only.")
+    triton_grpc_bind: str = Field(
+        "127.0.0.1",
+        description="Address of gRPC. 0.0.0.0 opens it to other machines, which can then run any model without the "
+        "limits of this file.",
+    )
+    triton_allow_http: bool = Field(
+        False, description="Whether Triton's HTTP is on. It is off because this version's HTTP server can be crashed."
+    )
+    triton_http_port: Port = Field(8010, description="Port of HTTP.")
+    triton_grpc_host: str = Field(
+        "127.0.0.1", description="Where the proxy finds Triton when it runs by itself (python -m proxy)."
+    )
+    canary_interval: float = Field(
+        30,
+        gt=0,
+        description="Seconds between health checks: each model has to answer a small inference. A server that fails "
+        "twice is restarted, unless it is only busy: work goes on meanwhile.",
+    )
+    canary_timeout: float = Field(
+        120,
+        gt=0,
+        description="Seconds that the answer to a health check may take. Allow for one step of the largest image, and, "
+        "where a model is divided over several devices, for loading the whole of it onto one of them.",
+    )
 
-    generate_max_pixels: int = Field(GenerateLimits.max_pixels, ge=SIDE_MINIMUM**2)
-    generate_max_steps: int = Field(GenerateLimits.max_steps, ge=1, le=1000)
-    generate_max_images: int = Field(GenerateLimits.max_images, ge=1, le=1024)
-    generate_max_prompt: int = Field(GenerateLimits.max_prompt, ge=1)
-    generate_max_control_pixels: int = Field(GenerateLimits.max_control_pixels, ge=1)
+    state_dir: Path = Field(ROOT / ".darkroom", description="Where caches and the assembled Triton backends are kept.")
+    data_dir: Path = Field(
+        default_factory=lambda data: data["state_dir"] / "data",
+        description="Where durable tasks and their images are kept. Empty: the folder data in STATE_DIR.",
+    )
+    model_repository: Path = Field(
+        default_factory=lambda data: _default_repository(data),
+        description="The model repository. Empty: model_repository, or on a machine with GPUs one in STATE_DIR that "
+        "./start.sh makes.",
+    )
 
-    hidream_max_pixels: int = Field(HidreamLimits.max_pixels, ge=SIDE_MINIMUM**2)
-    hidream_max_steps: int = Field(HidreamLimits.max_steps, ge=1, le=1000)
-    hidream_max_images: int = Field(HidreamLimits.max_images, ge=1, le=1024)
-    hidream_max_prompt: int = Field(HidreamLimits.max_prompt, ge=1)
+    families: Names = Field(
+        (), description="The model families to use, separated by commas; empty uses all that there are."
+    )
+    families_path: Path | None = Field(
+        None,
+        description="A folder with further families: the packages pipelines/NAME and exporters/NAME in it.",
+    )
 
-    triton_grpc_host: str = "127.0.0.1"
-    triton_grpc_port: Port = 8001
-    triton_http_port: Port = 8010
-    triton_metrics_port: Port = 8002
-    triton_allow_http: bool = False
-    triton_grpc_bind: str = "127.0.0.1"
-    canary_interval: float = Field(30, gt=0)
-    canary_timeout: float = Field(120, gt=0)
+    _family_settings: dict[str, FamilySettings] = PrivateAttr(default_factory=dict)
 
-    hf_token: str | None = Field(None, repr=False)
-    hf_endpoint: str | None = None
-
-    num_gpus_to_use: int | None = Field(None, ge=0)
-    state_dir: Path = ROOT / ".darkroom"
-    model_repository: Path = Field(default_factory=lambda data: _default_repository(data))
-    data_dir: Path = Field(default_factory=lambda data: data["state_dir"] / "data")
-    log_dir: Path = ROOT / "logs"
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-
-    @field_validator("cors_origins", "trusted_hosts", "sd15_controlnets", mode="before")
+    @field_validator("cors_origins", "trusted_hosts", "families", mode="before")
     @classmethod
     def _comma_separated(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-    @field_validator("sd15_controlnets")
-    @classmethod
-    def _control_and_checkpoint(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for entry in value:
-            control, _, checkpoint = entry.partition("=")
-            if control not in control_names() or not checkpoint:
-                raise ValueError(
-                    f"must be CONTROL=CHECKPOINT with CONTROL of {', '.join(control_names())}; got {entry!r}"
-                )
-        return value
-
-    @field_validator("hidream_devices", mode="before")
-    @classmethod
-    def _divisible(cls, value: object) -> object:
-        try:
-            return parse_devices(value) if isinstance(value, str) and value else value
-        except InvalidInput as error:
-            raise ValueError(error.message) from None
+        return split_at_commas(value)
 
     @field_validator("database_url")
     @classmethod
@@ -134,10 +191,28 @@ class Settings(BaseSettings):
             raise ValueError(f"must begin with postgresql:// or sqlite:///; got {value.partition(':')[0]!r}")
         return value
 
+    @field_validator("submit_operation")
+    @classmethod
+    def _known_operation(cls, value: str) -> str:
+        if value == cls.model_fields["submit_operation"].default:
+            return value
+        from darkroom.registry import families  # whose pipelines a program that only reads settings can do without
+
+        models = [family.pipeline.name for family in families().values() if family.operation == "generate"]
+        names = ("auto", "generate", *models)
+        if value not in names:
+            raise ValueError(f"must be one of {', '.join(names)}; got {value!r}")
+        return value
+
     @field_validator("submit_enlarge")
     @classmethod
     def _known_upscaler(cls, value: str) -> str:
-        names = ("none", *model_names())
+        if value == cls.model_fields["submit_enlarge"].default:
+            return value
+        from darkroom.registry import families
+
+        upscalers = [family.request for family in families().values() if family.operation == "upscale"]
+        names = ("none", *(word for kind in upscalers for word in kind.fields()["model"].allowed_words()))
         if value not in names:
             raise ValueError(f"must be one of {', '.join(names)}; got {value!r}")
         return value
@@ -147,35 +222,60 @@ class Settings(BaseSettings):
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
 
+    @field_validator("families")
+    @classmethod
+    def _known_families(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        there = pipelines.family_names()
+        for name in value:
+            if name not in there:
+                raise ValueError(f"must be of {', '.join(there)}; got {name!r}")
+        return value
+
+    @field_validator("model_repository", "state_dir", "data_dir", "log_dir", "families_path")
+    @classmethod
+    def _from_the_checkout(cls, value: Path | None) -> Path | None:
+        return None if value is None else ROOT / value
+
+    @field_validator("families_path")
+    @classmethod
+    def _folder_that_is_there(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_dir():
+            raise ValueError(f"must be a folder that is there; got {str(value)!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _read_families(self) -> Self:
+        env_file = self.model_config.get("env_file")
+        self._family_settings = {name: one(_env_file=env_file) for name, one in settings_classes().items()}
+        return self
+
+    @property
+    def family_settings(self) -> Mapping[str, FamilySettings]:
+        """The settings of each family, by its name."""
+        return self._family_settings
+
+    def family(self, name: str) -> FamilySettings:
+        """The settings of one family; its own code reads them typed, with `FamilySettings.of`.
+
+        :raises LookupError: there is no such family, or it has no settings.
+        """
+        if name not in self._family_settings:
+            raise LookupError(f"family must be one of {', '.join(self._family_settings)}; got {name!r}")
+        return self._family_settings[name]
+
+    def warnings(self) -> list[str]:
+        """What the log should say of these settings: a line for each old name of a variable that was read."""
+        env_file = self.model_config.get("env_file")
+        return [
+            f"{old} is the old name of {one.variable(field)}; please rename it."
+            for one in self._family_settings.values()
+            for field, old in one.old_names(env_file).items()
+        ]
+
     @property
     def gpus(self) -> tuple[int, ...]:
         """The GPUs that the networks run on; none means the CPU."""
         return usable_gpus(self.num_gpus_to_use)
-
-    @field_validator("model_repository", "state_dir", "data_dir", "log_dir")
-    @classmethod
-    def _from_the_checkout(cls, value: Path) -> Path:
-        return ROOT / value
-
-    @cached_property
-    def limits(self) -> Limits:
-        """The limits of the upscale pipeline."""
-        return Limits.of(self)
-
-    @cached_property
-    def generate_limits(self) -> GenerateLimits:
-        """The limits of the text to image pipeline."""
-        return GenerateLimits.of(self)
-
-    @cached_property
-    def hidream_limits(self) -> HidreamLimits:
-        """The limits of the HiDream pipeline."""
-        return HidreamLimits.of(self)
-
-    @property
-    def controlnets(self) -> dict[str, str]:
-        """The checkpoint of each kind of control."""
-        return {control: checkpoint for control, _, checkpoint in (e.partition("=") for e in self.sd15_controlnets)}
 
     @property
     def triton_grpc(self) -> str:
@@ -188,20 +288,10 @@ class Settings(BaseSettings):
         return f"http://{self.triton_grpc_host}:{self.triton_metrics_port}/metrics"
 
     def environment(self) -> dict[str, str]:
-        """These settings as environment variables, for child processes that do not read `.env` themselves, and what
-        HiDream's devices need in it before torch is imported."""
-        given = {name.upper(): value for name, value in self if value is not None}
-        texts = {name: _as_text(value) for name, value in given.items()}
-        kind = self.hidream_device_type
-        special = environment(kind_of(kind), self.hidream_devices or (0,)) if kind else {}
-        return {**os.environ, **texts, **special}
-
-
-def _as_text(value: object) -> str:
-    """As the environment says it: 1 and 0, and commas between the parts of several."""
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return str(int(value)) if isinstance(value, bool) else str(value)
+        """These settings and those of the families as environment variables, for child processes."""
+        texts = {name.upper(): as_text(value) for name, value in self if value is not None}
+        of_families = [one.environment() for one in self._family_settings.values()]
+        return {**os.environ, **texts, **{name: value for env in of_families for name, value in env.items()}}
 
 
 def _default_repository(data: dict[str, Any]) -> Path:

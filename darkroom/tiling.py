@@ -1,8 +1,8 @@
 """Cut a picture into overlapping windows that all have one shape, so that any of them can share a batch.
 
-Real-ESRGAN's own tiler (`RealESRGANer.tile_process`) cuts fixed cores and gives border tiles other shapes. Here
-the picture is divided evenly, and a window that reaches over the picture's border sees the picture mirrored there,
-as realesrgan-ncnn-vulkan does it: a network that sees its zero padding instead gets the outermost pixels wrong.
+Other tilers cut fixed cores and give border tiles other shapes. Here the image is divided evenly, and a window that
+reaches over the image's border sees the image mirrored there: a network that sees its zero padding instead gets the
+outermost pixels wrong.
 """
 
 from __future__ import annotations

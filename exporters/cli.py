@@ -5,19 +5,19 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from darkroom.registry import all_specs
-from exporters import config
+from exporters import config, registry, repository
+from exporters.checkpoints.contents import PATTERNS, read_contents
+from exporters.checkpoints.origin import origin
 from exporters.errors import ExportError
-from exporters.hidream.command import hidream
-from exporters.options import output_option
+from exporters.listing import list_command, remove
+from exporters.options import cache_option, force_option, label_option, output_option, precision_option
 from exporters.prepare import prepare
-from exporters.realesrgan.command import realesrgan
-from exporters.sd15.command import sd15, sd15_controlnet
-from exporters.sd15.controls import specs_of
-from exporters.tensorrt.command import tensorrt
+from exporters.tensorrt.cli import tensorrt
 from exporters.tensorrt.engines import to_serve
 
 
@@ -39,10 +39,8 @@ def _gpu_numbers(ctx: click.Context, param: click.Parameter, value: str | None) 
     epilog="""\b
 Examples:
   python -m exporters prepare                what ./start.sh does: everything for this machine
-  python -m exporters realesrgan             export the upscalers (about a minute, once)
-  python -m exporters sd15                   export text to image
-  python -m exporters sd15-controlnet        export a UNet that follows edges
-  python -m exporters hidream                export text to image with HiDream-I1
+  python -m exporters export PATH_OR_ID      a checkpoint of any family, from a folder, a file or a hub
+  python -m exporters list                   what is exported
   python -m exporters config                 write every config.pbtxt for this checkout: ONNX on the CPU
   python -m exporters config --gpus 0,1      the same for two GPUs
   python -m exporters tensorrt               build TensorRT engines of what is exported
@@ -53,12 +51,57 @@ def main() -> None:
 
 
 @main.command(
+    "export",
+    context_settings={"ignore_unknown_options": True},
+    epilog="""\b
+Examples:
+  python -m exporters export /data/photos-v1.safetensors
+  python -m exporters export /data/photos --as photos --precision fp16
+  python -m exporters export owner/name@revision --output /srv/models
+Options of the family's own command may stand behind PATH_OR_ID: python -m exporters COMMAND --help""",
+)
+@click.argument("checkpoint", metavar="PATH_OR_ID")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[OPTIONS OF THE FAMILY]")
+@label_option
+@precision_option
+@output_option("The model repository to write to.")
+@cache_option("Where downloads are kept.")
+@force_option
+@click.pass_context
+def export_command(ctx: click.Context, /, checkpoint: str, options: tuple[str, ...], cache: Path, **given: Any) -> None:
+    """Export a checkpoint of any family: a folder in the diffusers layout, a single .safetensors file, or a hub id.
+
+    The family is found in its model_index.json, or in the names of the weights of a single file.
+    """
+    found = origin(checkpoint, Path.cwd(), cache, PATTERNS)
+    contents = read_contents(found)
+    family = registry.family_of(contents)
+    label = f".{given['label']}" if given["label"] else ""
+    click.echo(
+        f"{contents.title} is a {family.kind} checkpoint ({contents.described}): exporting as {family.name}{label}"
+    )
+    command = family.commands[0]
+    arguments = [*family.arguments(found.name, contents), *_given(ctx), *options]
+    command.main(arguments, prog_name=f"python -m exporters {command.name}", standalone_mode=False)
+
+
+def _given(ctx: click.Context) -> list[str]:
+    """The options of this call, as they were given, for the command of a family."""
+    words: list[str] = []
+    for param in ctx.command.params:
+        name = param.name or ""
+        if isinstance(param, click.Option) and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            words += [param.opts[0]] if param.is_flag else [param.opts[0], str(ctx.params[name])]
+    return words
+
+
+@main.command(
     "config",
     epilog="""\b
 Examples:
   python -m exporters config --check
   python -m exporters config --gpus 0,1,2 --max-batch 8
-  python -m exporters config --engine tensorrt --gpus 0 --model sd15_unet
+  python -m exporters config --engine tensorrt --gpus 0 --model NAME
   python -m exporters config --instances 2 --threads 4 --output /srv/models""",
 )
 @click.option("--check", is_flag=True, help="Write nothing; show what would change, and exit with 1 if anything would.")
@@ -74,7 +117,6 @@ Examples:
     "--model",
     "models",
     multiple=True,
-    type=click.Choice([spec.name for spec in all_specs()]),
     metavar="NAME",
     help="Only this model's config; may be repeated. Default: all.",
 )
@@ -107,7 +149,7 @@ def config_command(
     placement = config.Placement(
         gpus=gpus, instances=instances, max_batch=max_batch, queue_delay_us=queue_delay_us, threads=threads
     )
-    specs = [spec for spec in specs_of(output) if not models or spec.name in models]
+    specs = repository.chosen(output, models, repository.specs_of(output))
     if engine == "tensorrt":
         if not gpus:
             raise ExportError("--engine tensorrt needs --gpus: an engine runs on a GPU only.")
@@ -126,12 +168,13 @@ def config_command(
     click.echo(f"{len(specs)} configs, {len(changed)} changed.")
 
 
-main.add_command(realesrgan)
-main.add_command(sd15)
-main.add_command(sd15_controlnet)
-main.add_command(hidream)
+for _family in registry.families().values():
+    for _command in _family.commands:
+        main.add_command(_command)
 main.add_command(tensorrt)
 main.add_command(prepare)
+main.add_command(list_command)
+main.add_command(remove)
 
 
 def run(arguments: list[str] | None = None) -> None:

@@ -7,14 +7,12 @@ machine unless an option asks.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from darkroom.files import write_atomically
-from darkroom.registry import all_specs
 from darkroom.serving.networks import ModelSpec, TensorSpec
 from exporters.errors import ExportError
 from exporters.tensorrt.engines import Served
@@ -169,36 +167,25 @@ def placement_of(text: str, spec: ModelSpec) -> Placement:
     return next(usual, replace(found, max_batch=model.max_batch_size))
 
 
-def placement_in(repository: Path) -> Placement | None:
-    """The placement of the networks that are in a repository, of whatever family: that of the first readable config.
-
-    None if there is none. Networks in Python are left out, as they may have devices of their own.
-    """
-    for spec in all_specs():
-        path = config_path(repository, spec)
-        if spec.is_network and spec.backend != "python" and path.is_file():
-            with contextlib.suppress(ValueError):
-                return placement_of(path.read_text(), spec)
-    return None
-
-
 def config_path(repository: Path, spec: ModelSpec) -> Path:
     """Where the config of a model lies."""
     return repository / spec.name / "config.pbtxt"
 
 
 def model_code(spec: ModelSpec) -> str:
-    """The model.py of a model of Triton's Python backend.
+    """The model.py of a model of Triton's Python backend: the family's class in Triton's host.
 
     Triton runs the file in two processes, one after the other; the first one only looks whether `TritonPythonModel`
-    completes configurations. So that it need not wait for torch and diffusers, the import is in the call that only the
-    second one makes.
+    completes configurations. So that it need not wait for torch and diffusers, the imports are in the call that only
+    the second one makes.
     """
     module, _, name = spec.implementation.partition(":")
+    host = "Network" if spec.is_network else "Pipeline"
     return (
         "def TritonPythonModel() -> object:  # noqa: N802\n"
-        f"    from {module} import {name}  # not above: see model_code in exporters/config.py\n\n"
-        f"    return {name}()\n"
+        f"    from {module} import {name}  # not above: see model_code in exporters/config.py\n"
+        f"    from darkroom.serving.triton_{host.lower()} import Triton{host}\n\n"
+        f"    return Triton{host}({name}())\n"
     )
 
 

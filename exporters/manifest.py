@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,6 +106,22 @@ def exporter_hash(sources: Iterable[Path], *data: str) -> str:
     """The hash of source files and of the data that they are called with."""
     parts = [path.read_bytes() for path in sources] + [text.encode() for text in data]
     return sha256(b"\0".join(parts))[:16]
+
+
+def code_hash(modules: Iterable[str], *data: str) -> str:
+    """The hash of the source code of modules, which are not imported for it, and of the data they are called with.
+
+    :param modules: by their full names, as "exporters.plan".
+    :raises ModuleNotFoundError: there is no such module.
+    """
+    return exporter_hash((_source_of(module) for module in modules), *data)
+
+
+def _source_of(module: str) -> Path:
+    found = find_spec(module)
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError(f"no module {module!r}")
+    return Path(found.origin)
 
 
 def read(folder: Path) -> Manifest | None:

@@ -8,12 +8,32 @@ from typing import Any, TypeVar
 
 import click
 
+from darkroom.serving.networks import is_label
 from exporters.files import CACHE, ROOT
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 precision_option = click.option(
     "--precision", type=click.Choice(["fp32", "fp16"]), help="Default: as installed, else fp32."
+)
+
+
+def _label(ctx: click.Context, param: click.Parameter, value: str | None) -> str:
+    if value is None:
+        return ""
+    if not is_label(value):
+        raise click.BadParameter(
+            f"must be 1 to 40 of a to z, 0 to 9, _ and -, beginning with a letter or digit; got {value!r}."
+        )
+    return value
+
+
+label_option = click.option(
+    "--as",
+    "label",
+    metavar="LABEL",
+    callback=_label,
+    help="Export beside the checkpoint that has no label, under names such as MODEL.LABEL.",
 )
 force_option = click.option("--force", is_flag=True, help="Export even what is up to date.")
 

@@ -2,114 +2,63 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
-from darkroom.pipelines.hidream.networks import PIPELINE, TRANSFORMER
-from darkroom.pipelines.upscale.networks import NETWORKS
-from darkroom.serving.networks import ModelSpec
+from darkroom.registry import families as served_families
+from darkroom.serving.networks import split_label
 from darkroom.settings import Settings
-from exporters import manifest
-from exporters.config import Placement, config_path, placement_of, write_configs
+from exporters import registry
+from exporters.config import Placement, write_configs
 from exporters.errors import ExportError
-from exporters.files import CACHE, ROOT
-from exporters.hidream.command import DEMO as DEMO_HIDREAM
-from exporters.hidream.command import LLAMA_PATTERNS, PATTERNS, export_family, transformer_placement
-from exporters.hidream.export import Parents
-from exporters.manifest import Precision
-from exporters.realesrgan.command import run_jobs
-from exporters.realesrgan.export import Job
-from exporters.sd15.command import DEMO, base_tasks, export_controls, origin
-from exporters.sd15.controls import base_of, specs_of
-from exporters.tasks import run_tasks
+from exporters.registry import Family
+from exporters.repository import specs_of
+
+_HELP = """Export what is not exported yet; with GPUs, in half precision and with configs for them.
+
+Without a GPU this fills the committed model_repository; with GPUs it makes a repository of its own in .darkroom, with
+one instance of each network per GPU (NUM_GPUS_TO_USE). MODEL_REPOSITORY names another one. FAMILIES chooses what is
+exported; what the repository holds of other families stays as it is.
+"""
 
 
-@click.command()
+def _help() -> str:
+    """What every command of this kind does, and what each family's settings are for."""
+    texts = [" ".join((inspect.getdoc(family.prepare) or "").split()) for family in registry.families().values()]
+    return "\n\n".join([_HELP, *filter(None, texts)])
+
+
+@click.command(help=_help(), short_help="Export what is not exported yet, for this machine.")
 def prepare() -> None:
-    """Export what is not exported yet; with GPUs, in half precision and with configs for them.
-
-    Without a GPU this fills the committed model_repository; with GPUs it makes a repository of its own in
-    .darkroom, with one instance of each network per GPU (NUM_GPUS_TO_USE). MODEL_REPOSITORY names another one.
-    UPSCALE_FP16, SD15_FP16 and HIDREAM_FP16 choose the precision on GPUs, SD15_CHECKPOINT, SD15_CONTROLNETS,
-    HIDREAM_CHECKPOINT, HIDREAM_LLAMA and HIDREAM_VARIANT what makes pictures. HIDREAM_DEVICES and HIDREAM_DEVICE_TYPE
-    change the config of HiDream's transformer.
-    """
+    """See `_help`."""
     settings = Settings()
-    repository = settings.model_repository
-    managed = repository == settings.state_dir / "model_repository"
-    if managed or not any(repository.glob("*/config.pbtxt")):  # a repository of somebody else's keeps its configs
-        for spec in specs_of(repository):
-            write_configs(repository, [spec], _placement(settings, spec, Placement(gpus=settings.gpus)))
-    precision = _precision(settings, settings.upscale_fp16)
-    jobs = [Job(network=n, repository=repository, cache=CACHE, precision=precision, file=None) for n in NETWORKS]
-    run_jobs(jobs, quiet=True)
-    _prepare_sd15(settings, repository)
-    _prepare_hidream(settings, repository)
-    _place_transformer(settings, repository)
-
-
-def _precision(settings: Settings, half: bool) -> Precision | None:
-    """On a CPU what is installed stays as it is."""
-    if not settings.gpus:
-        return None
-    return "fp16" if half else "fp32"
-
-
-def _placement(settings: Settings, spec: ModelSpec, usual: Placement) -> Placement:
-    if spec is not TRANSFORMER:
-        return usual
-    return transformer_placement(usual, settings.hidream_device_type, settings.hidream_devices)
-
-
-def _is_of_another(noted: str, demo: Path) -> bool:
-    """Whether a repository holds a checkpoint of the user's own. The demo stays the demo when its clone is moved."""
-    return Path(noted).parts[-2:] != demo.parts[-2:]
-
-
-def _prepare_sd15(settings: Settings, repository: Path) -> None:
-    """The checkpoint that is asked for; the demo, which is the default, where it is and no other was exported."""
-    checkpoint = origin(settings.sd15_checkpoint, ROOT, CACHE)
-    if ROOT / settings.sd15_checkpoint == DEMO:
-        noted = base_of(repository)
-        if noted is not None and _is_of_another(noted.name, DEMO):
-            return
-        if not checkpoint.local:
-            click.echo(f"Text to image is left out: {settings.sd15_checkpoint} is not there.")
-            return
-    precision = _precision(settings, settings.sd15_fp16)
-    run_tasks(base_tasks(checkpoint, repository, precision), quiet=True)
-    export_controls(checkpoint, repository, precision, CACHE, named=settings.controlnets, quiet=True)
-
-
-def _prepare_hidream(settings: Settings, repository: Path) -> None:
-    """The checkpoint that is asked for; the demo, which is the default, where it is and no other was exported."""
-    checkpoint = origin(settings.hidream_checkpoint, ROOT, CACHE, PATTERNS)
-    noted = manifest.read(repository / PIPELINE.name / "1")
-    if ROOT / settings.hidream_checkpoint == DEMO_HIDREAM and (
-        not DEMO_HIDREAM.is_dir() or (noted is not None and _is_of_another(noted.source, DEMO_HIDREAM))
-    ):
-        return
-    named = settings.hidream_llama
-    llama = origin(named, ROOT, CACHE, LLAMA_PATTERNS) if named else None
-    export_family(
-        Parents(checkpoint=checkpoint, llama=llama),
-        repository,
-        variant=settings.hidream_variant,
-        precision=_precision(settings, settings.hidream_fp16),
-        quiet=True,
-    )
-
-
-def _place_transformer(settings: Settings, repository: Path) -> None:
-    """Mend the transformer's config where the settings tell of its devices, in any repository: one that asks for an
-    instance per GPU cannot be served on them."""
-    path = config_path(repository, TRANSFORMER)
-    if path.is_file():
+    repository, families = settings.model_repository, registry.chosen(settings)
+    _write_configs(settings, repository, families)
+    failures = []
+    for family in families.values():
         try:
-            found = placement_of(path.read_text(), TRANSFORMER)
-        except ValueError as error:
-            raise ExportError(f"{error}.") from None
-        wanted = _placement(settings, TRANSFORMER, found)
-        if wanted != found:
-            write_configs(repository, [TRANSFORMER], wanted)
+            family.prepare(settings, repository)
+        except ExportError as error:  # of one checkpoint: the other families can do their work
+            failures.append(error)
+    for failure in failures[1:]:
+        click.echo(f"Error: {failure}", err=True)
+    if failures:
+        raise failures[0]
+
+
+def _write_configs(settings: Settings, repository: Path, families: Mapping[str, Family]) -> None:
+    """The configs of the chosen families, but in a repository of somebody else's, which keeps its own."""
+    managed = repository == settings.state_dir / "model_repository"
+    if not managed and any(repository.glob("*/config.pbtxt")):
+        return
+    owners = {spec.name: name for name, family in served_families().items() for spec in family.specs}
+    usual = Placement(gpus=settings.gpus)
+    for spec in specs_of(repository):
+        name = owners[split_label(spec.name)[0]]
+        if name in registry.families() and name not in families:
+            continue
+        family = families.get(name)
+        write_configs(repository, [spec], family.placement(settings, spec, usual) if family else usual)

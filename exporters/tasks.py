@@ -12,6 +12,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
+from darkroom.serving.networks import ModelSpec
+from exporters import repository
 from exporters.errors import ExportError
 from exporters.manifest import Manifest
 
@@ -21,44 +23,63 @@ Stage = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One export.
+    """The export of one model.
 
-    :param name: of the model.
-    :param folder: the version folder that it writes to.
+    :param repository: the model repository that gets it.
     :param up_to_date: the installed export when there is nothing to do, else None. Imports no torch.
     :param export: does it. May raise ExportError.
     :param difference: what there is to say of a finished export beside its size and time.
+    :param like: the model whose devices it gets where it is new in the repository; None = the usual ones there.
     """
 
-    name: str
-    folder: Path
+    spec: ModelSpec
+    repository: Path
     stages: Sequence[str]
     up_to_date: Callable[[], Manifest | None]
     export: Callable[[Stage], Manifest]
     difference: Callable[[Manifest], str]
+    like: ModelSpec | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return self.spec.name
+
+    @property
+    def folder(self) -> Path:
+        """The version folder that it writes to."""
+        return self.repository / self.name / "1"
 
 
 def run_tasks(tasks: Iterable[Task], *, force: bool = False, quiet: bool = False) -> None:
     """Export what is not up to date, a line for each; `quiet` leaves the others unmentioned.
 
+    A model that is new in its repository gets its config.
+
     :raises ExportError: of the first task that fails, a full disk included.
     """
     for task in tasks:
-        installed = None if force else task.up_to_date()
-        if installed is not None and quiet:
-            continue
-        if installed is not None:
+        run_task(task, force=force, quiet=quiet)
+        repository.place(task.repository, task.spec, task.like)
+
+
+def run_task(task: Task, *, force: bool, quiet: bool) -> None:
+    """As `run_tasks`, without the config.
+
+    :raises ExportError: it fails.
+    """
+    installed = None if force else task.up_to_date()
+    if installed is not None:
+        if not quiet:
             click.echo(f"{task.name}: up to date ({installed.precision})")
-            continue
-        began = time.perf_counter()
-        try:
-            result = _with_progress(task)
-        except OSError as error:  # no space, no rights
-            reason = error.strerror or str(error)
-            raise ExportError(
-                f"{task.name} could not be exported to {error.filename or task.folder}: {reason}."
-            ) from None
-        click.echo(_line(task, result, time.perf_counter() - began))
+        return
+    began = time.perf_counter()
+    try:
+        result = _with_progress(task)
+    except OSError as error:  # no space, no rights
+        reason = error.strerror or str(error)
+        raise ExportError(f"{task.name} could not be exported to {error.filename or task.folder}: {reason}.") from None
+    click.echo(_line(task, result, time.perf_counter() - began))
 
 
 def _with_progress(task: Task) -> Manifest:

@@ -72,6 +72,8 @@ def main() -> None:
     """Serve until stopped."""
     settings = Settings()
     observability.configure(level=settings.log_level, file=settings.log_dir / "proxy.log")
+    for line in settings.warnings():
+        log.warning(line)
     server = DrainingServer(create_app(settings), settings)
     with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises when it has ended
         server.run()

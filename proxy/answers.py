@@ -56,6 +56,31 @@ class Device(Answer):
     name: str
 
 
+class FamilyHealth(Answer):
+    """State of a pipeline and the networks that it needs; `failing` names what may be the reason."""
+
+    ready: bool
+    ready_for: float | None
+    reason: str
+    retry_after: int | None
+    canary_failures: int
+    failing: list[str]
+    models: list[str]
+
+
+class OneHealth(Answer):
+    """State of one family of models; only `status` and `reason` before Triton is there."""
+
+    status: Literal["healthy", "unhealthy", "draining"]
+    reason: str
+    ready: bool | None = None
+    ready_for: float | None = None
+    retry_after: int | None = None
+    canary_failures: int | None = None
+    failing: list[str] | None = None
+    models: list[str] | None = None
+
+
 class Health(Answer):
     """State of the service."""
 
@@ -70,6 +95,7 @@ class Health(Answer):
     models: dict[str, bool]
     reason: str | None
     canary_failures: int
+    families: dict[str, FamilyHealth]
 
 
 class ApiHealth(Answer):
@@ -118,8 +144,31 @@ class Status(Answer):
     reason: str | None
     uptime_seconds: float
     darkroom_version: str
+    families: dict[str, FamilyHealth]
     models: dict[str, Any]
     generate: dict[str, Any] | None
+
+
+class Model(Answer):
+    """A model, or a family that is not installed."""
+
+    name: str = Field(description="What requests say as `model`.")
+    family: str
+    title: str
+    operations: list[str]
+    installed: bool
+    ready: bool
+    default_for: list[str] = Field(description="The operations of requests that name no model.")
+    checkpoint: dict[str, Any] | None = None
+    fields: dict[str, Any] | None = Field(None, description="JSON Schema of each field in this installation.")
+    limits: dict[str, Any] | None = None
+    hint: str | None = Field(None, description="How to install it.")
+
+
+class Models(Answer):
+    """Every model."""
+
+    models: list[Model]
 
 
 class UpscaleInfo(Answer):
@@ -175,9 +224,12 @@ class PngInfo(Warned):
 
 
 class TaskResult(Answer):
-    """An image of a task."""
+    """A file that a task made."""
 
     name: str
+    filename: str | None = Field(
+        None, description="What the file is called; only there where it has a name of its own."
+    )
     media_type: str
     bytes: int
     details: dict[str, Any]

@@ -22,7 +22,7 @@ from proxy.http.requests import RequestIds
 from proxy.ignored import IGNORED, IgnoredFields
 from proxy.readiness import Monitor
 from proxy.services import Services
-from proxy.surfaces import generate, health, png_info, root, status, submit, tasks, upscale
+from proxy.surfaces import generate, health, models, png_info, root, status, submit, tasks, upscale
 from proxy.tasks.tasks import Tasks
 
 _OVERHEAD = MEGABYTE  # boundaries of a form and the other fields, beside the image
@@ -49,7 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
         gateway = Gateway(settings.triton_grpc)
         monitor = Monitor(
             gateway,
-            families(),
+            {name: family.specs for name, family in families().items()},
             metrics_url=settings.triton_metrics,
             interval=settings.canary_interval,
             timeout=settings.canary_timeout,
@@ -75,7 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     errors.install(app)
     openapi.install(app, settings)
-    for route in (root, health, status, generate, png_info, upscale, tasks, submit):
+    for route in (root, health, status, models, generate, png_info, upscale, tasks, submit):
         app.include_router(route.router)
     app.add_middleware(IgnoredFields)
     app.add_middleware(Bodies, intakes=_intakes(settings), stall_seconds=settings.request_timeout)

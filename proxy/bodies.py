@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel
 
-from darkroom.pipelines.hidream import request as hidream
-from darkroom.pipelines.sd15 import request as sd15
-from darkroom.pipelines.sd15.networks import VAE_SCALE_FACTOR
-from darkroom.pipelines.upscale import request as upscale
+from darkroom.family import Family
 from darkroom.png import encode_png
-from darkroom.request.fields import ANY_SEED
+from darkroom.registry import families
+from darkroom.request.edge import Text, edge_model, optional
+from darkroom.request.field import resolved
+from darkroom.request.fields import Bounds
+from darkroom.request.request import Request
+from darkroom.serving.networks import split_label
 from darkroom.settings import Settings
-from proxy import upscaling
-from proxy.generate_fields import OTHER_NAMES, PICTURE_FIELDS, GenerateFields, Ranges
-from proxy.operations.hidream import HidreamFields
-from proxy.operations.pictures import EnlargeFields
+from proxy.models import of_operation
+from proxy.operations import OPERATIONS
+from proxy.operations.enlarging import enlarge_fields, enlarge_ranges
+from proxy.operations.generate import Generate
+from proxy.operations.taking import image_names
 from proxy.surfaces import png_info, submit
 from proxy.tasks.models import PRIORITIES
 
@@ -34,7 +37,7 @@ _KEPT = ("description", "enum", "minLength", "examples")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Fields:
+class Fields:
     """What a body has.
 
     :param kinds: types of its fields; the first one that has a field counts.
@@ -42,22 +45,42 @@ class _Fields:
     :param images: names of its image, of which one may be there.
     :param image_required: one has to be there.
     :param extra: keywords for single fields.
+    :param required: fields that have to be there, whatever their type says.
     :param left_out: fields of the kinds that it does not have.
     :param example: values of an example.
     """
 
     kinds: Sequence[type[BaseModel]] = ()
-    ranges: Ranges = field(default_factory=dict)
+    ranges: Mapping[str, Bounds] = field(default_factory=dict)
     images: Sequence[str] = ()
     image_required: bool = False
     extra: Mapping[str, Schema] = field(default_factory=dict)
+    required: Sequence[str] = ()
     left_out: Collection[str] = ()
     example: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, family: Family, limits: Any, defaults: Mapping[str, Any] | None = None) -> Fields:
+        """Those of a request to a family.
+
+        :param limits: the family's settings.
+        :param defaults: of a checkpoint.
+        """
+        kind, images = family.request, family.request.images()
+        about = kind.fields()[images[0]] if images else None
+        return cls(
+            kinds=[edge_model(kind)],
+            ranges={name: bounds for name, bounds in kind.ranges(limits).items() if not _also(kind, name)},
+            images=image_names(images[0], about) if about else (),
+            image_required=about is not None and about.needed,
+            extra=_extra(kind, limits, defaults),
+            example=_within_limits(kind, family.example, limits),
+        )
 
     def schema(self, media: str, more: Mapping[str, Schema] | None = None, required: Iterable[str] = ()) -> Schema:
         """As a schema for a media type, with `more` fields before."""
         properties: dict[str, Schema] = dict(more or {})
-        needed = list(required)
+        needed = [*required, *self.required]
         for kind in self.kinds:
             made = kind.model_json_schema()
             needed += [name for name in made.get("required", []) if name not in needed]
@@ -78,7 +101,7 @@ class _Fields:
         found["type"] = types if media == JSON and len(types) > 1 else types[0]
         if "enum" in found and isinstance(found["type"], list):
             found["enum"] = [*found["enum"], None]
-        bounds = self.ranges.get(OTHER_NAMES.get(name, name))
+        bounds = self.ranges.get(name)
         if bounds is not None:
             found |= {"minimum": bounds[0], "maximum": bounds[1]}
         return found | self.extra.get(name, {})
@@ -95,87 +118,105 @@ def _tiny_png() -> str:
     return base64.b64encode(encode_png(np.full((8, 8, 3), 127, np.uint8))).decode()
 
 
-def _image_fields(limits: Any, multiple: int) -> dict[str, Schema]:
-    side = {"multipleOf": multiple}
-    text = {"maxLength": limits.max_prompt}
-    return {
-        "prompt": text,
-        "negative_prompt": text,
-        "width": side,
-        "height": side,
-        "seed": {"minimum": ANY_SEED},
-        "size": {"pattern": r"^(auto|[1-9][0-9]{1,8}x[1-9][0-9]{1,8})$"},
-    }
+def _also(kind: type[Request], name: str) -> Mapping[int, str]:
+    return kind.fields()[kind.aliases().get(name, name)].also
 
 
-def _generate(settings: Settings) -> _Fields:
-    limits = settings.generate_limits
-    steps = min(sd15.GenerateRequest.steps, limits.max_steps)
-    return _Fields(
-        kinds=[GenerateFields],
-        ranges=sd15.ranges(limits),
-        images=PICTURE_FIELDS,
-        extra=_image_fields(limits, VAE_SCALE_FACTOR)
-        | {"steps": {"default": steps}, "num_images": {"default": min(1, limits.max_images)}},
-        example={"prompt": "a red cat on grass", "steps": steps, "seed": 7, "width": 64, "height": 64},
-    )
+def _within_limits(kind: type[Request], example: Mapping[str, Any], limits: Any) -> dict[str, Any]:
+    """An example with no number above what this installation allows."""
+    ranges = kind.ranges(limits)
+    return {name: min(value, int(ranges[name][1])) if name in ranges else value for name, value in example.items()}
 
 
-def _hidream(settings: Settings) -> _Fields:
-    limits = settings.hidream_limits
-    return _Fields(
-        kinds=[HidreamFields],
-        ranges=hidream.ranges(limits),
-        extra=_image_fields(limits, hidream.SIDE_MULTIPLE),
-        example={"prompt": "a red cat on grass", "seed": 7},
-    )
+def _extra(kind: type[Request], limits: Any, defaults: Mapping[str, Any] | None) -> dict[str, Schema]:
+    """What the schema of single fields says of this installation beside type and range."""
+    found: dict[str, Schema] = {}
+    for name, about in kind.fields().items():
+        said: Schema = {}
+        if about.multiple > 1:
+            said["multipleOf"] = about.multiple
+        if (longest := resolved(about.longest, limits)) is not None:
+            said["maxLength"] = longest
+        usual, bounds = kind.default_of(name, limits, defaults), about.bounds(limits)
+        hidden = about.from_checkpoint and not defaults
+        if isinstance(usual, int | float | str) and usual not in about.also and not hidden:
+            said["default"] = usual
+        if about.also and bounds is not None:
+            said |= _range_and(bounds, about.also)
+        found[name] = said
+    return found
 
 
-def _upscale(settings: Settings) -> _Fields:
-    low, high = upscale.TILE_RANGE
-    ranges = {name: bounds for name, bounds in upscale.RANGES.items() if name != "tile"}
-    return _Fields(
-        kinds=[upscaling.UpscaleFields],
-        ranges=ranges,
-        images=upscaling.PICTURE_FIELDS,
-        image_required=True,
-        extra={
-            "tile": {"anyOf": [{"minimum": low, "maximum": high}, {"enum": [0]}], "default": settings.upscale_tile},
-            "tile_pad": {"default": settings.upscale_tile_pad},
-        },
-        example={upscaling.PICTURE_FIELDS[1]: _tiny_png(), "model": "animevideov3", "scale": 2},
-    )
+def _range_and(bounds: Bounds, also: Mapping[int, str]) -> Schema:
+    """A range, and numbers outside of it: those right below it widen it, others stand beside it."""
+    low, high = bounds
+    if all(low - 1 == other for other in also):
+        return {"minimum": min(also), "maximum": high}
+    return {"anyOf": [{"minimum": low, "maximum": high}, {"enum": list(also)}]}
 
 
-def _enlarged(fields: _Fields) -> _Fields:
+def _request_fields(settings: Settings, family: Family) -> Fields:
+    made = Fields.of(family, settings.family(family.name))
+    if not made.image_required:
+        return made
+    return replace(made, example={made.images[1]: _tiny_png(), **made.example})
+
+
+def _enlarged(fields: Fields) -> Fields:
     """With the fields that tasks have besides."""
-    return _Fields(
-        kinds=[*fields.kinds, EnlargeFields],
-        ranges={**fields.ranges, "enlarge": upscale.SCALE_RANGE},
-        images=fields.images,
-        extra=fields.extra,
-        example=fields.example,
-    )
+    ranges = {**fields.ranges, **enlarge_ranges()}
+    return replace(fields, kinds=[*fields.kinds, enlarge_fields()], ranges=ranges)
 
 
-def _operations(settings: Settings) -> dict[str, _Fields]:
-    return {
-        "hidream": _enlarged(_hidream(settings)),
-        "generate": _enlarged(_generate(settings)),
-        "upscale": _upscale(settings),
-    }
+def _operations(settings: Settings, models: Sequence[str]) -> dict[str, Fields]:
+    """The fields by the name of the operation: those of the default family, and under its own name of each other."""
+    found: dict[str, Fields] = {}
+    usual = {one.pipeline.name: name for name, one in OPERATIONS.items() if one.pipeline}
+    for family in families().values():
+        fields = _request_fields(settings, family)
+        name = usual.get(family.pipeline.name, family.pipeline.name)
+        fields = _enlarged(fields) if family.operation == "generate" else fields
+        mine = [one for one in models if split_label(one)[0] == family.pipeline.name]
+        found[name] = _with_model(fields, mine) if name == family.operation == "generate" else fields
+    return found
 
 
-def _submit(settings: Settings, operation: str) -> _Fields:
-    of = _hidream(settings) if operation == "hidream" else _generate(settings)
+def _generate(settings: Settings, models: Sequence[str]) -> list[Fields]:
+    """The fields of each family that is there; a request to another one than the first has to name its model."""
+    found: list[Fields] = []
+    for family in of_operation("generate"):
+        mine = [name for name in models if split_label(name)[0] == family.pipeline.name]
+        if mine or not found:
+            found.append(_with_model(_request_fields(settings, family), mine, required=bool(found)))
+    return found
+
+
+class _ModelField(BaseModel):
+    model: Text | None = optional("A name of `GET /models`; fields and ranges are then those of that model.")
+
+
+def _with_model(fields: Fields, models: Sequence[str], *, required: bool = False) -> Fields:
+    """With the field that names the model."""
+    allowed = {"type": "string", "enum": list(models)} if required else {"enum": [*models, None]}
+    found = replace(fields, kinds=[*fields.kinds, _ModelField], extra={**fields.extra, "model": allowed})
+    return replace(found, required=["model"], example={"model": models[0], **fields.example}) if required else found
+
+
+def _upscale(settings: Settings) -> Fields:
+    return _request_fields(settings, of_operation("upscale")[0])
+
+
+def _submit(settings: Settings, operation: Generate, models: Sequence[str]) -> Fields:
+    mine = [one for one in models if split_label(one)[0] == operation.model.family.pipeline.name]
+    of = _with_model(_request_fields(settings, operation.model.family), mine)
     most = int(of.ranges["steps"][1])
     default = {"num_inference_steps": {"default": submit.default_steps(most)}}
-    return _Fields(
+    return Fields(
         kinds=[submit.ImageGenerationRequest, *of.kinds],
         ranges=of.ranges,
         images=of.images,
         extra={**of.extra, **default, "prompt": {**of.extra["prompt"], "minLength": 1}},
-        left_out=submit.ELSEWHERE.keys() | OTHER_NAMES.values(),
+        left_out=submit.ELSEWHERE.keys() | submit.BY_CONTRACT,
         example={
             "prompt": "a red cat on grass",
             "resolution": "512x512",
@@ -184,22 +225,25 @@ def _submit(settings: Settings, operation: str) -> _Fields:
     )
 
 
-def request_bodies(settings: Settings, submits: str, schemas: dict[str, Any]) -> dict[tuple[str, str], Schema]:
+def request_bodies(
+    settings: Settings, submits: Generate, models: Sequence[str], schemas: dict[str, Any]
+) -> dict[tuple[str, str], Schema]:
     """The body of every operation that has one, by method and path.
 
     :param submits: the operation of `POST /submit`.
+    :param models: the names that requests for images may have as their `model`.
     :param schemas: of the document; those that several bodies share are added.
     """
-    one, batch = _submit(settings, submits), _batch(settings)
+    one, batch = _submit(settings, submits, models), _batch(settings)
     schemas["ImageGenerationRequest"] = one.schema(JSON)
     several: Schema = {"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/ImageGenerationRequest"}}
-    png = _Fields(images=png_info.PICTURE_FIELDS, image_required=True, example={"image": _tiny_png()})
+    png = Fields(images=png_info.PICTURE_FIELDS, image_required=True, example={"image": _tiny_png()})
     return {
-        ("post", "/generate"): _body(_generate(settings), JSON, MULTIPART, URLENCODED),
+        ("post", "/generate"): _one_of(_generate(settings, models), JSON, MULTIPART, URLENCODED),
         ("post", "/api/upscale"): _body(_upscale(settings), JSON, MULTIPART, URLENCODED),
         ("post", "/api/upscale-batch"): {"required": True, "content": {MULTIPART: {"schema": batch}}},
         ("post", "/png-info"): _body(png, JSON, MULTIPART, URLENCODED),
-        ("post", "/tasks"): _tasks(settings, schemas),
+        ("post", "/tasks"): _tasks(settings, models, schemas),
         ("post", "/submit"): _body(one, JSON),
         ("post", "/batch_submit"): {
             "required": True,
@@ -213,7 +257,18 @@ def request_bodies(settings: Settings, submits: str, schemas: dict[str, Any]) ->
     }
 
 
-def _body(fields: _Fields, *media: str) -> Schema:
+def _one_of(several: Sequence[Fields], *media: str) -> Schema:
+    """A body that is one of several."""
+    if len(several) == 1:
+        return _body(several[0], *media)
+    content: dict[str, Any] = {}
+    for one in media:
+        examples = {fields.example.get("model", "usual"): {"value": dict(fields.example)} for fields in several}
+        content[one] = {"schema": {"oneOf": [fields.schema(one) for fields in several]}, "examples": examples}
+    return {"required": True, "content": content}
+
+
+def _body(fields: Fields, *media: str) -> Schema:
     return {
         "required": True,
         "content": {
@@ -224,7 +279,7 @@ def _body(fields: _Fields, *media: str) -> Schema:
     }
 
 
-def _has_example(fields: _Fields, media: str) -> bool:
+def _has_example(fields: Fields, media: str) -> bool:
     """A file in a form cannot be written down."""
     return media != MULTIPART or not fields.image_required
 
@@ -232,7 +287,7 @@ def _has_example(fields: _Fields, media: str) -> bool:
 def _batch(settings: Settings) -> Schema:
     """Files, and the other fields of an upscale."""
     of = _upscale(settings)
-    made = _Fields(kinds=of.kinds, ranges=of.ranges, extra=of.extra).schema(MULTIPART, required=["files"])
+    made = Fields(kinds=of.kinds, ranges=of.ranges, extra=of.extra).schema(MULTIPART, required=["files"])
     files = {"type": "string", "format": "binary"}
     made["properties"]["files"] = {
         "type": "array",
@@ -244,10 +299,10 @@ def _batch(settings: Settings) -> Schema:
     return made
 
 
-def _tasks(settings: Settings, schemas: dict[str, Any]) -> Schema:
+def _tasks(settings: Settings, models: Sequence[str], schemas: dict[str, Any]) -> Schema:
     """One schema per operation."""
     content: dict[str, Any] = {}
-    operations = _operations(settings)
+    operations = _operations(settings, models)
     for media, suffix in ((JSON, "Task"), (MULTIPART, "TaskForm"), (URLENCODED, "TaskText")):
         names = {}
         for operation, fields in operations.items():

@@ -111,9 +111,9 @@ def _first_line(kind: type[DarkroomError]) -> str:
     return (kind.__doc__ or "").strip().partition("\n")[0]
 
 
-def healths(model: type[BaseModel]) -> dict[str, Any]:
+def healths(model: type[BaseModel], *, raises: Raised = ()) -> dict[str, Any]:
     """As `answers`, for a route whose 503 has the same shape as its 200."""
-    said = answers(model)
+    said = answers(model, raises=raises)
     said["responses"][STATUS[errors.NotReady]] = {
         "model": model,
         "description": "The models load, restart or drain.",

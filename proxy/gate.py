@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from darkroom.errors import NotReady, QueueFull
-from proxy.load import Load
+from proxy.load import Load, Running
 from proxy.retry import Appointments, Flow
 
 
@@ -25,17 +25,18 @@ class _Waiting:
 
 
 class Gate:
-    """Bounded concurrency. Clients take turns: a free place goes to the one that has the fewest places, and of those to
+    """Bounded concurrency. Clients take turns: a free slot goes to the one that has the fewest slots, and of those to
     the one whose turn it is; the tasks of one client come in their order.
 
-    A client that has no place does not wait for the others' long tasks while one of a few guest places is free, which
+    A client that has no slot does not wait for the others' long tasks while one of a few guest slots is free, which
     come on top of the capacity.
 
     :param capacity: tasks that run at once.
-    :param queue_size: tasks that may wait for a place; further ones are refused with 429.
+    :param queue_size: tasks that may wait for a slot; further ones are refused with 429.
+    :param guests: guest slots; by default half as many as there are slots.
     """
 
-    def __init__(self, *, capacity: int, queue_size: int) -> None:
+    def __init__(self, *, capacity: int, queue_size: int, guests: int | None = None) -> None:
         self.capacity = capacity
         self.queue_size = queue_size
         self.active = 0
@@ -43,7 +44,7 @@ class Gate:
         self.total = 0
         self.durable = 0  # of `total`
         self.draining = False
-        self.guests = capacity // 2
+        self.guests = capacity // 2 if guests is None else guests
         self._queue: list[_Waiting] = []
         self._running: Counter[str] = Counter()
         self._rounds: dict[str, int] = {}  # the last one of each client that runs or waits
@@ -63,14 +64,14 @@ class Gate:
         """
         if self.draining:
             raise NotReady("The service is shutting down and takes no new work.", retry_after=self.retry_after())
-        if not self._has_place(source) and self.queued >= self.queue_size:
+        if not self._has_slot(source) and self.queued >= self.queue_size:
             raise QueueFull(
                 f"The queue is full: {self.active} tasks run and {self.queued} wait.", retry_after=self.retry_after()
             )
 
     @asynccontextmanager
     async def admit(self, source: str = "") -> AsyncIterator[None]:
-        """Hold a place while the body runs; raises as `check`."""
+        """Hold a slot while the body runs; raises as `check`."""
         self.check(source)
         self.queued += 1
         self._idle.clear()
@@ -93,8 +94,8 @@ class Gate:
             self._flow.empty()
 
     @asynccontextmanager
-    async def place(self, source: str = "") -> AsyncIterator[None]:
-        """Hold a place for a durable task. It has waited in a queue of its own, which is bounded elsewhere, so it is
+    async def slot(self, source: str = "") -> AsyncIterator[Running]:
+        """Hold a slot for a durable task. It has waited in a queue of its own, which is bounded elsewhere, so it is
         not counted in this one; among those that wait here it takes its turn.
 
         :raises NotReady: the service is draining; what has not begun by then begins after the next start.
@@ -104,16 +105,16 @@ class Gate:
             self._release(source)
             raise NotReady("The service is shutting down and begins no further task.", retry_after=self.retry_after())
         self.durable += 1
-        with self._occupied(source):
-            yield
+        with self._occupied(source) as job:
+            yield job
 
-    def _has_place(self, source: str) -> bool:
+    def _has_slot(self, source: str) -> bool:
         """Whether a task of that client could begin now, were nobody before it."""
         taken = self._running.total()
         return taken < self.capacity + (0 if self._running[source] else self.guests)
 
     async def _acquire(self, source: str) -> None:
-        """Wait for a place and take it; to be given back by `_release`."""
+        """Wait for a slot and take it; to be given back by `_release`."""
         self._rounds[source] = turn = max(self._round, self._rounds.get(source, -1) + 1)
         waiting = _Waiting(source, turn, next(self._numbers), asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
@@ -134,7 +135,7 @@ class Gate:
         self._admit_next()
 
     def _admit_next(self) -> None:
-        """Give away what places there are."""
+        """Give away what slots there are."""
         while (waiting := self._next()) is not None:
             self._queue.remove(waiting)
             self._round = max(self._round, waiting.round)
@@ -143,7 +144,7 @@ class Gate:
 
     def _next(self) -> _Waiting | None:
         # One that was cancelled a moment ago has not left the queue yet.
-        ready = (one for one in self._queue if not one.admitted.done() and self._has_place(one.source))
+        ready = (one for one in self._queue if not one.admitted.done() and self._has_slot(one.source))
         return min(ready, key=lambda one: (self._running[one.source], one.round, one.number), default=None)
 
     def _forget(self, source: str) -> None:
@@ -154,21 +155,21 @@ class Gate:
                 self._rounds.pop(source, None)
 
     @contextmanager
-    def _occupied(self, source: str) -> Iterator[None]:
-        """Count a place that was acquired, and give it back."""
+    def _occupied(self, source: str) -> Iterator[Running]:
+        """Count a slot that was acquired, and give it back."""
         self._idle.clear()
         self.active += 1
         self.total += 1
         try:
-            with self.load.job():
-                yield
+            with self.load.job() as job:
+                yield job
         finally:
             self.active -= 1
             self._release(source)
             self._note_idle()
 
     def retry_after(self) -> int:
-        """Whole seconds until there is likely room in the queue, another second for each who is told."""
+        """Whole seconds until there is likely room in the queue, another second for each who is refused."""
         interval = self._flow.interval(self.load.expected_seconds() / self.capacity)
         return self._appointments.next(lambda number: number * interval, most=self.capacity + self.queue_size)
 

@@ -12,17 +12,19 @@ import asyncio
 import contextlib
 import logging
 import uuid
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
-import numpy as np
 import tritonclient.grpc.aio as grpcclient
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from darkroom.errors import Cancelled, DarkroomError, NetworkError, NotReady, from_wire
 from darkroom.serving.calls import CALL, CLIENT, STOP
 from darkroom.serving.networks import Array
+from darkroom.serving.wire import as_array
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +44,17 @@ class Gateway:
 
     :param address: host:port of its gRPC.
 
-    `retry_after` gives the seconds that a server which is away will still be so; whoever knows them sets it.
+    `retry_after` gives the seconds that a model which is unavailable will still be so; whoever knows them sets it.
+
+    :ivar answered: calls of each model that ended without an error.
     """
 
     def __init__(self, address: str) -> None:
         self._client = grpcclient.InferenceServerClient(address)
         self._stopping: set[asyncio.Task[None]] = set()
-        self.retry_after: Callable[[], int] = lambda: _RETRY_AFTER
+        self._calls: dict[str, set[_Call]] = {}
+        self.retry_after: Callable[[str], int] = lambda model: _RETRY_AFTER
+        self.answered: Counter[str] = Counter()
 
     async def close(self) -> None:
         """Close the channel, and with it the calls that have not ended yet."""
@@ -65,8 +71,23 @@ class Gateway:
         try:
             index = await self._client.get_model_repository_index(client_timeout=5)
         except InferenceServerException as error:
-            raise self._translate(error) from error
+            raise translate(error) from error
         return {model.name: model.state == "READY" for model in index.models}
+
+    async def is_loaded(self, model: str) -> bool:
+        """Whether a model is still loaded that the repository does not have any more.
+
+        :raises NotReady: Triton does not answer.
+        """
+        try:
+            return bool(await self._client.is_model_ready(model, client_timeout=5))
+        except InferenceServerException as error:
+            raise translate(error) from error
+
+    def break_off(self, model: str) -> None:
+        """End the calls of a model whose process is gone with NotReady: Triton would let them wait for ever."""
+        for call in self._calls.get(model, ()):
+            call.fail(NotReady(_RESTARTING, retry_after=self.retry_after(model)))
 
     async def stream(
         self,
@@ -86,14 +107,18 @@ class Gateway:
         :param can_stop: the model is a pipeline, which can be asked to stop; the call of another one is cancelled.
         :raises DarkroomError: the error that the model raised, or NotReady when Triton is away.
         """
-        arrays = {name: _array(value) for name, value in inputs.items() if value is not None}
+        arrays = {name: as_array(value) for name, value in inputs.items() if value is not None}
         tensors = [_tensor(name, array) for name, array in arrays.items()]
         request = {"model_name": model, "inputs": tensors, "request_id": request_id}
-        call = _Call(self._client, request, client, self._translate)
+        call = _Call(self._client, request, client, partial(self._translate, model))
+        calls = self._calls.setdefault(model, set())
+        calls.add(call)
         try:
             while (outputs := await call.next()) is not None:
                 yield outputs
+            self.answered[model] += 1
         finally:
+            calls.discard(call)
             if not can_stop:
                 call.cancel()
             elif not call.ended:
@@ -120,8 +145,8 @@ class Gateway:
         finally:
             call.cancel()
 
-    def _translate(self, error: _TritonError) -> DarkroomError:
-        return translate(error, self.retry_after())
+    def _translate(self, model: str, error: _TritonError) -> DarkroomError:
+        return translate(error, self.retry_after(model))
 
 
 class _Call:
@@ -166,6 +191,11 @@ class _Call:
         await asyncio.wait({self._reader}, timeout=seconds)
         return self.ended
 
+    def fail(self, error: DarkroomError) -> None:
+        """Give its reader an error instead of what may still come, and break it off."""
+        self._queue.put_nowait(error)
+        self.cancel()
+
     def cancel(self) -> None:
         """Break the call off; does nothing to one that has ended."""
         self._responses.cancel()
@@ -193,11 +223,6 @@ async def _single(request: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
     yield request
 
 
-def _array(value: Any) -> Array:
-    scalars = {str: np.object_, int: np.int32, float: np.float32}
-    return value if isinstance(value, np.ndarray) else np.array([value], scalars[type(value)])
-
-
 def _tensor(name: str, array: Array) -> Any:
     tensor = grpcclient.InferInput(name, array.shape, np_to_triton_dtype(array.dtype))
     tensor.set_data_from_numpy(array)
@@ -211,10 +236,15 @@ def translate(error: _TritonError, retry_after: int = _RETRY_AFTER) -> DarkroomE
     else:
         text, status = error.message() or "", error.status() or ""
     ours = from_wire(text)
-    if ours is not None:
+    if ours is not None and not (isinstance(ours, NetworkError) and _is_gone(text)):
         return ours
     if "CANCELLED" in status:
         return Cancelled("The request was cancelled.")
-    if "UNAVAILABLE" in status or "unknown model" in text or "not ready" in text:
+    if "UNAVAILABLE" in status or _is_gone(text):
         return NotReady(_RESTARTING, retry_after=retry_after)
     return NetworkError(f"Triton: {status} {text}")
+
+
+def _is_gone(text: str) -> bool:
+    """Whether Triton says so of a model: its process has died, or it is being loaded again."""
+    return any(words in text for words in ("unknown model", "not ready", "is not healthy"))

@@ -109,7 +109,7 @@ class Load:
         self._jobs: list[Running] = []
         self._usual: dict[str, float] = {}  # of direct requests, seconds alone by group
         self.seconds: float | None = None
-        """Moving average of the time that a job holds its place; None before the first one has ended."""
+        """Moving average of the time that a job holds its slot; None before the first one has ended."""
         self.gain = 0.0
 
     @contextmanager
@@ -154,7 +154,7 @@ class Load:
         return Used(seconds=job.had, company=job.mean_company(self._now))
 
     def expected_seconds(self) -> float:
-        """How long a job holds its place: what was seen, and at least as long as those at work have theirs."""
+        """How long a job holds its slot: what was seen, and at least as long as those at work have theirs."""
         self._tick()
         ages = [self._now - job.began for job in self._jobs]
         return max(self.seconds or 1.0, sum(ages) / len(ages) if ages else 0.0)

@@ -43,9 +43,13 @@ def providers_of(text: str) -> dict[str, str]:
     return {model: ", ".join(sorted(providers)) for model, providers in found.items()}
 
 
-def executions_of(text: str, model: str) -> int:
-    """How many batches a model has run, whatever became of them."""
-    return int(sum(count for labels, count in _samples(text, "nv_inference_exec_count") if labels["model"] == model))
+def successes_of(text: str) -> dict[str, int]:
+    """How many requests each network has answered without an error, by the model's name. Of pipelines, which answer
+    when they like, it says nothing: Triton counts their requests when they arrive."""
+    found: dict[str, int] = {}
+    for labels, count in _samples(text, "nv_inference_request_success"):
+        found[labels["model"]] = found.get(labels["model"], 0) + int(count)
+    return found
 
 
 def ranks_of(text: str) -> dict[str, Ranks]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -16,7 +16,8 @@ from proxy.bodies import JSON, request_bodies
 from proxy.documented import header, refusal, refusals
 from proxy.errors import CODES
 from proxy.ignored import IGNORED
-from proxy.operations import submit_operation
+from proxy.models import installed
+from proxy.surfaces.submit import submit_operation
 
 _EVERY = {
     400: "The request is broken, or its Host is none of TRUSTED_HOSTS.",
@@ -36,18 +37,22 @@ _FASTAPI_SCHEMAS = ("HTTPValidationError", "ValidationError")
 def install(app: FastAPI, settings: Settings) -> None:
     """Make the app give our document."""
 
+    made: dict[tuple[str, ...], dict[str, Any]] = {}
+
     def document() -> dict[str, Any]:
-        if not app.openapi_schema:
-            app.openapi_schema = _document(app, settings)
-        return app.openapi_schema
+        models = tuple(model.name for model in installed(app.state.services, "generate"))
+        if models not in made:  # it names the models, which come and go
+            made.clear()
+            made[models] = _document(app, settings, models)
+        return made[models]
 
     app.openapi = document  # type: ignore[method-assign]
 
 
-def _document(app: FastAPI, settings: Settings) -> dict[str, Any]:
+def _document(app: FastAPI, settings: Settings, models: Sequence[str]) -> dict[str, Any]:
     made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     schemas = made["components"]["schemas"]
-    bodies = request_bodies(settings, submit_operation(app.state.services).name, schemas)
+    bodies = request_bodies(settings, submit_operation(app.state.services), models, schemas)
     for path, operations in made["paths"].items():
         for method, operation in operations.items():
             body = bodies.get((method, path))

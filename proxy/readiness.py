@@ -6,15 +6,17 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import httpx
 
-from darkroom.errors import DarkroomError, NetworkError, NotReady
-from darkroom.serving.networks import ModelSpec
+from darkroom.errors import DarkroomError, NotReady
+from darkroom.serving.networks import ModelSpec, split_label
+from proxy.canaries import Canaries, CanaryFailed, Counts
 from proxy.gateway import Gateway
-from proxy.network_metrics import Ranks, executions_of, providers_of, ranks_of
-from proxy.waiting import at_most
+from proxy.groups import Group, groups_of
+from proxy.network_metrics import Ranks, providers_of, ranks_of, successes_of
 
 log = logging.getLogger(__name__)
 
@@ -23,13 +25,80 @@ _FIRST_RECOVERY = 20.0
 """Seconds that a start of Triton takes, until one was measured."""
 _LATE_SECONDS = 5
 """When to ask again if this start takes longer than the last one did."""
+_STARTING = "Triton is starting."
+
+
+@dataclass(eq=False, kw_only=True)
+class State:
+    """What is known of a group.
+
+    :ivar reason: why it is not ready; "" while it is.
+    :ivar failures: checks in a row that failed.
+    :ivar failing: the models that may be the reason of the last failure.
+    """
+
+    group: Group
+    reason: str = _STARTING
+    failures: int = 0
+    failing: tuple[str, ...] = ()
+    ready_since: float | None = None  # time.monotonic, as the others
+    down_since: float
+    was_unloaded: bool = False
+    recovery: float = _FIRST_RECOVERY
+    due: float = 0.0
+    seen: Counts | None = None
+    check: asyncio.Task[None] | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has answered its canaries since it was last not ready."""
+        return self.ready_since is not None
+
+    @property
+    def ready_for(self) -> float | None:
+        """Seconds; None while it is not ready."""
+        return None if self.ready_since is None else time.monotonic() - self.ready_since
+
+    @property
+    def retry_after(self) -> int:
+        """Seconds until it works again: what the last recovery took, less what has passed of this one."""
+        passed = 0.0 if self.ready else time.monotonic() - self.down_since
+        return math.ceil(self.recovery - passed) if passed < self.recovery else _LATE_SECONDS
+
+    def down(self, reason: str) -> None:
+        """It is not ready, for that reason."""
+        if self.ready or reason != self.reason:
+            log.warning("%s is not ready: %s", self.group.name, reason)
+        if self.ready:
+            self.down_since, self.was_unloaded = time.monotonic(), False
+        self.ready_since, self.reason = None, reason
+
+    def unloaded(self, reason: str) -> None:
+        """Its models are not there: what failed before were others."""
+        self.down(reason)
+        self.failures, self.failing, self.was_unloaded = 0, (), True
+
+    def stop_check(self) -> None:
+        """Whatever it finds out would not be true any more."""
+        if self.check is not None:
+            self.check.cancel()
+
+    def up(self) -> None:
+        """Its canaries were answered."""
+        self.ready_since = time.monotonic()
+        if self.was_unloaded:  # else only the proxy was started again, or a canary was late
+            self.recovery = self.ready_since - self.down_since
+        self.reason = ""
 
 
 class Monitor:
-    """Watches Triton: polls the models' states every second, and runs every model's canary when they come up
-    and then every `interval` seconds.
+    """Watches Triton: polls the models' states every second, and checks each group of models when it comes up and
+    then every `interval` seconds, beside the others.
 
-    Canaries wait behind the work that is there. One whose time is up while that work goes on is no sign of anything.
+    A check runs canaries, of a ready group only those of the models that have not worked since the last one. Canaries
+    wait behind the work that is there. One whose time is up while that work goes on is no sign of anything.
+
+    A model that was there is expected to come back, for as long as this Triton runs.
 
     :param families: what is known of the models; of these the ones in Triton's repository are expected to work.
     :param timeout: seconds that one canary may take.
@@ -45,122 +114,187 @@ class Monitor:
         timeout: float,
     ) -> None:
         self._gateway = gateway
-        self._specs = {spec.name: spec for specs in families.values() for spec in specs}
-        self._proven = {spec.name: _proven_by(spec, specs) for specs in families.values() for spec in specs}
+        self._families = families
+        self._names = {spec.name for specs in families.values() for spec in specs}
         self._metrics_url = metrics_url
         self._http = httpx.AsyncClient(timeout=5, trust_env=False)  # one: making one costs more than a reading
+        self._canaries = Canaries(gateway, self._successes, timeout)
         self._interval = interval
-        self._timeout = timeout
-        self._checked = 0.0
-        self.ready = False
-        self._ready_since: float | None = None  # time.monotonic
-        self.reason = "Triton is starting."
+        self._started = time.monotonic()
+        self._reason = _STARTING
+        self._restarted = False
+        self._was_down = False
+        self.states: dict[str, State] = {}
         self.models: dict[str, bool] = {}
         self.providers: dict[str, str] = {}
         self.ranks: dict[str, Ranks] = {}
-        self.canary_failures = 0
-        self._down_since = time.monotonic()
-        self._was_away = False
-        self._recovery = _FIRST_RECOVERY
-        gateway.retry_after = lambda: self.retry_after
+        gateway.retry_after = self._retry_after_of_model
 
     @property
-    def retry_after(self) -> int:
-        """Seconds until everything works again: what the last recovery took, less what has passed of this one."""
-        passed = 0.0 if self.ready else time.monotonic() - self._down_since
-        return math.ceil(self._recovery - passed) if passed < self._recovery else _LATE_SECONDS
+    def ready(self) -> bool:
+        """Whether all groups are."""
+        return bool(self.states) and not self._waiting
 
     @property
     def ready_for(self) -> float | None:
-        """Seconds; None while it is not ready."""
-        return None if self._ready_since is None else time.monotonic() - self._ready_since
+        """Seconds that all groups have been ready; None while one is not."""
+        since = [state.ready_since for state in self.states.values()]
+        known = [moment for moment in since if moment is not None]
+        return time.monotonic() - max(known) if known and len(known) == len(since) else None
 
-    def require(self) -> None:
-        """:raises NotReady: the models are not all working."""
-        if not self.ready:
-            raise NotReady(f"The service is not ready: {self.reason}", retry_after=self.retry_after)
+    @property
+    def reason(self) -> str:
+        """Why not all groups are ready; "" when they are."""
+        return " ".join(dict.fromkeys(state.reason for state in self._waiting)) or ("" if self.ready else self._reason)
+
+    @property
+    def retry_after(self) -> int:
+        """Seconds until everything works again."""
+        return max((state.retry_after for state in self._waiting or self.states.values()), default=self._unknown)
+
+    @property
+    def canary_failures(self) -> int:
+        """Checks in a row that failed, of the group that failed most."""
+        return max((state.failures for state in self.states.values()), default=0)
+
+    def ready_of(self, pipeline: str) -> bool:
+        """Whether a pipeline's group is ready, or there is nothing to wait for: this Triton does not have it."""
+        state = self.states.get(pipeline)
+        return state.ready if state is not None else bool(self.models)
+
+    def require(self, pipeline: str) -> None:
+        """:raises NotReady: the models of that pipeline's group are not all working."""
+        if not self.ready_of(pipeline):
+            state = self.states.get(pipeline)
+            reason, retry_after = (self.reason, self.retry_after) if not state else (state.reason, state.retry_after)
+            raise NotReady(f"{pipeline} is not ready: {reason}", retry_after=retry_after)
 
     async def run(self) -> None:
         """Watch until cancelled."""
         try:
-            await self._watch()
+            while True:
+                await self.look()
+                await asyncio.sleep(_POLL_SECONDS)
         finally:
+            checks = [state.check for state in self.states.values() if state.check is not None]
+            for check in checks:
+                check.cancel()
+            await asyncio.gather(*checks, return_exceptions=True)
             await self._http.aclose()
 
-    async def _watch(self) -> None:
-        while True:
-            try:
-                await self._check()
-            except NotReady as error:
-                self.canary_failures = 0  # Triton is away or loading: what failed before was another one
-                self._down(error.message)
-                self._was_away = True
-            except DarkroomError as error:
-                self._down(error.message)
-            except Exception:
-                log.exception("the readiness check failed")
-                self._down("the readiness check failed")
-            await asyncio.sleep(_POLL_SECONDS)
-
-    def _down(self, reason: str) -> None:
-        if self.ready or reason != self.reason:
-            log.warning("not ready: %s", reason)
-        if self.ready:
-            self._down_since, self._was_away = time.monotonic(), False
-        self.ready, self._ready_since, self.reason = False, None, reason
-
-    async def _check(self) -> None:
-        states = await self._gateway.models()
-        self.models = {name: loaded for name, loaded in states.items() if name in self._specs}
-        waiting = [name for name, loaded in self.models.items() if not loaded]
-        if waiting or not self.models:
-            raise NotReady(f"models are loading: {', '.join(waiting) or 'none is there yet'}.")
-        if self.ready and time.monotonic() - self._checked < self._interval:
-            return
-        for name in self.models:
-            await self._canary(self._specs[name])
-        self.canary_failures = 0
-        self._checked = time.monotonic()
-        if not self.ready:
-            self._ready_since = time.monotonic()
-            if self._was_away:  # else only the proxy was started again, or a canary was late
-                self._recovery = self._ready_since - self._down_since
-            await self.read_metrics()
-            log.info("ready: %s", ", ".join(f"{m} ({self.providers.get(m, 'pipeline')})" for m in self.models))
-        self.ready, self.reason = True, ""
-
-    async def _canary(self, spec: ModelSpec) -> None:
-        if spec.canary is None:
-            return
-        before = await self._executions(spec) if self.ready else None
+    async def look(self) -> None:
+        """One look at the models; begins the checks that are due."""
         try:
-            await at_most(self._timeout, self._consume(spec))
-        except NotReady:
-            raise
-        except (DarkroomError, asyncio.TimeoutError) as error:
-            if isinstance(error, asyncio.TimeoutError) and before and await self._executions(spec) > before:
-                log.warning("%s works, but a small inference waited %g s behind other work", spec.name, self._timeout)
-                return
-            self.canary_failures += 1
-            why = error.message if isinstance(error, DarkroomError) else f"no answer in {self._timeout:g} s"
-            raise NetworkError(f"a small inference on {spec.name} failed: {why}") from error
+            self._note(await self._loaded())
+        except DarkroomError as error:
+            self._triton_down(error.message)
+        except Exception:
+            log.exception("the readiness check failed")
+            self._triton_down("the readiness check failed")
+        else:
+            for state in self.states.values():
+                self._look_at(state)
 
-    async def _consume(self, spec: ModelSpec) -> None:
-        model, inputs = spec.canary_model or spec.name, spec.canary() if spec.canary else {}
-        can_stop = bool(spec.canary_model) or not spec.is_network
-        async for _ in self._gateway.stream(model, inputs, request_id="canary", can_stop=can_stop):
-            pass
-
-    async def _executions(self, spec: ModelSpec) -> int:
-        """Batches that those networks have run which the model's canary is to prove; 0 if that cannot be read."""
-        text = await self._read_metrics()
-        return sum(executions_of(text, name) for name in self._proven[spec.name])
+    async def checked(self) -> None:
+        """Wait for the checks that run."""
+        checks = [state.check for state in self.states.values() if state.check is not None]
+        await asyncio.gather(*checks, return_exceptions=True)
 
     async def read_metrics(self) -> None:
         """Bring `providers` and `ranks` up to date, from what the networks publish on Triton's metrics endpoint."""
         text = await self._read_metrics()
         self.ranks = ranks_of(text)
         self.providers = providers_of(text) or self.providers  # where they run does not change much
+
+    @property
+    def _waiting(self) -> list[State]:
+        return [state for state in self.states.values() if not state.ready]
+
+    @property
+    def _unknown(self) -> int:
+        """Seconds until Triton is there whose models nobody has seen yet."""
+        passed = time.monotonic() - self._started
+        return math.ceil(_FIRST_RECOVERY - passed) if passed < _FIRST_RECOVERY else _LATE_SECONDS
+
+    def _retry_after_of_model(self, model: str) -> int:
+        found = [s.retry_after for s in self.states.values() if model in {spec.name for spec in s.group.models}]
+        return max(found, default=self.retry_after)
+
+    async def _loaded(self) -> dict[str, bool]:
+        """The models and whether they are loaded. While one is loaded again the repository is without it for a moment.
+
+        :raises NotReady: Triton does not answer.
+        """
+        index = await self._gateway.models()
+        loaded = {name: state for name, state in index.items() if split_label(name)[0] in self._names}
+        if self._restarted and loaded:
+            self._restarted = False
+            return loaded
+        missing = [name for name in self.models if name not in loaded]
+        return {**{name: await self._gateway.is_loaded(name) for name in missing}, **loaded}
+
+    def _note(self, loaded: dict[str, bool]) -> None:
+        for name, before in self.models.items():
+            if before and not loaded.get(name):
+                self._gateway.break_off(name)
+        if loaded.keys() != self.models.keys():
+            groups = groups_of(loaded, self._families)
+            for name in self.states.keys() - groups.keys():
+                self.states.pop(name).stop_check()
+            for name, group in groups.items():
+                new = State(group=group, down_since=self._started, was_unloaded=self._was_down)
+                state = self.states.setdefault(name, new)
+                state.group, state.seen = group, None
+        self.models = loaded
+        self._reason = "no model is there yet." if not self.states else ""
+
+    def _triton_down(self, reason: str) -> None:
+        self._restarted = self._was_down = True
+        if not self.states and reason != self._reason:
+            log.warning("not ready: %s", reason)
+        self._reason = reason
+        for state in self.states.values():
+            state.stop_check()
+            state.unloaded(reason)
+
+    def _look_at(self, state: State) -> None:
+        loading = [spec.name for spec in state.group.models if not self.models[spec.name]]
+        if loading:
+            state.stop_check()
+            state.unloaded(f"models are loading: {', '.join(loading)}.")
+        elif (state.check is None or state.check.done()) and (not state.ready or time.monotonic() >= state.due):
+            state.check = asyncio.create_task(self._check(state))
+
+    async def _check(self, state: State) -> None:
+        """Run the canaries of a group."""
+        try:
+            if state.ready and state.seen is not None:
+                state.seen = await self._canaries.prove_rest(state.group, state.seen)
+            else:
+                state.seen = await self._canaries.prove_all(state.group)
+        except CanaryFailed as error:
+            state.failures, state.failing = state.failures + 1, error.models
+            state.down(error.message)
+        except Exception:
+            log.exception("the check of %s failed", state.group.name)
+            state.down("the readiness check failed")
+        else:
+            state.failures, state.failing = 0, ()
+            await self._passed(state)
+
+    async def _passed(self, state: State) -> None:
+        if state.ready:
+            state.due = time.monotonic() + self._interval
+            return
+        await self.read_metrics()
+        state.up()
+        place = (list(self.states).index(state.group.name) + 1) / len(self.states)
+        state.due = time.monotonic() + self._interval * place  # or the groups would be checked all at once for ever
+        where = (f"{spec.name} ({self.providers.get(spec.name, 'pipeline')})" for spec in state.group.models)
+        log.info("ready: %s", ", ".join(where))
+
+    async def _successes(self) -> Counts:
+        return successes_of(await self._read_metrics())
 
     async def _read_metrics(self) -> str:
         """Triton's metrics; empty while they cannot be read."""
@@ -170,12 +304,3 @@ class Monitor:
             if self.ready:
                 log.warning("Triton's metrics cannot be read (%s)", type(error).__name__)
             return ""
-
-
-def _proven_by(spec: ModelSpec, family: Sequence[ModelSpec]) -> tuple[str, ...]:
-    """The networks that work if the model's canary is answered, and of which nothing else tells: a network itself; of
-    a pipeline's those without a canary, or all if they have one each."""
-    if spec.is_network:
-        return (spec.name,)
-    networks = [network for network in family if network.is_network]
-    return tuple(one.name for one in [n for n in networks if n.canary is None] or networks)

@@ -10,7 +10,8 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 
-from darkroom.errors import Cancelled, TaskTimeout
+from darkroom.errors import Cancelled, NotFound, TaskTimeout
+from darkroom.registry import family_of, is_chosen
 from darkroom.serving.networks import Array
 from darkroom.settings import Settings
 from proxy.gate import Gate
@@ -37,6 +38,11 @@ class Services:
         """`Gateway.stream` under the id of the request at hand, in the name of whoever sent it."""
         self.gate.load.calls(model)
         return self.gateway.stream(model, inputs, request_id=REQUEST_ID.get(), client=SOURCE.get())
+
+    def require_chosen(self, model: str) -> None:
+        """:raises NotFound: FAMILIES leaves the family of a model out."""
+        if not is_chosen(model, self.settings):
+            raise NotFound(f"The family {family_of(model)} is not served here: FAMILIES does not name it.")
 
     async def admitted(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         """Wait for a place at the gate, then do the work, all within TASK_TIMEOUT.

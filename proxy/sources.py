@@ -1,6 +1,6 @@
 """Where a request comes from: whoever takes turns with others.
 
-Not who owns a task (`client_of` in routes/tasks.py): the service has no keys of its own yet, so a key that a request
+Not who owns a task (`client_of` in surfaces/tasks.py): the service has no keys of its own yet, so a key that a request
 carries proves nothing, and one client could be as many as it invents. What it cannot invent is its address.
 """
 

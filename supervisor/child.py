@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from darkroom.parallel.processes import die_with_parent
@@ -29,12 +29,22 @@ class Child:
 
     :param log_name: the output is copied line by line to the logger of this name; None lets the process write
         to our standard output itself.
+    :param heard: is given each of these lines.
     """
 
-    def __init__(self, name: str, command: list[str], env: Mapping[str, str], *, log_name: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: list[str],
+        env: Mapping[str, str],
+        *,
+        log_name: str | None = None,
+        heard: Callable[[str], None] = lambda line: None,
+    ) -> None:
         self.name = name
         self._command = command
         self._env = dict(env)
+        self._heard = heard
         self._log = logging.getLogger(log_name) if log_name else None
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -114,5 +124,6 @@ class Child:
     def _note(self, raw: bytes) -> None:
         line = raw.decode("utf-8", "replace").rstrip()
         self.tail.append(line)
+        self._heard(line)
         if self._log:
             self._log.info("%s", line)

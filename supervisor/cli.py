@@ -21,43 +21,41 @@ from darkroom.settings import ROOT, Settings
 from proxy.observability import configure, log_to_file
 from supervisor.doctor import examine
 from supervisor.errors import SetupError
-from supervisor.options import hidream_options, hidream_settings
-from supervisor.preflight import missing_devices
+from supervisor.options import family_epilog, family_options, family_settings
+from supervisor.preflight import family_problems
 from supervisor.service import Service
+
+log = logging.getLogger("darkroom")
 
 _SECRETS = ("DATABASE_URL", "HF_TOKEN")
 """Settings whose values are not shown."""
 _MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "problem": "[red]problem[/]"}
 
 
-@click.command()
+@click.command(epilog=family_epilog())
 @click.option("--host", help="Address to listen on [default: HOST, 0.0.0.0].")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port of the REST service [default: PORT, 8000].")
 @click.option("--log-level", type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False))
-@hidream_options
+@family_options
 @click.option(
     "--prepare",
     is_flag=True,
     help="First export what is not exported yet. ./start.sh does, and so do -m, -e, -d, -c, -t.",
 )
-def serve(host: str | None, port: int | None, log_level: str | None, prepare: bool, **hidream: Any) -> None:
+def serve(host: str | None, port: int | None, log_level: str | None, prepare: bool, **of_families: Any) -> None:
     """Start Triton and the REST proxy, and keep them running.
 
     Settings come from the environment and from .env (see .env.example); the options here go before them.
     What dies is started again. Ctrl-C and SIGTERM drain: accepted work finishes, new work gets 503; a second
     Ctrl-C stops at once. Logs go to standard output and to logs/.
 
-    On several devices, should they fail, HiDream goes on with one of them: see the log, and GET /status.
-
     \b
     Examples:
       darkroom serve
       darkroom serve --port 9000
       UPSCALE_TILE=200 TASK_TIMEOUT=60 darkroom serve
-      darkroom serve -m /data/HiDream-I1-Full -e /data/Llama-3.1-8B-Instruct -d 0,1,2,3
-      darkroom serve -m HiDream-ai/HiDream-I1-Dev -e meta-llama/Llama-3.1-8B-Instruct -t npu -c 8
     """
-    chosen = hidream_settings(hidream)
+    chosen = family_settings(of_families)
     given = {"HOST": host, "PORT": port, "LOG_LEVEL": log_level, **chosen}
     os.environ.update({name: str(value) for name, value in given.items() if value is not None})
     os.chdir(ROOT)  # what is started imports from where it stands
@@ -66,6 +64,8 @@ def serve(host: str | None, port: int | None, log_level: str | None, prepare: bo
         _prepare(settings)
     configure(level=settings.log_level, file=settings.log_dir / "darkroom.log")
     log_to_file(logging.getLogger("triton"), settings.log_dir / "triton.log")
+    for line in settings.warnings():
+        log.warning(line)
     try:
         asyncio.run(_serve(settings))
     except SetupError as error:
@@ -74,7 +74,7 @@ def serve(host: str | None, port: int | None, log_level: str | None, prepare: bo
 
 def _prepare(settings: Settings) -> None:
     """Export what the settings ask for, in a process that gives its memory back; ends this one when it fails."""
-    for problem in missing_devices(settings):  # an export may take an hour
+    for problem in family_problems(settings):  # an export may take an hour
         raise click.ClickException(problem)
     command = [sys.executable, "-m", "exporters", "prepare"]
     with_us = partial(die_with_parent, signal.SIGTERM, os.getpid())
@@ -112,5 +112,6 @@ def _settings() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
-        came = "" if name in _SECRETS else f"; got {first['input']!r}"
-        raise click.ClickException(f"The setting {name} is wrong: {first['msg']}{came}.") from None
+        message = first["msg"].removeprefix("Value error, ")
+        came = "" if name in _SECRETS or "; got " in message else f"; got {first['input']!r}"
+        raise click.ClickException(f"The setting {name} is wrong: {message}{came}.") from None

@@ -13,10 +13,9 @@ from typing import Literal
 import psutil
 
 from darkroom.devices import gpu_names
-from darkroom.parallel.layout import layout_for
 from darkroom.settings import Settings
 from supervisor.errors import SetupError
-from supervisor.preflight import missing_devices, missing_exports, taken_ports
+from supervisor.preflight import missing_exports, taken_ports
 from supervisor.triton import find_triton, libpython_folder
 
 _MIN_MEMORY = 4 << 30
@@ -35,21 +34,13 @@ class Finding:
 
 def examine(settings: Settings) -> list[Finding]:
     """All checks, in the order in which a start would trip over them."""
-    checks: list[Callable[[Settings], Finding]] = [
-        _python,
-        _libpython,
-        _triton,
-        _numpy,
-        _engine,
-        _tasks,
-        _hidream_devices,
-        _exports,
-        _ports,
-        _shared_memory,
-        _memory,
-        _disk,
+    before: list[Callable[[Settings], Finding]] = [_python, _libpython, _triton, _numpy, _engine, _tasks]
+    after: list[Callable[[Settings], Finding]] = [_exports, _ports, _shared_memory, _memory, _disk]
+    return [
+        *(check(settings) for check in before),
+        *_families(settings),
+        *(check(settings) for check in after),
     ]
-    return [check(settings) for check in checks]
 
 
 def _python(_: Settings) -> Finding:
@@ -104,12 +95,14 @@ def _tasks(settings: Settings, python: tuple[int, ...] = sys.version_info[:3], s
     return _judge("tasks", fits, f"in SQLite {sqlite}", advice)
 
 
-def _hidream_devices(settings: Settings) -> Finding:
-    problems = missing_devices(settings)
-    layout = layout_for(len(settings.hidream_devices) or 1)
-    return _judge(
-        "HiDream", not problems, f"tensor parallel {layout.tp} x expert parallel {layout.ep}", " ".join(problems)
-    )
+def _families(settings: Settings) -> list[Finding]:
+    """A line for each family that has a problem, or something to say of itself."""
+    findings = []
+    for name, family in settings.family_settings.items():
+        problems, summary = family.problems(settings.gpus), family.summary()
+        if problems or summary:
+            findings.append(_judge(name, not problems, summary, " ".join(problems)))
+    return findings
 
 
 def _exports(settings: Settings) -> Finding:

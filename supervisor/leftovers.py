@@ -93,15 +93,21 @@ def _server_starts() -> Iterator[tuple[float, float]]:
 
 
 def _folders_made(server: psutil.Process) -> float:
-    """A server makes the folder of a backend before the backend's first stub, and listens when all models are loaded.
-    Infinity if that cannot be told yet, or not any more."""
+    """A server makes the folder of a backend before the backend's first stub. Infinity if that cannot be told yet, or
+    not any more."""
     first: dict[str, float] = {}  # by backend: its stubs are given a model.py or a model.onnx
     try:
         for stub in server.children(recursive=True):
             if STUB.startswith(stub.name()[:15]):
                 backend = Path(stub.cmdline()[1]).suffix
                 first[backend] = min(first.get(backend, float("inf")), stub.create_time())
-        listens = any(c.status == psutil.CONN_LISTEN for c in server.net_connections("tcp"))
-    except (psutil.Error, IndexError):  # a process that is ending, or somebody else's
+        wanted = _backends_of(server)
+    except (psutil.Error, IndexError, OSError):  # a process that is ending, or somebody else's
         return float("inf")
-    return max(first.values()) if first and listens else float("inf")
+    return max(first.values()) if first and wanted <= first.keys() else float("inf")
+
+
+def _backends_of(server: psutil.Process) -> set[str]:
+    """Those that the models of its repository need, as `_folders_made` names them."""
+    folders = [word.partition("=")[2] for word in server.cmdline() if word.startswith("--model-repository=")]
+    return {found.suffix for folder in folders for found in Path(folder).glob("*/*/model.*")} & {".py", ".onnx"}

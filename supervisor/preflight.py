@@ -3,48 +3,24 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
-import logging
 import socket
 
 import psutil
 
-from darkroom.devices import usable_gpus
 from darkroom.registry import all_specs
 from darkroom.settings import Settings
 from supervisor.errors import SetupError
 
-log = logging.getLogger("darkroom")
-
 
 def preflight(settings: Settings) -> None:
     """:raises SetupError: the first problem found."""
-    for problem in (*missing_devices(settings), *missing_exports(settings), *taken_ports(settings)):
+    for problem in (*family_problems(settings), *missing_exports(settings), *taken_ports(settings)):
         raise SetupError(problem)
 
 
-def missing_devices(settings: Settings) -> list[str]:
-    """Devices that HiDream's transformer is to run on and that this machine does not have.
-
-    Where only others than the first are missing that is a warning: the transformer's start on several devices fails,
-    and it goes on with the first.
-    """
-    kind = settings.hidream_device_type or ("cuda" if settings.gpus else "cpu")
-    if kind == "npu" and importlib.util.find_spec("torch_npu") is None:
-        return ["HIDREAM_DEVICE_TYPE=npu (-t npu) needs Ascend's package torch_npu beside torch; it is not installed."]
-    if kind != "cuda":
-        return []
-    there = usable_gpus(None)
-    wanted = settings.hidream_devices or there[:1] or (0,)
-    missing = [number for number in wanted if number not in there]
-    if not missing:
-        return []
-    gpus = ", ".join(map(str, there)) or "none"
-    problem = f"HIDREAM_DEVICES (-d) asks for GPU {', '.join(map(str, missing))}; this machine has {gpus}"
-    if wanted[0] in missing:
-        return [f"{problem} (or try -t cpu)."]
-    log.warning("%s. HiDream goes on with GPU %d alone.", problem, wanted[0])
-    return []
+def family_problems(settings: Settings) -> list[str]:
+    """What this machine lacks for the settings of the model families."""
+    return [problem for family in settings.family_settings.values() for problem in family.problems(settings.gpus)]
 
 
 def missing_exports(settings: Settings) -> list[str]:

@@ -8,18 +8,23 @@ import os
 import re
 import sys
 import time
+from functools import partial
 from typing import Any
 
 import httpx
 import psutil
 
-from darkroom.registry import all_specs
+from darkroom.registry import all_specs, is_chosen
+from darkroom.serving.networks import split_label
 from darkroom.settings import Settings
 from supervisor.child import Child
 from supervisor.errors import SetupError
-from supervisor.leftovers import SHM_PREFIX, STUB, sweep
+from supervisor.leftovers import SHM_PREFIX, sweep
 from supervisor.preflight import preflight
-from supervisor.triton import find_triton, triton_command
+from supervisor.reloads import ReloadFailed, Reloads
+from supervisor.served import Served
+from supervisor.stubs import is_living_stub, kill, stubs_of
+from supervisor.triton import POLLING, find_triton, triton_command
 
 log = logging.getLogger("darkroom")
 
@@ -31,39 +36,60 @@ _CALM_SECONDS = 60.0  # after so long without a death the backoff starts again f
 _TRITON_GRACE = 15.0
 _CANARY_FAILURES = 2
 _CANARY_GRACE = 10.0  # so long after a start the proxy may still count the failures of the Triton before
-_LOAD_FAILURE = re.compile(r"failed to load '([^']+)' version \d+: (?:\w+: )?(.*)")
+_ALONE = 3
+"""So often a model is loaded again alone before the server is restarted."""
+_REMEMBERED_SECONDS = 300.0
+_PATIENCE_SECONDS = 30.0
+"""Between two attempts with a model that a restart of the server did not help."""
+_LEFT_MOST = 50
+"""Every reload of a model that had work to do leaves 68 waiting threads and 2 MB in the server."""
+_RELOAD_SECONDS = 60.0
+_LOAD_FAILURE = re.compile(
+    r"(?:failed to load '([^']+)' version \d+|Poll failed for model directory '([^']+)'): (?:\w+: )?(.*)"
+)
 
 
 class Service:
     """Runs until `stop` is set.
 
-    Triton is restarted as a whole when it or one of its stubs dies: a server does not notice that a stub is
-    gone, keeps its models "ready", and lets calls to it hang.
+    A server does not notice that a stub is gone, keeps its model "ready", and lets calls to it hang. So a model that
+    lost a stub is loaded again; when that does not help, and when the server dies, the server is restarted.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.stopping = asyncio.Event()
         self.ready = False
+        self._up = False
+        self._linked = False
+        self._starting = True
+        self._left = 0
         self._deaths: dict[str, list[float]] = {}
-        self._stubs: set[psutil.Process] = set()
+        self._stubs: dict[psutil.Process, str] = {}
+        self._scanned: set[str] = set()
+        self._dead: set[str] = set()
+        self._failed: dict[str, str] = {}
         self._asked = 0.0
         self._seen: dict[str, Any] = {}
         self._backends = {spec.name: spec.backend for spec in all_specs()}
+        folder = settings.state_dir / "served" / str(settings.triton_grpc_port)
+        self._served = Served(folder, settings.model_repository, partial(is_chosen, settings=settings))
+        self._reloads = Reloads(self._served, _RELOAD_SECONDS)
         install = find_triton(settings.state_dir)
         # NVIDIA's container runs ONNX models inside the server, the wheel runs them in our Python-based backend.
         self._stub_backends = {"python", "onnxruntime"} if install.backends else {"python"}
         env = settings.environment()
         command = triton_command(
             install,
-            repository=settings.model_repository,
+            repository=folder,
             grpc_port=settings.triton_grpc_port,
             grpc_address=settings.triton_grpc_bind,
             metrics_port=settings.triton_metrics_port,
             http_port=settings.triton_http_port if settings.triton_allow_http else None,
             shm_prefix=f"{SHM_PREFIX}{settings.triton_grpc_port}_",
+            extra=POLLING,
         )
-        self.triton = Child("triton", command, install.environment(env), log_name="triton")
+        self.triton = Child("triton", command, install.environment(env), log_name="triton", heard=self._heard)
         self.proxy = Child("proxy", [sys.executable, "-m", "proxy"], env)
 
     async def run(self) -> None:
@@ -74,6 +100,7 @@ class Service:
         preflight(self.settings)
         try:
             await asyncio.to_thread(sweep)
+            self._served.clear()
             await asyncio.gather(self.triton.start(), self.proxy.start())
             # One client for all rounds: making one costs more than a round.
             async with httpx.AsyncClient(
@@ -88,48 +115,131 @@ class Service:
     async def _look(self, client: httpx.AsyncClient) -> None:
         """One round: restart what died, and notice when everything is up."""
         asked = time.monotonic()
-        if asked - self._asked >= (_CALM_TICK if self._stubs and self.proxy.alive else 0):
+        calm = self._up and self.proxy.alive and not self._reloads.models and not self._dead
+        if asked - self._asked >= (_CALM_TICK if calm else 0):
             self._asked, self._seen = asked, await self._health(client)
-        health = self._seen
         if not self.proxy.alive:
             await self._revive(self.proxy)
-        up = self._is_up(health, asked)
-        why = self._triton_trouble(health, up)
-        if why:
-            await self._restart_triton(why)
-        elif up and not self._stubs:
-            self._stubs = _stubs_of(self.triton.pid)
-            self._announce()
-
-    def _is_up(self, health: dict[str, Any], asked: float) -> bool:
-        """Whether the proxy has seen this Triton work; for a moment it may still tell of the one before."""
-        ready_for = health.get("ready_for")
-        return bool(health.get("status") == "healthy" and ready_for and ready_for < asked - self.triton.started)
-
-    def _triton_trouble(self, health: dict[str, Any], up: bool) -> str | None:
         if not self.triton.alive:
-            return f"ended with code {self.triton.exit_code}"
-        gone = sum(not _is_living_stub(stub) for stub in self._stubs)
-        if up and not self._stubs:
-            # One may have died between its canary and our first look; every stub-run model has at least one.
-            stubbed = [name for name in health.get("models", {}) if self._backends.get(name) in self._stub_backends]
-            gone = max(0, len(stubbed) - len(_stubs_of(self.triton.pid)))
-        if gone:
-            return f"lost {gone} of its stub processes"
-        failures = health.get("canary_failures")
-        settled = time.monotonic() - self.triton.started > _CANARY_GRACE
-        if settled and isinstance(failures, int) and failures >= _CANARY_FAILURES:
-            return f"does not work: {health.get('reason')}"
-        return None
+            await self._restart_triton(f"ended with code {self.triton.exit_code}")
+        elif not self._linked:
+            await self._link()
+        else:
+            await self._watch(self._seen, asked)
+
+    async def _link(self) -> None:
+        """Have the models loaded once the server listens: it would not before all of them have loaded, and so each
+        family is ready when its own models are."""
+        if await _listens(self.settings.triton_grpc_bind, self.settings.triton_grpc_port):
+            self._served.fill()
+            self._linked = True
+
+    async def _watch(self, health: dict[str, Any], asked: float) -> None:
+        """Load again what was lost, and restart the server where that does not help."""
+        if self._failed and not self.ready:
+            raise SetupError(f"Triton cannot serve this repository: {_last_error(self.triton)} (see logs/triton.log)")
+        ready = {name for name, family in health.get("families", {}).items() if self._is_ready(family, asked)}
+        if ready != self._scanned:
+            self._scan(ready, health)
+        self._count_stubs()
+        lost = dict.fromkeys(self._dead, "lost its process") | self._sick(health) | self._not_loaded(health)
+        try:
+            if self._reloads.models:
+                if (seconds := self._reloads.step(health, self._failed)) is not None:
+                    log.info("the models are loaded again, in %.1f s", seconds)
+            elif lost and not self._is_loading(health):
+                self._bring_back(lost, health)
+        except ReloadFailed as error:
+            await self._restart_triton(str(error))
+            return
+        up = health.get("status") == "healthy" and len(ready) == len(health["families"]) and not self._reloads.models
+        if up and not self._up:
+            self._announce()
+        self._up = up
+
+    def _is_ready(self, family: dict[str, Any], asked: float) -> bool:
+        """Whether the proxy has seen a family of this Triton work; for a moment it may still tell of the one before."""
+        ready_for = family["ready_for"]
+        return ready_for is not None and ready_for < asked - self.triton.started
+
+    def _is_loading(self, health: dict[str, Any]) -> bool:
+        """Whether models load: the server looks at its repository again when all of them have."""
+        return any(not loaded and model not in self._failed for model, loaded in health.get("models", {}).items())
+
+    def _scan(self, ready: set[str], health: dict[str, Any]) -> None:
+        """Look for the stubs of the families that are ready; other stubs may be there for a moment only. One may have
+        died between its canary and this look."""
+        self._scanned = ready
+        models = {model for name in ready for model in health["families"][name]["models"]}
+        found = stubs_of(self.triton.pid, self._served.folder)
+        self._stubs |= {process: model for process, model in found.items() if model in models}
+        stubbed = {model for model in models if self._backends.get(split_label(model)[0]) in self._stub_backends}
+        self._dead |= stubbed - set(found.values())
+
+    def _count_stubs(self) -> None:
+        """Notice the dead ones. Those of a model whose files have changed are replaced by the server itself."""
+        dead = {process: model for process, model in self._stubs.items() if not is_living_stub(process)}
+        if not dead:
+            return
+        found, before = stubs_of(self.triton.pid, self._served.folder), list(self._stubs.values())
+        now = list(found.values())
+        self._dead |= {model for model in dead.values() if now.count(model) < before.count(model)}
+        models = set(before)
+        self._stubs = {process: model for process, model in found.items() if model in models}
+
+    def _not_loaded(self, health: dict[str, Any]) -> dict[str, str]:
+        """The models that failed to load. One that was loaded before goes on as it was, if its new files are broken."""
+        loaded = health.get("models", {})
+        return {m: f"did not load: {why}" for m, why in self._failed.items() if loaded.get(m) is False}
+
+    def _sick(self, health: dict[str, Any]) -> dict[str, str]:
+        """The models whose canaries fail again and again, and why they are to be loaded again."""
+        if time.monotonic() - self.triton.started < _CANARY_GRACE:
+            return {}
+        families = health.get("families", {}).values()
+        failing = [family for family in families if family["canary_failures"] >= _CANARY_FAILURES]
+        return {model: f"does not work: {family['reason']}" for family in failing for model in family["failing"]}
+
+    def _bring_back(self, lost: dict[str, str], health: dict[str, Any]) -> None:
+        """Load models again, after one that was lost too often not at once.
+
+        :param lost: the models, and what happened to each.
+        :raises ReloadFailed: that was done too often.
+        """
+        now = time.monotonic()
+        recent = {m: [t for t in self._deaths.get(m, []) if now - t < _REMEMBERED_SECONDS] for m in lost}
+        worst = max(map(len, recent.values()))
+        if worst > _ALONE and now - max(map(max, filter(None, recent.values()))) < _PATIENCE_SECONDS:
+            return
+        self._dead = set()
+        for model, why in lost.items():
+            self._deaths[model] = [*recent[model], now]
+            self._failed.pop(model, None)
+            log.error("%s %s", model, why)
+        if worst == _ALONE or self._left >= _LEFT_MOST:
+            raise ReloadFailed(f"{', '.join(lost)}: loading models alone did not help for long")
+        log.warning("loading %s again, the others go on", ", ".join(lost))
+        kill(stubs_of(self.triton.pid, self._served.folder), set(lost))
+        self._stubs = {process: model for process, model in self._stubs.items() if model not in lost}
+        self._left += len(lost)
+        self._reloads.begin(set(lost), health)
 
     async def _restart_triton(self, why: str) -> None:
         if not self.ready and not self.triton.alive:
             raise SetupError(f"Triton ended while it started: {_last_error(self.triton)} (all of it: logs/triton.log)")
         log.error("triton %s; restarting it", why)
-        self._stubs = set()
+        self._up, self._linked, self._starting, self._left = False, False, True, 0
+        self._stubs, self._scanned, self._dead, self._failed = {}, set(), set(), {}
+        self._reloads.forget()
         await self.triton.kill()
         await asyncio.to_thread(sweep)
+        self._served.clear()
         await self._revive(self.triton)
+
+    def _heard(self, line: str) -> None:
+        """A line of the server's output."""
+        if (found := _LOAD_FAILURE.search(line)) is not None:
+            self._failed[found[1] or found[2]] = found[3]
 
     async def _revive(self, child: Child) -> None:
         """Start a dead child again, at once the first time and ever later when it keeps dying."""
@@ -154,6 +264,9 @@ class Service:
             return {}
 
     def _announce(self) -> None:
+        if self._starting:  # a model that takes minutes to load may take them again
+            self._reloads.limit = max(_RELOAD_SECONDS, 2 * (time.monotonic() - self.triton.started))
+            self._starting = False
         if self.ready:
             log.info("everything is up again")
         else:
@@ -185,31 +298,28 @@ class Service:
 
 def address_of(host: str, port: int) -> str:
     """Where this machine reaches what listens there."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    host = _loopback(host)
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _stubs_of(pid: int) -> set[psutil.Process]:
-    """The living stub processes below a server. Looks at every process of the machine."""
-    try:
-        children = psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return set()
-    return {child for child in children if _is_living_stub(child)}
+def _loopback(host: str) -> str:
+    """The address of this machine where all of its addresses are meant."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
-def _is_living_stub(process: psutil.Process) -> bool:
+async def _listens(host: str, port: int) -> bool:
+    """Whether somebody answers at a port of this machine."""
     try:
-        # The kernel cuts names at 15 characters, which psutil completes from a command line that zombies lack.
-        named = process.is_running() and STUB.startswith(process.name()[:15])  # another may have its number by now
-        return named and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(_loopback(host), port), 1)
+    except (OSError, asyncio.TimeoutError):
         return False
+    writer.close()
+    return True
 
 
 def _last_error(child: Child) -> str:
     """The line of its output that says best why it ended."""
     lines = [line.strip() for line in child.tail]
-    named = [found.expand(r"the model \1 does not load: \2") for found in map(_LOAD_FAILURE.search, lines) if found]
+    named = [f"the model {m[1] or m[2]} does not load: {m[3]}" for m in map(_LOAD_FAILURE.search, lines) if m]
     errors = [line for line in lines if "error" in line.lower()]
     return (named[:1] or errors[-1:] or lines[-1:] or ["it said nothing"])[0][:400]

@@ -19,6 +19,9 @@ from pathlib import Path
 from supervisor.errors import SetupError
 
 ROOT = Path(__file__).resolve().parents[1]
+POLLING = ("--model-control-mode=poll", "--repository-poll-secs=1")
+"""The server looks every second which models its repository has, and loads and unloads them (docs/decisions/
+0022-one-model-is-loaded-again-alone.md). Nobody can tell it over the network to load something."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,25 +17,28 @@ from darkroom.settings import Settings
 from proxy import operations
 from proxy.gate import Gate
 from proxy.gateway import Gateway
-from proxy.readiness import Monitor
 from proxy.services import Services
 from proxy.tasks import runner
 from proxy.tasks.files import Files
-from proxy.tasks.models import Draft, Output, Task, Tell, Work
+from proxy.tasks.lanes import gates_of
+from proxy.tasks.models import Draft, Output, Task, TaskContext, Work
 from proxy.tasks.runner import Runner
 from proxy.tasks.store import Store, connect
+from tests.monitors import Ready
 
 PICTURE = Output(data=memoryview(b"picture"), media_type="image/png", details={"seed": 1})
-Body = Callable[[Mapping[str, Any], Tell], Awaitable[list[Output]]]
+Body = Callable[[TaskContext], Awaitable[list[Output]]]
 
 
 class Scripted:
     """An operation that does what a test says."""
 
     name = "scripted"
-    pipeline: ClassVar[ModelSpec] = ModelSpec(name="scripted", backend="python", inputs=(), outputs=())
+    lane: ClassVar[str] = "images"
+    pipeline: ClassVar[ModelSpec | None] = ModelSpec(name="scripted", backend="python", inputs=(), outputs=())
     longest_turn: ClassVar[float] = math.inf
     fallback_seconds = 1.0
+    names: frozenset[str] = frozenset()
 
     def __init__(self, body: Body) -> None:
         self._body = body
@@ -45,16 +48,14 @@ class Scripted:
     async def accept(self, services: Services, fields: dict[str, Any]) -> Work:
         raise NotImplementedError
 
-    async def run(
-        self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes], tell: Tell
-    ) -> list[Output]:
-        self.runs.append(fields["name"])
+    async def run(self, context: TaskContext) -> list[Output]:
+        self.runs.append(context.fields["name"])
         self.begun.release()
-        return await self._body(fields, tell)
+        return await self._body(context)
 
 
 class Bench:
-    """A runner with its parts, and eight places at the gate."""
+    """A runner with its parts, and eight slots at the gate."""
 
     def __init__(self, folder: Path, body: Body, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
         self.operation = Scripted(body)
@@ -64,19 +65,24 @@ class Bench:
         self.store = Store(connect(f"sqlite:///{folder / 'darkroom.db'}"))
         self.store.create()
         gateway = Gateway("127.0.0.1:1")
-        monitor = Monitor(gateway, {}, metrics_url="", interval=1, timeout=1)
-        monitor.ready = True
+        monitor = Ready(gateway, {}, metrics_url="", interval=1, timeout=1)
         self.gate = Gate(capacity=8, queue_size=8)
         self.services = Services(
             settings=Settings(_env_file=None, **settings), gateway=gateway, monitor=monitor, gate=self.gate
         )
-        self.runner = Runner(self.services, self.store, Files(folder))
+        self.gates = gates_of(self.services.settings, self.gate)
+        self.runner = Runner(
+            self.services, self.gates, self.store, Files(folder), worker="local", release=self._release
+        )
 
-    def add(self, name: str = "task") -> str:
-        work = Work(fields={"name": name}, files={}, steps=4, kind="k", units=1)
+    async def _release(self) -> None:
+        self.store.release()
+
+    def add(self, name: str = "task", exclusive: str | None = None) -> str:
+        work = Work(fields={"name": name}, files={}, steps=4, kind="k", units=1, exclusive=exclusive)
         id = str(uuid.uuid4())
         draft = Draft(id=id, operation="scripted", client="c", priority="normal", key=None, digest="", work=work)
-        self.store.add([draft], places=8, queue_size=100, fallback=1.0)
+        self.store.add([draft], slots=8, queue_size=100, fallback=1.0)
         return id
 
     def task(self, id: str) -> Task:

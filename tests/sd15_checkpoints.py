@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
-from exporters.demo.tokens import write_tokenizer
 from exporters.onnx_export import quiet
+from training import networks
+from training.tokens import write_tokenizer
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
@@ -37,31 +38,15 @@ def make_unet(**changes: Any) -> UNet2DConditionModel:
 
 def make_vae(**changes: Any) -> AutoencoderKL:
     """Eight pixels per latent along each side."""
-    settings: dict[str, Any] = {
-        "down_block_types": ("DownEncoderBlock2D",) * 4,
-        "up_block_types": ("UpDecoderBlock2D",) * 4,
-        "block_out_channels": (8, 8, 8, 16),
-        "norm_num_groups": 4,
-        "sample_size": 64,
-    }
-    vae = AutoencoderKL(**{**settings, **changes})
+    vae = networks.make_vae(**{"widths": (8, 8, 8, 16), "groups": 4, "side": 64, **changes})
     with torch.no_grad():  # else all pictures are grey
         vae.decoder.conv_out.weight.mul_(8)
     return vae
 
 
-def make_text_encoder(tokenizer: CLIPTokenizer, **changes: Any) -> CLIPTextModel:
+def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """77 tokens to 77 x WIDTH."""
-    settings: dict[str, Any] = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": WIDTH,
-        "intermediate_size": 2 * WIDTH,
-        "projection_dim": WIDTH,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "max_position_embeddings": 77,
-    }
-    return CLIPTextModel(CLIPTextConfig(**{**settings, **changes}))
+    return CLIPTextModel(networks.clip_config(tokenizer, width=WIDTH, layers=2, heads=2, inner=2 * WIDTH))
 
 
 def make_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:

@@ -10,7 +10,7 @@ from diffusers.loaders import single_file_utils
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from exporters.checkpoint_files import read_json
+from exporters.checkpoints.files import read_json
 from tests.sd15_checkpoints import TEXT, UNET, VAE
 
 _RESNET = ("in_layers.0", "in_layers.2", "emb_layers.1", "out_layers.0", "out_layers.3", "skip_connection")

@@ -13,32 +13,27 @@ from diffusers import (
     HiDreamImageTransformer2DModel,
 )
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    T5Config,
-    T5EncoderModel,
-    T5Tokenizer,
-)
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedTokenizerFast, T5Tokenizer
 
 from darkroom.pipelines.hidream import networks
 from darkroom.pipelines.hidream.checkpoint import Checkpoint
-from darkroom.pipelines.hidream.pipeline import Runner
+from darkroom.pipelines.hidream.pipeline import Components
 from darkroom.pipelines.hidream.prompts import load_readers
-from darkroom.pipelines.hidream.request import Limits
+from darkroom.pipelines.hidream.settings import Settings
 from darkroom.pipelines.hidream.transformer import load_transformer, predict
 from darkroom.serving.networks import Array, Tensors
-from exporters.demo.tokens import WORDS, byte_characters, write_tokenizer
+from exporters.checkpoints.origin import Origin
+from exporters.export import ModelExport
+from exporters.graphs.clip import ServedPooledEncoder
+from exporters.graphs.vae import ServedVaeDecoder
 from exporters.hidream import graphs
-from exporters.hidream.pipeline import Wanted, export
+from exporters.hidream import pipeline as pipeline_export
+from exporters.hidream.export import CheckpointSources
 from exporters.onnx_export import quiet
-from exporters.sd15.export import Job
-from exporters.sd15.origin import Origin
+from tests import sd15_checkpoints
 from tests.tiny_sd15 import network
+from training import networks as factories
+from training.tokens import WORDS, byte_characters, write_tokenizer
 
 CLIP_WIDTHS = (16, 24)
 """Of the pooled embeddings of CLIP-L and CLIP-G."""
@@ -71,72 +66,16 @@ def make_transformer(**changes: Any) -> HiDreamImageTransformer2DModel:
 
 
 def make_vae() -> AutoencoderKL:
-    """16 channels, eight pixels per latent along each side, and a shift, as FLUX's, which HiDream uses."""
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 8, 8, 16),
-        latent_channels=16,
-        norm_num_groups=4,
-        sample_size=64,
-        scaling_factor=0.3611,
-        shift_factor=0.1159,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
+    """16 channels and a shift, as FLUX's, which HiDream uses."""
+    return sd15_checkpoints.make_vae(
+        channels=16, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False
     )
-    with torch.no_grad():  # else all pictures are grey
-        vae.decoder.conv_out.weight.mul_(8)
-    return vae
 
 
 def make_clip(tokenizer: CLIPTokenizer, width: int) -> CLIPTextModelWithProjection:
     """248 positions, as the CLIPs of HiDream have."""
-    return CLIPTextModelWithProjection(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=WIDTH,
-            intermediate_size=2 * WIDTH,
-            projection_dim=width,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=248,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-
-
-def make_t5(tokenizer: T5Tokenizer) -> T5EncoderModel:
-    """Two gated layers with relative positions."""
-    return T5EncoderModel(
-        T5Config(
-            vocab_size=len(tokenizer),
-            d_model=WIDTH,
-            d_kv=8,
-            d_ff=2 * WIDTH,
-            num_layers=2,
-            num_heads=4,
-            feed_forward_proj="gated-gelu",
-        )
-    )
-
-
-def make_llama(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """LLAMA_LAYERS layers whose heads share keys in pairs."""
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=WIDTH,
-            intermediate_size=2 * WIDTH,
-            num_hidden_layers=LLAMA_LAYERS,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=512,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
+    settings: dict[str, Any] = {"width": WIDTH, "inner": 2 * WIDTH, "layers": 2, "heads": 2, "positions": 248}
+    return CLIPTextModelWithProjection(factories.clip_config(tokenizer, projection=width, **settings))
 
 
 def make_t5_tokenizer() -> T5Tokenizer:
@@ -177,9 +116,9 @@ def make_pipeline(folder: Path, *, seed: int = 0) -> HiDreamImagePipeline:
             tokenizer=words,
             text_encoder_2=make_clip(words, CLIP_WIDTHS[1]),
             tokenizer_2=words,
-            text_encoder_3=make_t5(t5_words),
+            text_encoder_3=factories.make_t5(t5_words, width=WIDTH, head=8),
             tokenizer_3=t5_words,
-            text_encoder_4=make_llama(llama_words),
+            text_encoder_4=factories.make_llama(llama_words, width=WIDTH, layers=LLAMA_LAYERS, tied=False),
             tokenizer_4=llama_words,
             transformer=make_transformer(),
         )
@@ -200,13 +139,13 @@ def write_checkpoint(folder: Path, *, seed: int = 0) -> HiDreamImagePipeline:
 
 def exported(folder: Path, repository: Path, *, variant: str | None = None) -> Checkpoint:
     """What the exporter writes for the loop about a checkpoint in `folder`: pipeline.json and the tokenizers."""
-    checkpoint = Origin.of(str(folder), folder.parent, lambda name: Path(name))
-    job = Job(spec=networks.PIPELINE, repository=repository, checkpoint=checkpoint)
-    export(Wanted(job=job, llama=None, variant=variant), lambda stage: None)
+    sources = CheckpointSources(checkpoint=Origin.of(str(folder), folder.parent, lambda name: Path(name)))
+    wanted = ModelExport(spec=networks.PIPELINE, repository=repository, checkpoint=sources.checkpoint)
+    pipeline_export.export(wanted, sources, variant, lambda stage: None)
     return Checkpoint.read(repository / networks.PIPELINE.name / "1")
 
 
-def make_runner(pipeline: HiDreamImagePipeline, folder: Path, repository: Path) -> Runner:
+def make_components(pipeline: HiDreamImagePipeline, folder: Path, repository: Path) -> Components:
     """What our loop runs on: the pipeline's own encoders and VAE, called as served ones are, and its transformer, read
     again from the checkpoint.
 
@@ -220,16 +159,16 @@ def make_runner(pipeline: HiDreamImagePipeline, folder: Path, repository: Path) 
         given = {name: torch.from_numpy(value) for name, value in inputs.items()}
         return {"noise_pred": predict(transformer, {**given, "timesteps": given["timesteps"][:, 0]}).numpy()}
 
-    return Runner(
+    return Components(
         checkpoint=checkpoint,
-        limits=Limits(),
+        limits=Settings(),
         readers=load_readers(repository / networks.PIPELINE.name / "1", checkpoint),
         encoders={
-            "clip_l": network(graphs.ServedClip(pipeline.text_encoder), "text_embeds"),
-            "clip_g": network(graphs.ServedClip(pipeline.text_encoder_2), "text_embeds"),
+            "clip_l": network(ServedPooledEncoder(pipeline.text_encoder), "text_embeds"),
+            "clip_g": network(ServedPooledEncoder(pipeline.text_encoder_2), "text_embeds"),
             "t5": network(graphs.ServedT5(pipeline.text_encoder_3), "prompt_embeds"),
             "llama": network(graphs.ServedLlama(pipeline.text_encoder_4), "hidden_states"),
         },
         transformer=predicted,
-        vae_decoder=network(graphs.ServedVaeDecoder(pipeline.vae), "image"),
+        vae_decoder=network(ServedVaeDecoder(pipeline.vae), "image"),
     )

@@ -1,4 +1,4 @@
-"""Tiny networks of SD 1.5's classes: diffusers' pipelines of them, and a `Runner` on the same weights."""
+"""Tiny networks of SD 1.5's classes: diffusers' pipelines of them, and a `Components` on the same weights."""
 
 from __future__ import annotations
 
@@ -24,11 +24,15 @@ from transformers import CLIPTokenizer
 
 from darkroom.diffusion.generation import Finished
 from darkroom.pipelines.sd15.checkpoint import Checkpoint
-from darkroom.pipelines.sd15.pipeline import Runner, generate
-from darkroom.pipelines.sd15.request import GenerateRequest, Limits
+from darkroom.pipelines.sd15.pipeline import Components, generate
+from darkroom.pipelines.sd15.request import GenerateRequest
+from darkroom.pipelines.sd15.settings import Settings
 from darkroom.serving.networks import Array, Network, Tensors
+from exporters.graphs.clip import ServedTextEncoder
+from exporters.graphs.vae import ServedVaeDecoder
 from exporters.onnx_export import quiet
 from exporters.sd15 import graphs
+from exporters.sd15.pipeline import effective_scheduler
 from tests import sd15_checkpoints
 
 SIDE = 64
@@ -62,29 +66,29 @@ def controlled_pipeline(
     return controlled
 
 
-def make_runner(pipeline: StableDiffusionPipeline, controlnet: ControlNetModel | None = None) -> Runner:
+def make_components(pipeline: StableDiffusionPipeline, controlnet: ControlNetModel | None = None) -> Components:
     """What our loop runs on: the pipeline's own networks, called as served ones are."""
     unet: UNet2DConditionModel = pipeline.unet
     vae: AutoencoderKL = pipeline.vae
     controls = {} if controlnet is None else {"canny": graphs.ServedControlUnet(unet, controlnet)}
-    return Runner(
+    return Components(
         checkpoint=_checkpoint(pipeline),
         tokenizer=_tokenizer(pipeline.tokenizer),
-        limits=Limits(),
-        text_encoder=network(graphs.ServedTextEncoder(pipeline.text_encoder), "prompt_embeds"),
+        limits=Settings(),
+        text_encoder=network(ServedTextEncoder(pipeline.text_encoder), "prompt_embeds"),
         unet=network(graphs.ServedUnet(unet), "noise_pred"),
-        vae_decoder=network(graphs.ServedVaeDecoder(vae), "image"),
+        vae_decoder=network(ServedVaeDecoder(vae), "image"),
         control_unets={kind: network(module, "noise_pred") for kind, module in controls.items()},
     )
 
 
-def our_pictures(runner: Runner, control_image: bytes | None = None, **fields: Any) -> Pictures:
+def our_pictures(components: Components, control_image: bytes | None = None, **fields: Any) -> Pictures:
     """What the loop makes of a request."""
-    given = {"format": "raw", **fields} | ({} if control_image is None else {"control_image": True})
-    request = GenerateRequest.parse(given, runner.limits)
+    given = {"format": "raw", **fields} | ({} if control_image is None else {"control_image": control_image})
+    request = GenerateRequest.parse(given, components.limits)
 
     async def collect() -> list[Pictures]:
-        events = [event async for event in generate(request, control_image, runner)]
+        events = [event async for event in generate(request, control_image, components)]
         return [np.frombuffer(e.data, np.uint8).reshape(e.shape) for e in events if isinstance(e, Finished)]
 
     return np.stack(asyncio.run(collect()))
@@ -123,7 +127,7 @@ def _checkpoint(pipeline: StableDiffusionPipeline) -> Checkpoint:
         name="tiny",
         digest="0123456789",
         side=SIDE,
-        scheduler={**pipeline.scheduler.config, "_class_name": type(pipeline.scheduler).__name__},
+        scheduler=effective_scheduler({**pipeline.scheduler.config, "_class_name": type(pipeline.scheduler).__name__}),
         max_tokens=77,
         guidance_scale=7.5,
         bos_token_id=tokenizer.bos_token_id,

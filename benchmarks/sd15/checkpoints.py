@@ -8,11 +8,13 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
-from exporters.demo import models as demo
-from exporters.demo.tokens import write_tokenizer
 from exporters.onnx_export import quiet
+from training.demo.sd15 import models as demo
+from training.networks import clip_config
+from training.networks import make_vae as make_vae_of
+from training.tokens import write_tokenizer
 
 Size = Literal["demo", "full"]
 Model = TypeVar("Model")
@@ -46,7 +48,7 @@ def write_checkpoint(
     full = size == "full"
     parts = {
         "unet": made("unet", make_unet if full else demo.make_unet),
-        "vae": made("vae", make_vae if full else demo.make_vae),
+        "vae": made("vae", make_vae if full else make_vae_of),
         "text_encoder": made(
             "text encoder", lambda: make_text_encoder(tokenizer) if full else demo.make_text_encoder(tokenizer)
         ),
@@ -83,15 +85,7 @@ def make_unet() -> UNet2DConditionModel:
 
 def make_vae() -> AutoencoderKL:
     """vae/config.json of runwayml/stable-diffusion-v1-5: 84 M weights."""
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(128, 256, 512, 512),
-        layers_per_block=2,
-        norm_num_groups=32,
-        latent_channels=4,
-        sample_size=512,
-    )
+    return make_vae_of(widths=(128, 256, 512, 512), layers=2, groups=32, side=512)
 
 
 def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -99,18 +93,5 @@ def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
     The vocabulary has its 49408 entries; the ids of the special tokens are those of `tokenizer`.
     """
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=49408,
-            hidden_size=768,
-            intermediate_size=3072,
-            projection_dim=768,
-            num_hidden_layers=12,
-            num_attention_heads=12,
-            max_position_embeddings=77,
-            hidden_act="quick_gelu",
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    config = clip_config(tokenizer, width=768, layers=12, heads=12, vocab_size=49408, hidden_act="quick_gelu")
+    return CLIPTextModel(config)

@@ -15,6 +15,7 @@ import click
 from .cli import Command, url_option
 from .client import Client
 from .errors import DarkroomError
+from .fields import DEFAULTS, HELP
 from .generate_run import Run, carry_out
 from .models import GenerateOptions, pillow
 from .recorded import made_otherwise
@@ -34,6 +35,12 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tupl
     return width, int(sides[2] or width)
 
 
+def _help(name: str) -> str:
+    """What a field is for, with the service's default."""
+    default = DEFAULTS["generate"].get(name)
+    return HELP["generate"][name] + ("" if default in (None, "") else f" [service: {default}]")
+
+
 def _in_order(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     """Several options as one decorator, in the order in which --help shows them."""
 
@@ -46,6 +53,7 @@ def _in_order(*options: Callable[[Command], Command]) -> Callable[[Command], Com
 
 
 _picture_options = _in_order(
+    click.option("-m", "--model", metavar="NAME", help="A name of GET /models [service: its default]."),
     click.option(
         "-n",
         "--num-images",
@@ -59,15 +67,15 @@ _picture_options = _in_order(
     click.option(
         "--seed", type=click.IntRange(0), metavar="N", help="Makes the same picture again; drawn if not given."
     ),
-    click.option("--steps", type=click.IntRange(1), metavar="N", help="Denoising steps [service: 20]."),
+    click.option("--steps", type=click.IntRange(1), metavar="N", help=_help("steps")),
     click.option(
         "-g",
         "--guidance-scale",
         type=float,
         metavar="X",
-        help="How closely to follow the prompt [service: the checkpoint's].",
+        help=_help("guidance_scale"),
     ),
-    click.option("--negative-prompt", metavar="TEXT", help="What not to show."),
+    click.option("--negative-prompt", metavar="TEXT", help=_help("negative_prompt")),
     click.option(
         "--size",
         metavar="WxH",
@@ -76,7 +84,10 @@ _picture_options = _in_order(
     ),
     click.option("--width", type=click.IntRange(1), metavar="N", help="Instead of --size."),
     click.option("--height", type=click.IntRange(1), metavar="N", help="Instead of --size."),
-    click.option("--scheduler", metavar="NAME", help="The solver, such as euler_a, unipc or 'DPM++ 2M Karras'."),
+    click.option("--max-sequence-length", type=int, metavar="N", help=_help("max_sequence_length")),
+    click.option(
+        "--scheduler", metavar="NAME", help=f"Such as euler_a or 'DPM++ 2M Karras'. {HELP['generate']['scheduler']}"
+    ),
 )
 
 _control_options = _in_order(
@@ -84,39 +95,39 @@ _control_options = _in_order(
         "--control",
         "control_image",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="A picture that steers the result, by its outlines say.",
+        help=_help("control_image"),
     ),
-    click.option("--control-type", metavar="KIND", help="What is taken from it [service: canny]."),
+    click.option("--control-type", metavar="KIND", help=_help("control_type")),
     click.option(
         "--no-control-preprocess",
         "control_preprocess",
         flag_value=False,
         default=None,
         type=bool,
-        help="It is a map already, of edges say.",
+        help="The reference image is a map already, of edges for example.",
     ),
-    click.option("--low-threshold", type=int, metavar="N", help="Of the Canny edge detector [service: 100]."),
-    click.option("--high-threshold", type=int, metavar="N", help="Of the Canny edge detector [service: 200]."),
+    click.option("--low-threshold", type=int, metavar="N", help=_help("low_threshold")),
+    click.option("--high-threshold", type=int, metavar="N", help=_help("high_threshold")),
     click.option(
         "--control-scale",
         "controlnet_conditioning_scale",
         type=float,
         metavar="X",
-        help="How strongly it steers, 0 to 2 [service: 1].",
+        help=_help("controlnet_conditioning_scale"),
     ),
     click.option(
         "--control-start",
         "control_guidance_start",
         type=float,
         metavar="X",
-        help="Share of the steps after which it steers [service: 0].",
+        help=_help("control_guidance_start"),
     ),
     click.option(
         "--control-end",
         "control_guidance_end",
         type=float,
         metavar="X",
-        help="Share of the steps up to which it steers [service: 1].",
+        help=_help("control_guidance_end"),
     ),
     click.option(
         "--control-map",

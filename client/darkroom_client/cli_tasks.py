@@ -48,7 +48,9 @@ def _fields(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) 
 
 @click.command()
 @click.argument("prompt", required=False)
-@click.option("--operation", default="generate", show_default=True, help="What to do: generate, hidream or upscale.")
+@click.option(
+    "--operation", default="generate", show_default=True, help="What to do: generate, upscale, or the name of a model."
+)
 @click.option(
     "-i", "--image", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The picture to work on."
 )

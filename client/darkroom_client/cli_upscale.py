@@ -12,6 +12,7 @@ import click
 from .cli import describe, url_option
 from .client import AsyncClient
 from .errors import DarkroomError
+from .fields import HELP
 from .files import write_whole
 from .models import Format, UpscaleOptions
 from .plan import Job, Plan, make_plan
@@ -22,10 +23,10 @@ from .runner import RETRIES, ask_once, run_until_stopped, work_off, would_repeat
 @click.command()
 @click.argument("words", nargs=-1, required=True, metavar="INPUT... [OUTPUT]")
 @click.option("-o", "--output", metavar="PATH", help="Where to write: a file for one input, else a folder.")
-@click.option("-m", "--model", help="A model out of `darkroom info`; the service's default if not given.")
-@click.option("-s", "--scale", type=click.FloatRange(1, 8), help="Times as wide and as high; the model's own.")
-@click.option("--tile", type=click.IntRange(0, 4096), help="Edge of the tiles, 32 and more input pixels; 0: no tiles.")
-@click.option("--tile-pad", type=click.IntRange(0), help="Overlap of the tiles, in input pixels.")
+@click.option("-m", "--model", help="A model of `darkroom info`; the service's default if not given.")
+@click.option("-s", "--scale", type=click.FloatRange(1, 8), help=HELP["upscale"]["scale"])
+@click.option("--tile", type=click.IntRange(0, 4096), help=HELP["upscale"]["tile"])
+@click.option("--tile-pad", type=click.IntRange(0), help=HELP["upscale"]["tile_pad"])
 @click.option("-f", "--format", type=click.Choice(["png", "webp", "jpeg"]), help="By the output's name, else png.")
 @click.option("-q", "--quality", type=click.IntRange(1, 100), help="Of webp and jpeg.")
 @click.option("-j", "--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Files at a time.")

@@ -118,7 +118,7 @@ class Client(TaskMethods):
         scale: float | None = None,
         tile: int | None = None,
         tile_pad: int | None = None,
-        format: Format = "png",
+        format: Format | None = "png",
         quality: int | None = None,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> UpscaleResult:
@@ -152,7 +152,7 @@ class Client(TaskMethods):
         scale: float | None = None,
         tile: int | None = None,
         tile_pad: int | None = None,
-        format: Format = "png",
+        format: Format | None = "png",
         quality: int | None = None,
     ) -> list[BatchItem]:
         """Enlarge several pictures in one request; the options are those of `upscale` and hold for all.
@@ -278,7 +278,7 @@ class AsyncClient(AsyncTaskMethods):
         scale: float | None = None,
         tile: int | None = None,
         tile_pad: int | None = None,
-        format: Format = "png",
+        format: Format | None = "png",
         quality: int | None = None,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> UpscaleResult:
@@ -296,7 +296,7 @@ class AsyncClient(AsyncTaskMethods):
         scale: float | None = None,
         tile: int | None = None,
         tile_pad: int | None = None,
-        format: Format = "png",
+        format: Format | None = "png",
         quality: int | None = None,
     ) -> list[BatchItem]:
         """See `Client.upscale_batch`."""

@@ -46,8 +46,8 @@ class TaskMethods(ABC):
             for index, picture in enumerate(task.pictures):
                 Path(picture.name).write_bytes(darkroom.download(task.id, index))
 
-        :param operation: "generate" (the options of `generate`, and `enlarge`), "hidream" (the same without a control
-            picture, and `max_sequence_length`) or "upscale" (`image`, and the options of `upscale`).
+        :param operation: "generate" (the options of `generate`, and `enlarge`), "upscale" (`image`, and the options of
+            `upscale`), or the name of a model.
         :param idempotency_key: whoever sends the same request with the same key gets the same task. Drawn if not
             given, so that a request that is tried again does not make a second task.
         :param fields: of the operation; what is None is left to the service. Pictures as bytes, a path object

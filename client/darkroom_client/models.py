@@ -7,28 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypedDict, Union
+from typing import TYPE_CHECKING, Any, BinaryIO, Union
 
 from .errors import DarkroomError
+from .fields import Format as Format
+from .fields import GenerateOptions as GenerateOptions
+from .fields import UpscaleOptions as UpscaleOptions
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 # The bytes of a picture, the path of one (never base64), or a file opened for reading bytes.
 ImageInput = Union[bytes, str, "os.PathLike[str]", BinaryIO]
-
-Format = Literal["png", "webp", "jpeg"]
-
-
-class UpscaleOptions(TypedDict, total=False):
-    """The keyword arguments of `upscale` and `upscale_batch`; None leaves the choice to the service."""
-
-    model: str | None
-    scale: float | None
-    tile: int | None
-    tile_pad: int | None
-    format: Format
-    quality: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,48 +55,6 @@ class BatchItem:
     image: bytes | None = None
     media_type: str | None = None
     error: DarkroomError | None = None
-
-
-class GenerateOptions(TypedDict, total=False):
-    """The keyword arguments of `generate`; None leaves the choice to the service.
-
-    :param negative_prompt: what not to show.
-    :param steps: denoising steps.
-    :param guidance_scale: how closely to follow the prompt; 1 and below do without guidance, which is twice as
-        fast.
-    :param seed: of the first picture; the k-th has seed + k. Drawn by the service if not given.
-    :param width, height: in pixels, multiples of 8.
-    :param num_images: pictures of this prompt.
-    :param scheduler: name of the solver.
-    :param control_image: a picture whose outlines, say, steer the result.
-    :param control_type: what is taken from it, "canny" for outlines.
-    :param control_preprocess: False if `control_image` is what the ControlNet reads, a map of outlines say.
-    :param low_threshold, high_threshold: of the Canny edge detector, 1..255.
-    :param controlnet_conditioning_scale: how strongly it steers, 0..2.
-    :param control_guidance_start, control_guidance_end: shares of the steps (0..1) between which it steers.
-    :param preview_every: steps between previews.
-    :param quality: of webp and jpeg, 1..100.
-    """
-
-    negative_prompt: str | None
-    steps: int | None
-    guidance_scale: float | None
-    seed: int | None
-    width: int | None
-    height: int | None
-    num_images: int | None
-    scheduler: str | None
-    control_image: ImageInput | None
-    control_type: str | None
-    control_preprocess: bool | None
-    low_threshold: int | None
-    high_threshold: int | None
-    controlnet_conditioning_scale: float | None
-    control_guidance_start: float | None
-    control_guidance_end: float | None
-    preview_every: int | None
-    format: Format | None
-    quality: int | None
 
 
 @dataclass(frozen=True, kw_only=True)

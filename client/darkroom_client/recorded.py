@@ -7,26 +7,31 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from .fields import DEFAULTS
+
 KEYWORD = b"darkroom"  # of the text chunk (tEXt) that holds all parameters as JSON
 LARGEST_TEXT = 1 << 20  # bytes; a chunk that claims more is none of ours
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-# Of what is not asked for, the service takes these: the values are part of its contract.
-_DEFAULTS: dict[str, Any] = {"steps": 20, "negative_prompt": "", "control_type": None}
+# Of what is not asked for, the service takes these.
+_DEFAULTS: dict[str, Any] = {"steps": DEFAULTS["generate"]["steps"], "negative_prompt": "", "control_type": None}
 _CONTROL_DEFAULTS = {
-    "control_type": "canny",
-    "control_preprocess": True,
-    "low_threshold": 100,
-    "high_threshold": 200,
-    "controlnet_conditioning_scale": 1.0,
-    "control_guidance_start": 0.0,
-    "control_guidance_end": 1.0,
+    name: DEFAULTS["generate"][name]
+    for name in (
+        "control_type",
+        "control_preprocess",
+        "low_threshold",
+        "high_threshold",
+        "controlnet_conditioning_scale",
+        "control_guidance_start",
+        "control_guidance_end",
+    )
 }
 # What pictures do not record that were made before there was such a field.
 _RECORDED = {"control_preprocess": True}
 # These say nothing about the picture, or cannot be seen in what is recorded.
-_NOT_COMPARED = {"num_images", "format", "quality", "preview_every", "control_image"}
+_NOT_COMPARED = {"num_images", "format", "quality", "preview_every", "control_image", "model"}
 
 
 def made_otherwise(path: Path, wanted: Mapping[str, Any], most_steps: Callable[[], int | None] = lambda: None) -> bool:

@@ -19,7 +19,8 @@ class Checkpoint:
     :param name: the hub id or the folder's name.
     :param digest: the first ten hexadecimal digits of the SHA-256 of the denoising network's weights.
     :param side: width and height that it was trained at, in pixels.
-    :param scheduler: scheduler_config.json.
+    :param scheduler: scheduler_config.json with what diffusers' pipeline of the family changes in it: schedulers are
+        made of it as it is.
     :param latent_rgb: (channels + 1) x 3: RGB (0..1) per latent channel, then a constant: a preview is latents times
         it.
     """
@@ -38,6 +39,11 @@ class Checkpoint:
         """
         raw = json.loads((folder / FILE_NAME).read_text())
         return cls(**{field.name: raw[field.name] for field in fields(cls)})
+
+    @property
+    def request_defaults(self) -> dict[str, Any]:
+        """Values of fields that a request does not name, where they go before those of the family."""
+        return {}
 
     def to_json(self) -> str:
         """The content of pipeline.json."""

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from darkroom import __version__
 from darkroom.diffusion.checkpoint import Checkpoint
-from darkroom.diffusion.sampling import Predict, Schedule, Stepped, denoise, predicted_original
+from darkroom.diffusion.sampling import Predict, Schedule, Stepped, denoise, initial_latents, predicted_original
 from darkroom.diffusion.schedulers import scheduler_key
 from darkroom.images import Picture, Pixels, encode
 from darkroom.parameters import text_chunks
 from darkroom.png import encode_png
-from darkroom.request.fields import PictureRequest
+from darkroom.request.image import ImageRequest
 from darkroom.serving.networks import Array, Network
 
 
@@ -55,38 +55,59 @@ class Finished:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """The pictures of one request.
+class Phase:
+    """A part of the way from noise to the result that one network goes.
+
+    :param schedule: has a solver of its own: nothing of what a solver remembers passes to the next phase.
+    """
+
+    schedule: Schedule
+    predict: Predict
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationJob:
+    """The images of one request.
 
     :param vae_decoder: latents (n, channels, h, w) -> image (n, 8h, 8w, 3) uint8.
     :param details: what the pictures carry beside `base_details`.
     :param stopped: asked before every step whether the client has gone.
     """
 
-    request: PictureRequest
+    request: ImageRequest
     checkpoint: Checkpoint
     vae_decoder: Network
     details: Mapping[str, Any]
     stopped: Callable[[], bool]
 
 
+def steps_of(phases: Sequence[Phase]) -> int:
+    """The number of network calls of all phases together."""
+    return sum(len(phase.schedule) for phase in phases)
+
+
 async def run(
-    job: Job, noise: Tensor, schedule: Schedule, predict: Predict, generators: Sequence[torch.Generator]
+    job: GenerationJob, noise: Tensor, phases: Sequence[Phase], generators: Sequence[torch.Generator]
 ) -> AsyncGenerator[Progress | Finished, None]:
     """Denoise, decode and encode: `Progress` for the steps that the request wants to hear of, then `Finished` per
     picture.
 
     :param noise: (n, channels, h, w), a row per picture.
+    :param phases: one after the other; each begins with the latents that the one before has left, as they are.
     :raises Cancelled: `job.stopped` said so.
     """
-    request, latents = job.request, noise
-    async for stepped in denoise(noise, schedule, predict, generators=generators, stopped=job.stopped):
-        latents = stepped.latents
-        done = stepped.step.index + 1
-        wanted = _due(request.preview_every, done) and done < len(schedule)
-        preview = _preview(stepped, schedule, job.checkpoint) if wanted else None
-        if wanted or _due(request.progress_every, done):
-            yield Progress(done=done, total=len(schedule), preview=preview)
+    request, latents = job.request, initial_latents(noise, phases[0].schedule)
+    done, total = 0, steps_of(phases)
+    for phase in phases:
+        async for stepped in denoise(
+            latents, phase.schedule, phase.predict, generators=generators, stopped=job.stopped
+        ):
+            latents = stepped.latents
+            done += 1
+            wanted = _due(request.preview_every, done) and done < total
+            preview = _preview(stepped, phase.schedule, job.checkpoint) if wanted else None
+            if wanted or _due(request.progress_every, done):
+                yield Progress(done=done, total=total, preview=preview)
     async for picture in _pictures(latents, job):
         yield picture
 
@@ -97,14 +118,14 @@ def _due(every: int, done: int) -> bool:
 
 def _preview(stepped: Stepped, schedule: Schedule, checkpoint: Checkpoint) -> bytes:
     """PNG, one pixel per latent: a linear guess at what the VAE would make of the predicted picture."""
-    original = predicted_original(stepped, schedule, checkpoint.scheduler)
+    original = predicted_original(stepped, schedule)
     matrix = torch.tensor(checkpoint.latent_rgb)
     rgb = torch.einsum("nchw,cr->nhwr", original, matrix[:-1]) + matrix[-1]
     pixels = (rgb.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     return encode_png(np.concatenate(pixels, axis=1))
 
 
-async def _pictures(latents: Tensor, job: Job) -> AsyncIterator[Finished]:
+async def _pictures(latents: Tensor, job: GenerationJob) -> AsyncIterator[Finished]:
     """Decode and encode one picture after the other; the decoder has all of them from the start."""
     images = (await job.vae_decoder({"latents": latents.numpy()}))["image"]
     for index, pixels in enumerate(images):
@@ -114,16 +135,16 @@ async def _pictures(latents: Tensor, job: Job) -> AsyncIterator[Finished]:
         yield Finished(data=data, shape=(height, width, channels), details=details, last=index + 1 == len(images))
 
 
-def _encoded(pixels: Pixels, request: PictureRequest, details: Mapping[str, Any]) -> bytes:
+def _encoded(pixels: Pixels, request: ImageRequest, details: Mapping[str, Any]) -> bytes:
     text = text_chunks(details)
     return encode(Picture(rgb=pixels), format=request.format, quality=request.quality, text=text)
 
 
-def base_details(request: PictureRequest, checkpoint: Checkpoint, index: int) -> dict[str, Any]:
+def base_details(request: ImageRequest, checkpoint: Checkpoint, index: int) -> dict[str, Any]:
     """What it takes to make picture `index` again, alone: the picture carries it."""
     return {
         "prompt": request.prompt,
-        "negative_prompt": request.negative_prompt,
+        "negative_prompt": request.negative_prompt or "",
         "steps": request.steps,
         "scheduler": scheduler_key(checkpoint.scheduler, request.scheduler),
         "guidance_scale": request.guidance_scale,

@@ -87,16 +87,23 @@ FLOW_SCHEDULERS: dict[str, SchedulerSpec] = {
         settings={"prediction_type": "flow_prediction", "use_flow_sigmas": True},
         shift="flow_shift",
     ),
-    # What HiDream's own repository calls FlashFlowMatchEulerDiscreteScheduler: to the picture and back, new noise.
+    # Also known as FlashFlowMatchEulerDiscreteScheduler: each step goes to the image and back, with new noise.
     "flow_flash": SchedulerSpec(diffusers_class="FlowMatchLCMScheduler", title="Flow Flash", shift="shift"),
 }
 """For models that predict a velocity between picture and noise: flow matching (Lipman et al. 2023)."""
 
 _ALL = {**SCHEDULERS, **FLOW_SCHEDULERS}
 _CLASS = re.compile(r"[A-Z][A-Za-z0-9]{2,60}Scheduler")
-_OF_THE_PIPELINE = {"clip_sample": False, "steps_offset": 1}
-"""What diffusers' StableDiffusionPipeline sets whatever a checkpoint says (its __init__ in
-pipelines/stable_diffusion/pipeline_stable_diffusion.py): latents are no pixels, and have no bounds to be clipped to."""
+_DYNAMIC = (
+    "use_dynamic_shifting",
+    "time_shift_type",
+    "base_shift",
+    "max_shift",
+    "base_image_seq_len",
+    "max_image_seq_len",
+    "shift_terminal",
+)
+"""Settings of flow matching for a shift that depends on the size of the image, in all classes that have them."""
 
 
 def _plain(name: str) -> str:
@@ -190,19 +197,32 @@ def make_scheduler(name: str | None, config: Mapping[str, Any]) -> Any:
     :param name: a key of SCHEDULERS or, for a checkpoint of flow matching, of FLOW_SCHEDULERS; or the name of a class
         in diffusers, that of the checkpoint or one of SCHEDULERS, as the configuration has it; None = the class that
         the configuration names.
-    :param config: the checkpoint's scheduler_config.json.
+    :param config: the checkpoint's scheduler_config.json, as pipeline.json has it: see `Checkpoint.scheduler`.
     :raises InvalidInput: another class.
     """
     if name is not None and name in FLOW_SCHEDULERS:
-        # The classes have one setting in common, the shift, and each its own name for it.
-        config = flow_config(name, float(config.get("flow_shift", config.get("shift", 1.0))))
-        name = None
+        config, name = _converted(name, config), None
     spec = SCHEDULERS[name] if name is not None and name in SCHEDULERS else _as_configured(name, config)
-    kind = getattr(importlib.import_module("diffusers"), spec.diffusers_class)
-    known = inspect.signature(kind.__init__).parameters
-    of_the_pipeline = {} if is_flow(config) else {key: v for key, v in _OF_THE_PIPELINE.items() if key in known}
+    kind = _class(spec)
+    known = _arguments(kind)
     settings = {key: value for key, value in spec.settings.items() if key in known}
-    return kind.from_config(dict(config), **of_the_pipeline, **settings)
+    return kind.from_config(dict(config), **settings)
+
+
+def _converted(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration of flow matching for another class: of the settings only the shift is common to all, by two
+    names, and what it depends on to those that know of it."""
+    known = _arguments(_class(FLOW_SCHEDULERS[name]))
+    dynamic = {key: config[key] for key in _DYNAMIC if key in config and key in known}
+    return {**flow_config(name, float(config.get("flow_shift", config.get("shift", 1.0)))), **dynamic}
+
+
+def _class(spec: SchedulerSpec) -> Any:
+    return getattr(importlib.import_module("diffusers"), spec.diffusers_class)
+
+
+def _arguments(kind: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(kind.__init__).parameters
 
 
 def _as_configured(name: str | None, config: Mapping[str, Any]) -> SchedulerSpec:

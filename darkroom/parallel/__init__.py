@@ -1,6 +1,6 @@
-"""The HiDream transformer over several devices: tensor and expert parallelism behind one call.
+"""Ranks: processes of torch.distributed that run one program together, behind one call. No model is named here.
 
-`DistributedTransformer` (transformer.py) is what a Triton model uses. Below it: `layout` which rank holds what, `plan`
-how each parameter is cut, `shard` a rank's part of the model, `ranks` the processes, `rank` what runs in each of them.
-Decision 12 says why it is built this way.
+`ranks` starts, watches, calls and ends them; `rank` is what runs in each of them; `program` is what a model has to
+bring; `layout` and `devices` describe the grid of ranks and the devices that they are on. Decision 12 says why it is
+built this way.
 """

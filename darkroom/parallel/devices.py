@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from darkroom.errors import InvalidInput
-from darkroom.parallel.layout import layout_for
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +36,7 @@ KINDS: dict[str, DeviceKind] = {
     for kind in (
         DeviceKind(name="cpu", backend="gloo"),
         DeviceKind(name="cuda", backend="nccl"),
-        # The variables and their values are those of the HiDream service whose contract this service keeps.
+        # The variables and their values are those of an older service whose contract this one keeps.
         DeviceKind(
             name="npu",
             backend="hccl",
@@ -62,7 +61,7 @@ _LOCAL = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 def parse_devices(text: str) -> tuple[int, ...]:
     """The numbers of "0,1,2,3".
 
-    :raises InvalidInput: not such a list, a device twice, or a number of devices that there is no layout for.
+    :raises InvalidInput: not such a list, or a device twice.
     """
     words = [word.strip() for word in text.split(",")]
     if not all(word.isascii() and word.isdigit() and int(word) < 64 for word in words):
@@ -72,7 +71,6 @@ def parse_devices(text: str) -> tuple[int, ...]:
     numbers = tuple(map(int, words))
     if len(set(numbers)) != len(numbers):
         raise InvalidInput(f"devices must name each device once; got {text!r}", param="devices")
-    layout_for(len(numbers))
     return numbers
 
 

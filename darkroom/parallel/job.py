@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from darkroom.parallel.layout import Layout
 
@@ -12,14 +14,16 @@ JOB_FILE = "job.json"
 SOCKET = "leader"
 STORE = "store"
 """Where ranks find each other."""
+ANSWER = ""
+"""The name of a call's answer among its tensors. Inputs have other names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timeouts:
     """All in seconds.
 
-    :param start: from the start of the processes until every rank has its part of the model.
-    :param call: for one prediction.
+    :param start: from the start of the processes until every rank has loaded its part.
+    :param call: for one call.
     :param beat: a rank that was not heard of for that long hangs. It beats ten times as often.
     """
 
@@ -34,14 +38,18 @@ class Timeouts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """:param folder: of the transformer. :param dtype: of torch, without "torch."."""
+class RanksJob:
+    """What to run where.
 
-    folder: str
+    :param program: "module:function", a `darkroom.parallel.program.Program` that each rank imports.
+    :param arguments: for it, as JSON has them.
+    """
+
+    program: str
+    arguments: Mapping[str, Any]
     layout: Layout
     device_type: str
     devices: tuple[int, ...]
-    dtype: str
     timeouts: Timeouts = field(default_factory=Timeouts)
 
     def write(self, private: Path) -> None:
@@ -49,7 +57,7 @@ class Job:
         (private / JOB_FILE).write_text(json.dumps(asdict(self)))
 
     @classmethod
-    def read(cls, private: Path) -> Job:
+    def read(cls, private: Path) -> RanksJob:
         """What `write` wrote."""
         fields = json.loads((private / JOB_FILE).read_text())
         fields["layout"] = Layout(**fields["layout"])

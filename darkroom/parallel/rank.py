@@ -1,7 +1,7 @@
 """One rank, started by torchrun: `python -m darkroom.parallel.rank PRIVATE_FOLDER`, with RANK in the environment.
 
-It says hello to the leader, loads its part of the model, and predicts whenever it is told to. All ranks read a call's
-inputs from the same memory; the first one writes the prediction there.
+It says hello to the leader, loads the job's program, and runs it whenever it is told to. All ranks read a call's inputs
+from the same memory; the first one writes the answer there.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from darkroom.parallel.job import SOCKET, STORE, Job
+from darkroom.parallel.job import ANSWER, SOCKET, STORE, RanksJob
+from darkroom.parallel.layout import Place
 from darkroom.parallel.processes import die_with_parent
 
 if TYPE_CHECKING:
     import torch
 
     from darkroom.parallel.channel import Channel
-    from darkroom.parallel.modules import Group
-    from darkroom.parallel.shard import Groups
+    from darkroom.parallel.program import Context
 
 log = logging.getLogger("darkroom.parallel.rank")
 
@@ -71,7 +71,7 @@ def main() -> None:
     from darkroom.parallel.channel import Channel  # torch: a second that a dead parent should not have to wait
 
     private, rank = Path(sys.argv[1]), int(os.environ["RANK"])
-    job = Job.read(private)
+    job = RanksJob.read(private)
     channel = Channel.connect(private / SOCKET)
     channel.send({"state": "hello", "rank": rank})
     lifeline = Lifeline(channel, job.timeouts.beat / 10)
@@ -82,43 +82,35 @@ def main() -> None:
         raise
 
 
-def _serve(job: Job, rank: int, private: Path, lifeline: Lifeline) -> None:
-    import torch
-
+def _serve(job: RanksJob, rank: int, private: Path, lifeline: Lifeline) -> None:
     from darkroom.parallel.channel import Entry, SharedTensors
     from darkroom.parallel.devices import device_of, kind_of
-    from darkroom.parallel.layout import Place
-    from darkroom.parallel.shard import count_parameters, load_shard
-    from darkroom.pipelines.hidream.transformer import predict
+    from darkroom.parallel.program import find_program
 
     device = device_of(kind_of(job.device_type), job.devices, rank)
-    groups = _join(job, rank, private, device)
-    dtype: torch.dtype = getattr(torch, job.dtype)
-    place = Place(layout=job.layout, rank=rank)
-    model = load_shard(Path(job.folder), place=place, groups=groups, device=device, dtype=dtype)
-    parameters = count_parameters(model)
-    log.info("rank %d of %d is ready on %s with %d parameters", rank, job.layout.size, device, parameters)
-    lifeline.say(state="ready", device=str(device), parameters=parameters)
+    program = find_program(job.program)
+    loaded = program(_join(job, rank, private, device), job.arguments)
+    log.info("rank %d of %d is ready on %s with %d parameters", rank, job.layout.size, device, loaded.parameters)
+    lifeline.say(state="ready", device=str(device), parameters=loaded.parameters)
     messages = lifeline.messages()
     shared = SharedTensors(next(messages)["fd"])
     for call in messages:
-        entries = [Entry(**fields) for fields in call["tensors"]]
-        tensors = shared.views(entries)
-        output = tensors.pop("prediction")
-        prediction = predict(model, tensors)
+        tensors = shared.views([Entry(**fields) for fields in call["tensors"]])
+        output = tensors.pop(ANSWER)
+        answer = loaded.run(tensors)
         if rank == 0:
-            output.copy_(prediction)
+            output.copy_(answer)
         del tensors, output  # so that memory that was outgrown can go
         lifeline.say(state="done", call=call["call"])
 
 
-def _join(job: Job, rank: int, private: Path, device: torch.device) -> Groups:
+def _join(job: RanksJob, rank: int, private: Path, device: torch.device) -> Context:
     """Meet the other ranks, and see that a sum over them is right before it is relied on."""
     import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
 
     from darkroom.parallel.devices import kind_of
-    from darkroom.parallel.shard import Groups
+    from darkroom.parallel.program import Context, check_sum
 
     dist.init_process_group(
         kind_of(job.device_type).backend,
@@ -127,22 +119,11 @@ def _join(job: Job, rank: int, private: Path, device: torch.device) -> Groups:
         world_size=job.layout.size,
         timeout=timedelta(seconds=job.timeouts.start),  # for calls the leader has a deadline, and kills
     )
-    _check_sum(device, dist.group.WORLD, job.layout.size)
+    check_sum(device, dist.group.WORLD, job.layout.size)
     # After that sum, because a mesh that finds the device unused selects another one, by LOCAL_RANK.
-    mesh = init_device_mesh(device.type, (job.layout.ep, job.layout.tp), mesh_dim_names=("ep", "tp"))
-    groups = Groups(tp=mesh.get_group("tp"), all=dist.group.WORLD)
-    _check_sum(device, groups.tp, job.layout.tp)
-    return groups
-
-
-def _check_sum(device: torch.device, group: Group, size: int) -> None:
-    import torch
-
-    from darkroom.parallel.modules import sum_over
-
-    total = sum_over(torch.ones(1, device=device), group).item()
-    if total != size:
-        raise RuntimeError(f"a sum over {size} ranks gave {total}")
+    axes = job.layout.axes
+    mesh = init_device_mesh(device.type, tuple(axes.values()), mesh_dim_names=tuple(axes))
+    return Context(place=Place(layout=job.layout, rank=rank), device=device, mesh=mesh)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import selectors
 import shutil
 import socket
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from darkroom.parallel.channel import Channel, SharedTensors
 from darkroom.parallel.devices import kind_of, rank_environment
-from darkroom.parallel.job import SOCKET, Job
+from darkroom.parallel.job import ANSWER, SOCKET, RanksJob
 from darkroom.parallel.processes import family, is_alive, kill
 
 log = logging.getLogger(__name__)
@@ -39,12 +40,14 @@ PREFIX = "darkroom-ranks-"
 _LOOK_EVERY = 0.25  # seconds
 _STOOD_STILL = 5.0  # seconds between two looks
 _GRACE = 5.0  # seconds that torchrun gets to end after its ranks
+_DYING = 2.0  # seconds that a process may take to be gone after it has closed its sockets
+_PATH = re.compile(r"(?<![\w.])/[^\s'\",:;)]+")
+_LONGEST_REASON = 300
 _YOUNG = 60.0  # seconds within which a private folder may not have its socket yet
-_PREDICTION = "prediction"
 
 
 class RanksFailed(Exception):
-    """The ranks cannot go on. It never leaves this package: the caller goes on with one device."""
+    """The ranks cannot go on. Who has them goes on without."""
 
 
 @dataclass(kw_only=True)
@@ -70,13 +73,13 @@ class _Rank:
 
 
 class Ranks:
-    """All ranks of one model; `wait_ready` before the first call.
+    """All ranks of one job; `wait_ready` before the first call.
 
     :param on_failure: called once, from another thread, when the ranks have failed.
     :raises OSError: no private folder, socket or memory could be made.
     """
 
-    def __init__(self, job: Job, *, on_failure: Callable[[], None]) -> None:
+    def __init__(self, job: RanksJob, *, on_failure: Callable[[], None]) -> None:
         self._job = job
         self._on_failure = on_failure
         self._one_call = threading.Lock()
@@ -110,17 +113,18 @@ class Ranks:
         )
         self._tell_all({"memory": True}, fd=self._memory.fd)
 
-    def call(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """One prediction by all ranks together. Thread safe; one at a time.
+    def call(self, inputs: Mapping[str, Tensor], shape: Sequence[int]) -> Tensor:
+        """Run the job's program once, on all ranks together. Thread safe; one call at a time.
 
-        :param inputs: of `predict`.
-        :returns: float32, of the shape of hidden_states, on the CPU.
+        :param inputs: what the program takes, of the types in `darkroom.parallel.channel.DTYPES`.
+        :param shape: of the answer.
+        :returns: float32, on the CPU.
         :raises RanksFailed: a rank ended, hangs, or reported an error.
         """
         with self._one_call:
             self._check()
-            answer = torch.zeros(inputs["hidden_states"].shape)
-            entries = self._memory.write({**inputs, _PREDICTION: answer})
+            answer = torch.zeros(tuple(shape))
+            entries = self._memory.write({**inputs, ANSWER: answer})
             self._calls += 1
             self._tell_all({"call": self._calls, "tensors": [entry.to_json() for entry in entries]})
             self._wait_for(
@@ -128,7 +132,7 @@ class Ranks:
                 self._job.timeouts.call,
                 "gave no answer",
             )
-            return answer.copy_(self._memory.views(entries)[_PREDICTION])
+            return answer.copy_(self._memory.views(entries)[ANSWER])
 
     @property
     def failure(self) -> str | None:
@@ -182,7 +186,7 @@ class Ranks:
         with self._changed:
             if self._failure is None and not self._closing:
                 self._failure, self._failed_at = reason, time.time()
-                log.warning("the distributed transformer stops: %s", reason)
+                log.warning("the ranks stop: %s", reason)
             self._changed.notify_all()
 
     # From here on: the watching thread.
@@ -253,8 +257,11 @@ class Ranks:
 
     def _cause(self, rank: _Rank, reason: str) -> str:
         """Why the ranks failed, when one says that it did: perhaps only for having lost another one, which has died."""
-        for other in self._ranks.values():
-            if other is not rank and not is_alive(other.process):
+        # The sockets of a dying process close before it is gone.
+        others = [other for other in self._ranks.values() if other is not rank]
+        psutil.wait_procs([other.process for other in others], timeout=_DYING)
+        for other in others:
+            if not is_alive(other.process):
                 while (message := other.channel.receive()) is not None:  # nobody is there who could let this wait
                     if message["state"] == "failed":
                         return other.failed(message["reason"])
@@ -297,6 +304,12 @@ class Ranks:
         below = family(torchrun.pid)
         torchrun.terminate()
         kill([*below, *(rank.process for rank in self._ranks.values())])
+
+
+def for_clients(reason: str) -> str:
+    """Why the ranks failed as clients may read it: a rank's own words may be long, and name files of this machine."""
+    first = (reason.splitlines() or [""])[0]
+    return _PATH.sub("(a file)", first)[:_LONGEST_REASON]
 
 
 def _sweep() -> None:

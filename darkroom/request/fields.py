@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol, get_args
 
 from darkroom.errors import InvalidInput, TooLarge
@@ -29,79 +27,11 @@ _SHOWN = 60
 """Characters of a value in an error message."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PictureRequest:
-    """What every request for pictures says.
-
-    :param prompt, negative_prompt: any length up to the limit.
-    :param steps: denoising steps.
-    :param guidance_scale: of classifier-free guidance (Ho and Salimans 2022); 1 and below do without; None = what suits
-        the checkpoint.
-    :param seed: of the first picture; the k-th has `seed + k`.
-    :param width, height: in pixels; None = the side that the checkpoint was trained at.
-    :param scheduler: a name of `darkroom.diffusion.schedulers`; None = the checkpoint's own.
-    :param progress_every: steps between reports of progress; 0 = none.
-    :param preview_every: steps between previews; 0 = none.
-    :param format: "png", "webp", "jpeg", or "raw" (bare rows).
-    :param quality: 1..100, for WebP and JPEG.
-    """
-
-    prompt: str
-    negative_prompt: str = ""
-    steps: int
-    guidance_scale: float | None
-    seed: int
-    width: int | None = None
-    height: int | None = None
-    num_images: int = 1
-    scheduler: str | None = None
-    progress_every: int = 1
-    preview_every: int = 0
-    format: Format = "png"
-    quality: int = 90
-
-    @property
-    def guided(self) -> bool:
-        """Whether there is classifier-free guidance: two rows per picture instead of one."""
-        return self.guidance_scale is None or self.guidance_scale > 1
-
-
 class PixelLimits(Protocol):
     """Limits that say how many pixels a picture may have: width times height."""
 
     @property
     def max_pixels(self) -> int: ...
-
-
-class PictureLimits(PixelLimits, Protocol):
-    """What an installation allows in a request for images."""
-
-    @property
-    def max_steps(self) -> int: ...
-
-    @property
-    def max_images(self) -> int: ...
-
-    @property
-    def max_prompt(self) -> int: ...
-
-
-def picture_ranges(limits: PictureLimits) -> dict[str, Bounds]:
-    """The smallest and the largest value of every number that all families take, by the field's name. Requests are
-    checked by it, and the documentation is made of it."""
-    sides = (SIDE_MINIMUM, limits.max_pixels // SIDE_MINIMUM)
-    every = (0, limits.max_steps)
-    return {
-        "steps": (1, limits.max_steps),
-        "guidance_scale": GUIDANCE_RANGE,
-        "seed": SEED_RANGE,
-        "width": sides,
-        "height": sides,
-        "num_images": (1, limits.max_images),
-        "progress_every": every,
-        "preview_every": every,
-        "quality": QUALITY_RANGE,
-    }
 
 
 def check_pixels(width: int, height: int, limits: PixelLimits) -> None:
@@ -111,30 +41,6 @@ def check_pixels(width: int, height: int, limits: PixelLimits) -> None:
             f"width x height must be at most {limits.max_pixels:,} pixels; got {width}x{height} = {width * height:,}.",
             param="width",
         )
-
-
-def text(given: Mapping[str, Any], name: str, longest: int) -> str:
-    """A text of at most `longest` characters; "" where there is none.
-
-    :raises InvalidInput: it is longer.
-    """
-    value = str(given.get(name, ""))
-    if len(value) > longest:
-        raise InvalidInput(f"{name} must have at most {longest} characters; got {len(value)}.", param=name)
-    return value
-
-
-def side(given: Mapping[str, Any], name: str, limits: PixelLimits, *, multiple: int) -> int | None:
-    """Pixels of a side, SIDE_MINIMUM and more, or None.
-
-    :raises InvalidInput: it is out of range or no multiple of `multiple`.
-    """
-    if name not in given:
-        return None
-    value = integer(given, name, 0, (SIDE_MINIMUM, limits.max_pixels // SIDE_MINIMUM))
-    if value % multiple:
-        raise InvalidInput(f"{name} must be a multiple of {multiple}; got {shown(value)}.", param=name)
-    return value
 
 
 def shown(value: object, longest: int = _SHOWN) -> str:
@@ -218,15 +124,6 @@ def number(given: Mapping[str, Any], name: str, default: float, bounds: Bounds) 
     return real
 
 
-def seed_of(given: Mapping[str, Any]) -> int:
-    """The seed; one is drawn where there is none, or ANY_SEED.
-
-    :raises InvalidInput: it is outside of SEED_RANGE.
-    """
-    seed = integer(given, "seed", ANY_SEED, SEED_RANGE, also={ANY_SEED: "any"})
-    return secrets.randbelow(DRAWN_SEEDS) if seed == ANY_SEED else seed
-
-
 def choice(name: str, value: object, allowed: Iterable[str], *, other_names: Mapping[str, str] | None = None) -> str:
     """One of a few words, in any case and with any blanks around it.
 
@@ -240,19 +137,3 @@ def choice(name: str, value: object, allowed: Iterable[str], *, other_names: Map
     if found is None:
         raise InvalidInput(f"{name} must be one of {', '.join(words)}; got {shown(value)}.", param=name)
     return found
-
-
-def format_name(given: Mapping[str, Any], default: Format, allowed: Iterable[str] = FORMATS) -> Format:
-    """How the picture is encoded.
-
-    :raises InvalidInput: none of `allowed`.
-    """
-    name: Any = choice("format", given.get("format", default), allowed, other_names=OTHER_FORMATS)
-    kind: Format = name
-    return kind
-
-
-def required(given: Mapping[str, Any], name: str) -> None:
-    """:raises InvalidInput: the field is not there."""
-    if name not in given:
-        raise InvalidInput(f"{name} is missing.", param=name)

@@ -1,4 +1,4 @@
-"""Requests into runs: merge requests of equal shapes along the first dimension, run once, split the outputs.
+"""Merges calls of equal shapes along the first dimension, runs the network once, and splits the outputs.
 
 Plain numpy, for every network that runs in a Python process: knows neither Triton nor an engine.
 """
@@ -26,8 +26,8 @@ class BatchDimensionError(Exception):
 
 
 @dataclass(frozen=True)
-class Job:
-    """One request: its input arrays by name, and the names of the outputs that it asks for."""
+class NetworkCall:
+    """One request to a network: its input arrays by name, and the names of the outputs that it asks for."""
 
     inputs: Tensors
     outputs: Sequence[str]
@@ -50,61 +50,67 @@ def decode_strings(name: str, values: Array) -> Array:
     return np.array(texts, dtype=np.object_).reshape(values.shape)
 
 
-def groups(jobs: Sequence[Job], *, batching: bool, caps: RowCaps | None = None) -> list[list[int]]:
-    """The positions of jobs that can run together: equal inputs and equal shapes behind the batch dimension.
+def groups(calls: Sequence[NetworkCall], *, batching: bool, caps: RowCaps | None = None) -> list[list[int]]:
+    """The positions of calls that can run together: equal inputs and equal shapes behind the batch dimension.
 
-    Without `batching` every job runs alone. A job is never divided, even when it has more rows than its cap.
+    Without `batching` every call runs alone. A call is never divided, even when it has more rows than its cap.
     """
     if not batching:
-        return [[index] for index in range(len(jobs))]
-    found: dict[tuple[tuple[str, tuple[int, ...]], ...], list[int]] = {}
-    for index, job in enumerate(jobs):
-        key = tuple(sorted((name, array.shape[1:]) for name, array in job.inputs.items()))
+        return [[index] for index in range(len(calls))]
+    found: dict[Shapes, list[int]] = {}
+    for index, call in enumerate(calls):
+        key = tuple(sorted((name, array.shape[1:]) for name, array in call.inputs.items()))
         found.setdefault(key, []).append(index)
     if caps is None:
         return list(found.values())
-    return [part for group in found.values() for part in _parts(group, jobs, caps.most(jobs[group[0]].inputs))]
+    return [part for group in found.values() for part in _parts(group, calls, caps.most(calls[group[0]].inputs))]
 
 
-def _parts(group: list[int], jobs: Sequence[Job], most: int) -> list[list[int]]:
-    """The jobs of a group in their order, in parts of at most `most` rows."""
+def _parts(group: list[int], calls: Sequence[NetworkCall], most: int) -> list[list[int]]:
+    """The calls of a group in their order, in parts of at most `most` rows."""
     parts: list[list[int]] = []
     rows = most
     for index in group:
-        rows += jobs[index].rows
+        rows += calls[index].rows
         if rows > most or not parts:
             parts.append([])
-            rows = jobs[index].rows
+            rows = calls[index].rows
         parts[-1].append(index)
     return parts
 
 
-class Engines:
-    """One network several times, each with its plan for the shapes that it ran last.
+class SessionsByShape:
+    """One network, opened several times; each session keeps the shapes that it ran last.
 
-    ONNX Runtime's CUDA convolutions build their plans anew for every call whose shapes are not those of the last one,
-    which takes as long as many calls (docs/decisions/0015-shapes-on-a-gpu.md). So a call goes to the engine that had
-    its shapes last, and one of new shapes to the engine that was used least recently.
+    ONNX Runtime's CUDA convolutions make a new plan for every call whose shapes differ from the call before, which
+    takes as long as many calls (docs/decisions/0015-shapes-on-a-gpu.md). So a call goes to the session that had its
+    shapes last, and a call with new shapes goes to the session that was used least recently.
     """
 
     def __init__(self, runs: Sequence[Run]) -> None:
-        self._engines: list[tuple[Run, Shapes | None]] = [(run, None) for run in runs]
+        self._sessions: list[tuple[Run, Shapes | None]] = [(run, None) for run in runs]
         """With the shapes that each had last; the one that ran last is the last."""
 
     def __call__(self, outputs: Sequence[str], inputs: Tensors) -> Sequence[Array]:
         shapes = tuple(sorted((name, array.shape) for name, array in inputs.items()))
-        place = next((i for i, (_, last) in enumerate(self._engines) if last == shapes), 0)
-        run, _ = self._engines.pop(place)
-        self._engines.append((run, shapes))
+        index = next((i for i, (_, last) in enumerate(self._sessions) if last == shapes), 0)
+        run, _ = self._sessions.pop(index)
+        self._sessions.append((run, shapes))
         return run(outputs, inputs)
 
 
-def filled(run: Run, caps: RowCaps, above: int, most: int) -> Run:
-    """`run` with batches of more than `above` rows filled up to as many as may run together (by `caps`, and `most` of
-    any size), so that there are few shapes. What fills them are copies of their last row, whose answers are dropped. A
-    batch that fails when it is filled runs as it is: there may be no memory for more."""
+def pad_to_cap(run: Run, caps: RowCaps, above: int, most: int) -> Run:
+    """`run`, with batches of more than `above` rows padded to the number of rows that may run together, so that few
+    different shapes occur.
 
-    def run_filled(outputs: Sequence[str], inputs: Tensors) -> Sequence[Array]:
+    The padding is copies of the last row, whose answers are dropped. A batch that fails with its padding runs again
+    without: there may be no memory for more rows.
+
+    :param caps: the number of rows that may run together, by size.
+    :param most: the same for rows of any size.
+    """
+
+    def run_padded(outputs: Sequence[str], inputs: Tensors) -> Sequence[Array]:
         rows = len(next(iter(inputs.values())))
         missing = min(caps.most(inputs), most) - rows
         if rows <= above or missing <= 0:
@@ -112,41 +118,52 @@ def filled(run: Run, caps: RowCaps, above: int, most: int) -> Run:
         full = {name: np.concatenate([array, np.repeat(array[-1:], missing, 0)]) for name, array in inputs.items()}
         try:
             answers = run(outputs, full)
-        except Exception:  # whatever it is, it is raised again if it has nothing to do with the filling
+        except Exception:  # an error that has nothing to do with the padding is raised again by this run
             return run(outputs, inputs)
         return [array[:rows] if len(array) == rows + missing else array for array in answers]
 
-    return run_filled
+    return run_padded
 
 
-def run_together(run: Run, jobs: Sequence[Job], *, batching: bool) -> list[Tensors | Exception]:
-    """Each job's outputs, or the error that is its own.
+def run_calls(
+    run: Run, calls: Sequence[NetworkCall], *, batching: bool, caps: RowCaps | None = None
+) -> list[Tensors | Exception]:
+    """Run calls of any shapes, in as few runs as possible; each call's outputs or its own error, in their order."""
+    answers: dict[int, Tensors | Exception] = {}
+    for group in groups(calls, batching=batching, caps=caps):
+        results = run_together(run, [calls[index] for index in group], batching=batching)
+        answers.update(zip(group, results, strict=True))
+    return [answers[index] for index in range(len(calls))]
 
-    When the merged run fails, every job runs again alone: a bad request, or one too many for the memory, must
+
+def run_together(run: Run, calls: Sequence[NetworkCall], *, batching: bool) -> list[Tensors | Exception]:
+    """Each call's outputs, or the error that is its own.
+
+    When the merged run fails, every call runs again alone: a bad request, or one too many for the memory, must
     not take its batch-mates along. A wrong batch dimension is not tried again, since it would come and go
     with the load.
 
-    :param jobs: jobs of one group.
+    :param calls: calls of one group.
     """
     try:
-        return list(_run_merged(run, jobs, batching=batching))
+        return list(_run_merged(run, calls, batching=batching))
     except BatchDimensionError as error:
-        return [error] * len(jobs)
+        return [error] * len(calls)
     except Exception as error:
-        if len(jobs) == 1:
+        if len(calls) == 1:
             return [error]
-    return [answer for job in jobs for answer in run_together(run, [job], batching=batching)]
+    return [answer for call in calls for answer in run_together(run, [call], batching=batching)]
 
 
-def _run_merged(run: Run, jobs: Sequence[Job], *, batching: bool) -> list[Tensors]:
-    wanted = list(dict.fromkeys(name for job in jobs for name in job.outputs))
-    inputs = jobs[0].inputs
-    if len(jobs) > 1:
-        inputs = {name: np.concatenate([job.inputs[name] for job in jobs]) for name in inputs}
+def _run_merged(run: Run, calls: Sequence[NetworkCall], *, batching: bool) -> list[Tensors]:
+    wanted = list(dict.fromkeys(name for call in calls for name in call.outputs))
+    inputs = calls[0].inputs
+    if len(calls) > 1:
+        inputs = {name: np.concatenate([call.inputs[name] for call in calls]) for name in inputs}
     outputs = dict(zip(wanted, run(wanted, inputs), strict=True))
     if not batching:
         return [outputs]
-    total = sum(job.rows for job in jobs)
+    total = sum(call.rows for call in calls)
     for name, array in outputs.items():
         if array.shape[:1] != (total,):
             raise BatchDimensionError(
@@ -155,8 +172,8 @@ def _run_merged(run: Run, jobs: Sequence[Job], *, batching: bool) -> list[Tensor
             )
     answers: list[Tensors] = []
     start = 0
-    for job in jobs:
+    for call in calls:
         # Views: rows of a C-ordered array lie together, and the response copies them out once.
-        answers.append({name: outputs[name][start : start + job.rows] for name in job.outputs})
-        start += job.rows
+        answers.append({name: outputs[name][start : start + call.rows] for name in call.outputs})
+        start += call.rows
     return answers

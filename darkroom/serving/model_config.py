@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from darkroom.serving.networks import RowCaps, RowSize
 
 
 def read_config(model: Path) -> Any | None:
@@ -20,6 +23,31 @@ def on_cpu(config: Any | None) -> bool:
     return config is not None and any(group.kind == group.KIND_CPU for group in config.instance_group)
 
 
+def placements(config: Any) -> list[tuple[str, int]]:
+    """Where each instance runs: Triton's instance kind ("CPU" or "GPU"), and the number of the GPU."""
+    found = [
+        ("GPU" if group.kind == group.KIND_GPU else "CPU", int(gpu))
+        for group in config.instance_group
+        for gpu in (group.gpus or [0])
+        for _ in range(group.count)
+    ]
+    return found or [("CPU", 0)]
+
+
 def instances(config: Any) -> int:
     """How many of it run side by side."""
-    return max(1, sum(int(group.count) * max(1, len(group.gpus)) for group in config.instance_group))
+    return len(placements(config))
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """A `ModelConfig` as the parsed JSON that Triton gives to its backends."""
+    from google.protobuf import json_format
+
+    found = json_format.MessageToDict(config, preserving_proto_field_name=True)
+    return {"max_batch_size": 0, "input": [], "output": [], **found}
+
+
+def row_caps(text: str, size: RowSize | None) -> RowCaps | None:
+    """The model parameter `rows_by_size`, with a rule of the family's own if it has one; None for an empty text."""
+    caps = RowCaps.parse(text) if text else None
+    return caps if caps is None or size is None else replace(caps, size=size)

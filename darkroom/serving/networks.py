@@ -1,14 +1,14 @@
 """Networks: what a served model looks like (data), and how a pipeline calls one (a protocol).
 
-A pipeline receives `Network` objects and knows neither Triton nor an engine. Under Triton the implementation
-is `darkroom.serving.triton_model.BlsNetwork`; in tests and benchmarks it is `OrtNetwork` or a function over torch.
+A pipeline receives `Network` objects and knows neither Triton nor an engine. In a host the implementation is
+`darkroom.serving.shared_network.SharedNetwork`; in tests and benchmarks it is `OrtNetwork` or a function over torch.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -45,7 +45,9 @@ class ModelSpec:
     the size of an output depends on the checkpoint, and Triton wants it exact.
     `files` are the weights that an export has to put beside the config before the model can be served.
     `canary` makes the inputs of one small real inference, by which the service learns that the model works;
-    `canary_model` names the pipeline that they are for, where it takes one to reach this model.
+    `canary_for` makes them instead where they depend on which models of the family the repository has: it is given the
+    names of those, without labels. `canary_model` names the pipeline that they are for, where it takes one to reach
+    this model.
     """
 
     name: str
@@ -63,6 +65,7 @@ class ModelSpec:
     parameters_cpu: Mapping[str, str] = field(default_factory=dict)
     parameters_gpu: Mapping[str, str] = field(default_factory=dict)
     canary: Callable[[], Tensors] | None = None
+    canary_for: Callable[[Collection[str]], Tensors] | None = None
     canary_model: str = ""
 
     @property
@@ -97,43 +100,64 @@ def is_label(text: str) -> bool:
     return bool(_LABEL.fullmatch(text))
 
 
+RowSize = Callable[[Sequence[int]], int]
+"""The size of a row, of the shape of an input (rows, ...): what one row costs, compared with others of the network."""
+
+
+def area(shape: Sequence[int]) -> int:
+    """Height x width of an input (rows, ..., height, width)."""
+    height, width = shape[-2:]
+    return height * width
+
+
+def tokens(shape: Sequence[int]) -> int:
+    """Tokens of a packed input (rows, tokens, ...)."""
+    return shape[1]
+
+
+ROW_SIZES: Mapping[str, RowSize] = {"area": area, "tokens": tokens}
+"""The rules that the model parameter `rows_by_size` may name. A family may bring its own in code."""
+
+
 @dataclass(frozen=True)
 class RowCaps:
     """How many rows run together, by the size of one input.
 
-    Rows of large pictures gain nothing from company: together they only take longer and need more memory.
+    Rows of large images gain nothing from company: together they only take longer and need more memory.
 
-    :param input: the input whose last two dimensions, multiplied, are the size of a row.
+    :param input: the input that has the size.
     :param rows: (size, rows) pairs, smallest first; rows of a size up to `size` run at most so many at once, and
         larger ones alone.
-    :param oblong: the size that a row costs at least which is not square: some networks pad those.
+    :param size: the rule for the size of a row.
     """
 
     input: str
     rows: tuple[tuple[int, int], ...]
-    oblong: int = 0
+    size: RowSize = area
 
     @classmethod
     def parse(cls, text: str) -> RowCaps:
-        """Read the model parameter `rows_by_size`: "latents 1024:16 4096:8".
+        """Read the model parameter `rows_by_size`: "latents 1024:16 4096:8", or with the name of a rule of ROW_SIZES
+        before it, "tokens hidden_states 1024:16 4096:8". Without one it is "area".
 
         :raises ValueError: it is not so written.
         """
-        name, *pairs = text.split()
+        names = [word for word in text.split() if ":" not in word]
+        pairs = text.split()[len(names) :]
+        rule, input = names if len(names) == 2 else ("area", *names)
         rows = tuple(sorted((int(size), int(most)) for size, most in (pair.split(":") for pair in pairs)))
-        if not rows or min(most for _, most in rows) < 1:
+        if not rows or min(most for _, most in rows) < 1 or rule not in ROW_SIZES:
             raise ValueError(text)
-        return cls(name, rows)
+        return cls(input, rows, ROW_SIZES[rule])
 
     def most(self, inputs: Tensors) -> int:
         """Rows that may run together with those of `inputs`, their own included."""
-        height, width = inputs[self.input].shape[-2:]
-        cost = height * width if height == width else max(height * width, self.oblong)
-        return next((most for size, most in self.rows if cost <= size), 1)
+        size = self.size(inputs[self.input].shape)
+        return next((most for largest, most in self.rows if size <= largest), 1)
 
 
 DECODER_ROWS = {"rows_by_size": "latents 4096:4 9216:2"}
-"""Of a VAE's decoder: a picture of 1024 x 1024 takes a gigabyte and more (docs/decisions/0008-sd15-export.md)."""
+"""Row caps of VAE decoders: an image of 1024 x 1024 takes over 1 GB (docs/decisions/0008-text-to-image-export.md)."""
 
 
 class Network(Protocol):

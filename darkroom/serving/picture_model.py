@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from darkroom.serving.networks import DType, Tensors, TensorSpec
+from darkroom.serving.networks import Tensors, TensorSpec
 
 PROGRESS = TensorSpec(name="progress", dtype="INT32", dims=(2,), help="steps done, steps in all; in every response")
 PREVIEW = TensorSpec(name="preview", dtype="UINT8", dims=(-1,), help="a small PNG, in responses of preview steps")
@@ -13,11 +13,6 @@ PICTURE = (
     TensorSpec(name="shape", dtype="INT32", dims=(3,), help="height, width, channels; beside an image"),
     TensorSpec(name="details", dtype="STRING", dims=(1,), help="JSON: index, seed, parameters; beside an image"),
 )
-
-
-def scalar(name: str, dtype: DType, help: str = "") -> TensorSpec:
-    """One value that a request may leave out."""
-    return TensorSpec(name=name, dtype=dtype, dims=(1,), optional=True, help=help)
 
 
 def picture_canary(*, guidance_scale: float) -> Tensors:

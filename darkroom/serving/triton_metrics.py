@@ -8,11 +8,14 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from darkroom.serving.host import Gauge
+
 
 class Gauges:
     """Those of one model instance. Thread safe.
 
-    :param labels: of all of them. They have to tell instances apart: equal labels would be one gauge of several owners.
+    :param labels: of all of them. They have to tell instances apart: series of equal labels are one gauge, which goes
+        when its first owner goes: the old instance of a reload, or one of two instances, takes the others' along.
     """
 
     def __init__(self, labels: Mapping[str, str]) -> None:
@@ -21,18 +24,19 @@ class Gauges:
         self._families: dict[str, Any] = {}
         self._shown: dict[str, tuple[dict[str, str], Any]] = {}
 
-    def show(self, name: str, description: str, value: float, **labels: str) -> None:
-        """Set the gauge `name`; what it was with other `labels` goes."""
+    def show(self, gauge: Gauge) -> None:
+        """Set a gauge; what it was with other labels goes."""
+        name = gauge.name
         with self._lock:
             if name not in self._families:
                 kind = pb_utils.MetricFamily.GAUGE
-                self._families[name] = pb_utils.MetricFamily(name=name, description=description, kind=kind)
-            wanted = {**self._labels, **labels}
+                self._families[name] = pb_utils.MetricFamily(name=name, description=gauge.help, kind=kind)
+            wanted = {**self._labels, **gauge.labels}
             before, metric = self._shown.get(name, ({}, None))
             if before != wanted:
                 metric = self._families[name].Metric(labels=wanted)
                 self._shown[name] = wanted, metric
-            metric.set(value)
+            metric.set(gauge.value)
 
     def close(self) -> None:
         """Take them away; each goes before its family."""

@@ -8,26 +8,29 @@ from pathlib import Path
 import click
 
 from darkroom.pipelines.hidream import networks
+from darkroom.pipelines.hidream.settings import Settings as HidreamSettings
 from darkroom.pipelines.hidream.variants import VARIANTS
-from darkroom.serving.networks import ModelSpec
+from darkroom.serving.networks import ModelSpec, split_label
 from darkroom.settings import Settings
-from exporters import config
-from exporters.config import Placement
-from exporters.files import ROOT
-from exporters.hidream import export as hidream_export
-from exporters.hidream import pipeline, transformer, weights
-from exporters.hidream.export import Parents
-from exporters.hidream.pipeline import Wanted
-from exporters.manifest import Manifest, Precision
-from exporters.options import cache_option, force_option, output_option, precision_option
-from exporters.sd15 import export as network_export
-from exporters.sd15.command import origin
-from exporters.sd15.export import Job
-from exporters.sd15.origin import Origin
-from exporters.tasks import Stage, Task, run_tasks
+from exporters import manifest
+from exporters.checkpoints.components import INDEX
+from exporters.checkpoints.origin import origin
+from exporters.config import Placement, config_path, placement_of, write_configs
+from exporters.defaults import is_other_checkpoint, precision_of
+from exporters.errors import ExportError
+from exporters.export import ModelExport, model_task, pipeline_task
+from exporters.files import CACHE, ROOT
+from exporters.hidream import export, pipeline, transformer, weights
+from exporters.hidream.export import CheckpointSources
+from exporters.manifest import Precision
+from exporters.options import cache_option, force_option, label_option, output_option, precision_option
+from exporters.repository import labels_of
+from exporters.tasks import Task, run_tasks
 
 DEMO = ROOT / "checkpoints" / "demo-hidream"
-PATTERNS = ("model_index.json", "transformer/*", "vae/*", "text_encoder*/*", "tokenizer*/*", "scheduler/*")
+KIND = "HiDream-I1"
+CLASSES = ("HiDreamImagePipeline",)
+PATTERNS = (INDEX, "transformer/*", "vae/*", "text_encoder*/*", "tokenizer*/*", "scheduler/*")
 """The files of a checkpoint that an export reads."""
 LLAMA_PATTERNS = ("config.json", "model*.safetensors*", "tokenizer*", "special_tokens_map.json")
 """Those of a Llama in a checkpoint of its own."""
@@ -46,7 +49,8 @@ Examples:
   python -m exporters hidream                                                the demo checkpoint
   python -m exporters hidream --checkpoint HiDream-ai/HiDream-I1-Full --llama meta-llama/Llama-3.1-8B-Instruct
   python -m exporters hidream --checkpoint /data/HiDream-I1-Dev --llama /data/Llama-3.1-8B-Instruct --precision fp16
-  python -m exporters hidream --checkpoint /data/mine --variant fast --output /srv/models"""
+  python -m exporters hidream --checkpoint /data/mine --variant fast --output /srv/models
+  python -m exporters hidream --checkpoint HiDream-ai/HiDream-I1-Dev --as dev    beside the one that is there"""
 )
 @click.option(
     "--checkpoint",
@@ -61,6 +65,7 @@ Examples:
     help="Steps, guidance and scheduler. Default: what the checkpoint's name ends with; else its own scheduler with "
     "the steps and guidance of full.",
 )
+@label_option
 @precision_option
 @output_option("The model repository to write to.")
 @cache_option("Where downloads are kept.")
@@ -69,6 +74,7 @@ def hidream(
     checkpoint: str,
     llama: str | None,
     variant: str | None,
+    label: str,
     precision: Precision | None,
     output: Path,
     cache: Path,
@@ -79,36 +85,64 @@ def hidream(
     Every ONNX network is compared with its original before it is installed, the transformer's weights with its
     config.json; what is up to date is left alone. Models that the repository did not have get their config.pbtxt.
     """
-    parents = Parents(
+    sources = CheckpointSources(
         checkpoint=origin(checkpoint, Path.cwd(), cache, PATTERNS),
         llama=origin(llama, Path.cwd(), cache, LLAMA_PATTERNS) if llama else None,
     )
-    export_family(parents, output, variant=variant, precision=precision, force=force)
+    run_tasks(family_tasks(sources, output, variant=variant, precision=precision, label=label), force=force)
 
 
-def export_family(
-    parents: Parents,
-    repository: Path,
-    *,
-    variant: str | None = None,
-    precision: Precision | None = None,
-    force: bool = False,
-    quiet: bool = False,
-) -> None:
-    """Export everything of a checkpoint into a repository, the pipeline last.
+COMMANDS = (hidream,)
 
-    :raises ExportError: of the first that fails.
+
+def prepare(settings: Settings, repository: Path) -> None:
+    """HIDREAM_CHECKPOINT, HIDREAM_LLAMA and HIDREAM_VARIANT name what makes images, HIDREAM_FP16 chooses the
+    precision of its encoders on GPUs. HIDREAM_DEVICES and HIDREAM_DEVICE_TYPE change the config of the transformer.
     """
-    for spec in networks.specs():
-        run_tasks([_task(spec, parents, repository, variant, precision)], force=force, quiet=quiet)
-        _place(repository, spec)
+    _export_asked(settings, repository)
+    for label in ("", *labels_of(repository)):
+        _place_transformer(settings, repository, networks.TRANSFORMER.labelled(label))
 
 
-def _place(repository: Path, spec: ModelSpec) -> None:
-    """Give a model that came to a repository a config for the devices that its networks run on."""
-    if not config.config_path(repository, spec).is_file():
-        usual = config.placement_in(repository) or Placement(gpus=Settings().gpus)
-        config.write_configs(repository, [spec], usual)
+def placement(settings: Settings, spec: ModelSpec, usual: Placement) -> Placement:
+    """Where a model of the family runs: the transformer may have devices of its own."""
+    if split_label(spec.name)[0] != networks.TRANSFORMER.name:
+        return usual
+    wanted = HidreamSettings.of(settings)
+    return transformer_placement(usual, wanted.device_type, wanted.devices)
+
+
+def _export_asked(settings: Settings, repository: Path) -> None:
+    """The checkpoint that is asked for; the demo, which is the default, where it is and no other was exported."""
+    wanted = HidreamSettings.of(settings)
+    checkpoint = origin(wanted.checkpoint, ROOT, CACHE, PATTERNS)
+    noted = manifest.read(repository / networks.PIPELINE.name / "1")
+    if ROOT / wanted.checkpoint == DEMO and (
+        not DEMO.is_dir() or (noted is not None and is_other_checkpoint(noted.source, DEMO))
+    ):
+        return
+    named = wanted.llama
+    llama = origin(named, ROOT, CACHE, LLAMA_PATTERNS) if named else None
+    sources = CheckpointSources(checkpoint=checkpoint, llama=llama)
+    precision = precision_of(settings, wanted.fp16)
+    run_tasks(family_tasks(sources, repository, variant=wanted.variant, precision=precision), quiet=True)
+
+
+def _place_transformer(settings: Settings, repository: Path, spec: ModelSpec) -> None:
+    """Correct the transformer's config where the settings name its devices, in any repository: one that asks for an
+    instance per GPU cannot be served on them.
+
+    :raises ExportError: the config cannot be read.
+    """
+    path = config_path(repository, spec)
+    if path.is_file():
+        try:
+            found = placement_of(path.read_text(), spec)
+        except ValueError as error:
+            raise ExportError(f"{error}.") from None
+        wanted = placement(settings, spec, found)
+        if wanted != found:
+            write_configs(repository, [spec], wanted)
 
 
 def transformer_placement(usual: Placement, device_type: str | None, devices: tuple[int, ...]) -> Placement:
@@ -128,53 +162,49 @@ def transformer_placement(usual: Placement, device_type: str | None, devices: tu
     return replace(usual, gpus=(), instances=1, unknown_device=device_type == "npu")
 
 
-def _task(
-    spec: ModelSpec, parents: Parents, repository: Path, variant: str | None, precision: Precision | None
+def family_tasks(
+    sources: CheckpointSources,
+    repository: Path,
+    *,
+    variant: str | None = None,
+    precision: Precision | None = None,
+    label: str = "",
+) -> list[Task]:
+    """The exports of everything of a checkpoint, the pipeline last."""
+    in_onnx = (*networks.ENCODERS, networks.VAE_DECODER)
+    return [
+        *(_network_task(spec, sources, repository, precision, label) for spec in in_onnx),
+        _transformer_task(sources, repository, label),
+        _pipeline_task(sources, repository, variant, label),
+    ]
+
+
+def _network_task(
+    spec: ModelSpec, sources: CheckpointSources, repository: Path, precision: Precision | None, label: str
 ) -> Task:
-    if spec is networks.PIPELINE:
-        return _pipeline_task(parents, repository, variant)
-    if spec is networks.TRANSFORMER:
-        return _transformer_task(Job(spec=spec, repository=repository, checkpoint=parents.checkpoint), parents)
-    source: Origin = parents.of(_PARTS[spec.name])
-    return _network_task(Job(spec=spec, repository=repository, checkpoint=source, precision=precision), parents)
+    source = sources.of(_PARTS[spec.name])
+    wanted = ModelExport(spec=spec.labelled(label), repository=repository, checkpoint=source, precision=precision)
+    return export.task_of(wanted, sources)
 
 
-def _network_task(job: Job, parents: Parents) -> Task:
-    def export(stage: Stage) -> Manifest:
-        return hidream_export.export_network(job, parents, stage)
-
-    return Task(
-        name=job.spec.name,
-        folder=job.folder,
-        stages=network_export.STAGES,
-        up_to_date=lambda: network_export.up_to_date(job, hidream_export.current_hash()),
-        export=export,
-        difference=lambda result: network_export.parity(job.spec, result),
-    )
-
-
-def _transformer_task(job: Job, parents: Parents) -> Task:
-    def export(stage: Stage) -> Manifest:
-        return transformer.export(job, parents.llama.root if parents.llama else None, stage)
-
-    return Task(
-        name=job.spec.name,
-        folder=job.folder,
+def _transformer_task(sources: CheckpointSources, repository: Path, label: str) -> Task:
+    spec = networks.TRANSFORMER.labelled(label)
+    wanted = ModelExport(spec=spec, repository=repository, checkpoint=sources.checkpoint)
+    return model_task(
+        wanted,
         stages=transformer.STAGES,
-        up_to_date=lambda: network_export.up_to_date(job, transformer.current_hash()),
-        export=export,
+        exporter=transformer.current_hash,
+        export=lambda stage: transformer.export(wanted, sources, stage),
         difference=lambda result: "the weights are the checkpoint's own",
     )
 
 
-def _pipeline_task(parents: Parents, repository: Path, variant: str | None) -> Task:
-    job = Job(spec=networks.PIPELINE, repository=repository, checkpoint=parents.checkpoint)
-    wanted = Wanted(job=job, llama=parents.llama, variant=variant)
-    return Task(
-        name=job.spec.name,
-        folder=job.folder,
+def _pipeline_task(sources: CheckpointSources, repository: Path, variant: str | None, label: str) -> Task:
+    spec = networks.PIPELINE.labelled(label)
+    wanted = ModelExport(spec=spec, repository=repository, checkpoint=sources.checkpoint, beside=sources.beside)
+    return pipeline_task(
+        wanted,
         stages=pipeline.STAGES,
-        up_to_date=lambda: pipeline.up_to_date(wanted),
-        export=lambda stage: pipeline.export(wanted, stage),
-        difference=lambda result: f"colours of previews are off by {result.max_error:.1%} (root mean square)",
+        exporter=lambda: pipeline.current_hash(sources.checkpoint, variant),
+        export=lambda stage: pipeline.export(wanted, sources, variant, stage),
     )

@@ -1,66 +1,88 @@
-"""One ONNX network of a checkpoint from weights to a checked model.onnx in the repository."""
+"""How the family's ONNX networks are read from a checkpoint and exported."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporters import manifest, onnx_export
+from exporters import manifest, plan
+from exporters.checkpoints.origin import Origin
+from exporters.export import ModelExport, Recipe, network_task
 from exporters.hidream import plans, weights
-from exporters.manifest import Manifest
-from exporters.sd15 import export
-from exporters.sd15.export import Job, Recipe
-from exporters.sd15.origin import Origin
+from exporters.tasks import Task
 
-_SOURCES = ("graphs.py", "plans.py", "../sd15/graphs.py", "../sd15/attention.py")
+LLAMA_ROLE = "llama"
+"""The role of a Llama in a checkpoint of its own, in the export of the pipeline."""
+_MODULES = (
+    *plan.SHARED,
+    "exporters.graphs.clip",
+    "exporters.graphs.vae",
+    "exporters.hidream.graphs",
+    "exporters.hidream.plans",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parents:
+class CheckpointSources:
     """The checkpoints of the family.
 
     :param llama: None where Llama lies in the checkpoint itself.
     """
 
     checkpoint: Origin
-    llama: Origin | None
+    llama: Origin | None = None
 
     def of(self, part: str) -> Origin:
         """The one that a part of the pipeline lies in."""
         return self.llama if part == weights.LLAMA and self.llama else self.checkpoint
+
+    @property
+    def beside(self) -> Mapping[str, Origin]:
+        """Those beside the checkpoint, by their role."""
+        return {LLAMA_ROLE: self.llama} if self.llama else {}
+
+    @property
+    def llama_root(self) -> Path | None:
+        """The folder of Llama's own checkpoint.
+
+        :raises ExportError: it is not there, or cannot be fetched.
+        """
+        return self.llama.root if self.llama else None
 
     def read(self) -> weights.Checkpoint:
         """Both, checked.
 
         :raises ExportError: as `weights.read_checkpoint`.
         """
-        return weights.read_checkpoint(self.checkpoint.root, self.llama.root if self.llama else None)
+        return weights.read_checkpoint(self.checkpoint.root, self.llama_root)
 
 
 def current_hash() -> str:
     """The hash of everything that shapes the graphs."""
-    here = Path(__file__).parent
-    return manifest.exporter_hash([*(here / name for name in _SOURCES), Path(onnx_export.__file__)])
+    return manifest.code_hash(_MODULES)
 
 
-def export_network(job: Job, parents: Parents, stage: Callable[[str], None]) -> Manifest:
-    """Export a network, compare it with its original, install it.
+def task_of(wanted: ModelExport, sources: CheckpointSources) -> Task:
+    """The export of a network.
 
-    :param job: its checkpoint is the one that the network's part lies in.
-    :raises ExportError: a checkpoint is unfit, or the export differs; what was installed stays.
+    :param wanted: its checkpoint is the one that the network's part lies in.
     """
-    stage("read weights")
-    plan = plans.plan_of(job.spec)
-    (part,) = plan.parts
-    component = parents.read().parts[part]
-    recipe = Recipe(
-        plan=plan,
+    return network_task(wanted, exporter=current_hash, recipe=lambda: recipe(wanted, sources))
+
+
+def recipe(wanted: ModelExport, sources: CheckpointSources) -> Recipe:
+    """How to make a network of what the checkpoint's files say.
+
+    :raises ExportError: a checkpoint is missing, incomplete or of another kind.
+    """
+    network = plans.plan_of(wanted.spec)
+    (part,) = network.parts
+    component = sources.read().parts[part]
+    return Recipe(
+        plan=network,
         exporter=current_hash(),
         components={part: component},
-        sources={"checkpoint": job.checkpoint.source(component.files)},
+        sources={"checkpoint": wanted.checkpoint.source(component.files)},
         load=weights.load,
-        originals=lambda parts: plans.originals(plan, parts),
-        convert=lambda parts, half: plans.export(plan, parts, half=half),
     )
-    return export.export_network(job, recipe, stage)

@@ -12,10 +12,10 @@ import numpy as np
 
 from darkroom.pipelines.hidream import networks
 from darkroom.pipelines.hidream.networks import LATENT_CHANNELS
-from darkroom.serving.networks import Array, ModelSpec
-from exporters import onnx_export
+from darkroom.serving.networks import Array, ModelSpec, split_label
+from exporters import onnx_export, plan
 from exporters.hidream import weights
-from exporters.sd15.plans import Case, Parts, Plan, Shape, answered
+from exporters.plan import Parts, Plan, Random, Shape
 
 # Latents of all proportions, prompts of the shortest and the usual length, single rows.
 CHECK_SHAPES = (
@@ -23,64 +23,49 @@ CHECK_SHAPES = (
     Shape(rows=2, height=16, width=10, tokens=16),
     Shape(rows=3, height=4, width=12, tokens=77),
 )
-# No size may be 1, which the exporter would take for a constant, and no two alike, which it would take for one.
-_EXAMPLE = Shape(rows=2, height=18, width=14, tokens=70)
 _TRACED_SIDE = 4
-_TRACED_ROWS = 63
 
 
-def inputs(plan: Plan, parts: Parts, shape: Shape, random: np.random.Generator) -> dict[str, Array]:
-    """Inputs of that shape: noise for the decoder, for encoders tokens with padding behind all rows but the first."""
-    rows, tokens = shape.rows, shape.tokens
-    if plan.spec is networks.VAE_DECODER:
-        latents = random.normal(size=(rows, LATENT_CHANNELS, shape.height, shape.width))
-        return {"latents": latents.astype(np.float32)}
-    config = parts[plan.parts[0]].config
-    tokens = min(tokens, int(getattr(config, "max_position_embeddings", tokens)))
-    made = {"input_ids": random.integers(0, config.vocab_size, (rows, tokens))}
-    if len(plan.spec.inputs) > 1:
-        ends = np.array([[tokens // (row + 1)] for row in range(rows)])
-        made["attention_mask"] = (np.arange(tokens)[None] < ends).astype(np.int64)
-    elif config.eos_token_id is not None:
-        made["input_ids"][:, -1] = config.eos_token_id  # which every tokenizer of CLIP writes
-    return made
+def _latents(parts: Parts, shape: Shape, random: Random) -> dict[str, Array]:
+    latents = random.normal(size=(shape.rows, LATENT_CHANNELS, shape.height, shape.width))
+    return {"latents": latents.astype(np.float32)}
 
 
-def originals(plan: Plan, parts: Parts) -> list[Case]:
-    """Inputs of all CHECK_SHAPES with the original's answers."""
-    random = np.random.default_rng(1)
-    return answered(plan, parts, [inputs(plan, parts, shape, random) for shape in CHECK_SHAPES])
+def _dynamic_latents(parts: Parts) -> dict[str, dict[int, Any]]:
+    height, width = plan.side_dimensions(_TRACED_SIDE)
+    return {"latents": {0: plan.rows_dimension(), 2: height, 3: width}}
 
 
-def export(plan: Plan, parts: Parts, *, half: bool) -> Any:
-    """The ONNX model of a plan; `half` turns the network itself to fp16."""
-    import torch
+def _tokens(spec: ModelSpec, part: str) -> Callable[[Parts, Shape, Random], dict[str, Array]]:
+    """Makes tokens for an encoder, with padding behind all rows but the first."""
 
-    from exporters.hidream.graphs import halved
-    from exporters.sd15 import attention
+    def inputs(parts: Parts, shape: Shape, random: Random) -> dict[str, Array]:
+        rows, config = shape.rows, parts[part].config
+        tokens = min(shape.tokens, int(getattr(config, "max_position_embeddings", shape.tokens)))
+        made: dict[str, Array] = {"input_ids": random.integers(0, config.vocab_size, (rows, tokens))}
+        if len(spec.inputs) > 1:
+            ends = np.array([[tokens // (row + 1)] for row in range(rows)])
+            made["attention_mask"] = (np.arange(tokens)[None] < ends).astype(np.int64)
+        elif config.eos_token_id is not None:
+            made["input_ids"][:, -1] = config.eos_token_id  # which every tokenizer of CLIP writes
+        return made
 
-    served = plan.served({name: halved(part) if half else part for name, part in parts.items()})
-    example = inputs(plan, parts, _EXAMPLE, np.random.default_rng(0))
-    return onnx_export.export_onnx(
-        served,
-        {name: torch.from_numpy(array) for name, array in example.items()},
-        dynamic=_dynamic(plan, parts),
-        outputs=[tensor.name for tensor in plan.spec.outputs],
-        translations=attention.translations(),
-    )
-
-
-def _dynamic(plan: Plan, parts: Parts) -> dict[str, dict[int, Any]]:
-    rows = onnx_export.dimension("batch", maximum=_TRACED_ROWS)
-    if plan.spec is networks.VAE_DECODER:
-        height, width = (onnx_export.dimension(name, minimum=_TRACED_SIDE) for name in ("height", "width"))
-        return {"latents": {0: rows, 2: height, 3: width}}
-    longest = int(getattr(parts[plan.parts[0]].config, "max_position_embeddings", 2**16))
-    tokens = onnx_export.dimension("tokens", maximum=longest)
-    return {tensor.name: {0: rows, 1: tokens} for tensor in plan.spec.inputs}
+    return inputs
 
 
-def _clip(part: str) -> Callable[[Parts, Mapping[str, Any]], Mapping[str, Any]]:
+def _dynamic_tokens(spec: ModelSpec, part: str) -> Callable[[Parts], dict[str, dict[int, Any]]]:
+    def dynamic(parts: Parts) -> dict[str, dict[int, Any]]:
+        longest = int(getattr(parts[part].config, "max_position_embeddings", 2**16))
+        dimensions = {0: plan.rows_dimension(), 1: onnx_export.dimension("tokens", maximum=longest)}
+        return {tensor.name: dimensions for tensor in spec.inputs}
+
+    return dynamic
+
+
+Original = Callable[[Parts, Mapping[str, Any]], Mapping[str, Any]]
+
+
+def _clip(part: str) -> Original:
     return lambda parts, given: {"text_embeds": parts[part](input_ids=given["input_ids"]).text_embeds}
 
 
@@ -96,27 +81,39 @@ def _llama(parts: Parts, given: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _decoded(parts: Parts, given: Mapping[str, Any]) -> Mapping[str, Any]:
-    from diffusers.image_processor import VaeImageProcessor
-
-    vae = parts[weights.VAE]
-    latents = given["latents"] / vae.config.scaling_factor + (vae.config.shift_factor or 0)
-    pixels = VaeImageProcessor().postprocess(vae.decode(latents, return_dict=False)[0], output_type="np")
-    return {"image": (pixels * 255).round().astype("uint8")}
+    return plan.decoded_image(parts[weights.VAE], given["latents"])
 
 
 def plan_of(spec: ModelSpec) -> Plan:
-    """The plan of an ONNX network of this family."""
+    """The plan of an ONNX network of this family, whatever its label."""
+    from exporters.graphs.clip import ServedPooledEncoder
+    from exporters.graphs.vae import ServedVaeDecoder
     from exporters.hidream import graphs
 
-    for clip, part in zip((networks.CLIP_L, networks.CLIP_G), weights.CLIPS, strict=True):
-        if spec is clip:
-            return _plan(spec, part, graphs.ServedClip, _clip(part))
-    if spec is networks.T5:
-        return _plan(spec, weights.T5, graphs.ServedT5, _t5)
-    if spec is networks.LLAMA:
-        return _plan(spec, weights.LLAMA, graphs.ServedLlama, _llama)
-    return _plan(spec, weights.VAE, graphs.ServedVaeDecoder, _decoded)
-
-
-def _plan(spec: ModelSpec, part: str, served: Any, original: Callable[..., Mapping[str, Any]]) -> Plan:
-    return Plan(spec=spec, parts=(part,), served=lambda parts: served(parts[part]), original=original)
+    name, _ = split_label(spec.name)
+    encoders: dict[str, tuple[str, Any, Original]] = {
+        networks.CLIP_L.name: (weights.CLIPS[0], ServedPooledEncoder, _clip(weights.CLIPS[0])),
+        networks.CLIP_G.name: (weights.CLIPS[1], ServedPooledEncoder, _clip(weights.CLIPS[1])),
+        networks.T5.name: (weights.T5, graphs.ServedT5, _t5),
+        networks.LLAMA.name: (weights.LLAMA, graphs.ServedLlama, _llama),
+    }
+    if name in encoders:
+        part, served, original = encoders[name]
+        return Plan(
+            spec=spec,
+            parts=(part,),
+            served=lambda parts: served(parts[part]),
+            original=original,
+            inputs=_tokens(spec, part),
+            dynamic=_dynamic_tokens(spec, part),
+            check_shapes=CHECK_SHAPES,
+        )
+    return Plan(
+        spec=spec,
+        parts=(weights.VAE,),
+        served=lambda parts: ServedVaeDecoder(parts[weights.VAE]),
+        original=_decoded,
+        inputs=_latents,
+        dynamic=_dynamic_latents,
+        check_shapes=CHECK_SHAPES,
+    )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from exporters import manifest, onnx_export
+from exporters import manifest
+from exporters.checkpoints.components import Component
 from exporters.errors import ExportError
+from exporters.export import ModelExport, install, staging
 from exporters.hidream import weights
+from exporters.hidream.export import CheckpointSources
 from exporters.manifest import Manifest
-from exporters.sd15.export import Job, staging
-from exporters.sd15.weights import Component, digest
+from exporters.tasks import Stage
 
 STAGES = ("check weights", "install")
 _MODE = 0o644
@@ -20,43 +22,28 @@ _MODE = 0o644
 
 def current_hash() -> str:
     """The hash of everything that shapes the files."""
-    return manifest.exporter_hash([Path(__file__)])
+    return manifest.code_hash(["exporters.hidream.transformer"])
 
 
-def export(job: Job, llama: Path | None, stage: Callable[[str], None]) -> Manifest:
+def export(wanted: ModelExport, sources: CheckpointSources, stage: Stage) -> Manifest:
     """Check that the weights are those of config.json, and put both in place.
 
-    :param llama: as of `weights.read_checkpoint`.
     :raises ExportError: they are not, or are no safetensors.
     """
-    import torch
-
     stage("check weights")
-    component = weights.read_checkpoint(job.checkpoint.root, llama).parts[weights.TRANSFORMER]
+    component = sources.read().parts[weights.TRANSFORMER]
     if not component.safetensors:
         raise ExportError(f"{component.root.name}: the weights of the transformer have to be safetensors.")
     for problem in _mismatches(component):
         raise ExportError(f"{component.root.name}/transformer holds the weights of another network: {problem}.")
-    source = job.checkpoint.source(component.files)
+    source = wanted.checkpoint.source(component.files)
     stage("install")
-    with staging(job) as staged:
+    with staging(wanted) as staged:
         files = [name for name in component.files if not name.endswith(".index.json")]
         placed = {Path(name).name: _stage(component.root / name, staged) for name in files}
-        for left in set(job.folder.glob("*.safetensors")) - {job.folder / name for name in placed}:
+        for left in set(wanted.folder.glob("*.safetensors")) - {wanted.folder / name for name in placed}:
             left.unlink()  # another checkpoint's: all files of the folder are read
-        return manifest.install(
-            job.folder,
-            placed,
-            exporter=current_hash(),
-            precision="fp32",
-            source=job.checkpoint.name,
-            weights_sha256=digest(source),
-            opset=onnx_export.OPSET,
-            max_error=0.0,
-            error_share=0.0,
-            torch=torch.__version__,
-            sources={"checkpoint": source},
-        )
+        return install(wanted, placed, exporter=current_hash(), sources={"checkpoint": source})
 
 
 def _stage(source: Path, folder: Path) -> Path:

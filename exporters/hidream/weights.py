@@ -13,10 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from darkroom.pipelines.hidream.networks import LATENT_CHANNELS, PATCH_SIZE, VAE_SCALE_FACTOR
-from exporters import onnx_export
+from exporters.checkpoints import components
+from exporters.checkpoints.components import (
+    DIFFUSERS_STEMS,
+    INDEX,
+    TRANSFORMERS_STEMS,
+    Component,
+    class_of,
+    expect,
+    read_component,
+    require,
+)
+from exporters.checkpoints.files import read_json
 from exporters.errors import ExportError
-from exporters.sd15 import weights
-from exporters.sd15.weights import DIFFUSERS_STEMS, TRANSFORMERS_STEMS, Component, read_component
 
 CLIPS = ("text_encoder", "text_encoder_2")
 T5 = "text_encoder_3"
@@ -66,12 +75,11 @@ def read_checkpoint(root: Path, llama_root: Path | None) -> Checkpoint:
 
     :raises ExportError: one sentence on the first thing that is missing or of another kind.
     """
-    index = weights.read_json(root, "model_index.json")
-    entry = index.get(TRANSFORMER)
-    found = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+    index = read_json(root, INDEX)
+    found = class_of(index, TRANSFORMER)
     if found != KINDS[TRANSFORMER]:
         raise ExportError(
-            f"{root.name} is no HiDream-I1 checkpoint: model_index.json says {index.get('_class_name', 'no class')} "
+            f"{root.name} is no HiDream-I1 checkpoint: {INDEX} says {index.get('_class_name', 'no class')} "
             f"with transformer {found or 'missing'}; expected {KINDS[TRANSFORMER]}."
         )
     if llama_root is None and not (root / LLAMA / "config.json").is_file():
@@ -89,26 +97,20 @@ def read_checkpoint(root: Path, llama_root: Path | None) -> Checkpoint:
 
 
 def _check(parts: Mapping[str, Component]) -> None:
-    vae, transformer = parts[VAE].config, parts[TRANSFORMER].config
-    _expect(parts[VAE], "latent_channels", LATENT_CHANNELS, vae.get("latent_channels", 4))
-    factor = 2 ** (len(vae.get("block_out_channels", (64,))) - 1)
-    _expect(parts[VAE], "pixels per latent", VAE_SCALE_FACTOR, factor)
-    _expect(parts[TRANSFORMER], "in_channels", LATENT_CHANNELS, transformer.get("in_channels", 64))
-    _expect(parts[TRANSFORMER], "patch_size", PATCH_SIZE, transformer.get("patch_size"))
+    vae, transformer = parts[VAE], parts[TRANSFORMER]
+    expect(vae, "latent_channels", LATENT_CHANNELS, default=4)
+    factor = 2 ** (len(vae.config.get("block_out_channels", (64,))) - 1)
+    require(vae, "pixels per latent", VAE_SCALE_FACTOR, factor)
+    expect(transformer, "in_channels", LATENT_CHANNELS, default=64)
+    expect(transformer, "patch_size", PATCH_SIZE)
     pooled = sum(int(parts[clip].config.get("projection_dim", 512)) for clip in CLIPS)
-    _expect(parts[TRANSFORMER], "text_emb_dim", pooled, transformer.get("text_emb_dim", 2048))
+    expect(transformer, "text_emb_dim", pooled, default=2048)
     wide = [int(parts[part].config.get(name, usual)) for part, (name, usual) in _WIDTHS.items()]
-    _expect(parts[TRANSFORMER], "caption_channels", wide, transformer.get("caption_channels"))
+    expect(transformer, "caption_channels", wide)
     layers = int(parts[LLAMA].config.get("num_hidden_layers", 32))
-    used = transformer.get("llama_layers") or ()
+    used = transformer.config.get("llama_layers") or ()
     if not used or max(used) >= layers:
         raise ExportError(f"The transformer reads Llama's layers {list(used)}, and Llama has {layers}.")
-
-
-def _expect(component: Component, name: str, value: object, found: object) -> None:
-    if found != value:
-        where = f"{component.root.name}/{component.part}".rstrip("/")
-        raise ExportError(f"{where}: {name} is {found}, expected {value}.")
 
 
 def load(part: str, component: Component) -> Any:
@@ -116,10 +118,4 @@ def load(part: str, component: Component) -> Any:
 
     :raises ExportError: its weights are damaged or of another network.
     """
-    with onnx_export.quiet():
-        import diffusers
-        import transformers
-    if part in _IN_DIFFUSERS:
-        # Without accelerate, which only training needs, diffusers has no other way and says so on every call.
-        return weights.load_component(getattr(diffusers, KINDS[part]), component, low_cpu_mem_usage=False)
-    return weights.load_component(getattr(transformers, KINDS[part]), component)
+    return components.load(KINDS[part], component, diffusers=part in _IN_DIFFUSERS)

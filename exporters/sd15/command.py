@@ -9,23 +9,31 @@ import click
 
 from darkroom.diffusion.controls import control_names
 from darkroom.pipelines.sd15 import networks
+from darkroom.pipelines.sd15.settings import Settings as Sd15Settings
 from darkroom.serving.networks import ModelSpec
+from darkroom.settings import Settings
 from exporters import manifest
+from exporters.checkpoints.components import INDEX
+from exporters.checkpoints.contents import Contents
+from exporters.checkpoints.origin import Origin
+from exporters.checkpoints.origin import origin as origin_of
+from exporters.defaults import is_other_checkpoint, precision_of
 from exporters.errors import ExportError
-from exporters.files import ROOT
+from exporters.export import ModelExport, pipeline_task
+from exporters.files import CACHE, ROOT
 from exporters.manifest import Precision
-from exporters.options import cache_option, force_option, output_option, precision_option
-from exporters.sd15 import controls, pipeline, single_file
-from exporters.sd15 import export as network_export
-from exporters.sd15.export import Job
-from exporters.sd15.origin import Origin
+from exporters.options import cache_option, force_option, label_option, output_option, precision_option
+from exporters.repository import installed
+from exporters.sd15 import controls, export, pipeline, single_file
 from exporters.tasks import Task, run_tasks
 
 DEMO = ROOT / "checkpoints" / "demo-sd15"
 DEMO_CANNY = ROOT / "checkpoints" / "demo-sd15-canny"
+KIND = "Stable Diffusion 1.5"
+CLASSES = ("StableDiffusionPipeline",)
 _NETWORKS = (networks.TEXT_ENCODER, networks.VAE_ENCODER, networks.VAE_DECODER, networks.UNET)
 
-PATTERNS = ("model_index.json", pipeline.GENERATION, "unet/*", "vae/*", "text_encoder/*", "tokenizer/*", "scheduler/*")
+PATTERNS = (INDEX, pipeline.GENERATION, "unet/*", "vae/*", "text_encoder/*", "tokenizer/*", "scheduler/*")
 """The files of a checkpoint that an export reads."""
 CONTROLNET_PATTERNS = ("config.json", "diffusion_pytorch_model*")
 
@@ -45,6 +53,7 @@ Examples:
   python -m exporters sd15 --checkpoint /data/my-sd15 --precision fp16
   python -m exporters sd15 --checkpoint stable-diffusion-v1-5/stable-diffusion-v1-5
   python -m exporters sd15 --checkpoint /data/webui/models/Stable-diffusion/photos.safetensors
+  python -m exporters sd15 --checkpoint /data/photos --as photos             beside the one that is there
   python -m exporters sd15 --output /srv/models                              into another repository"""
 )
 @click.option(
@@ -54,22 +63,29 @@ Examples:
     help="A folder in the diffusers layout, a single .safetensors file as web UIs use them, or a hub id.",
 )
 @click.option("--config", show_default=single_file.CONFIG, help=_config_help)
+@label_option
 @precision_option
 @_output_option
 @_cache_option
 @force_option
 def sd15(
-    checkpoint: str, config: str | None, precision: Precision | None, output: Path, cache: Path, force: bool
+    checkpoint: str,
+    config: str | None,
+    label: str,
+    precision: Precision | None,
+    output: Path,
+    cache: Path,
+    force: bool,
 ) -> None:
     """Export a checkpoint of the Stable Diffusion 1.5 kind to ONNX.
 
     Text encoder, VAE and UNet, and what the pipeline has to know of them. Every network is compared with diffusers
     before it is installed; what is up to date is left alone. UNets with a ControlNet that are in the repository are
-    exported anew for this checkpoint, or removed where that cannot be done.
+    exported again for this checkpoint, or removed where that cannot be done.
     """
     base = origin(checkpoint, Path.cwd(), cache, config=config)
-    run_tasks(base_tasks(base, output, precision), force=force)
-    export_controls(base, output, precision, cache)
+    run_tasks(base_tasks(base, output, precision, label), force=force)
+    export_controls(base, output, precision, cache, label=label)
 
 
 @click.command(
@@ -77,13 +93,15 @@ def sd15(
     epilog="""\b
 Examples:
   python -m exporters sd15-controlnet                                        the demo's, for edges
-  python -m exporters sd15-controlnet --control canny --controlnet lllyasviel/sd-controlnet-canny""",
+  python -m exporters sd15-controlnet --control canny --controlnet lllyasviel/sd-controlnet-canny
+  python -m exporters sd15-controlnet --as photos --controlnet lllyasviel/sd-controlnet-canny""",
 )
 @click.option("--control", type=click.Choice(control_names()), default="canny", show_default=True)
 @click.option(
     "--controlnet", default=str(DEMO_CANNY), show_default="checkpoints/demo-sd15-canny", help=_checkpoint_help
 )
 @click.option("--checkpoint", help=f"{_checkpoint_help} Default: the one that is in the repository.")
+@label_option
 @precision_option
 @_output_option
 @_cache_option
@@ -92,6 +110,7 @@ def sd15_controlnet(
     control: str,
     controlnet: str,
     checkpoint: str | None,
+    label: str,
     precision: Precision | None,
     output: Path,
     cache: Path,
@@ -101,42 +120,52 @@ def sd15_controlnet(
 
     The ControlNet has to suit the UNet of the checkpoint, which has to be the one that is in the repository.
     """
-    noted = controls.base_of(output)
+    noted = controls.base_of(output, label)
     base = origin(checkpoint or (noted.name if noted else str(DEMO)), Path.cwd(), cache)
     if noted is not None and not base.still(noted):
         raise ExportError(
-            f"{networks.UNET.name} in {output} is of another checkpoint, {noted.name}; run first: "
-            f"python -m exporters sd15 --checkpoint {base.name}"
+            f"{networks.UNET.labelled(label).name} in {output} is of another checkpoint, {noted.name}; run first: "
+            f"python -m exporters sd15 --checkpoint {base.name}{f' --as {label}' if label else ''}"
         )
-    steering = origin(controlnet, Path.cwd(), cache, CONTROLNET_PATTERNS)
-    spec = networks.CONTROL_UNETS[control]
+    steering = origin_of(controlnet, Path.cwd(), cache, CONTROLNET_PATTERNS)
+    spec = controls.control_unets(label)[control]
     run_tasks([control_task(spec, output, base, steering, precision)], force=force)
-    controls.place(output, spec)
 
 
-def origin(
-    text: str,
-    base: Path,
-    cache: Path,
-    patterns: tuple[str, ...] = PATTERNS,
-    *,
-    config: str | None = None,
-) -> Origin:
+COMMANDS = (sd15, sd15_controlnet)
+
+
+def recognises(contents: Contents) -> bool:
+    """Whether a folder's pipeline is of this family, or a single file holds its three networks."""
+    return contents.class_name in CLASSES or single_file.is_whole(contents.names)
+
+
+def prepare(settings: Settings, repository: Path) -> None:
+    """SD15_CHECKPOINT and SD15_CONTROLNETS name what makes images, SD15_FP16 chooses the precision on GPUs."""
+    wanted = Sd15Settings.of(settings)
+    checkpoint = origin(wanted.checkpoint, ROOT, CACHE)
+    if ROOT / wanted.checkpoint == DEMO:
+        noted = controls.base_of(repository)
+        if noted is not None and is_other_checkpoint(noted.name, DEMO):
+            return
+        if not checkpoint.local:
+            click.echo(f"Text to image is left out: {wanted.checkpoint} is not there.")
+            return
+    precision = precision_of(settings, wanted.fp16)
+    run_tasks(base_tasks(checkpoint, repository, precision), quiet=True)
+    export_controls(checkpoint, repository, precision, CACHE, named=wanted.controlnet_of, quiet=True)
+
+
+def origin(text: str, base: Path, cache: Path, *, config: str | None = None) -> Origin:
     """A checkpoint by what a user calls it.
 
     :param text: a folder or a single file, relative to `base`, or a hub id.
-    :param patterns: what an export needs of a repository of the hub.
     :param config: for a single file: where its configuration and its tokenizer are, a folder or a hub id. None = as
         it was unpacked before, else Stable Diffusion 1.5's own.
     """
 
-    def fetch(name: str, wanted: tuple[str, ...] = patterns) -> Path:
-        from exporters import hub  # which a folder does not need
-
-        return hub.resolve(name, patterns=wanted, cache=cache)
-
     def unpack(file: Path) -> Path:
-        beside = Origin.of(config or single_file.CONFIG, base, lambda name: fetch(name, single_file.PATTERNS))
+        beside = origin_of(config or single_file.CONFIG, base, cache, single_file.PATTERNS)
 
         def folder() -> Path:
             if config is None and DEMO.is_dir() and single_file.fits(file, DEMO):
@@ -151,43 +180,30 @@ def origin(
 
         return single_file.unpack(file, folder, cache, named=config and beside.name)
 
-    return Origin.of(text, base, fetch, unpack if patterns is PATTERNS else None)
+    return origin_of(text, base, cache, PATTERNS, unpack=unpack)
 
 
-def base_tasks(base: Origin, repository: Path, precision: Precision | None) -> list[Task]:
+def base_tasks(base: Origin, repository: Path, precision: Precision | None, label: str = "") -> list[Task]:
     """Everything of a checkpoint but UNets with a ControlNet. The UNet comes last of the networks."""
-    jobs = [Job(spec=spec, repository=repository, checkpoint=base, precision=precision) for spec in _NETWORKS]
-    loop = Job(spec=networks.PIPELINE, repository=repository, checkpoint=base)
-    return [*map(_network_task, jobs), _pipeline_task(loop)]
+    specs = [spec.labelled(label) for spec in _NETWORKS]
+    wanted = [ModelExport(spec=spec, repository=repository, checkpoint=base, precision=precision) for spec in specs]
+    loop = ModelExport(spec=networks.PIPELINE.labelled(label), repository=repository, checkpoint=base)
+    last = pipeline_task(
+        loop,
+        stages=pipeline.STAGES,
+        exporter=pipeline.current_hash,
+        export=lambda stage: pipeline.export(loop, stage),
+    )
+    return [*map(export.task_of, wanted), last]
 
 
 def control_task(
     spec: ModelSpec, repository: Path, base: Origin, controlnet: Origin, precision: Precision | None
 ) -> Task:
     """The export of a UNet with a ControlNet."""
-    job = Job(spec=spec, repository=repository, checkpoint=base, controlnet=controlnet, precision=precision)
-    return _network_task(job)
-
-
-def _network_task(job: Job) -> Task:
-    return Task(
-        name=job.spec.name,
-        folder=job.folder,
-        stages=network_export.STAGES,
-        up_to_date=lambda: network_export.up_to_date(job, network_export.current_hash()),
-        export=lambda stage: network_export.export(job, stage),
-        difference=lambda result: network_export.parity(job.spec, result),
-    )
-
-
-def _pipeline_task(job: Job) -> Task:
-    return Task(
-        name=job.spec.name,
-        folder=job.folder,
-        stages=pipeline.STAGES,
-        up_to_date=lambda: network_export.up_to_date(job, pipeline.current_hash()),
-        export=lambda stage: pipeline.export(job, stage),
-        difference=lambda result: f"colours of previews are off by {result.max_error:.1%} (root mean square)",
+    beside = {export.CONTROLNET: controlnet}
+    return export.task_of(
+        ModelExport(spec=spec, repository=repository, checkpoint=base, beside=beside, precision=precision)
     )
 
 
@@ -197,33 +213,34 @@ def export_controls(
     precision: Precision | None,
     cache: Path,
     *,
+    label: str = "",
     named: Mapping[str, str] | None = None,
     quiet: bool = False,
 ) -> None:
     """Make the control UNets of a repository those of the base that is in it now; where that fails they go.
 
-    :param named: the ControlNet of each kind of control; kinds that are not named are exported anew from the one that
-        the repository's own was made of.
+    :param named: the ControlNet of each kind of control; kinds that are not named are exported again from the one
+        that the repository's own was made of.
     """
-    noted = {spec.name: manifest.read(repository / spec.name / "1") for spec in networks.CONTROL_UNETS.values()}
-    stale = controls.withdraw_stale(repository)
-    for control, spec in networks.CONTROL_UNETS.items():
-        past = noted[spec.name]
-        name = (named or {}).get(control) or (past.sources["controlnet"].name if past else None)
+    specs = controls.control_unets(label)
+    noted = {control: manifest.read(repository / spec.name / "1") for control, spec in specs.items()}
+    stale = controls.withdraw_stale(repository, label)
+    for control, spec in specs.items():
+        past = noted[control]
+        name = (named or {}).get(control) or (past.sources[export.CONTROLNET].name if past else None)
         kept = precision or (past.precision if past else None)
         try:
             if name is not None:
-                steering = origin(name, ROOT, cache, CONTROLNET_PATTERNS)
+                steering = origin_of(name, ROOT, cache, CONTROLNET_PATTERNS)
                 run_tasks([control_task(spec, repository, base, steering, kept)], quiet=quiet)
-                controls.place(repository, spec)
             elif spec.name in stale:
                 raise ExportError("What it was made of is not noted.")
         except ExportError as error:
             click.echo(f"{spec.name}: {_consequence(repository, spec, stale)}. {error}")
-    controls.prune(repository)
+    controls.prune(repository, label)
 
 
 def _consequence(repository: Path, spec: ModelSpec, stale: set[str]) -> str:
-    if controls.installed(repository, spec):
+    if installed(repository, spec):
         return "left as it is"
     return "removed, it was made for another checkpoint" if spec.name in stale else "left out"

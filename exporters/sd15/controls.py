@@ -9,32 +9,22 @@ import shutil
 from pathlib import Path
 
 from darkroom.pipelines.sd15.networks import CONTROL_UNETS, UNET
-from darkroom.registry import all_specs
 from darkroom.serving.networks import ModelSpec
-from exporters import config, manifest
+from exporters import manifest
 from exporters.manifest import Manifest, Source
-from exporters.onnx_export import MODEL_NAME
+from exporters.repository import installed
 
 
-def specs_of(repository: Path) -> tuple[ModelSpec, ...]:
-    """Every model, but those that a repository does without: what comes only with its export (`on_demand`) and has no
-    folder, and control UNets that have none beside the plain UNet's."""
-    without = {spec.name for spec in all_specs() if spec.on_demand and not (repository / spec.name).is_dir()}
-    if (repository / UNET.name).is_dir():
-        without |= {spec.name for spec in CONTROL_UNETS.values() if not (repository / spec.name).is_dir()}
-    return tuple(spec for spec in all_specs() if spec.name not in without)
+def control_unets(label: str) -> dict[str, ModelSpec]:
+    """The UNet of each kind of control, under the label of a checkpoint."""
+    return {control: spec.labelled(label) for control, spec in CONTROL_UNETS.items()}
 
 
-def installed(repository: Path, spec: ModelSpec) -> bool:
-    """Whether there are weights, of whatever checkpoint."""
-    return (repository / spec.name / "1" / MODEL_NAME).exists()
-
-
-def withdraw_stale(repository: Path) -> set[str]:
+def withdraw_stale(repository: Path, label: str = "") -> set[str]:
     """Take away the weights of control UNets of another base: they would steer the wrong UNet. Returns their names."""
-    base = base_of(repository)
+    base = base_of(repository, label)
     stale = set()
-    for spec in CONTROL_UNETS.values():
+    for spec in control_unets(label).values():
         folder = repository / spec.name / "1"
         if installed(repository, spec) and not belongs(manifest.read(folder), base):
             shutil.rmtree(folder)
@@ -42,16 +32,16 @@ def withdraw_stale(repository: Path) -> set[str]:
     return stale
 
 
-def prune(repository: Path) -> None:
+def prune(repository: Path, label: str = "") -> None:
     """Remove the folders of control UNets that have no weights."""
-    for spec in CONTROL_UNETS.values():
+    for spec in control_unets(label).values():
         if not installed(repository, spec):
             shutil.rmtree(repository / spec.name, ignore_errors=True)
 
 
-def base_of(repository: Path) -> Source | None:
+def base_of(repository: Path, label: str = "") -> Source | None:
     """The checkpoint that the plain UNet was exported from, with the UNet's files; None when there is none."""
-    found = manifest.read(repository / UNET.name / "1")
+    found = manifest.read(repository / UNET.labelled(label).name / "1")
     return found.sources.get("checkpoint") if found else None
 
 
@@ -63,11 +53,3 @@ def belongs(control: Manifest | None, base: Source | None) -> bool:
     return {name: state.sha256 for name, state in noted.items()} == {
         name: state.sha256 for name, state in base.files.items()
     }
-
-
-def place(repository: Path, spec: ModelSpec) -> None:
-    """Give a control UNet that came to a repository a config like that of the plain UNet, where it has none."""
-    path, beside = config.config_path(repository, spec), config.config_path(repository, UNET)
-    if path.is_file() or not beside.is_file():
-        return
-    config.write_configs(repository, [spec], config.placement_of(beside.read_text(), UNET))

@@ -6,31 +6,15 @@ Dimensions as in `exporters.sd15.graphs`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from darkroom.pipelines.sd15 import networks
 from darkroom.pipelines.sd15.networks import LATENT_CHANNELS, VAE_SCALE_FACTOR
-from darkroom.serving.networks import Array, ModelSpec, Tensors
-from exporters import onnx_export
-
-Parts = Mapping[str, Any]
-"""The loaded networks by their part: "unet", "controlnet", "vae", "text_encoder"."""
-Case = tuple[Tensors, Tensors]
-"""Inputs of a network, and the original's answers to them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """Sizes of one call."""
-
-    rows: int
-    height: int
-    width: int
-    tokens: int
-
+from darkroom.serving.networks import Array, ModelSpec, split_label
+from exporters import onnx_export, plan
+from exporters.plan import Parts, Plan, Random, Shape
 
 # Odd latents, sides that no level halves evenly, prompts of one, two and three chunks, single rows.
 CHECK_SHAPES = (
@@ -39,34 +23,25 @@ CHECK_SHAPES = (
     Shape(rows=1, height=24, width=8, tokens=231),
     Shape(rows=3, height=8, width=11, tokens=77),
 )
-# No side may be 1, which the exporter would take for a constant, and no two alike, which it would take for one.
-_EXAMPLE = Shape(rows=2, height=18, width=14, tokens=70)
 _TRACED_SIDE = 9
 """Halved three times it is still more than 1, as SD 1.5's four levels do it."""
-_TRACED_ROWS = 63
-"""With 64 and more, diffusers' Upsample2D lays its input out anew, which means nothing in a graph."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """One network.
+def _inputs(spec: ModelSpec) -> Callable[[Parts, Shape, Random], dict[str, Array]]:
+    """Makes inputs of any shape for a network of the family."""
 
-    :param parts: which networks of the checkpoint go into it.
-    :param served: makes the module to export of them.
-    :param original: diffusers' answer to inputs, in fp32.
-    """
+    def inputs(parts: Parts, shape: Shape, random: Random) -> dict[str, Array]:
+        makers = _makers(parts, shape, random)
+        made = {tensor.name: makers[tensor.name]() for tensor in spec.inputs}
+        return {name: array.astype(np.float32) if array.dtype == np.float64 else array for name, array in made.items()}
 
-    spec: ModelSpec
-    parts: tuple[str, ...]
-    served: Callable[[Parts], Any]
-    original: Callable[[Parts, Mapping[str, Any]], Mapping[str, Any]]
+    return inputs
 
 
-def inputs(plan: Plan, parts: Parts, shape: Shape, random: np.random.Generator) -> dict[str, Array]:
-    """Inputs of that shape: noise where a network sees noise, numbers of their ranges where it sees numbers."""
+def _makers(parts: Parts, shape: Shape, random: Random) -> dict[str, Callable[[], Array]]:
     rows, tokens = shape.rows, shape.tokens
     pixels = (rows, shape.height * VAE_SCALE_FACTOR, shape.width * VAE_SCALE_FACTOR, 3)
-    makers: dict[str, Callable[[], Array]] = {
+    return {
         "latents": lambda: random.normal(size=(rows, LATENT_CHANNELS, shape.height, shape.width)),
         "timestep": lambda: random.uniform(0, 999, (rows, 1)),
         "prompt_embeds": lambda: random.normal(size=(rows, tokens, parts["unet"].config.cross_attention_dim)),
@@ -75,8 +50,6 @@ def inputs(plan: Plan, parts: Parts, shape: Shape, random: np.random.Generator) 
         "image": lambda: random.integers(0, 256, pixels, np.uint8),
         "input_ids": lambda: random.integers(0, _vocabulary(parts), (rows, min(tokens, _positions(parts)))),
     }
-    made = {tensor.name: makers[tensor.name]() for tensor in plan.spec.inputs}
-    return {name: array.astype(np.float32) if array.dtype == np.float64 else array for name, array in made.items()}
 
 
 def _vocabulary(parts: Parts) -> int:
@@ -87,44 +60,9 @@ def _positions(parts: Parts) -> int:
     return int(parts["text_encoder"].config.max_position_embeddings)
 
 
-def export(plan: Plan, parts: Parts, *, half: bool) -> Any:
-    """The ONNX model of a plan; `half` turns the networks themselves to fp16."""
-    import torch
-
-    from exporters.sd15 import attention
-
-    served = plan.served({name: part.half() if half else part for name, part in parts.items()})
-    example = inputs(plan, parts, _EXAMPLE, np.random.default_rng(0))
-    model = onnx_export.export_onnx(
-        served,
-        {name: torch.from_numpy(array) for name, array in example.items()},
-        dynamic=_dynamic(parts),
-        outputs=[tensor.name for tensor in plan.spec.outputs],
-        translations=attention.translations(),
-    )
-    _leave_open(model, plan.spec)
-    return model
-
-
-def _leave_open(model: Any, spec: ModelSpec) -> None:
-    """Name the dimensions that the spec leaves open and this checkpoint fixes: the width of the embeddings.
-
-    Triton wants the configuration to say what the graph says, and the configuration is one for all checkpoints.
-    """
-    import onnx_ir
-
-    tensors = {tensor.name: tensor for tensor in (*spec.inputs, *spec.outputs)}
-    for value in (*model.graph.inputs, *model.graph.outputs):
-        for axis, size in enumerate(tensors[value.name].dims, start=1):
-            if size == -1 and isinstance(value.shape[axis], int):
-                shape = list(value.shape)
-                shape[axis] = onnx_ir.SymbolicDim(f"{value.name}_{axis}")
-                value.shape = onnx_ir.Shape(shape)
-
-
 def _dynamic(parts: Parts) -> dict[str, dict[int, Any]]:
-    rows = onnx_export.dimension("batch", maximum=_TRACED_ROWS)
-    height, width = (onnx_export.dimension(name, minimum=_TRACED_SIDE) for name in ("height", "width"))
+    rows = plan.rows_dimension()
+    height, width = plan.side_dimensions(_TRACED_SIDE)
     longest = _positions(parts) if "text_encoder" in parts else 2**16
     tokens = onnx_export.dimension("tokens", maximum=longest)
     pixels = {0: rows, 1: VAE_SCALE_FACTOR * height, 2: VAE_SCALE_FACTOR * width}
@@ -137,24 +75,6 @@ def _dynamic(parts: Parts) -> dict[str, dict[int, Any]]:
         "image": pixels,
         "input_ids": {0: rows, 1: tokens},
     }
-
-
-def originals(plan: Plan, parts: Parts) -> list[Case]:
-    """Inputs of all CHECK_SHAPES with diffusers' answers."""
-    random = np.random.default_rng(1)
-    return answered(plan, parts, [inputs(plan, parts, shape, random) for shape in CHECK_SHAPES])
-
-
-def answered(plan: Plan, parts: Parts, calls: list[dict[str, Array]]) -> list[Case]:
-    """Each of these inputs with the original's answers."""
-    import torch
-
-    cases: list[Case] = []
-    with torch.no_grad():
-        for given in calls:
-            answer = plan.original(parts, {name: torch.from_numpy(array) for name, array in given.items()})
-            cases.append((given, {name: np.asarray(value) for name, value in answer.items()}))
-    return cases
 
 
 def _text(parts: Parts, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -193,38 +113,44 @@ def _encoded(parts: Parts, given: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _decoded(parts: Parts, given: Mapping[str, Any]) -> Mapping[str, Any]:
-    from diffusers.image_processor import VaeImageProcessor
-
-    vae = parts["vae"]
-    decoded = vae.decode(given["latents"] / vae.config.scaling_factor, return_dict=False)[0]
-    pixels = VaeImageProcessor().postprocess(decoded, output_type="np")
-    return {"image": (pixels * 255).round().astype("uint8")}
+    return plan.decoded_image(parts["vae"], given["latents"])
 
 
 def plan_of(spec: ModelSpec) -> Plan:
-    """The plan of a network of this family."""
+    """The plan of a network of this family, whatever its label."""
+    from exporters.graphs import clip, vae
     from exporters.sd15 import graphs
 
-    if spec is networks.TEXT_ENCODER:
-        return Plan(
-            spec=spec,
-            parts=("text_encoder",),
-            served=lambda parts: graphs.ServedTextEncoder(parts["text_encoder"]),
-            original=_text,
-        )
-    if spec is networks.UNET:
-        return Plan(spec=spec, parts=("unet",), served=lambda parts: graphs.ServedUnet(parts["unet"]), original=_noise)
-    if spec is networks.VAE_ENCODER:
-        return Plan(
-            spec=spec, parts=("vae",), served=lambda parts: graphs.ServedVaeEncoder(parts["vae"]), original=_encoded
-        )
-    if spec is networks.VAE_DECODER:
-        return Plan(
-            spec=spec, parts=("vae",), served=lambda parts: graphs.ServedVaeDecoder(parts["vae"]), original=_decoded
-        )
+    name, _ = split_label(spec.name)
+    if name == networks.TEXT_ENCODER.name:
+        return _plan(spec, "text_encoder", clip.ServedTextEncoder, _text)
+    if name == networks.UNET.name:
+        return _plan(spec, "unet", graphs.ServedUnet, _noise)
+    if name == networks.VAE_ENCODER.name:
+        return _plan(spec, "vae", vae.ServedVaeEncoder, _encoded)
+    if name == networks.VAE_DECODER.name:
+        return _plan(spec, "vae", vae.ServedVaeDecoder, _decoded)
     return Plan(
         spec=spec,
         parts=("unet", "controlnet"),
         served=lambda parts: graphs.ServedControlUnet(parts["unet"], parts["controlnet"]),
         original=_controlled_noise,
+        inputs=_inputs(spec),
+        dynamic=_dynamic,
+        check_shapes=CHECK_SHAPES,
+        open_sizes=True,
+    )
+
+
+def _plan(spec: ModelSpec, part: str, served: Callable[[Any], Any], original: Any) -> Plan:
+    """The plan of a network that is one part of the checkpoint."""
+    return Plan(
+        spec=spec,
+        parts=(part,),
+        served=lambda parts: served(parts[part]),
+        original=original,
+        inputs=_inputs(spec),
+        dynamic=_dynamic,
+        check_shapes=CHECK_SHAPES,
+        open_sizes=True,
     )

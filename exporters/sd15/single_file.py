@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from exporters import onnx_export
-from exporters.checkpoint_files import read_json
+from exporters.checkpoints.contents import looks_like, tensor_names
+from exporters.checkpoints.files import read_json
 from exporters.errors import ExportError
 from exporters.files import sha256
 
@@ -31,20 +32,6 @@ _WEIGHTS = {
 }
 _NOTE = "unpacked.json"
 _KEPT = ("tokenizer", "scheduler")
-_OTHERS = {
-    "conditioner.embedders.": "Stable Diffusion XL",
-    "cond_stage_model.model.": "Stable Diffusion 2",
-    "model.diffusion_model.joint_blocks.": "Stable Diffusion 3",
-    "model.diffusion_model.double_blocks.": "Flux",
-    "double_blocks.": "Flux",
-    "lora_": "a LoRA",
-    "unet.": "a LoRA",
-    "control_model.": "a ControlNet",
-    "down_blocks.": "a UNet in the diffusers layout, without text encoder and VAE",
-    "text_model.": "a text encoder alone",
-    "encoder.": "a VAE alone",
-}
-"""What a file is that begins a name so."""
 _BARE_TEXT = ("embeddings.", "encoder.", "final_layer_norm.")
 """How names of the text encoder begin in files that leave "text_model." out."""
 
@@ -77,20 +64,21 @@ def unpack(file: Path, config: Callable[[], Path], cache: Path, *, named: str | 
     return folder
 
 
+def is_whole(names: frozenset[str]) -> bool:
+    """Whether weights of these names are a UNet, a VAE and a text encoder of this kind."""
+    wanted = (f"{_UNET}input_blocks.0.0.weight", f"{_VAE}decoder.conv_in.weight")
+    return all(name in names for name in wanted) and any(name.startswith(_TEXT) for name in names)
+
+
 def check(file: Path) -> None:
     """Look at the names of the weights, and not at the weights.
 
     :raises ExportError: damaged, or no checkpoint of this kind.
     """
-    if file.suffix != ".safetensors":
-        raise ExportError(
-            f"{file.name} is no .safetensors file: pickles (.ckpt) can run code when they are read. Convert it first."
-        )
-    names = _names(file)
-    wanted = (f"{_UNET}input_blocks.0.0.weight", f"{_VAE}decoder.conv_in.weight")
-    if all(name in names for name in wanted) and any(name.startswith(_TEXT) for name in names):
+    names = tensor_names(file)
+    if is_whole(names):
         return
-    kind = next((kind for start, kind in _OTHERS.items() if any(name.startswith(start) for name in names)), None)
+    kind = looks_like(names)
     missing = [part for part, start in (("UNet", _UNET), ("VAE", _VAE), ("text encoder", _TEXT))
                if not any(name.startswith(start) for name in names)]  # fmt: skip
     what = f"it looks like {kind}" if kind else f"it has no {' and no '.join(missing) or 'usual names'}"
@@ -112,16 +100,6 @@ def fits(file: Path, config: Path) -> bool:
     with safe_open(file, "pt") as content:
         names = frozenset(content.keys())
         return all(name in names and content.get_slice(name).get_shape()[0] == first for name, first in wanted.items())
-
-
-def _names(file: Path) -> frozenset[str]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, "pt") as content:
-            return frozenset(content.keys())
-    except (OSError, SafetensorError, ValueError) as error:
-        raise ExportError(f"{file.name} cannot be read as safetensors: {error}.") from None
 
 
 def _write(file: Path, config: Path, folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from exporters.errors import ExportError
-from exporters.fused_attention import spell_out
+from exporters.graphs.fused_attention import spell_out
 
 EnginePrecision = Literal["fp32", "fp16", "bf16"]
 Dims = tuple[int | None, ...]

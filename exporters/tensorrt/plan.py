@@ -11,7 +11,7 @@ from typing import Any
 
 from darkroom import pipelines
 from darkroom.profiles import Axis, EngineSizes, Range, SizeClass
-from darkroom.serving.networks import ModelSpec
+from darkroom.serving.networks import ModelSpec, split_label
 from exporters.errors import ExportError
 from exporters.tensorrt.graph import EnginePrecision, Graph, read_graph
 
@@ -84,7 +84,7 @@ class EnginePlan:
 
 
 def engine_sizes() -> dict[str, EngineSizes]:
-    """What the `profiles.py` of all families say, by the model's name."""
+    """What the `profiles.py` of all families say, by the model's name without a label."""
     sizes: dict[str, EngineSizes] = {}
     for module in pkgutil.iter_modules(pipelines.__path__):
         family = f"{pipelines.__name__}.{module.name}"
@@ -114,7 +114,7 @@ def make_plan(
     :param workspace: bytes.
     :raises ExportError: the model is not there or another one, or the wanted ranges make no sense.
     """
-    sizes = engine_sizes().get(spec.name)
+    sizes = engine_sizes().get(split_label(spec.name)[0])
     if sizes is None:
         raise ExportError(f"No profiles.py says what sizes an engine of {spec.name} has to take.")
     graph = read_graph(onnx_file)

@@ -10,14 +10,24 @@ from fastapi import Request
 from fastapi.responses import FileResponse, Response
 from starlette.datastructures import Headers
 
-_KEPT = ("etag", "last-modified", "cache-control", "vary")
+from darkroom.images import MEDIA_TYPES
+
+_KEPT = ("etag", "last-modified", "cache-control", "vary", "x-content-type-options")
+SHOWN = frozenset(media_type for media_type in MEDIA_TYPES.values() if media_type.startswith("image/"))
+"""Media types that browsers are to show."""
 
 
 def file_answer(request: Request, path: Path, found: os.stat_result, *, media_type: str, filename: str) -> Response:
-    """The file, to be shown; 304 without it for a client whose `If-None-Match` or `If-Modified-Since` says that it
-    has it."""
+    """The file; 304 without it for a client whose `If-None-Match` or `If-Modified-Since` says that it has it. Images
+    are for browsers to show. They save all other files, as some of them (HTML, SVG) would run as pages of this
+    service."""
     answer = FileResponse(
-        path, stat_result=found, media_type=media_type, filename=filename, content_disposition_type="inline"
+        path,
+        stat_result=found,
+        media_type=media_type,
+        filename=filename,
+        content_disposition_type="inline" if media_type in SHOWN else "attachment",
+        headers={"X-Content-Type-Options": "nosniff"},
     )
     if not is_known(request.headers, etag=answer.headers["etag"], modified=answer.headers["last-modified"]):
         return answer

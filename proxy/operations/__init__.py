@@ -1,87 +1,78 @@
-"""What tasks can do: one file for each operation."""
+"""What can be asked for, each operation written once and given a family."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
+from darkroom.errors import InvalidInput
+from darkroom.registry import families
 from darkroom.request.fields import choice
-from darkroom.serving.networks import ModelSpec
+from darkroom.serving.networks import split_label
+from proxy.models import ServedModel
+from proxy.operations.base import Operation
+from proxy.operations.enlarging import ENLARGE
 from proxy.operations.generate import Generate
-from proxy.operations.hidream import Hidream
-from proxy.operations.pictures import PictureOperation
 from proxy.operations.upscale import Upscale
-from proxy.services import Services
-from proxy.tasks.models import Output, Tell, Work
+
+_KINDS: dict[str, type[Generate] | type[Upscale]] = {"generate": Generate, "upscale": Upscale}
 
 
-class Operation(Protocol):
-    """One kind of task."""
-
-    name: str
-    pipeline: ClassVar[ModelSpec]
-    """The model that does the work."""
-    longest_turn: ClassVar[float]
-    """Seconds that a step may take alone; longer ones are divided."""
-    fallback_seconds: float
-    """Seconds per unit before any was measured."""
-    names: frozenset[str]
-    """Every field that it takes."""
-
-    async def accept(self, services: Services, fields: dict[str, Any]) -> Work:
-        """Validate a request: values as JSON or a form has them, files as bytes.
-
-        :raises DarkroomError, RequestValidationError: it is refused.
-        """
-        ...
-
-    async def run(
-        self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes], tell: Tell
-    ) -> list[Output]:
-        """Do the work of `accept`. May be called again after a crash, and then begins anew.
-
-        :raises DarkroomError: it failed.
-        """
-        ...
+def _defaults() -> dict[str, Operation]:
+    found: dict[str, Operation] = {}
+    for family in sorted(families().values(), key=lambda family: family.order):
+        if family.operation in _KINDS and family.operation not in found:
+            kind = _KINDS[family.operation]
+            found[family.operation] = kind(name=family.operation, model=ServedModel(family=family))
+    return found
 
 
-_PICTURES: tuple[PictureOperation, ...] = (Hidream(), Generate())
-"""Those that `POST /submit` can do, the one that it rather does first."""
-_ALL: tuple[Operation, ...] = (*_PICTURES, Upscale())
-OPERATIONS: dict[str, Operation] = {operation.name: operation for operation in _ALL}
-_AUTO = "auto"
+OPERATIONS: dict[str, Operation] = _defaults()
+"""By name, each with the family that is the default. Under the names of models there are the others."""
 
 
 def operation_named(name: object) -> Operation:
-    """:raises InvalidInput: there is none of that name."""
-    return OPERATIONS[choice("operation", name, OPERATIONS)]
+    """An operation by its name, or by that of a model: what its family does, with that model.
+
+    :raises InvalidInput: there is none of that name.
+    """
+    plain, label = split_label(name.strip().lower()) if isinstance(name, str) else ("", "")
+    family = next((one for one in families().values() if plain == one.pipeline.name), None)
+    if family is None or name in OPERATIONS:
+        known = dict.fromkeys([*OPERATIONS, *(one.pipeline.name for one in families().values())])
+        return OPERATIONS[choice("operation", name, known)]
+    model = ServedModel(family=family, label=label)
+    usual = OPERATIONS[family.operation]
+    return usual if usual.pipeline == model.pipeline else _KINDS[family.operation](name=model.name, model=model)
 
 
 def group_of(operation: str) -> str:
-    """Whom an operation shares its networks with: the name of its pipeline; see `proxy.load.Sharing`."""
-    return OPERATIONS[operation].pipeline.name if operation in OPERATIONS else operation
+    """Whom an operation shares its networks with: the name of its pipeline; see `proxy.load.Sharing`.
+
+    :param operation: as a task keeps it.
+    """
+    pipeline = OPERATIONS[operation].pipeline if operation in OPERATIONS else None
+    return pipeline.name if pipeline else operation
+
+
+def pipelines_of(operation: str, fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """The pipelines that a task needs.
+
+    :param operation, fields: as the task keeps them.
+    """
+    needed = [operation_named(operation), *([OPERATIONS["upscale"]] if ENLARGE in fields else [])]
+    return tuple(one.pipeline.name for one in needed if one.pipeline)
 
 
 def turn_of(operation: str, demand: float, steps: int) -> float:
     """Seconds of one step of a task alone.
 
+    :param operation: as a task keeps it.
     :param demand: of the whole task.
     """
-    longest = OPERATIONS[operation].longest_turn if operation in OPERATIONS else math.inf
+    try:
+        longest = operation_named(operation).longest_turn
+    except InvalidInput:  # of a family that is not there any more
+        longest = math.inf
     return min(longest, demand / max(1, steps))
-
-
-def submit_operation(services: Services) -> PictureOperation:
-    """What `POST /submit` does: SUBMIT_OPERATION, or of what there is here the first."""
-    wanted = services.settings.submit_operation
-    if wanted == _AUTO:
-        return next((one for one in _PICTURES if _is_there(one, services)), _PICTURES[-1])
-    return next(one for one in _PICTURES if one.name == wanted)
-
-
-def _is_there(operation: PictureOperation, services: Services) -> bool:
-    name, served = operation.pipeline.name, services.monitor.models
-    if served:
-        return name in served
-    return (services.settings.model_repository / name / "1").is_dir()  # Triton is not up yet, and will serve this

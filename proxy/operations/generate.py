@@ -1,47 +1,122 @@
-"""Text to image with SD 1.5 as a task."""
+"""The operation `generate`: images of a text, with an upscaler behind it where they are to be larger."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from darkroom.images import probe, trimmed
-from darkroom.pipelines.sd15.networks import PIPELINE, VAE_SCALE_FACTOR
-from darkroom.pipelines.sd15.request import GenerateRequest, ranges
-from proxy import generating, pictures
-from proxy.generate_fields import GENERATE_NAMES, Ranges
-from proxy.generating import Job
-from proxy.operations.pictures import ENLARGE_NAMES, PictureOperation
+from darkroom.errors import InvalidInput
+from darkroom.images import trimmed
+from darkroom.serving.networks import ModelSpec
+from proxy.models import ServedModel
+from proxy.operations.base import Operation
+from proxy.operations.enlarging import (
+    ENLARGE,
+    ENLARGE_MODEL,
+    ENLARGE_NAMES,
+    Enlarging,
+    enlarge,
+    enlarge_fields,
+    enlarge_ranges,
+    enlarging,
+)
+from proxy.operations.images import ImageJob, Made, Outputs, run
+from proxy.operations.taking import MODEL, names_of, take, take_model
 from proxy.services import Services
+from proxy.tasks.models import Emit, Output, TaskContext, Work
+from proxy.validation import validated
 
-_CONTROL_IMAGE = "control_image"
 
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    """The fields of the family, and two more: `enlarge` (1..8), by how much the images are enlarged when they are
+    made, and `enlarge_model`, the upscaler that does it."""
 
-class Generate(PictureOperation):
-    """The fields of `POST /generate`, and those of every `PictureOperation`."""
+    name: str
+    model: ServedModel
+    lane: ClassVar[str] = "images"
 
-    name = "generate"
-    fallback_seconds = 0.1
-    pipeline = PIPELINE
-    side_multiple = VAE_SCALE_FACTOR
-    names = GENERATE_NAMES | ENLARGE_NAMES
+    @property
+    def pipeline(self) -> ModelSpec:
+        return self.model.pipeline
 
-    async def take(self, services: Services, fields: dict[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
-        settings = services.settings
-        named, picture = await generating.take_fields(fields, settings.generate_limits, max_mb=settings.max_upload_mb)
-        if picture is None:
-            return named, {}
-        probe(picture[1], max_pixels=settings.generate_max_control_pixels, param=picture[0])
+    @property
+    def longest_turn(self) -> float:
+        return self.model.family.longest_turn
+
+    @property
+    def fallback_seconds(self) -> float:
+        return self.model.family.seconds_per_unit
+
+    @property
+    def names(self) -> frozenset[str]:
+        return names_of(self.model) | ENLARGE_NAMES
+
+    def bound(self, services: Services, fields: dict[str, Any]) -> Operation:
+        own = self.model if self.name != self.model.family.operation else None
+        if own is not None and not fields.get(MODEL):
+            fields.pop(MODEL, None)
+            return self
+        model = take_model(services, self.model.family.operation, fields)
+        if own not in (None, model):
+            raise InvalidInput(f"model must be {self.name}, as the operation is; got {model.name}.", param=MODEL)
+        return self if model == self.model else Generate(name=model.name, model=model)
+
+    async def accept(self, services: Services, fields: dict[str, Any]) -> Work:
+        self.model.require(services)
+        wanted = validated(fields, enlarge_fields(), enlarge_ranges()).model_dump(exclude_none=True)
+        sent = {name: value for name, value in fields.items() if name not in ENLARGE_NAMES}
+        taken = await take(services, self.model, sent)
+        job = ImageJob.of(self.model, taken.request)
+        request, larger = job.request, enlarging(services, wanted, job)
+        if larger is not None:
+            wanted[ENLARGE] = larger.scale
+        size = f"{request.width or 'default'}x{request.height or 'default'}"
+        parts = (size, request.cost_label, larger.label if larger else "")
         # What is kept has nothing behind the end of the image.
-        return named, {_CONTROL_IMAGE: await asyncio.to_thread(trimmed, picture[1])}
+        files = {name: await asyncio.to_thread(trimmed, image.data) for name, image in taken.images.items()}
+        return Work(
+            fields={**taken.values, **wanted, "seed": request.seed},
+            files=files,
+            steps=request.steps + (request.num_images if larger else 0),
+            kind=" ".join(part for part in parts if part),
+            units=request.steps * request.num_images * (2 if request.guided else 1),
+            pictures=request.num_images,
+        )
 
-    def ranges(self, services: Services) -> Ranges:
-        return ranges(services.settings.generate_limits)
+    async def run(self, context: TaskContext) -> list[Output]:
+        services, fields, emit = context.services, context.fields, context.emit
+        self.model.require(services)
+        wanted = {name: fields[name] for name in ENLARGE_NAMES if name in fields}
+        values = {name: value for name, value in fields.items() if name not in ENLARGE_NAMES}
+        job = ImageJob.of(self.model, self.model.parse(services, {**values, **context.files}))
+        larger = enlarging(services, wanted, job)
+        if larger is not None:  # the upscaler decodes what it gets: nothing is lost on the way
+            job = ImageJob.of(self.model, job.request.with_values(format="png"))
+        afterwards = job.request.num_images if larger else 0
+        steps = job.request.steps
 
-    def job(self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes]) -> Job:
-        request = GenerateRequest.parse(fields, services.settings.generate_limits)
-        return Job(request=request, control_image=files.get(_CONTROL_IMAGE))
+        async def each(outputs: Outputs) -> None:
+            nonlocal steps
+            done, steps = (int(n) for n in outputs["progress"])
+            preview = outputs.get("preview")
+            emit(done, steps + afterwards, None if preview is None else preview.tobytes())
 
-    def label(self, job: pictures.Job) -> str:
-        return "controlled" if isinstance(job, Job) and job.request.control else ""
+        made = await run(services, job, each)
+        return await _results(services, made, larger, steps, emit)
+
+
+async def _results(services: Services, made: Made, larger: Enlarging | None, steps: int, emit: Emit) -> list[Output]:
+    """The images as results of a task, enlarged where that is asked for: one step for each of them."""
+    outputs = [Output(data=data, media_type=made.media_type, details=details) for data, details in made.images]
+    if larger is None:
+        return outputs
+    total = steps + len(outputs)
+    for index, (data, details) in enumerate(made.images):
+        # Tiles are no steps of the task, but they show that it goes on.
+        result = await enlarge(services, larger, bytes(data), lambda *_, at=steps + index: emit(at, total, None))
+        more = {**details, ENLARGE: larger.scale, ENLARGE_MODEL: result.details["model"]}
+        outputs[index] = Output(data=result.data, media_type=result.media_type, details=more)
+        emit(steps + index + 1, total, None)
+    return outputs

@@ -1,70 +1,70 @@
-"""Upscaling as a task."""
+"""The operation `upscale`: enlarges an image."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, cast
 
-from darkroom.errors import InvalidInput
-from darkroom.images import probe, trimmed
-from darkroom.pipelines.upscale.networks import PIPELINE, UpscaleNetwork
-from darkroom.pipelines.upscale.request import UpscaleRequest
+from darkroom.images import trimmed
 from darkroom.serving.networks import ModelSpec
-from proxy import upscaling
+from proxy.models import ServedModel
+from proxy.operations import upscaling
+from proxy.operations.base import Operation
+from proxy.operations.taking import names_of, take
 from proxy.services import Services
-from proxy.tasks.models import Output, Tell, Work
-
-_IMAGE = "image"
-_UNIT = 2.5e8
-"""Multiplications: so that an image costs about as much as eight units by itself, as it does in other operations."""
-_CONVOLUTION = 9 * 64 * 64
-_DENSE_BLOCK = 3 * 9 * (32 * (64 + 96 + 128 + 160) + 64 * 192)
-"""Multiplications for a pixel: of a convolution with 64 channels, of a residual-in-residual dense block."""
+from proxy.tasks.models import Output, TaskContext, Work
 
 
+class _Costs(Protocol):
+    """What the request of every family that upscales says of its cost."""
+
+    def cost_units(self, width: int, height: int) -> float: ...
+
+
+@dataclass(frozen=True, kw_only=True)
 class Upscale:
-    """The fields of `POST /api/upscale`; the picture as `file`, `image` or `image_base64`."""
+    """The fields of the family, its image among them."""
 
-    name = "upscale"
-    pipeline: ClassVar[ModelSpec] = PIPELINE
-    longest_turn: ClassVar[float] = 1.0  # a picture is divided into tiles
-    fallback_seconds = 0.005
-    names = upscaling.NAMES
+    name: str
+    model: ServedModel
+    lane: ClassVar[str] = "images"
+
+    @property
+    def pipeline(self) -> ModelSpec:
+        return self.model.pipeline
+
+    @property
+    def longest_turn(self) -> float:
+        return self.model.family.longest_turn  # an image is divided into tiles
+
+    @property
+    def fallback_seconds(self) -> float:
+        return self.model.family.seconds_per_unit
+
+    @property
+    def names(self) -> frozenset[str]:
+        return names_of(self.model)
+
+    def bound(self, services: Services, fields: dict[str, Any]) -> Operation:
+        return self
 
     async def accept(self, services: Services, fields: dict[str, Any]) -> Work:
-        settings = services.settings
-        upscaling.require_model(services)
-        given, picture = await upscaling.take_fields(fields, max_mb=settings.max_upload_mb)
-        request = UpscaleRequest.parse(given, settings.limits)
-        if picture is None:
-            raise InvalidInput("file is missing: send a picture.", param="file")
-        header = await asyncio.to_thread(probe, picture[1], max_pixels=settings.upscale_max_pixels, param=picture[0])
-        image = await asyncio.to_thread(trimmed, picture[1])  # what is kept has nothing behind the end of the image
+        self.model.require(services)
+        taken = await take(services, self.model, fields)
+        ((name, image),) = taken.images.items()
+        costs = cast(_Costs, taken.request)
         return Work(
-            fields=given,
-            files={_IMAGE: image},
-            steps=1,  # the tiles are counted when the picture is decoded
-            kind=request.network.label,
-            units=_cost(request.network) * _padded(header.width, header.height, request.tile_pad) / _UNIT,
+            fields=taken.values,
+            files={name: await asyncio.to_thread(trimmed, image.data)},
+            steps=1,  # the tiles are counted when the image is decoded
+            kind=taken.request.cost_label,
+            units=costs.cost_units(image.header.width, image.header.height),
         )
 
-    async def run(
-        self, services: Services, fields: Mapping[str, Any], files: Mapping[str, bytes], tell: Tell
-    ) -> list[Output]:
-        upscaling.require_model(services)
-        request = UpscaleRequest.parse(fields, services.settings.limits)
-        result = await upscaling.run(services, files[_IMAGE], request, lambda done, total: tell(done, total, None))
+    async def run(self, context: TaskContext) -> list[Output]:
+        services, emit = context.services, context.emit
+        self.model.require(services)
+        request = self.model.parse(services, {**context.fields, **context.files})
+        result = await upscaling.run(services, self.model, request, lambda done, total: emit(done, total, None))
         return [Output(data=result.data, media_type=result.media_type, details=result.details)]
-
-
-def _padded(width: int, height: int, pad: int) -> int:
-    """Pixels that the network sees, of a picture in one tile; several have a little more."""
-    return (width + 2 * pad) * (height + 2 * pad)
-
-
-def _cost(network: UpscaleNetwork) -> float:
-    """Multiplications for each pixel: by them, one network tells how long another one takes."""
-    if network.architecture == "srvgg":
-        return _CONVOLUTION * network.blocks
-    return _DENSE_BLOCK * network.blocks + _CONVOLUTION * (1 + 4 + 16 + 16)  # the last ones see the enlarged picture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
@@ -12,15 +12,13 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from darkroom.images import MEDIA_TYPES, probe
-from darkroom.pipelines.sd15.request import GenerateRequest
+from darkroom.images import MEDIA_TYPES
 from proxy.answers import Generated
 from proxy.documented import IMAGE, WORK, answers
-from proxy.generate_fields import GENERATE_NAMES
-from proxy.generating import Job, take_fields
 from proxy.http.accept import Accept, accept_of
 from proxy.ignored import ignored, note
-from proxy.pictures import Outputs, require_model, run
+from proxy.operations.images import ImageJob, Outputs, run
+from proxy.operations.taking import names_of, take, take_model
 from proxy.services import Services, Use, while_connected
 from proxy.sources import SOURCE
 from proxy.streams import EVENT_STREAM, EventResponse, Tell, data_url, event, wants_events
@@ -34,37 +32,36 @@ _PICTURES = {MEDIA_TYPES[name]: name for name in ("png", "webp", "jpeg")}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted(Job):
+class Wanted:
     """A request and the form of its answer.
 
-    :param bare: answer the picture itself.
+    :param bare: answer the image itself.
     :param warnings: what to add to an answer in JSON.
     """
 
+    job: ImageJob
     bare: bool
     warnings: dict[str, Any]
 
 
-async def _job(request: Request, services: Use) -> Wanted:
-    settings = services.settings
-    fields = await read_fields(request, max_mb=settings.max_upload_mb)
-    warnings = note(request, ignored(fields, GENERATE_NAMES))
-    named, picture = await take_fields(fields, settings.generate_limits, max_mb=settings.max_upload_mb)
-    accepted = _accepted(accept_of(request))
+async def _wanted(request: Request, services: Use) -> Wanted:
+    fields = await read_fields(request, max_mb=services.settings.max_upload_mb)
+    model = take_model(services, "generate", fields)
+    warnings = note(request, ignored(fields, names_of(model)))
+    accepted, events = _accepted(accept_of(request)), wants_events(request, _JSON, *_PICTURES)
+    settled = {}
+    asked = str(fields.get("format") or "").lower()
+    if accepted in _PICTURES and asked in ("", _PICTURES[accepted]):
+        settled["format"] = _PICTURES[accepted]
+    parsed = (await take(services, model, fields, **settled)).request
+    if not events:  # progress and previews would reach nobody, and every message costs time
+        parsed = parsed.with_values(progress_every=0, preview_every=0)
+    job = ImageJob.of(model, parsed)
     if accepted in _PICTURES:
-        _require_one(named["format"] in (None, _PICTURES[accepted]), f"format is {named['format']}", accepted)
-        named["format"] = _PICTURES[accepted]
-    parsed = GenerateRequest.parse(named, settings.generate_limits)
-    events = wants_events(request, _JSON, *_PICTURES)
-    if not events:
-        # Nobody would see them, and every message costs time.
-        parsed = replace(parsed, progress_every=0, preview_every=0)
+        _require_one(job.request.format == _PICTURES[accepted], f"format is {job.request.format}", accepted)
     bare = accepted != _JSON and not events
-    _require_one(not bare or parsed.num_images == 1, f"num_images is {parsed.num_images}", accepted)
-    if picture is not None:
-        most = settings.generate_max_control_pixels
-        await asyncio.to_thread(probe, picture[1], max_pixels=most, param=picture[0])
-    return Wanted(request=parsed, control_image=None if picture is None else picture[1], bare=bare, warnings=warnings)
+    _require_one(not bare or job.request.num_images == 1, f"num_images is {job.request.num_images}", accepted)
+    return Wanted(job=job, bare=bare, warnings=warnings)
 
 
 def _accepted(accept: Accept) -> str:
@@ -94,7 +91,7 @@ def _require_one(fits: bool, but: str, accepted: str) -> None:
         other={406: "`not_acceptable`: Several images, and `Accept` names a kind of answer that holds one."},
     ),
 )
-async def generate(request: Request, services: Use, job: Annotated[Wanted, Depends(_job)]) -> Response:
+async def generate(request: Request, services: Use, wanted: Annotated[Wanted, Depends(_wanted)]) -> Response:
     """Takes JSON or a form. Answers JSON: `images` as data URLs, `seed`, `seeds`, `parameters`, and with a reference
     picture the `control_map` that was made of it. With `Accept: image/png` (webp, jpeg) and one picture it answers
     the picture itself, and its seed in `X-Seed`.
@@ -102,27 +99,26 @@ async def generate(request: Request, services: Use, job: Annotated[Wanted, Depen
     With `Accept: text/event-stream` it answers events: `progress` with the steps done and in all, `control` with
     the control map, `preview`, `image` for each picture when it is ready, then `done` with the rest of the answer, or
     `error`."""
-    services.monitor.require()
-    require_model(services, job.pipeline)
+    wanted.job.model.require_ready(services)
     if wants_events(request, _JSON, *_PICTURES):
         services.gate.check(SOURCE.get())
-        return EventResponse(partial(_narrated, services, job))
-    made = await while_connected(request, services.admitted(partial(run, services, job)))
-    if job.bare:
-        ((data, details),) = made.pictures
+        return EventResponse(partial(_narrated, services, wanted))
+    made = await while_connected(request, services.admitted(partial(run, services, wanted.job)))
+    if wanted.bare:
+        ((data, details),) = made.images
         return Response(data, media_type=made.media_type, headers={"X-Seed": str(details["seed"])})
-    return Response(await asyncio.to_thread(made.as_json, job.warnings), media_type=_JSON)
+    return Response(await asyncio.to_thread(made.as_json, wanted.warnings), media_type=_JSON)
 
 
-async def _narrated(services: Services, job: Wanted, tell: Tell) -> None:
+async def _narrated(services: Services, wanted: Wanted, tell: Tell) -> None:
     """The job as events."""
 
     async def each(outputs: Outputs) -> None:
-        for one in await asyncio.to_thread(_told, outputs, job.media_type):
+        for one in await asyncio.to_thread(_told, outputs, wanted.job.media_type):
             tell(one)
 
-    made = await services.admitted(lambda: run(services, job, each))
-    tell(event("done", {**made.summary(), **job.warnings}))
+    made = await services.admitted(lambda: run(services, wanted.job, each))
+    tell(event("done", {**made.summary(), **wanted.warnings}))
 
 
 def _told(outputs: Outputs, media_type: str) -> list[bytes]:

@@ -9,10 +9,11 @@ from fastapi.responses import JSONResponse
 
 from darkroom import __version__
 from darkroom.devices import serving_device
-from darkroom.errors import NotReady
-from proxy.answers import ApiHealth, Health
+from darkroom.errors import NotFound, NotReady
+from proxy.answers import ApiHealth, Health, OneHealth
 from proxy.documented import healths
-from proxy.readiness import Monitor
+from proxy.models import default_model
+from proxy.readiness import State
 from proxy.services import Services, Use
 from proxy.tasks.tasks import UseTasks
 
@@ -25,8 +26,9 @@ _RETRY_AFTER = 5
 
 @router.get("/health", summary="State of the service", **healths(Health))
 async def health(services: Use, tasks: UseTasks) -> JSONResponse:
-    """200 when every model has answered a small inference, 503 while they load, restart or drain. Tasks that wait are
-    counted in `queue_length`, and in `total_tasks` all that are not forgotten, from before a restart too."""
+    """200 when every model has answered a small inference, 503 while some of them load, restart or drain. `families`
+    says which work: each goes on by itself, and `GET /health/{family}` answers for one. Tasks that wait are counted in
+    `queue_length`, and in `total_tasks` all that are not forgotten, from before a restart too."""
     gate, monitor = services.gate, services.monitor
     status, counts, reason = _status(services), dict[str, int](), monitor.reason
     try:
@@ -45,30 +47,60 @@ async def health(services: Use, tasks: UseTasks) -> JSONResponse:
         "models": monitor.models,
         "reason": reason,
         "canary_failures": monitor.canary_failures,
+        "families": {name: family_health(state) for name, state in monitor.states.items()},
     }
-    return _answer(content, monitor)
+    return _answer(content, _RETRY_AFTER if monitor.ready else monitor.retry_after)
 
 
-@router.get("/api/health", summary="State of the upscaler", **healths(ApiHealth))
-async def api_health(services: Use) -> JSONResponse:
-    """Contract D: status, whether the models are loaded, and the device they run on."""
+@router.get("/health/{family}", summary="State of one family of models", **healths(OneHealth, raises=(NotFound,)))
+async def one_health(family: str, services: Use) -> JSONResponse:
+    """200 when this pipeline and the networks that it needs have answered a small inference, 503 while they load,
+    restart or drain; the names are those in `families` of `GET /health`. 404 where there is none of that name."""
     monitor = services.monitor
-    content = {
-        "status": _status(services),
-        "model_loaded": monitor.ready,
-        "device": serving_device(monitor.providers.values()),
+    state = monitor.states.get(family)
+    if state is None and monitor.models:
+        raise NotFound(f"There is no family {family[:60]!r} here; there are {', '.join(monitor.states)}.")
+    content = {"status": _status(services, family), "reason": monitor.reason} | (family_health(state) if state else {})
+    return _answer(content, state.retry_after if state else monitor.retry_after)
+
+
+def family_health(state: State) -> dict[str, Any]:
+    """How a group of models is."""
+    return {
+        "ready": state.ready,
+        "ready_for": state.ready_for,
+        "reason": state.reason,
+        "retry_after": None if state.ready else state.retry_after,
+        "canary_failures": state.failures,
+        "failing": state.failing,
+        "models": [spec.name for spec in state.group.models],
     }
-    return _answer(content, monitor)
 
 
-def _status(services: Services) -> str:
+@router.get("/api/health", summary="State of the upscaler", **healths(ApiHealth, raises=(NotFound,)))
+async def api_health(services: Use) -> JSONResponse:
+    """Contract D: status, whether the upscaler's models are loaded, and the device they run on."""
+    monitor, model = services.monitor, default_model(services, "upscale")
+    model.require(services)
+    pipeline = model.name
+    state = monitor.states.get(pipeline)
+    networks = {spec.name for spec in state.group.networks} if state else set()
+    content = {
+        "status": _status(services, pipeline),
+        "model_loaded": state is not None and state.ready,
+        "device": serving_device([p for name, p in monitor.providers.items() if name in networks]),
+    }
+    return _answer(content, state.retry_after if state else monitor.retry_after)
+
+
+def _status(services: Services, family: str | None = None) -> str:
+    monitor = services.monitor
     if services.gate.draining:
         return "draining"
-    return "healthy" if services.monitor.ready else "unhealthy"
+    return "healthy" if (monitor.ready if family is None else monitor.ready_of(family)) else "unhealthy"
 
 
-def _answer(content: dict[str, Any], monitor: Monitor) -> JSONResponse:
+def _answer(content: dict[str, Any], retry_after: int) -> JSONResponse:
     if content["status"] == "healthy":
         return JSONResponse(content)
-    retry_after = _RETRY_AFTER if monitor.ready else monitor.retry_after
     return JSONResponse(content, 503, {"Retry-After": str(retry_after)})

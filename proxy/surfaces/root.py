@@ -12,8 +12,8 @@ from darkroom import __version__
 from proxy.answers import Root
 from proxy.documented import answers
 from proxy.http.accept import accept_of
-from proxy.operations import submit_operation
 from proxy.services import Services, Use
+from proxy.surfaces.submit import submit_operation
 
 router = APIRouter(tags=["health"])
 

@@ -6,20 +6,18 @@ import asyncio
 import contextlib
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter
 
 from darkroom import __version__
 from darkroom.devices import gpu_info
-from darkroom.diffusion.schedulers import SCHEDULERS
 from darkroom.errors import NotReady
-from darkroom.pipelines.sd15.checkpoint import Checkpoint
-from darkroom.pipelines.sd15.networks import CONTROL_UNETS, PIPELINE
 from proxy.answers import Status
 from proxy.documented import answers
+from proxy.models import default_model
 from proxy.services import Services, Use
+from proxy.surfaces.health import family_health
 from proxy.tasks.tasks import Tasks, UseTasks
 
 router = APIRouter(tags=["health"])
@@ -27,18 +25,19 @@ router = APIRouter(tags=["health"])
 
 @router.get("/status", summary="Workers, queue and devices", **answers(Status))
 async def status(services: Use, tasks: UseTasks) -> dict[str, Any]:
-    """`active_workers`: tasks that can run at once, while the models work; `task_queue_size`: tasks that wait, without
-    the durable ones while their database is away; `pending_tasks`: tasks that wait or run. Results go to their clients
-    at once or to the disk, so that no result is ever in a queue. Memory of GPUs in GiB; `memory_allocated` is that of
-    this service (`memory_scope` "service") where the driver tells it, else that of all programs ("device"), as
-    `memory_reserved` always is. `ranks` of a model that is divided over several devices: how many there should be and
-    how many work, and why they were given up, if they were; it then goes on with one device, its `provider`."""
+    """`active_workers`: tasks that can run at once, while there is a family whose models work (`families`);
+    `task_queue_size`: tasks that wait, without the durable ones while their database is away; `pending_tasks`: tasks
+    that wait or run. Results go to their clients at once or to the disk, so that no result is ever in a queue. Memory
+    of GPUs in GiB; `memory_allocated` is that of this service (`memory_scope` "service") where the driver tells it,
+    else that of all programs ("device"), as `memory_reserved` always is. `ranks` of a model that is divided over
+    several devices: how many there should be and how many work, and why they were given up, if they were; it then goes
+    on with one device, its `provider`."""
     gate, monitor, settings = services.gate, services.monitor, services.settings
     queued = await _queued(services, tasks)
     gpus = await asyncio.to_thread(gpu_info, settings.num_gpus_to_use)
     await monitor.read_metrics()
     return {
-        "active_workers": gate.capacity if monitor.ready else 0,
+        "active_workers": gate.capacity if any(state.ready for state in monitor.states.values()) else 0,
         "task_queue_size": queued,
         "result_queue_size": 0,
         "pending_tasks": queued + gate.active,
@@ -53,8 +52,9 @@ async def status(services: Use, tasks: UseTasks) -> dict[str, Any]:
         "reason": monitor.reason,
         "uptime_seconds": round(time.monotonic() - services.started, 1),
         "darkroom_version": __version__,
+        "families": {name: family_health(state) for name, state in monitor.states.items()},
         "models": {name: _model(services, name, loaded) for name, loaded in monitor.models.items()},
-        "generate": await asyncio.to_thread(_generate, services) if PIPELINE.name in monitor.models else None,
+        "generate": await asyncio.to_thread(_generate, services),
     }
 
 
@@ -72,21 +72,16 @@ def _model(services: Services, name: str, loaded: bool) -> dict[str, Any]:
     return {"loaded": loaded, "provider": provider, "ranks": None if ranks is None else asdict(ranks)}
 
 
-def _generate(services: Services) -> dict[str, Any]:
-    """What text to image can do here."""
-    limits, served = services.settings.generate_limits, services.monitor.models
-    return {
-        "checkpoint": _checkpoint(services.settings.model_repository / PIPELINE.name / "1"),
-        "schedulers": list(SCHEDULERS),
-        "controls": [control for control, spec in CONTROL_UNETS.items() if spec.name in served],
-        "limits": {name: getattr(limits, name) for name in limits.__dataclass_fields__},
-    }
-
-
-def _checkpoint(folder: Path) -> dict[str, Any] | None:
-    """What the export wrote down; None where the repository is on another machine."""
-    try:
-        checkpoint = Checkpoint.read(folder)
-    except (OSError, ValueError, KeyError):
+def _generate(services: Services) -> dict[str, Any] | None:
+    """What text to image can do here with the model of requests that name none; None where there is none."""
+    model = default_model(services, "generate")
+    served = services.monitor.models
+    if model.name not in served:
         return None
-    return {"name": checkpoint.name, "hash": checkpoint.digest, "side": checkpoint.side}
+    checkpoint = model.checkpoint(services)
+    known = checkpoint and {"name": checkpoint.name, "hash": checkpoint.digest, "side": checkpoint.side}
+    return {
+        "checkpoint": known,
+        **model.family.features(frozenset(served)),
+        "limits": model.family.limits(model.limits(services)),
+    }

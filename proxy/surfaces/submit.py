@@ -5,23 +5,27 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from darkroom.diffusion.checkpoint import Checkpoint
 from darkroom.errors import InvalidInput
-from darkroom.pipelines.upscale.request import SCALE_RANGE
+from darkroom.request.edge import Number, Text, Whole, word
+from darkroom.request.fields import Bounds
+from darkroom.request.image import ImageRequest
 from proxy.answers import BatchSubmitted, Submitted, SubmittedStatus
 from proxy.documented import IMAGE, SUBMIT, TASK, answers
 from proxy.errors import first_problem
-from proxy.generate_fields import OTHER_NAMES, Fields, Number, Text, Whole, validated, word
 from proxy.http.json_body import read_json
 from proxy.ignored import ignored, note
-from proxy.operations import submit_operation
+from proxy.models import installed
+from proxy.operations import operation_named
+from proxy.operations.enlarging import ENLARGE, enlarge_ranges
+from proxy.operations.generate import Generate
+from proxy.operations.taking import MODEL
 from proxy.services import Services, Use
 from proxy.surfaces.tasks import (
     REPLAYED,
@@ -32,16 +36,20 @@ from proxy.surfaces.tasks import (
     processing_time,
     result_urls,
 )
-from proxy.tasks.models import Outlook, Task, Work
+from proxy.tasks.models import QueueEstimates, Task, Work
 from proxy.tasks.tasks import UseTasks
+from proxy.validation import Model as Fields
+from proxy.validation import validated
 
 router = APIRouter(tags=["asynchronous generation"])
 
 RESOLUTIONS = ("1024x1024", "1024x768", "768x1024", "512x512")
 _ENUM: dict[str, Any] = {"enum": list(RESOLUTIONS)}
 _USUAL_STEPS = 50
-_OTHER_NAMES = {ours: name for name, ours in OTHER_NAMES.items()}
+_OTHER_NAMES = {ours: name for name, ours in ImageRequest.aliases().items()}
 """The operation's name of a field -> the contract's."""
+BY_CONTRACT = frozenset(_OTHER_NAMES)
+"""Fields of the operation that this contract has another name for."""
 ELSEWHERE = {
     "width": "resolution says the size",
     "height": "resolution says the size",
@@ -56,15 +64,32 @@ _RAISES = (*IMAGE, *SUBMIT)
 _ACCEPTED = "Task submitted successfully"
 
 
+_PREFERRED = "hidream"
+"""The model that this contract is of."""
+_AUTO = "auto"
+
+
+def submit_operation(services: Services) -> Generate:
+    """What `POST /submit` does: SUBMIT_OPERATION, or where that is auto, the contract's own model if it is there."""
+    wanted: str = services.settings.submit_operation
+    if wanted == _AUTO:
+        there = {model.name for model in installed(services, "generate")}
+        wanted = _PREFERRED if _PREFERRED in there else "generate"
+    return cast(Generate, operation_named(wanted))
+
+
 def _body(kind: type[Fields]) -> Callable[[Request, Services], Coroutine[Any, Any, Fields]]:
     """A dependency that reads a JSON body. FastAPI's own refuses some bad bodies without naming a field."""
 
     async def read(request: Request, services: Use) -> Fields:
-        return validated(
-            await read_json(request, images=(), max_mb=1), kind, submit_operation(services).ranges(services)
-        )
+        body = await read_json(request, images=(), max_mb=1)
+        return validated(body, kind, _ranges(submit_operation(services), services))
 
     return read
+
+
+def _ranges(operation: Generate, services: Services) -> dict[str, Bounds]:
+    return operation.model.family.request.ranges(operation.model.limits(services))
 
 
 class ImageGenerationRequest(BaseModel):
@@ -120,7 +145,7 @@ async def submit(
     """Answers at once; ask `/status/{task_id}` what became of it."""
     warnings = note(request, _ignored(body, services))
     ((task, new),) = await _submit([body], request, services, tasks)
-    content = {**_accepted(task, await tasks.outlook_of_accepted()), **warnings}
+    content = {**_accepted(task, await tasks.estimates_of_accepted()), **warnings}
     return JSONResponse(content, headers=_replayed(new))
 
 
@@ -136,8 +161,8 @@ async def batch_submit(
         unknown += _ignored(one, services, f"requests[{index}].")
     warnings = note(request, unknown)
     accepted = await _submit(body.requests, request, services, tasks)
-    outlook = await tasks.outlook_of_accepted()
-    told = [_accepted(task, outlook) for task, _ in accepted]
+    estimates = await tasks.estimates_of_accepted()
+    told = [_accepted(task, estimates) for task, _ in accepted]
     content = {
         "task_ids": [answer["task_id"] for answer in told],
         "tasks": told,
@@ -154,9 +179,9 @@ def _ignored(body: ImageGenerationRequest, services: Services, prefix: str = "")
     return ignored(body.model_extra or {}, names, prefix)
 
 
-def _accepted(task: Task, outlook: Outlook) -> dict[str, Any]:
-    estimate = max(1, math.ceil(outlook.seconds_until_done(task)))
-    return {"task_id": task.id, "status": task.state, "estimated_time": estimate, "message": _ACCEPTED}
+def _accepted(task: Task, estimates: QueueEstimates) -> dict[str, Any]:
+    seconds = max(1, math.ceil(estimates[task.lane].seconds_until_done(task)))
+    return {"task_id": task.id, "status": task.state, "estimated_time": seconds, "message": _ACCEPTED}
 
 
 def _replayed(new: bool) -> dict[str, str]:
@@ -167,16 +192,18 @@ async def _submit(
     bodies: list[ImageGenerationRequest], request: Request, services: Services, tasks: UseTasks
 ) -> list[tuple[Task, bool]]:
     key = idempotency_key(request)
-    tasks.check(len(bodies), key)  # before each of them costs time
-    operation = submit_operation(services)
-    sent = [body.sent(int(operation.ranges(services)["steps"][1])) for body in bodies]
-    side = await asyncio.to_thread(_trained_side, services, operation.pipeline.name)
+    tasks.check(len(bodies), key, submit_operation(services).lane)  # before each of them costs time
+    operation = _operation_of(bodies, services)
+    sent = [body.sent(int(_ranges(operation, services)["steps"][1])) for body in bodies]
+    checkpoint = await asyncio.to_thread(operation.model.checkpoint, services)
+    side = checkpoint.side if checkpoint is not None else None
+    multiple = operation.model.family.request.fields()["width"].multiple
     works: list[Work] = []
     for index, fields in enumerate(sent):
-        sized = _sized(fields, side, operation.side_multiple, services.settings.submit_enlarge)
+        sized = _sized(fields, side, multiple, services.settings.submit_enlarge)
         try:
             _refuse_what_is_elsewhere(fields)
-            works.append(await operation.accept(services, sized))
+            works.append(await operation.accept(services, {k: v for k, v in sized.items() if k != MODEL}))
         except RequestValidationError as error:
             message, param = first_problem(error)
             raise _as_sent(InvalidInput(message, param=param), fields, index, len(sent)) from None
@@ -190,6 +217,23 @@ async def _submit(
         key=key,
         digest=await asyncio.to_thread(digest, sent),
     )
+
+
+def _operation_of(bodies: list[ImageGenerationRequest], services: Services) -> Generate:
+    """The operation by the model that the requests name.
+
+    :raises InvalidInput, NotFound: there is no such model, or they name several.
+    """
+    usual = submit_operation(services)
+    found = [cast(Generate, usual.bound(services, dict(body.model_extra or {}))) for body in bodies]
+    for index, one in enumerate(found):
+        if one != found[0]:
+            raise InvalidInput(
+                f"requests[{index}]: model must be the same in all requests of a batch; got {one.model.name} after "
+                f"{found[0].model.name}.",
+                param=MODEL,
+            )
+    return found[0]
 
 
 def _refuse_what_is_elsewhere(fields: Mapping[str, Any]) -> None:
@@ -228,18 +272,10 @@ def _reduction(width: int, height: int, side: int, multiple: int) -> int:
     """
     fitting = [
         factor
-        for factor in range(1, int(SCALE_RANGE[1]) + 1)
+        for factor in range(1, int(enlarge_ranges()[ENLARGE][1]) + 1)
         if width % (factor * multiple) == 0 and height % (factor * multiple) == 0
     ]
     return next((factor for factor in fitting if width * height <= (factor * side) ** 2), fitting[-1])
-
-
-def _trained_side(services: Services, pipeline: str) -> int | None:
-    """What the export wrote down; None where the repository is on another machine."""
-    try:
-        return Checkpoint.read(services.settings.model_repository / pipeline / "1").side
-    except (OSError, ValueError, KeyError):
-        return None
 
 
 @router.get("/status/{task_id}", summary="What became of a submitted picture", **answers(SubmittedStatus, raises=TASK))

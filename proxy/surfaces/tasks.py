@@ -1,4 +1,4 @@
-"""Durable tasks: any operation as a task, what becomes of it, and its pictures."""
+"""Durable tasks: any operation as a task, what becomes of it, and its results."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ import json
 import math
 import re
 import time
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
+from starlette.datastructures import URL
 
 from darkroom.errors import Conflict, Gone, InvalidInput, NotFound, NotReady
 from darkroom.images import MEDIA_TYPES
 from darkroom.request import fields as values
+from darkroom.request.edge import Whole
 from proxy.answers import TaskPage, TaskView
 from proxy.documented import IMAGE, SUBMIT, TASK, answers
-from proxy.generate_fields import Whole
-from proxy.http.conditional import file_answer
+from proxy.http.conditional import SHOWN, file_answer
 from proxy.ignored import ignored, note
 from proxy.operations import operation_named
 from proxy.services import Use
 from proxy.streams import EVENT_STREAM, EventResponse, Told, data_url, event
-from proxy.tasks.models import PRIORITIES, STATES, Outlook, State, Task
+from proxy.tasks.models import PRIORITIES, STATES, QueueEstimates, State, Task
 from proxy.tasks.tasks import Tasks, UseTasks
 from proxy.uploads import read_fields
 
@@ -75,8 +77,14 @@ def moment(seconds: float | None) -> str | None:
 
 
 def result_urls(task: Task, request: Request) -> list[str]:
-    """Where its pictures are."""
-    return [str(request.url_for("image", name=result["name"])) for result in task.results]
+    """Where its results are: images where they have always been, other files below the task."""
+    return [str(_result_url(task, result, request)) for result in task.results]
+
+
+def _result_url(task: Task, result: Mapping[str, Any], request: Request) -> URL:
+    if result["media_type"] in SHOWN and "filename" not in result:
+        return request.url_for("image", name=result["name"])
+    return request.url_for("task_result", task_id=task.id, name=result.get("filename", result["name"]))
 
 
 def processing_time(task: Task) -> float | None:
@@ -86,9 +94,9 @@ def processing_time(task: Task) -> float | None:
     return round(max(0.0, (task.completed_at or time.time()) - task.started_at), 3)
 
 
-def shown(task: Task, outlook: Outlook, request: Request) -> dict[str, Any]:
+def shown(task: Task, estimates: QueueEstimates, request: Request) -> dict[str, Any]:
     """A task as JSON."""
-    urls = result_urls(task, request)
+    urls, estimate = result_urls(task, request), estimates[task.lane]
     return {
         "task_id": task.id,
         "operation": task.operation,
@@ -97,8 +105,8 @@ def shown(task: Task, outlook: Outlook, request: Request) -> dict[str, Any]:
         "progress": math.floor(100 * task.share),
         "step": task.step,
         "total_steps": task.steps,
-        "queue_position": outlook.position(task.id),
-        "estimated_time": round(outlook.seconds_until_done(task), 1),
+        "queue_position": estimate.position(task.id),
+        "estimated_time": round(estimate.seconds_until_done(task), 1),
         "attempts": task.attempts,
         "created_at": moment(task.created_at),
         "started_at": moment(task.started_at),
@@ -125,7 +133,8 @@ async def submit_task(request: Request, services: Use, tasks: UseTasks) -> Respo
     tasks.check(1, key)  # before the request costs time
     fields = await read_fields(request, max_mb=services.settings.max_upload_mb)
     hashed = await asyncio.to_thread(digest, fields)
-    operation = operation_named(fields.pop("operation", None))
+    operation = operation_named(fields.pop("operation", None)).bound(services, fields)
+    tasks.check(1, key, operation.lane)
     wanted = fields.pop("priority", None)
     priority = values.choice("priority", "normal" if wanted in (None, "") else wanted, PRIORITIES)
     warnings = note(request, ignored(fields, operation.names))
@@ -133,7 +142,7 @@ async def submit_task(request: Request, services: Use, tasks: UseTasks) -> Respo
     who = client_of(request)
     ((task, new),) = await tasks.submit(operation.name, [work], client=who, priority=priority, key=key, digest=hashed)
     headers = {"Location": f"/tasks/{task.id}"} | ({} if new else {REPLAYED: "true"})
-    return JSONResponse({**shown(task, await tasks.outlook_of_accepted(), request), **warnings}, 202, headers)
+    return JSONResponse({**shown(task, await tasks.estimates_of_accepted(), request), **warnings}, 202, headers)
 
 
 @router.get("/tasks", summary="The newest tasks of this client", **answers(TaskPage, raises=(NotReady,)))
@@ -147,20 +156,20 @@ async def list_tasks(
     name = values.choice("state", state, STATES) if state is not None else None
     known: State | None = next((one for one in STATES if one == name), None)
     page = await tasks.page(client=client_of(request), state=known, limit=limit)
-    outlook = await tasks.outlook()
-    return {"tasks": [shown(task, outlook, request) for task in page]}
+    estimates = await tasks.queue_estimates()
+    return {"tasks": [shown(task, estimates, request) for task in page]}
 
 
 @router.get("/tasks/{task_id}", summary="A task", **answers(TaskView, raises=TASK))
 async def get_task(task_id: str, request: Request, tasks: UseTasks) -> dict[str, Any]:
     """404 for an unknown id, 410 for a task whose results are deleted."""
-    return shown(await tasks.get(task_id), await tasks.outlook(), request)
+    return shown(await tasks.get(task_id), await tasks.queue_estimates(), request)
 
 
 @router.delete("/tasks/{task_id}", summary="Cancel a task", **answers(TaskView, raises=(*TASK, Conflict)))
 async def cancel_task(task_id: str, request: Request, tasks: UseTasks) -> dict[str, Any]:
     """A task that runs stops within one step. 409 for one that has completed or failed."""
-    return shown(await tasks.cancel(task_id), await tasks.outlook(), request)
+    return shown(await tasks.cancel(task_id), await tasks.queue_estimates(), request)
 
 
 @router.get(
@@ -170,7 +179,7 @@ async def cancel_task(task_id: str, request: Request, tasks: UseTasks) -> dict[s
     **answers(None, raises=TASK, media=(EVENT_STREAM,)),
 )
 async def task_events(task_id: str, request: Request, tasks: UseTasks) -> Response:
-    """Events: `state`, at once and whenever it or the place in the queue changes; `step` with the steps; `preview`
+    """Events: `state`, at once and whenever it or the position in the queue changes; `step` with the steps; `preview`
     if the request asked for some and this process runs the task; at its end `done` with the task."""
     await tasks.get(task_id)
     return EventResponse(partial(narrate, tasks, task_id, request))
@@ -183,14 +192,15 @@ async def narrate(tasks: Tasks, id: str, request: Request, tell: Told) -> None:
     while True:
         live = tasks.live(id)
         task = await tasks.get(id)
-        outlook = await tasks.recent_outlook()
+        estimates = await tasks.recent_estimates()
+        position = estimates[task.lane].position(id)
         step = (live.step, live.steps) if live and live.steps else (task.step, task.steps)
         behind = tell.behind
-        if (task.state, outlook.position(id)) != told_state:
-            told_state = (task.state, outlook.position(id))
-            tell(event("state", shown(task, outlook, request)))
+        if (task.state, position) != told_state:
+            told_state = (task.state, position)
+            tell(event("state", shown(task, estimates, request)))
         if task.ended:
-            tell(event("done", shown(task, outlook, request)))
+            tell(event("done", shown(task, estimates, request)))
             return
         if task.state == "processing" and step != told_step and not behind:
             told_step = step
@@ -209,8 +219,24 @@ def _preview(data: bytes, step: tuple[int, int]) -> bytes:
 
 
 @router.get(
+    "/tasks/{task_id}/results/{name}",
+    summary="A result of a task",
+    response_class=FileResponse,
+    **answers(None, raises=(*TASK, Conflict), media=_MEDIA),
+)
+async def task_result(task_id: str, name: str, request: Request, tasks: UseTasks) -> Response:
+    """By the `filename` of a result, or by its `name`. Images are shown by browsers, other files are saved. 409 while
+    the task has not completed."""
+    task = await _completed(task_id, tasks)
+    result = next((one for one in task.results if name in (one.get("filename"), one["name"])), None)
+    if result is None:
+        raise NotFound(f"The task has no result {name[:80]!r}.", param="name")
+    return await _file(result, request, tasks)
+
+
+@router.get(
     "/download/{task_id}",
-    summary="A picture of a task",
+    summary="A result of a task, by its number",
     response_class=FileResponse,
     **answers(None, raises=(*TASK, Conflict), media=_MEDIA),
 )
@@ -220,21 +246,19 @@ async def download(
     tasks: UseTasks,
     image_index: Annotated[Whole, Query(ge=0, description="From 0.", json_schema_extra={"minimum": 0})] = 0,
 ) -> Response:
-    """409 while the task has not completed, 404 for a picture that it does not have."""
-    task = await tasks.get(task_id)
-    if task.state != "completed":
-        raise Conflict(f"The task is {task.state} and has no pictures to download.", param="task_id")
+    """409 while the task has not completed, 404 for a result that it does not have."""
+    task = await _completed(task_id, tasks)
     if image_index >= len(task.results):
         raise NotFound(
-            f"image_index must be below {len(task.results)}, the number of pictures; got {values.shown(image_index)}.",
+            f"image_index must be below {len(task.results)}, the number of results; got {values.shown(image_index)}.",
             param="image_index",
         )
-    return await image(str(task.results[image_index]["name"]), request, tasks)
+    return await _file(task.results[image_index], request, tasks)
 
 
 @router.get(
     "/images/{name}",
-    summary="A picture of a task",
+    summary="An image of a task",
     response_class=FileResponse,
     **answers(None, raises=TASK, media=_MEDIA),
 )
@@ -243,10 +267,30 @@ async def image(name: str, request: Request, tasks: UseTasks) -> Response:
     found = tasks.files.result(name)
     task = await tasks.get(found[0]) if found else None
     result = next((one for one in task.results if one["name"] == name), None) if task else None
-    if found is None or result is None:
-        raise NotFound(f"There is no picture {name[:80]!r}.", param="name")
+    if result is None:
+        raise NotFound(f"There is no image {name[:80]!r}.", param="name")
+    return await _file(result, request, tasks)
+
+
+async def _completed(id: str, tasks: Tasks) -> Task:
+    """:raises NotFound, Gone, Conflict: there is none of that id; it has no results, or none yet."""
+    task = await tasks.get(id)
+    if task.state != "completed":
+        raise Conflict(f"The task is {task.state} and has no results to download.", param="task_id")
+    return task
+
+
+async def _file(result: Mapping[str, Any], request: Request, tasks: Tasks) -> Response:
+    """The file of a result.
+
+    :raises Gone: it is deleted.
+    """
+    found = tasks.files.result(str(result["name"]))
     try:
+        if found is None:
+            raise FileNotFoundError
         there = await asyncio.to_thread(found[1].stat)
     except OSError:
-        raise Gone("The picture was kept for its time and is deleted.", param="name") from None
-    return file_answer(request, found[1], there, media_type=result["media_type"], filename=name)
+        raise Gone("The file was kept for its time and is deleted.", param="name") from None
+    filename = str(result.get("filename", result["name"]))
+    return file_answer(request, found[1], there, media_type=result["media_type"], filename=filename)

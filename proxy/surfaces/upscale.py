@@ -10,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, File, Request, UploadFile
 from fastapi.responses import FileResponse, JSONResponse, Response
@@ -22,27 +22,31 @@ from darkroom.errors import DarkroomError, InvalidInput, NotReady, TooLarge
 from darkroom.images import MEDIA_TYPES, probe
 from darkroom.pipelines.upscale import networks
 from darkroom.pipelines.upscale import request as fields
-from darkroom.pipelines.upscale.request import RANGES, UpscaleRequest
+from darkroom.pipelines.upscale.settings import Settings as UpscaleSettings
+from darkroom.request.edge import edge_model, named
 from darkroom.serving.model_config import on_cpu, read_config
 from darkroom.settings import Settings
 from proxy.answers import UpscaledBatch, UpscaleInfo
 from proxy.archive import Archive, entry_name, unused
 from proxy.documented import BODY, IMAGE, WORK, answers
 from proxy.errors import describe
-from proxy.generate_fields import validated
 from proxy.http.accept import accept_of
 from proxy.http.forms import FormRoute
 from proxy.ignored import ignored, note
+from proxy.models import ServedModel, default_model
+from proxy.operations.taking import names_of, take
+from proxy.operations.upscaling import Upscaled, run
 from proxy.services import Services, Use, while_connected, within
 from proxy.sources import SOURCE
 from proxy.streams import EVENT_STREAM, EventResponse, Tell, event, wants_events
 from proxy.uploads import read_fields, read_file
-from proxy.upscaling import NAMES, Result, UpscaleFields, run, take_fields
+from proxy.validation import validated
 
 router = APIRouter(prefix="/api", tags=["upscaling"], route_class=FormRoute)
 
 _BATCH_PARALLEL = 2
-_BATCH_NAMES = frozenset({*UpscaleFields.model_fields, "files"})
+_FIELDS = edge_model(fields.UpscaleRequest)
+_BATCH_NAMES = frozenset({*_FIELDS.model_fields, "files"})
 _ERRORS = "errors.json"
 _NAMELESS = "file"
 _ONE = answers(
@@ -56,26 +60,24 @@ _BATCH = answers(UpscaledBatch, raises=(*BODY, *WORK), media=("application/zip",
 
 @dataclass(frozen=True, kw_only=True)
 class Sent:
-    """What a request says beside its images.
+    """What a request says.
 
+    :param request: of a batch, without the image.
     :param warnings: what to add to an answer in JSON.
     """
 
-    options: UpscaleRequest
+    model: ServedModel
+    request: fields.UpscaleRequest
     warnings: dict[str, Any]
 
 
-async def _single(request: Request, services: Use) -> tuple[Sent, bytes]:
-    """A request for one image, and its bytes; only its header has been looked at."""
-    settings = services.settings
-    fields = await read_fields(request, max_mb=settings.max_upload_mb)
-    warnings = note(request, ignored(fields, NAMES))
-    given, picture = await take_fields(fields, max_mb=settings.max_upload_mb)
-    options = UpscaleRequest.parse(given, settings.limits)
-    if picture is None:
-        raise InvalidInput("file is missing.", param="file")
-    await asyncio.to_thread(probe, picture[1], max_pixels=settings.upscale_max_pixels, param=picture[0])
-    return Sent(options=options, warnings=warnings), picture[1]
+async def _single(request: Request, services: Use) -> Sent:
+    """A request for one image, of which only the header has been looked at."""
+    sent = await read_fields(request, max_mb=services.settings.max_upload_mb)
+    model = default_model(services, "upscale")
+    warnings = note(request, ignored(sent, names_of(model)))
+    taken = await take(services, model, sent)
+    return Sent(model=model, request=cast(fields.UpscaleRequest, taken.request), warnings=warnings)
 
 
 async def _several(
@@ -85,23 +87,25 @@ async def _several(
 ) -> tuple[Sent, list[UploadFile]]:
     """A request for several images, which stay where the form has them."""
     form = await request.form()
-    fields: dict[str, Any] = {name: value for name, value in form.multi_items() if name != "files"}
-    warnings = note(request, ignored(fields, _BATCH_NAMES))
-    for name in UpscaleFields.model_fields:
-        if isinstance(fields.get(name), StarletteUpload):
+    sent: dict[str, Any] = {name: value for name, value in form.multi_items() if name != "files"}
+    warnings = note(request, ignored(sent, _BATCH_NAMES))
+    for name in _FIELDS.model_fields:
+        if isinstance(sent.get(name), StarletteUpload):
             raise InvalidInput(f"{name} must be text and no file.", param=name)
-    given = validated(fields, UpscaleFields, RANGES).model_dump(exclude_none=True)
-    options = UpscaleRequest.parse(given, services.settings.limits)
+    model = default_model(services, "upscale")
+    ranges = fields.UpscaleRequest.ranges(model.limits(services))
+    given = named(fields.UpscaleRequest, validated(sent, _FIELDS, ranges).model_dump())
+    options = cast(fields.UpscaleRequest, model.parse(services, given))
     most = services.settings.max_batch_files
     if len(files) > most:
         raise TooLarge(f"files: at most {most} pictures at once; got {len(files)}.", param="files")
-    return Sent(options=options, warnings=warnings), files
+    return Sent(model=model, request=options, warnings=warnings), files
 
 
 @router.get("/info", summary="Models, device and limits", **answers(UpscaleInfo))
 async def info(services: Use) -> dict[str, Any]:
     """What this installation can do."""
-    settings, monitor = services.settings, services.monitor
+    settings, monitor, limits = services.settings, services.monitor, UpscaleSettings.of(services.settings)
     served = [n for n in networks.NETWORKS if monitor.models.get(n.model_name)]
     families = dict.fromkeys(n.family for n in served)
     return {
@@ -118,15 +122,15 @@ async def info(services: Use) -> dict[str, Any]:
             }
             for n in served
         ],
-        "tile": settings.upscale_tile,
-        "tile_pad": settings.upscale_tile_pad,
+        "tile": limits.tile,
+        "tile_pad": limits.tile_pad,
         "precision": _precision(settings.model_repository, served),
         "formats": fields.FORMATS,
         "limits": {
             "scale": fields.SCALE_RANGE,
             "tile": fields.TILE_RANGE,
-            "max_pixels": settings.upscale_max_pixels,
-            "max_output_pixels": settings.upscale_max_output_pixels,
+            "max_pixels": limits.max_pixels,
+            "max_output_pixels": limits.max_output_pixels,
             "max_upload_mb": settings.max_upload_mb,
             "max_batch_mb": settings.max_batch_mb,
             "max_batch_files": settings.max_batch_files,
@@ -142,7 +146,7 @@ def _default_tile(settings: Settings, network: networks.UpscaleNetwork) -> int |
     if config is None:
         return None
     window = network.window_cpu if on_cpu(config) else None
-    return fields.default_tile(settings.limits, settings.upscale_tile_pad, window)
+    return fields.default_tile(UpscaleSettings.of(settings), UpscaleSettings.of(settings).tile_pad, window)
 
 
 def _family(name: str, members: list[networks.UpscaleNetwork]) -> dict[str, Any]:
@@ -159,19 +163,18 @@ def _precision(repository: Path, served: list[networks.UpscaleNetwork]) -> str |
 
 
 @router.post("/upscale", summary="Upscale one picture", response_class=Response, **_ONE)
-async def upscale(request: Request, services: Use, sent: Annotated[tuple[Sent, bytes], Depends(_single)]) -> Response:
+async def upscale(request: Request, services: Use, sent: Annotated[Sent, Depends(_single)]) -> Response:
     """Takes a form with a file, or the picture as base64 in it or in JSON. Answers the picture itself. With
     `Accept: text/event-stream` it answers events instead: `progress` with the tiles done and in all, then `image` with
     the picture as a data URL, or `error`.
 
     `X-Dropped-Metadata` (in JSON `dropped_metadata`) names what the answer has no room for: `icc_profile`, a colour
     profile so large that programs could not open the answer."""
-    said, data = sent
-    services.monitor.require()
+    sent.model.require_ready(services)
     if wants_events(request, *MEDIA_TYPES.values()):
         services.gate.check(SOURCE.get())
-        return EventResponse(partial(_narrated, services, data, said))
-    result = await while_connected(request, services.admitted(partial(run, services, data, said.options)))
+        return EventResponse(partial(_narrated, services, sent))
+    result = await while_connected(request, services.admitted(partial(run, services, sent.model, sent.request)))
     return Response(result.data, media_type=result.media_type, headers=result.headers)
 
 
@@ -182,7 +185,7 @@ async def upscale_batch(
     """Answers a zip of the results, with `errors.json` for the files that failed; with
     `Accept: application/json` a list with one entry per file. A bad file does not lose the others."""
     said, files = sent
-    services.monitor.require()
+    said.model.require_ready(services)
     work = _batch_json if accept_of(request).prefers("application/json", "application/zip") else _batch_zip
     return await while_connected(request, work(services, files, said))
 
@@ -190,15 +193,16 @@ async def upscale_batch(
 async def _read(file: UploadFile, services: Services) -> bytes:
     """The upload's bytes, after a look at its size and its header."""
     data = await read_file(file, max_mb=services.settings.max_upload_mb)
-    await asyncio.to_thread(probe, data, max_pixels=services.settings.upscale_max_pixels)
+    await asyncio.to_thread(probe, data, max_pixels=UpscaleSettings.of(services.settings).max_pixels)
     return data
 
 
-async def _batch_item(services: Services, file: UploadFile, options: UpscaleRequest) -> Result | DarkroomError:
+async def _batch_item(services: Services, file: UploadFile, sent: Sent) -> Upscaled | DarkroomError:
     """One file of an admitted batch; its error is its own."""
     try:
         data = await _read(file, services)
-        return await within(services.settings.task_timeout, run(services, data, options))
+        work = run(services, sent.model, sent.request.with_values(image=data))
+        return await within(services.settings.task_timeout, work)
     except NotReady:
         raise  # not this file's fault: the whole batch is to be sent again
     except DarkroomError as error:
@@ -206,15 +210,15 @@ async def _batch_item(services: Services, file: UploadFile, options: UpscaleRequ
 
 
 async def _batch(
-    services: Services, files: list[UploadFile], options: UpscaleRequest
-) -> AsyncGenerator[tuple[UploadFile, Result | DarkroomError], None]:
+    services: Services, files: list[UploadFile], sent: Sent
+) -> AsyncGenerator[tuple[UploadFile, Upscaled | DarkroomError], None]:
     """A batch takes one place at the gate. Its files run a few at a time and are given in their order."""
     async with services.gate.admit(SOURCE.get()):
-        running: deque[asyncio.Task[Result | DarkroomError]] = deque()
+        running: deque[asyncio.Task[Upscaled | DarkroomError]] = deque()
         try:
             for i in range(len(files) + _BATCH_PARALLEL):
                 if i < len(files):
-                    running.append(asyncio.create_task(_batch_item(services, files[i], options)))
+                    running.append(asyncio.create_task(_batch_item(services, files[i], sent)))
                 if i >= _BATCH_PARALLEL:
                     yield files[i - _BATCH_PARALLEL], await running.popleft()
         finally:
@@ -224,10 +228,10 @@ async def _batch(
 
 async def _batch_json(services: Services, files: list[UploadFile], sent: Sent) -> Response:
     results = []
-    async with aclosing(_batch(services, files, sent.options)) as batch:
+    async with aclosing(_batch(services, files, sent)) as batch:
         async for file, result in batch:
             entry: dict[str, Any] = {"filename": file.filename}
-            if isinstance(result, Result):
+            if isinstance(result, Upscaled):
                 entry |= {"success": True, **await asyncio.to_thread(result.as_json)}
             else:
                 entry |= {"success": False, "error": describe(result)[1]["error"]}
@@ -238,10 +242,10 @@ async def _batch_json(services: Services, files: list[UploadFile], sent: Sent) -
 async def _batch_zip(services: Services, files: list[UploadFile], sent: Sent) -> Response:
     errors: dict[str, Any] = {}
     with Archive() as archive:
-        async with aclosing(_batch(services, files, sent.options)) as batch:
+        async with aclosing(_batch(services, files, sent)) as batch:
             async for file, result in batch:
-                if isinstance(result, Result):
-                    name = entry_name(file.filename, sent.options.format)
+                if isinstance(result, Upscaled):
+                    name = entry_name(file.filename, sent.request.format)
                     await asyncio.to_thread(archive.add, name, result.data)
                 else:
                     errors[unused(file.filename or _NAMELESS, errors)] = describe(result)[1]["error"]
@@ -256,11 +260,11 @@ async def _batch_zip(services: Services, files: list[UploadFile], sent: Sent) ->
     )
 
 
-async def _narrated(services: Services, data: bytes, sent: Sent, tell: Tell) -> None:
+async def _narrated(services: Services, sent: Sent, tell: Tell) -> None:
     """The job as events."""
 
     def report(done: int, total: int) -> None:
         tell(event("progress", {"done": done, "total": total}))
 
-    result = await services.admitted(lambda: run(services, data, sent.options, report))
+    result = await services.admitted(lambda: run(services, sent.model, sent.request, report))
     tell(await asyncio.to_thread(lambda: event("image", {**result.as_json(), **sent.warnings})))

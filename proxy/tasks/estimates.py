@@ -17,10 +17,10 @@ from proxy.load import GAIN_RANGE, Used, shares
 _FORGETTING = 0.85
 """What is left of the weight of an observation when the next one comes."""
 _SPLIT = 0.3
-"""Weight of the usual relation between what a picture costs and what a unit costs, where no observation tells them
+"""Weight of the usual relation between what an image costs and what a unit costs, where no observation tells them
 apart."""
 _USUAL_SPLIT = 8.0
-"""A picture costs as much as so many units: text encoder, decoder and PNG against steps."""
+"""An image costs as much as so many units: text encoder, decoder and PNG against steps."""
 _FIRST = 0.3
 """Weight of the first observation of a kind: engines and caches warm up with it."""
 _SURPRISE = math.log(2)
@@ -35,7 +35,7 @@ _SIZE = re.compile(r"(\d+)x(\d+)")
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """What is known of a kind: demand = `picture` x pictures + `unit` x units, fitted to observations by least squares
+    """What is known of a kind: demand = `image` x images + `unit` x units, fitted to observations by least squares
     of the relative error, newer ones first. The fields are the sums of that fit, and JSON can hold them."""
 
     weight: float = 0.0
@@ -48,42 +48,42 @@ class Speed:
 
     @property
     def costs(self) -> tuple[float, float]:
-        """Seconds per picture and per unit; neither is negative."""
+        """Seconds per image and per unit; neither is negative."""
         if self.weight <= 0:
             return 0.0, 0.0
-        # One more equation, of little weight: picture = split x unit.
+        # One more equation, of little weight: image = split x unit.
         typical = _SPLIT * self.pp
         pp, pu, uu = self.pp + typical, self.pu - typical * self.split, self.uu + typical * self.split**2
         determinant = pp * uu - pu * pu
         if determinant > 0:
-            picture = (self.p * uu - self.u * pu) / determinant
+            image = (self.p * uu - self.u * pu) / determinant
             unit = (self.u * pp - self.p * pu) / determinant
-            if picture >= 0 and unit >= 0:
-                return picture, unit
+            if image >= 0 and unit >= 0:
+                return image, unit
         if self.uu > 0 and self.u * self.u * self.pp >= self.p * self.p * self.uu:  # the one that explains more
             return 0.0, self.u / self.uu
         return self.p / self.pp, 0.0
 
-    def demand(self, pictures: float, units: float) -> float:
+    def demand(self, images: float, units: float) -> float:
         """Seconds of such a task alone."""
-        picture, unit = self.costs
-        return picture * pictures + unit * units
+        image, unit = self.costs
+        return image * images + unit * units
 
-    def observed(self, pictures: float, units: float, seconds: float, *, company: float = 0.0) -> Speed:
+    def observed(self, images: float, units: float, seconds: float, *, company: float = 0.0) -> Speed:
         """With one more observation.
 
         :param seconds: the demand that was measured.
         :param company: the logarithm of how many ran at once: the more they were, the less it says.
         """
         seconds = max(seconds, _LEAST)
-        expected = max(self.demand(pictures, units), _LEAST) if self.weight else seconds
+        expected = max(self.demand(images, units), _LEAST) if self.weight else seconds
         surprise = abs(math.log(seconds / expected))
         weight = (1.0 if self.weight else _FIRST) / (1 + company**2)
         if self.weight > _SETTLED:
             weight *= _SURPRISE / max(surprise, _SURPRISE)
         # Relative to the middle of both: to the duration alone, short ones would count most, to the expected one, long.
         scale, kept = math.sqrt(seconds * expected), _FORGETTING**weight
-        p, u, y = pictures / scale, units / scale, seconds / scale
+        p, u, y = images / scale, units / scale, seconds / scale
         return replace(
             self,
             weight=self.weight * kept + weight,
@@ -131,12 +131,12 @@ def _parts(kind: str) -> tuple[int, str]:
     return (int(found[1]) * int(found[2]), kind[found.end() :]) if found else (0, kind)
 
 
-def learnt_gain(gain: float, speed: Speed, pictures: float, units: float, used: Used) -> float:
+def learnt_gain(gain: float, speed: Speed, images: float, units: float, used: Used) -> float:
     """The gain of `proxy.load.shares` after a task that had company: it ended sooner than that kind should have, so
     that the machine does more at once than was thought, or later."""
     if speed.weight < _SETTLED or not used.company:
         return gain
-    error = math.log(max(speed.demand(pictures, units), _LEAST) / max(used.seconds, _LEAST))
+    error = math.log(max(speed.demand(images, units), _LEAST) / max(used.seconds, _LEAST))
     error = max(-_SURPRISE, min(_SURPRISE, error))
     low, high = GAIN_RANGE
     return max(low, min(high, gain + _GAIN_RATE * error * used.company / (1 + used.company**2)))
@@ -149,12 +149,14 @@ class Job:
     :param id: of the task; "" for a direct request.
     :param group, turn: see `proxy.load.Sharing`.
     :param left: seconds of its work alone that remain.
+    :param exclusive: jobs with the same key run one at a time; "" = with any others.
     """
 
     id: str = ""
     group: str = ""
     turn: float = 0.0
     left: float
+    exclusive: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,17 +172,18 @@ class Forecast:
 
 
 def forecast(
-    running: Iterable[Job], waiting: Sequence[Job], *, places: int, gain: float = 0.0, machines: int = 1
+    running: Iterable[Job], waiting: Sequence[Job], *, slots: int, gain: float = 0.0, machines: int = 1
 ) -> Forecast:
-    """Play what will happen: who waits begins, in that order, as soon as there is a place.
+    """Play what will happen: who waits begins, in that order, as soon as there is a slot, and no other job with the
+    same key runs.
 
-    :param places: how many run at a time, on all machines together.
+    :param slots: how many run at a time, on all machines together.
     """
-    at, ahead = 0.0, iter(waiting)
+    at, ahead = 0.0, list(waiting)
     active, ends, moments = list(running), dict[str, float](), list[float]()
     left = [job.left for job in active]
     while True:
-        while len(active) < places and (job := next(ahead, None)) is not None:
+        while len(active) < slots and (job := _next_job(ahead, active)) is not None:
             active.append(job)
             left.append(job.left)
         if not active:
@@ -194,6 +197,13 @@ def forecast(
                 moments.append(at)
                 ends[active[index].id] = at
                 del active[index], left[index]
+
+
+def _next_job(waiting: list[Job], active: Sequence[Job]) -> Job | None:
+    """Take the first job that may begin out of those that wait."""
+    taken = {job.exclusive for job in active if job.exclusive}
+    found = next((index for index, job in enumerate(waiting) if job.exclusive not in taken), None)
+    return None if found is None else waiting.pop(found)
 
 
 def speed_from(stored: Mapping[str, Any]) -> Speed:

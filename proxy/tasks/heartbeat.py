@@ -36,8 +36,8 @@ class Heartbeats:
     def lost(self, others: set[str]) -> set[str]:
         """Those that did not count for `LOST_SECONDS`, and those of `others` that have ended.
 
-        After a time without a look, as when the database was away, all others have that long again: they could not
-        count, either.
+        After a time without a look, as when the database was unavailable, all others have that long again: they could
+        not count, either.
         """
         with self._store.transaction() as connection:
             beats = {str(id): int(beat) for id, beat in connection.execute(sa.select(PROXIES.c.id, PROXIES.c.beat))}

@@ -1,4 +1,4 @@
-"""What a task tells while it runs, for those who watch it in this process."""
+"""What a task emits while it runs, for those who watch it in this process."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Live:
         self.changes = 0
         self._changed = asyncio.Event()
 
-    def tell(self, step: int, steps: int, preview: bytes | None = None) -> None:
-        """Take in what the operation says; see `models.Tell`."""
+    def emit(self, step: int, steps: int, preview: bytes | None = None) -> None:
+        """Take in what the operation says; see `models.Emit`."""
         self.step, self.steps = step, steps
         if preview is not None:
             self.preview = preview
@@ -31,7 +31,7 @@ class Live:
         self.touch()
 
     def reset(self) -> None:
-        """A run begins anew."""
+        """The task is restarted."""
         self.step = self.steps = 0
         self.touch()
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _BUSY_SECONDS = 10.0
-"""So long after the last sign of work DBOS looks as often as it wants to."""
+"""How long after the last sign of work DBOS looks as often as it wants to."""
 _IDLE_SECONDS = 5.0
 """Between two looks, while there is nothing to find."""
 
@@ -47,6 +47,9 @@ class Pace:
 
         They have begun, and a wait that has begun ends as it would have: only the next one is ours.
         """
+        # DBOS makes the events and hands them to its threads before anybody else sees them, so they cannot be replaced.
+        # Its own setting of the interval, which can be changed while it runs, does not end a wait that has begun: a
+        # task that comes to an idle service would wait for all of it. And a setting is a write to the database.
         vars(event)["pace"] = self
         event.__class__ = PacedEvent
 

@@ -1,8 +1,8 @@
 """Who runs which task, and when: DBOS's durable queue (https://docs.dbos.dev, 3.4).
 
 A task is a DBOS workflow of the same id. DBOS holds the queue in the database, gives every workflow to one process,
-and gives it out again when that process is gone. It keeps no steps: `Runner` begins a task anew and knows by the
-task's row whether there is anything left to do.
+and gives it out again when that process is gone. It keeps no steps: `Runner` restarts a task and knows by the
+task's row whether there is anything left to do. Each lane has a queue.
 """
 
 from __future__ import annotations
@@ -10,20 +10,18 @@ from __future__ import annotations
 import logging
 import socket
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 import sqlalchemy as sa
 from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 
+from proxy.tasks.lanes import LANES, Lane
+from proxy.tasks.models import Task
 from proxy.tasks.pacing import Pace
 
 log = logging.getLogger(__name__)
 
 _NAME = "darkroom"
-_QUEUE = "tasks"
-_NEWCOMERS = "newcomers"
-"""The first tasks of sources that had none: they come to the gate although what runs is another source's and long."""
-_POLLING_SECONDS = 0.25
 _VERSION = "1"
 """Of what a workflow is, which is no more than a task's id: a new release takes over the queue of the one before."""
 
@@ -32,17 +30,20 @@ class Queue:
     """DBOS in this process; there can be one.
 
     :param url: of the database.
-    :param places: workflows that run in each process at a time. Never a bound on all proxies together: the places of
-        one that died would stay taken. DBOS keeps the number with the queue, so that proxies of one database share it.
-    :param newcomers: as many of them besides, to wait for places at the gate or to be its guests; 0 = they are queued
-        with the others.
+    :param slots: by the name of a lane, how many of its workflows run in each process at a time. Never a bound on all
+        proxies together: the slots of one that died would stay taken. DBOS keeps the number with the queue, so that
+        proxies of one database share it.
+    :param guests: by the name of a lane, how many newcomers run besides, to wait for slots at the gate or to be its
+        guests; 0 = they are queued with the others.
     :param run: runs the task of that id. It never raises; when it is cancelled, the task is given out again later.
     """
 
-    def __init__(self, url: str, *, places: int, newcomers: int = 0, run: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(
+        self, url: str, *, slots: Mapping[str, int], guests: Mapping[str, int], run: Callable[[str], Awaitable[None]]
+    ) -> None:
         self._url = url
-        self._places = places
-        self._newcomers = newcomers
+        self._slots = slots
+        self._guests = guests
         self._run = run
         # Alone, a process takes over what it left when it is started again. Among others it is one of many: they take
         # over what it leaves, and it may not take what runs elsewhere for its own.
@@ -72,24 +73,31 @@ class Queue:
 
         self._workflow = task
         DBOS.launch()
-        before = None if self.alone else await DBOS.retrieve_queue_async(_QUEUE)
-        found = await before.get_worker_concurrency_async() if before else None
-        if found not in (None, self._places):
-            log.warning(
-                "MAX_CONCURRENT_TASKS is %d here and %s where this database was used last; from now on every proxy "
-                "takes %d tasks at a time from the queue",
-                self._places, found, self._places,
-            )  # fmt: skip
-        # Both in any case: where there were guests before, some may still be queued as newcomers.
-        for name, most in ((_QUEUE, self._places), (_NEWCOMERS, self._newcomers or self._places)):
-            await DBOS.register_queue_async(
-                name, worker_concurrency=most, polling_interval_sec=_POLLING_SECONDS, on_conflict="always_update"
-            )
+        for lane in LANES.values():
+            await self._register(lane)
         if self.alone:  # others would put tasks into the queue without a word to us
             # The second is not public; where a later DBOS has none, its jobs go on as often as before.
             jobs = getattr(self._dbos, "_background_jobs_stop_event", None)
             for event in [*self._dbos.background_thread_stop_events, *([jobs] if jobs else [])]:
                 self._pace.govern(event)
+
+    async def _register(self, lane: Lane) -> None:
+        slots, guests = self._slots[lane.name], self._guests.get(lane.name, 0)
+        before = None if self.alone else await DBOS.retrieve_queue_async(lane.queue)
+        found = await before.get_worker_concurrency_async() if before else None
+        if found not in (None, slots):
+            log.warning(
+                "%s is %d here and %s where this database was used last; from now on every proxy takes %d tasks at a "
+                "time from the queue",
+                lane.setting.upper(), slots, found, slots,
+            )  # fmt: skip
+        queues = {lane.queue: slots}
+        if lane.newcomers is not None:  # without guests, too: where there were some before, newcomers may be queued
+            queues[lane.newcomers] = guests or slots
+        for name, most in queues.items():
+            await DBOS.register_queue_async(
+                name, worker_concurrency=most, polling_interval_sec=lane.polling_seconds, on_conflict="always_update"
+            )
 
     def stop_taking(self) -> None:
         """Take no further task out of the queue; those that were taken go on."""
@@ -101,20 +109,21 @@ class Queue:
         DBOS.destroy(destroy_registry=True)
         self._dbos = None
 
-    async def put(self, id: str, rank: int, *, newcomer: bool = False) -> None:
+    async def put(self, task: Task) -> None:
         """Queue a task; a second time does nothing."""
-        queue = _NEWCOMERS if newcomer and self._newcomers else _QUEUE
-        with SetWorkflowID(id), SetEnqueueOptions(priority=rank):
-            await DBOS.enqueue_workflow_async(queue, self._workflow, id)
+        lane = LANES[task.lane]
+        queue = lane.newcomers if task.newcomer and self._guests.get(task.lane) else None
+        with SetWorkflowID(task.id), SetEnqueueOptions(priority=task.order):
+            await DBOS.enqueue_workflow_async(queue or lane.queue, self._workflow, task.id)
         self._pace.wake()
 
     async def take_out(self, id: str) -> None:
         """Take a task that waits out of the queue."""
         await DBOS.cancel_workflow_async(id)
 
-    async def put_again(self, id: str) -> None:
+    async def put_again(self, task: Task) -> None:
         """Queue a task that was taken out and never begun."""
-        await DBOS.resume_workflows_async([id], queue_name=_QUEUE)
+        await DBOS.resume_workflows_async([task.id], queue_name=LANES[task.lane].queue)
         self._pace.wake()
 
     async def states(self, ids: Sequence[str]) -> dict[str, tuple[str, str | None]]:

@@ -1,4 +1,4 @@
-"""How long tasks are kept: their pictures for a time and up to a size, then for the same time that they were there."""
+"""How long tasks are kept: their files for a time and up to a size, then for the same time that they were there."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from proxy.tasks.store import Store
 log = logging.getLogger(__name__)
 
 _ORPHAN_ROUND_SECONDS = 3600.0
-"""Between looks for folders that are nobody's, which takes a look at all of them."""
+"""How often folders without a task are looked for, which takes a look at all folders."""
 
 
 class Retention:
-    """Takes away what was kept long enough.
+    """Removes what was kept long enough.
 
-    :param hours: after its end, until a task's files go; and again, until nobody remembers it.
-    :param gigabytes: of all files; the tasks that ended first make room.
+    :param hours: after its end, until a task's files go; and again, until its row goes.
+    :param gigabytes: of all files, workspaces included; the tasks that ended first make room.
     """
 
     def __init__(self, store: Store, files: Files, *, hours: float, gigabytes: float) -> None:
@@ -37,7 +37,7 @@ class Retention:
     def sweep(self) -> list[str]:
         """Do it; waits for database and disk. Returns the tasks that are to be forgotten altogether.
 
-        :raises NotReady: the database is away.
+        :raises NotReady: the database is unavailable.
         """
         for id in self._outlived():
             self._files.remove(id)  # first: what is marked is never looked at again
@@ -55,7 +55,7 @@ class Retention:
             connection.execute(sa.delete(TASKS).where(TASKS.c.id.in_(ids)))
 
     def _remove_orphans(self) -> None:
-        """Remove the folders of tasks that nobody knows: a crash came between their inputs and their acceptance."""
+        """Remove the folders that have no task: a crash came between their inputs and their acceptance."""
         if not self._files.belong_to(self._store.database()):
             log.warning("the folder of tasks belongs to another database; the files in it are left alone")
             return
@@ -65,13 +65,12 @@ class Retention:
 
     def _outlived(self) -> list[str]:
         """The tasks whose time is over, and behind them, where the rest is too large, those that ended first."""
-        oldest = time.time() - self._seconds
-        there = TASKS.c.expired_at.is_(None)
-        ended = sa.select(TASKS.c.id, TASKS.c.completed_at, TASKS.c.bytes).where(there, TASKS.c.state.not_in(LIVE))
-        old = ended.where(TASKS.c.completed_at < oldest)
+        oldest, total = time.time() - self._seconds, self._total_bytes()
+        there = (TASKS.c.expired_at.is_(None), TASKS.c.state.not_in(LIVE))
+        ended = sa.select(TASKS.c.id, TASKS.c.completed_at, TASKS.c.bytes).where(*there).order_by(TASKS.c.completed_at)
         with self._store.transaction() as connection:
-            total = int(connection.scalar(sa.select(sa.func.sum(TASKS.c.bytes)).where(there)) or 0)
-            rows = connection.execute(old if total <= self._bytes else ended.order_by(TASKS.c.completed_at)).all()
+            fits = total <= self._bytes
+            rows = connection.execute(ended.where(TASKS.c.completed_at < oldest) if fits else ended).all()
         outlived = []
         for id, completed_at, size in rows:
             if completed_at >= oldest and total <= self._bytes:
@@ -79,6 +78,15 @@ class Retention:
             outlived.append(str(id))
             total -= size
         return outlived
+
+    def _total_bytes(self) -> int:
+        """Of inputs and results, and of the workspaces of tasks that were begun and have not ended."""
+        begun = sa.select(TASKS.c.id).where(TASKS.c.state.in_(LIVE), TASKS.c.started_at.is_not(None))
+        size = sa.select(sa.func.sum(TASKS.c.bytes)).where(TASKS.c.expired_at.is_(None))
+        with self._store.transaction() as connection:
+            total = int(connection.scalar(size) or 0)
+            ids = list(connection.scalars(begun))
+        return total + sum(self._files.workspace_bytes(str(id)) for id in ids)
 
     def _forgettable(self) -> list[str]:
         gone = sa.select(TASKS.c.id).where(TASKS.c.expired_at < time.time() - self._seconds)

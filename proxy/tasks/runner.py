@@ -1,4 +1,4 @@
-"""One task, from its turn to its end: through restarts of Triton, and anew after the death of this process."""
+"""Runs one task until it has ended: through restarts of Triton, and again after a crash of this process."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
 from darkroom.errors import Cancelled, DarkroomError, NetworkError, NotReady, StorageFull, TaskTimeout
 from proxy.errors import describe
-from proxy.load import CURRENT
+from proxy.gate import Gate
+from proxy.load import Running
 from proxy.observability import REQUEST_ID
-from proxy.operations import group_of, operation_named, turn_of
+from proxy.operations import group_of, operation_named, pipelines_of, turn_of
 from proxy.services import Services
 from proxy.sources import SOURCE
-from proxy.tasks.files import Files
+from proxy.tasks.files import Files, is_full, storage_full
 from proxy.tasks.live import Live
-from proxy.tasks.models import Output, State, Task
+from proxy.tasks.models import Output, State, Task, TaskContext
 from proxy.tasks.store import Store
 from proxy.waiting import at_most
 
@@ -30,68 +31,92 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 _NOTE_SECONDS = 0.5
-"""Between two notes of a task's progress in the database."""
+"""How often a task's progress is written to the database."""
 _LOOK_SECONDS = 2.0
-"""Between two looks whether another proxy has cancelled a task, or taken it over, that takes no step meanwhile."""
+"""How often a run without new progress checks whether it still owns its task."""
 _READY_POLL_SECONDS = 0.1
+"""How often a waiting task checks whether Triton is ready."""
 _PAUSE_SECONDS = 1.5
-"""After a failure of the server's; the monitor looks every second, and will know by then whether Triton is there."""
+"""Pause after a failure of the server. The monitor looks every second, so it knows by then whether Triton is up."""
 _STORE_PAUSES = (0.5, 1.0, 2.0, 5.0)
+"""Pauses between tries to reach the database; the last one is repeated."""
 _ANSWER_SECONDS = 5.0
-"""So long a place is held for a database that does not answer."""
+"""How long a task slot is kept while the database is unresponsive."""
 _FINISH_SECONDS = 10.0
-"""For a task whose work is done when this process stops, to be noted as completed and not to be done once more."""
+"""How long a stopping process waits for a task whose work is done to be recorded as completed."""
 _SUSPECT_ATTEMPTS = 2
+"""Attempts after which a task is suspected of crashing the server, and runs with no other suspect beside it."""
 
 
 class Superseded(Exception):
-    """The task is not this run's any more: its client cancelled it, or another proxy took it over."""
+    """This run no longer owns the task: it was cancelled, or taken over by another proxy."""
 
 
 @dataclass(kw_only=True)
 class _Run:
     """A task in this process.
 
-    :ivar name: under which it may write to the task's row; another one for each attempt.
-    :ivar begun: the row at the attempt's beginning; None while the task waits for its turn.
-    :ivar worked: whether only the results are left to be kept.
+    :ivar name: the run's name in the task's row; only the run named there may write. Each attempt has a new one.
+    :ivar begun: the row when the attempt began; None while the task waits for its slot.
+    :ivar worked: whether the work is done and only the results are left to be written.
+    :ivar ended: whether the task is known to have ended.
+    :ivar exclusive: whether the task has a key, which other tasks may wait for.
     """
 
     id: str
     name: str = field(default_factory=lambda: str(uuid.uuid4()))
     begun: Task | None = None
     worked: bool = False
+    ended: bool = False
+    exclusive: bool = False
     live: Live = field(default_factory=Live)
 
 
 class Runner:
     """Runs tasks.
 
-    A failure of the request ends a task. A failure of the server's begins it anew, once Triton is ready, but at most
-    TASK_MAX_ATTEMPTS times. Whoever was there twice when something died is a suspect, and suspects are run one at a
-    time: so one that kills the server uses up its own attempts and not those of its neighbours.
+    A failure of the request ends a task. After a failure of the server it is restarted once Triton is ready, at most
+    TASK_MAX_ATTEMPTS times. A task that was running at two crashes is a suspect, and suspects run one at a time: one
+    that kills the server uses up its own attempts and not those of its neighbours.
+
+    :param gates: by the names of the lanes.
+    :param worker: the name of this process among those that share the database.
+    :param release: queues tasks that have waited for another one with the same key.
     """
 
-    def __init__(self, services: Services, store: Store, files: Files) -> None:
+    def __init__(
+        self,
+        services: Services,
+        gates: Mapping[str, Gate],
+        store: Store,
+        files: Files,
+        *,
+        worker: str,
+        release: Callable[[], Awaitable[None]],
+    ) -> None:
         self._services = services
+        self._gates = gates
         self._store = store
         self._files = files
-        self._suspects = asyncio.Lock()
+        self._worker = worker
+        self._release = release
+        self._suspects = {lane: asyncio.Lock() for lane in gates}
         self._stopping = False
         self._live: dict[str, Live] = {}
         self._jobs: dict[str, asyncio.Task[None]] = {}
         self._executions: set[asyncio.Task[Any]] = set()
+        self._cleaning: set[asyncio.Task[Any]] = set()
 
     def live(self, id: str) -> Live | None:
-        """What a task that runs here tells; None for others."""
+        """What a task that runs here emits; None for others."""
         return self._live.get(id)
 
     def has(self, id: str) -> bool:
-        """Whether a task runs here, or waits here for its place."""
+        """Whether a task runs here, or waits here for its slot."""
         return id in self._jobs
 
     def cancel(self, id: str) -> bool:
-        """Stop a task that runs here, or waits here for its place; False if there is none."""
+        """Stop a task that runs here, or waits here for its slot; False if there is none."""
         job = self._jobs.get(id)
         return job is not None and job.cancel()
 
@@ -101,6 +126,11 @@ class Runner:
         for execution in self._executions:
             execution.cancel()
         await asyncio.gather(*self._executions, return_exceptions=True)
+        if self._cleaning:
+            _, late = await asyncio.wait(self._cleaning, timeout=_FINISH_SECONDS)
+            for execution in late:  # the database is unavailable: the next start cleans up
+                execution.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     async def execute(self, id: str) -> None:
         """Run a task until it has ended. Returns without raising; cancelled, it hands the task back."""
@@ -109,9 +139,23 @@ class Runner:
             raise asyncio.CancelledError
         REQUEST_ID.set(id)
         run = _Run(id=id)
-        job = asyncio.ensure_future(self._attempts(run))
         self._executions.add(execution)
-        self._jobs[id], self._live[id] = job, run.live
+        try:
+            await self._run_to_end(run)
+        finally:
+            self._executions.discard(execution)
+        self._cleaning.add(execution)
+        try:
+            await self._remove_workspace(run)
+            if run.exclusive:
+                await self._free_key(run)
+        finally:
+            self._cleaning.discard(execution)
+
+    async def _run_to_end(self, run: _Run) -> None:
+        """All attempts, where the task can be found by `cancel`; cancelled itself, it hands the task back."""
+        job = asyncio.ensure_future(self._attempts(run))
+        self._jobs[run.id], self._live[run.id] = job, run.live
         try:
             await asyncio.wait({job})
         except asyncio.CancelledError:
@@ -119,22 +163,35 @@ class Runner:
                 await asyncio.wait({job}, timeout=_FINISH_SECONDS)
             job.cancel()
             await asyncio.gather(job, return_exceptions=True)
-            await self._hand_back(run)
+            await (self._remove_workspace(run) if run.ended else self._hand_back(run))
             raise
         finally:
-            self._executions.discard(execution)
-            if self._jobs.get(id) is job:
-                del self._jobs[id], self._live[id]
+            if self._jobs.get(run.id) is job:
+                del self._jobs[run.id], self._live[run.id]
         if not job.cancelled() and (error := job.exception()) is not None:
             log.error("a task ended in an unexpected error", exc_info=error)
             await self._end(run, "failed", error=_described(error))
 
+    async def _free_key(self, run: _Run) -> None:
+        """The run has stopped, whatever became of its task: the next task with the same key may run."""
+        await self._until_stored(self._store.stopped, run.id, run.name)
+        with contextlib.suppress(NotReady):  # then the upkeep does it
+            await self._release()
+
+    async def _remove_workspace(self, run: _Run) -> None:
+        """If the task has ended. If another proxy has taken it over, it resumes from there."""
+        with contextlib.suppress(NotReady):  # then it goes with the results, after TASK_RETENTION_HOURS
+            task = None if run.ended else await self._within_answer_time(self._store.get, run.id)
+            if task is None or task.ended:
+                await asyncio.to_thread(self._files.remove_workspace, run.id)
+
     async def _attempts(self, run: _Run) -> None:
         most = self._services.settings.task_max_attempts
         while True:
-            task = await self._stored(self._store.get, run.id)
+            task = await self._until_stored(self._store.get, run.id)
             if task is None or task.ended:
                 return
+            run.exclusive = task.exclusive is not None
             if task.attempts >= most and run.name != task.run:  # ours may have begun, and only the answer was lost
                 problem = f"The server or the service died each of the {most} times that this task was begun."
                 await self._end(run, "failed", error={"code": NetworkError.code, "message": problem, "param": None})
@@ -145,13 +202,13 @@ class Runner:
             except Superseded:
                 return
             except DarkroomError as error:
-                if not _of_the_server(error):
+                if not _is_transient(error):
                     await self._end(run, "failed", error=_described(error))
                     return
-                await self._again(run, error)
+                await self._retry_later(run, error)
 
-    async def _again(self, run: _Run, error: DarkroomError) -> None:
-        """After a failure of the server's: wait for the next attempt, or give up."""
+    async def _retry_later(self, run: _Run, error: DarkroomError) -> None:
+        """After a failure of the server: wait for the next attempt, or give up."""
         run.worked = False
         if self._services.gate.draining:
             await asyncio.Event().wait()  # until we are stopped: what is not done by now is done after the next start
@@ -159,67 +216,72 @@ class Runner:
             most, attempts = self._services.settings.task_max_attempts, run.begun.attempts
             log.warning("attempt %d of %d failed: %s", attempts, most, error.message)
             if attempts >= most:
-                await self._end(run, "failed", error=_last_of(most, error))
+                await self._end(run, "failed", error=_error_of_last_attempt(most, error))
                 return
-            await self._stored(self._store.wait_again, run.id, run.name)
+            await self._until_stored(self._store.wait_again, run.id, run.name)
             run.name, run.begun = str(uuid.uuid4()), None
         await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _attempt(self, task: Task, run: _Run) -> None:
-        """One attempt, in its turn.
+        """One attempt: wait for a slot, run the operation, write the results.
 
-        :raises Superseded, DarkroomError: it came to nothing.
+        :raises Superseded, DarkroomError: it failed.
         """
         SOURCE.set(task.source or task.client)
-        async with self._turn(task):
-            run.begun = begun = await self._soon(self._store.begin, task.id, run.name)
+        worker = self._worker if run.exclusive else None
+        async with self._slot(task) as job:
+            run.begun = begun = await self._within_answer_time(self._store.begin, task.id, run.name, worker)
             if begun is None:
                 raise Superseded
             run.live.reset()
-            load, job, started = self._services.gate.load, CURRENT.get(), time.monotonic()
-            assert job is not None  # whoever has a place is one
+            load, started = self._gates[task.lane].load, time.monotonic()
             turn = turn_of(begun.operation, begun.estimate, begun.steps)
             load.describe(job, id=begun.id, group=group_of(begun.operation), turn=turn)
-            outputs = await self._work(begun, run)
+            outputs = await self._run_operation(begun, run)
             used, seconds = load.used(job), time.monotonic() - started
             run.worked = True
-        await self._keep(begun, run, outputs)
-        load.gain = await self._stored(self._store.measured, begun, used)
+        await self._write_results(begun, run, outputs)
+        load.gain = await self._until_stored(self._store.measured, begun, used)
         log.info("%s done in %.1f s", task.operation, seconds)
 
-    async def _keep(self, task: Task, run: _Run, outputs: list[Output]) -> None:
+    async def _write_results(self, task: Task, run: _Run, outputs: list[Output]) -> None:
         """Write the results, and note that the task is completed.
 
-        :raises Superseded: the task is not this run's any more.
+        :raises Superseded: this run no longer owns the task.
         :raises StorageFull, DarkroomError: there is no room for them; they cannot be written.
         """
-        if not await self._stored(self._is_ours, task, run):  # or another run's results would be written over
-            raise Superseded
+        if not await self._until_stored(self._note_progress, task, run):
+            raise Superseded  # the results of another run must not be written over
         results = await asyncio.to_thread(self._files.write_results, task.id, outputs)
         size = task.bytes + sum(result["bytes"] for result in results)
         steps = run.live.steps or task.steps
         await self._end(run, "completed", results=results, bytes=size, step=steps, steps=steps)
 
     @contextlib.asynccontextmanager
-    async def _turn(self, task: Task) -> AsyncIterator[None]:
-        """Wait until Triton is ready and there is a place, which tasks share with the direct requests."""
+    async def _slot(self, task: Task) -> AsyncIterator[Running]:
+        """Hold a slot of the task's lane, once the models are ready that its operation calls."""
         async with contextlib.AsyncExitStack() as held:
             if task.attempts >= _SUSPECT_ATTEMPTS:
-                await held.enter_async_context(self._suspects)
-            while not self._services.monitor.ready:  # noqa: ASYNC110  # the monitor is looked at, it tells nobody
+                await held.enter_async_context(self._suspects[task.lane])
+            needed = pipelines_of(task.operation, task.fields)
+            while not all(map(self._services.monitor.ready_of, needed)):  # noqa: ASYNC110  # it has no event
                 await asyncio.sleep(_READY_POLL_SECONDS)
-            await held.enter_async_context(self._services.gate.place(SOURCE.get()))
-            yield
+            yield await held.enter_async_context(self._gates[task.lane].slot(SOURCE.get()))
 
-    async def _work(self, task: Task, run: _Run) -> list[Output]:
+    async def _run_operation(self, task: Task, run: _Run) -> list[Output]:
         """Run the operation, and note now and then how far it is.
 
-        :raises Superseded: the task is not this run's any more.
+        :raises Superseded: this run no longer owns the task.
         :raises TaskTimeout: nothing happened for TASK_TIMEOUT.
+        :raises StorageFull: there is no room for its workspace.
         """
         operation, live, stall = operation_named(task.operation), run.live, self._services.settings.task_timeout
         inputs = await asyncio.to_thread(self._files.read_inputs, task.id, task.files)
-        job = asyncio.ensure_future(operation.run(self._services, task.fields, inputs, live.tell))
+        workspace = await asyncio.to_thread(self._files.workspace, task.id)
+        context = TaskContext(
+            services=self._services, fields=task.fields, files=inputs, workspace=workspace, emit=live.emit
+        )
+        job = asyncio.ensure_future(operation.run(context))
         noted, moved = live.changes, time.monotonic()
         looked = moved
         try:
@@ -232,41 +294,46 @@ class Runner:
                 if moved == now or now - looked > _LOOK_SECONDS:
                     looked = now
                     with contextlib.suppress(NotReady):  # the work goes on without a database
-                        if not await self._soon(self._is_ours, task, run):
+                        if not await self._within_answer_time(self._note_progress, task, run):
                             raise Superseded
             if job.cancelled():  # by itself: gRPC cancels a call that breaks while it is being sent
                 raise NetworkError("The call to the inference server was broken off.")
             return job.result()
+        except OSError as error:
+            raise (storage_full() if is_full(error) else error) from None
         finally:
             job.cancel()
             await asyncio.gather(job, return_exceptions=True)
 
-    def _is_ours(self, task: Task, run: _Run) -> bool:
-        """In a thread: note how far it is; False if the task is not this run's any more."""
-        step, steps = run.live.step, run.live.steps or task.steps  # nothing is told before the first step is done
+    def _note_progress(self, task: Task, run: _Run) -> bool:
+        """In a thread: write down how far it is; False if this run no longer owns the task."""
+        step, steps = run.live.step, run.live.steps or task.steps  # nothing is emitted before the first step is done
         return self._store.progress(task.id, run.name, step, steps)
 
     async def _end(self, run: _Run, state: State, **values: Any) -> None:
-        await self._stored(self._store.end, run.id, run.name if run.begun else None, state, values)
+        owner = run.name if run.begun else None
+        run.ended = await self._until_stored(self._store.end, run.id, owner, state, values)
         run.live.touch()
 
     async def _hand_back(self, run: _Run) -> None:
         with contextlib.suppress(NotReady):  # then the attempt counts, if it has begun: perhaps without our knowledge
-            await self._soon(self._store.hand_back, run.id, run.name)
+            await self._within_answer_time(self._store.hand_back, run.id, run.name)
 
-    async def _soon(self, work: Callable[Given, Result], *given: Given.args, **named: Given.kwargs) -> Result:
-        """Do something with the database, which has some seconds for it; afterwards it may do it all the same.
+    async def _within_answer_time(
+        self, work: Callable[Given, Result], *given: Given.args, **named: Given.kwargs
+    ) -> Result:
+        """Do something with the database, which has some seconds for it. When they are over it may still do it.
 
-        :raises NotReady: it is away.
+        :raises NotReady: it is unavailable.
         """
         try:
             return await at_most(_ANSWER_SECONDS, self._store.call(work, *given, **named))
         except asyncio.TimeoutError:
             raise NotReady("The database of tasks does not answer.") from None
 
-    async def _stored(self, work: Callable[Given, Result], *given: Given.args, **named: Given.kwargs) -> Result:
-        """Do something with the database, again and again until it can: what a task has come to must not get lost
-        because its disk is full or its server restarts."""
+    async def _until_stored(self, work: Callable[Given, Result], *given: Given.args, **named: Given.kwargs) -> Result:
+        """Do something with the database, again and again until it works: the outcome of a task must not get lost
+        because the database's disk is full or its server restarts."""
         tries = 0
         while True:
             try:
@@ -276,9 +343,8 @@ class Runner:
                 tries += 1
 
 
-def _of_the_server(error: DarkroomError) -> bool:
-    """Whether another attempt may go better. One without a class of its own came from a model that does not know what
-    happened to it."""
+def _is_transient(error: DarkroomError) -> bool:
+    """Whether another attempt may succeed. A bare DarkroomError means that the model raised something unexpected."""
     kinds = (NotReady, NetworkError, TaskTimeout, Cancelled)
     return type(error) is DarkroomError or (isinstance(error, kinds) and not isinstance(error, StorageFull))
 
@@ -289,7 +355,7 @@ def _described(error: BaseException) -> dict[str, Any]:
     return shown
 
 
-def _last_of(attempts: int, error: DarkroomError) -> dict[str, Any]:
+def _error_of_last_attempt(attempts: int, error: DarkroomError) -> dict[str, Any]:
     """What is shown after the last attempt."""
     if isinstance(error, NotReady | Cancelled):
         message = f"The inference server died each of the {attempts} times that it worked on this task."

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from proxy.tasks.models import EXCLUSIVE_LIMIT
+
 METADATA = sa.MetaData()
 
 TASKS = sa.Table(
@@ -14,8 +16,9 @@ TASKS = sa.Table(
     sa.Column("client", sa.String(200), nullable=False),
     sa.Column("priority", sa.String(10), nullable=False),
     sa.Column("state", sa.String(12), nullable=False),
-    sa.Column("tag", sa.Integer, nullable=False),
-    sa.Column("rank", sa.Integer, nullable=False),
+    # The names in the database are those of older releases, which may work with it at the same time.
+    sa.Column("tag", sa.Integer, nullable=False, key="round"),
+    sa.Column("rank", sa.Integer, nullable=False, key="order"),
     sa.Column("idempotency_key", sa.String(300)),
     sa.Column("digest", sa.String(64), nullable=False),
     # The run that may write; one that lost the task, to another proxy or to its client, finds another name here.
@@ -36,11 +39,16 @@ TASKS = sa.Table(
     sa.Column("error", sa.JSON),
     sa.Column("results", sa.JSON, nullable=False),
     sa.Column("bytes", sa.BigInteger, nullable=False),
-    # Both are of version 2; tables of version 1 get them when they are opened.
+    # Tables of an older release get these when they are opened.
     sa.Column("source", sa.String(200)),
     sa.Column("newcomer", sa.Boolean),
+    sa.Column("lane", sa.String(20), nullable=False, server_default="images"),
+    sa.Column("exclusive", sa.String(EXCLUSIVE_LIMIT)),
+    sa.Column("held", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("worker", sa.String(100)),
     sa.UniqueConstraint("client", "idempotency_key"),  # several without a key are no repetition of each other
-    sa.Index("darkroom_tasks_queue", "state", "rank", "created_at"),
+    sa.Index("darkroom_tasks_queue", "state", "order", "created_at"),
+    sa.Index("darkroom_tasks_exclusive", "exclusive", "state"),
     sa.Index("darkroom_tasks_client", "client", "created_at"),
 )
 
@@ -55,7 +63,7 @@ SPEEDS = sa.Table(
 GAINS = sa.Table(
     "darkroom_gain",
     METADATA,
-    sa.Column("id", sa.Integer, primary_key=True),  # one row: what all kinds have in common
+    sa.Column("id", sa.Integer, primary_key=True),  # `Lane.number`: what all kinds of a lane have in common
     sa.Column("gain", sa.Double, nullable=False),
 )
 
@@ -73,7 +81,7 @@ PROXIES = sa.Table(
 )
 
 
-def add_missing_columns(connection: sa.Connection) -> None:
+def migrate(connection: sa.Connection) -> None:
     """Bring tables that an older release made up to date. What is added has a default, so that the older release can
     still work with them."""
     inspector = sa.inspect(connection)
@@ -83,3 +91,6 @@ def add_missing_columns(connection: sa.Connection) -> None:
             if column.name not in there:
                 added = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
                 connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {added}"))
+        for index in table.indexes:
+            index.create(connection, checkfirst=True)
+    connection.execute(sa.text("DROP TABLE IF EXISTS darkroom_paces"))  # nothing reads it any more

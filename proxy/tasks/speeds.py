@@ -1,4 +1,4 @@
-"""What is learnt of tasks, in the database, and the outlook that comes of it. `Store` has the transactions."""
+"""What is learnt of tasks, in the database, and the estimate that comes of it. `Store` has the transactions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import sqlalchemy as sa
 from proxy.load import Direct, Used
 from proxy.operations import group_of, turn_of
 from proxy.tasks.estimates import Job, Speed, Speeds, learnt_gain, speed_from, speed_of
-from proxy.tasks.models import LIVE, Outlook, Task
+from proxy.tasks.lanes import LANES
+from proxy.tasks.models import LIVE, LaneLoad, QueueEstimate, QueueEstimates, Task
 from proxy.tasks.schema import GAINS, PROXIES, SPEEDS, TASKS
 
 BATCH_GAP = 1e-6
@@ -20,7 +21,20 @@ BATCH_GAP = 1e-6
 _BURST_SECONDS = 1.0
 _LEAST_LEFT = 0.1
 """Of a running task's demand, when it had more than that already."""
-_FORESEEN = ("id", "operation", "state", "kind", "units", "pictures", "estimate", "step", "steps", "created_at")
+_ESTIMATED = (
+    "id",
+    "operation",
+    "lane",
+    "state",
+    "kind",
+    "units",
+    "pictures",
+    "estimate",
+    "step",
+    "steps",
+    "created_at",
+    "exclusive",
+)
 
 
 def known(connection: sa.Connection, operation: str | None = None) -> dict[tuple[str, str], Speed]:
@@ -31,19 +45,21 @@ def known(connection: sa.Connection, operation: str | None = None) -> dict[tuple
     return {(row.operation, row.kind): speed_from(row.learnt) for row in connection.execute(query)}
 
 
-def gain(connection: sa.Connection) -> float:
-    """What is learnt of running together; see `proxy.load.shares`."""
-    return float(connection.scalar(sa.select(GAINS.c.gain)) or 0.0)
+def gain(connection: sa.Connection, lane: str) -> float:
+    """What is learnt of running together in a lane; see `proxy.load.shares`."""
+    return float(connection.scalar(sa.select(GAINS.c.gain).where(GAINS.c.id == LANES[lane].number)) or 0.0)
 
 
 def learn(connection: sa.Connection, task: Task, used: Used) -> float:
     """Learn from a task that took so much; returns the gain as it is known now. In a locked transaction."""
     same = (SPEEDS.c.operation == task.operation, SPEEDS.c.kind == task.kind)
-    stored, before = connection.scalar(sa.select(SPEEDS.c.learnt).where(*same)), gain(connection)
+    stored, before = connection.scalar(sa.select(SPEEDS.c.learnt).where(*same)), gain(connection, task.lane)
     speed = speed_from(stored or {})
     after = learnt_gain(before, speed, task.pictures, task.units, used)
-    if after != before and not connection.execute(sa.update(GAINS).values(gain=after)).rowcount:
-        connection.execute(sa.insert(GAINS).values(id=1, gain=after))
+    if after != before:
+        number = LANES[task.lane].number
+        if not connection.execute(sa.update(GAINS).where(GAINS.c.id == number).values(gain=after)).rowcount:
+            connection.execute(sa.insert(GAINS).values(id=number, gain=after))
     speed = speed.observed(task.pictures, task.units, used.seconds, company=used.company)
     values = {"learnt": speed.as_json()}
     if stored is not None:
@@ -53,32 +69,37 @@ def learn(connection: sa.Connection, task: Task, used: Used) -> float:
     return after
 
 
-def outlook(
-    connection: sa.Connection,
-    places: int,
-    *,
-    had: Mapping[str, float],
-    direct: tuple[Sequence[Direct], Sequence[Direct]],
-    arriving: bool,
-) -> Outlook:
-    """See `Store.outlook`."""
-    chosen = sa.select(*(TASKS.c[name] for name in _FORESEEN)).where(TASKS.c.state.in_(LIVE))
-    rows = connection.execute(chosen.order_by(TASKS.c.rank, TASKS.c.created_at)).all()
+def queue_estimates(connection: sa.Connection, loads: Mapping[str, LaneLoad], *, arriving: bool) -> QueueEstimates:
+    """See `Store.queue_estimates`."""
+    chosen = sa.select(*(TASKS.c[name] for name in _ESTIMATED)).where(TASKS.c.state.in_(LIVE))
+    rows = connection.execute(chosen.order_by(TASKS.c.held, TASKS.c.order, TASKS.c.created_at)).all()
     learnt = known(connection)
     machines = max(1, int(connection.scalar(sa.select(sa.func.count()).select_from(PROXIES)) or 0))
-    running, queue = ([_direct_job(one) for one in those] for those in direct)
+    return {
+        lane: _estimate_of_lane(
+            [row for row in rows if row.lane == lane], load, learnt, gain(connection, lane), machines, arriving
+        )
+        for lane, load in loads.items()
+    }
+
+
+def _estimate_of_lane(
+    rows: Sequence[Any], load: LaneLoad, learnt: Speeds, gain: float, machines: int, arriving: bool
+) -> QueueEstimate:
+    running, queue = ([_direct_job(one) for one in those] for those in load.direct)
     for row in rows:
         if row.state == "processing":
-            running.append(_job(row, learnt, had.get(row.id, 0.0)))
+            running.append(_job(row, learnt, load.had.get(row.id, 0.0)))
         else:
             queue.append(_job(row, learnt, 0.0))
     recent = [row for row in rows if arriving and row.created_at > time.time() - _BURST_SECONDS]
-    return Outlook(
+    slots = load.slots * machines
+    return QueueEstimate(
         running=running,
         queue=queue,
-        expected=[_job(row, learnt, 0.0) for row in _arrivals(recent)][1:][-places * machines :],
-        places=places * machines,
-        gain=gain(connection),
+        expected=[_job(row, learnt, 0.0) for row in _arrivals(recent)][1:][-slots:],
+        slots=slots,
+        gain=gain,
         machines=machines,
     )
 
@@ -96,7 +117,8 @@ def _job(row: Any, learnt: Speeds, had: float) -> Job:
     demand = speed.demand(row.pictures, row.units) if speed else row.estimate
     by_steps = (demand - (speed.costs[0] * row.pictures if speed else 0.0)) * row.step / row.steps if row.steps else 0.0
     left = max(demand - max(had, by_steps), _LEAST_LEFT * demand) if row.state == "processing" else demand
-    return Job(id=row.id, group=group_of(row.operation), turn=turn_of(row.operation, demand, row.steps), left=left)
+    turn = turn_of(row.operation, demand, row.steps)
+    return Job(id=row.id, group=group_of(row.operation), turn=turn, left=left, exclusive=row.exclusive or "")
 
 
 def _direct_job(one: Direct) -> Job:

@@ -11,7 +11,7 @@ import contextvars
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -21,11 +21,11 @@ from typing import Any, ParamSpec, TypeVar
 import sqlalchemy as sa
 
 from darkroom.errors import Conflict, Gone, NotReady, QueueFull
-from proxy.load import Direct, Used
-from proxy.tasks import speeds
+from proxy.load import Used
+from proxy.tasks import exclusive, speeds
 from proxy.tasks.estimates import speed_of
-from proxy.tasks.models import LIVE, PRIORITIES, Draft, Outlook, State, Task
-from proxy.tasks.schema import DATABASES, METADATA, TASKS, add_missing_columns
+from proxy.tasks.models import LIVE, PRIORITIES, Draft, LaneLoad, QueueEstimates, State, Task
+from proxy.tasks.schema import DATABASES, METADATA, TASKS, migrate
 from proxy.tasks.speeds import BATCH_GAP
 
 log = logging.getLogger(__name__)
@@ -45,8 +45,8 @@ _PATIENCE = {
 """A PostgreSQL that is out of reach is one that does not answer; requests get 503 and do not wait for ever. And a proxy
 that stands still in the middle of an acceptance does not keep the others from theirs."""
 _ADMISSION_LOCK = 0x6461726B  # any number that nobody else in the database uses
-_TAGS = 2**29
-"""Ranks are a class times this plus a tag: DBOS takes priorities up to 2^31 - 1."""
+_ROUNDS = 2**29
+"""`order` is the number of the priority times this, plus the round: DBOS takes priorities up to 2^31 - 1."""
 _BUSY_MILLISECONDS = 30_000
 IDS_AT_A_TIME = 500
 """A database takes only so many values in one statement."""
@@ -98,7 +98,7 @@ class Store:
         """Make the tables that are not there yet, and the columns that an older release did not have."""
         with self.transaction(locked=True) as connection:
             METADATA.create_all(connection)
-            add_missing_columns(connection)
+            migrate(connection)
             if connection.scalar(sa.select(DATABASES.c.id)) is None:
                 connection.execute(sa.insert(DATABASES).values(id=str(uuid.uuid4())))
 
@@ -111,7 +111,7 @@ class Store:
     def transaction(self, *, locked: bool = False) -> Iterator[sa.Connection]:
         """A transaction; one that is `locked` never overlaps with another one that is.
 
-        :raises NotReady: the database is away or cannot write.
+        :raises NotReady: the database is unavailable or cannot write.
         """
         try:
             with self._engine.begin() as connection:
@@ -124,47 +124,52 @@ class Store:
             log.error("the database of tasks does not work: %s", error.orig)
             raise NotReady("The database of tasks does not answer; try again in a moment.", retry_after=5) from error
 
-    def add(self, drafts: Sequence[Draft], *, places: int, queue_size: int, fallback: float) -> list[tuple[Task, bool]]:
-        """Accept all of the drafts or none. What was accepted before under the same key is given as it is now.
+    def add(self, drafts: Sequence[Draft], *, slots: int, queue_size: int, fallback: float) -> list[tuple[Task, bool]]:
+        """Accept all of the drafts, which are of one lane, or none. What was accepted before under the same key is
+        given as it is now.
 
-        :param places: how many run at a time.
+        :param slots: how many run at a time.
         :param fallback: seconds per unit of what was never measured.
         :returns: each task, and whether it is new.
-        :raises Conflict: another request came under that key.
-        :raises Gone: what was accepted under it is deleted.
+        :raises Conflict: another request came under that Idempotency-Key; or a task is there with the same key of
+            `Work.exclusive`, and the new one is not to wait for it.
+        :raises Gone: what was accepted under the Idempotency-Key is deleted.
         :raises QueueFull: fewer than these may wait.
         """
         with self.transaction(locked=True) as connection:
-            known = self._known(connection, drafts, places=places, queue_size=queue_size)
+            known = self._known(connection, drafts, slots=slots, queue_size=queue_size)
             now = time.time()
             return [
                 (task, False)
                 if task
-                else (self._insert(connection, draft, fallback, now + index * BATCH_GAP, places), True)
+                else (self._insert(connection, draft, fallback, now + index * BATCH_GAP, slots), True)
                 for index, (draft, task) in enumerate(zip(drafts, known, strict=True))
             ]
 
-    def foresee(self, drafts: Sequence[Draft], *, places: int, queue_size: int) -> list[Task] | None:
+    def check_room(self, drafts: Sequence[Draft], *, slots: int, queue_size: int) -> list[Task] | None:
         """What `add` would do now, before the disk has to work: the tasks, if all were accepted before, else None.
 
         :raises Conflict, Gone, QueueFull: as `add`.
         """
         with self.transaction() as connection:
-            known = self._known(connection, drafts, places=places, queue_size=queue_size)
+            known = self._known(connection, drafts, slots=slots, queue_size=queue_size)
         accepted = [task for task in known if task is not None]
         return accepted if len(accepted) == len(drafts) else None
 
     def _known(
-        self, connection: sa.Connection, drafts: Sequence[Draft], *, places: int, queue_size: int
+        self, connection: sa.Connection, drafts: Sequence[Draft], *, slots: int, queue_size: int
     ) -> list[Task | None]:
         """What was accepted before of each draft; there is room for the others."""
         known = [self._repeated(connection, draft) for draft in drafts]
-        self._require_room(connection, known.count(None), places=places, queue_size=queue_size)
+        new = [draft for draft, task in zip(drafts, known, strict=True) if task is None]
+        if new:
+            self._require_room(connection, new, slots=slots, queue_size=queue_size)
         return known
 
-    def _require_room(self, connection: sa.Connection, count: int, *, places: int, queue_size: int) -> None:
-        busy, waiting = (int(connection.scalar(_count(TASKS.c.state == state)) or 0) for state in LIVE[::-1])
-        if count > max(0, queue_size + max(0, places - busy) - waiting):
+    def _require_room(self, connection: sa.Connection, new: Sequence[Draft], *, slots: int, queue_size: int) -> None:
+        lane, count = TASKS.c.lane == new[0].lane, len(new)
+        busy, waiting = (int(connection.scalar(_count(lane, TASKS.c.state == state)) or 0) for state in LIVE[::-1])
+        if count > max(0, queue_size + max(0, slots - busy) - waiting):
             raise QueueFull(f"The queue of tasks is full: {busy} run and {waiting} wait.")
 
     def _repeated(self, connection: sa.Connection, draft: Draft) -> Task | None:
@@ -180,8 +185,8 @@ class Store:
             raise Gone(f"What came with this key made task {row.id}, whose results are deleted.", param=_KEY)
         return _task(row)
 
-    def _insert(self, connection: sa.Connection, draft: Draft, fallback: float, now: float, places: int) -> Task:
-        tag = self._tag(connection, draft)
+    def _insert(self, connection: sa.Connection, draft: Draft, fallback: float, now: float, slots: int) -> Task:
+        round = self._next_round(connection, draft)
         work = draft.work
         speed = speed_of(speeds.known(connection, draft.operation), draft.operation, work.kind)
         estimate = speed.demand(work.pictures, work.units) if speed else fallback * work.units
@@ -190,13 +195,16 @@ class Store:
             .values(
                 id=draft.id,
                 operation=draft.operation,
+                lane=draft.lane,
                 client=draft.client,
                 source=draft.source,
-                newcomer=self._is_newcomer(connection, draft, places),
+                exclusive=work.exclusive,
+                held=exclusive.is_held(connection, draft),
+                newcomer=self._is_newcomer(connection, draft, slots),
                 priority=draft.priority,
                 state="queued",
-                tag=tag,
-                rank=PRIORITIES.index(draft.priority) * _TAGS + min(tag, _TAGS - 1) + 1,
+                round=round,
+                order=PRIORITIES.index(draft.priority) * _ROUNDS + min(round, _ROUNDS - 1) + 1,
                 idempotency_key=draft.key,
                 digest=draft.digest,
                 attempts=0,
@@ -216,24 +224,25 @@ class Store:
         ).one()
         return _task(row)
 
-    def _tag(self, connection: sa.Connection, draft: Draft) -> int:
+    def _next_round(self, connection: sa.Connection, draft: Draft) -> int:
         """Start-time fair queueing (Goyal, Vin, Cheng 1996), every task of the same length: a source's next task comes
         one round after its last one, and never before the round that is being served."""
-        live = (TASKS.c.state.in_(LIVE), TASKS.c.priority == draft.priority)
-        served = connection.scalar(sa.select(sa.func.max(TASKS.c.tag)).where(*live, TASKS.c.state == "processing"))
+        live = (TASKS.c.state.in_(LIVE), TASKS.c.lane == draft.lane, TASKS.c.priority == draft.priority)
+        served = connection.scalar(sa.select(sa.func.max(TASKS.c.round)).where(*live, TASKS.c.state == "processing"))
         if served is None:
-            served = connection.scalar(sa.select(sa.func.min(TASKS.c.tag)).where(*live))
-        last = connection.scalar(sa.select(sa.func.max(TASKS.c.tag)).where(*live, _same_source(draft)))
+            served = connection.scalar(sa.select(sa.func.min(TASKS.c.round)).where(*live))
+        last = connection.scalar(sa.select(sa.func.max(TASKS.c.round)).where(*live, _same_source(draft)))
         return max(served or 0, 0 if last is None else last + 1)
 
-    def _is_newcomer(self, connection: sa.Connection, draft: Draft, places: int) -> bool:
-        """Whether its source has no other task, others have at least one for every place, and nothing of a higher
+    def _is_newcomer(self, connection: sa.Connection, draft: Draft, slots: int) -> bool:
+        """Whether its source has no other task, others have at least one for every slot, and nothing of a higher
         priority waits."""
-        higher = (TASKS.c.state == "queued", TASKS.c.rank <= PRIORITIES.index(draft.priority) * _TAGS)
-        live = TASKS.c.state.in_(LIVE)
-        full = int(connection.scalar(_count(live)) or 0) >= places
+        lane, ahead = TASKS.c.lane == draft.lane, TASKS.c.order <= PRIORITIES.index(draft.priority) * _ROUNDS
+        live = (lane, TASKS.c.state.in_(LIVE))
         return (
-            full and not connection.scalar(_count(live, _same_source(draft))) and not connection.scalar(_count(*higher))
+            int(connection.scalar(_count(*live)) or 0) >= slots
+            and not connection.scalar(_count(*live, _same_source(draft)))
+            and not connection.scalar(_count(lane, TASKS.c.state == "queued", ahead))
         )
 
     def get(self, id: str) -> Task | None:
@@ -280,29 +289,29 @@ class Store:
         with self.transaction() as connection:
             return {str(state): int(count) for state, count in connection.execute(query)}
 
-    def outlook(
-        self,
-        places: int,
-        *,
-        had: Mapping[str, float] | None = None,
-        direct: tuple[Sequence[Direct], Sequence[Direct]] = ((), ()),
-        arriving: bool = False,
-    ) -> Outlook:
-        """See `Outlook`.
+    def queue_estimates(self, loads: Mapping[str, LaneLoad], *, arriving: bool = False) -> QueueEstimates:
+        """What runs and waits now in each of these lanes.
 
-        :param places: how many run at a time in each proxy.
-        :param had: of tasks that run here, the seconds of their work alone that are done.
-        :param direct: the direct requests here that run, and those that wait.
-        :param arriving: whether to expect as many tasks as have come in the last second, up to the number of places.
+        :param arriving: whether to expect as many tasks as have come in the last second, up to the number of slots.
         """
         with self.transaction() as connection:
-            return speeds.outlook(connection, places, had=had or {}, direct=direct, arriving=arriving)
+            return speeds.queue_estimates(connection, loads, arriving=arriving)
 
-    def begin(self, id: str, run: str) -> Task | None:
+    def begin(self, id: str, run: str, worker: str | None = None) -> Task | None:
         """Begin a run, under a name of its own: only this run may write from now on. None if the task has ended.
-        A second time, because the first answer was lost, it is the same attempt."""
+        A second time, because the first answer was lost, it is the same attempt.
+
+        :param worker: the proxy that runs it, for a task with a key: the key is taken until `stopped`.
+        """
         now, attempts = time.time(), sa.case((TASKS.c.run == run, TASKS.c.attempts), else_=TASKS.c.attempts + 1)
-        values = {"state": "processing", "run": run, "attempts": attempts, "started_at": now, "step": 0}
+        values = {
+            "state": "processing",
+            "run": run,
+            "attempts": attempts,
+            "started_at": now,
+            "step": 0,
+            "worker": worker,
+        }
         return self._update(id, None, values)
 
     def progress(self, id: str, run: str | None, step: int, steps: int) -> bool:
@@ -318,11 +327,37 @@ class Store:
 
     def hand_back(self, id: str, run: str) -> bool:
         """A run was stopped by us and not by anything that it did: the task waits again, and the run does not count."""
-        return self._update(id, run, {"state": "queued", "run": None, "attempts": TASKS.c.attempts - 1}) is not None
+        return (
+            self._update(id, run, {"state": "queued", "run": None, "worker": None, "attempts": TASKS.c.attempts - 1})
+            is not None
+        )
 
     def wait_again(self, id: str, run: str) -> bool:
         """A run came to grief; the task waits for the next one."""
-        return self._update(id, run, {"state": "queued", "run": None, "step": 0}) is not None
+        return self._update(id, run, {"state": "queued", "run": None, "worker": None, "step": 0}) is not None
+
+    def stopped(self, id: str, run: str) -> None:
+        """The run of a task with a key is not at work any more; see `proxy.tasks.exclusive`."""
+        with self.transaction() as connection:
+            connection.execute(sa.update(TASKS).where(TASKS.c.id == id, TASKS.c.run == run).values(worker=None))
+
+    def release(self) -> list[Task]:
+        """Let tasks go that were held for others with the same key; they are to be queued now."""
+        with self.transaction() as connection:
+            if not exclusive.is_any_held(connection):
+                return []
+        with self.transaction(locked=True) as connection:
+            return [_task(row) for row in exclusive.release(connection)]
+
+    def workers(self) -> set[str]:
+        """The proxies whose runs may have tasks with keys."""
+        with self.transaction() as connection:
+            return set(connection.scalars(sa.select(TASKS.c.worker).where(TASKS.c.worker.is_not(None)).distinct()))
+
+    def forget_workers(self, gone: Collection[str]) -> None:
+        """No run of these proxies is at work any more."""
+        with self.transaction() as connection:
+            connection.execute(sa.update(TASKS).where(TASKS.c.worker.in_(gone)).values(worker=None))
 
     def _update(self, id: str, run: str | None, values: dict[str, Any]) -> Task | None:
         query = sa.update(TASKS).where(TASKS.c.id == id, TASKS.c.state.in_(LIVE)).values(**values).returning(*TASKS.c)
@@ -332,10 +367,10 @@ class Store:
             row = connection.execute(query).one_or_none()
         return None if row is None else _task(row)
 
-    def gain(self) -> float:
-        """What is learnt of running together; see `proxy.load.shares`."""
+    def gain(self, lane: str) -> float:
+        """What is learnt of running together in a lane; see `proxy.load.shares`."""
         with self.transaction() as connection:
-            return speeds.gain(connection)
+            return speeds.gain(connection, lane)
 
     def measured(self, task: Task, used: Used) -> float:
         """Learn from a task that took so much. Two that learn at once do it one after the other.

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from darkroom.diffusion.schedulers import make_scheduler
-from exporters.demo.chunks import canny
-from exporters.demo.judge import holds, judge
-from exporters.demo.measure import edge_f1
-from exporters.demo.render import render
-from exporters.demo.world import Scene, caption, held_out_scenes
 from tests.pictures import encoded, pixels
 from tests.service import ROOT
+from training.chunks import canny
+from training.demo.sd15.canny import edge_f1
+from training.judge import holds, judge
+from training.render import render
+from training.world import Scene, caption, held_out_scenes
 
 TEXT, CONTROL = ROOT / "checkpoints" / "demo-sd15", ROOT / "checkpoints" / "demo-sd15-canny"
 PROMPTS = 24

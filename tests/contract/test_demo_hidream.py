@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from darkroom.pipelines.hidream import networks
-from exporters.demo.judge import holds, judge
-from exporters.demo.measure import load_pipeline
-from exporters.demo.world import caption, held_out_scenes
 from tests.service import ROOT, RunningService, link_models, running_service
+from training.family import families
+from training.judge import holds, judge
+from training.measure import load_pipeline
+from training.world import caption, held_out_scenes
 
 CHECKPOINT = ROOT / "checkpoints" / "demo-hidream"
 PROMPTS = 16
@@ -70,7 +71,7 @@ def test_pictures_hold_what_was_asked(http: httpx.Client) -> None:
 def test_a_served_picture_is_that_of_diffusers(http: httpx.Client) -> None:
     fields = {"prompt": "a photo of a cat on a blue background", "steps": 8, "guidance_scale": 2.0}
     (made,) = _drawn(http, [{**fields, "seed": 3, "width": 128, "height": 128}])
-    made_by_diffusers = load_pipeline(CHECKPOINT, "hidream")(
+    made_by_diffusers = load_pipeline(families()["hidream"], CHECKPOINT)(
         fields["prompt"],
         width=128,
         height=128,

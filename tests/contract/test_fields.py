@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from darkroom.pipelines.upscale.networks import NETWORKS
+from darkroom.request.image import ImageRequest
 from proxy.bodies import MULTIPART
-from proxy.generate_fields import OTHER_NAMES
 from tests.pictures import encoded, pixels
 from tests.service import RunningService, link_models, running_service
 
@@ -33,9 +33,9 @@ HUGE = {
 """As a form or a query has them; JSON has the same as numbers, but for infinity, which "exponent" is there."""
 ALWAYS_RIGHT = {("seed", "beyond int32")}
 SMALL = {
-    "generate_max_steps": 2,
-    "generate_max_images": 1,
-    "generate_max_pixels": 512 * 512,
+    "sd15_max_steps": 2,
+    "sd15_max_images": 1,
+    "sd15_max_pixels": 512 * 512,
     "upscale_max_pixels": 128 * 128,
     "upscale_max_output_pixels": 128 * 128 * 64,
     "canary_interval": 3600,
@@ -101,7 +101,7 @@ def _body(path: str, operation: str, name: str) -> dict[str, Any]:
         return {"prompt": "a cat"}
     if "upscale" in (path.rsplit("/", 1)[-1], operation) or path == "/api/upscale-batch":
         return {"operation": operation} if operation else {}
-    others = {key: value for key, value in QUICK.items() if key != OTHER_NAMES.get(name)}
+    others = {key: value for key, value in QUICK.items() if key != ImageRequest.aliases().get(name)}
     return {**({"operation": operation} if operation else {}), **others}
 
 

@@ -234,13 +234,14 @@ def test_documentation(http: httpx.Client) -> None:
     body = http.get("/openapi.json").json()["paths"]["/generate"]["post"]["requestBody"]["content"]
     assert body.keys() == {"application/json", "multipart/form-data", "application/x-www-form-urlencoded"}
     for kind in body.values():
-        fields = kind["schema"]["properties"]
-        assert fields.keys() >= {"prompt", "seed", "scheduler", "control_image", "image", "control_type"}
+        schema = kind["schema"].get("oneOf", [kind["schema"]])[0]  # that of the default model
+        fields = schema["properties"]
+        assert fields.keys() >= {"prompt", "model", "seed", "scheduler", "control_image", "image", "control_type"}
         assert (fields["steps"]["default"], fields["steps"]["minimum"]) == (20, 1)
         assert fields["guidance_scale"]["maximum"] == 50
         assert "default" not in fields["guidance_scale"], "it is the checkpoint's"
         assert (fields["high_threshold"]["default"], fields["high_threshold"]["maximum"]) == (200, 255)
-        assert kind["schema"]["required"] == ["prompt"]
+        assert schema["required"] == ["prompt"]
 
 
 def test_an_empty_prompt_is_one(http: httpx.Client) -> None:

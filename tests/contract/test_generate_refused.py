@@ -203,8 +203,8 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]
         max_concurrent_tasks=1,
         task_queue_size=1,
         task_timeout=4,
-        generate_max_pixels=256 * 256,
-        generate_max_prompt=100,
+        sd15_max_pixels=256 * 256,
+        sd15_max_prompt=100,
     ) as running:
         yield running
 

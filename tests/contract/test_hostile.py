@@ -10,7 +10,7 @@ import time
 import httpx
 import pytest
 
-from darkroom.pipelines.upscale.request import Limits
+from darkroom.pipelines.upscale.settings import Settings
 from tests.hostile import hostile_files
 from tests.pictures import encoded, photo
 from tests.service import RunningService
@@ -82,6 +82,6 @@ def test_hundred_clients_that_leave(service: RunningService) -> None:
     assert answer.status_code == 200
     # What was at the network when the last one left may end, and what took a place there before that was heard of.
     after = service.counter("nv_inference_count", network)
-    assert after - 1 - tiles <= 2 * Limits().tiles_at_network
+    assert after - 1 - tiles <= 2 * Settings().tiles_at_network
     time.sleep(4)
     assert service.counter("nv_inference_count", network) == after, "tiles are still being computed"

@@ -13,13 +13,14 @@ SMALL = encoded(photo(0, 0, 16, 16))
 
 @pytest.fixture(scope="module")
 def paths(service: object) -> list[str]:
-    """The two paths of one image."""
+    """The paths of one image."""
     with httpx.Client(base_url=service.url, timeout=120) as http:  # type: ignore[attr-defined]
         task = finished(http, submit(http)["task_id"])
-    return [httpx.URL(task["result_urls"][0]).path, f"/download/{task['task_id']}"]
+    id, name = task["task_id"], task["results"][0]["name"]
+    return [httpx.URL(task["result_urls"][0]).path, f"/tasks/{id}/results/{name}", f"/download/{id}"]
 
 
-@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("which", [0, 1, 2])
 def test_an_image_that_is_known_is_not_sent_again(http: httpx.Client, paths: list[str], which: int) -> None:
     first = http.get(paths[which])
     etag, modified = first.headers["etag"], first.headers["last-modified"]
@@ -31,11 +32,11 @@ def test_an_image_that_is_known_is_not_sent_again(http: httpx.Client, paths: lis
         assert http.get(paths[which], headers=headers).content == first.content
 
 
-@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("which", [0, 1, 2])
 def test_head_and_ranges_of_an_image(http: httpx.Client, paths: list[str], which: int) -> None:
     first, head = http.get(paths[which]), http.head(paths[which])
     assert (head.status_code, head.content) == (200, b"")
-    same = ("content-length", "content-type", "etag", "last-modified", "content-disposition")
+    same = ("x-content-type-options", "content-length", "content-type", "etag", "last-modified", "content-disposition")
     assert [head.headers[name] for name in same] == [first.headers[name] for name in same]
     part = http.get(paths[which], headers={"range": "bytes=1-3"})
     assert (part.status_code, part.content) == (206, b"PNG")
@@ -44,7 +45,7 @@ def test_head_and_ranges_of_an_image(http: httpx.Client, paths: list[str], which
 
 
 def test_head_of_a_stream_ends(http: httpx.Client, paths: list[str]) -> None:
-    task = paths[1].rsplit("/", 1)[1]
+    task = paths[-1].rsplit("/", 1)[1]
     answer = http.head(f"/tasks/{task}/events")
     assert (answer.status_code, answer.content) == (200, b"")
     assert answer.headers["content-type"].startswith("text/event-stream")

@@ -173,7 +173,8 @@ def test_what_is_wrong_is_refused_and_not_kept(
 
 
 def test_unknown_ids(http: httpx.Client) -> None:
-    for path in ("/tasks/{}", "/tasks/{}/events", "/status/{}", "/download/{}", "/images/{}", "/images/{}_0.png"):
+    files = ("/download/{}", "/images/{}", "/images/{}_0.png", "/tasks/{}/results/a.png")
+    for path in ("/tasks/{}", "/tasks/{}/events", "/status/{}", *files):
         for id in (NOBODY, "no-id", "%2e%2e%2fdarkroom.db", "x" * 500, "%00"):
             answer = http.get(path.format(id))
             assert answer.status_code == 404, (path, id)
@@ -261,7 +262,8 @@ def test_what_was_kept_long_enough_is_410(service: RunningService, http: httpx.C
     with closing(sqlite3.connect(service.folder / "state" / "data" / "darkroom.db", timeout=30)) as database:
         database.execute("UPDATE darkroom_tasks SET expired_at = ? WHERE id = ?", (time.time(), id))
         database.commit()
-    for path in (f"/tasks/{id}", f"/status/{id}", f"/download/{id}", f"/images/{name}", f"/tasks/{id}/events"):
+    files = (f"/download/{id}", f"/images/{name}", f"/tasks/{id}/results/{name}")
+    for path in (f"/tasks/{id}", f"/status/{id}", f"/tasks/{id}/events", *files):
         answer = http.get(path)
         assert (answer.status_code, answer.json()["error"]["code"]) == (410, "gone"), path
     assert http.delete(f"/tasks/{id}").status_code == 410

@@ -74,7 +74,8 @@ def test_submit_makes_what_this_installation_can(http: httpx.Client) -> None:
     assert (status["status"], status["progress"]) == ("completed", 100)
     picture = http.get(f"/download/{accepted['task_id']}", params={"image_index": 0})
     assert Image.open(io.BytesIO(picture.content)).size == (512, 512)
-    assert http.post("/tasks", json={**FIELDS, "operation": "generate"}).status_code == 404
+    other = http.post("/tasks", json={**FIELDS, "operation": "generate", "model": "sd15"})
+    assert other.status_code == 404, "a model that is not installed"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "docs/architecture.md", "docs/exporting.md", "docs/licences.md", "docs/tasks.md")
+PAGES = (
+    "README.md",
+    "docs/add-a-family.md",
+    "docs/architecture.md",
+    "docs/exporting.md",
+    "docs/licences.md",
+    "docs/tasks.md",
+)
 
 REASONS = ("hub", "gpu", "long")
 """Why a block may not be run: it needs a download, a GPU, or more minutes than a test has."""

@@ -28,8 +28,9 @@ from torch import Tensor
 from darkroom.parallel.job import SOCKET, Timeouts
 from darkroom.parallel.launch import LEADER_ENDED
 from darkroom.parallel.processes import is_alive
-from darkroom.parallel.ranks import PREFIX
-from darkroom.parallel.transformer import DistributedTransformer, for_clients
+from darkroom.parallel.ranks import PREFIX, for_clients
+from darkroom.pipelines.hidream.distributed import transformer as transformer_module
+from darkroom.pipelines.hidream.distributed.transformer import DistributedTransformer
 from darkroom.pipelines.hidream.transformer import load_transformer, predict
 from tests.parallel_models import (
     make_inputs,
@@ -47,7 +48,7 @@ INPUTS = make_inputs(2, 8, 12)
 LEADER = """
 import sys, json, time, torch
 from pathlib import Path
-from darkroom.parallel.transformer import DistributedTransformer
+from darkroom.pipelines.hidream.distributed.transformer import DistributedTransformer
 from tests.parallel_models import make_inputs
 folder = Path(sys.argv[1])
 transformer = DistributedTransformer(folder, device_type="cpu", devices=(0, 1), dtype=torch.float32)
@@ -188,7 +189,7 @@ def test_the_one_device_is_the_first_that_takes_the_model(
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return load_transformer(folder, device=device, dtype=dtype)
 
-    monkeypatch.setattr("darkroom.pipelines.hidream.transformer.load_transformer", load)
+    monkeypatch.setattr(transformer_module, "load_transformer", load)
     with distributed(folder, start=0.2) as transformer:
         assert_single(transformer, "were not ready within 0.2 s", caplog)
         assert "cannot be loaded to cpu, trying the next: CUDA out of memory." in caplog.text

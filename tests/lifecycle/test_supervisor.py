@@ -26,6 +26,7 @@ from tests.service import ROOT, RunningService, link_models, running_service
 
 FAST = {"model": "animevideov3-x2"}
 MODELS = ("upscale", "realesrgan_animevideov3_x2", "realesrgan_animevideov3_x4")
+PICTURES = ("sd15", "sd15_text_encoder", "sd15_unet", "sd15_vae_decoder")
 BACK_WITHIN = 30.0
 
 
@@ -53,23 +54,93 @@ def test_killed_processes_come_back(service: RunningService, victim: str) -> Non
     mark = len(service.log())
     process = next(p for p in service.find(victim) if "stub" in p.name() or victim.startswith(("bin", "-m")))
     process.kill()
-    died = "starting proxy again" if victim == "-m proxy" else "starting triton again"
-    seconds = service.wait_for_log(died, after=mark, timeout=BACK_WITHIN) + service.wait_healthy(BACK_WITHIN)
-    if victim != "-m proxy":
-        seconds += service.wait_for_log("everything is up again", after=mark, timeout=BACK_WITHIN)
+    died = {"-m proxy": "starting proxy again", "bin/tritonserver": "starting triton again"}
+    alone = f"loading {victim.strip('/')} again"
+    seconds = service.wait_for_log(died.get(victim, alone), after=mark, timeout=BACK_WITHIN)
+    seconds += service.wait_healthy(BACK_WITHIN)
+    seconds += service.wait_for_log("everything is up again", after=mark, timeout=BACK_WITHIN)
     assert seconds < BACK_WITHIN
     assert upscale(service).status_code == 200
+    assert ("starting triton again" in service.log()[mark:]) == (victim == "bin/tritonserver")
+
+
+@pytest.mark.parametrize("victim", ["upscale", "realesrgan_animevideov3_x2"])
+def test_killed_stub_that_works_comes_back_alone(service: RunningService, victim: str) -> None:
+    """Triton never ends the calls that were in it: theirs are answered with 503."""
+    answers: list[httpx.Response] = []
+    worker = threading.Thread(target=lambda into=answers: into.append(upscale(service, 512, tile=64)))
+    mark = len(service.log())
+    before = service.counter("nv_inference_exec_count", MODELS[1])
+    worker.start()
+    while service.counter("nv_inference_exec_count", MODELS[1]) == before:  # its tiles are being enlarged
+        time.sleep(0.02)
+    next(p for p in service.find(f"/{victim}/") if "stub" in p.name()).kill()
+    service.wait_for_log("everything is up again", after=mark, timeout=BACK_WITHIN)
+    worker.join(BACK_WITHIN)
+    assert answers[0].status_code == 503, answers[0].text
+    assert int(answers[0].headers["retry-after"]) > 0
+    assert upscale(service).status_code == 200
+    assert "starting triton again" not in service.log()[mark:]
+
+
+def test_model_that_dies_again_and_again_has_triton_restarted(tmp_path: Path) -> None:
+    models = link_models(tmp_path / "repository", *MODELS[:2])
+    with running_service(tmp_path, model_repository=models) as service:
+        service.wait_for_log("Darkroom is ready", timeout=30)
+        for _ in range(4):
+            mark = len(service.log())
+            next(p for p in service.find("/upscale/") if "stub" in p.name()).kill()
+            service.wait_for_log("everything is up again", after=mark, timeout=BACK_WITHIN)
+        assert service.log().count("loading upscale again") == 3
+        assert service.log().count("starting triton again") == 1
+        assert upscale(service).status_code == 200
+
+
+def test_killed_stub_of_one_family_fails_no_request_of_another(tmp_path: Path) -> None:
+    models = link_models(tmp_path / "repository", *MODELS, *PICTURES)
+    quick = {"prompt": "a cat", "steps": 2, "width": 64, "height": 64}
+    with running_service(tmp_path, model_repository=models) as service, httpx.Client(base_url=service.url) as http:
+        service.wait_for_log("Darkroom is ready", timeout=30)
+        codes, refused = [], False
+        victim = next(p for p in service.find("/realesrgan_animevideov3_x2/") if "stub" in p.name())
+        for number in range(20):
+            if number == 2:
+                victim.kill()
+                killed, mark = time.monotonic(), len(service.log())
+            codes.append(http.post("/generate", json=quick, timeout=120).status_code)
+            health = http.get("/health")
+            if health.status_code == 503:
+                refused = True
+                assert http.get("/health/sd15").status_code == 200
+                families = health.json()["families"]
+                assert (families["sd15"]["ready"], families["upscale"]["ready"]) == (True, False)
+                assert upscale(service).status_code == http.get("/api/health").status_code == 503
+        while not refused:
+            refused = http.get("/health").status_code == 503
+            assert time.monotonic() - killed < BACK_WITHIN
+        service.wait_for_log("everything is up again", after=mark, timeout=BACK_WITHIN)
+        assert time.monotonic() - killed < BACK_WITHIN
+        assert codes == [200] * 20
+        assert "starting triton again" not in service.log()
+
+
+def test_canary_of_upscaling_does_without_the_networks_that_are_not_there(tmp_path: Path) -> None:
+    models = link_models(tmp_path / "repository", *MODELS[:2])
+    with running_service(tmp_path, model_repository=models) as service:
+        service.wait_for_log("Darkroom is ready", timeout=30)
+        assert upscale(service).status_code == 200
 
 
 def test_a_stub_that_hangs_is_noticed_by_its_canary(tmp_path: Path, repository: Path) -> None:
-    """It is alive, its model is "ready", and it answers nothing: one restart, not a row of them."""
+    """It is alive, its model is "ready", and it answers nothing: it is loaded again once, not several times."""
     with running_service(tmp_path, model_repository=repository, canary_interval=1, canary_timeout=3) as service:
         service.wait_for_log("Darkroom is ready", timeout=30)
         next(p for p in service.find("/realesrgan_animevideov3_x2/") if "stub" in p.name()).suspend()
-        service.wait_for_log("triton does not work: a small inference on realesrgan_animevideov3_x2", timeout=40)
+        service.wait_for_log("realesrgan_animevideov3_x2 does not work: a small inference on", timeout=40)
         service.wait_for_log("everything is up again", timeout=BACK_WITHIN)
         time.sleep(2)
-        assert service.log().count("restarting it") == 1
+        assert service.log().count("loading realesrgan_animevideov3_x2 again") == 1
+        assert "restarting it" not in service.log()
         assert upscale(service).status_code == 200
 
 
@@ -88,7 +159,7 @@ def test_a_busy_server_is_not_taken_for_a_broken_one(tmp_path: Path) -> None:
         for _ in range(3):
             service.wait_for_log("behind other work", after=len(service.log()), timeout=120)
             assert http.get("/health").status_code == 200
-        assert "restarting it" not in service.log()
+        assert "again" not in service.log()
         for id in ids:
             assert http.delete(f"/tasks/{id}").status_code == 200
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
 import functools
 import io
@@ -16,14 +17,22 @@ from diffusers import HiDreamImagePipeline
 from numpy.typing import NDArray
 from PIL import Image
 
-from darkroom.diffusion.sampling import Step, denoise, get_generators, get_noise, get_schedule, predicted_original
+from darkroom.diffusion.sampling import (
+    Step,
+    denoise,
+    get_generators,
+    get_noise,
+    get_schedule,
+    initial_latents,
+    predicted_original,
+)
 from darkroom.diffusion.schedulers import FLOW_SCHEDULERS, make_scheduler
 from darkroom.errors import Cancelled
 from darkroom.parameters import read_png
-from darkroom.pipelines.hidream.pipeline import Finished, Progress, Runner, generate
+from darkroom.pipelines.hidream.pipeline import Components, Finished, Progress, generate
 from darkroom.pipelines.hidream.request import GenerateRequest
 from darkroom.pipelines.hidream.transformer import load_transformer, predict
-from exporters.sd15 import preview
+from exporters.checkpoints import preview
 from tests import tiny_hidream
 
 Pictures = NDArray[np.uint8]
@@ -45,21 +54,21 @@ def pipeline(folder: Path) -> HiDreamImagePipeline:
 
 
 @pytest.fixture(scope="module")
-def runner(pipeline: HiDreamImagePipeline, folder: Path) -> Runner:
-    return tiny_hidream.make_runner(pipeline, folder / "checkpoint", folder / "repository")
+def components(pipeline: HiDreamImagePipeline, folder: Path) -> Components:
+    return tiny_hidream.make_components(pipeline, folder / "checkpoint", folder / "repository")
 
 
 async def _collect(events: Any) -> list[Progress | Finished]:
     return [event async for event in events]
 
 
-def _events(runner: Runner, **fields: Any) -> list[Progress | Finished]:
+def _events(components: Components, **fields: Any) -> list[Progress | Finished]:
     given = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "seed": 11, "width": 64, "height": 64, **fields}
-    return asyncio.run(_collect(generate(GenerateRequest.parse(given, runner.limits), runner)))
+    return asyncio.run(_collect(generate(GenerateRequest.parse(given, components.limits), components)))
 
 
-def _ours(runner: Runner, **fields: Any) -> Pictures:
-    made = [event for event in _events(runner, format="raw", **fields) if isinstance(event, Finished)]
+def _ours(components: Components, **fields: Any) -> Pictures:
+    made = [event for event in _events(components, format="raw", **fields) if isinstance(event, Finished)]
     return np.stack([np.frombuffer(one.data, np.uint8).reshape(one.shape) for one in made])
 
 
@@ -91,11 +100,11 @@ def _distance(first: Pictures, second: Pictures) -> int:
 @pytest.mark.parametrize("guidance_scale", [5.0, 0.0])
 @pytest.mark.parametrize("name", [None, *FLOW_SCHEDULERS])
 def test_every_scheduler_gives_diffusers_picture(
-    pipeline: HiDreamImagePipeline, runner: Runner, name: str | None, guidance_scale: float
+    pipeline: HiDreamImagePipeline, components: Components, name: str | None, guidance_scale: float
 ) -> None:
-    pipeline.scheduler = make_scheduler(name, runner.checkpoint.scheduler)
+    pipeline.scheduler = make_scheduler(name, components.checkpoint.scheduler)
     fields = {"guidance_scale": guidance_scale, "width": 64, "height": 64}
-    ours = _ours(runner, scheduler=name, steps=5, **fields)
+    ours = _ours(components, scheduler=name, steps=5, **fields)
     assert _distance(ours, _theirs(pipeline, num_inference_steps=5, **fields)) <= TOLERANCE
 
 
@@ -103,56 +112,60 @@ def test_every_scheduler_gives_diffusers_picture(
 @pytest.mark.parametrize("num_images", [1, 2])
 @pytest.mark.parametrize("guidance_scale", [5.0, 0.0])
 def test_sizes_and_several_pictures(
-    pipeline: HiDreamImagePipeline, runner: Runner, guidance_scale: float, num_images: int, size: tuple[int, int]
+    pipeline: HiDreamImagePipeline,
+    components: Components,
+    guidance_scale: float,
+    num_images: int,
+    size: tuple[int, int],
 ) -> None:
-    pipeline.scheduler = make_scheduler("flow_flash", runner.checkpoint.scheduler)
+    pipeline.scheduler = make_scheduler("flow_flash", components.checkpoint.scheduler)
     fields = {"num_images": num_images, "width": size[0], "height": size[1], "guidance_scale": guidance_scale}
-    ours = _ours(runner, scheduler="flow_flash", steps=3, **fields)
+    ours = _ours(components, scheduler="flow_flash", steps=3, **fields)
     assert _distance(ours, _theirs(pipeline, num_inference_steps=3, **fields)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("length", [16, 218])
-def test_lengths_of_prompts(pipeline: HiDreamImagePipeline, runner: Runner, length: int) -> None:
-    pipeline.scheduler = make_scheduler(None, runner.checkpoint.scheduler)
+def test_lengths_of_prompts(pipeline: HiDreamImagePipeline, components: Components, length: int) -> None:
+    pipeline.scheduler = make_scheduler(None, components.checkpoint.scheduler)
     fields = {"width": 64, "height": 64, "max_sequence_length": length, "prompt": f"{PROMPT} " * 30}
-    ours = _ours(runner, steps=2, **fields)
+    ours = _ours(components, steps=2, **fields)
     assert _distance(ours, _theirs(pipeline, num_inference_steps=2, **fields)) <= TOLERANCE
 
 
-def test_prompts_of_every_encoder_matter(runner: Runner) -> None:
-    plain = _ours(runner, steps=3)
-    for name in runner.encoders:
+def test_prompts_of_every_encoder_matter(components: Components) -> None:
+    plain = _ours(components, steps=3)
+    for name in components.encoders:
 
         async def silenced(inputs: Any, name: str = name) -> Any:
-            return {key: np.zeros_like(value) for key, value in (await runner.encoders[name](inputs)).items()}
+            return {key: np.zeros_like(value) for key, value in (await components.encoders[name](inputs)).items()}
 
-        without = dataclasses.replace(runner, encoders={**runner.encoders, name: silenced})
+        without = dataclasses.replace(components, encoders={**components.encoders, name: silenced})
         assert (_ours(without, steps=3) != plain).any(), name
 
 
-def test_the_kth_picture_is_that_of_its_seed_alone(runner: Runner) -> None:
-    together = _ours(runner, num_images=3, steps=3, scheduler="flow_flash")
+def test_the_kth_picture_is_that_of_its_seed_alone(components: Components) -> None:
+    together = _ours(components, num_images=3, steps=3, scheduler="flow_flash")
     for k in range(3):
-        alone = _ours(runner, seed=11 + k, steps=3, scheduler="flow_flash")
+        alone = _ours(components, seed=11 + k, steps=3, scheduler="flow_flash")
         assert _distance(together[k : k + 1], alone) <= TOLERANCE
 
 
-def test_cancelled_before_the_next_step(runner: Runner) -> None:
+def test_cancelled_before_the_next_step(components: Components) -> None:
     calls = 0
 
     async def counted(inputs: Any) -> Any:
         nonlocal calls
         calls += 1
-        return await runner.transformer(inputs)
+        return await components.transformer(inputs)
 
     with pytest.raises(Cancelled):
-        _ours(dataclasses.replace(runner, transformer=counted, stopped=lambda: calls == 2), steps=10)
+        _ours(dataclasses.replace(components, transformer=counted, stopped=lambda: calls == 2), steps=10)
     assert calls == 2
 
 
 @pytest.mark.parametrize("name", FLOW_SCHEDULERS)
-def test_progress_previews_and_details(runner: Runner, name: str) -> None:
-    events = _events(runner, steps=4, preview_every=2, num_images=2, scheduler=name)
+def test_progress_previews_and_details(components: Components, name: str) -> None:
+    events = _events(components, steps=4, preview_every=2, num_images=2, scheduler=name)
     steps = [event for event in events if isinstance(event, Progress)]
     assert [(event.done, event.total) for event in steps] == [(n, 4) for n in range(5)]
     (shown,) = [event.preview for event in steps if event.preview]
@@ -168,25 +181,26 @@ def test_progress_previews_and_details(runner: Runner, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FLOW_SCHEDULERS)
-def test_what_previews_show_is_in_the_end_the_result(runner: Runner, name: str) -> None:
+def test_what_previews_show_is_in_the_end_the_result(components: Components, name: str) -> None:
     """At the last step the predicted picture is where every solver goes."""
-    config = runner.checkpoint.scheduler
-    schedule = get_schedule(name, config, 6)
+    schedule = get_schedule(name, components.checkpoint.scheduler, 6)
     generators = get_generators([1, 2])
     noise = get_noise(generators, (16, 4, 4))
 
     async def predicted(step: Step) -> torch.Tensor:
         return torch.sin(3 * step.latents) + step.timestep / 1000
 
-    steps = asyncio.run(_collect(denoise(noise, schedule, predicted, generators=generators)))
-    torch.testing.assert_close(predicted_original(steps[-1], schedule, config), steps[-1].latents, rtol=0, atol=1e-4)
-    assert not torch.allclose(predicted_original(steps[0], schedule, config), steps[-1].latents, atol=0.1)
+    steps = asyncio.run(_collect(denoise(initial_latents(noise, schedule), schedule, predicted, generators=generators)))
+    torch.testing.assert_close(predicted_original(steps[-1], schedule), steps[-1].latents, rtol=0, atol=1e-4)
+    assert not torch.allclose(predicted_original(steps[0], schedule), steps[-1].latents, atol=0.1)
 
 
-def test_colours_of_previews_know_of_the_shift(pipeline: HiDreamImagePipeline, runner: Runner) -> None:
+def test_colours_of_previews_know_of_the_shift(pipeline: HiDreamImagePipeline, components: Components) -> None:
     vae = pipeline.vae
     raw = torch.randn(5, 16, generator=torch.Generator().manual_seed(1))
-    matrix, ours = torch.tensor(preview.fit(vae).matrix), torch.tensor(runner.checkpoint.latent_rgb)
+    without = copy.deepcopy(vae)
+    without.register_to_config(shift_factor=None)
+    matrix, ours = torch.tensor(preview.fit(without).matrix), torch.tensor(components.checkpoint.latent_rgb)
     scaled = (raw - vae.config.shift_factor) * vae.config.scaling_factor
     expected = raw * vae.config.scaling_factor @ matrix[:-1] + matrix[-1]
     torch.testing.assert_close(scaled @ ours[:-1] + ours[-1], expected, rtol=0, atol=1e-4)

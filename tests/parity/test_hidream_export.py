@@ -17,21 +17,20 @@ from safetensors.torch import load_file, save_file
 
 from darkroom.diffusion.schedulers import make_scheduler
 from darkroom.pipelines.hidream import networks
+from darkroom.pipelines.hidream import options as start_options
 from darkroom.pipelines.hidream.checkpoint import Checkpoint
 from darkroom.pipelines.hidream.prompts import load_readers
 from darkroom.pipelines.hidream.transformer import load_transformer
 from darkroom.settings import Settings
-from exporters import manifest, prepare
+from exporters import manifest
+from exporters.checkpoints.origin import Origin
 from exporters.config import Placement, render
 from exporters.errors import ExportError
+from exporters.export import ModelExport, export_network, up_to_date
 from exporters.hidream import command, pipeline, transformer, weights
 from exporters.hidream import export as hidream_export
-from exporters.hidream.export import Parents
-from exporters.hidream.pipeline import Wanted
-from exporters.sd15 import export as network_export
-from exporters.sd15.export import Job
-from exporters.sd15.origin import Origin
-from supervisor.options import hidream_settings
+from exporters.hidream.export import CheckpointSources
+from exporters.tasks import Task, run_task, run_tasks
 from tests import tiny_hidream
 from tests.sd15_checkpoints import edit_json
 
@@ -65,42 +64,49 @@ def checkpoint(whole: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def parted(checkpoint: Path, tmp_path: Path) -> Parents:
+def parted(checkpoint: Path, tmp_path: Path) -> CheckpointSources:
     """The checkpoint as it lies on the hub, and Llama in a folder of its own."""
     llama = tmp_path / "llama"
     shutil.move(checkpoint / "text_encoder_4", llama)
     for file in (checkpoint / "tokenizer_4").iterdir():
         shutil.move(file, llama / file.name)
-    return Parents(checkpoint=_origin(checkpoint), llama=_origin(llama))
+    return CheckpointSources(checkpoint=_origin(checkpoint), llama=_origin(llama))
 
 
-def _pipeline(parents: Parents, repository: Path, variant: str | None = None) -> Wanted:
-    job = Job(spec=networks.PIPELINE, repository=repository, checkpoint=parents.checkpoint)
-    return Wanted(job=job, llama=parents.llama, variant=variant)
+def _pipeline(sources: CheckpointSources, repository: Path, variant: str | None = None) -> Task:
+    """The export of pipeline.json and the tokenizers."""
+    return command.family_tasks(sources, repository, variant=variant)[-1]
 
 
-def test_llama_may_lie_elsewhere(parted: Parents, tmp_path: Path) -> None:
+def _exported(task: Task) -> Path:
+    """The folder of an export that is done now."""
+    run_task(task, force=True, quiet=True)
+    return task.folder
+
+
+def test_llama_may_lie_elsewhere(parted: CheckpointSources, tmp_path: Path) -> None:
     repository = tmp_path / "repository"
-    job = Job(spec=networks.LLAMA, repository=repository, checkpoint=parted.of(weights.LLAMA), precision="fp16")
-    made = hidream_export.export_network(job, parted, _silent)
+    wanted = ModelExport(
+        spec=networks.LLAMA, repository=repository, checkpoint=parted.of(weights.LLAMA), precision="fp16"
+    )
+    made = export_network(wanted, hidream_export.recipe(wanted, parted), _silent)
     assert (made.precision, made.source) == ("fp16", str(tmp_path / "llama"))
     assert 1e-6 < made.max_error < 5e-3, "rounded to 11 bits, and no more"
-    assert network_export.up_to_date(job, hidream_export.current_hash()) is not None
-    wanted = _pipeline(parted, repository)
-    pipeline.export(wanted, _silent)
-    assert pipeline.up_to_date(wanted) is not None
-    assert set(manifest.read(wanted.job.folder).sources) == {"checkpoint", "llama"}  # type: ignore[union-attr]
+    assert up_to_date(wanted, hidream_export.current_hash()) is not None
+    task = _pipeline(parted, repository)
+    assert set(manifest.read(_exported(task)).sources) == {"checkpoint", "llama"}  # type: ignore[union-attr]
+    assert task.up_to_date() is not None
     edit_json(tmp_path / "llama" / "tokenizer_config.json", model_max_length=99)
-    assert pipeline.up_to_date(wanted) is None
+    assert task.up_to_date() is None
 
 
 def test_t5_keeps_what_overflows_in_fp32(whole: Path, tmp_path: Path) -> None:
-    parents = Parents(checkpoint=_origin(whole), llama=None)
-    job = Job(spec=networks.T5, repository=tmp_path, checkpoint=parents.checkpoint, precision="fp16")
-    made = hidream_export.export_network(job, parents, _silent)
+    sources = CheckpointSources(checkpoint=_origin(whole))
+    wanted = ModelExport(spec=networks.T5, repository=tmp_path, checkpoint=sources.checkpoint, precision="fp16")
+    made = export_network(wanted, hidream_export.recipe(wanted, sources), _silent)
     assert 1e-6 < made.max_error < 5e-3
-    encoder = weights.load(weights.T5, parents.read().parts[weights.T5])
-    from exporters.hidream.graphs import halved
+    encoder = weights.load(weights.T5, sources.read().parts[weights.T5])
+    from exporters.graphs.precision import halved
 
     kinds = {name.rpartition(".")[0].rpartition(".")[2]: p.dtype for name, p in halved(encoder).named_parameters()}
     assert kinds.pop("wo") == torch.float32
@@ -123,17 +129,17 @@ def test_variants(
     if folder != checkpoint.name:
         checkpoint = checkpoint.rename(tmp_path / folder)
     repository = tmp_path / "repository"
-    wanted = _pipeline(Parents(checkpoint=_origin(checkpoint), llama=None), repository, variant)
-    pipeline.export(wanted, _silent)
-    found = Checkpoint.read(wanted.job.folder)
+    found = Checkpoint.read(
+        _exported(_pipeline(CheckpointSources(checkpoint=_origin(checkpoint)), repository, variant))
+    )
     shift = found.scheduler.get("shift", found.scheduler.get("flow_shift"))
     assert (found.variant, found.scheduler["_class_name"], shift) == expected
     assert (found.side, found.max_tokens) == (64, 64)
     for name in (None, "flow_euler", "flow_unipc", "flow_flash"):
         config = make_scheduler(name, found.scheduler).config
         assert config.get("flow_shift", config.get("shift")) == expected[2], "whatever class it came from"
-    other = _pipeline(Parents(checkpoint=_origin(checkpoint), llama=None), repository, "dev")
-    assert (pipeline.up_to_date(other) is None) == (variant != "dev")
+    other = _pipeline(CheckpointSources(checkpoint=_origin(checkpoint)), repository, "dev")
+    assert (other.up_to_date() is None) == (variant != "dev")
 
 
 @pytest.mark.parametrize(
@@ -158,14 +164,14 @@ def test_a_link_is_called_as_it_is(tmp_path: Path) -> None:
     assert (Path(origin.name).name, pipeline.named_variant(origin)) == ("HiDream-I1-Dev", "dev")
     options = {"model_path": "HiDream-I1-Dev", "extra_model_path": None, "project_path": tmp_path}
     options |= {"devices": None, "device_count": None, "device_type": None}
-    assert hidream_settings(options)["HIDREAM_CHECKPOINT"] == origin.name
+    assert start_options.settings(options)["HIDREAM_CHECKPOINT"] == origin.name
 
 
 def test_what_is_computed_stays_in_fp32(whole: Path) -> None:
     """Llama's rotary frequencies: in fp16 the angle of a late token would be off by hundredths."""
-    from exporters.hidream.graphs import halved
+    from exporters.graphs.precision import halved
 
-    encoder = weights.load(weights.LLAMA, Parents(checkpoint=_origin(whole), llama=None).read().parts[weights.LLAMA])
+    encoder = weights.load(weights.LLAMA, CheckpointSources(checkpoint=_origin(whole)).read().parts[weights.LLAMA])
     exact = {name: buffer.clone() for name, buffer in encoder.named_buffers() if name.endswith("inv_freq")}
     assert exact
     kinds = {name: buffer for name, buffer in halved(encoder).named_buffers() if name in exact}
@@ -193,6 +199,12 @@ def test_prompts_are_read_as_transformers_reads_them(whole: Path, tmp_path: Path
             assert ours["input_ids"].dtype == np.int64
 
 
+def _transformer(checkpoint: Path, repository: Path) -> tuple[ModelExport, CheckpointSources]:
+    sources = CheckpointSources(checkpoint=_origin(checkpoint))
+    wanted = ModelExport(spec=networks.TRANSFORMER, repository=repository, checkpoint=sources.checkpoint)
+    return wanted, sources
+
+
 def test_transformer_in_several_files(checkpoint: Path, tmp_path: Path) -> None:
     tensors = load_file(checkpoint / WEIGHTS)
     (checkpoint / WEIGHTS).unlink()
@@ -202,33 +214,32 @@ def test_transformer_in_several_files(checkpoint: Path, tmp_path: Path) -> None:
         save_file({key: tensors[key] for key in keys}, checkpoint / "transformer" / file)
     index = {"metadata": {}, "weight_map": {key: file for file, keys in halves.items() for key in keys}}
     (checkpoint / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
-    job = Job(spec=networks.TRANSFORMER, repository=tmp_path / "r", checkpoint=_origin(checkpoint))
-    transformer.export(job, None, _silent)
-    assert {path.name for path in job.folder.iterdir()} == {"config.json", "export.json", *halves}
-    model = load_transformer(job.folder, device=torch.device("cpu"), dtype=torch.float32)
+    wanted, sources = _transformer(checkpoint, tmp_path / "r")
+    transformer.export(wanted, sources, _silent)
+    assert {path.name for path in wanted.folder.iterdir()} == {"config.json", "export.json", *halves}
+    model = load_transformer(wanted.folder, device=torch.device("cpu"), dtype=torch.float32)
     assert all(torch.equal(value, tensors[name]) for name, value in model.state_dict().items())
-    assert network_export.up_to_date(job, transformer.current_hash()) is not None
+    assert up_to_date(wanted, transformer.current_hash()) is not None
 
 
 def test_another_transformer_takes_the_place_of_the_old_one(whole: Path, checkpoint: Path, tmp_path: Path) -> None:
-    job = Job(spec=networks.TRANSFORMER, repository=tmp_path / "r", checkpoint=_origin(whole))
-    transformer.export(job, None, _silent)
-    (job.folder / "left.safetensors").write_bytes(b"of another checkpoint")
+    wanted, sources = _transformer(whole, tmp_path / "r")
+    transformer.export(wanted, sources, _silent)
+    (wanted.folder / "left.safetensors").write_bytes(b"of another checkpoint")
     (checkpoint / WEIGHTS).chmod(0o644)
-    other = Job(spec=networks.TRANSFORMER, repository=tmp_path / "r", checkpoint=_origin(checkpoint))
-    transformer.export(other, None, _silent)
-    assert [path.name for path in job.folder.glob("*.safetensors")] == [Path(WEIGHTS).name]
-    assert (job.folder / Path(WEIGHTS).name).samefile(checkpoint / WEIGHTS), "linked, not copied"
+    transformer.export(*_transformer(checkpoint, tmp_path / "r"), _silent)
+    assert [path.name for path in wanted.folder.glob("*.safetensors")] == [Path(WEIGHTS).name]
+    assert (wanted.folder / Path(WEIGHTS).name).samefile(checkpoint / WEIGHTS), "linked, not copied"
 
 
 def test_weights_of_another_transformer_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     tensors = load_file(checkpoint / WEIGHTS)
     tensors["x_embedder.proj.weight"] = tensors["x_embedder.proj.weight"][:-1].contiguous()
     save_file(tensors, checkpoint / WEIGHTS)
-    job = Job(spec=networks.TRANSFORMER, repository=tmp_path / "r", checkpoint=_origin(checkpoint))
+    wanted, sources = _transformer(checkpoint, tmp_path / "r")
     with pytest.raises(ExportError, match=r"x_embedder\.proj\.weight has the shape \(31, 64\), expected \(32, 64\)"):
-        transformer.export(job, None, _silent)
-    assert not job.folder.exists()
+        transformer.export(wanted, sources, _silent)
+    assert not wanted.folder.exists()
 
 
 def _without_llama(root: Path) -> None:
@@ -267,7 +278,7 @@ def test_a_scheduler_of_another_kind_asks_for_a_variant(checkpoint: Path) -> Non
 def test_a_failed_export_leaves_no_model_behind(checkpoint: Path, tmp_path: Path) -> None:
     _without_llama(checkpoint)
     with pytest.raises(ExportError, match="text_encoder_4"):
-        command.export_family(Parents(checkpoint=_origin(checkpoint), llama=None), tmp_path / "r", quiet=True)
+        run_tasks(command.family_tasks(CheckpointSources(checkpoint=_origin(checkpoint)), tmp_path / "r"), quiet=True)
     assert not list((tmp_path / "r").glob("*"))
 
 
@@ -276,52 +287,54 @@ def test_prepare_exports_the_demo_unless_another_checkpoint_is_there(
 ) -> None:
     asked: list[str] = []
     demo = tmp_path / "demo"
-    settings = Settings(model_repository=tmp_path / "r", num_gpus_to_use=0, hidream_checkpoint=str(demo))
-    monkeypatch.setattr(prepare, "DEMO_HIDREAM", demo)
-    monkeypatch.setattr(prepare, "export_family", lambda parents, *_, **__: asked.append(parents.checkpoint.name))
-    prepare._prepare_hidream(settings, tmp_path / "r")
+    monkeypatch.setenv("HIDREAM_CHECKPOINT", str(demo))
+    settings = Settings(model_repository=tmp_path / "r", num_gpus_to_use=0)
+    own = _pipeline(CheckpointSources(checkpoint=_origin(checkpoint)), tmp_path / "r")
+    monkeypatch.setattr(command, "DEMO", demo)
+    monkeypatch.setattr(command, "family_tasks", lambda sources, *_, **__: asked.append(sources.checkpoint.name) or [])
+    command.prepare(settings, tmp_path / "r")
     assert asked == [], "there is no demo"
     shutil.copytree(checkpoint, demo)
-    prepare._prepare_hidream(settings, tmp_path / "r")
+    command.prepare(settings, tmp_path / "r")
     assert asked == [str(demo)]
-    pipeline.export(_pipeline(Parents(checkpoint=_origin(checkpoint), llama=None), tmp_path / "r"), _silent)
-    prepare._prepare_hidream(settings, tmp_path / "r")
+    _exported(own)
+    command.prepare(settings, tmp_path / "r")
     assert len(asked) == 1, "the user's own stays"
-    prepare._prepare_hidream(settings.model_copy(update={"hidream_checkpoint": str(checkpoint)}), tmp_path / "r")
+    monkeypatch.setenv("HIDREAM_CHECKPOINT", str(checkpoint))
+    command.prepare(Settings(model_repository=tmp_path / "r", num_gpus_to_use=0), tmp_path / "r")
     assert asked[1:] == [str(checkpoint)], "which is asked for by its name"
 
 
-def test_prepare_exports_what_the_settings_name(checkpoint: Path, tmp_path: Path) -> None:
+def test_prepare_exports_what_the_settings_name(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its encoders fail at once, so that only names are at stake: a Llama of its own, and a checkpoint that is none."""
-    settings = Settings(
-        model_repository=tmp_path / "r",
-        num_gpus_to_use=0,
-        hidream_checkpoint=str(checkpoint),
-        hidream_llama=str(tmp_path / "llama"),
-    )
+    monkeypatch.setenv("HIDREAM_CHECKPOINT", str(checkpoint))
+    monkeypatch.setenv("HIDREAM_LLAMA", str(tmp_path / "llama"))
+    settings = Settings(model_repository=tmp_path / "r", num_gpus_to_use=0)
     (tmp_path / "llama").mkdir()
     with pytest.raises(ExportError, match="llama"):
-        prepare._prepare_hidream(settings, tmp_path / "r")
+        command.prepare(settings, tmp_path / "r")
+    monkeypatch.setenv("HIDREAM_CHECKPOINT", "/nowhere")
+    settings = Settings(model_repository=tmp_path / "r", num_gpus_to_use=0)
     with pytest.raises(ExportError, match="nowhere"):
-        prepare._prepare_hidream(settings.model_copy(update={"hidream_checkpoint": "/nowhere"}), tmp_path / "r")
+        command.prepare(settings, tmp_path / "r")
     assert not list((tmp_path / "r").glob("*"))
 
 
 def test_prepare_leaves_what_is_up_to_date_and_mends_the_transformers_config(
-    hidream_repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    hidream_repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository = tmp_path / "r"
     shutil.copytree(hidream_repository, repository)
     config = repository / networks.TRANSFORMER.name / "config.pbtxt"
     config.write_text(render(networks.TRANSFORMER, Placement(gpus=(0, 1))))
     before = {path: path.stat().st_mtime_ns for path in repository.rglob("*") if path.is_file()}
-    settings = Settings(
-        model_repository=repository, num_gpus_to_use=0, hidream_checkpoint=str(hidream_repository.parent / "checkpoint")
-    )
-    for update in ({}, {"hidream_devices": (0, 1)}):
-        asked = settings.model_copy(update=update)
-        prepare._prepare_hidream(asked, repository)
-        prepare._place_transformer(asked, repository)
+    monkeypatch.setenv("HIDREAM_CHECKPOINT", str(hidream_repository.parent / "checkpoint"))
+    for update in ({}, {"HIDREAM_DEVICES": "0,1"}):
+        for name, value in update.items():
+            monkeypatch.setenv(name, value)
+        command.prepare(Settings(model_repository=repository, num_gpus_to_use=0), repository)
         after = {path: path.stat().st_mtime_ns for path in repository.rglob("*") if path.is_file()}
         assert {path for path in after if after[path] != before.get(path)} == ({config} if update else set())
     assert capsys.readouterr().out == "", "no export, no word"

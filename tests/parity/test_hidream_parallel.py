@@ -12,8 +12,8 @@ import torch
 
 from darkroom.errors import InvalidInput
 from darkroom.parallel.job import Timeouts
-from darkroom.parallel.layout import layout_for
-from darkroom.parallel.transformer import DistributedTransformer
+from darkroom.pipelines.hidream.distributed.layouts import layout_for
+from darkroom.pipelines.hidream.distributed.transformer import DistributedTransformer
 from darkroom.pipelines.hidream.transformer import load_transformer, predict
 from tests.parallel_models import (
     make_inputs,
@@ -103,7 +103,7 @@ def test_status_tells_what_runs_where(distributed: DistributedTransformer, refer
     count = len(status["ranks"])
     layout = layout_for(count)
     whole = sum(parameter.numel() for parameter in reference.parameters())
-    assert status["layout"] == {"tp": layout.tp, "ep": layout.ep}
+    assert status["layout"] == dict(layout.axes)
     assert [rank["rank"] for rank in status["ranks"]] == list(range(count))
     assert len({rank["pid"] for rank in status["ranks"]}) == count
     assert all(rank["alive"] and rank["device"] == "cpu" for rank in status["ranks"])

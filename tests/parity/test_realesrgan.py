@@ -26,19 +26,19 @@ from exporters import manifest, onnx_export
 from exporters.errors import ExportError
 from exporters.files import ROOT
 from exporters.manifest import Precision
-from exporters.realesrgan.architectures import RRDBNet, SRVGGNetCompact, build
-from exporters.realesrgan.export import (
+from exporters.upscale.architectures import RRDBNet, SRVGGNetCompact, build
+from exporters.upscale.export import (
     CHECK_SHAPES,
     MAX_ERROR,
-    Job,
+    UpscalerExport,
     check,
     export,
     require_parity,
     to_onnx,
     up_to_date,
 )
-from exporters.realesrgan.folding import StridedReduction, fold
-from exporters.realesrgan.weights import load_file
+from exporters.upscale.folding import StridedReduction, fold
+from exporters.upscale.weights import load_file
 from tests.conftest import heed_ctrl_c
 
 TESTS = Path(__file__).resolve().parent.parent
@@ -303,17 +303,17 @@ def test_own_weights_are_installed_and_kept(tmp_path: Path) -> None:
     original = build("srvgg", 16)
     path = save("params_ema", original.state_dict(), tmp_path)
     network = next(n for n in NETWORKS if n.label == "animevideov3-x3")
-    job = Job(network=network, repository=tmp_path / "models", cache=tmp_path, file=path)
+    wanted = UpscalerExport(network=network, repository=tmp_path / "models", cache=tmp_path, file=path)
     stages: list[str] = []
 
-    result = export(job, stages.append)
+    result = export(wanted, stages.append)
 
     assert stages == ["read weights", "build", "export", "compare", "install"]
     assert result.source == "file"
     assert result.opset == onnx_export.OPSET
-    assert check((job.folder / "model.onnx").read_bytes(), original, 3).maximum <= MAX_ERROR["fp32"]
-    assert up_to_date(job) == result
-    unnamed = Job(network=network, repository=tmp_path / "models", cache=tmp_path)
+    assert check((wanted.folder / "model.onnx").read_bytes(), original, 3).maximum <= MAX_ERROR["fp32"]
+    assert up_to_date(wanted) == result
+    unnamed = UpscalerExport(network=network, repository=tmp_path / "models", cache=tmp_path)
     assert up_to_date(unnamed) == result
 
 

@@ -33,8 +33,9 @@ from darkroom.diffusion.schedulers import SCHEDULERS
 from darkroom.errors import Cancelled, InvalidInput
 from darkroom.images import Picture, encode
 from darkroom.parameters import parse, text_chunks
-from darkroom.pipelines.sd15.pipeline import Finished, Progress, Runner, generate
+from darkroom.pipelines.sd15.pipeline import Components, Finished, Progress, generate
 from darkroom.pipelines.sd15.request import GenerateRequest
+from exporters.sd15.pipeline import effective_scheduler
 from tests import tiny_sd15
 from tests.tiny_sd15 import Pictures
 
@@ -50,8 +51,8 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusionPipelin
 
 
 @pytest.fixture(scope="module")
-def runner(pipeline: StableDiffusionPipeline) -> Runner:
-    return tiny_sd15.make_runner(pipeline, tiny_sd15.make_controlnet(pipeline.unet))
+def components(pipeline: StableDiffusionPipeline) -> Components:
+    return tiny_sd15.make_components(pipeline, tiny_sd15.make_controlnet(pipeline.unet))
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +67,9 @@ async def _collect(events: Any) -> list[Progress | Finished]:
     return [event async for event in events]
 
 
-def _ours(runner: Runner, control_image: bytes | None = None, **fields: Any) -> Pictures:
+def _ours(components: Components, control_image: bytes | None = None, **fields: Any) -> Pictures:
     given = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "seed": 11, **fields}
-    return tiny_sd15.our_pictures(runner, control_image, **given)
+    return tiny_sd15.our_pictures(components, control_image, **given)
 
 
 def _theirs(pipeline: Any, **arguments: Any) -> Pictures:
@@ -99,9 +100,11 @@ THEIRS: dict[str | None, Callable[[Any], Any]] = {
 """As a user of diffusers makes them of a checkpoint's configuration."""
 
 
-def _with_scheduler(pipeline: StableDiffusionPipeline, runner: Runner, name: str | None) -> StableDiffusionPipeline:
+def _with_scheduler(
+    pipeline: StableDiffusionPipeline, components: Components, name: str | None
+) -> StableDiffusionPipeline:
     """The pipeline with another scheduler, given to its constructor as a checkpoint's is: that mends some settings."""
-    scheduler = THEIRS[name](runner.checkpoint.scheduler)
+    scheduler = THEIRS[name](components.checkpoint.scheduler)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # of what it mends
         made = StableDiffusionPipeline(**{**pipeline.components, "scheduler": scheduler}, requires_safety_checker=False)
@@ -118,25 +121,28 @@ def _distance(first: Pictures, second: Pictures) -> int:
 @pytest.mark.parametrize("guidance_scale", [7.5, 1.0])
 @pytest.mark.parametrize("name", [None, *SCHEDULERS])
 def test_every_scheduler_gives_diffusers_picture(
-    pipeline: StableDiffusionPipeline, runner: Runner, name: str | None, guidance_scale: float
+    pipeline: StableDiffusionPipeline, components: Components, name: str | None, guidance_scale: float
 ) -> None:
-    pipeline = _with_scheduler(pipeline, runner, name)
+    pipeline = _with_scheduler(pipeline, components, name)
     fields = {"guidance_scale": guidance_scale, "width": 64, "height": 64}
-    ours = _ours(runner, scheduler=name, steps=6, **fields)
+    ours = _ours(components, scheduler=name, steps=6, **fields)
     assert _distance(ours, _theirs(pipeline, num_inference_steps=6, **fields)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("left_out", [("clip_sample",), ("clip_sample", "steps_offset")])
 @pytest.mark.parametrize("name", [None, *SCHEDULERS])
 def test_settings_that_diffusers_pipeline_mends(
-    pipeline: StableDiffusionPipeline, runner: Runner, name: str | None, left_out: tuple[str, ...]
+    pipeline: StableDiffusionPipeline, components: Components, name: str | None, left_out: tuple[str, ...]
 ) -> None:
     """A PNDM's configuration says nothing of clipping, which DDIM does unless it is told not to."""
-    config = {key: value for key, value in runner.checkpoint.scheduler.items() if key not in left_out}
-    runner = dataclasses.replace(runner, checkpoint=dataclasses.replace(runner.checkpoint, scheduler=config))
+    config = {key: value for key, value in components.checkpoint.scheduler.items() if key not in left_out}
+    exported = dataclasses.replace(components.checkpoint, scheduler=effective_scheduler(config))
+    ours_of = dataclasses.replace(components, checkpoint=exported)
+    as_it_was = dataclasses.replace(components.checkpoint, scheduler=config)
+    theirs_of = dataclasses.replace(components, checkpoint=as_it_was)
     fields = {"guidance_scale": 7.5, "width": 64, "height": 64}
-    ours = _ours(runner, scheduler=name, steps=6, **fields)
-    theirs = _theirs(_with_scheduler(pipeline, runner, name), num_inference_steps=6, **fields)
+    ours = _ours(ours_of, scheduler=name, steps=6, **fields)
+    theirs = _theirs(_with_scheduler(pipeline, theirs_of, name), num_inference_steps=6, **fields)
     assert _distance(ours, theirs) <= TOLERANCE
 
 
@@ -145,28 +151,28 @@ def test_settings_that_diffusers_pipeline_mends(
 @pytest.mark.parametrize("name", list(SCHEDULERS))
 def test_sizes_and_several_pictures(
     pipeline: StableDiffusionPipeline,
-    runner: Runner,
+    components: Components,
     name: str,
     num_images: int,
     width: int,
     height: int,
     guidance_scale: float,
 ) -> None:
-    pipeline = _with_scheduler(pipeline, runner, name)
+    pipeline = _with_scheduler(pipeline, components, name)
     fields = {"num_images": num_images, "width": width, "height": height, "guidance_scale": guidance_scale}
-    ours = _ours(runner, scheduler=name, steps=4, **fields)
+    ours = _ours(components, scheduler=name, steps=4, **fields)
     assert _distance(ours, _theirs(pipeline, num_inference_steps=4, **fields)) <= TOLERANCE
 
 
 def _controlled(
-    pipeline: StableDiffusionPipeline, runner: Runner, reference: bytes, name: str, **fields: Any
+    pipeline: StableDiffusionPipeline, components: Components, reference: bytes, name: str, **fields: Any
 ) -> Pictures:
     """Pictures of 72 x 104 with the edges of a reference, compared with diffusers'."""
     controlled = tiny_sd15.controlled_pipeline(pipeline, tiny_sd15.make_controlnet(pipeline.unet))
     # The plain pipeline's constructor mends the settings of its scheduler, the one with a ControlNet does not.
-    controlled.scheduler = _with_scheduler(pipeline, runner, name).scheduler
+    controlled.scheduler = _with_scheduler(pipeline, components, name).scheduler
     fields = {"width": 72, "height": 104, "controlnet_conditioning_scale": 0.8, **fields}
-    ours = _ours(runner, reference, scheduler=name, steps=5, **fields)
+    ours = _ours(components, reference, scheduler=name, steps=5, **fields)
     edges = Image.open(io.BytesIO(reference)).convert("RGB").resize((72, 104), Image.Resampling.LANCZOS)
     if fields.pop("control_preprocess", True):
         edges = Image.fromarray(canny.preprocess(np.asarray(edges), ControlOptions()))
@@ -178,14 +184,16 @@ def _controlled(
 @pytest.mark.parametrize("guidance_scale", [5.0, 1.0])
 @pytest.mark.parametrize("name", list(SCHEDULERS))
 def test_controlnet_with_every_scheduler(
-    pipeline: StableDiffusionPipeline, runner: Runner, reference: bytes, name: str, guidance_scale: float
+    pipeline: StableDiffusionPipeline, components: Components, reference: bytes, name: str, guidance_scale: float
 ) -> None:
     """Two pictures that are not square."""
-    _controlled(pipeline, runner, reference, name, num_images=2, guidance_scale=guidance_scale)
+    _controlled(pipeline, components, reference, name, num_images=2, guidance_scale=guidance_scale)
 
 
-def test_controlnet_reads_a_map_as_it_is(pipeline: StableDiffusionPipeline, runner: Runner, reference: bytes) -> None:
-    _controlled(pipeline, runner, reference, "ddim", control_preprocess=False)
+def test_controlnet_reads_a_map_as_it_is(
+    pipeline: StableDiffusionPipeline, components: Components, reference: bytes
+) -> None:
+    _controlled(pipeline, components, reference, "ddim", control_preprocess=False)
 
 
 @pytest.mark.parametrize("guidance_scale", [5.0, 1.0])
@@ -195,16 +203,16 @@ def test_controlnet_reads_a_map_as_it_is(pipeline: StableDiffusionPipeline, runn
 )
 def test_controlnet(
     pipeline: StableDiffusionPipeline,
-    runner: Runner,
+    components: Components,
     reference: bytes,
     window: dict[str, float],
     num_images: int,
     guidance_scale: float,
 ) -> None:
     ours = _controlled(
-        pipeline, runner, reference, "ddim", num_images=num_images, guidance_scale=guidance_scale, **window
+        pipeline, components, reference, "ddim", num_images=num_images, guidance_scale=guidance_scale, **window
     )
-    plain = _ours(runner, scheduler="ddim", steps=5, num_images=num_images, width=72, height=104)
+    plain = _ours(components, scheduler="ddim", steps=5, num_images=num_images, width=72, height=104)
     assert _distance(ours, plain) > 10, "the control should change the picture"
 
 
@@ -224,74 +232,74 @@ def test_controlnet(
     ],
 )
 def test_a_recorded_scheduler_makes_the_picture_again_and_says_which_it_is(
-    runner: Runner, config: dict[str, Any], key: str
+    components: Components, config: dict[str, Any], key: str
 ) -> None:
     """Of checkpoints whose own scheduler is another one than Stable Diffusion's."""
-    own = {**runner.checkpoint.scheduler, **config}
-    runner = dataclasses.replace(runner, checkpoint=dataclasses.replace(runner.checkpoint, scheduler=own))
-    request = GenerateRequest.parse({"prompt": PROMPT, "seed": 11, "steps": 5}, runner.limits)
-    events = asyncio.run(_collect(generate(request, None, runner)))
+    own = {**components.checkpoint.scheduler, **config}
+    components = dataclasses.replace(components, checkpoint=dataclasses.replace(components.checkpoint, scheduler=own))
+    request = GenerateRequest.parse({"prompt": PROMPT, "seed": 11, "steps": 5}, components.limits)
+    events = asyncio.run(_collect(generate(request, None, components)))
     recorded = next(event.details["scheduler"] for event in events if isinstance(event, Finished))
     assert recorded == key
-    first = _ours(runner, steps=5)
-    assert (first == _ours(runner, steps=5, scheduler=recorded)).all()
+    first = _ours(components, steps=5)
+    assert (first == _ours(components, steps=5, scheduler=recorded)).all()
     parsed = parse(
-        text_chunks({**base_details(request, runner.checkpoint, 0), "width": 64, "height": 64})["parameters"]
+        text_chunks({**base_details(request, components.checkpoint, 0), "width": 64, "height": 64})["parameters"]
     )
     assert parsed["scheduler"] == key
     for other in {"dpmpp_2m", "dpmpp_2m_karras", "euler", "euler_karras", "unipc"} - {key}:
-        assert (first != _ours(runner, steps=5, scheduler=other)).any(), other
+        assert (first != _ours(components, steps=5, scheduler=other)).any(), other
 
 
-def test_a_class_of_diffusers_means_the_class_as_configured(runner: Runner) -> None:
-    by_class = _ours(runner, steps=5, scheduler="DPMSolverMultistepScheduler")
-    assert (by_class == _ours(runner, steps=5, scheduler="dpmpp_2m")).all()
-    assert (by_class != _ours(runner, steps=5, scheduler="dpmpp_2m_karras")).any()
+def test_a_class_of_diffusers_means_the_class_as_configured(components: Components) -> None:
+    by_class = _ours(components, steps=5, scheduler="DPMSolverMultistepScheduler")
+    assert (by_class == _ours(components, steps=5, scheduler="dpmpp_2m")).all()
+    assert (by_class != _ours(components, steps=5, scheduler="dpmpp_2m_karras")).any()
     with pytest.raises(InvalidInput, match=r"scheduler must be one of ddim, .*; got 'DEISMultistepScheduler'"):
-        _ours(runner, steps=5, scheduler="DEISMultistepScheduler")
+        _ours(components, steps=5, scheduler="DEISMultistepScheduler")
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("steps", [1, 2, 3])
-def test_few_steps_work_with_every_scheduler(runner: Runner, name: str, steps: int) -> None:
-    assert _ours(runner, scheduler=name, steps=steps).shape == (1, 64, 64, 3)
+def test_few_steps_work_with_every_scheduler(components: Components, name: str, steps: int) -> None:
+    assert _ours(components, scheduler=name, steps=steps).shape == (1, 64, 64, 3)
 
 
-def test_too_many_steps_for_a_scheduler_are_refused(runner: Runner) -> None:
+def test_too_many_steps_for_a_scheduler_are_refused(components: Components) -> None:
     with pytest.raises(InvalidInput, match="steps: 100 steps do not work with lcm"):
-        _ours(runner, scheduler="lcm", steps=100)
+        _ours(components, scheduler="lcm", steps=100)
 
 
-def test_the_kth_picture_is_that_of_its_seed_alone(runner: Runner) -> None:
-    together = _ours(runner, num_images=3, steps=4)
+def test_the_kth_picture_is_that_of_its_seed_alone(components: Components) -> None:
+    together = _ours(components, num_images=3, steps=4)
     for k in range(3):
-        assert _distance(together[k : k + 1], _ours(runner, seed=11 + k, steps=4)) <= TOLERANCE
+        assert _distance(together[k : k + 1], _ours(components, seed=11 + k, steps=4)) <= TOLERANCE
 
 
-def test_a_seed_gives_the_same_bytes_twice(runner: Runner) -> None:
-    assert (_ours(runner, steps=4) == _ours(runner, steps=4)).all()
+def test_a_seed_gives_the_same_bytes_twice(components: Components) -> None:
+    assert (_ours(components, steps=4) == _ours(components, steps=4)).all()
 
 
 def test_cancelled_before_the_next_step(pipeline: StableDiffusionPipeline) -> None:
     calls = 0
-    runner = tiny_sd15.make_runner(pipeline)
-    unet = runner.unet
+    components = tiny_sd15.make_components(pipeline)
+    unet = components.unet
 
     async def counted(inputs: Any) -> Any:
         nonlocal calls
         calls += 1
         return await unet(inputs)
 
-    stopping = dataclasses.replace(runner, unet=counted, stopped=lambda: calls == 2)
+    stopping = dataclasses.replace(components, unet=counted, stopped=lambda: calls == 2)
     with pytest.raises(Cancelled):
         _ours(stopping, steps=10)
     assert calls == 2
 
 
-def test_progress_previews_and_control_map(runner: Runner, reference: bytes) -> None:
+def test_progress_previews_and_control_map(components: Components, reference: bytes) -> None:
     fields = {"prompt": PROMPT, "seed": 1, "steps": 6, "preview_every": 2, "num_images": 2, "control_image": True}
-    request = GenerateRequest.parse({**fields, "scheduler": "euler"}, runner.limits)
-    events = asyncio.run(_collect(generate(request, reference, runner)))
+    request = GenerateRequest.parse({**fields, "scheduler": "euler"}, components.limits)
+    events = asyncio.run(_collect(generate(request, reference, components)))
     steps = [event for event in events if isinstance(event, Progress)]
     assert [event.done for event in steps] == list(range(7))
     assert {event.total for event in steps} == {6}
@@ -308,10 +316,10 @@ def test_progress_previews_and_control_map(runner: Runner, reference: bytes) -> 
     assert pictures[0].details["control_type"] == "canny"
 
 
-def test_control_map_without_preprocessing_is_the_image(runner: Runner, reference: bytes) -> None:
+def test_control_map_without_preprocessing_is_the_image(components: Components, reference: bytes) -> None:
     fields = {"prompt": PROMPT, "seed": 1, "steps": 1, "control_image": True, "control_preprocess": False}
-    request = GenerateRequest.parse(fields, runner.limits)
-    events = asyncio.run(_collect(generate(request, reference, runner)))
+    request = GenerateRequest.parse(fields, components.limits)
+    events = asyncio.run(_collect(generate(request, reference, components)))
     first, last = events[0], events[-1]
     assert isinstance(first, Progress)
     assert first.control_map is not None
@@ -323,4 +331,4 @@ def test_control_map_without_preprocessing_is_the_image(runner: Runner, referenc
 
 def test_control_without_its_network_is_refused(pipeline: StableDiffusionPipeline, reference: bytes) -> None:
     with pytest.raises(InvalidInput, match="control_type 'canny' has no network"):
-        _ours(tiny_sd15.make_runner(pipeline), reference)
+        _ours(tiny_sd15.make_components(pipeline), reference)

@@ -25,15 +25,16 @@ from darkroom.pipelines.sd15 import networks
 from darkroom.pipelines.sd15.checkpoint import Checkpoint
 from darkroom.registry import all_specs
 from darkroom.serving.networks import Array, Network, OrtNetwork, Tensors
-from exporters import config, manifest, onnx_export
+from exporters import config, manifest, onnx_export, plan
 from exporters.cli import main
 from exporters.config import Placement
 from exporters.errors import ExportError
+from exporters.export import TOLERANCE, require_parity
 from exporters.files import sha256
-from exporters.fused_attention import OPERATOR, spell_out
+from exporters.graphs.fused_attention import OPERATOR, spell_out
 from exporters.manifest import Precision
+from exporters.repository import specs_of
 from exporters.sd15 import controls, plans, weights
-from exporters.sd15.export import TOLERANCE, require_parity
 from tests import tiny_sd15
 from tests.sd15_checkpoints import WIDTH, write_checkpoint, write_controlnet
 
@@ -249,15 +250,15 @@ def test_whole_pictures(made: Made, scheduler: str) -> None:
 
         return call
 
-    runner = dataclasses.replace(
-        tiny_sd15.make_runner(made.pipeline),
+    components = dataclasses.replace(
+        tiny_sd15.make_components(made.pipeline),
         text_encoder=served(networks.TEXT_ENCODER),
         unet=served(networks.UNET),
         vae_decoder=served(networks.VAE_DECODER),
     )
     fields = {"prompt": "a cat", "seed": 3, "num_images": 2, "guidance_scale": 7.5, "width": 72, "height": 64}
-    ours = tiny_sd15.our_pictures(runner, steps=10, scheduler=scheduler, **fields)
-    made.pipeline.scheduler = make_scheduler(scheduler, runner.checkpoint.scheduler)
+    ours = tiny_sd15.our_pictures(components, steps=10, scheduler=scheduler, **fields)
+    made.pipeline.scheduler = make_scheduler(scheduler, components.checkpoint.scheduler)
     theirs = tiny_sd15.their_pictures(made.pipeline, num_inference_steps=10, **fields)
     assert theirs.std() > 20, "a flat picture would prove nothing"
     assert np.abs(ours.astype(int) - theirs).max() <= PICTURE_TOLERANCE[made.precision]
@@ -293,6 +294,7 @@ def test_what_the_pipeline_reads(full: Made) -> None:
     assert facts.digest == sha256(weights_file.read_bytes())[:10]
     assert (facts.side, facts.guidance_scale) == (64, 7.5)
     assert facts.scheduler["_class_name"] == "PNDMScheduler"
+    assert (facts.scheduler["clip_sample"], facts.scheduler["steps_offset"]) == (False, 1)
     ids = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     assert (facts.max_tokens, facts.bos_token_id, facts.eos_token_id, facts.pad_token_id) == (77, *ids)
     assert np.array(facts.latent_rgb).shape == (5, 3)
@@ -348,7 +350,7 @@ def test_a_stale_control_unet_without_its_controlnet_is_removed(full: Made, half
     assert last.startswith("sd15_unet_canny: removed, it was made for another checkpoint. ")
     assert "gone" in last
     assert not canny.exists()
-    assert "sd15_unet_canny" not in {spec.name for spec in controls.specs_of(repository)}
+    assert "sd15_unet_canny" not in {spec.name for spec in specs_of(repository)}
     export("config", "--output", repository)
     export("config", "--output", repository, "--check")
     assert not canny.exists()
@@ -360,20 +362,37 @@ def test_a_controlnet_of_another_base_is_refused(half: Made, full: Made, control
         export("sd15-controlnet", "--controlnet", controlnet_folder, *arguments)
 
 
+def test_labelled_checkpoint_is_exported_as_the_plain_one(full: Made, controlnet_folder: Path, tmp_path: Path) -> None:
+    """Into a repository that has nothing else: the same bytes under other names, each with its config."""
+    output = export("export", full.checkpoint, "--as", "photos", "--output", tmp_path).output
+    assert output.startswith(
+        "tiny is a Stable Diffusion 1.5 checkpoint (StableDiffusionPipeline): exporting as sd15.photos"
+    )
+    export("sd15-controlnet", "--as", "photos", "--controlnet", controlnet_folder, "--output", tmp_path)
+    names = {spec.name for spec in networks.specs()}
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.photos" for name in names}
+    for name in names:
+        for path in (full.repository / name / "1").iterdir():
+            if path.name not in ("export.json", "model.py"):
+                assert (tmp_path / f"{name}.photos" / "1" / path.name).read_bytes() == path.read_bytes(), path
+    assert config.drift(tmp_path, [spec.labelled("photos") for spec in networks.specs()], Placement()) == ""
+    assert export("export", full.checkpoint, "--as", "photos", "--output", tmp_path).output.count("up to date") == 6
+
+
 # --- the comparison notices
 
 
 def test_other_weights_are_not_installed(full: Made) -> None:
-    plan = plans.plan_of(networks.UNET)
+    wanted = plans.plan_of(networks.UNET)
     unet = weights.load("unet", weights.read_checkpoint(full.checkpoint).unet)
     with torch.no_grad():
         unet.conv_out.weight.mul_(1.01)
     model = full.repository / "sd15_unet" / "1" / "model.onnx"
 
-    differences = onnx_export.compare(model, plans.originals(plan, {"unet": unet}))
+    differences = onnx_export.compare(model, plan.originals(wanted, {"unet": unet}))
 
     with pytest.raises(ExportError, match=r"sd15_unet: noise_pred of the fp32 export differs .* it was not installed"):
-        require_parity(plan, "fp32", differences)
+        require_parity(wanted, "fp32", differences)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

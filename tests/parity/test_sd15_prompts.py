@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from darkroom.errors import InvalidInput
-from darkroom.pipelines.sd15.pipeline import Runner
+from darkroom.pipelines.sd15.pipeline import Components
 from darkroom.pipelines.sd15.prompts import chunk, encode_prompts, parse_weights
 from tests import tiny_sd15
 
@@ -25,12 +25,12 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusionPipelin
 
 
 @pytest.fixture(scope="module")
-def runner(pipeline: StableDiffusionPipeline) -> Runner:
-    return tiny_sd15.make_runner(pipeline)
+def components(pipeline: StableDiffusionPipeline) -> Components:
+    return tiny_sd15.make_components(pipeline)
 
 
-def _encode(runner: Runner, *texts: str) -> NDArray[np.float32]:
-    encoded = asyncio.run(encode_prompts(texts, runner.tokenizer, runner.checkpoint, runner.text_encoder))
+def _encode(components: Components, *texts: str) -> NDArray[np.float32]:
+    encoded = asyncio.run(encode_prompts(texts, components.tokenizer, components.checkpoint, components.text_encoder))
     return np.asarray(encoded)
 
 
@@ -92,30 +92,32 @@ def test_a_weight_out_of_range_is_named(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["a cat", "", "A Cat, on a BLUE  background!", "猫 and 🐱"])
 def test_plain_prompts_are_encoded_as_diffusers_does(
-    pipeline: StableDiffusionPipeline, runner: Runner, text: str
+    pipeline: StableDiffusionPipeline, components: Components, text: str
 ) -> None:
     embeds, negative = pipeline.encode_prompt(text, "cpu", 1, True, negative_prompt="a dog")
-    ours = _encode(runner, "a dog", text)
+    ours = _encode(components, "a dog", text)
     np.testing.assert_allclose(ours[0], negative[0].detach().numpy(), atol=1e-5)
     np.testing.assert_allclose(ours[1], embeds[0].detach().numpy(), atol=1e-5)
 
 
-def test_long_prompts_are_chunks_end_to_end(pipeline: StableDiffusionPipeline, runner: Runner) -> None:
-    chunks = len(chunk(LONG, runner.tokenizer, runner.checkpoint).ids)
+def test_long_prompts_are_chunks_end_to_end(pipeline: StableDiffusionPipeline, components: Components) -> None:
+    chunks = len(chunk(LONG, components.tokenizer, components.checkpoint).ids)
     assert chunks > 2
-    ours = _encode(runner, "", LONG)
+    ours = _encode(components, "", LONG)
     np.testing.assert_allclose(ours[1], _reference(pipeline, [(LONG, 1.0)], chunks)[0], atol=1e-5)
     np.testing.assert_allclose(ours[0], _reference(pipeline, [("", 1.0)], chunks)[0], atol=1e-5)
 
 
-def test_every_token_of_a_long_prompt_counts(runner: Runner) -> None:
-    assert np.abs(_encode(runner, LONG) - _encode(runner, LONG.replace("number 11", "of number 9"))).max() > 1e-3
+def test_every_token_of_a_long_prompt_counts(components: Components) -> None:
+    assert (
+        np.abs(_encode(components, LONG) - _encode(components, LONG.replace("number 11", "of number 9"))).max() > 1e-3
+    )
 
 
 @pytest.mark.parametrize("mean", [0.3, 0.0])
 @pytest.mark.parametrize("long", [False, True])
 def test_weights_scale_their_tokens(
-    pipeline: StableDiffusionPipeline, runner: Runner, long: bool, mean: float, monkeypatch: pytest.MonkeyPatch
+    pipeline: StableDiffusionPipeline, components: Components, long: bool, mean: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The mean is restored where there is one, as with CLIP's embeddings, and not where it is a matter of rounding."""
     norm = pipeline.text_encoder.final_layer_norm
@@ -123,22 +125,22 @@ def test_weights_scale_their_tokens(
     before = LONG + ", " if long else "a photo of a "
     text = f"{before}(small cat:1.3) on a [blue] background"
     words = [(before, 1.0), ("small cat", 1.3), (" on a ", 1.0), ("blue", 1 / 1.1), (" background", 1.0)]
-    chunks = len(chunk(text, runner.tokenizer, runner.checkpoint).ids)
+    chunks = len(chunk(text, components.tokenizer, components.checkpoint).ids)
     plain, weights = _reference(pipeline, words, chunks)
     expected = []
     for before_row, row in zip(np.split(plain, chunks), np.split(plain * weights[:, None], chunks), strict=True):
         expected.append(row * (before_row.mean() / row.mean()) if mean else row)
-    np.testing.assert_allclose(_encode(runner, text)[0], np.concatenate(expected), atol=1e-5)
+    np.testing.assert_allclose(_encode(components, text)[0], np.concatenate(expected), atol=1e-5)
 
 
-def test_weights_of_one_chunk_leave_the_others_alone(runner: Runner) -> None:
+def test_weights_of_one_chunk_leave_the_others_alone(components: Components) -> None:
     """As in the web UI, which does one chunk after the other."""
     text = f"(cat:1.4) {LONG}"
-    weighted, plain = _encode(runner, text)[0], _encode(runner, text.replace("(cat:1.4)", "cat"))[0]
+    weighted, plain = _encode(components, text)[0], _encode(components, text.replace("(cat:1.4)", "cat"))[0]
     assert np.abs(weighted[:77] - plain[:77]).max() > 1e-3
     assert np.array_equal(weighted[77:], plain[77:])
 
 
-def test_tokens_limits_are_exact(runner: Runner) -> None:
+def test_tokens_limits_are_exact(components: Components) -> None:
     for count, chunks in ((74, 1), (75, 1), (76, 2), (150, 2), (151, 3)):
-        assert len(chunk(" ".join(["cat"] * count), runner.tokenizer, runner.checkpoint).ids) == chunks
+        assert len(chunk(" ".join(["cat"] * count), components.tokenizer, components.checkpoint).ids) == chunks

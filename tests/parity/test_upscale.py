@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from darkroom.pipelines.upscale.networks import NETWORKS, UpscaleNetwork
 from darkroom.pipelines.upscale.pipeline import Runner, upscale
-from darkroom.pipelines.upscale.request import Limits, UpscaleRequest
+from darkroom.pipelines.upscale.request import UpscaleRequest
+from darkroom.pipelines.upscale.settings import Settings
 from darkroom.serving.networks import OrtNetwork
 from tests.pictures import encoded, photo, pixels, psnr
 from tests.service import ROOT
@@ -19,7 +20,7 @@ FACE = encoded(photo(180, 40, 128, 112))
 
 
 def enlarge(network: UpscaleNetwork, *, tile: int) -> NDArray[np.uint8]:
-    limits = Limits()
+    limits = Settings()
     request = UpscaleRequest.parse({"model": network.label, "tile": tile}, limits)
     model = OrtNetwork(ROOT / "model_repository" / network.model_name / "1" / "model.onnx")
     runner = Runner(network=model, limits=limits)

@@ -15,8 +15,8 @@ from tritonclient.utils import InferenceServerException
 
 from darkroom.errors import InvalidInput, NotAnImage, TooLarge, from_wire
 from darkroom.pipelines.sd15 import networks
-from darkroom.pipelines.sd15.request import Limits
-from exporters.config import Placement, render
+from darkroom.pipelines.sd15.settings import Settings
+from exporters.config import Placement, model_code, render
 from tests.conftest import RunningTriton, running_triton
 from tests.pictures import encoded, photo, pixels
 from tests.service import ROOT, link_models
@@ -26,12 +26,12 @@ UNET = networks.UNET.name
 FIELDS = {"prompt": "a photo of a cat on a blue background", "seed": np.int64(5), "width": 64, "height": 64}
 _PLANTED = """
 from darkroom.pipelines.sd15 import pipeline
-from darkroom.pipelines.sd15.model import Sd15Model as TritonPythonModel
 
 def planted(*_):
     raise ZeroDivisionError("planted in a step; /secret/path")
 
 pipeline.guide = planted
+
 """
 _FAILING_UNET = """
 import triton_python_backend_utils as pb_utils
@@ -63,7 +63,9 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTriton]:
     (repository / UNET / "1").symlink_to(ROOT / "model_repository" / UNET / "1")
     two = render(networks.UNET, Placement(instances=2, threads=1, queue_delay_us=2000))
     (repository / UNET / "config.pbtxt").write_text(two)
-    version = _python_model(repository, networks.PIPELINE, _PLANTED, name="sd15_planted")
+    version = _python_model(
+        repository, networks.PIPELINE, _PLANTED + model_code(networks.PIPELINE), name="sd15_planted"
+    )
     for name in networks.PIPELINE.files:
         (version / name).symlink_to(ROOT / "model_repository" / "sd15" / "1" / name)
     with running_triton(repository, folder, timeout=120) as running:
@@ -209,7 +211,7 @@ def test_control(triton: RunningTriton) -> None:
     ("fields", "kind", "param"),
     [
         ({"steps": 0}, InvalidInput, "steps"),
-        ({"steps": Limits.max_steps + 1}, InvalidInput, "steps"),
+        ({"steps": Settings().max_steps + 1}, InvalidInput, "steps"),
         ({"guidance_scale": float("nan")}, InvalidInput, "guidance_scale"),
         ({"width": 100}, InvalidInput, "width"),
         ({"height": 8}, InvalidInput, "height"),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.postgres import running_postgres
 
 
 @pytest.fixture
@@ -36,3 +39,15 @@ def tiny(originals: Path, tmp_path: Path) -> Path:
 def canny(originals: Path, tmp_path: Path) -> Path:
     """A ControlNet to break."""
     return Path(shutil.copytree(originals / "tiny-canny", tmp_path / "tiny-canny"))
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    with running_postgres() as server:
+        yield server.url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> str | None:
+    """A DATABASE_URL. All tests share the database of PostgreSQL, as several installations never would."""
+    return None if request.param == "sqlite" else request.getfixturevalue("postgres")

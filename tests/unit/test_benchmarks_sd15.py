@@ -42,9 +42,9 @@ from benchmarks.service import Counts, Durations, Server, parse_metrics, running
 from darkroom.diffusion.controls import ControlOptions, load_control
 from darkroom.pipelines.sd15 import networks
 from exporters.config import Placement
-from exporters.demo.tokens import write_tokenizer
 from tests import tiny_sd15
 from tests.pictures import encoded, photo
+from training.tokens import write_tokenizer
 
 SIDE = tiny_sd15.SIDE
 JOB = Job(prompt="a cat on a blue background", seed=5, steps=3, side=SIDE)

@@ -77,7 +77,8 @@ def test_every_option_reaches_the_service(server: Loopback, here: Path) -> None:
     control = ("--control=in.jpg", "--control-type=canny", "--low-threshold=50", "--high-threshold=150")
     more_control = ("--no-control-preprocess", "--control-scale=0.5", "--control-start=0.25", "--control-end=0.75")
     output = ("--format=webp", "--quality=70", "--preview-every=2", "-n", "2")
-    assert generate(server.url, "a cat", *picture, *control, *more_control, *output).exit_code == 0
+    other = ("--model=toy", "--max-sequence-length=64")
+    assert generate(server.url, "a cat", *picture, *control, *more_control, *output, *other).exit_code == 0
     body = sent(server)[0]
     assert body == {
         "prompt": "a cat",
@@ -100,6 +101,8 @@ def test_every_option_reaches_the_service(server: Loopback, here: Path) -> None:
         "preview_every": 2,
         "format": "webp",
         "quality": 70,
+        "model": "toy",
+        "max_sequence_length": 64,
     }
     assert body.keys() == GenerateOptions.__annotations__.keys() | {"prompt"}
     assert names(here) == {"in.jpg", "a-cat-3.webp", "a-cat-4.webp"}

@@ -110,7 +110,7 @@ def test_a_service_without_events_still_gives_the_pictures(call: Call) -> None:
 
 def test_an_option_that_there_is_not_is_named(call: Call) -> None:
     with loopback(generation) as server:
-        with pytest.raises(TypeError, match="no option 'step'; there are negative_prompt, steps"):
+        with pytest.raises(TypeError, match="no option 'step'; there are model, negative_prompt, steps"):
             call(server.url, "generate", "a cat", step=3)
         with pytest.raises(FileNotFoundError):
             call(server.url, "generate", "a cat", control_image="no-such-file.png")

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from exporters.demo.card import ADHERENCE, CANNY, CONTROL, HIDREAM, TEXT, write_cards
-from exporters.demo.measure import weights_digest
 from tests.service import ROOT
+from training.card import ADHERENCE, write_cards
+from training.demo.hidream.card import FOLDER as HIDREAM
+from training.demo.sd15.card import CANNY, CONTROL, TEXT
+from training.measure import weights_digest
 
 CHECKPOINTS = ROOT / "checkpoints"
 ONE, TWO, F1 = 0.9, 0.75, 0.6

@@ -18,27 +18,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from darkroom.diffusion.generation import Finished
-from darkroom.parallel.checkpoint import check_divisible
-from darkroom.parallel.layout import LAYOUTS
+from darkroom.pipelines.hidream.distributed.checkpoint import check_divisible
+from darkroom.pipelines.hidream.distributed.layouts import LAYOUTS
 from darkroom.pipelines.hidream.pipeline import generate
 from darkroom.pipelines.hidream.request import GenerateRequest
-from exporters.demo.card import HIDREAM
-from exporters.demo.cli import main
-from exporters.demo.dataset import RARE
-from exporters.demo.export import export
-from exporters.demo.hidream_models import SHIFT, TRANSFORMER, make_scheduler
-from exporters.demo.hidream_stage import VAE_STAGE, VIEWS, Flow, HidreamStage, as_patches
-from exporters.demo.hidream_tokens import LENGTH, Words
-from exporters.demo.measure import load_pipeline
-from exporters.demo.render import SIDE
-from exporters.demo.restore import restore
-from exporters.demo.tokens import WORDS
-from exporters.demo.train import make_stage
-from exporters.demo.trainer import Budget, Run, Trainer, averaged_weights, state_path
-from exporters.demo.vae_stage import FIRST
-from exporters.demo.world import random_caption, random_scene
 from tests import tiny_hidream
+from training.cli import main
+from training.dataset import RARE
+from training.demo.hidream.card import FOLDER
+from training.demo.hidream.models import SHIFT, TRANSFORMER, make_scheduler
+from training.demo.hidream.stage import VAE_STAGE, VIEWS, Flow, HidreamStage, as_patches
+from training.demo.hidream.tokens import LENGTH, Words
+from training.export import export
+from training.family import families
+from training.measure import load_pipeline
+from training.render import SIDE
+from training.restore import restore
+from training.tokens import WORDS
+from training.train import make_stage
+from training.trainer import Budget, Run, Trainer, averaged_weights, state_path
+from training.world import random_caption, random_scene
 
+HIDREAM = families()["hidream"]
 PROMPT = "a photo of a cat on a blue background"
 _BATCH, _STEPS = 4, 40
 
@@ -73,8 +74,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def checkpoint(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("checkpoints")
-    export(run, output, lambda text: None, "hidream")
-    return output / HIDREAM
+    export(run, output, lambda text: None, HIDREAM)
+    return output / FOLDER
 
 
 def test_every_word_is_one_token_for_every_encoder(words: Words) -> None:
@@ -148,7 +149,7 @@ def test_views_leave_nothing_out_that_their_sentences_name(run: Run) -> None:
 def test_the_vae_begins_with_what_the_other_family_has_learned(run: Run, tmp_path: Path) -> None:
     """In a folder where that was trained; only the layers next to the latents are new."""
     other = _run(tmp_path)
-    first = _train(other, FIRST, 2).averaged.state_dict()
+    first = _train(other, "vae", 2).averaged.state_dict()
     begun = make_stage(VAE_STAGE, other, lambda text: None).modules.state_dict()
     kept = {name for name, value in begun.items() if name in first and torch.equal(value, first[name])}
     assert {name.removeprefix("vae.").rpartition(".")[0] for name in begun.keys() - kept} == {
@@ -219,13 +220,13 @@ def test_the_checkpoint_is_small_and_can_be_divided(checkpoint: Path) -> None:
 
 
 def test_diffusers_and_the_service_draw_the_same_picture(checkpoint: Path, tmp_path: Path) -> None:
-    pipeline = load_pipeline(checkpoint, "hidream")
+    pipeline = load_pipeline(HIDREAM, checkpoint)
     assert type(pipeline) is HiDreamImagePipeline
     with torch.no_grad():
         pipeline.vae.decoder.conv_out.weight.mul_(20)  # else it is hardly more than grey after two steps
-    runner = tiny_hidream.make_runner(pipeline, checkpoint, tmp_path)
-    assert runner.checkpoint.side == SIDE
-    assert runner.checkpoint.max_tokens == 64
+    components = tiny_hidream.make_components(pipeline, checkpoint, tmp_path)
+    assert components.checkpoint.side == SIDE
+    assert components.checkpoint.max_tokens == 64
     for width, height in ((128, 128), (128, 96)):
         pipeline.default_sample_size = (1 + 1e-9) * (width * height) ** 0.5 / 8
         expected = pipeline(
@@ -238,8 +239,8 @@ def test_diffusers_and_the_service_draw_the_same_picture(checkpoint: Path, tmp_p
             output_type="np",
         ).images[0]
         fields = {"prompt": PROMPT, "width": width, "height": height, "steps": 3, "guidance_scale": 4.0, "seed": 5}
-        request = GenerateRequest.parse({**fields, "format": "raw"}, runner.limits)
-        made = asyncio.run(_picture(generate(request, runner)))
+        request = GenerateRequest.parse({**fields, "format": "raw"}, components.limits)
+        made = asyncio.run(_picture(generate(request, components)))
         assert made.shape == (height, width, 3)
         assert made.std() > 5, "a flat picture would prove nothing"
         assert np.abs(made.astype(int) - (expected * 255).round().astype(int)).max() <= 2
@@ -252,7 +253,7 @@ async def _picture(events: Any) -> NDArray[np.uint8]:
 
 def test_states_come_back_from_a_checkpoint(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     restored = _run(tmp_path)
-    restore(restored, checkpoint.parent, lambda text: None, "hidream")
+    restore(restored, checkpoint.parent, lambda text: None, HIDREAM)
     for stage in (VAE_STAGE, "hidream"):
         ours, theirs = averaged_weights(restored, stage), averaged_weights(run, stage)
         for module, weights in theirs.items():
@@ -264,7 +265,7 @@ def test_states_come_back_from_a_checkpoint(run: Run, checkpoint: Path, tmp_path
     assert trainer.clock.step == _STEPS
     assert TRANSFORMER in stage.modules
     with pytest.raises(FileExistsError):
-        restore(restored, checkpoint.parent, lambda text: None, "hidream")
+        restore(restored, checkpoint.parent, lambda text: None, HIDREAM)
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,13 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from exporters.demo.cli import main
-from exporters.demo.glyphs import CELL, GLYPHS, NAMES, SHEET, sprites
-from exporters.demo.judge import holds, judge
-from exporters.demo.render import SIDE, render
-from exporters.demo.styles import STYLES, styled
-from exporters.demo.tokens import BOS, EOS, WORDS, train_merges, write_tokenizer
-from exporters.demo.world import (
+from training.cli import main
+from training.glyphs import CELL, GLYPHS, NAMES, SHEET, sprites
+from training.judge import holds, judge
+from training.render import SIDE, render
+from training.styles import STYLES, styled
+from training.tokens import BOS, EOS, WORDS, train_merges, write_tokenizer
+from training.world import (
     BACKGROUNDS,
     SIZES,
     Placed,
@@ -243,8 +243,8 @@ def test_show_and_judge_from_the_command_line(tmp_path: Path) -> None:
 
 def test_the_exporters_start_without_the_demo_and_its_world_without_torch() -> None:
     code = (
-        "import sys, exporters.cli; assert 'exporters.demo' not in sys.modules;"
-        "import exporters.demo.judge, exporters.demo.cli, exporters.demo.tokens;"
+        "import sys, exporters.cli; assert 'training' not in sys.modules;"
+        "import training.judge, training.cli, training.tokens;"
         "bad = {'torch', 'diffusers', 'transformers', 'cv2'} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -46,7 +46,7 @@ def test_nobody_is_faster_than_alone() -> None:
 class Machine:
     """Plays jobs in small steps of time: slow, and plain enough to be right."""
 
-    places: int
+    slots: int
     gain: float
     step: float = 0.001
     ends: dict[str, float] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Machine:
         left = {job.id: job.left for job in [*running, *waiting]}
         active, queue, now = list(running), list(waiting), 0.0
         while active or queue:
-            while queue and len(active) < self.places:
+            while queue and len(active) < self.slots:
                 active.append(queue.pop(0))
             for job, share in zip(active, shares(active, self.gain), strict=True):
                 left[job.id] -= share * self.step
@@ -78,19 +78,19 @@ def test_the_forecast_is_what_brute_force_finds(seed: int, gain: float) -> None:
         ]
 
     running, waiting = jobs(3, "running"), jobs(8, "waiting")
-    found = forecast(running, waiting, places=4, gain=gain)
-    assert found.ends == pytest.approx(Machine(places=4, gain=gain).play(running, waiting), abs=0.02)
+    found = forecast(running, waiting, slots=4, gain=gain)
+    assert found.ends == pytest.approx(Machine(slots=4, gain=gain).play(running, waiting), abs=0.02)
     assert found.moments == sorted(found.ends.values())
 
 
 def test_the_forecast_of_nothing() -> None:
-    assert forecast([], [], places=4) == Forecast(ends={}, moments=[])
-    assert forecast([Job(id="a", left=0)], [Job(id="b", left=2)], places=1).ends == {"a": 0, "b": 2}
+    assert forecast([], [], slots=4) == Forecast(ends={}, moments=[])
+    assert forecast([Job(id="a", left=0)], [Job(id="b", left=2)], slots=1).ends == {"a": 0, "b": 2}
 
 
 def test_more_run_than_there_are_places() -> None:
-    """A proxy with more places was stopped, and its tasks are taken over."""
-    assert forecast([Job(id=name, left=1) for name in "abc"], [Job(id="d", left=1)], places=1).ends["d"] == 4
+    """A proxy with more slots was stopped, and its tasks are taken over."""
+    assert forecast([Job(id=name, left=1) for name in "abc"], [Job(id="d", left=1)], slots=1).ends["d"] == 4
 
 
 def test_demand_is_recovered_under_concurrency() -> None:
@@ -102,7 +102,7 @@ def test_demand_is_recovered_under_concurrency() -> None:
     jobs = {name: context.__enter__() for name, context in entered.items()}
     for name, job in jobs.items():
         load.describe(job, id=name, group="g", turn=0.1)
-    ends = forecast([Job(id=name, group="g", turn=0.1, left=left) for name, left in demands.items()], [], places=8).ends
+    ends = forecast([Job(id=name, group="g", turn=0.1, left=left) for name, left in demands.items()], [], slots=8).ends
     for name, end in sorted(ends.items(), key=lambda item: item[1]):
         clock.now = 100 + end
         assert load.used(jobs[name]).seconds == pytest.approx(demands[name])
@@ -213,5 +213,5 @@ def test_a_burst_does_not_inflate_later_estimates() -> None:
         gain = learnt_gain(gain, speed, 1, 40, used)
         speed = speed.observed(1, 40, used.seconds, company=used.company)
     assert speed.demand(1, 40) == pytest.approx(0.5, rel=0.05)
-    alone = forecast([], [Job(id="a", left=speed.demand(1, 40))], places=8, gain=gain)
+    alone = forecast([], [Job(id="a", left=speed.demand(1, 40))], slots=8, gain=gain)
     assert alone.ends["a"] == pytest.approx(0.5, rel=0.05)

@@ -21,8 +21,9 @@ from exporters import config
 from exporters.cli import main
 from exporters.config import Placement, config_path
 from exporters.files import ROOT
-from exporters.realesrgan.export import Job
-from exporters.sd15.controls import specs_of
+from exporters.repository import specs_of
+from exporters.upscale import command as upscale
+from exporters.upscale.export import UpscalerExport
 
 NETWORK = ModelSpec(
     name="net",
@@ -160,25 +161,23 @@ def test_prepare_for_gpus_renders_a_repository_of_its_own(tmp_path: Path, monkey
     monkeypatch.setenv("STATE_DIR", str(tmp_path))
     monkeypatch.setenv("NUM_GPUS_TO_USE", "2")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    exported: list[Job] = []
-    monkeypatch.setattr("exporters.prepare.run_jobs", lambda jobs, quiet: exported.extend(jobs))
-    monkeypatch.setattr("exporters.prepare._prepare_sd15", lambda settings, repository: None)
-    monkeypatch.setattr("exporters.prepare._prepare_hidream", lambda settings, repository: None)
+    exported: list[UpscalerExport] = []
+    task_of = upscale.task_of
+    monkeypatch.setattr(upscale, "task_of", lambda wanted: exported.append(wanted) or task_of(wanted))
+    monkeypatch.setattr("exporters.tasks.run_task", lambda task, **_: None)
     result = CliRunner().invoke(main, ["prepare"])
     assert result.exit_code == 0, result.output
     text = (tmp_path / "model_repository" / "realesrgan_x4plus" / "config.pbtxt").read_text()
     assert "gpus: [ 0, 1 ]" in text
     assert (tmp_path / "model_repository" / "upscale" / "1" / "model.py").is_file()
-    assert {(job.precision, job.repository) for job in exported} == {("fp16", tmp_path / "model_repository")}
+    assert {(one.precision, one.repository) for one in exported} == {("fp16", tmp_path / "model_repository")}
 
 
 def test_prepare_leaves_a_foreign_repository_its_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config_file = tmp_path / "realesrgan_x4plus" / "config.pbtxt"
     write_atomically(config_file, b"# mine")
     monkeypatch.setenv("MODEL_REPOSITORY", str(tmp_path))
-    monkeypatch.setattr("exporters.prepare.run_jobs", lambda jobs, quiet: None)
-    monkeypatch.setattr("exporters.prepare._prepare_sd15", lambda settings, repository: None)
-    monkeypatch.setattr("exporters.prepare._prepare_hidream", lambda settings, repository: None)
+    monkeypatch.setattr("exporters.tasks.run_task", lambda task, **_: None)
     assert CliRunner().invoke(main, ["prepare"]).exit_code == 0
     assert config_file.read_bytes() == b"# mine"
 
@@ -199,7 +198,7 @@ def place_hidream(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], dict[str,
     """`python -m exporters hidream --output REPOSITORY` without the exports: the placements of its networks."""
 
     def place(repository: Path) -> dict[str, Placement]:
-        monkeypatch.setattr("exporters.hidream.command.run_tasks", lambda *_, **__: None)
+        monkeypatch.setattr("exporters.tasks.run_task", lambda task, **_: None)
         result = CliRunner().invoke(main, ["hidream", "--output", str(repository)])
         assert result.exit_code == 0, result.output
         networks = [spec for spec in hidream.specs() if spec.is_network]

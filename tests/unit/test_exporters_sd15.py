@@ -13,8 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from exporters.checkpoints import preview
 from exporters.errors import ExportError
-from exporters.sd15 import preview, tokenizer, weights
+from exporters.sd15 import tokenizer, weights
 from exporters.sd15.weights import read_checkpoint, read_controlnet
 from tests.sd15_checkpoints import TEXT, UNET, VAE, edit_json, write_checkpoint
 

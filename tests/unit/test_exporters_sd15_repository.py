@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,17 @@ from click.testing import CliRunner
 from darkroom.pipelines.sd15 import networks
 from darkroom.pipelines.sd15.checkpoint import Checkpoint
 from darkroom.registry import all_specs
+from darkroom.settings import Settings
 from exporters import config, manifest, onnx_export
+from exporters.checkpoints.origin import Origin
 from exporters.cli import main
 from exporters.config import Placement
 from exporters.errors import ExportError
+from exporters.export import ModelExport, staging, up_to_date
 from exporters.files import ROOT
-from exporters.sd15 import command, controls, pipeline
-from exporters.sd15 import export as network_export
+from exporters.repository import place, specs_of
+from exporters.sd15 import command, controls, export, pipeline
 from exporters.sd15.command import base_tasks
-from exporters.sd15.export import Job
-from exporters.sd15.origin import Origin
 from exporters.sd15.weights import read_checkpoint, read_controlnet
 from exporters.tasks import run_tasks
 from tests.hub import Hub, serving
@@ -52,7 +55,7 @@ def installed(repository: Path, checkpoint: Origin, controlnet: Origin | None = 
                 continue
             sources["controlnet"] = controlnet.source(read_controlnet(controlnet.root, read.unet).files)
         contents = {"model.onnx": name.encode()}
-        exporter = network_export.current_hash()
+        exporter = export.current_hash()
         manifest.install(repository / name / "1", contents, exporter=exporter, sources=sources, **facts)
     sources = {"checkpoint": checkpoint.source((*read.unet.files, *read.vae.files))}
     contents = {"pipeline.json": b"{}", "tokenizer.json": b"{}"}
@@ -65,8 +68,8 @@ def origin(folder: Path) -> Origin:
 
 
 def current(repository: Path, checkpoint: Origin, **changes: Any) -> bool:
-    job = Job(spec=networks.UNET, repository=repository, checkpoint=checkpoint, **changes)
-    return network_export.up_to_date(job, network_export.current_hash()) is not None
+    wanted = ModelExport(spec=networks.UNET, repository=repository, checkpoint=checkpoint, **changes)
+    return up_to_date(wanted, export.current_hash()) is not None
 
 
 def test_a_second_run_is_quick_and_imports_no_torch(tiny: Path, canny: Path, tmp_path: Path) -> None:
@@ -113,8 +116,8 @@ def test_weights_decide_what_is_up_to_date(tiny: Path, tmp_path: Path) -> None:
 
 def test_another_exporter_is_not_up_to_date(tiny: Path, tmp_path: Path) -> None:
     installed(tmp_path / "models", origin(tiny))
-    job = Job(spec=networks.UNET, repository=tmp_path / "models", checkpoint=origin(tiny))
-    assert network_export.up_to_date(job, "another") is None
+    wanted = ModelExport(spec=networks.UNET, repository=tmp_path / "models", checkpoint=origin(tiny))
+    assert up_to_date(wanted, "another") is None
 
 
 def test_a_hub_id_is_not_fetched_to_know(tiny: Path, tmp_path: Path) -> None:
@@ -169,10 +172,10 @@ def test_missing_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_failed_export_leaves_no_folder_that_triton_would_trip_over(tiny: Path, tmp_path: Path) -> None:
-    job = Job(spec=networks.UNET, repository=tmp_path / "models", checkpoint=origin(tiny))
+    wanted = ModelExport(spec=networks.UNET, repository=tmp_path / "models", checkpoint=origin(tiny))
 
     def fail() -> None:
-        with network_export.staging(job) as staged:
+        with staging(wanted) as staged:
             (staged / "model.onnx").write_bytes(b"half")
             raise ExportError("stopped")
 
@@ -187,7 +190,7 @@ def test_leftovers_of_a_killed_export_go(tiny: Path, tmp_path: Path) -> None:
     left = repository / "sd15_unet" / ".export-left"
     left.mkdir()
     (left / "model.onnx.data").write_bytes(b"half")
-    with network_export.staging(Job(spec=networks.UNET, repository=repository, checkpoint=origin(tiny))):
+    with staging(ModelExport(spec=networks.UNET, repository=repository, checkpoint=origin(tiny))):
         assert not left.exists()
     assert [path.name for path in (repository / "sd15_unet").iterdir()] == ["1"]
 
@@ -215,12 +218,12 @@ def test_control_unet_of_another_base_is_withdrawn(tiny: Path, canny: Path, tmp_
     assert not (repository / "sd15_unet_canny" / "1").exists()
     controls.prune(repository)
     assert not (repository / "sd15_unet_canny").exists()
-    names = {spec.name for spec in controls.specs_of(repository)}
-    assert {spec.name for spec in all_specs() if not spec.on_demand} - names == {"sd15_unet_canny"}
+    names = {spec.name for spec in specs_of(repository)}
+    assert {spec.name for spec in all_specs() if not spec.on_demand} == names
 
 
 def test_fresh_repository_leaves_out_only_what_comes_with_its_export(tmp_path: Path) -> None:
-    assert [spec.name for spec in controls.specs_of(tmp_path)] == [s.name for s in all_specs() if not s.on_demand]
+    assert [spec.name for spec in specs_of(tmp_path)] == [s.name for s in all_specs() if not s.on_demand]
 
 
 def test_control_unet_is_placed_beside_the_plain_one(tmp_path: Path) -> None:
@@ -231,7 +234,7 @@ def test_control_unet_is_placed_beside_the_plain_one(tmp_path: Path) -> None:
     before = path.read_text()
     path.unlink()
 
-    controls.place(tmp_path, spec)
+    place(tmp_path, spec, networks.UNET)
 
     assert path.read_text() == before
 
@@ -240,20 +243,19 @@ def test_control_unet_is_placed_beside_the_plain_one(tmp_path: Path) -> None:
 
 
 def prepare(monkeypatch: pytest.MonkeyPatch, repository: Path, **settings: str) -> list[str]:
-    monkeypatch.setattr("exporters.prepare.run_jobs", lambda jobs, quiet: None)
-    monkeypatch.setattr("exporters.prepare._prepare_hidream", lambda settings, repository: None)
+    """The lines that the family's part of `python -m exporters prepare` prints."""
     monkeypatch.setenv("MODEL_REPOSITORY", str(repository))
     monkeypatch.setenv("NUM_GPUS_TO_USE", "0")
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    result = CliRunner().invoke(main, ["prepare"])
-    assert result.exit_code == 0, (result.output, result.exception)
-    return result.output.splitlines()
+    with redirect_stdout(io.StringIO()) as printed:
+        command.prepare(Settings(), repository)
+    return printed.getvalue().splitlines()
 
 
 def test_prepare_says_that_text_to_image_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporters.prepare.ROOT", tmp_path)
-    monkeypatch.setattr("exporters.prepare.DEMO", tmp_path / "checkpoints" / "demo-sd15")
+    monkeypatch.setattr("exporters.sd15.command.ROOT", tmp_path)
+    monkeypatch.setattr("exporters.sd15.command.DEMO", tmp_path / "checkpoints" / "demo-sd15")
     monkeypatch.delenv("SD15_CHECKPOINT", raising=False)
     lines = prepare(monkeypatch, tmp_path / "models")
     assert lines == ["Text to image is left out: checkpoints/demo-sd15 is not there."]
@@ -274,10 +276,10 @@ def test_prepare_leaves_a_checkpoint_of_the_users_own(
     repository, demo = tmp_path / "models", tmp_path / "checkpoints" / "demo-sd15"
     shutil.copytree(tiny, demo)
     edit_json(demo / "scheduler" / "scheduler_config.json", beta_end=0.02)
-    monkeypatch.setattr("exporters.prepare.DEMO", demo)
+    monkeypatch.setattr("exporters.sd15.command.DEMO", demo)
     installed(repository, origin(tiny), origin(canny))
     asked: list[str] = []
-    monkeypatch.setattr("exporters.prepare.base_tasks", lambda base, *_: asked.append(base.name) or [])
+    monkeypatch.setattr("exporters.sd15.command.base_tasks", lambda base, *_: asked.append(base.name) or [])
     assert prepare(monkeypatch, repository, SD15_CHECKPOINT=str(demo), SD15_CONTROLNETS="") == []
     assert asked == []
     prepare(monkeypatch, repository, SD15_CHECKPOINT=str(tiny), SD15_CONTROLNETS="")

@@ -55,7 +55,7 @@ def test_four_gpus_get_an_instance_each_of_every_network(tmp_path: Path) -> None
     result = CliRunner().invoke(main, ["config", "--gpus", "0,1,2,3", "--output", str(tmp_path)])
     assert result.exit_code == 0, result.output
 
-    assert {"sd15_unet", "sd15_unet_canny", "sd15_vae_decoder", "sd15_text_encoder"} <= {s.name for s in NETWORKS}
+    assert {"sd15_unet", "sd15_vae_decoder", "sd15_text_encoder"} <= {s.name for s in NETWORKS}
     for spec in NETWORKS:
         group = read(tmp_path, spec).instance_group
         assert [(g.kind, list(g.gpus), g.count) for g in group] == [(KIND_GPU, [0, 1, 2, 3], 1)], spec.name

@@ -10,12 +10,16 @@ import pytest
 
 from darkroom.errors import InvalidInput
 from darkroom.pipelines.hidream import request as hidream
+from darkroom.pipelines.hidream.settings import Settings as HidreamSettings
 from darkroom.pipelines.sd15 import request as sd15
+from darkroom.pipelines.sd15.settings import Settings as Sd15Settings
 from darkroom.pipelines.upscale import request as upscale
-from darkroom.request.fields import ANY_SEED, SEED_RANGE, choice, integer, number, seed_of, shown
-from proxy.generate_fields import OTHER_NAMES, GenerateFields, PictureFields, Whole, validated
-from proxy.operations.hidream import HidreamFields
-from proxy.upscaling import UpscaleFields
+from darkroom.pipelines.upscale.settings import Settings as UpscaleSettings
+from darkroom.registry import families
+from darkroom.request.edge import Whole, edge_model, named, texts
+from darkroom.request.fields import ANY_SEED, SEED_RANGE, choice, integer, number, shown
+from darkroom.request.request import Request
+from proxy.validation import validated
 
 NUMBERS: tuple[Any, ...] = (
     10**309,
@@ -45,30 +49,41 @@ NUMBERS: tuple[Any, ...] = (
     b"12",
     True,
 )
-FAMILIES: tuple[tuple[type[PictureFields] | type[UpscaleFields], Any, Any], ...] = (
-    (GenerateFields, sd15.ranges(sd15.Limits()), lambda given: sd15.GenerateRequest.parse(given, sd15.Limits())),
-    (HidreamFields, hidream.ranges(hidream.Limits()), lambda v: hidream.GenerateRequest.parse(v, hidream.Limits())),
-    (UpscaleFields, upscale.RANGES, lambda given: upscale.UpscaleRequest.parse(given, upscale.Limits())),
-)
+KINDS: tuple[type[Request], ...] = tuple(family.request for family in families().values())
+LIMITS: dict[type[Request], Any] = {
+    sd15.GenerateRequest: Sd15Settings(),
+    hidream.GenerateRequest: HidreamSettings(),
+    upscale.UpscaleRequest: UpscaleSettings(),
+}
 
 
-def _refused(kind: Any, ranges: Any, parse: Any, name: str, value: Any) -> InvalidInput | float:
+def taken(kind: type[Request], fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a request as an endpoint takes them."""
+    model, ranges = edge_model(kind), kind.ranges(LIMITS[kind])
+    return named(kind, validated(fields, model, ranges, texts(kind)).model_dump())
+
+
+def generate(**fields: Any) -> dict[str, Any]:
+    return taken(sd15.GenerateRequest, {"prompt": "a", **fields})
+
+
+def _refused(kind: type[Request], name: str, value: Any) -> InvalidInput | float:
     """The error for a value, or the number that it is taken for."""
     try:
-        took = validated({"prompt": "a cat", name: value}, kind, ranges)
-        given = took.named() if isinstance(took, PictureFields) else took.model_dump(exclude_none=True)
-        parse({**given, "control_image": True})
+        given = taken(kind, {"prompt": "a cat", name: value})
+        kind.parse(given, LIMITS[kind])
     except InvalidInput as error:
         return error
-    return float(given[OTHER_NAMES.get(name, name)])
+    return float(given[kind.aliases().get(name, name)])
 
 
 @pytest.mark.parametrize("value", NUMBERS, ids=lambda value: shown(value, 12))
-@pytest.mark.parametrize(("kind", "ranges", "parse"), FAMILIES, ids=["generate", "hidream", "upscale"])
-def test_every_number_is_refused_or_in_its_range(kind: Any, ranges: Any, parse: Any, value: Any) -> None:
-    for name in kind.model_fields.keys() & (ranges.keys() | OTHER_NAMES.keys()):
-        ours = OTHER_NAMES.get(name, name)
-        found = _refused(kind, ranges, parse, name, value)
+@pytest.mark.parametrize("kind", KINDS, ids=list(families()))
+def test_every_number_is_refused_or_in_its_range(kind: type[Request], value: Any) -> None:
+    ranges = kind.ranges(LIMITS[kind])
+    for name in edge_model(kind).model_fields.keys() & ranges.keys():
+        ours = kind.aliases().get(name, name)
+        found = _refused(kind, name, value)
         if isinstance(found, InvalidInput):
             assert found.param in (name, ours)
             assert "from " in found.message or "file" in found.message, found.message
@@ -108,8 +123,8 @@ def test_integer_never_depends_on_how_many_digits_python_reads() -> None:
 
 @pytest.mark.parametrize("value", [-1, "-1", " -1 ", -1.0, None])
 def test_seed_of_minus_one_is_drawn(value: Any) -> None:
-    named = validated({"prompt": "a", "seed": value}, GenerateFields).named()
-    seeds = {sd15.GenerateRequest.parse(named, sd15.Limits()).seed for _ in range(20)}
+    given = generate(seed=value)
+    seeds = {sd15.GenerateRequest.parse(given, Sd15Settings()).seed for _ in range(20)}
     assert len(seeds) > 1
     assert min(seeds) >= 0
 
@@ -117,8 +132,8 @@ def test_seed_of_minus_one_is_drawn(value: Any) -> None:
 @pytest.mark.parametrize("value", [-2, SEED_RANGE[1] + 1, -(10**30)])
 def test_seed_of_other_values_out_of_range(value: int) -> None:
     with pytest.raises(InvalidInput, match=r"seed must be from 0 to 9223372036854774783 \(-1 for any\); got"):
-        seed_of({"seed": value})
-    assert seed_of({"seed": 0}) == 0
+        sd15.GenerateRequest.parse({"prompt": "a", "seed": value}, Sd15Settings())
+    assert sd15.GenerateRequest.parse({"prompt": "a", "seed": 0}, Sd15Settings()).seed == 0
     assert ANY_SEED == -1
 
 
@@ -134,18 +149,18 @@ def test_choice_refuses_other_words(word: Any) -> None:
 
 
 def test_names_of_upscalers_formats_and_controls_in_any_case() -> None:
-    request = upscale.UpscaleRequest.parse({"model": "X4PLUS", "format": "JPG"}, upscale.Limits())
+    request = upscale.UpscaleRequest.parse({"model": "X4PLUS", "format": "JPG"}, UpscaleSettings())
     assert (request.network.label, request.format) == ("x4plus", "jpeg")
-    given = {"control_type": " CANNY ", "control_image": True, "prompt": "a", "format": "WebP"}
-    made = sd15.GenerateRequest.parse(validated(given, GenerateFields).named() | {"control_image": True}, sd15.Limits())
+    given = generate(control_type=" CANNY ", format="WebP")
+    made = sd15.GenerateRequest.parse(given | {"control_image": b"image"}, Sd15Settings())
     assert made.control is not None
     assert (made.control.kind, made.format) == ("canny", "webp")
 
 
-@pytest.mark.parametrize("name", sorted(GenerateFields.model_fields))
+@pytest.mark.parametrize("name", sorted(edge_model(sd15.GenerateRequest).model_fields))
 def test_files_where_text_belongs_are_refused(name: str) -> None:
     with pytest.raises(InvalidInput, match=f"{name} must be text and no file; got a file of 2 bytes") as caught:
-        validated({"prompt": "a", name: b"12"}, GenerateFields)
+        validated({"prompt": "a", name: b"12"}, edge_model(sd15.GenerateRequest))
     assert caught.value.param == name
 
 
@@ -160,24 +175,24 @@ def test_files_where_text_belongs_are_refused(name: str) -> None:
     ],
 )
 def test_size_is_width_and_height(size: str, sides: tuple[int | None, int | None]) -> None:
-    named = validated({"prompt": "a", "size": size}, GenerateFields).named()
-    assert (named["width"], named["height"]) == sides
-    assert "size" not in named
+    given = generate(size=size)
+    assert (given.get("width"), given.get("height")) == sides
+    assert "size" not in given
 
 
 @pytest.mark.parametrize("size", ["512", "512x", "axb", "512x768x3", "-1x5", "9" * 5000 + "x9", "1.5x2"])
 def test_size_that_is_none_says_what_is_right(size: str) -> None:
     with pytest.raises(InvalidInput, match="512x768") as caught:
-        validated({"prompt": "a", "size": size}, GenerateFields).named()
+        generate(size=size)
     assert caught.value.param == "size"
     assert len(caught.value.message) < 250
 
 
 def test_size_against_width_and_height() -> None:
-    same = validated({"prompt": "a", "size": "64x128", "width": 64}, GenerateFields).named()
+    same = generate(size="64x128", width=64)
     assert (same["width"], same["height"]) == (64, 128)
     with pytest.raises(InvalidInput, match="height and size are one field; got 64 and 128"):
-        validated({"prompt": "a", "size": "64x128", "height": 64}, GenerateFields).named()
+        generate(size="64x128", height=64)
 
 
 def test_whole_numbers_of_parameters_have_no_bound_of_digits() -> None:

@@ -91,7 +91,7 @@ def test_draining_refuses_new_work_and_waits_for_the_rest() -> None:
 
 
 class Queue:
-    """Tasks at a gate that hold their places until they are told to leave."""
+    """Tasks at a gate that hold their slots until they are told to leave."""
 
     def __init__(self, gate: Gate) -> None:
         self.gate = gate
@@ -103,7 +103,7 @@ class Queue:
 
     async def _task(self, name: str, source: str, durable: bool) -> None:
         leave = self.leave[name] = asyncio.Event()
-        async with self.gate.place(source) if durable else self.gate.admit(source):
+        async with self.gate.slot(source) if durable else self.gate.admit(source):
             self.began.append(name)
             await leave.wait()
 

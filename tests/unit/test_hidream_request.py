@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,23 +20,24 @@ from darkroom.diffusion.schedulers import (
 )
 from darkroom.errors import InvalidInput, TooLarge
 from darkroom.pipelines.hidream import networks
-from darkroom.pipelines.hidream.request import GenerateRequest, Limits
+from darkroom.pipelines.hidream.request import GenerateRequest
+from darkroom.pipelines.hidream.settings import Settings
 from darkroom.pipelines.hidream.variants import VARIANTS
 from darkroom.registry import all_specs
 from darkroom.serving.networks import RowCaps
 from exporters.config import Placement, model_code, render
-from exporters.sd15.controls import specs_of
+from exporters.repository import specs_of
 
 
 def parse(**fields: Any) -> GenerateRequest:
-    return GenerateRequest.parse({"prompt": "a cat", **fields}, Limits())
+    return GenerateRequest.parse({"prompt": "a cat", **fields}, Settings())
 
 
 def test_defaults_are_those_of_the_variant() -> None:
     plain = parse()
     assert (plain.steps, plain.guidance_scale, plain.max_sequence_length) == (50, 5.0, 128)
     assert plain.guided
-    dev = GenerateRequest.parse({"prompt": "a cat", "steps": None}, Limits(), VARIANTS["dev"])
+    dev = GenerateRequest.parse({"prompt": "a cat", "steps": None}, Settings(), {"steps": 28, "guidance_scale": 0.0})
     assert (dev.steps, dev.guidance_scale, dev.guided) == (28, 0.0, False)
     assert parse(steps=3).steps == 3
     assert 0 <= parse().seed < 2**32
@@ -75,14 +77,14 @@ def test_bad_fields_are_named(fields: dict[str, Any], param: str) -> None:
 
 
 def test_sizes() -> None:
-    request = parse(height=512)
-    sized = request.sized(1024, 4096, Limits())
+    request, small = parse(height=512), SimpleNamespace(side=128, max_tokens=64)
+    sized = request.completed(SimpleNamespace(side=1024, max_tokens=4096), Settings())
     assert (sized.width, sized.height) == (1024, 512)
     with pytest.raises(TooLarge, match="1,048,576"):
         parse(width=2048, height=1024)
     with pytest.raises(TooLarge, match="not square"):
-        parse(width=512, height=256).sized(128, 64, Limits())
-    assert parse(width=512, height=512).sized(128, 64, Limits()).width == 512, "a square one is not padded"
+        parse(width=512, height=256).completed(small, Settings())
+    assert parse(width=512, height=512).completed(small, Settings()).width == 512, "a square one is not padded"
 
 
 def test_flow_schedulers_have_names_of_their_own() -> None:
@@ -106,7 +108,7 @@ def test_rows_fall_with_the_size() -> None:
 
 
 def test_pictures_that_are_padded_count_as_what_they_cost() -> None:
-    caps = replace(RowCaps.parse("hidden_states 1024:16 4096:8 16384:2"), oblong=16384)
+    caps = replace(RowCaps.parse("hidden_states 1024:16 4096:8 16384:2"), size=networks.padded_area(16384))
 
     def most(height: int, width: int) -> int:
         return caps.most({"hidden_states": np.zeros((1, 16, height, width), np.float32)})

@@ -17,12 +17,12 @@ import huggingface_hub
 import pytest
 
 from darkroom.settings import Settings
-from exporters import hub as hub_module
-from exporters import hub_transfer
+from exporters.checkpoints import hub as hub_module
+from exporters.checkpoints import hub_transfer
+from exporters.checkpoints.hub import HubId, parse, resolve, select
+from exporters.checkpoints.hub_transfer import RemoteFile, part_path
 from exporters.errors import ExportError
 from exporters.files import ROOT
-from exporters.hub import HubId, parse, resolve, select
-from exporters.hub_transfer import RemoteFile, part_path
 from tests.conftest import free_port, heed_ctrl_c
 from tests.hub import COMMIT, Hub, serving
 
@@ -214,7 +214,7 @@ def test_control_c_leaves_what_came_in(hub: Hub, tmp_path: Path) -> None:
     hub.stall = threading.Event()
     hub.cuts[UNET] = [100_000]
     program = (
-        "import sys; from pathlib import Path; from exporters.hub import resolve\n"
+        "import sys; from pathlib import Path; from exporters.checkpoints.hub import resolve\n"
         f"resolve({REPOSITORY!r}, patterns={PATTERNS!r}, cache=Path(sys.argv[1]))"
     )
     process = subprocess.Popen(
@@ -441,7 +441,7 @@ def test_a_file_is_no_checkpoint(tmp_path: Path) -> None:
 def test_the_bar_is_for_terminals(hub: Hub, tmp_path: Path) -> None:
     """Under a pseudo-terminal there is a bar with bytes and speed; without one, nothing but the sentence."""
     program = (
-        "import sys; from pathlib import Path; from exporters.hub import resolve\n"
+        "import sys; from pathlib import Path; from exporters.checkpoints.hub import resolve\n"
         f"resolve({REPOSITORY!r}, patterns={PATTERNS!r}, cache=Path(sys.argv[1]))"
     )
     command = [sys.executable, "-c", program]

@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
-from proxy.generate_fields import GENERATE_NAMES
+from darkroom.pipelines.sd15.request import GenerateRequest
+from darkroom.pipelines.upscale.request import UpscaleRequest
+from darkroom.request.edge import rest_names
 from proxy.ignored import ignored, meant
-from proxy.upscaling import NAMES
+
+GENERATE_NAMES, NAMES = rest_names(GenerateRequest), rest_names(UpscaleRequest)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from tests.unit.test_estimates import Clock
 def test_a_job_is_known_where_its_work_is_done() -> None:
     async def scenario() -> None:
         gate = Gate(capacity=2, queue_size=2)
-        async with gate.admit(), gate.place():
+        async with gate.admit(), gate.slot():
             pass
 
         async def work() -> None:

@@ -1,4 +1,4 @@
-"""Messages and tensors between leader and ranks, what may be asked, and what devices need."""
+"""Messages and tensors between leader and ranks, how ranks are arranged, and what devices need."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import socket
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,19 +13,8 @@ import torch
 from darkroom.errors import InvalidInput
 from darkroom.parallel.channel import Channel, Entry, SharedTensors
 from darkroom.parallel.devices import environment, kind_of, rank_environment
-from darkroom.parallel.inputs import check_inputs
-from darkroom.parallel.job import Job, Timeouts
-from darkroom.parallel.layout import layout_for
-from tests.parallel_models import make_inputs
-
-CONFIG = {
-    "caption_channels": [24, 16],
-    "patch_size": 2,
-    "in_channels": 4,
-    "text_emb_dim": 20,
-    "llama_layers": [0, 2],
-    "max_resolution": [16, 16],
-}
+from darkroom.parallel.job import RanksJob, Timeouts
+from darkroom.parallel.layout import ALL, Layout, Place
 
 
 def channels() -> tuple[Channel, Channel]:
@@ -74,53 +62,32 @@ def test_memory_is_shared_and_grows() -> None:
 
 
 def test_a_job_survives_the_file(tmp_path: Path) -> None:
-    job = Job(
-        folder="/models/transformer",
-        layout=layout_for(8),
+    job = RanksJob(
+        program="package.module:program",
+        arguments={"folder": "/models/one", "layers": [1, 2]},
+        layout=Layout(axes={"outer": 2, "inner": 4}),
         device_type="npu",
         devices=(0, 1, 2, 3, 4, 5, 6, 7),
-        dtype="bfloat16",
         timeouts=Timeouts(call=12.5),
     )
     job.write(tmp_path)
-    assert Job.read(tmp_path) == job
+    assert RanksJob.read(tmp_path) == job
     with pytest.raises(ValueError, match="timeout beat must be above 0 s; got 0"):
         Timeouts(beat=0)
 
 
-def test_good_inputs_pass() -> None:
-    for rows, height, width in ((1, 8, 8), (3, 8, 12), (2, 32, 32), (1, 64, 4)):
-        check_inputs(CONFIG, make_inputs(rows, height, width))
-
-
-@pytest.mark.parametrize(
-    ("name", "tensor", "message"),
-    [
-        ("timesteps", torch.zeros(3), r"timesteps must be .* of shape \(2\); got float32 \(3\)"),
-        ("timesteps", torch.zeros(2, dtype=torch.int64), "timesteps must be float32 or .*; got int64"),
-        ("hidden_states", torch.zeros(2, 5, 8, 8), r"hidden_states .* \(2, 4, H, W\); got float32 \(2, 5, 8, 8\)"),
-        ("hidden_states", torch.zeros(2, 4, 8), r"hidden_states .* got float32 \(2, 4, 8\)"),
-        ("hidden_states", torch.zeros(0, 4, 8, 8), r"hidden_states .* got float32 \(0, 4, 8, 8\)"),
-        ("hidden_states", torch.tensor(1.0), r"hidden_states .* got float32 \(\)"),
-        ("hidden_states", torch.zeros(2, 4, 8, 7), "multiples of 2; got 8 x 7"),
-        ("hidden_states", torch.zeros(2, 4, 8, 34), "H x W of at most 256; got 8 x 34"),
-        ("encoder_hidden_states_t5", torch.zeros(2, 5, 25), r"t5 .* \(2, S, 24\); got float32 \(2, 5, 25\)"),
-        ("encoder_hidden_states_llama3", torch.zeros(2, 2, 5, 16), "llama3 must have L at least 3; got 2"),
-        ("pooled_embeds", torch.zeros(2, 19), r"pooled_embeds .* \(2, 20\); got float32 \(2, 19\)"),
-    ],
-)
-def test_bad_inputs_are_refused_before_a_rank_sees_them(name: str, tensor: torch.Tensor, message: str) -> None:
-    with pytest.raises(InvalidInput, match=message):
-        check_inputs(CONFIG, {**make_inputs(2, 8, 8), name: tensor})
-
-
-def test_inputs_that_are_missing_or_unknown_are_refused() -> None:
-    inputs: dict[str, Any] = make_inputs(1, 8, 8)
-    with pytest.raises(InvalidInput, match=r"got .*pooled_embeds, guidance"):
-        check_inputs(CONFIG, {**inputs, "guidance": torch.zeros(1)})
-    del inputs["timesteps"]
-    with pytest.raises(InvalidInput, match="inputs must be hidden_states, timesteps"):
-        check_inputs(CONFIG, inputs)
+def test_layout_places() -> None:
+    layout = Layout(axes={"outer": 2, "inner": 3})
+    assert layout.size == 6
+    found = [Place(layout=layout, rank=rank) for rank in range(6)]
+    assert [place.part("inner") for place in found] == [(0, 3), (1, 3), (2, 3)] * 2
+    assert [place.part("outer") for place in found] == [(0, 2)] * 3 + [(1, 2)] * 3
+    assert [place.part(ALL) for place in found] == [(rank, 6) for rank in range(6)]
+    with pytest.raises(KeyError, match="no axis is named 'other'; there are outer, inner"):
+        found[0].part("other")
+    for axes in ({ALL: 2}, {"inner": 0}):
+        with pytest.raises(ValueError, match="an axis must have"):
+            Layout(axes=axes)
 
 
 def test_npu_environment_of_the_contract() -> None:

@@ -13,7 +13,8 @@ from darkroom.containers.exif import comment
 from darkroom.diffusion.schedulers import SCHEDULERS
 from darkroom.errors import TooLarge
 from darkroom.parameters import parse, read_image
-from darkroom.pipelines.sd15.request import GenerateRequest, Limits
+from darkroom.pipelines.sd15.request import GenerateRequest
+from darkroom.pipelines.sd15.settings import Settings
 from tests.odd_files import exif, jpeg_with, jpegs, png_chunk, png_with, webp_with
 
 TEXT = (
@@ -97,7 +98,7 @@ def test_fields_of_any_sampler_are_a_valid_request(sampler: str) -> None:
     for schedule in SCHEDULES:
         told = "" if schedule is None else f"Schedule type: {schedule}, "
         fields = fields_of(f"a cat\nSteps: 20, Sampler: {sampler}, {told}CFG scale: 1, Seed: 7, Size: 896x1152")
-        assert GenerateRequest.parse(fields, Limits(max_pixels=2**24)).seed == 7
+        assert GenerateRequest.parse(fields, Settings(max_pixels=2**24)).seed == 7
         if "scheduler" in fields:
             assert fields["scheduler"] in SCHEDULERS
             assert "unsupported" not in fields
@@ -192,7 +193,7 @@ def test_json_of_other_programs(chunks: dict[str, Any], scheduler: str | None, g
     assert fields.get("scheduler") == scheduler
     assert ("unsupported" in fields) == (scheduler is None)
     assert all(isinstance(value, str) for value in fields["other"].values())
-    GenerateRequest.parse(fields, Limits())
+    GenerateRequest.parse(fields, Settings())
 
 
 def test_fooocus_with_the_web_uis_text() -> None:

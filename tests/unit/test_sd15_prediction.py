@@ -15,8 +15,9 @@ from PIL import Image
 from darkroom.diffusion.sampling import Step
 from darkroom.pipelines.sd15 import pipeline
 from darkroom.pipelines.sd15.checkpoint import Checkpoint
-from darkroom.pipelines.sd15.pipeline import Prediction, Progress, Runner
-from darkroom.pipelines.sd15.request import GenerateRequest, Limits
+from darkroom.pipelines.sd15.pipeline import Components, Prediction, Progress
+from darkroom.pipelines.sd15.request import GenerateRequest
+from darkroom.pipelines.sd15.settings import Settings
 from darkroom.serving.networks import Array
 
 CHECKPOINT = Checkpoint(
@@ -34,15 +35,15 @@ CHECKPOINT = Checkpoint(
 FIELDS = {"prompt": "a cat", "num_images": 2, "width": 64, "height": 64, "steps": 2, "guidance_scale": 2.0}
 
 
-def _runner(asked: list[Mapping[str, Array]]) -> Runner:
+def _components(asked: list[Mapping[str, Array]]) -> Components:
     async def unet(inputs: Mapping[str, Array]) -> dict[str, Array]:
         asked.append(inputs)
         return {"noise_pred": np.zeros_like(inputs["latents"])}
 
-    return Runner(
+    return Components(
         checkpoint=CHECKPOINT,
         tokenizer=None,  # type: ignore[arg-type]  # prompts are not encoded here
-        limits=Limits(),
+        limits=Settings(),
         text_encoder=unet,
         unet=unet,
         vae_decoder=unet,
@@ -52,11 +53,14 @@ def _runner(asked: list[Mapping[str, Array]]) -> Runner:
 
 def test_prediction_repeats_prompt_and_control_map_once_for_all_steps() -> None:
     asked: list[Mapping[str, Array]] = []
-    request = GenerateRequest.parse(FIELDS | {"control_type": "canny", "control_image": b""}, Limits())
+    given = GenerateRequest.parse(FIELDS | {"control_type": "canny", "control_image": b""}, Settings())
+    request = given.completed(CHECKPOINT, Settings())
     assert request.control is not None
     embeds = np.arange(2 * 77 * 4, dtype=np.float32).reshape(2, 77, 4)
     control_map = np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)
-    predict = Prediction(request=request, runner=_runner(asked), embeds=embeds, control_map=control_map, steps=2)
+    predict = Prediction(
+        request=request, components=_components(asked), embeds=embeds, control_map=control_map, steps=2
+    )
     for index in range(2):
         asyncio.run(predict(Step(index=index, timestep=1.0, latents=torch.zeros(2, 4, 8, 8))))
     first, second = asked
@@ -75,14 +79,14 @@ def test_control_map_is_encoded_outside_of_the_event_loop(monkeypatch: pytest.Mo
         return b"a PNG"
 
     async def first_event() -> object:
-        events = pipeline.generate(request, image.getvalue(), _runner([]))
+        events = pipeline.generate(request, image.getvalue(), _components([]))
         try:
             return await anext(events)
         finally:
             await events.aclose()
 
     monkeypatch.setattr(pipeline, "encode_png", encode_png)
-    request = GenerateRequest.parse(FIELDS | {"control_type": "canny", "control_image": b""}, Limits())
+    request = GenerateRequest.parse(FIELDS | {"control_type": "canny", "control_image": b""}, Settings())
     image = io.BytesIO()
     Image.new("RGB", (64, 64)).save(image, "PNG")
     event = asyncio.run(first_event())

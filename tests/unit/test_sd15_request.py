@@ -15,10 +15,11 @@ from darkroom.diffusion.schedulers import SCHEDULERS, scheduler_key, scheduler_n
 from darkroom.errors import InvalidInput, TooLarge
 from darkroom.pipelines.sd15.checkpoint import Checkpoint
 from darkroom.pipelines.sd15.networks import CONTROL_UNETS, UNET, VAE_DECODER
-from darkroom.pipelines.sd15.request import SEED_RANGE, GenerateRequest, Limits
+from darkroom.pipelines.sd15.request import SEED_RANGE, GenerateRequest
+from darkroom.pipelines.sd15.settings import Settings
 from darkroom.serving.networks import RowCaps
 
-LIMITS = Limits()
+LIMITS = Settings()
 
 
 def parse(**fields: Any) -> GenerateRequest:
@@ -29,9 +30,10 @@ def test_defaults_are_those_of_the_contract() -> None:
     request = parse()
     assert (request.steps, request.guidance_scale, request.num_images) == (20, None, 1)
     assert request.guided
-    assert (request.width, request.height, request.negative_prompt) == (None, None, "")
+    assert (request.width, request.height, request.negative_prompt) == (None, None, None)
+    assert parse(negative_prompt="").negative_prompt == ""
     assert request.control is None
-    control = parse(control_image=True).control
+    control = parse(control_image=b"image").control
     assert control is not None
     assert (control.kind, control.options.low_threshold, control.options.high_threshold) == ("canny", 100, 200)
     assert control.conditioning_scale == 1.0
@@ -76,13 +78,19 @@ def test_seeds_are_drawn_when_absent() -> None:
         ({"height": 56}, "height must be from 64 to 16384; got 56"),
         ({"num_images": 9}, "num_images must be from 1 to 8; got 9"),
         ({"scheduler": "x"}, "scheduler must be one of ddim, pndm, euler, .*; got 'x'"),
-        ({"control_type": "x", "control_image": True}, "control_type must be one of canny; got 'x'"),
-        ({"control_image": True, "low_threshold": 0}, "low_threshold must be from 1 to 255; got 0"),
-        ({"control_image": True, "low_threshold": 201}, "low_threshold must not be above high_threshold, 200; got 201"),
-        ({"control_image": True, "controlnet_conditioning_scale": 3}, "controlnet_conditioning_scale must be from 0"),
+        ({"control_type": "x", "control_image": b"image"}, "control_type must be one of canny; got 'x'"),
+        ({"control_image": b"image", "low_threshold": 0}, "low_threshold must be from 1 to 255; got 0"),
+        (
+            {"control_image": b"image", "low_threshold": 201},
+            "low_threshold must not be above high_threshold, 200; got 201",
+        ),
+        (
+            {"control_image": b"image", "controlnet_conditioning_scale": 3},
+            "controlnet_conditioning_scale must be from 0",
+        ),
         ({"low_threshold": 999}, "low_threshold must be from 1 to 255; got 999"),  # also where it would do nothing
-        ({"control_image": True, "control_guidance_start": 1.0}, "control_guidance_start must be below"),
-        ({"control_image": True, "control_guidance_end": 1.5}, "control_guidance_end must be from 0 to 1; got 1.5"),
+        ({"control_image": b"image", "control_guidance_start": 1.0}, "control_guidance_start must be below"),
+        ({"control_image": b"image", "control_guidance_end": 1.5}, "control_guidance_end must be from 0 to 1; got 1.5"),
         ({"format": "gif"}, "format must be one of png, webp, jpeg, raw; got 'gif'"),
         ({"quality": 0}, "quality must be from 1 to 100; got 0"),
         ({"progress_every": -1}, "progress_every must be from 0 to 150; got -1"),
@@ -142,12 +150,13 @@ from darkroom.errors import InvalidInput
 from darkroom.diffusion import controls
 controls.__path__.append({str(tmp_path)!r})
 from darkroom.pipelines.sd15.networks import CONTROL_UNETS
-from darkroom.pipelines.sd15.request import GenerateRequest, Limits
+from darkroom.pipelines.sd15.request import GenerateRequest
+from darkroom.pipelines.sd15.settings import Settings
 from exporters.config import Placement, render
-fields = {{"prompt": "a cat", "control_type": "stripes", "control_image": True}}
-assert GenerateRequest.parse(fields, Limits()).control.kind == "stripes"
+fields = {{"prompt": "a cat", "control_type": "stripes", "control_image": b"image"}}
+assert GenerateRequest.parse(fields, Settings()).control.kind == "stripes"
 try:
-    GenerateRequest.parse({{"prompt": "a cat", "control_type": "stripes"}}, Limits())
+    GenerateRequest.parse({{"prompt": "a cat", "control_type": "stripes"}}, Settings())
 except InvalidInput as error:
     assert error.message.startswith("control_image is missing"), error
 else:
@@ -170,14 +179,14 @@ def test_rows_fall_with_the_size() -> None:
 
 def test_a_client_may_send_every_default() -> None:
     fields = {"prompt": "a cat", "control_type": "canny", "low_threshold": 100, "high_threshold": 200}
-    assert GenerateRequest.parse(fields, Limits()).control is None
+    assert GenerateRequest.parse(fields, Settings()).control is None
 
 
 def test_the_usual_steps_are_no_more_than_the_limit() -> None:
-    assert GenerateRequest.parse({"prompt": "a cat"}, Limits(max_steps=8)).steps == 8
+    assert GenerateRequest.parse({"prompt": "a cat"}, Settings(max_steps=8)).steps == 8
 
 
 def test_limits_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GENERATE_MAX_STEPS", "30")
-    monkeypatch.setenv("GENERATE_MAX_IMAGES", "")
-    assert Limits.from_env() == Limits(max_steps=30)
+    monkeypatch.setenv("SD15_MAX_STEPS", "30")
+    monkeypatch.setenv("SD15_MAX_IMAGES", "")
+    assert (Settings().max_steps, Settings().max_images) == (30, 8)

@@ -16,27 +16,26 @@ from tritonclient.grpc import model_config_pb2
 
 from darkroom.devices import usable_gpus
 from darkroom.pipelines.hidream.networks import T5, TRANSFORMER
+from darkroom.pipelines.hidream.settings import Settings as HidreamSettings
 from darkroom.settings import Settings
 from exporters.config import Placement, placement_of, render
 from exporters.hidream.command import transformer_placement
 from proxy.network_metrics import Ranks, providers_of, ranks_of
 from supervisor.cli import serve
-from supervisor.options import hidream_options, hidream_settings
-from supervisor.preflight import missing_devices
+from supervisor.options import family_options, family_settings
+from tests.forget_settings import forget_settings
 
 
 @click.command()
-@hidream_options
+@family_options
 def shown(**options: Any) -> None:
     """What the options stand for."""
-    click.echo(json.dumps(hidream_settings(options)))
+    click.echo(json.dumps(family_settings(options)))
 
 
 @pytest.fixture(autouse=True)
 def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in Settings.model_fields:
-        monkeypatch.delenv(name.upper(), raising=False)
-    monkeypatch.setitem(Settings.model_config, "env_file", None)
+    forget_settings(monkeypatch)
 
 
 def settings_of(*options: str) -> dict[str, str]:
@@ -140,25 +139,25 @@ def test_the_environment_of_npus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_other_devices_need_no_environment() -> None:
     for kind in (None, "cpu", "cuda"):
-        assert "HCCL_TIMEOUT" not in Settings(hidream_device_type=kind).environment()
+        assert "HCCL_TIMEOUT" not in HidreamSettings(device_type=kind).environment()
 
 
 def test_devices_that_are_not_there() -> None:
-    assert missing_devices(Settings(hidream_device_type="cpu", hidream_devices=tuple(range(8)))) == []
-    (problem,) = missing_devices(Settings(hidream_device_type="cuda", hidream_devices=(62, 63)))
+    assert HidreamSettings(device_type="cpu", devices=tuple(range(8))).problems(()) == []
+    (problem,) = HidreamSettings(device_type="cuda", devices=(62, 63)).problems(())
     gpus = ", ".join(map(str, usable_gpus(None))) or "none"
     assert f"GPU 62, 63; this machine has {gpus}" in problem
-    (problem,) = missing_devices(Settings(hidream_device_type="npu"))
+    (problem,) = HidreamSettings(device_type="npu").problems(())
     assert "torch_npu" in problem
 
 
 def test_without_another_than_the_first_device_it_goes_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("supervisor.preflight.usable_gpus", lambda wanted: (0, 1, 2))
-    assert missing_devices(Settings(hidream_device_type="cuda", hidream_devices=(0, 1, 2, 3))) == []
+    monkeypatch.setattr("darkroom.pipelines.hidream.settings.usable_gpus", lambda wanted: (0, 1, 2))
+    assert HidreamSettings(device_type="cuda", devices=(0, 1, 2, 3)).problems(()) == []
     assert "asks for GPU 3; this machine has 0, 1, 2. HiDream goes on with GPU 0 alone." in caplog.text
-    assert missing_devices(Settings(hidream_device_type="cuda", hidream_devices=(3, 0)))
+    assert HidreamSettings(device_type="cuda", devices=(3, 0)).problems(())
 
 
 def _instances(text: str) -> tuple[str, int, list[int]]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from proxy.load import Load
-from proxy.tasks.models import Output, Tell
+from proxy.tasks.models import Output, TaskContext
 from tests.runner_bench import PICTURE, bench, run
 from tests.unit.test_estimates import Clock
 
@@ -24,7 +22,7 @@ def test_tasks_that_ran_together_are_learnt_as_if_alone(
     async def scenario() -> None:
         go_on, clock = asyncio.Event(), Clock()
 
-        async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+        async def body(context: TaskContext) -> list[Output]:
             await go_on.wait()
             return [PICTURE]
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,80 +25,13 @@ from proxy.readiness import Monitor
 from proxy.services import Services
 from proxy.streams import Told
 from proxy.surfaces.tasks import narrate, router
-from proxy.tasks import tasks
-from proxy.tasks.models import Draft, Output, Task, Tell, Work
+from proxy.tasks import lock_file, upkeep
+from proxy.tasks.models import Draft, Work
 from proxy.tasks.runner import Runner
 from proxy.tasks.store import Store, connect
 from proxy.tasks.tasks import Tasks
 from tests.postgres import running_postgres
-from tests.runner_bench import Scripted
-
-PICTURE = Output(data=memoryview(b"picture"), media_type="image/png", details={})
-
-
-class Noted(Scripted):
-    """Notes the names of the works that run; each waits until it may go on."""
-
-    name = "noted"
-
-    def __init__(self) -> None:
-        super().__init__(self._wait)
-        self.go_on = asyncio.Event()
-
-    async def _wait(self, fields: Mapping[str, Any], tell: Tell) -> list[Output]:
-        await self.go_on.wait()
-        return [PICTURE]
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    with running_postgres() as server:
-        yield server.url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest) -> str | None:
-    """A DATABASE_URL. All tests share the database of PostgreSQL, as several installations never would."""
-    return None if request.param == "sqlite" else request.getfixturevalue("postgres")
-
-
-class Part:
-    """Tasks in this process, one at a time, and their operation."""
-
-    def __init__(self, made: Tasks, gate: Gate, operation: Noted) -> None:
-        self.tasks = made
-        self.gate = gate
-        self.operation = operation
-
-    async def submit(
-        self, name: str, client: str = "c", key: str | None = None, units: float = 1, **files: bytes
-    ) -> Task:
-        work = Work(fields={"name": name}, files=files, steps=1, kind="k", units=units)
-        ((task, _),) = await self.tasks.submit("noted", [work], client=client, priority="normal", key=key, digest=name)
-        return task
-
-    async def ended(self, task: Task) -> Task:
-        now = await self.tasks.get(task.id)
-        while not now.ended:  # the database is looked at, it tells nobody
-            await asyncio.sleep(0.02)
-            now = await self.tasks.get(task.id)
-        return now
-
-
-@asynccontextmanager
-async def part(folder: Path, database: str | None, operation: Noted, **more: Any) -> AsyncIterator[Part]:
-    gateway = Gateway("127.0.0.1:1")
-    monitor = Monitor(gateway, {}, metrics_url="", interval=1, timeout=1)
-    monitor.ready = True
-    settings = Settings(_env_file=None, data_dir=folder, database_url=database, max_concurrent_tasks=1, **more)
-    gate = Gate(capacity=1, queue_size=1)
-    made = Tasks(Services(settings=settings, gateway=gateway, monitor=monitor, gate=gate))
-    await made.start()
-    try:
-        yield Part(made, gate, operation)
-    finally:
-        await made.stop()
-        await gateway.close()
+from tests.tasks_part import Noted, part
 
 
 @pytest.fixture
@@ -153,7 +85,7 @@ def test_what_was_accepted_and_not_queued_is_found(
     tmp_path: Path, database: str | None, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A crash between the row and the queue."""
-    monkeypatch.setattr(tasks, "_SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr(upkeep, "_SETTLED_SECONDS", -1.0)
 
     async def scenario(operation: Noted) -> None:
         operation.go_on.set()
@@ -162,7 +94,7 @@ def test_what_was_accepted_and_not_queued_is_found(
             id = str(uuid.uuid4())
             draft = Draft(id=id, operation="noted", client="c", priority="normal", key=None, digest="", work=work)
             store = made.tasks._store
-            await store.call(store.add, [draft], places=1, queue_size=9, fallback=1.0)
+            await store.call(store.add, [draft], slots=1, queue_size=9, fallback=1.0)
         async with part(tmp_path, database, operation) as made:
             assert (await made.ended(await made.tasks.get(id))).state == "completed"
 
@@ -194,7 +126,7 @@ def test_an_acceptance_whose_answer_is_lost(
             assert len(kept) == committed
             again = await here.submit("a", key=key, image=b"picture")
             if committed:  # `_reconcile` would do it within ten seconds
-                await here.tasks._put(again)
+                await here.tasks._admission.put(again)
             assert (await here.ended(again)).state == "completed"
             assert operation.runs == ["a"]
 
@@ -252,8 +184,8 @@ def test_what_was_taken_out_and_not_begun_is_found(
     tmp_path: Path, database: str | None, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A failure between the queue and the runner."""
-    monkeypatch.setattr(tasks, "_SETTLED_SECONDS", -1.0)
-    monkeypatch.setattr(tasks, "_RECONCILE_SECONDS", 0.2)
+    monkeypatch.setattr(upkeep, "_SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr(upkeep, "_RECONCILE_SECONDS", 0.2)
     real, failures = Runner.execute, 1
 
     async def execute(self: Runner, id: str) -> None:
@@ -298,12 +230,12 @@ def test_draining(tmp_path: Path, database: str | None, run: Run) -> None:
 
 
 def test_one_process_for_one_sqlite_file(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "_LOCK_SECONDS", 0.3)
+    monkeypatch.setattr(lock_file, "_LOCK_SECONDS", 0.3)
 
     async def scenario(operation: Noted) -> None:
         async with part(tmp_path, None, operation):
             with pytest.raises(RuntimeError, match="another proxy works with"):
-                await tasks._lock(tmp_path / "darkroom.db.lock")
+                await lock_file.hold(tmp_path / "darkroom.db.lock")
 
     run(scenario)
 
@@ -321,7 +253,7 @@ def test_a_client_that_does_not_read_is_told_no_more_previews(tmp_path: Path, ru
             request = Request({"type": "http", "path": "/", "headers": [], "server": ("host", 80), "router": router})
             following = asyncio.ensure_future(narrate(made.tasks, task.id, request, told))
             for step in range(20):
-                live.tell(step, 20, b"preview")
+                live.emit(step, 20, b"preview")
                 await asyncio.sleep(0.15)
                 while reads and told.behind:
                     events.append(told.queue.get_nowait())
@@ -367,7 +299,8 @@ def test_a_full_queue_refuses_with_a_new_error_each_time(tmp_path: Path) -> None
         gateway, gate = Gateway("127.0.0.1:1"), Gate(capacity=1, queue_size=0)
         monitor = Monitor(gateway, {}, metrics_url="http://127.0.0.1:1", interval=1, timeout=1)
         made = Tasks(Services(settings=settings, gateway=gateway, monitor=monitor, gate=gate))
-        made._full, made._full_until = QueueFull("Full.", retry_after=3), float("inf")
+        refused_before = made._admission._refusals["images"]
+        refused_before.full, refused_before.full_until = QueueFull("Full.", retry_after=3), float("inf")
         refusals = []
         for _ in range(2):
             with pytest.raises(QueueFull, match="Full") as refused:

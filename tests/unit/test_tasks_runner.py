@@ -7,23 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from darkroom.errors import DarkroomError, InvalidInput, NetworkError, NotReady
 from proxy.tasks import runner
 from proxy.tasks.files import Files
-from proxy.tasks.models import Output, Tell
+from proxy.tasks.models import Output, TaskContext
 from tests.runner_bench import PICTURE, Bench, bench, run
 
 
 def test_it_completes_with_its_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+    async def body(context: TaskContext) -> list[Output]:
         for step in range(1, 6):
-            tell(step, 5, None)
+            context.emit(step, 5, None)
         return [PICTURE, PICTURE]
 
     async def scenario() -> None:
@@ -49,7 +47,7 @@ def test_a_failure_of_the_servers_is_not_the_tasks(
 ) -> None:
     failures = 3
 
-    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+    async def body(context: TaskContext) -> list[Output]:
         nonlocal failures
         failures -= 1
         if failures >= 0:
@@ -74,9 +72,9 @@ def test_what_kills_the_server_each_time_ends_and_spares_its_neighbours(
     async def scenario() -> None:
         death = crash()
 
-        async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+        async def body(context: TaskContext) -> list[Output]:
             nonlocal death
-            if fields["name"] == "killer":
+            if context.fields["name"] == "killer":
                 await asyncio.sleep(0.02)
                 death.set()
                 death = crash()
@@ -105,7 +103,7 @@ def test_what_kills_the_server_each_time_ends_and_spares_its_neighbours(
 def test_a_task_that_the_service_died_of_too_often_is_not_begun_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+    async def body(context: TaskContext) -> list[Output]:
         return [PICTURE]
 
     async def scenario() -> None:
@@ -121,8 +119,8 @@ def test_a_task_that_the_service_died_of_too_often_is_not_begun_again(
 
 
 def test_a_failure_of_the_requests_is_the_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
-        if fields["name"] == "wrong":
+    async def body(context: TaskContext) -> list[Output]:
+        if context.fields["name"] == "wrong":
             raise InvalidInput("scale must be from 1 to 8; got 9.", param="scale")
         raise RuntimeError("a secret of ours")
 
@@ -146,7 +144,7 @@ def test_a_task_that_takes_no_step_learns_that_it_was_cancelled_elsewhere(
     monkeypatch.setattr(runner, "_LOOK_SECONDS", 0.05)
     stopped = asyncio.Event()
 
-    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+    async def body(context: TaskContext) -> list[Output]:
         try:
             await asyncio.Event().wait()
         finally:
@@ -170,7 +168,7 @@ def test_the_number_of_steps_stays_known_before_the_first_one(tmp_path: Path, mo
     monkeypatch.setattr(runner, "_LOOK_SECONDS", 0.02)
     looked = asyncio.Event()
 
-    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+    async def body(context: TaskContext) -> list[Output]:
         await looked.wait()
         return [PICTURE]
 
@@ -203,7 +201,7 @@ def test_a_run_that_lost_its_task_leaves_the_others_pictures(tmp_path: Path, mon
             assert Files(tmp_path).result(f"{id}_0.png")[1].read_bytes() == b"theirs"  # type: ignore[index]
             assert made.task(id).results == []
 
-    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+    async def body(context: TaskContext) -> list[Output]:
         (made,), (id,) = here, [task.id for task in here[0].store.living(before=float("inf"))]
         Files(tmp_path).write_results(id, [Output(data=memoryview(b"theirs"), media_type="image/png", details={})])
         assert made.store.end(id, None, "completed")
@@ -222,7 +220,7 @@ def test_a_full_disk_is_told_and_the_next_task_goes_on(tmp_path: Path, monkeypat
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
 
-    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+    async def body(context: TaskContext) -> list[Output]:
         return [PICTURE]
 
     async def scenario() -> None:
@@ -242,7 +240,7 @@ def test_a_full_disk_is_told_and_the_next_task_goes_on(tmp_path: Path, monkeypat
 
 
 def test_one_that_takes_no_step_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+    async def body(context: TaskContext) -> list[Output]:
         if len(made_runs) == 0:
             made_runs.append("stuck")
             await asyncio.sleep(30)
@@ -262,12 +260,12 @@ def test_one_that_takes_no_step_is_begun_again(tmp_path: Path, monkeypatch: pyte
 def test_cancelled_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped = []
 
-    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
-        tell(1, 100, None)
+    async def body(context: TaskContext) -> list[Output]:
+        context.emit(1, 100, None)
         try:
             await asyncio.sleep(30)
         except asyncio.CancelledError:
-            stopped.append(fields["name"])
+            stopped.append(context.fields["name"])
             raise
         return [PICTURE]
 
@@ -283,7 +281,7 @@ def test_cancelled_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             made.store.end(elsewhere, None, "cancelled")  # by another proxy: seen at the next step
             live = made.runner.live(elsewhere)
             assert live is not None
-            live.tell(2, 100)
+            live.emit(2, 100)
             await both[1]
             assert stopped == ["here", "elsewhere"]
             assert made.task(here).state == made.task(elsewhere).state == "cancelled"
@@ -293,7 +291,7 @@ def test_cancelled_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_stopped_with_the_service_it_waits_for_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+    async def body(context: TaskContext) -> list[Output]:
         await asyncio.sleep(30)
         return []
 
@@ -315,7 +313,7 @@ def test_stopped_with_the_service_it_waits_for_the_next_start(tmp_path: Path, mo
 
 
 def test_a_call_that_breaks_by_itself_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+    async def body(context: TaskContext) -> list[Output]:
         if len(made_runs) == 0:
             made_runs.append("broken")
             raise asyncio.CancelledError  # as gRPC does

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from darkroom.errors import NotReady
+from proxy.load import Running
 from proxy.tasks import runner
-from proxy.tasks.models import Output, Task, Tell
+from proxy.tasks.models import Output, Task, TaskContext
 from tests.runner_bench import PICTURE, Bench, bench, run
 
 
@@ -42,8 +43,8 @@ def test_a_database_that_is_away_keeps_no_place(tmp_path: Path, monkeypatch: pyt
     async def scenario() -> None:
         go_on = asyncio.Event()
 
-        async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
-            tell(1, 4)
+        async def body(context: TaskContext) -> list[Output]:
+            context.emit(1, 4, None)
             await go_on.wait()
             return [PICTURE]
 
@@ -52,16 +53,16 @@ def test_a_database_that_is_away_keeps_no_place(tmp_path: Path, monkeypatch: pyt
             away = Away(made, monkeypatch)
             jobs = [asyncio.ensure_future(made.runner.execute(running))]
             await made.operation.begun.acquire()
-            place, (take, give) = made.gate.place, (asyncio.Event(), asyncio.Event())
+            slot, (take, give) = made.gate.slot, (asyncio.Event(), asyncio.Event())
 
             @asynccontextmanager
-            async def late(source: str) -> AsyncIterator[None]:
-                async with place(source):
+            async def late(source: str) -> AsyncIterator[Running]:
+                async with slot(source) as job:
                     take.set()
                     await give.wait()
-                    yield
+                    yield job
 
-            monkeypatch.setattr(made.gate, "place", late)
+            monkeypatch.setattr(made.gate, "slot", late)
             jobs.append(asyncio.ensure_future(made.runner.execute(waiting)))
             await asyncio.wait_for(take.wait(), 10)  # it has a place, and has not begun
             away.on = True
@@ -83,15 +84,15 @@ def test_a_database_that_is_away_keeps_no_place(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_beginning_whose_answer_is_lost_is_one_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+    async def body(context: TaskContext) -> list[Output]:
         return [PICTURE]
 
     async def scenario() -> None:
         async with bench(tmp_path, body, monkeypatch, task_max_attempts=1) as made:
             begin, lost = made.store.begin, ["once", "twice"]
 
-            def lose(id: str, run_name: str) -> Task | None:
-                begun = begin(id, run_name)
+            def lose(id: str, run_name: str, worker: str | None) -> Task | None:
+                begun = begin(id, run_name, worker)
                 if lost:
                     lost.pop()
                     raise NotReady("The database of tasks does not answer.")
@@ -107,7 +108,7 @@ def test_a_beginning_whose_answer_is_lost_is_one_attempt(tmp_path: Path, monkeyp
 
 
 def test_what_is_done_when_the_service_stops_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+    async def body(context: TaskContext) -> list[Output]:
         away[0].on = True
         return [PICTURE]
 
@@ -130,7 +131,7 @@ def test_what_is_done_when_the_service_stops_is_kept(tmp_path: Path, monkeypatch
 
 
 def test_a_stop_after_a_beginning_whose_answer_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+    async def body(context: TaskContext) -> list[Output]:
         return [PICTURE]
 
     async def scenario() -> None:
@@ -138,8 +139,8 @@ def test_a_stop_after_a_beginning_whose_answer_was_lost(tmp_path: Path, monkeypa
             begin, begun = made.store.begin, asyncio.Event()
             loop = asyncio.get_running_loop()
 
-            def lose(id: str, run_name: str) -> Task | None:
-                begin(id, run_name)
+            def lose(id: str, run_name: str, worker: str | None) -> Task | None:
+                begin(id, run_name, worker)
                 loop.call_soon_threadsafe(begun.set)
                 raise NotReady("The database of tasks does not answer.")
 
@@ -157,7 +158,7 @@ def test_a_stop_after_a_beginning_whose_answer_was_lost(tmp_path: Path, monkeypa
 def test_a_database_that_is_slow_to_answer_keeps_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "_ANSWER_SECONDS", 0.05)
 
-    async def body(fields: Mapping[str, Any], tell: Tell) -> list[Output]:
+    async def body(context: TaskContext) -> list[Output]:
         return [PICTURE]
 
     async def scenario() -> None:
@@ -166,11 +167,11 @@ def test_a_database_that_is_slow_to_answer_keeps_no_place(tmp_path: Path, monkey
             asked = asyncio.Event()
             loop = asyncio.get_running_loop()
 
-            def wait(id: str, run_name: str) -> Task | None:
+            def wait(id: str, run_name: str, worker: str | None) -> Task | None:
                 loop.call_soon_threadsafe(asked.set)
                 if waits:
                     waits.pop().wait(30)
-                return begin(id, run_name)
+                return begin(id, run_name, worker)
 
             first = waits[0]
             monkeypatch.setattr(made.store, "begin", wait)

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -20,7 +21,7 @@ from darkroom.errors import Conflict, Gone, NotReady, QueueFull, StorageFull
 from proxy.load import Direct, Used
 from proxy.tasks.files import Files
 from proxy.tasks.heartbeat import LOST_SECONDS, Heartbeats
-from proxy.tasks.models import Draft, Output, Task, Work
+from proxy.tasks.models import Draft, LaneLoad, Output, QueueEstimate, Task, Work
 from proxy.tasks.retention import Retention
 from proxy.tasks.schema import TASKS
 from proxy.tasks.store import Store, connect
@@ -58,14 +59,19 @@ def draft(
     )
 
 
-def add(store: Store, *drafts: Draft, places: int = 2, queue_size: int = 1000) -> list[Task]:
-    return [task for task, _ in store.add(drafts, places=places, queue_size=queue_size, fallback=0.5)]
+def add(store: Store, *drafts: Draft, slots: int = 2, queue_size: int = 1000) -> list[Task]:
+    return [task for task, _ in store.add(drafts, slots=slots, queue_size=queue_size, fallback=0.5)]
+
+
+def estimate_of(store: Store, slots: int, *, arriving: bool = False, **load: Any) -> QueueEstimate:
+    """Of the lane of images."""
+    return store.queue_estimates({"images": LaneLoad(slots=slots, **load)}, arriving=arriving)["images"]
 
 
 def order(store: Store) -> str:
     """The clients of the tasks that wait, in the order in which they will run."""
     names = {task.id: task.client for task in store.living(before=time.time() + 1)}
-    return "".join(names[id] for id in store.outlook(1).waiting)
+    return "".join(names[id] for id in estimate_of(store, 1).waiting)
 
 
 def test_what_was_accepted_is_given_back(store: Store) -> None:
@@ -86,13 +92,13 @@ def test_clients_take_turns_whoever_came_first(store: Store) -> None:
 def test_invented_keys_of_one_source_are_one_client(store: Store) -> None:
     add(store, *(draft(f"key {n}", source="greedy") for n in range(40)))
     tasks = add(store, draft("new", source="other"), draft("new", source="other"))
-    waiting = [one.id for one in store.outlook(1).queue]
+    waiting = [one.id for one in estimate_of(store, 1).queue]
     assert [waiting.index(task.id) for task in tasks] == [1, 3]
 
 
 def test_the_first_task_of_a_source_is_a_newcomers(store: Store) -> None:
     alone = add(store, draft("g", source="greedy"), draft("g", source="greedy"))
-    assert [task.newcomer for task in alone] == [False, False], "there are places for both"
+    assert [task.newcomer for task in alone] == [False, False], "there are slots for both"
     first, second = add(store, draft("x", source="s"), draft("y", source="s"))
     assert (first.newcomer, second.newcomer) == (True, False)
     (other,) = add(store, draft("z", source="t"))
@@ -150,21 +156,21 @@ def test_a_higher_priority_is_always_first(store: Store) -> None:
 
 def test_all_of_a_batch_or_none(store: Store) -> None:
     with pytest.raises(QueueFull, match="0 run and 0 wait"):
-        add(store, *(draft() for _ in range(8)), places=2, queue_size=5)
+        add(store, *(draft() for _ in range(8)), slots=2, queue_size=5)
     assert store.counts() == {}
-    tasks = add(store, *(draft() for _ in range(7)), places=2, queue_size=5)  # two of them will not have to wait
+    tasks = add(store, *(draft() for _ in range(7)), slots=2, queue_size=5)  # two of them will not have to wait
     with pytest.raises(QueueFull):
-        add(store, draft(), places=2, queue_size=5)
+        add(store, draft(), slots=2, queue_size=5)
     store.begin(tasks[0].id, "run")
     with pytest.raises(QueueFull, match="1 run and 6 wait"):
-        add(store, draft(), places=2, queue_size=5)
+        add(store, draft(), slots=2, queue_size=5)
     store.end(tasks[1].id, None, "cancelled")
-    add(store, draft(), places=2, queue_size=5)
+    add(store, draft(), slots=2, queue_size=5)
 
 
 def test_a_thousand_repetitions_make_one_task(store: Store) -> None:
     async def send_all() -> list[tuple[Task, bool]]:
-        jobs = [store.call(store.add, [draft(key="k")], places=1, queue_size=5, fallback=1.0) for _ in range(1000)]
+        jobs = [store.call(store.add, [draft(key="k")], slots=1, queue_size=5, fallback=1.0) for _ in range(1000)]
         return [answer for (answer,) in await asyncio.gather(*jobs)]
 
     answers = asyncio.run(send_all())
@@ -193,15 +199,15 @@ def test_what_a_key_made_and_is_deleted_is_gone(store: Store) -> None:
 
 
 def test_what_adding_would_do_is_known_before(store: Store) -> None:
-    bounds = {"places": 1, "queue_size": 1}
+    bounds = {"slots": 1, "queue_size": 1}
     first, second = draft(key="one"), draft(key="two")
-    assert store.foresee([first, second], **bounds) is None
+    assert store.check_room([first, second], **bounds) is None
     made = add(store, first, second)
-    assert store.foresee([draft(key="one"), draft(key="two")], **bounds) == made
+    assert store.check_room([draft(key="one"), draft(key="two")], **bounds) == made
     with pytest.raises(Conflict):
-        store.foresee([draft(key="one", digest="other")], **bounds)
+        store.check_room([draft(key="one", digest="other")], **bounds)
     with pytest.raises(QueueFull):
-        store.foresee([draft(key="one"), draft(key="three")], **bounds)
+        store.check_room([draft(key="one"), draft(key="three")], **bounds)
     assert store.counts() == {"queued": 2}
 
 
@@ -264,11 +270,11 @@ def test_a_size_never_seen_is_estimated_from_the_nearest_one(store: Store) -> No
 def test_what_waits_is_estimated_by_what_is_known_now(store: Store) -> None:
     """A burst that came before anything was measured is not stuck with the guess."""
     first, second = add(store, draft(), draft())
-    before = store.outlook(1).seconds_until_done(second)
+    before = estimate_of(store, 1).seconds_until_done(second)
     measure(store, 2.0, 2.0)
     assert before == pytest.approx(20, abs=0.5)
-    assert store.outlook(1).seconds_until_done(second) == pytest.approx(4, abs=0.5)
-    assert store.outlook(1).seconds_until_done(first) == pytest.approx(2, abs=0.5)
+    assert estimate_of(store, 1).seconds_until_done(second) == pytest.approx(4, abs=0.5)
+    assert estimate_of(store, 1).seconds_until_done(first) == pytest.approx(2, abs=0.5)
 
 
 def test_a_burst_of_tasks_does_not_inflate_later_estimates(store: Store) -> None:
@@ -276,71 +282,71 @@ def test_a_burst_of_tasks_does_not_inflate_later_estimates(store: Store) -> None
     measure(store, *[0.5] * 3)
     measure(store, *[0.5] * 20, company=math.log(8))
     assert add(store, draft())[0].estimate == pytest.approx(0.5)
-    assert store.gain() == pytest.approx(0.0, abs=0.01)
+    assert store.gain("images") == pytest.approx(0.0, abs=0.01)
 
 
-def test_the_outlook(store: Store) -> None:
+def test_queue_estimate(store: Store) -> None:
     """20 steps of half a second. Two run at a time, each half as fast; the one that runs has done a quarter."""
     tasks = add(store, *(draft() for _ in range(4)))
     store.begin(tasks[0].id, "run")
     store.progress(tasks[0].id, "run", 5, 20)
-    outlook = store.outlook(2)
-    assert outlook.waiting == [task.id for task in tasks[1:]]
-    assert [outlook.position(task.id) for task in tasks] == [None, 1, 2, 3]
+    estimate = estimate_of(store, 2)
+    assert estimate.waiting == [task.id for task in tasks[1:]]
+    assert [estimate.position(task.id) for task in tasks] == [None, 1, 2, 3]
     now = [store.get(task.id) or task for task in tasks]
-    seconds = [outlook.seconds_until_done(task) for task in now]
+    seconds = [estimate.seconds_until_done(task) for task in now]
     assert seconds == pytest.approx([15, 20.2, 35.2, 37.7], abs=0.01)
-    assert [outlook.seconds_until_room(count) for count in (1, 2, 99)] == pytest.approx([15, 20, 37.5], abs=0.01)
+    assert [estimate.seconds_until_room(count) for count in (1, 2, 99)] == pytest.approx([15, 20, 37.5], abs=0.01)
 
 
 def test_what_a_task_had_counts_where_its_steps_tell_nothing(store: Store) -> None:
     (task,) = add(store, draft())
     store.begin(task.id, "run")
     task = store.get(task.id) or task
-    assert store.outlook(2).seconds_until_done(task) == pytest.approx(10)
-    assert store.outlook(2, had={task.id: 4.0}).seconds_until_done(task) == pytest.approx(6)
-    assert store.outlook(2, had={task.id: 40.0}).seconds_until_done(task) == pytest.approx(1)
+    assert estimate_of(store, 2).seconds_until_done(task) == pytest.approx(10)
+    assert estimate_of(store, 2, had={task.id: 4.0}).seconds_until_done(task) == pytest.approx(6)
+    assert estimate_of(store, 2, had={task.id: 40.0}).seconds_until_done(task) == pytest.approx(1)
 
 
 def test_in_the_middle_of_a_burst_more_is_expected(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as have come in this second, up to the number of places, behind those that are there."""
+    """As many as have come in this second, up to the number of slots, behind those that are there."""
     now = time.time()
     monkeypatch.setattr("proxy.tasks.store.time.time", lambda: now)
     said = []
     for _ in range(3):
         (task,) = add(store, draft())
-        said.append(store.outlook(2, arriving=True).seconds_until_done(task))
+        said.append(estimate_of(store, 2, arriving=True).seconds_until_done(task))
         now += 0.01
     assert said == pytest.approx([10.2, 20.2, 40.2])
-    assert store.outlook(2).seconds_until_done(task) == pytest.approx(30.2)
+    assert estimate_of(store, 2).seconds_until_done(task) == pytest.approx(30.2)
     now += 2
-    assert store.outlook(2, arriving=True).seconds_until_done(task) == pytest.approx(30.2)
+    assert estimate_of(store, 2, arriving=True).seconds_until_done(task) == pytest.approx(30.2)
 
 
 def test_nothing_is_expected_after_a_batch(store: Store) -> None:
     tasks = add(store, *(draft() for _ in range(4)))
-    outlook = store.outlook(8, arriving=True)
-    assert outlook.expected == []
-    assert outlook.seconds_until_done(tasks[-1]) == pytest.approx(40.2)
+    estimate = estimate_of(store, 8, arriving=True)
+    assert estimate.expected == []
+    assert estimate.seconds_until_done(tasks[-1]) == pytest.approx(40.2)
 
 
 def test_direct_requests_are_in_the_estimate(store: Store) -> None:
     (task,) = add(store, draft())
     other = Direct(group="other", left=30.0)
-    assert store.outlook(2).seconds_until_done(task) == pytest.approx(10.2)
-    assert store.outlook(2, direct=([other], [])).seconds_until_done(task) == pytest.approx(20.2)
-    assert store.outlook(1, direct=([other], [])).seconds_until_done(task) == pytest.approx(40.2)
-    assert store.outlook(1, direct=([other], [other])).seconds_until_done(task) == pytest.approx(70.2)
-    assert store.outlook(1, direct=([other], [other])).position(task.id) == 1
+    assert estimate_of(store, 2).seconds_until_done(task) == pytest.approx(10.2)
+    assert estimate_of(store, 2, direct=([other], [])).seconds_until_done(task) == pytest.approx(20.2)
+    assert estimate_of(store, 1, direct=([other], [])).seconds_until_done(task) == pytest.approx(40.2)
+    assert estimate_of(store, 1, direct=([other], [other])).seconds_until_done(task) == pytest.approx(70.2)
+    assert estimate_of(store, 1, direct=([other], [other])).position(task.id) == 1
 
 
 def test_every_proxy_has_its_places(store: Store) -> None:
     tasks = add(store, *(draft() for _ in range(4)))
-    alone = store.outlook(1).seconds_until_done(tasks[-1])
+    alone = estimate_of(store, 1).seconds_until_done(tasks[-1])
     for name in ("one", "other"):
         Heartbeats(store, name).beat()
     assert alone == pytest.approx(40.2)
-    assert store.outlook(1).seconds_until_done(tasks[-1]) == pytest.approx(20.2)
+    assert estimate_of(store, 1).seconds_until_done(tasks[-1]) == pytest.approx(20.2)
 
 
 def test_a_database_of_an_older_release_goes_on_working(tmp_path: Path) -> None:
@@ -354,9 +360,11 @@ def test_a_database_of_an_older_release_goes_on_working(tmp_path: Path) -> None:
                 connection.execute(sa.text(f"DROP TABLE {table}"))
             connection.execute(sa.text("CREATE TABLE darkroom_paces (operation TEXT, kind TEXT, seconds DOUBLE)"))
         store.create()
+        with store.transaction() as connection:
+            assert not sa.inspect(connection).has_table("darkroom_paces")
         assert store.get(task.id) == task
         measure(store, 3.0)
-        assert store.outlook(1).seconds_until_done(task) == pytest.approx(3.2)
+        assert estimate_of(store, 1).seconds_until_done(task) == pytest.approx(3.2)
     finally:
         store.close()
 

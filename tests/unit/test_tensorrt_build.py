@@ -154,7 +154,7 @@ def test_control_c_ends_a_build(trt: Any, tmp_path: Path) -> None:
 def test_from_the_command_to_the_config(trt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The GPU is claimed; its engine is real, is not built twice, and ends in the config."""
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
-    monkeypatch.setattr("exporters.tensorrt.command.building_gpu", lambda: H100)
+    monkeypatch.setattr("exporters.tensorrt.cli.building_gpu", lambda: H100)
     monkeypatch.setattr("exporters.tensorrt.engines.visible_gpus", lambda: (H100,))
     write_onnx(sd15.UNET, tmp_path / "sd15_unet" / "1", "fp16")
     command = ["tensorrt", "--output", str(tmp_path), "--cache", str(tmp_path / "cache")]

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 
 from darkroom.pipelines.sd15 import networks as sd15
 from darkroom.pipelines.upscale.networks import NETWORKS
-from darkroom.pipelines.upscale.request import Limits
+from darkroom.pipelines.upscale.settings import TILE, TILE_PAD
 from darkroom.profiles import Axis, EngineSizes, Range, SizeClass
 from darkroom.registry import all_specs
 from darkroom.serving.networks import ModelSpec
@@ -98,7 +98,7 @@ def test_unet_profiles_hold_what_requests_ask_for(spec: ModelSpec, tmp_path: Pat
 @each([network.spec() for network in NETWORKS])
 def test_upscalers_are_timed_for_a_full_tile(spec: ModelSpec, tmp_path: Path) -> None:
     plan = make_plan(spec, write_onnx(spec, tmp_path))
-    side = Limits.tile + 2 * Limits.tile_pad
+    side = TILE + 2 * TILE_PAD
     assert plan.profiles[0].shapes["image"].optimum == (2, side, side, 3)
     assert holds(plan, {"image": (spec.max_batch_size, side, side, 3)})
     assert holds(plan, {"image": (1, 1, 1, 3)})
@@ -367,7 +367,7 @@ def test_engines_of_a_model_that_is_no_more_are_removed(folder: Path) -> None:
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporters.tensorrt.command.visible_gpus", tuple)
+    monkeypatch.setattr("exporters.tensorrt.cli.visible_gpus", tuple)
     file = write_onnx(sd15.UNET, tmp_path / "sd15_unet" / "1")
     before = sorted(tmp_path.rglob("*"))
 
@@ -389,7 +389,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, monkeypatch:
 
 
 def test_dry_run_names_the_gpu_that_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporters.tensorrt.command.visible_gpus", lambda: (A100,))
+    monkeypatch.setattr("exporters.tensorrt.cli.visible_gpus", lambda: (A100,))
     write_onnx(sd15.UNET, tmp_path / "sd15_unet" / "1", "fp16")
     result = CliRunner().invoke(main, ["tensorrt", "--output", str(tmp_path), "--dry-run", "--model", "sd15_unet"])
     assert result.output.startswith("sd15_unet: model_fp16_sm80_trt<TensorRT>.plan\n")
@@ -421,7 +421,7 @@ def test_without_a_gpu_or_tensorrt_nothing_is_built(
 def test_what_is_up_to_date_is_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a module that has nothing but a version: whoever builds fails."""
     install(sd15.VAE_DECODER, tmp_path, max_batch=sd15.VAE_DECODER.max_batch_size)
-    monkeypatch.setattr("exporters.tensorrt.command.building_gpu", lambda: H100)
+    monkeypatch.setattr("exporters.tensorrt.cli.building_gpu", lambda: H100)
     monkeypatch.setitem(sys.modules, "tensorrt", type("T", (), {"__version__": TRT})())  # type: ignore[arg-type]
     command = ["tensorrt", "--output", str(tmp_path), "--precision", "fp16"]
     result = CliRunner().invoke(main, command)
@@ -433,7 +433,7 @@ def test_what_is_up_to_date_is_not_built(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--model", "sd15"], ["--model", "'sd15'"]),
+        (["--max-batch", "0"], ["--max-batch", "1<=x<=64", "0"]),
         (["--precision", "int8"], ["--precision", "bf16", "'int8'"]),
         (["--max-batch", "65"], ["--max-batch", "1<=x<=64", "65"]),
         (["--max-side", "0"], ["--max-side", "0"]),

@@ -1,4 +1,4 @@
-"""Kinds of control, one small file each; the file's name is the kind's, and `sd15_unet_<name>` its network."""
+"""Kinds of control, one small file each; the file's name is the kind's."""
 
 from __future__ import annotations
 

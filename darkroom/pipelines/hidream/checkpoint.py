@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from darkroom.diffusion import checkpoint
+from darkroom.pipelines.hidream.variants import VARIANTS
 
+LATENT_CHANNELS = 16
+VAE_SCALE_FACTOR = 8
+"""Pixels per latent along each axis."""
+PATCH_SIZE = 2
+"""Latents per token of the transformer along each axis."""
 ENCODERS = ("clip_l", "clip_g", "t5", "llama")
 """The text encoders in diffusers' order: text_encoder, text_encoder_2, _3 and _4."""
 
@@ -41,3 +47,8 @@ class Checkpoint(checkpoint.Checkpoint):
     variant: Literal["full", "dev", "fast"]
     max_tokens: int
     padding: dict[str, dict[str, int | str]]
+
+    @property
+    def request_defaults(self) -> dict[str, Any]:
+        variant = VARIANTS[self.variant]
+        return {"steps": variant.steps, "guidance_scale": variant.guidance_scale}

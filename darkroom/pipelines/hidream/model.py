@@ -1,21 +1,19 @@
-"""The Triton model `hidream`: its tensors on one side, `pipeline.generate` on the other."""
+"""The model `hidream`: its tensors on one side, `pipeline.generate` on the other."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
-import torch
-
 from darkroom.diffusion.generation import respond
 from darkroom.diffusion.schedulers import FLOW_SCHEDULERS, make_scheduler
 from darkroom.pipelines.hidream import networks
 from darkroom.pipelines.hidream.checkpoint import ENCODERS, Checkpoint
-from darkroom.pipelines.hidream.pipeline import Runner, generate
+from darkroom.pipelines.hidream.pipeline import Components, generate
 from darkroom.pipelines.hidream.prompts import load_readers
-from darkroom.pipelines.hidream.request import GenerateRequest, Limits
-from darkroom.pipelines.hidream.variants import VARIANTS
-from darkroom.serving.triton_model import PipelineModel, Reply
+from darkroom.pipelines.hidream.request import GenerateRequest
+from darkroom.pipelines.hidream.settings import Settings
+from darkroom.serving.host import Host, PipelineModel, Reply
 
 
 class HidreamModel(PipelineModel):
@@ -23,22 +21,23 @@ class HidreamModel(PipelineModel):
 
     spec = networks.PIPELINE
 
-    def setup(self) -> None:
-        torch.set_num_threads(1)  # a step's arithmetic is tiny, and the cores are the networks'
-        checkpoint = Checkpoint.read(self.folder)
+    def setup(self, host: Host) -> None:
+        checkpoint = Checkpoint.read(host.folder)
         for name in (None, *FLOW_SCHEDULERS):  # imports diffusers now, and not in the first request
             make_scheduler(name, checkpoint.scheduler)
-        self._variant = VARIANTS[checkpoint.variant]
-        self._runner = Runner(
+        self._components = Components(
             checkpoint=checkpoint,
-            limits=Limits.from_env(),
-            readers=load_readers(self.folder, checkpoint),
-            encoders={name: self.network(spec) for name, spec in zip(ENCODERS, networks.ENCODERS, strict=True)},
-            transformer=self.network(networks.TRANSFORMER, oblong=networks.PATCH_SIZE**2 * checkpoint.max_tokens),
-            vae_decoder=self.network(networks.VAE_DECODER),
+            limits=Settings(),
+            readers=load_readers(host.folder, checkpoint),
+            encoders={name: host.network(spec) for name, spec in zip(ENCODERS, networks.ENCODERS, strict=True)},
+            transformer=host.network(
+                networks.TRANSFORMER, size=networks.padded_area(networks.PATCH_SIZE**2 * checkpoint.max_tokens)
+            ),
+            vae_decoder=host.network(networks.VAE_DECODER),
         )
 
     async def answer(self, fields: dict[str, Any], reply: Reply) -> None:
-        request = GenerateRequest.parse(fields, self._runner.limits, self._variant)
-        runner = dataclasses.replace(self._runner, stopped=reply.cancelled)
-        await respond(generate(request, runner), reply.send)
+        parts = self._components
+        request = GenerateRequest.parse(fields, parts.limits, parts.checkpoint.request_defaults)
+        components = dataclasses.replace(parts, stopped=reply.cancelled)
+        await respond(generate(request, components), reply.send)

@@ -9,18 +9,19 @@ No repository has these models before they are exported (`on_demand`): the check
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from darkroom.pipelines.hidream.checkpoint import ENCODERS as ENCODER_NAMES
+from darkroom.pipelines.hidream.checkpoint import LATENT_CHANNELS as LATENT_CHANNELS
+from darkroom.pipelines.hidream.checkpoint import PATCH_SIZE as PATCH_SIZE
+from darkroom.pipelines.hidream.checkpoint import VAE_SCALE_FACTOR as VAE_SCALE_FACTOR
 from darkroom.pipelines.hidream.checkpoint import tokenizer_name
-from darkroom.serving.networks import DECODER_ROWS, ModelSpec, Tensors, TensorSpec
-from darkroom.serving.picture_model import PICTURE, PREVIEW, PROGRESS, picture_canary, scalar
-
-LATENT_CHANNELS = 16
-VAE_SCALE_FACTOR = 8
-"""Pixels per latent along each axis."""
-PATCH_SIZE = 2
-"""Latents per token of the transformer along each axis."""
+from darkroom.pipelines.hidream.request import GenerateRequest
+from darkroom.request.tensors import triton_inputs
+from darkroom.serving.networks import DECODER_ROWS, ModelSpec, RowSize, Tensors, TensorSpec
+from darkroom.serving.picture_model import PICTURE, PREVIEW, PROGRESS, picture_canary
 
 _LATENTS = (LATENT_CHANNELS, -1, -1)
 _PIXELS = (-1, -1, 3)
@@ -29,6 +30,20 @@ _PIXELS = (-1, -1, 3)
 # (34 GB in bf16), and gains little where a row alone fills the device. Nothing is measured on a GPU yet.
 _ROWS = {"rows_by_size": "hidden_states 1024:16 4096:8 9216:4 16384:2"}
 _ROWS_CPU = {"rows_by_size": "hidden_states 256:8 1024:4 16384:2"}
+
+
+def padded_area(most: int) -> RowSize:
+    """The rule for the size of a row of the transformer: diffusers pads the tokens of an image that is not square to
+    the most that there may be.
+
+    :param most: latents (height x width) of that.
+    """
+
+    def size(shape: Sequence[int]) -> int:
+        height, width = shape[-2:]
+        return height * width if height == width else max(height * width, most)
+
+    return size
 
 
 def _tensor(name: str, dtype: str, dims: tuple[int, ...], help: str) -> TensorSpec:
@@ -116,22 +131,7 @@ PIPELINE = ModelSpec(
     implementation="darkroom.pipelines.hidream.model:HidreamModel",
     decoupled=True,
     on_demand=True,
-    inputs=(
-        _tensor("prompt", "STRING", (1,), "what max_sequence_length does not hold is cut off"),
-        scalar("negative_prompt", "STRING"),
-        scalar("steps", "INT32", "by default what suits the checkpoint"),
-        scalar("guidance_scale", "FP32", "1 and below: no guidance, in half the time"),
-        scalar("seed", "INT64", "of the first picture; the k-th has seed + k"),
-        scalar("width", "INT32", "a multiple of 16"),
-        scalar("height", "INT32", "a multiple of 16"),
-        scalar("num_images", "INT32"),
-        scalar("scheduler", "STRING"),
-        scalar("max_sequence_length", "INT32", "tokens of the prompt"),
-        scalar("progress_every", "INT32", "steps between responses without a preview; 1 by default, 0 for none"),
-        scalar("preview_every", "INT32", "steps between previews; 0 for none"),
-        scalar("format", "STRING"),
-        scalar("quality", "INT32"),
-    ),
+    inputs=triton_inputs(GenerateRequest),
     outputs=(PROGRESS, PREVIEW, *PICTURE),
     files=("pipeline.json", *map(tokenizer_name, ENCODER_NAMES)),
     canary=_canary,

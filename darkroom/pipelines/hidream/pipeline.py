@@ -14,19 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from darkroom.diffusion.generation import Finished, Job, Progress, run
+from darkroom.diffusion.generation import Finished, GenerationJob, Phase, Progress, run
 from darkroom.diffusion.guidance import doubled, guide
 from darkroom.diffusion.sampling import Step, get_generators, get_noise, get_schedule
 from darkroom.pipelines.hidream.checkpoint import Checkpoint
 from darkroom.pipelines.hidream.networks import LATENT_CHANNELS, VAE_SCALE_FACTOR
 from darkroom.pipelines.hidream.prompts import Embeds, Reader, encode_prompts
-from darkroom.pipelines.hidream.request import GenerateRequest, Limits
+from darkroom.pipelines.hidream.request import GenerateRequest, ResolvedRequest
+from darkroom.pipelines.hidream.settings import Settings
 from darkroom.serving.networks import Network
 
 
 @dataclass(frozen=True, kw_only=True)
-class Runner:
-    """What a job runs on.
+class Components:
+    """What requests run on.
 
     :param readers, encoders: tokenizers and networks, by the names of `checkpoint.ENCODERS`.
     :param transformer, vae_decoder: the networks of `darkroom.pipelines.hidream.networks`.
@@ -34,7 +35,7 @@ class Runner:
     """
 
     checkpoint: Checkpoint
-    limits: Limits
+    limits: Settings
     readers: Mapping[str, Reader]
     encoders: Mapping[str, Network]
     transformer: Network
@@ -42,35 +43,34 @@ class Runner:
     stopped: Callable[[], bool] = lambda: False
 
 
-async def generate(request: GenerateRequest, runner: Runner) -> AsyncGenerator[Progress | Finished, None]:
+async def generate(request: GenerateRequest, components: Components) -> AsyncGenerator[Progress | Finished, None]:
     """Make the pictures of one request: `Progress` per step, then `Finished` per picture.
 
     :raises InvalidInput, TooLarge: the request is at fault.
-    :raises Cancelled: `runner.stopped` said so.
+    :raises Cancelled: `components.stopped` said so.
     """
-    checkpoint = runner.checkpoint
-    request = request.sized(checkpoint.side, checkpoint.max_tokens, runner.limits)
-    schedule = get_schedule(request.scheduler, checkpoint.scheduler, request.steps, tokens=checkpoint.max_tokens)
+    checkpoint = components.checkpoint
+    resolved = request.completed(checkpoint, components.limits)
+    schedule = get_schedule(resolved.scheduler, checkpoint.scheduler, resolved.steps, tokens=checkpoint.max_tokens)
     yield Progress(done=0, total=len(schedule))
-    texts = [request.negative_prompt, request.prompt] if request.guided else [request.prompt]
-    embeds = await encode_prompts(texts, request.max_sequence_length, runner.readers, runner.encoders)
-    generators = get_generators([request.seed + k for k in range(request.num_images)])
-    noise = get_noise(generators, _latent_shape(request))
-    job = Job(
-        request=request,
+    texts = [resolved.negative_prompt or "", resolved.prompt] if resolved.guided else [resolved.prompt]
+    embeds = await encode_prompts(texts, resolved.max_sequence_length, components.readers, components.encoders)
+    generators = get_generators([resolved.seed + k for k in range(resolved.num_images)])
+    noise = get_noise(generators, _latent_shape(resolved))
+    job = GenerationJob(
+        request=resolved,
         checkpoint=checkpoint,
-        vae_decoder=runner.vae_decoder,
-        details={"max_sequence_length": request.max_sequence_length},
-        stopped=runner.stopped,
+        vae_decoder=components.vae_decoder,
+        details={"max_sequence_length": resolved.max_sequence_length},
+        stopped=components.stopped,
     )
-    predict = Prediction(request=request, transformer=runner.transformer, embeds=embeds)
-    async for event in run(job, noise, schedule, predict, generators):
+    predict = Prediction(request=resolved, transformer=components.transformer, embeds=embeds)
+    async for event in run(job, noise, [Phase(schedule=schedule, predict=predict)], generators):
         yield event
 
 
-def _latent_shape(request: GenerateRequest) -> tuple[int, int, int]:
-    height, width = request.height or 0, request.width or 0
-    return LATENT_CHANNELS, height // VAE_SCALE_FACTOR, width // VAE_SCALE_FACTOR
+def _latent_shape(request: ResolvedRequest) -> tuple[int, int, int]:
+    return LATENT_CHANNELS, request.height // VAE_SCALE_FACTOR, request.width // VAE_SCALE_FACTOR
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class Prediction:
     :param embeds: a row for the prompt, or first one for the negative prompt.
     """
 
-    request: GenerateRequest
+    request: ResolvedRequest
     transformer: Network
     embeds: Embeds
 
@@ -98,4 +98,4 @@ class Prediction:
             }
         )
         velocity = -torch.from_numpy(answer["noise_pred"])  # the model was trained from noise to picture
-        return guide(velocity, self.request.guidance_scale or 0.0) if guided else velocity
+        return guide(velocity, self.request.guidance_scale) if guided else velocity

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 
 from darkroom.pipelines.hidream import networks
 from darkroom.pipelines.hidream.networks import VAE_SCALE_FACTOR
-from darkroom.pipelines.hidream.request import SEQUENCE_RANGE, GenerateRequest
+from darkroom.pipelines.hidream.request import SEQUENCE_RANGE, USUAL_SEQUENCE
 from darkroom.profiles import Axis, EngineSizes, Range, SizeClass
 
 _TOKENS = Axis(name="tokens")
-_PROMPT = Range(minimum=SEQUENCE_RANGE[0], optimum=GenerateRequest.max_sequence_length, maximum=SEQUENCE_RANGE[1])
+_PROMPT = Range(minimum=SEQUENCE_RANGE[0], optimum=USUAL_SEQUENCE, maximum=SEQUENCE_RANGE[1])
 _PROMPTS = (SizeClass(name="prompts", batch=2, ranges={"tokens": _PROMPT}),)
 _HEIGHT, _WIDTH = Axis(name="height", step=VAE_SCALE_FACTOR), Axis(name="width", step=VAE_SCALE_FACTOR)
 

@@ -1,21 +1,21 @@
-"""The Triton model `hidream_transformer`: rows of one or several requests on one executor."""
+"""The model `hidream_transformer`: rows of one or several requests on one executor."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from darkroom.parallel.devices import kind_of, parse_devices
-from darkroom.parallel.transformer import for_clients
+from darkroom.parallel.ranks import for_clients
 from darkroom.pipelines.hidream import networks
-from darkroom.pipelines.hidream.transformer import make_executor
-from darkroom.serving.networks import Array, Tensors
-from darkroom.serving.triton_metrics import Gauges
-from darkroom.serving.triton_model import NetworkModel
+from darkroom.pipelines.hidream.executor import make_executor
+from darkroom.pipelines.hidream.settings import Settings
+from darkroom.serving.host import Gauge, NetworkModel
+from darkroom.serving.networks import Array, RowSize, Tensors
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -23,62 +23,56 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 class HidreamTransformerModel(NetworkModel):
     """Not decoupled, dynamically batched; over several devices it is one instance (decision 12).
 
-    Environment: HIDREAM_DEVICE_TYPE ("cpu", "cuda", "npu") and HIDREAM_DEVICES ("0,1,2,3") instead of the instance's
-    device; HIDREAM_DTYPE ("float32", "bfloat16", "float16"), by default float32 on a CPU and bfloat16 elsewhere;
-    HIDREAM_COMPILE=1 for `torch.compile`, on one device only; CANARY_TIMEOUT, of which ranks have three quarters for a
-    prediction.
+    The settings of the family say what it runs on instead of the instance's device, and what it computes in. Of
+    CANARY_TIMEOUT in the environment ranks have three quarters for a prediction.
     """
 
     spec = networks.TRANSFORMER
 
-    def setup(self, kind: str, device: int) -> None:
-        logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")  # into the server's log
-        device_type = kind_of(os.environ.get("HIDREAM_DEVICE_TYPE") or ("cuda" if kind == "GPU" else "cpu")).name
-        devices = parse_devices(os.environ.get("HIDREAM_DEVICES") or str(max(device, 0)))
-        if len(devices) > 1 and self.instances > 1:
+    def setup(self, folder: Path, kind: str, device: int, instances: int) -> None:
+        self._folder, settings = folder, Settings()
+        device_type = settings.device_type or ("cuda" if kind == "GPU" else "cpu")
+        devices = settings.devices or (max(device, 0),)
+        if len(devices) > 1 and instances > 1:
             raise ValueError(
-                f"{self.instances} instances would each take the {len(devices)} devices of HIDREAM_DEVICES; its config "
+                f"{instances} instances would each take the {len(devices)} devices of HIDREAM_DEVICES; its config "
                 "has to ask for one: python -m exporters prepare"
             )
-        name = os.environ.get("HIDREAM_DTYPE") or ("float32" if device_type == "cpu" else "bfloat16")
-        if name not in _DTYPES:
-            raise ValueError(f"HIDREAM_DTYPE must be one of {', '.join(_DTYPES)}; got {name!r}")
-        compiled = os.environ.get("HIDREAM_COMPILE") == "1"
         self._executor = make_executor(
-            self.folder,
+            folder,
             device_type=device_type,
             devices=devices,
-            dtype=_DTYPES[name],
-            compiled=compiled,
+            dtype=_DTYPES[settings.dtype or ("float32" if device_type == "cpu" else "bfloat16")],
+            compiled=settings.compile,
             canary_timeout=float(os.environ.get("CANARY_TIMEOUT") or 120),
         )
-        self._executor.watch(self.publish)
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
         given = {name: torch.from_numpy(np.require(value, requirements="W")) for name, value in inputs.items()}
         given["timesteps"] = given["timesteps"][:, 0]
         return {"noise_pred": self._executor(given).cpu().numpy()}
 
-    def oblong(self) -> int:
-        """diffusers pads the tokens of a picture that is not square to the most that there may be."""
-        height, width = json.loads((self.folder / "config.json").read_text())["max_resolution"]
-        return int(height) * int(width)
+    def row_size(self) -> RowSize:
+        height, width = json.loads((self._folder / "config.json").read_text())["max_resolution"]
+        return networks.padded_area(int(height) * int(width))
 
     def device(self) -> str:
         return f"torch {self._executor.status()['device']}"
 
-    def show(self, gauges: Gauges) -> None:
-        super().show(gauges)
+    def gauges(self) -> Sequence[Gauge]:
         status = self._executor.status()
         if "layout" not in status:  # one device was asked for
-            return
+            return ()
         layout = {name: str(size) for name, size in status["layout"].items()}
-        gauges.show("darkroom_network_ranks", "ranks of a network that work", status["healthy"], **layout)
+        gauges = [Gauge("darkroom_network_ranks", "ranks of a network that work", status["healthy"], layout)]
         if status["reason"]:
             text = "when the ranks of a network failed, in seconds since the epoch"
-            gauges.show(
-                "darkroom_network_ranks_failed", text, status["failed_at"], reason=for_clients(status["reason"])
-            )
+            reason = {"reason": for_clients(status["reason"])}
+            gauges.append(Gauge("darkroom_network_ranks_failed", text, status["failed_at"], reason))
+        return gauges
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        self._executor.watch(changed)
 
     def close(self) -> None:
         self._executor.close()

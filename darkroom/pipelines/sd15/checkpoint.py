@@ -8,6 +8,9 @@ from darkroom.diffusion import checkpoint
 from darkroom.diffusion.checkpoint import FILE_NAME as FILE_NAME
 
 TOKENIZER_NAME = "tokenizer.json"
+LATENT_CHANNELS = 4
+VAE_SCALE_FACTOR = 8
+"""Pixels per latent along each axis."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,13 @@ from collections.abc import Callable
 import numpy as np
 
 from darkroom.diffusion.controls import control_names
+from darkroom.pipelines.sd15.checkpoint import LATENT_CHANNELS as LATENT_CHANNELS
+from darkroom.pipelines.sd15.checkpoint import VAE_SCALE_FACTOR as VAE_SCALE_FACTOR
+from darkroom.pipelines.sd15.request import GenerateRequest
 from darkroom.png import encode_png
+from darkroom.request.tensors import triton_inputs
 from darkroom.serving.networks import DECODER_ROWS, ModelSpec, Tensors, TensorSpec
-from darkroom.serving.picture_model import PICTURE, PREVIEW, PROGRESS, picture_canary, scalar
-
-LATENT_CHANNELS = 4
-VAE_SCALE_FACTOR = 8
-"""Pixels per latent along each axis."""
+from darkroom.serving.picture_model import PICTURE, PREVIEW, PROGRESS, picture_canary
 
 _LATENTS = (LATENT_CHANNELS, -1, -1)
 _PIXELS = (-1, -1, 3)
@@ -86,11 +86,14 @@ VAE_DECODER = ModelSpec(
 )
 
 
-def _unet(name: str, *more: TensorSpec, canary: Callable[[], Tensors] | None = None) -> ModelSpec:
+def _unet(
+    name: str, *more: TensorSpec, canary: Callable[[], Tensors] | None = None, on_demand: bool = False
+) -> ModelSpec:
     """A UNet, with the inputs that it has beside the plain one's."""
     return ModelSpec(
         name=name,
         backend="onnxruntime",
+        on_demand=on_demand,
         inputs=(*_UNET_INPUTS, *more),
         outputs=_NOISE,
         max_batch_size=16,
@@ -119,7 +122,7 @@ def _control_canary(control: str) -> Tensors:
 
 def control_unet(control: str) -> ModelSpec:
     """The UNet with the ControlNet of that kind in one graph: its residuals, 27 MB a step, never leave it."""
-    return _unet(f"sd15_unet_{control}", *_CONTROL_INPUTS, canary=lambda: _control_canary(control))
+    return _unet(f"sd15_unet_{control}", *_CONTROL_INPUTS, canary=lambda: _control_canary(control), on_demand=True)
 
 
 CONTROL_UNETS: dict[str, ModelSpec] = {name: control_unet(name) for name in control_names()}
@@ -130,29 +133,7 @@ PIPELINE = ModelSpec(
     backend="python",
     implementation="darkroom.pipelines.sd15.model:Sd15Model",
     decoupled=True,
-    inputs=(
-        TensorSpec(name="prompt", dtype="STRING", dims=(1,), help="(word:1.3) weighs; over 75 tokens go in chunks"),
-        scalar("negative_prompt", "STRING"),
-        scalar("steps", "INT32"),
-        scalar("guidance_scale", "FP32", "1 or below: no classifier-free guidance"),
-        scalar("seed", "INT64", "the k-th picture uses seed + k; drawn when absent"),
-        scalar("width", "INT32"),
-        scalar("height", "INT32"),
-        scalar("num_images", "INT32"),
-        scalar("scheduler", "STRING"),
-        scalar("control_type", "STRING"),
-        TensorSpec(name="control_image", dtype="UINT8", dims=(-1,), optional=True, help="bytes of a picture"),
-        scalar("control_preprocess", "BOOL", "false: control_image is a map already; true by default"),
-        scalar("low_threshold", "INT32"),
-        scalar("high_threshold", "INT32"),
-        scalar("controlnet_conditioning_scale", "FP32"),
-        scalar("control_guidance_start", "FP32"),
-        scalar("control_guidance_end", "FP32"),
-        scalar("progress_every", "INT32", "steps between responses without a preview; 1 by default, 0 for none"),
-        scalar("preview_every", "INT32", "steps between previews; 0 for none"),
-        scalar("format", "STRING"),
-        scalar("quality", "INT32"),
-    ),
+    inputs=triton_inputs(GenerateRequest),
     outputs=(
         PROGRESS,
         PREVIEW,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from darkroom.diffusion.controls import load_control
 from darkroom.diffusion.generation import Finished as Finished
-from darkroom.diffusion.generation import Job, run
+from darkroom.diffusion.generation import GenerationJob, Phase, run
 from darkroom.diffusion.generation import Progress as Progress
 from darkroom.diffusion.guidance import doubled, guide
 from darkroom.diffusion.sampling import Step, get_generators, get_noise, get_schedule
@@ -28,14 +28,15 @@ from darkroom.images import Pixels, decode, opaque, resize
 from darkroom.pipelines.sd15.checkpoint import Checkpoint
 from darkroom.pipelines.sd15.networks import LATENT_CHANNELS, VAE_SCALE_FACTOR
 from darkroom.pipelines.sd15.prompts import Tokenizer, encode_prompts
-from darkroom.pipelines.sd15.request import ControlRequest, GenerateRequest, Limits
+from darkroom.pipelines.sd15.request import ControlRequest, GenerateRequest, ResolvedRequest
+from darkroom.pipelines.sd15.settings import Settings
 from darkroom.png import encode_png
 from darkroom.serving.networks import Array, Network
 
 
 @dataclass(frozen=True, kw_only=True)
-class Runner:
-    """What a job runs on.
+class Components:
+    """What requests run on.
 
     :param text_encoder, unet, vae_decoder: the networks of `darkroom.pipelines.sd15.networks`.
     :param control_unets: by kind of control, for the kinds that this installation has.
@@ -44,7 +45,7 @@ class Runner:
 
     checkpoint: Checkpoint
     tokenizer: Tokenizer
-    limits: Limits
+    limits: Settings
     text_encoder: Network
     unet: Network
     vae_decoder: Network
@@ -53,56 +54,56 @@ class Runner:
 
 
 async def generate(
-    request: GenerateRequest, control_image: bytes | None, runner: Runner
+    request: GenerateRequest, control_image: bytes | None, components: Components
 ) -> AsyncGenerator[Progress | Finished, None]:
     """Make the pictures of one request: `Progress` per step, then `Finished` per picture.
 
     :param control_image: the reference picture, encoded; None without control.
     :raises InvalidInput, NotAnImage, TooLarge: the request is at fault.
-    :raises Cancelled: `runner.stopped` said so.
+    :raises Cancelled: `components.stopped` said so.
     """
-    request = request.completed(runner.checkpoint, runner.limits)
-    schedule = get_schedule(request.scheduler, runner.checkpoint.scheduler, request.steps)
-    control_map = await _control_map(request, control_image, runner)
+    resolved = request.completed(components.checkpoint, components.limits)
+    schedule = get_schedule(resolved.scheduler, components.checkpoint.scheduler, resolved.steps)
+    control_map = await _control_map(resolved, control_image, components)
     control_png = None if control_map is None else await asyncio.to_thread(encode_png, control_map)
     yield Progress(done=0, total=len(schedule), control_map=control_png)
-    texts = [request.negative_prompt, request.prompt] if request.guided else [request.prompt]
-    embeds = await encode_prompts(texts, runner.tokenizer, runner.checkpoint, runner.text_encoder)
-    generators = get_generators([request.seed + k for k in range(request.num_images)])
-    noise = get_noise(generators, _latent_shape(request))
-    predict = Prediction(request=request, runner=runner, embeds=embeds, control_map=control_map, steps=len(schedule))
-    job = Job(
-        request=request,
-        checkpoint=runner.checkpoint,
-        vae_decoder=runner.vae_decoder,
-        details=_control_details(request),
-        stopped=runner.stopped,
+    texts = [resolved.negative_prompt or "", resolved.prompt] if resolved.guided else [resolved.prompt]
+    embeds = await encode_prompts(texts, components.tokenizer, components.checkpoint, components.text_encoder)
+    generators = get_generators([resolved.seed + k for k in range(resolved.num_images)])
+    noise = get_noise(generators, _latent_shape(resolved))
+    predict = Prediction(
+        request=resolved, components=components, embeds=embeds, control_map=control_map, steps=len(schedule)
     )
-    async for event in run(job, noise, schedule, predict, generators):
+    job = GenerationJob(
+        request=resolved,
+        checkpoint=components.checkpoint,
+        vae_decoder=components.vae_decoder,
+        details=_control_details(resolved),
+        stopped=components.stopped,
+    )
+    async for event in run(job, noise, [Phase(schedule=schedule, predict=predict)], generators):
         yield event
 
 
-def _latent_shape(request: GenerateRequest) -> tuple[int, int, int]:
-    height, width = request.height or 0, request.width or 0
-    return LATENT_CHANNELS, height // VAE_SCALE_FACTOR, width // VAE_SCALE_FACTOR
+def _latent_shape(request: ResolvedRequest) -> tuple[int, int, int]:
+    return LATENT_CHANNELS, request.height // VAE_SCALE_FACTOR, request.width // VAE_SCALE_FACTOR
 
 
-async def _control_map(request: GenerateRequest, data: bytes | None, runner: Runner) -> Pixels | None:
+async def _control_map(request: ResolvedRequest, data: bytes | None, components: Components) -> Pixels | None:
     """(height, width, 3) uint8: what the ControlNet reads, made of the reference picture, or that picture itself."""
     if request.control is None:
         return None
     control = request.control
     kind = control.kind
-    if kind not in runner.control_unets:
-        have = ", ".join(sorted(runner.control_unets)) or "none"
+    if kind not in components.control_unets:
+        have = ", ".join(sorted(components.control_unets)) or "none"
         raise InvalidInput(
             f"control_type {kind!r} has no network in this installation; it has: {have}.", param="control_type"
         )
-    height, width = request.height or 0, request.width or 0
 
     def make() -> Pixels:
-        picture = decode(data or b"", max_pixels=runner.limits.max_control_pixels, param="control_image")
-        fitted = resize(picture, width=width, height=height)
+        picture = decode(data or b"", max_pixels=components.limits.max_control_pixels, param="control_image")
+        fitted = resize(picture, width=request.width, height=request.height)
         pixels = opaque(fitted)
         return load_control(kind).preprocess(pixels, control.options) if control.preprocess else pixels
 
@@ -118,8 +119,8 @@ class Prediction:
     :param steps: of the whole loop, of which the ControlNet may act on a part.
     """
 
-    request: GenerateRequest
-    runner: Runner
+    request: ResolvedRequest
+    components: Components
     embeds: Array
     control_map: Pixels | None
     steps: int
@@ -134,15 +135,15 @@ class Prediction:
             "timestep": np.full((rows, 1), step.timestep, np.float32),
             "prompt_embeds": self._prompt_rows,
         }
-        network = self.runner.unet
+        network = self.components.unet
         control = self.request.control
         if control is not None and self.control_map is not None and _acts(control, step.index, self.steps):
-            network = self.runner.control_unets[control.kind]
+            network = self.components.control_unets[control.kind]
             inputs["control_image"] = self._control_rows
             inputs["controlnet_conditioning_scale"] = np.full((rows, 1), control.conditioning_scale, np.float32)
         answer = await network(inputs)
         noise_pred = torch.from_numpy(answer["noise_pred"])
-        return guide(noise_pred, self.request.guidance_scale or 0.0) if guided else noise_pred
+        return guide(noise_pred, self.request.guidance_scale) if guided else noise_pred
 
     @cached_property
     def _prompt_rows(self) -> Array:

@@ -1,80 +1,35 @@
-"""What a request for pictures may ask for: fields, ranges, defaults. No engine, no torch and no Triton here."""
+"""What a request for images may ask for: fields, ranges, defaults. No engine, no torch and no Triton here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from typing_extensions import Self
 
 from darkroom.diffusion.controls import ControlOptions, control_names
-from darkroom.diffusion.schedulers import scheduler_name
+from darkroom.diffusion.schedulers import SCHEDULERS, scheduler_name
 from darkroom.errors import InvalidInput
-from darkroom.pipelines.sd15.checkpoint import Checkpoint
-from darkroom.pipelines.sd15.networks import VAE_SCALE_FACTOR
+from darkroom.pipelines.sd15.checkpoint import VAE_SCALE_FACTOR
+from darkroom.request.field import Field
 from darkroom.request.fields import GUIDANCE_RANGE as GUIDANCE_RANGE
 from darkroom.request.fields import QUALITY_RANGE as QUALITY_RANGE
 from darkroom.request.fields import SEED_RANGE as SEED_RANGE
 from darkroom.request.fields import SIDE_MINIMUM as SIDE_MINIMUM
-from darkroom.request.fields import (
-    Bounds,
-    PictureRequest,
-    check_pixels,
-    choice,
-    format_name,
-    integer,
-    number,
-    picture_ranges,
-    required,
-    seed_of,
-    side,
-    text,
-)
-from darkroom.request.limits import EnvironmentLimits
+from darkroom.request.fields import check_pixels
+from darkroom.request.image import ImageRequest, side_field
 
 GUIDANCE_SCALE = 7.5
 """What Stable Diffusion 1.5 is used with; a checkpoint may say otherwise."""
 _USUAL_CONTROL = "canny"
-THRESHOLD_RANGE = (1, 255)
-CONDITIONING_SCALE_RANGE = (0.0, 2.0)
-SHARE_RANGE = (0.0, 1.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits(EnvironmentLimits):
-    """What the installation sets.
-
-    :param max_pixels: width times height of one picture.
-    :param max_steps, max_images: of one request.
-    :param max_prompt: characters of a prompt and of a negative prompt.
-    :param max_control_pixels: of a reference picture.
-    """
-
-    prefix = "generate"
-    max_pixels: int = 1024 * 1024
-    max_steps: int = 150
-    max_images: int = 8
-    max_prompt: int = 4000
-    max_control_pixels: int = 4096 * 4096
-
-
-def ranges(limits: Limits) -> dict[str, Bounds]:
-    """The smallest and the largest value of every number of a request, by the field's name."""
-    return {
-        **picture_ranges(limits),
-        "low_threshold": THRESHOLD_RANGE,
-        "high_threshold": THRESHOLD_RANGE,
-        "controlnet_conditioning_scale": CONDITIONING_SCALE_RANGE,
-        "control_guidance_start": SHARE_RANGE,
-        "control_guidance_end": SHARE_RANGE,
-    }
 
 
 @dataclass(frozen=True, kw_only=True)
 class ControlRequest:
-    """How a reference picture steers.
+    """How a reference image steers.
 
     :param kind: one of `control_names()`.
-    :param preprocess: whether the map is made of the reference picture; False where that is a map already.
+    :param preprocess: whether the map is made of the reference image; False where that is a map already.
     :param options: of the preprocessor.
     :param conditioning_scale: factor of the ControlNet's residuals, 0..2.
     :param start, end: shares of the steps (0..1) between which the ControlNet acts.
@@ -88,100 +43,115 @@ class ControlRequest:
     end: float = 1.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class GenerateRequest(PictureRequest):
-    """One request; what is not said here, as every request for pictures.
+_GUIDANCE = Field(
+    help="1 and below: no guidance, in half the time. By default what the checkpoint asks for, else 7.5.",
+    low=GUIDANCE_RANGE[0],
+    high=GUIDANCE_RANGE[1],
+)
 
-    :param prompt, negative_prompt: `(word:1.3)` weighs a word; any length up to the limit.
-    :param steps: denoising steps; pndm calls the UNet once more, and heun, dpm2 and dpm2_a nearly twice for each.
-    :param width, height: in pixels, multiples of 8; None = the side that the checkpoint was trained at.
-    :param control: None = text only.
+
+def _threshold(which: str) -> Field:
+    return Field(help=f"Of Canny's edges: the {which} one of two thresholds.", low=1, high=255)
+
+
+def _share(which: str) -> Field:
+    return Field(help=f"The share of the steps {which} which the ControlNet acts.", low=0.0, high=1.0)
+
+
+class GenerateRequest(ImageRequest):
+    """One request; what is not said here, as every request for images.
+
+    `(word:1.3)` in a prompt weighs a word. pndm calls the UNet once more than there are steps, and heun, dpm2 and
+    dpm2_a nearly twice for each. Without width and height an image is as large as what the checkpoint was trained on.
     """
 
-    steps: int = 20
-    guidance_scale: float | None = None
-    control: ControlRequest | None = None
+    prompt: Annotated[
+        str,
+        Field(
+            help="`(word:1.3)` weighs a word. Of any length up to SD15_MAX_PROMPT.",
+            longest="max_prompt",
+            may_be_empty=True,
+        ),
+    ]
+    guidance_scale: Annotated[float | None, _GUIDANCE] = None
+    width: Annotated[int | None, side_field(VAE_SCALE_FACTOR)] = None
+    height: Annotated[int | None, side_field(VAE_SCALE_FACTOR)] = None
+    scheduler: Annotated[
+        str | None,
+        Field(
+            help="By default the checkpoint's own. The names of web UIs and of diffusers are understood, too.",
+            words=tuple(SCHEDULERS),
+            convert=scheduler_name,
+        ),
+    ] = None
+    control_type: Annotated[str, Field(help="How the reference image steers.", words=control_names)] = _USUAL_CONTROL
+    control_image: Annotated[
+        bytes | None,
+        Field(
+            help="The reference image, in any format. Without one, the fields of the control do nothing.",
+            aliases=("image", "image_base64", "reference_image"),
+            max_pixels="max_control_pixels",
+        ),
+    ] = None
+    control_preprocess: Annotated[
+        bool, Field(help="Whether the map is made of the reference image. False: it is a map already.")
+    ] = True
+    low_threshold: Annotated[int, _threshold("lower")] = 100
+    high_threshold: Annotated[int, _threshold("upper")] = 200
+    controlnet_conditioning_scale: Annotated[
+        float, Field(help="How strongly the reference image steers.", low=0.0, high=2.0)
+    ] = 1.0
+    control_guidance_start: Annotated[float, _share("from")] = 0.0
+    control_guidance_end: Annotated[float, _share("up to")] = 1.0
 
-    @classmethod
-    def parse(cls, fields: Mapping[str, Any], limits: Limits) -> GenerateRequest:
-        """Validate named fields; those that are absent or None take their defaults, and a seed is drawn.
-
-        :raises InvalidInput: names the field, its range and what came.
-        """
-        given = {name: value for name, value in fields.items() if value is not None}
-        required(given, "prompt")
-        encoding = format_name(given, cls.format)
-        bounds = ranges(limits)
-        request = cls(
-            prompt=text(given, "prompt", limits.max_prompt),
-            negative_prompt=text(given, "negative_prompt", limits.max_prompt),
-            steps=integer(given, "steps", min(cls.steps, limits.max_steps), bounds["steps"]),
-            guidance_scale=(
-                number(given, "guidance_scale", GUIDANCE_SCALE, GUIDANCE_RANGE) if "guidance_scale" in given else None
-            ),
-            seed=seed_of(given),
-            width=side(given, "width", limits, multiple=VAE_SCALE_FACTOR),
-            height=side(given, "height", limits, multiple=VAE_SCALE_FACTOR),
-            num_images=integer(given, "num_images", cls.num_images, bounds["num_images"]),
-            scheduler=scheduler_name(given["scheduler"]) if given.get("scheduler") else None,
-            control=_control(given),
-            progress_every=integer(given, "progress_every", cls.progress_every, bounds["progress_every"]),
-            preview_every=integer(given, "preview_every", cls.preview_every, bounds["preview_every"]),
-            format=encoding,
-            quality=integer(given, "quality", cls.quality, bounds["quality"]),
+    @property
+    def control(self) -> ControlRequest | None:
+        """How the reference image steers; None without one."""
+        if self.control_image is None:
+            return None
+        return ControlRequest(
+            kind=self.control_type,
+            preprocess=self.control_preprocess,
+            options=ControlOptions(low_threshold=self.low_threshold, high_threshold=self.high_threshold),
+            conditioning_scale=self.controlnet_conditioning_scale,
+            start=self.control_guidance_start,
+            end=self.control_guidance_end,
         )
-        if request.width and request.height:
-            check_pixels(request.width, request.height, limits)
-        return request
 
-    def completed(self, checkpoint: Checkpoint, limits: Limits) -> GenerateRequest:
+    @property
+    def cost_label(self) -> str:
+        return "controlled" if self.control_image is not None else ""
+
+    def checked(self, limits: Any) -> Self:
+        if self.control_image is None and self.control_type != _USUAL_CONTROL:
+            raise InvalidInput("control_image is missing: control_type needs a reference image.", param="control_image")
+        if self.low_threshold > self.high_threshold:
+            raise InvalidInput(
+                f"low_threshold must not be above high_threshold, {self.high_threshold}; got {self.low_threshold}.",
+                param="low_threshold",
+            )
+        if self.control_guidance_start >= self.control_guidance_end:
+            raise InvalidInput(
+                f"control_guidance_start must be below control_guidance_end; got {self.control_guidance_start:g} "
+                f"and {self.control_guidance_end:g}.",
+                param="control_guidance_start",
+            )
+        return super().checked(limits)
+
+    def completed(self, checkpoint: Any, limits: Any) -> ResolvedRequest:
         """This request with what the checkpoint says of absent width, height and guidance scale.
 
-        :raises TooLarge: the picture would have more pixels than the limit.
+        :raises TooLarge: the image would have more pixels than the limit.
         """
-        request = replace(
-            self,
-            width=self.width or checkpoint.side,
-            height=self.height or checkpoint.side,
-            guidance_scale=checkpoint.guidance_scale if self.guidance_scale is None else self.guidance_scale,
-        )
-        check_pixels(request.width or 0, request.height or 0, limits)
-        return request
+        width, height = self.width or checkpoint.side, self.height or checkpoint.side
+        check_pixels(width, height, limits)
+        scale = checkpoint.guidance_scale if self.guidance_scale is None else self.guidance_scale
+        return self.resolved_as(ResolvedRequest, width=width, height=height, guidance_scale=scale)
 
 
-def _control(given: Mapping[str, Any]) -> ControlRequest | None:
-    """The control that the fields ask for; None without a picture, unless another kind than the usual one is named."""
-    kind = choice("control_type", given.get("control_type") or _USUAL_CONTROL, control_names())
-    if "control_image" not in given and kind != _USUAL_CONTROL:
-        raise InvalidInput("control_image is missing: control_type needs a reference picture.", param="control_image")
-    control = _steering(kind, given)
-    return control if "control_image" in given else None  # a client that sends every default steers nothing
+class ResolvedRequest(GenerateRequest):
+    """A request that says everything; only `scheduler` None still means the checkpoint's own."""
 
-
-def _steering(kind: str, given: Mapping[str, Any]) -> ControlRequest:
-    """The fields of a control, each in its range."""
-    options = ControlOptions(
-        low_threshold=integer(given, "low_threshold", ControlOptions.low_threshold, THRESHOLD_RANGE),
-        high_threshold=integer(given, "high_threshold", ControlOptions.high_threshold, THRESHOLD_RANGE),
-    )
-    if options.low_threshold > options.high_threshold:
-        raise InvalidInput(
-            f"low_threshold must not be above high_threshold, {options.high_threshold}; got {options.low_threshold}.",
-            param="low_threshold",
-        )
-    start = number(given, "control_guidance_start", ControlRequest.start, SHARE_RANGE)
-    end = number(given, "control_guidance_end", ControlRequest.end, SHARE_RANGE)
-    if start >= end:
-        raise InvalidInput(
-            f"control_guidance_start must be below control_guidance_end; got {start:g} and {end:g}.",
-            param="control_guidance_start",
-        )
-    scale = number(given, "controlnet_conditioning_scale", ControlRequest.conditioning_scale, CONDITIONING_SCALE_RANGE)
-    return ControlRequest(
-        kind=kind,
-        preprocess=bool(given.get("control_preprocess", ControlRequest.preprocess)),
-        options=options,
-        conditioning_scale=scale,
-        start=start,
-        end=end,
-    )
+    width: Annotated[int, side_field(VAE_SCALE_FACTOR)]
+    height: Annotated[int, side_field(VAE_SCALE_FACTOR)]
+    guidance_scale: Annotated[float, _GUIDANCE]

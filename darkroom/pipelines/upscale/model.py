@@ -1,4 +1,4 @@
-"""The Triton model `upscale`: its tensors on one side, `pipeline.upscale` on the other."""
+"""The model `upscale`: its tensors on one side, `pipeline.upscale` on the other."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from darkroom.errors import InvalidInput
 from darkroom.pipelines.upscale import networks
 from darkroom.pipelines.upscale.networks import UpscaleNetwork
 from darkroom.pipelines.upscale.pipeline import Runner, upscale
-from darkroom.pipelines.upscale.request import Limits, UpscaleRequest
-from darkroom.serving.networks import Tensors
-from darkroom.serving.triton_model import BlsNetwork, PipelineModel, Reply
+from darkroom.pipelines.upscale.request import UpscaleRequest
+from darkroom.pipelines.upscale.settings import Settings
+from darkroom.serving.host import Host, PipelineModel, Reply
+from darkroom.serving.networks import Network, Tensors
 
 _TILES_CPU = 3
 """Default tiles at a network on a CPU, each of another request: one that runs, and a batch that is gathered."""
@@ -24,26 +25,25 @@ class UpscaleModel(PipelineModel):
 
     spec = networks.PIPELINE
 
-    def setup(self) -> None:
-        self._limits = Limits.from_env()
-        self._networks = {network: self._network(network) for network in networks.NETWORKS}
+    def setup(self, host: Host) -> None:
+        self._limits = Settings()
+        self._networks = {network: self._network(host, network) for network in networks.NETWORKS}
 
-    def _network(self, network: UpscaleNetwork) -> tuple[BlsNetwork, int | None]:
+    def _network(self, host: Host, network: UpscaleNetwork) -> tuple[Network, int | None]:
         """A network, and the largest window that it is given by default."""
-        window = network.window_cpu if self.on_cpu(network.spec()) else None
+        window = network.window_cpu if host.on_cpu(network.spec()) else None
         most = self._limits.tiles_at_network
 
         def room(inputs: Tensors) -> float:
             rows, height, width, _ = inputs["image"].shape
             return max(rows / most, rows * height * width / (_TILES_CPU * window**2) if window else 0.0)
 
-        return self.network(network.spec(), room=room, each=1 / _TILES_CPU if window else 1.0), window
+        return host.network(network.spec(), room=room, each=1 / _TILES_CPU if window else 1.0), window
 
     async def answer(self, fields: dict[str, Any], reply: Reply) -> None:
-        data = fields.pop("image", None)
-        if data is None:
-            raise InvalidInput("image is missing.", param="image")
         request = UpscaleRequest.parse(fields, self._limits)
+        if "image" not in request.model_fields_set:
+            raise InvalidInput("image is missing.", param="image")
         total = 0
 
         def report(done: int, of: int) -> None:
@@ -60,11 +60,11 @@ class UpscaleModel(PipelineModel):
             on_progress=report,
             stopped=reply.cancelled,
         )
-        result = await upscale(data.tobytes(), request, runner)
+        result = await upscale(request.image, request, runner)
         details = {
             "model": request.network.label,
             "network": request.network.model_name,
-            "scale": request.scale,
+            "scale": request.factor,
             "tile": result.tile,
             "format": request.format,
         }

@@ -18,7 +18,8 @@ import numpy as np
 
 from darkroom.errors import Cancelled, OutOfMemory, TooLarge
 from darkroom.images import Picture, Pixels, check_side, decode, dropped_metadata, encode, resize
-from darkroom.pipelines.upscale.request import TILE_RANGE, Limits, UpscaleRequest, default_tile, output_size
+from darkroom.pipelines.upscale.request import TILE_RANGE, UpscaleRequest, default_tile, output_size
+from darkroom.pipelines.upscale.settings import Settings
 from darkroom.serving.networks import Network
 from darkroom.tiling import Tile, cut, paste, tiles
 
@@ -51,7 +52,7 @@ class Runner:
     """
 
     network: Network
-    limits: Limits
+    limits: Settings
     window: int | None = None
     on_progress: Callable[[int, int], None] = lambda done, total: None
     stopped: Callable[[], bool] = lambda: False
@@ -66,7 +67,7 @@ async def upscale(data: bytes, request: UpscaleRequest, runner: Runner) -> Upsca
     """
     picture = await asyncio.to_thread(decode, data, max_pixels=runner.limits.max_pixels, param="image")
     height, width = picture.rgb.shape[:2]
-    size = output_size(width, height, request.scale)
+    size = output_size(width, height, request.factor)
     _check_output(size, request, runner.limits)
     larger, tile = await _enlarge(picture, request, runner)
     if larger.rgb.shape[:2] != size[::-1]:
@@ -76,7 +77,7 @@ async def upscale(data: bytes, request: UpscaleRequest, runner: Runner) -> Upsca
     return Upscaled(data=encoded, shape=(size[1], size[0], larger.channels), tile=tile, dropped=dropped)
 
 
-def _check_output(size: tuple[int, int], request: UpscaleRequest, limits: Limits) -> None:
+def _check_output(size: tuple[int, int], request: UpscaleRequest, limits: Settings) -> None:
     """Refuse before the work what would not fit into memory, or what `encode` could not write, after it."""
     if size[0] * size[1] > limits.max_output_pixels:
         raise TooLarge(

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from darkroom.pipelines.upscale.networks import NETWORKS
-from darkroom.pipelines.upscale.request import Limits
+from darkroom.pipelines.upscale.settings import TILE, TILE_PAD
 from darkroom.profiles import Axis, EngineSizes, Range, SizeClass
 
-_PADDING = 2 * Limits.tile_pad
-_TILE = Range(minimum=1, optimum=Limits.tile + _PADDING, maximum=512 + _PADDING)
+_PADDING = 2 * TILE_PAD
+_TILE = Range(minimum=1, optimum=TILE + _PADDING, maximum=512 + _PADDING)
 _SIZES = EngineSizes(
     axes={"image": (Axis(name="height"), Axis(name="width"), None)},
     classes=(SizeClass(name="tiles", batch=2, ranges={"height": _TILE, "width": _TILE}),),

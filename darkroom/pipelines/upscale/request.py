@@ -3,92 +3,99 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Annotated
 
 from darkroom.images import Format
-from darkroom.pipelines.upscale.networks import DEFAULT_MODEL, UpscaleNetwork, choose
+from darkroom.pipelines.upscale.catalogue import DEFAULT_MODEL, UpscaleNetwork, choose, model_names
+from darkroom.pipelines.upscale.settings import TILE_PAD, Settings
+from darkroom.pipelines.upscale.settings import TILE_PAD_RANGE as TILE_PAD_RANGE
+from darkroom.pipelines.upscale.settings import TILE_RANGE as TILE_RANGE
+from darkroom.request.field import Field
 from darkroom.request.fields import FORMATS as FORMATS
+from darkroom.request.fields import OTHER_FORMATS
 from darkroom.request.fields import QUALITY_RANGE as QUALITY_RANGE
-from darkroom.request.fields import Bounds, format_name, integer, number
-from darkroom.request.limits import EnvironmentLimits
+from darkroom.request.image import QualityField
+from darkroom.request.request import Request
 
 SCALE_RANGE = (1.0, 8.0)
-TILE_RANGE = (32, 4096)
-TILE_PAD_RANGE = (0, 256)
-RANGES: dict[str, Bounds] = {
-    "scale": SCALE_RANGE,
-    "tile": TILE_RANGE,
-    "tile_pad": TILE_PAD_RANGE,
-    "quality": QUALITY_RANGE,
-}
-"""The smallest and the largest value of every number of a request, by the field's name."""
+_UNIT = 2.5e8
+"""Multiplications: so that an image costs about as much as eight units by itself, as it does in other operations."""
+_CONVOLUTION = 9 * 64 * 64
+_DENSE_BLOCK = 3 * 9 * (32 * (64 + 96 + 128 + 160) + 64 * 192)
+"""Multiplications for a pixel: of a convolution with 64 channels, of a residual-in-residual dense block."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class UpscaleRequest:
-    """One request.
+class UpscaleRequest(Request):
+    """One request."""
 
-    :param network: the network that runs.
-    :param scale: output pixels per input pixel, 1..8; where it is not the network's own, a resize ends the job.
-    :param tile: longest side of a tile without its padding, 32..4096; 0 does the whole picture in one piece; None is
-        what `default_tile` says.
-    :param tile_pad: pixels around a tile that the network sees and that are thrown away, 0..256.
-    :param format: "png", "webp", "jpeg", or "raw" (bare rows).
-    :param quality: 1..100, for WebP and JPEG.
-    """
+    image: Annotated[
+        bytes,
+        Field(
+            help="The image to be enlarged, in any format.",
+            aliases=("file", "image_base64"),
+            needed=True,
+            max_pixels="max_pixels",
+            called="file",
+        ),
+    ] = b""
+    model: Annotated[str, Field(help="The network.", words=model_names)] = DEFAULT_MODEL
+    scale: Annotated[
+        float | None,
+        Field(
+            help="How much larger, 1 to 8. By default the network's own scale, 4; where it is another one, a resize "
+            "follows.",
+            low=SCALE_RANGE[0],
+            high=SCALE_RANGE[1],
+        ),
+    ] = None
+    tile: Annotated[
+        int | None,
+        Field(
+            help="Longest side of a tile in pixels, or 0 for no tiling. By default UPSCALE_TILE, or on a CPU less.",
+            low=TILE_RANGE[0],
+            high=TILE_RANGE[1],
+            also={0: "no tiling"},
+        ),
+    ] = None
+    tile_pad: Annotated[
+        int,
+        Field(
+            help="Pixels around a tile that are computed twice. By default UPSCALE_TILE_PAD.",
+            low=TILE_PAD_RANGE[0],
+            high=TILE_PAD_RANGE[1],
+            default="tile_pad",
+        ),
+    ] = TILE_PAD
+    format: Annotated[
+        Format, Field(help="Of the result; raw are bare rows.", words=FORMATS, other_words=OTHER_FORMATS)
+    ] = "png"
+    quality: Annotated[int, QualityField] = 90
 
-    network: UpscaleNetwork
-    scale: float
-    tile: int | None = None
-    tile_pad: int = 10
-    format: Format = "png"
-    quality: int = 90
+    @cached_property
+    def network(self) -> UpscaleNetwork:
+        """The network that runs."""
+        return choose(self.model, self.scale)
 
-    @classmethod
-    def parse(cls, fields: Mapping[str, Any], limits: Limits) -> UpscaleRequest:
-        """Validate named fields; those that are absent or None take their defaults.
+    @property
+    def factor(self) -> float:
+        """Output pixels per input pixel, 1..8."""
+        return float(self.network.scale) if self.scale is None else self.scale
 
-        :raises InvalidInput: names the field, its range and what came.
-        """
-        given = {name: value for name, value in fields.items() if value is not None}
-        scale = number(given, "scale", 0, SCALE_RANGE) if "scale" in given else None
-        network = choose(given.get("model", DEFAULT_MODEL), scale)
-        return cls(
-            network=network,
-            scale=network.scale if scale is None else scale,
-            tile=integer(given, "tile", 0, TILE_RANGE, also={0: "no tiling"}) if "tile" in given else None,
-            tile_pad=integer(given, "tile_pad", limits.tile_pad, TILE_PAD_RANGE),
-            format=format_name(given, cls.format),
-            quality=integer(given, "quality", cls.quality, QUALITY_RANGE),
-        )
+    @property
+    def cost_label(self) -> str:
+        return self.network.label
+
+    def cost_units(self, width: int, height: int) -> float:
+        """How much work an image of that size is, in units that images of other operations have, too."""
+        network, pad = self.network, 2 * self.tile_pad
+        per_pixel = _CONVOLUTION * network.blocks
+        if network.architecture == "rrdb":  # the last convolutions see the enlarged image
+            per_pixel = _DENSE_BLOCK * network.blocks + _CONVOLUTION * (1 + 4 + 16 + 16)
+        return per_pixel * (width + pad) * (height + pad) / _UNIT
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits(EnvironmentLimits):
-    """What the installation sets.
-
-    :param max_pixels: largest input picture.
-    :param max_output_pixels: largest result; a result takes 3 or 4 bytes of memory for each.
-    :param tile, tile_pad: defaults for requests that do not say; see `default_tile`.
-    :param tiles_in_flight: tiles of one request that are cut and on their way. Two keep a CPU busy while the
-        last tile is put away; on a GPU it is the batch that one picture can fill by itself.
-    :param tiles_at_network: tiles of all requests that are at one network at once, and on a CPU no more than have the
-        pixels of three default tiles. The others wait for their turn in the pipeline, where a cancelled request still
-        takes them back; what Triton has queued it computes.
-    """
-
-    prefix = "upscale"
-    max_pixels: int = 4096 * 4096
-    max_output_pixels: int = 16384 * 16384
-    tile: int = 400
-    tile_pad: int = 10
-    tiles_in_flight: int = 2
-    tiles_at_network: int = 8
-
-
-def default_tile(limits: Limits, pad: int, window: int | None) -> int:
+def default_tile(limits: Settings, pad: int, window: int | None) -> int:
     """The tile of a request that does not say: UPSCALE_TILE, or less where a tile with its margin would be larger than
     `window`.
 

@@ -1,0 +1,144 @@
+"""Fields of requests, for the types and the help of this client.
+
+Written by `python -m darkroom.client_types`; change the fields in `darkroom/pipelines`, not this file.
+"""
+# ruff: noqa: E501
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+if TYPE_CHECKING:
+    from .models import ImageInput
+
+Format = Literal["png", "webp", "jpeg"]
+
+
+class GenerateOptions(TypedDict, total=False):
+    """Fields of `generate`; None leaves the choice to the service.
+
+    :param negative_prompt: What not to show.
+    :param steps: Denoising steps. By default what suits the checkpoint.
+    :param guidance_scale: 1 and below: no guidance, in half the time. By default what the checkpoint asks for,
+        else 7.5.
+    :param seed: Of the first image; the k-th has seed + k. Random if absent or -1.
+    :param width: In pixels. By default the side that the checkpoint was trained at.
+    :param height: In pixels. By default the side that the checkpoint was trained at.
+    :param num_images: How many images.
+    :param scheduler: By default the checkpoint's own. The names of web UIs and of diffusers are understood, too.
+    :param preview_every: Steps between previews in a stream of events; 0 for none.
+    :param format: How the images are encoded.
+    :param quality: 1 to 100, of WebP and JPEG.
+    :param control_type: How the reference image steers.
+    :param control_image: The reference image, in any format. Without one, the fields of the control do nothing.
+    :param control_preprocess: Whether the map is made of the reference image. False: it is a map already.
+    :param low_threshold: Of Canny's edges: the lower one of two thresholds.
+    :param high_threshold: Of Canny's edges: the upper one of two thresholds.
+    :param controlnet_conditioning_scale: How strongly the reference image steers.
+    :param control_guidance_start: The share of the steps from which the ControlNet acts.
+    :param control_guidance_end: The share of the steps up to which the ControlNet acts.
+    :param max_sequence_length: Tokens that each encoder reads of a prompt; fewer where it cannot read so many.
+    :param model: Which model; a name that the service lists under /models.
+    """
+
+    model: str | None
+    negative_prompt: str | None
+    steps: int | None
+    guidance_scale: float | None
+    seed: int | None
+    width: int | None
+    height: int | None
+    num_images: int | None
+    scheduler: str | None
+    preview_every: int | None
+    format: Format | None
+    quality: int | None
+    control_type: str | None
+    control_image: ImageInput | None
+    control_preprocess: bool | None
+    low_threshold: int | None
+    high_threshold: int | None
+    controlnet_conditioning_scale: float | None
+    control_guidance_start: float | None
+    control_guidance_end: float | None
+    max_sequence_length: int | None
+
+
+class UpscaleOptions(TypedDict, total=False):
+    """Fields of `upscale`; None leaves the choice to the service.
+
+    :param model: The network.
+    :param scale: How much larger, 1 to 8. By default the network's own scale, 4; where it is another one, a
+        resize follows.
+    :param tile: Longest side of a tile in pixels, or 0 for no tiling. By default UPSCALE_TILE, or on a CPU less.
+    :param tile_pad: Pixels around a tile that are computed twice. By default UPSCALE_TILE_PAD.
+    :param format: Of the result; raw are bare rows.
+    :param quality: 1 to 100, of WebP and JPEG.
+    """
+
+    model: str | None
+    scale: float | None
+    tile: int | None
+    tile_pad: int | None
+    format: Format | None
+    quality: int | None
+
+
+HELP: dict[str, dict[str, str]] = {
+    "generate": {
+        "negative_prompt": "What not to show.",
+        "steps": "Denoising steps. By default what suits the checkpoint.",
+        "guidance_scale": "1 and below: no guidance, in half the time. By default what the checkpoint asks for, else 7.5.",
+        "seed": "Of the first image; the k-th has seed + k. Random if absent or -1.",
+        "width": "In pixels. By default the side that the checkpoint was trained at.",
+        "height": "In pixels. By default the side that the checkpoint was trained at.",
+        "num_images": "How many images.",
+        "scheduler": "By default the checkpoint's own. The names of web UIs and of diffusers are understood, too.",
+        "preview_every": "Steps between previews in a stream of events; 0 for none.",
+        "format": "How the images are encoded.",
+        "quality": "1 to 100, of WebP and JPEG.",
+        "control_type": "How the reference image steers.",
+        "control_image": "The reference image, in any format. Without one, the fields of the control do nothing.",
+        "control_preprocess": "Whether the map is made of the reference image. False: it is a map already.",
+        "low_threshold": "Of Canny's edges: the lower one of two thresholds.",
+        "high_threshold": "Of Canny's edges: the upper one of two thresholds.",
+        "controlnet_conditioning_scale": "How strongly the reference image steers.",
+        "control_guidance_start": "The share of the steps from which the ControlNet acts.",
+        "control_guidance_end": "The share of the steps up to which the ControlNet acts.",
+        "max_sequence_length": "Tokens that each encoder reads of a prompt; fewer where it cannot read so many.",
+    },
+    "upscale": {
+        "model": "The network.",
+        "scale": "How much larger, 1 to 8. By default the network's own scale, 4; where it is another one, a resize follows.",
+        "tile": "Longest side of a tile in pixels, or 0 for no tiling. By default UPSCALE_TILE, or on a CPU less.",
+        "tile_pad": "Pixels around a tile that are computed twice. By default UPSCALE_TILE_PAD.",
+        "format": "Of the result; raw are bare rows.",
+        "quality": "1 to 100, of WebP and JPEG.",
+    },
+}
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "generate": {
+        "steps": 20,
+        "seed": -1,
+        "num_images": 1,
+        "preview_every": 0,
+        "format": "png",
+        "quality": 90,
+        "control_type": "canny",
+        "control_preprocess": True,
+        "low_threshold": 100,
+        "high_threshold": 200,
+        "controlnet_conditioning_scale": 1.0,
+        "control_guidance_start": 0.0,
+        "control_guidance_end": 1.0,
+        "max_sequence_length": 128,
+    },
+    "upscale": {
+        "model": "x4plus",
+        "tile_pad": 10,
+        "format": "png",
+        "quality": 90,
+    },
+}
+"""What the service takes for fields that a request does not name."""

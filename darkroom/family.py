@@ -1,0 +1,68 @@
+"""A model family as data: what it is called, what it can do, what a request may say, and which models serve it.
+
+`darkroom/pipelines/<family>/family.py` has the family's own as `FAMILY`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from darkroom.diffusion.checkpoint import Checkpoint
+from darkroom.request.request import Request
+from darkroom.serving.networks import ModelSpec
+
+Operation = Literal["generate", "edit", "upscale", "train"]
+"""What can be asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One kind of checkpoint and how it is served.
+
+    :param name: the name of its folders, and the default name of its pipeline model.
+    :param title: for people.
+    :param operation: what it does.
+    :param order: of the families of one operation that are installed the lowest one is the default.
+    :param pipeline: the model that requests go to.
+    :param specs: all of its models, the pipeline included.
+    :param request: the fields of a request.
+    :param checkpoint: the class that reads pipeline.json; None where the pipeline has no checkpoint of its own.
+    :param features: what else it can do, by a name for clients, of the names of the models that are served.
+    :param example: the fields of an example request, without images.
+    :param seconds_per_unit: of work, before any was measured: of a diffusion family, seconds per row and step.
+    :param longest_turn: seconds that one call of a network may take alone; what takes longer is divided into calls.
+    """
+
+    name: str
+    title: str
+    operation: Operation
+    order: int
+    pipeline: ModelSpec
+    specs: tuple[ModelSpec, ...]
+    request: type[Request]
+    checkpoint: type[Checkpoint] | None = None
+    features: Callable[[Collection[str]], Mapping[str, Any]] = lambda served: {}
+    example: Mapping[str, Any] = field(default_factory=dict)
+    seconds_per_unit: float
+    longest_turn: float = math.inf
+
+    def limits(self, settings: Any) -> dict[str, Any]:
+        """What the installation allows, of the family's settings."""
+        return {name: getattr(settings, name) for name in type(settings).model_fields if name.startswith("max_")}
+
+    def read_checkpoint(self, repository: Path, label: str = "") -> Checkpoint | None:
+        """What the export wrote down of a checkpoint; None where there is none, as for a repository on another
+        machine.
+
+        :param label: see `ModelSpec.labelled`.
+        """
+        if self.checkpoint is None:
+            return None
+        try:
+            return self.checkpoint.read(repository / self.pipeline.labelled(label).name / "1")
+        except (OSError, ValueError, KeyError):
+            return None

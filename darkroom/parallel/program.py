@@ -1,0 +1,69 @@
+"""What ranks run: a function that loads a rank's part of a model, named as "module:function" in the job."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+
+from darkroom.parallel.layout import ALL, Place
+
+Group = dist.ProcessGroup | None
+"""Ranks that act together; None is all of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a program is told of the rank that it runs in. All ranks have met before it is called."""
+
+    place: Place
+    device: torch.device
+    mesh: DeviceMesh
+
+    def group(self, axis: str) -> Group:
+        """The ranks along an axis of the layout, or all with ALL. All ranks have to ask for the same groups in the same
+        order, because a sum over each is checked before it is relied on.
+
+        :raises RuntimeError: the sum was wrong.
+        """
+        group = dist.group.WORLD if axis == ALL else self.mesh.get_group(axis)
+        check_sum(self.device, group, self.place.part(axis)[1])
+        return group
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A rank's part of a model.
+
+    :param run: the model's answer to named inputs. It is called on all ranks together and with the same inputs, and
+        returns the whole answer on each.
+    :param parameters: values that this rank holds, for the status.
+    """
+
+    run: Callable[[Mapping[str, Tensor]], Tensor]
+    parameters: int
+
+
+Program = Callable[[Context, Mapping[str, Any]], Loaded]
+"""Is given the job's `arguments`."""
+
+
+def find_program(name: str) -> Program:
+    """:param name: "module:function". :raises ImportError, AttributeError: there is none of that name."""
+    module, _, function = name.partition(":")
+    program: Program = getattr(importlib.import_module(module), function)
+    return program
+
+
+def check_sum(device: torch.device, group: Group, size: int) -> None:
+    """:raises RuntimeError: a sum over the `size` ranks of a group is not what it should be."""
+    one = torch.ones(1, device=device)
+    dist.all_reduce(one, group=group)
+    if one.item() != size:
+        raise RuntimeError(f"a sum over {size} ranks gave {one.item()}")

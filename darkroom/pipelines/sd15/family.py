@@ -1,0 +1,34 @@
+"""Stable Diffusion 1.5 as data."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from darkroom.diffusion.schedulers import SCHEDULERS
+from darkroom.family import Family
+from darkroom.pipelines.sd15 import networks
+from darkroom.pipelines.sd15.checkpoint import Checkpoint
+from darkroom.pipelines.sd15.request import GenerateRequest
+
+
+def _features(served: Collection[str]) -> Mapping[str, Any]:
+    return {
+        "schedulers": list(SCHEDULERS),
+        "controls": [control for control, spec in networks.CONTROL_UNETS.items() if spec.name in served],
+    }
+
+
+FAMILY = Family(
+    name="sd15",
+    title="Stable Diffusion 1.5",
+    operation="generate",
+    order=10,
+    pipeline=networks.PIPELINE,
+    specs=networks.specs(),
+    request=GenerateRequest,
+    checkpoint=Checkpoint,
+    features=_features,
+    example={"prompt": "a red cat on grass", "steps": 20, "seed": 7, "width": 64, "height": 64},
+    seconds_per_unit=0.1,
+)

@@ -1,0 +1,154 @@
+"""One network of a model repository, opened with ONNX Runtime: sessions, batches, and errors.
+
+Configurations are the parsed JSON of a ModelConfig, with what they mean to NVIDIA's native backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from darkroom.serving.batching import (
+    NetworkCall,
+    RequestError,
+    Run,
+    SessionsByShape,
+    decode_strings,
+    pad_to_cap,
+    run_calls,
+)
+from darkroom.serving.networks import Array, RowCaps, Tensors
+from darkroom.serving.onnx.session import (
+    CPU,
+    Config,
+    LoadError,
+    Provider,
+    Warn,
+    count,
+    error_text,
+    model_file,
+    open_session,
+    parameter,
+    run_options,
+    session_options,
+    wanted_providers,
+)
+from darkroom.serving.onnx.signature import check_config, complete_config, graph_signature, scalar_outputs
+
+
+class OnnxNetwork:
+    """One instance of a network, with sessions of its own. Not thread safe.
+
+    :param config: complete, see `completed_config`.
+    :param folder: of the model, in which the folder `version` lies.
+    :param kind: Triton's instance kind, "CPU" or "GPU".
+    :param device: the number of the GPU.
+    :param warn: is told of every execution provider that does not work here.
+    :raises LoadError: the model cannot be served as configured.
+    """
+
+    def __init__(self, config: Config, folder: Path, version: str, *, kind: str, device: int, warn: Warn) -> None:
+        self._name = f"{config['name']} version {version}"
+        self._batching = int(config["max_batch_size"]) > 0
+        path = model_file(config, folder, version)
+        wanted = wanted_providers(config, kind, device)
+        options = session_options(config)
+        sessions = [_load(path, options, wanted, self._name, folder, warn)]
+        given_up = sessions[0].get_providers()[0] != wanted[0].name  # a CPU, for example, which plans nothing
+        for _ in range(0 if given_up else count(config, "engines") - 1):
+            another = _load(path, options, wanted, self._name, folder, warn)
+            if another.get_providers()[0] == wanted[0].name:  # not where the memory of the GPU was enough for one only
+                sessions.append(another)
+        graph = graph_signature(sessions[0])
+        check_config(config, graph)
+        self._scalar_inputs = {name for name, tensor in {**graph.inputs, **graph.optional}.items() if not tensor.dims}
+        self._scalar_outputs = scalar_outputs(config, graph)
+        self._run_options = run_options(config)
+        self._caps = _row_caps(config)
+        self._run: Run = SessionsByShape([partial(self._run_session, session) for session in sessions])
+        if self._caps and not given_up and (above := count(config, "fill_above")):
+            self._run = pad_to_cap(self._run, self._caps, above, int(config["max_batch_size"]))
+        self._provider = str(sessions[0].get_providers()[0])
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that the network runs on."""
+        return self._provider
+
+    def execute(self, calls: Sequence[NetworkCall]) -> list[Tensors | Exception]:
+        """Each call's outputs or its own error, in order. Calls with equal shapes run together."""
+        answers: dict[int, Tensors | Exception] = {}
+        readable: dict[int, NetworkCall] = {}
+        for index, call in enumerate(calls):
+            try:
+                readable[index] = _decoded(call)
+            except RequestError as error:
+                answers[index] = error
+        results = run_calls(self._run, list(readable.values()), batching=self._batching, caps=self._caps)
+        answers.update(zip(readable, results, strict=True))
+        return [answers[index] for index in range(len(calls))]
+
+    def error_text(self, error: Exception) -> str:
+        """What a caller is told of an error that `execute` gave."""
+        return error_text(self._name, error)
+
+    def close(self) -> None:
+        """Free the memory of the sessions; the network is not used again."""
+        del self._run
+
+    def _run_session(self, session: Any, outputs: Sequence[str], inputs: Tensors) -> Sequence[Array]:
+        # Triton has no scalars: they come as dims of all 1, and go back as such.
+        feed = {name: array.reshape(()) if name in self._scalar_inputs else array for name, array in inputs.items()}
+        values = session.run(list(outputs), feed, self._run_options)
+        return [
+            array.reshape(self._scalar_outputs[name]) if name in self._scalar_outputs else array
+            for name, array in zip(outputs, values, strict=True)
+        ]
+
+
+def completed_config(config: dict[str, Any], folder: Path, version: str, warn: Warn) -> None:
+    """Fill in, in place, what a configuration without inputs or outputs leaves to the graph.
+
+    :raises LoadError: the file is missing, or max_batch_size does not fit the graph.
+    """
+    if config.get("input") and config.get("output"):
+        return
+    path = model_file(config, folder, version)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # only its signature is read
+    complete_config(config, graph_signature(_load(path, options, (Provider(CPU),), config["name"], folder, warn)))
+
+
+def _load(
+    path: Path, options: ort.SessionOptions, wanted: Sequence[Provider], name: str, folder: Path, warn: Warn
+) -> Any:
+    try:
+        return open_session(path, options, wanted, lambda message: warn(f"{name}: {message}"))
+    except Exception as error:
+        # Where the repository lies is the operator's business, and readers of this message may be clients.
+        raise LoadError(error_text(name, error).replace(f"{folder.parent}/", "")) from error
+
+
+def _row_caps(config: Config) -> RowCaps | None:
+    text = parameter(config, "rows_by_size")
+    if not text:
+        return None
+    try:
+        caps = RowCaps.parse(text)
+    except ValueError:
+        raise LoadError(f"parameter rows_by_size is {text!r}; it must be like 'latents 1024:16 4096:8'") from None
+    if caps.input not in {tensor["name"] for tensor in config["input"]}:
+        raise LoadError(f"parameter rows_by_size names {caps.input!r}, which is no input of the model")
+    return caps
+
+
+def _decoded(call: NetworkCall) -> NetworkCall:
+    inputs = {
+        name: decode_strings(name, array) if array.dtype == np.object_ else array for name, array in call.inputs.items()
+    }
+    return NetworkCall(inputs, call.outputs)

@@ -1,0 +1,85 @@
+"""What every host does for a pipeline: gives it networks of its repository, and serves its requests.
+
+How a call reaches a network, and a response its client, is up to the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from darkroom.serving.host import PipelineModel, Reply
+from darkroom.serving.model_config import on_cpu, read_config
+from darkroom.serving.networks import Array, ModelSpec, RowSize, Tensors, split_label
+from darkroom.serving.shared_network import Execute, SharedNetwork, shared_network
+from darkroom.serving.turns import MEMBER, Member
+
+
+class PipelineHost:
+    """A pipeline of a model repository; a `darkroom.serving.host.Host`.
+
+    :param model: the pipeline's folder in the repository. Its name is that of the model, with its label.
+    :param execute: one call of a network.
+    """
+
+    def __init__(self, pipeline: PipelineModel, model: Path, version: str, execute: Execute) -> None:
+        self._pipeline = pipeline
+        self._repository = model.parent
+        self._execute = execute
+        self._networks: list[SharedNetwork] = []
+        self.folder = model / version
+        self.label = split_label(model.name)[1]
+        pipeline.setup(self)
+
+    def network(
+        self,
+        spec: ModelSpec,
+        *,
+        size: RowSize | None = None,
+        room: Callable[[Tensors], float] | None = None,
+        each: float = 1.0,
+    ) -> SharedNetwork:
+        """See `Host`."""
+        own = spec.labelled(self.label)
+        network = shared_network(own, self._execute, self._repository, size=size, room=room, each=each)
+        self._networks.append(network)
+        return network
+
+    def has_neighbour(self, spec: ModelSpec) -> bool:
+        """See `Host`."""
+        return any((self._repository / spec.labelled(self.label).name).glob("1/*"))
+
+    def on_cpu(self, spec: ModelSpec) -> bool:
+        """See `Host`."""
+        return on_cpu(read_config(self._repository / spec.labelled(self.label).name))
+
+    async def serve(self, inputs: Mapping[str, Array], reply: Reply, *, client: str) -> None:
+        """Answer one request; raises what the pipeline raises. Call it in a context of its own, as a task has.
+
+        :param client: who asks, or "" for a client of its own.
+        """
+        member = Member(client=client, stopped=reply.cancelled)
+        MEMBER.set(member)
+        try:
+            await self._pipeline.answer(self._fields(inputs), reply)
+        finally:
+            for network in self._networks:
+                network.turns.leave(member)
+
+    def _fields(self, inputs: Mapping[str, Array]) -> dict[str, Any]:
+        return {
+            tensor.name: plain(inputs[tensor.name]) if tensor.dims == (1,) else inputs[tensor.name]
+            for tensor in self._pipeline.spec.inputs
+            if tensor.name in inputs
+        }
+
+
+def plain(value: Array) -> Any:
+    """The one element of an array as str, int, float or bool."""
+    item = value.reshape(-1)[0]
+    if isinstance(item, np.float32):
+        return float(str(item))  # 7.3, where item() would give 7.300000190734863
+    return item.decode("utf-8", "replace") if isinstance(item, bytes) else item.item()

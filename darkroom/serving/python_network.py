@@ -1,0 +1,50 @@
+"""A Python network in a host: calls of equal shapes merged, and errors for its callers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from darkroom.serving.batching import NetworkCall, run_calls
+from darkroom.serving.host import Gauge, NetworkModel, provider_gauge
+from darkroom.serving.model_config import row_caps
+from darkroom.serving.networks import Array, Tensors
+
+
+class PythonNetwork:
+    """One instance, set up. Not thread safe.
+
+    :param folder, kind, device, instances: see `NetworkModel.setup`.
+    :param rows_by_size: the model parameter of that name; "" where the config has none.
+    """
+
+    def __init__(
+        self, model: NetworkModel, folder: Path, *, kind: str, device: int, instances: int, rows_by_size: str
+    ) -> None:
+        self._model = model
+        model.setup(folder, kind, device, instances)
+        self._caps = row_caps(rows_by_size, model.row_size())
+        self._device = str(device)
+
+    def execute(self, calls: Sequence[NetworkCall]) -> list[Tensors | Exception]:
+        """Each call's outputs or its own error, in order. Calls with equal shapes run together."""
+        return run_calls(self._run, calls, batching=True, caps=self._caps)
+
+    def error_text(self, error: Exception) -> str:
+        """What a caller is told of an error that `execute` gave.
+
+        The first line only: torch describes memory at length, and traces name files of this machine.
+        """
+        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+    def gauges(self) -> list[Gauge]:
+        """What is to be published; the first one is the one that ONNX networks have, too."""
+        return [provider_gauge(self._model.device(), self._device), *self._model.gauges()]
+
+    def close(self) -> None:
+        """Free what the network holds; it is not used again."""
+        self._model.close()
+
+    def _run(self, outputs: Sequence[str], inputs: Tensors) -> list[Array]:
+        answer = self._model.run(inputs)
+        return [answer[name] for name in outputs]

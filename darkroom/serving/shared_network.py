@@ -1,0 +1,111 @@
+"""A network that the requests of a pipeline share: each call waits for its turn, and goes in parts if it is too large.
+
+The same for every host; what differs is how a call reaches the network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import numpy as np
+
+from darkroom.errors import Cancelled, NetworkError, OutOfMemory
+from darkroom.serving.model_config import instances, read_config, row_caps
+from darkroom.serving.networks import Array, ModelSpec, RowCaps, RowSize, Tensors
+from darkroom.serving.out_of_memory import is_out_of_memory
+from darkroom.serving.turns import MEMBER, Member, Turns
+
+Execute = Callable[[ModelSpec, Tensors], Awaitable[dict[str, Array]]]
+"""One call of a network, for all of its outputs. Raises as `darkroom.serving.networks.Network` does."""
+
+
+class SharedNetwork:
+    """A network as a pipeline calls it.
+
+    :param spec: the called model.
+    :param execute: one call of it.
+    :param most: rows that one call may have; more go in several calls at once. None = any number.
+    :param caps: the same, by the size of an input.
+    :param instances: batches that run side by side.
+    :param room: see `darkroom.serving.host.Host.network`.
+    :param each: see `Turns`.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        execute: Execute,
+        *,
+        most: int | None = None,
+        caps: RowCaps | None = None,
+        instances: int = 1,
+        room: Callable[[Tensors], float] | None = None,
+        each: float = 1.0,
+    ) -> None:
+        self._spec = spec
+        self._execute = execute
+        self._most = most
+        self._caps = caps
+        self._instances = instances
+        self._room = room or self._part_of_batches
+        self.turns = Turns(each=each)
+
+    async def __call__(self, inputs: Tensors) -> dict[str, Array]:
+        rows, most = _rows(inputs), self._batch(inputs)
+        if rows <= most:
+            return await self._call(inputs)
+        parts = [{name: value[at : at + most] for name, value in inputs.items()} for at in range(0, rows, most)]
+        answers = await asyncio.gather(*(self._call(part) for part in parts))
+        names = [tensor.name for tensor in self._spec.outputs]
+        return {name: np.concatenate([answer[name] for answer in answers]) for name in names}
+
+    def _batch(self, inputs: Tensors) -> int:
+        """Rows that may run together with those of `inputs`."""
+        return min(self._most or sys.maxsize, self._caps.most(inputs) if self._caps else sys.maxsize)
+
+    def _part_of_batches(self, inputs: Tensors) -> float:
+        return _rows(inputs) / (2 * self._batch(inputs) * self._instances)
+
+    async def _call(self, inputs: Tensors) -> dict[str, Array]:
+        """One call, in its request's turn: what the network has queued cannot be taken back or overtaken."""
+        member = MEMBER.get() or Member()
+        async with self.turns.turn(member, room=self._room(inputs), work=_work(inputs)):
+            if member.stopped():
+                raise Cancelled("The client cancelled the request.")
+            return await self._execute(self._spec, inputs)
+
+
+def shared_network(
+    spec: ModelSpec,
+    execute: Execute,
+    repository: Path,
+    *,
+    size: RowSize | None = None,
+    room: Callable[[Tensors], float] | None = None,
+    each: float = 1.0,
+) -> SharedNetwork:
+    """A network of a repository, with the limits that its config sets; see `darkroom.serving.host.Host.network`."""
+    config = read_config(repository / spec.name)
+    if config is None:
+        return SharedNetwork(spec, execute, room=room, each=each)
+    caps = row_caps(config.parameters["rows_by_size"].string_value, size)
+    most = config.max_batch_size or None
+    return SharedNetwork(spec, execute, most=most, caps=caps, instances=instances(config), room=room, each=each)
+
+
+def network_error(name: str, message: str) -> NetworkError:
+    """The error of a call that the network `name` answered with `message`."""
+    kind = OutOfMemory if is_out_of_memory(message) else NetworkError
+    return kind(f"network {name}: {message}")
+
+
+def _rows(inputs: Tensors) -> int:
+    return len(next(iter(inputs.values())))
+
+
+def _work(inputs: Tensors) -> int:
+    """What a call costs, about: the elements of its first input, which is the one that the network is large for."""
+    return int(next(iter(inputs.values())).size)

@@ -1,0 +1,129 @@
+"""Triton's host for pipelines: decoupled models whose requests overlap, with networks called through BLS.
+
+Runs inside Triton's Python stub only. The stub binds the names of `triton_python_backend_utils` after it has
+imported model.py, so the module is imported, never a name from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from darkroom.errors import Cancelled, DarkroomError, InvalidInput, to_wire
+from darkroom.serving.calls import CALL, CLIENT, STOP
+from darkroom.serving.host import PipelineModel
+from darkroom.serving.networks import Array, ModelSpec, Tensors
+from darkroom.serving.pipeline_host import PipelineHost
+from darkroom.serving.shared_network import network_error
+
+# asyncio's default of 6 threads on 2 cores would be the limit of concurrent BLS calls.
+_THREADS = 64
+
+
+class TritonPipeline:
+    """What `TritonPythonModel()` gives Triton for a pipeline."""
+
+    def __init__(self, pipeline: PipelineModel) -> None:
+        self._pipeline = pipeline
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Triton's hook."""
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="pipeline")
+        self._running: set[str] = set()
+        self._stopped: set[str] = set()
+        _use_one_core()
+        self._host = PipelineHost(self._pipeline, Path(args["model_repository"]), args["model_version"], _execute)
+
+    async def execute(self, requests: list[Any]) -> None:
+        """Triton's hook. Being a coroutine of a decoupled model, it overlaps with itself."""
+        asyncio.get_running_loop().set_default_executor(self._threads)
+        await asyncio.gather(*(self._serve(request) for request in requests))
+
+    async def _serve(self, request: Any) -> None:
+        parameters = json.loads(request.parameters() or "{}")
+        call = str(parameters.get(CALL, ""))
+        reply = TritonReply(request.get_response_sender(), lambda: call in self._stopped)
+        if STOP in parameters:
+            self._stopped |= {str(parameters[STOP])} & self._running
+            reply.send({}, final=True)
+            return
+        self._running.add(call)
+        try:
+            inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+            await self._host.serve(inputs, reply, client=str(parameters.get(CLIENT, "")))
+        except BaseException as error:  # an exception that leaves `execute` would hang the client
+            reply.fail(error)
+        finally:
+            self._running.discard(call)
+            self._stopped.discard(call)
+
+    def finalize(self) -> None:
+        """Triton's hook."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class TritonReply:
+    """The response stream of one request.
+
+    :param stopped: whether the client has asked for the end, with `darkroom.serving.calls.STOP`.
+    """
+
+    def __init__(self, sender: Any, stopped: Callable[[], bool]) -> None:
+        self._sender = sender
+        self._stopped = stopped
+
+    def cancelled(self) -> bool:
+        """Whether the client has cancelled or gone away."""
+        return self._stopped() or bool(self._sender.is_cancelled())
+
+    def send(self, outputs: Mapping[str, Array], final: bool = False) -> None:
+        """Send one response; `final` closes the stream with it."""
+        tensors = [pb_utils.Tensor(name, value) for name, value in outputs.items()]
+        flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
+        self._sender.send(pb_utils.InferenceResponse(output_tensors=tensors), flags=flags)
+
+    def fail(self, error: BaseException) -> None:
+        """Close the stream with an error; the client would wait for ever for one that is only logged."""
+        if not isinstance(error, DarkroomError):
+            pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
+        response = pb_utils.InferenceResponse(output_tensors=[], error=_triton_error(error))
+        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+# What gRPC clients see as the status: the first that fits; anything outside the tree is INTERNAL.
+_TRITON_CODES = ((InvalidInput, "INVALID_ARG"), (Cancelled, "CANCELLED"), (BaseException, "INTERNAL"))
+
+
+def _triton_error(error: BaseException) -> Any:
+    code = next(name for kind, name in _TRITON_CODES if isinstance(error, kind))
+    return pb_utils.TritonError(to_wire(error), getattr(pb_utils.TritonError, code))
+
+
+async def _execute(spec: ModelSpec, inputs: Tensors) -> dict[str, Array]:
+    """One BLS call of a network of the same server, through Triton's dynamic batcher."""
+    outputs = [tensor.name for tensor in spec.outputs]
+    request = pb_utils.InferenceRequest(
+        model_name=spec.name,
+        requested_output_names=outputs,
+        inputs=[pb_utils.Tensor(name, np.ascontiguousarray(value)) for name, value in inputs.items()],
+    )
+    response = await request.async_exec()
+    if response.has_error():
+        raise network_error(spec.name, response.error().message())
+    return {name: pb_utils.get_output_tensor_by_name(response, name).as_numpy() for name in outputs}
+
+
+def _use_one_core() -> None:
+    """Keep torch on one core: a step's arithmetic is tiny, and the cores are for the networks' processes."""
+    torch = sys.modules.get("torch")  # imported with the pipeline, by families that need it
+    if torch is not None:
+        torch.set_num_threads(1)

@@ -1,0 +1,1 @@
+"""Served graphs that several families share, as torch modules around the originals: fp32 outside, whatever inside."""

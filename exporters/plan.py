@@ -1,0 +1,144 @@
+"""How a network is exported and checked: its graph, its inputs, and the original's own answer to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from darkroom.serving.networks import Array, ModelSpec, Tensors
+from exporters import onnx_export
+
+Parts = Mapping[str, Any]
+"""The loaded networks by their part of the checkpoint: "unet", "vae", "text_encoder" and so on."""
+Case = tuple[Tensors, Tensors]
+"""Inputs of a network, and the original's answers to them."""
+Random = np.random.Generator
+SHARED = ("exporters.plan", "exporters.onnx_export", "exporters.graphs.attention", "exporters.graphs.precision")
+"""Modules that shape every planned graph."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """Sizes of one call.
+
+    :param height, width: of the latents.
+    """
+
+    rows: int
+    height: int
+    width: int
+    tokens: int
+
+
+# No side may be 1, which the exporter would take for a constant, and no two alike, which it would take for one.
+EXAMPLE = Shape(rows=2, height=18, width=14, tokens=70)
+_TRACED_ROWS = 63
+"""With 64 and more, diffusers' Upsample2D lays its input out anew, which means nothing in a graph."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One network.
+
+    :param parts: which networks of the checkpoint go into it.
+    :param served: makes the module to export of them.
+    :param original: the original's answer to inputs, in fp32.
+    :param inputs: inputs of a shape: noise where the network sees noise, numbers of their ranges where it sees numbers.
+    :param dynamic: the dynamic dimensions of each input, by index.
+    :param check_shapes: the calls in which the export is compared with the original.
+    :param open_sizes: whether to name the dimensions that the spec leaves open and the checkpoint fixes.
+    """
+
+    spec: ModelSpec
+    parts: tuple[str, ...]
+    served: Callable[[Parts], Any]
+    original: Callable[[Parts, Mapping[str, Any]], Mapping[str, Any]]
+    inputs: Callable[[Parts, Shape, Random], dict[str, Array]]
+    dynamic: Callable[[Parts], Mapping[str, Mapping[int, Any]]]
+    check_shapes: tuple[Shape, ...]
+    open_sizes: bool = False
+
+
+def export(plan: Plan, parts: Parts, *, half: bool) -> Any:
+    """The ONNX model of a plan; `half` turns the networks themselves to fp16."""
+    import torch
+
+    from exporters.graphs import attention
+    from exporters.graphs.precision import halved
+
+    served = plan.served({name: halved(part) if half else part for name, part in parts.items()})
+    example = plan.inputs(parts, EXAMPLE, np.random.default_rng(0))
+    model = onnx_export.export_onnx(
+        served,
+        {name: torch.from_numpy(array) for name, array in example.items()},
+        dynamic=plan.dynamic(parts),
+        outputs=[tensor.name for tensor in plan.spec.outputs],
+        translations=attention.translations(),
+    )
+    if plan.open_sizes:
+        _leave_open(model, plan.spec)
+    return model
+
+
+def _leave_open(model: Any, spec: ModelSpec) -> None:
+    """Name the dimensions that the spec leaves open and this checkpoint fixes: the width of the embeddings.
+
+    Triton wants the configuration to say what the graph says, and the configuration is one for all checkpoints.
+    """
+    import onnx_ir
+
+    tensors = {tensor.name: tensor for tensor in (*spec.inputs, *spec.outputs)}
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        for axis, size in enumerate(tensors[value.name].dims, start=1):
+            if size == -1 and isinstance(value.shape[axis], int):
+                shape = list(value.shape)
+                shape[axis] = onnx_ir.SymbolicDim(f"{value.name}_{axis}")
+                value.shape = onnx_ir.Shape(shape)
+
+
+def rows_dimension() -> Any:
+    """The batch, as a dynamic dimension."""
+    return onnx_export.dimension("batch", maximum=_TRACED_ROWS)
+
+
+def side_dimensions(minimum: int) -> tuple[Any, Any]:
+    """Height and width, as dynamic dimensions.
+
+    :param minimum: see `onnx_export.dimension`.
+    """
+    return (
+        onnx_export.dimension("height", minimum=minimum),
+        onnx_export.dimension("width", minimum=minimum),
+    )
+
+
+def originals(plan: Plan, parts: Parts) -> list[Case]:
+    """Inputs of all the plan's check shapes with the original's answers."""
+    random = np.random.default_rng(1)
+    return answered(plan, parts, [plan.inputs(parts, shape, random) for shape in plan.check_shapes])
+
+
+def answered(plan: Plan, parts: Parts, calls: Iterable[Mapping[str, Array]]) -> list[Case]:
+    """Each of these inputs with the original's answers."""
+    import torch
+
+    cases: list[Case] = []
+    with torch.no_grad():
+        for given in calls:
+            answer = plan.original(parts, {name: torch.from_numpy(array) for name, array in given.items()})
+            cases.append((given, {name: np.asarray(value) for name, value in answer.items()}))
+    return cases
+
+
+def decoded_image(vae: Any, latents: Any) -> Mapping[str, Any]:
+    """What diffusers makes of the latents of a VAE with a scaling factor, and perhaps a shift: "image", uint8."""
+    from diffusers.image_processor import VaeImageProcessor
+
+    unscaled = latents / vae.config.scaling_factor
+    if vae.config.get("shift_factor"):
+        unscaled = unscaled + vae.config.shift_factor
+    pixels = VaeImageProcessor().postprocess(vae.decode(unscaled, return_dict=False)[0], output_type="np")
+    return {"image": (pixels * 255).round().astype("uint8")}

@@ -1,0 +1,91 @@
+"""Runs a model that makes images of a text, for direct requests and tasks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from darkroom.errors import NetworkError
+from darkroom.images import MEDIA_TYPES
+from darkroom.request.image import ImageRequest
+from darkroom.request.request import Request
+from darkroom.request.tensors import to_tensors
+from darkroom.serving.networks import Array
+from proxy.models import ServedModel
+from proxy.services import Services
+from proxy.streams import data_url
+
+Outputs = dict[str, Array]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageJob:
+    """A checked request for images, and the model that it is for."""
+
+    model: ServedModel
+    request: ImageRequest
+
+    @classmethod
+    def of(cls, model: ServedModel, request: Request) -> ImageJob:
+        """The job for a request of a family that generates."""
+        return cls(model=model, request=cast(ImageRequest, request))
+
+    @property
+    def media_type(self) -> str:
+        """Of the images."""
+        return MEDIA_TYPES[self.request.format]
+
+
+@dataclass(kw_only=True)
+class Made:
+    """What came of a job: images with their details, in order, and what a ControlNet read."""
+
+    media_type: str
+    images: list[tuple[memoryview, dict[str, Any]]] = field(default_factory=list)
+    control_map: memoryview | None = None
+
+    def take(self, outputs: Outputs) -> None:
+        """Keep what one response of the model has."""
+        if "control_map" in outputs:
+            self.control_map = outputs["control_map"].data
+        if "image" in outputs:
+            self.images.append((outputs["image"].data, json.loads(outputs["details"][0])))
+
+    def summary(self) -> dict[str, Any]:
+        """The answer without its images."""
+        details = [details for _, details in self.images]
+        return {
+            "success": True,
+            "seed": details[0]["seed"],
+            "seeds": [one["seed"] for one in details],
+            "parameters": details[0],
+            "width": details[0]["width"],
+            "height": details[0]["height"],
+            "media_type": self.media_type,
+        }
+
+    def as_json(self, more: Mapping[str, Any]) -> bytes:
+        """The whole answer, and `more` in it. Encodes a lot of base64: call it in a thread."""
+        answer = {**self.summary(), **more, "images": [data_url(data, self.media_type) for data, _ in self.images]}
+        if self.control_map is not None:
+            answer["control_map"] = data_url(self.control_map, MEDIA_TYPES["png"])
+        return json.dumps(answer).encode()
+
+
+async def run(services: Services, job: ImageJob, each: Callable[[Outputs], Awaitable[None]] | None = None) -> Made:
+    """Run the model to its end; `each` gets every response.
+
+    :raises DarkroomError: the error of the model, or NotReady while Triton is unavailable.
+    """
+    made, name = Made(media_type=job.media_type), job.model.name
+    async with aclosing(services.run_model(name, to_tensors(job.request))) as responses:
+        async for outputs in responses:
+            made.take(outputs)
+            if each is not None:
+                await each(outputs)
+    if len(made.images) != job.request.num_images:
+        raise NetworkError(f"{name} ended with {len(made.images)} of {job.request.num_images} images")
+    return made

@@ -1,0 +1,110 @@
+"""Reads a request for a model at the edge: types, other names of fields, images."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from darkroom.errors import InvalidInput
+from darkroom.family import Operation
+from darkroom.images import Header, probe
+from darkroom.request.edge import edge_model, named, rest_names, texts
+from darkroom.request.field import Field, resolved
+from darkroom.request.request import Request
+from proxy.models import ServedModel, choose_model, of_operation
+from proxy.services import Services
+from proxy.uploads import take_picture
+from proxy.validation import validated
+
+MODEL = "model"
+"""The field that names the model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakenImage:
+    """An image of a request.
+
+    :param name: of the field that it came in.
+    """
+
+    name: str
+    data: bytes
+    header: Header
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """A checked request and what it was made of.
+
+    :param values: what was given, by the names of the fields; JSON can hold it.
+    :param images: by the names of the fields.
+    """
+
+    model: ServedModel
+    request: Request
+    values: dict[str, Any]
+    images: dict[str, TakenImage]
+
+
+def names_of(model: ServedModel) -> frozenset[str]:
+    """Every name of a field that a request for a model may have."""
+    return rest_names(model.family.request) | {MODEL}
+
+
+def take_model(services: Services, operation: Operation, fields: dict[str, Any]) -> ServedModel:
+    """The model that a request is for. Its name is taken out of `fields`, unless it is a field of the family itself.
+
+    :raises InvalidInput, NotFound: there is no such model.
+    """
+    if any(MODEL in family.request.fields() for family in of_operation(operation)):
+        return choose_model(services, operation, None)
+    return choose_model(services, operation, fields.pop(MODEL, None))
+
+
+async def take(services: Services, model: ServedModel, fields: dict[str, Any], **settled: Any) -> Taken:
+    """Read and check a request; its images are taken out of `fields`, and only their headers have been looked at.
+
+    :param settled: values that the endpoint itself says; they go before what was sent.
+    :raises DarkroomError, RequestValidationError: the request is refused.
+    """
+    kind, limits = model.family.request, model.limits(services)
+    _refuse_images_of_others(model, fields)
+    pictures = {}
+    for name in kind.images():
+        about = kind.fields()[name]
+        found = await take_picture(fields, image_names(name, about), max_mb=services.settings.max_upload_mb)
+        if found is not None:
+            pictures[name] = (found, resolved(about.max_pixels, limits))
+    values = named(kind, validated(fields, edge_model(kind), kind.ranges(limits), texts(kind)).model_dump())
+    values |= settled
+    data = {name: found[1] for name, (found, _) in pictures.items()}
+    request = model.parse(services, {**values, **data})
+    for name in kind.images():
+        about = kind.fields()[name]
+        if about.needed and name not in pictures:
+            called = about.called or name
+            raise InvalidInput(f"{called} is missing: send an image.", param=called)
+    images = {}
+    for name, ((sent_as, content), most) in pictures.items():
+        header = await asyncio.to_thread(probe, content, max_pixels=most, param=sent_as)
+        images[name] = TakenImage(name=sent_as, data=content, header=header)
+    return Taken(model=model, request=request, values=values, images=images)
+
+
+def image_names(name: str, about: Field) -> tuple[str, ...]:
+    """The names of an image, the one that errors use first."""
+    names = (name, *about.aliases)
+    return (about.called, *(one for one in names if one != about.called)) if about.called else names
+
+
+def _refuse_images_of_others(model: ServedModel, fields: dict[str, Any]) -> None:
+    """An image is never ignored: the answer would not be what the client means."""
+    mine = names_of(model)
+    for family in of_operation(model.family.operation):
+        for name in family.request.images():
+            for one in (name, *family.request.fields()[name].aliases):
+                if one not in mine and fields.get(one) not in (None, ""):
+                    raise InvalidInput(
+                        f"{one} is not a field of the model {model.name}; {family.name} has it.", param=one
+                    )

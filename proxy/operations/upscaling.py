@@ -1,0 +1,62 @@
+"""Runs a model that enlarges an image, for direct requests, batches and tasks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from darkroom.errors import NetworkError
+from darkroom.images import MEDIA_TYPES
+from darkroom.request.request import Request
+from darkroom.request.tensors import to_tensors
+from proxy.models import ServedModel
+from proxy.services import Services
+from proxy.streams import data_url
+
+Report = Callable[[int, int], None]
+
+
+def _silent(done: int, total: int) -> None:
+    """For callers that do not show progress."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upscaled:
+    """A finished image: its bytes (not copied out of the message they came in) and what was done."""
+
+    data: memoryview
+    media_type: str
+    details: dict[str, Any]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What was done, for clients that want to know."""
+        headers = {"X-Upscale-Model": self.details["model"], "X-Upscale-Scale": f"{self.details['scale']:g}"}
+        dropped = self.details.get("dropped_metadata")
+        return headers | ({"X-Dropped-Metadata": ", ".join(dropped)} if dropped else {})
+
+    def as_json(self) -> dict[str, Any]:
+        """The image as a data URL, and what was done. Encodes a lot of base64: call it in a thread."""
+        return {"image": data_url(self.data, self.media_type), "media_type": self.media_type, **self.details}
+
+
+async def run(services: Services, model: ServedModel, request: Request, report: Report = _silent) -> Upscaled:
+    """Run the model on the image of a request; `report` gets the tiles done and in all.
+
+    :raises DarkroomError: the error of the model, or NotReady while Triton is unavailable.
+    """
+    result: Upscaled | None = None
+    media_type = MEDIA_TYPES[getattr(request, "format")]  # noqa: B009  # every family that upscales has it
+    async with aclosing(services.run_model(model.name, to_tensors(request))) as responses:
+        async for outputs in responses:
+            done, total = (int(n) for n in outputs["progress"])
+            report(done, total)
+            if "upscaled" in outputs:
+                details = json.loads(outputs["details"][0])
+                result = Upscaled(data=outputs["upscaled"].data, media_type=media_type, details=details)
+    if result is None:
+        raise NetworkError(f"{model.name} ended without an image")
+    return result

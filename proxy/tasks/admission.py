@@ -1,0 +1,220 @@
+"""Accepting work as tasks: all of a request or none, once for each Idempotency-Key, only while there is room."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from darkroom.errors import InvalidInput, NotReady, QueueFull, StorageFull
+from proxy.gate import Gate
+from proxy.operations import OPERATIONS, operation_named
+from proxy.retry import Appointments
+from proxy.services import Services
+from proxy.sources import SOURCE
+from proxy.tasks.files import Files
+from proxy.tasks.lanes import LANES
+from proxy.tasks.models import Draft, QueueEstimate, Task, Work
+from proxy.tasks.overview import Overview
+from proxy.tasks.queue import Queue
+from proxy.tasks.store import Store
+from proxy.waiting import at_most
+
+log = logging.getLogger(__name__)
+
+_FULL_SECONDS = 0.25
+"""How long a refusal because of a full queue is repeated without asking the database. Refusing must stay cheap, or an
+overload would slow down the tasks that were accepted."""
+QUEUE_SECONDS = 5.0
+"""How long a client waits for DBOS, which asks an unavailable database again and again."""
+
+
+@dataclass(kw_only=True)
+class _Refusals:
+    """Of one lane.
+
+    :ivar full: the last refusal because of a full queue, repeated until `full_until`.
+    :ivar room: when there will be room, as it was known then.
+    """
+
+    full: QueueFull | None = None
+    full_until: float = 0.0
+    room: QueueEstimate | None = None
+    appointments: Appointments = field(default_factory=Appointments)
+
+    @property
+    def is_full(self) -> bool:
+        return self.full is not None and time.monotonic() < self.full_until
+
+
+class Admission:
+    """What `POST /tasks` and its like do. For the errors see `submit`.
+
+    :param gates: by the names of the lanes.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        gates: Mapping[str, Gate],
+        store: Store,
+        files: Files,
+        queue: Queue,
+        overview: Overview,
+    ) -> None:
+        self._services = services
+        self._gates = gates
+        self._store = store
+        self._files = files
+        self._queue = queue
+        self._overview = overview
+        self._refusals = {lane: _Refusals() for lane in gates}
+
+    def check(self, count: int, key: str | None, lane: str | None = None) -> None:
+        """Refuse what is known to be refused before anything of the request is read; for the errors see `submit`.
+
+        :param lane: None while it is not known: then only what every lane would refuse is refused.
+        """
+        gate = self._services.gate
+        if gate.draining:
+            raise NotReady("The service is shutting down and takes no new work.", retry_after=gate.retry_after())
+        lanes = sorted({one.lane for one in OPERATIONS.values()} if lane is None else {lane}, key=self._most)
+        if count > self._most(lanes[-1]):
+            raise InvalidInput(
+                f"requests must be at most {self._most(lanes[-1])}, which is what runs and waits at a time "
+                f"({LANES[lanes[-1]].setting.upper()} + TASK_QUEUE_SIZE); got {count}.",
+                param="requests",
+            )
+        if key is None and all(self._refusals[one].is_full for one in lanes):
+            raise min((self._full(one, count) for one in lanes), key=lambda full: full.retry_after)
+
+    async def submit(
+        self, operation: str, works: Sequence[Work], *, client: str, priority: str, key: str | None, digest: str
+    ) -> list[tuple[Task, bool]]:
+        """Accept all of the works or none.
+
+        :param key: the client's Idempotency-Key; with it, what was accepted before is given once more.
+        :param digest: of what the client sent.
+        :returns: each task, and whether it is new.
+        :raises NotReady: the service drains, or its database is unavailable.
+        :raises QueueFull: there is no room in the queue.
+        :raises StorageFull: there is no room on the disk.
+        :raises Conflict: another request came under that key, or a task is there that excludes a new one.
+        :raises Gone: what came under that key is deleted.
+        :raises InvalidInput: there would never be room for so many.
+        """
+        lane = operation_named(operation).lane
+        self.check(len(works), key, lane)
+        drafts = [
+            Draft(
+                id=str(uuid.uuid4()),
+                operation=operation,
+                client=client,
+                priority=priority,
+                key=f"{key}\x1f{index}" if key and index else key,
+                digest=digest,
+                work=work,
+                source=SOURCE.get() or None,
+                lane=lane,
+            )
+            for index, work in enumerate(works)
+        ]
+        try:
+            accepted = await self._accept(drafts, lane, fallback=operation_named(operation).fallback_seconds)
+        except QueueFull as full:
+            if type(full) is QueueFull:
+                refusals = self._refusals[lane]
+                refusals.room = (await self._overview.recent_estimates())[lane]
+                if len(works) == 1:
+                    refusals.full, refusals.full_until = full, time.monotonic() + _FULL_SECONDS
+                full.retry_after = self._retry_after(lane, len(works))
+            raise
+        self._overview.changed()
+        queue_answers = True
+        for task, new in accepted:
+            if new and not task.held and queue_answers:
+                queue_answers = await self.put(task)
+        return accepted
+
+    def forget_refusal(self) -> None:
+        """A task was cancelled: there may be room again."""
+        for refusals in self._refusals.values():
+            refusals.full = None
+
+    async def put(self, task: Task) -> bool:
+        """Queue an accepted task; where that fails, the upkeep finds what is missing and queues it."""
+        try:
+            await at_most(QUEUE_SECONDS, self._queue.put(task))
+        except Exception:
+            log.exception("task %s is not in the queue yet", task.id)
+            return False
+        return True
+
+    async def release(self) -> None:
+        """Queue tasks whose key has become free; where that fails, the upkeep does it.
+
+        :raises NotReady: the database is unavailable.
+        """
+        for task in await self._store.call(self._store.release):
+            await self.put(task)
+
+    async def _accept(self, drafts: Sequence[Draft], lane: str, *, fallback: float) -> list[tuple[Task, bool]]:
+        """`Store.add`; where there are inputs to be written, only after a look whether there is room."""
+        bounds = self._bounds(lane)
+        if any(draft.work.files for draft in drafts):
+            repeated = await self._store.call(self._store.check_room, drafts, **bounds)
+            if repeated is not None:
+                return [(task, False) for task in repeated]
+        return await self._add(drafts, fallback=fallback, **bounds)
+
+    async def _add(self, drafts: Sequence[Draft], **how: Any) -> list[tuple[Task, bool]]:
+        """`Store.add`, with the inputs on the disk before it; those of drafts that become no task are removed."""
+        ids = {draft.id for draft in drafts}
+        kept: set[str] = set()
+        try:
+            for draft in drafts:
+                await asyncio.to_thread(self._files.write_inputs, draft.id, draft.work.files)
+            accepted = await self._store.call(self._store.add, drafts, **how)
+            kept = {task.id for task, new in accepted if new}
+            return accepted
+        except asyncio.CancelledError:
+            kept = ids  # a thread may be accepting them; if not, `Retention` removes them
+            raise
+        except NotReady as error:
+            has_files = any(draft.work.files for draft in drafts)
+            if has_files and not isinstance(error, StorageFull):  # accepted, perhaps, and only the answer was lost
+                kept = await self._accepted_all_the_same(ids)
+            raise
+        finally:
+            for draft in drafts:
+                if draft.work.files and draft.id not in kept:
+                    await asyncio.to_thread(self._files.remove, draft.id)
+
+    async def _accepted_all_the_same(self, ids: set[str]) -> set[str]:
+        """Which of them may be tasks now, after a failure of the database."""
+        try:
+            return await self._store.call(self._store.accepted, sorted(ids))
+        except NotReady:
+            return ids
+
+    def _bounds(self, lane: str) -> dict[str, int]:
+        return {"slots": self._gates[lane].capacity, "queue_size": self._services.settings.task_queue_size}
+
+    def _most(self, lane: str) -> int:
+        """Tasks that can run and wait at a time."""
+        return sum(self._bounds(lane).values())
+
+    def _full(self, lane: str, count: int) -> QueueFull:
+        """The last refusal once more: a new error, as one that is raised again gathers tracebacks."""
+        last = self._refusals[lane].full
+        return QueueFull(last.message if last else "The queue is full.", retry_after=self._retry_after(lane, count))
+
+    def _retry_after(self, lane: str, count: int) -> int:
+        """Whole seconds until there is likely room for so many, later for each who is refused."""
+        refusals = self._refusals[lane]
+        seconds = refusals.room.seconds_until_room if refusals.room else float
+        return refusals.appointments.next(seconds, count=count, most=self._most(lane))

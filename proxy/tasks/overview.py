@@ -1,0 +1,80 @@
+"""How full the queue is and when tasks will be done: looks at the database that many who ask share."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from functools import partial
+
+from darkroom.errors import NotReady
+from proxy.gate import Gate
+from proxy.tasks.models import LaneLoad, QueueEstimate, QueueEstimates
+from proxy.tasks.store import Store
+
+_ESTIMATE_SECONDS = 0.25
+"""How long everybody who watches a task is given the same estimate."""
+_COUNTS_SECONDS = 2.0
+"""How long counts are given again while nothing happens in this process."""
+
+
+class Overview:
+    """Estimates and counts.
+
+    :param gates: by the names of the lanes.
+    :param alone: whether no other process changes the database.
+    """
+
+    def __init__(self, gates: Mapping[str, Gate], store: Store, *, alone: bool) -> None:
+        self._gates = gates
+        self._store = store
+        self._alone = alone
+        self._look: asyncio.Future[QueueEstimates] | None = None
+        self._look_until = 0.0
+        self._changes = 0
+        self._counts: dict[str, int] = {}
+        self._counted: object = None
+        self._counted_until = 0.0
+
+    def changed(self) -> None:
+        """A task was accepted or cancelled in this process: what was counted is not true any more."""
+        self._changes += 1
+
+    async def queue_estimates(self, *, arriving: bool = False) -> QueueEstimates:
+        """What runs and waits now; see `Store.queue_estimates`."""
+        loads = {
+            lane: LaneLoad(slots=gate.capacity, had=gate.load.had(), direct=gate.load.direct(gate.queued))
+            for lane, gate in self._gates.items()
+        }
+        return await self._store.call(partial(self._store.queue_estimates, loads, arriving=arriving))
+
+    async def recent_estimates(self) -> QueueEstimates:
+        """As `queue_estimates`, up to a quarter of a second old: all who watch share one look."""
+        now = time.monotonic()
+        if self._look is None or now > self._look_until:
+            self._look, self._look_until = asyncio.ensure_future(self.queue_estimates()), now + _ESTIMATE_SECONDS
+        return await asyncio.shield(self._look)
+
+    async def estimates_of_accepted(self) -> QueueEstimates:
+        """As `queue_estimates`, for a task that may be one of many: the first ones of a burst share the slots with
+        those that come right behind them. Empty ones while the database is unavailable: what is accepted is not to be
+        answered 503."""
+        try:
+            return await self.queue_estimates(arriving=True)
+        except NotReady:
+            return {
+                lane: QueueEstimate(running=[], queue=[], slots=gate.capacity) for lane, gate in self._gates.items()
+            }
+
+    async def counts(self) -> dict[str, int]:
+        """How many tasks there are in each state; those that are forgotten are not counted. While nothing happens here
+        the ended ones, of which there may be very many, are counted only every few seconds, and of a database that is
+        ours alone the others as well."""
+        now = time.monotonic()
+        known: object = (*((gate.durable, gate.active) for gate in self._gates.values()), self._changes)
+        if not self._alone:
+            known = (known, await self._store.call(self._store.counts, live=True))
+        if known != self._counted or now > self._counted_until:
+            self._counts = await self._store.call(self._store.counts)
+            self._counted, self._counted_until = known, now + _COUNTS_SECONDS
+        return self._counts

@@ -1,0 +1,152 @@
+"""What is done for tasks in regular rounds: looking for lost ones, other proxies' tasks, and old results."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+from darkroom.errors import NotReady
+from proxy.gate import Gate
+from proxy.services import Services
+from proxy.tasks.admission import Admission
+from proxy.tasks.heartbeat import Heartbeats
+from proxy.tasks.queue import Queue
+from proxy.tasks.retention import Retention
+from proxy.tasks.runner import Runner
+from proxy.tasks.store import IDS_AT_A_TIME, Store
+
+log = logging.getLogger(__name__)
+
+_DRAIN_LOOK_SECONDS = 0.2
+_HEARTBEAT_SECONDS = 2.0
+_RECONCILE_SECONDS = 10.0
+_RETENTION_SECONDS = 60.0
+_SETTLED_SECONDS = 5.0
+"""Age from which a task that is not in the queue counts as lost: it is queued a moment after its row is written."""
+_ALIVE = ("ENQUEUED", "PENDING", "DELAYED")
+"""States of a DBOS workflow that may still come to its task."""
+
+
+class Upkeep:
+    """Runs the rounds between `start` and `stop`."""
+
+    def __init__(
+        self,
+        services: Services,
+        gates: Mapping[str, Gate],
+        store: Store,
+        queue: Queue,
+        runner: Runner,
+        admission: Admission,
+        retention: Retention,
+    ) -> None:
+        self._services = services
+        self._gates = gates
+        self._store = store
+        self._queue = queue
+        self._runner = runner
+        self._admission = admission
+        self._retention = retention
+        self._heartbeats = Heartbeats(store, queue.executor)
+        self._rounds: list[asyncio.Task[None]] = []
+        self._dropped: set[str] = set()
+
+    async def announce(self) -> None:
+        """Say that this proxy is alive, before it has any task: they would pass for left behind."""
+        if self._queue.alone:
+            await self._store.call(self._store.forget_workers, {self._queue.executor})  # of the process before this one
+        else:
+            await self._store.call(self._heartbeats.beat)
+
+    def start(self) -> None:
+        """Begin the rounds."""
+        rounds = [
+            (_DRAIN_LOOK_SECONDS, self._look_for_draining),
+            (_RECONCILE_SECONDS, self._reconcile),
+            (_RETENTION_SECONDS, self._sweep),
+        ]
+        if not self._queue.alone:
+            rounds += [(_HEARTBEAT_SECONDS, self._beat), (_HEARTBEAT_SECONDS, self._take_over)]
+        self._rounds = [asyncio.create_task(_every(seconds, work)) for seconds, work in rounds]
+
+    async def stop(self) -> None:
+        """End the rounds."""
+        for task in self._rounds:
+            task.cancel()
+        await asyncio.gather(*self._rounds, return_exceptions=True)
+
+    async def leave(self) -> None:
+        """Give what this proxy has not done to the others at once.
+
+        :raises NotReady: the database is unavailable.
+        """
+        if not self._queue.alone:
+            await self._beat()  # DBOS would wait without end for an unavailable database
+            await asyncio.to_thread(self._queue.recover, [self._queue.executor])
+            await self._store.call(self._store.forget_workers, {self._queue.executor})
+            await self._store.call(self._heartbeats.forget, {self._queue.executor})
+
+    async def _look_for_draining(self) -> None:
+        if self._services.gate.draining:
+            for gate in self._gates.values():
+                gate.draining = True
+            self._queue.stop_taking()
+
+    async def _reconcile(self) -> None:
+        """Bring rows, queue and runner together again, after a crash or a failure of the database between them."""
+        tasks = await self._store.call(self._store.living, before=time.time() - _SETTLED_SECONDS)
+        states = await self._queue.states([task.id for task in tasks]) if tasks else {}
+        ours = [task for task in tasks if states.get(task.id) == ("PENDING", self._queue.executor)]
+        dropped = {task.id: task for task in ours if not self._runner.has(task.id)}
+        for id in dropped.keys() & self._dropped:  # twice in a row: it is not just being handed over
+            log.warning("task %s was taken out of the queue and not begun; queueing it again", id)
+            await self._queue.put_again(dropped[id])
+        self._dropped = set(dropped)
+        for task in tasks:
+            state, _ = states.get(task.id, (None, None))
+            if state is None and task.held:
+                continue
+            if state is None:
+                log.warning("task %s was accepted but not queued; queueing it", task.id)
+                await self._admission.put(task)
+            elif state not in _ALIVE:
+                error = {"code": "internal_error", "message": "The task got lost; send it again.", "param": None}
+                if await self._store.call(self._store.end, task.id, None, "failed", {"error": error}):
+                    log.error("the workflow of task %s is %s, and the task had not ended", task.id, state)
+        await self._admission.release()
+
+    async def _sweep(self) -> None:
+        forgotten = await self._store.call(self._retention.sweep)
+        for at in range(0, len(forgotten), IDS_AT_A_TIME):
+            ids = forgotten[at : at + IDS_AT_A_TIME]
+            await self._queue.forget(ids)  # first: nobody else knows what DBOS has of them
+            await self._store.call(self._retention.forget, ids)
+
+    async def _beat(self) -> None:
+        """Say that this proxy is alive; not behind requests that wait for a thread of the store."""
+        await asyncio.to_thread(self._heartbeats.beat)
+
+    async def _take_over(self) -> None:
+        """Queue again what was given to proxies that are not alive."""
+        await self._store.call(self._store.database)  # DBOS would wait without end for an unavailable database
+        others = await self._queue.executors() | await self._store.call(self._store.workers)
+        lost = await self._store.call(self._heartbeats.lost, others)
+        if lost:
+            count = await asyncio.to_thread(self._queue.recover, lost)
+            log.warning("took over %d tasks of %s", count, ", ".join(sorted(lost)))
+            await self._store.call(self._store.forget_workers, lost)
+            await self._store.call(self._heartbeats.forget, lost)
+
+
+async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Do something now, and again so long after each time."""
+    while True:
+        try:
+            await work()
+        except NotReady:
+            log.debug("the database is unavailable", exc_info=True)
+        except Exception:
+            log.exception("the upkeep of tasks failed")
+        await asyncio.sleep(seconds)

@@ -1,0 +1,50 @@
+"""The repository that Triton is given: a folder of links to the models that are to be served.
+
+A model whose link is taken away is unloaded within a second or two, and loaded again once it is back.
+"""
+
+from __future__ import annotations
+
+import compileall
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+
+class Served:
+    """The links.
+
+    :param folder: where they lie; nothing else may be there.
+    :param repository: what they lead to.
+    :param is_chosen: whether a model of that name is to be served.
+    """
+
+    def __init__(self, folder: Path, repository: Path, is_chosen: Callable[[str], bool]) -> None:
+        self.folder = folder
+        self._repository = repository.absolute()
+        self._is_chosen = is_chosen
+
+    def clear(self) -> None:
+        """Make it an empty folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.remove(path.name for path in self.folder.iterdir())
+
+    def fill(self) -> None:
+        """Link every model of the repository that is chosen."""
+        there = (path.name for path in self._repository.iterdir() if path.is_dir() and not path.name.startswith("."))
+        self.add(filter(self._is_chosen, there))
+
+    def add(self, models: Iterable[str]) -> None:
+        """Have models loaded."""
+        for model in list(models):
+            for path in (self._repository / model).glob("*/model.py"):
+                # Or the stub would do it, whatever PYTHONDONTWRITEBYTECODE says: a change, so that the server loads the
+                # model once more. Code that is compiled already is left alone, as other services may serve it.
+                compileall.compile_file(path, quiet=2)
+            link = self.folder / model
+            if not link.is_symlink():
+                link.symlink_to(self._repository / model)
+
+    def remove(self, models: Iterable[str]) -> None:
+        """Have models unloaded."""
+        for model in list(models):
+            (self.folder / model).unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""A family in one folder, and what the service makes of it."""

@@ -1,0 +1,1 @@
+"""Exports the toy family."""

@@ -1,0 +1,1 @@
+"""demo-hidream: HiDream-I1 at small widths."""
