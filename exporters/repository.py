@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+import click
 
 from darkroom.registry import all_specs
 from darkroom.serving.networks import ModelSpec, is_label, split_label
 from darkroom.settings import Settings
 from exporters import config
 from exporters.config import Placement
-from exporters.errors import ExportError
 from exporters.onnx_export import MODEL_NAME
 
 
@@ -33,15 +34,17 @@ def labels_of(repository: Path) -> tuple[str, ...]:
     return tuple(sorted({label for name, label in folders if name in known and is_label(label)}))
 
 
-def chosen(repository: Path, names: Iterable[str], specs: Iterable[ModelSpec]) -> list[ModelSpec]:
-    """Those of the specs that are named; all of them when none is.
+def chosen(repository: Path, names: Sequence[str], specs: Iterable[ModelSpec]) -> list[ModelSpec]:
+    """Those of the specs that `--model` names; all of them when it names none.
 
-    :raises ExportError: a name is not among them.
+    :raises BadParameter: a name is not among them.
     """
     known = {spec.name: spec for spec in specs}
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ExportError(f"{repository} has no model {unknown[0]!r}; it has {', '.join(known)}.")
+        raise click.BadParameter(
+            f"{unknown[0]!r} is no such model of {repository}; there are {', '.join(known)}.", param_hint="'--model'"
+        )
     return [spec for spec in known.values() if not names or spec.name in names]
 
 

@@ -433,7 +433,7 @@ def test_what_is_up_to_date_is_not_built(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--max-batch", "0"], ["--max-batch", "1<=x<=64", "0"]),
+        (["--model", "sd15"], ["--model", "'sd15'"]),
         (["--precision", "int8"], ["--precision", "bf16", "'int8'"]),
         (["--max-batch", "65"], ["--max-batch", "1<=x<=64", "65"]),
         (["--max-side", "0"], ["--max-side", "0"]),
