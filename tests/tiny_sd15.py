@@ -88,7 +88,7 @@ def our_pictures(components: Components, control_image: bytes | None = None, **f
     request = GenerateRequest.parse(given, components.limits)
 
     async def collect() -> list[Pictures]:
-        events = [event async for event in generate(request, control_image, components)]
+        events = [event async for event in generate(request, components)]
         return [np.frombuffer(e.data, np.uint8).reshape(e.shape) for e in events if isinstance(e, Finished)]
 
     return np.stack(asyncio.run(collect()))

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import re
+import select
 import selectors
 import shutil
 import socket
@@ -40,7 +41,6 @@ PREFIX = "darkroom-ranks-"
 _LOOK_EVERY = 0.25  # seconds
 _STOOD_STILL = 5.0  # seconds between two looks
 _GRACE = 5.0  # seconds that torchrun gets to end after its ranks
-_DYING = 2.0  # seconds that a process may take to be gone after it has closed its sockets
 _PATH = re.compile(r"(?<![\w.])/[^\s'\",:;)]+")
 _LONGEST_REASON = 300
 _YOUNG = 60.0  # seconds within which a private folder may not have its socket yet
@@ -257,15 +257,16 @@ class Ranks:
 
     def _cause(self, rank: _Rank, reason: str) -> str:
         """Why the ranks failed, when one says that it did: perhaps only for having lost another one, which has died."""
-        # The sockets of a dying process close before it is gone.
-        others = [other for other in self._ranks.values() if other is not rank]
-        psutil.wait_procs([other.process for other in others], timeout=_DYING)
-        for other in others:
-            if not is_alive(other.process):
-                while (message := other.channel.receive()) is not None:  # nobody is there who could let this wait
-                    if message["state"] == "failed":
-                        return other.failed(message["reason"])
-                return other.ended()
+        for other in self._ranks.values():
+            if other is rank:
+                continue
+            # The connections of a process that dies are closed before it is gone, so they are looked at as well.
+            while not is_alive(other.process) or _has_message(other.channel):
+                message = other.channel.receive()  # cannot block: there is one, or the end of the connection
+                if message is None:
+                    return other.ended()
+                if message["state"] == "failed":
+                    return other.failed(message["reason"])
         return rank.failed(reason)
 
     def _look_after(self, torchrun: subprocess.Popen[bytes], now: float) -> None:
@@ -304,6 +305,11 @@ class Ranks:
         below = family(torchrun.pid)
         torchrun.terminate()
         kill([*below, *(rank.process for rank in self._ranks.values())])
+
+
+def _has_message(channel: Channel) -> bool:
+    """Whether there is something to receive, be it that the other side has closed the connection."""
+    return bool(select.select([channel], [], [], 0)[0])
 
 
 def for_clients(reason: str) -> str:

@@ -238,7 +238,7 @@ def test_a_recorded_scheduler_makes_the_picture_again_and_says_which_it_is(
     own = {**components.checkpoint.scheduler, **config}
     components = dataclasses.replace(components, checkpoint=dataclasses.replace(components.checkpoint, scheduler=own))
     request = GenerateRequest.parse({"prompt": PROMPT, "seed": 11, "steps": 5}, components.limits)
-    events = asyncio.run(_collect(generate(request, None, components)))
+    events = asyncio.run(_collect(generate(request, components)))
     recorded = next(event.details["scheduler"] for event in events if isinstance(event, Finished))
     assert recorded == key
     first = _ours(components, steps=5)
@@ -297,9 +297,9 @@ def test_cancelled_before_the_next_step(pipeline: StableDiffusionPipeline) -> No
 
 
 def test_progress_previews_and_control_map(components: Components, reference: bytes) -> None:
-    fields = {"prompt": PROMPT, "seed": 1, "steps": 6, "preview_every": 2, "num_images": 2, "control_image": True}
+    fields = {"prompt": PROMPT, "seed": 1, "steps": 6, "preview_every": 2, "num_images": 2, "control_image": reference}
     request = GenerateRequest.parse({**fields, "scheduler": "euler"}, components.limits)
-    events = asyncio.run(_collect(generate(request, reference, components)))
+    events = asyncio.run(_collect(generate(request, components)))
     steps = [event for event in events if isinstance(event, Progress)]
     assert [event.done for event in steps] == list(range(7))
     assert {event.total for event in steps} == {6}
@@ -317,9 +317,9 @@ def test_progress_previews_and_control_map(components: Components, reference: by
 
 
 def test_control_map_without_preprocessing_is_the_image(components: Components, reference: bytes) -> None:
-    fields = {"prompt": PROMPT, "seed": 1, "steps": 1, "control_image": True, "control_preprocess": False}
+    fields = {"prompt": PROMPT, "seed": 1, "steps": 1, "control_image": reference, "control_preprocess": False}
     request = GenerateRequest.parse(fields, components.limits)
-    events = asyncio.run(_collect(generate(request, reference, components)))
+    events = asyncio.run(_collect(generate(request, components)))
     first, last = events[0], events[-1]
     assert isinstance(first, Progress)
     assert first.control_map is not None

@@ -79,16 +79,16 @@ def test_control_map_is_encoded_outside_of_the_event_loop(monkeypatch: pytest.Mo
         return b"a PNG"
 
     async def first_event() -> object:
-        events = pipeline.generate(request, image.getvalue(), _components([]))
+        events = pipeline.generate(request, _components([]))
         try:
             return await anext(events)
         finally:
             await events.aclose()
 
     monkeypatch.setattr(pipeline, "encode_png", encode_png)
-    request = GenerateRequest.parse(FIELDS | {"control_type": "canny", "control_image": b""}, Settings())
     image = io.BytesIO()
     Image.new("RGB", (64, 64)).save(image, "PNG")
+    request = GenerateRequest.parse(FIELDS | {"control_image": image.getvalue()}, Settings())
     event = asyncio.run(first_event())
     assert isinstance(event, Progress)
     assert event.control_map == b"a PNG"

@@ -41,4 +41,4 @@ class Sd15Model(PipelineModel):
     async def answer(self, fields: dict[str, Any], reply: Reply) -> None:
         request = GenerateRequest.parse(fields, self._components.limits)
         components = dataclasses.replace(self._components, stopped=reply.cancelled)
-        await respond(generate(request, request.control_image, components), reply.send)
+        await respond(generate(request, components), reply.send)

@@ -53,18 +53,15 @@ class Components:
     stopped: Callable[[], bool] = lambda: False
 
 
-async def generate(
-    request: GenerateRequest, control_image: bytes | None, components: Components
-) -> AsyncGenerator[Progress | Finished, None]:
+async def generate(request: GenerateRequest, components: Components) -> AsyncGenerator[Progress | Finished, None]:
     """Make the pictures of one request: `Progress` per step, then `Finished` per picture.
 
-    :param control_image: the reference picture, encoded; None without control.
     :raises InvalidInput, NotAnImage, TooLarge: the request is at fault.
     :raises Cancelled: `components.stopped` said so.
     """
     resolved = request.completed(components.checkpoint, components.limits)
     schedule = get_schedule(resolved.scheduler, components.checkpoint.scheduler, resolved.steps)
-    control_map = await _control_map(resolved, control_image, components)
+    control_map = await _control_map(resolved, components)
     control_png = None if control_map is None else await asyncio.to_thread(encode_png, control_map)
     yield Progress(done=0, total=len(schedule), control_map=control_png)
     texts = [resolved.negative_prompt or "", resolved.prompt] if resolved.guided else [resolved.prompt]
@@ -89,7 +86,7 @@ def _latent_shape(request: ResolvedRequest) -> tuple[int, int, int]:
     return LATENT_CHANNELS, request.height // VAE_SCALE_FACTOR, request.width // VAE_SCALE_FACTOR
 
 
-async def _control_map(request: ResolvedRequest, data: bytes | None, components: Components) -> Pixels | None:
+async def _control_map(request: ResolvedRequest, components: Components) -> Pixels | None:
     """(height, width, 3) uint8: what the ControlNet reads, made of the reference picture, or that picture itself."""
     if request.control is None:
         return None
@@ -102,7 +99,8 @@ async def _control_map(request: ResolvedRequest, data: bytes | None, components:
         )
 
     def make() -> Pixels:
-        picture = decode(data or b"", max_pixels=components.limits.max_control_pixels, param="control_image")
+        most = components.limits.max_control_pixels
+        picture = decode(request.control_image or b"", max_pixels=most, param="control_image")
         fitted = resize(picture, width=request.width, height=request.height)
         pixels = opaque(fitted)
         return load_control(kind).preprocess(pixels, control.options) if control.preprocess else pixels

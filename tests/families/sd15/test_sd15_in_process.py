@@ -69,7 +69,7 @@ def with_models(tiny: Tiny, work: Callable[[InProcess], Awaitable[T]]) -> T:
 def directly(tiny: Tiny, **fields: Any) -> list[bytes]:
     async def run() -> list[bytes]:
         request = GenerateRequest.parse(fields, tiny.components.limits)
-        events = generate(request, request.control_image, tiny.components)
+        events = generate(request, tiny.components)
         return [event.data async for event in events if isinstance(event, Finished)]
 
     return asyncio.run(run())
