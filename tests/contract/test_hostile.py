@@ -39,10 +39,15 @@ def test_no_growth_and_still_working(http: httpx.Client, service: RunningService
             http.post("/api/upscale", files={"file": (name, data)}, data={"model": "animevideov3-x2"})
 
     all_of_them()
-    before = service.memory(files=False)
-    for _ in range(3):
-        all_of_them()
-    assert service.memory(files=False) - before < 32 << 20
+    grown = []
+    for _ in range(4):  # a leak grows in every round; what is loaded late, as for a canary, in one
+        before = service.memory(files=False)
+        for _ in range(3):
+            all_of_them()
+        grown.append(service.memory(files=False) - before)
+        if grown[-1] < 32 << 20:
+            break
+    assert grown[-1] < 32 << 20, grown
     good = http.post("/api/upscale", files={"file": encoded(photo(0, 0, 32, 32))}, data={"model": "animevideov3-x2"})
     assert good.status_code == 200
 
