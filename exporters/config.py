@@ -193,12 +193,22 @@ def write_configs(repository: Path, specs: Iterable[ModelSpec], placement: Place
     """Write all configs, and the model.py of what runs in Python; returns the configs that changed."""
     changed = []
     for spec in specs:
-        if spec.backend == "python":
-            _write(repository / spec.name / "1" / "model.py", model_code(spec))
+        write_code(repository, spec)
         path = config_path(repository, spec)
         if _write(path, render(spec, placement)):
             changed.append(path)
     return changed
+
+
+def write_code(repository: Path, spec: ModelSpec) -> None:
+    """Write the model.py of what runs in Python."""
+    if spec.backend == "python":
+        _write(code_path(repository, spec), model_code(spec))
+
+
+def code_path(repository: Path, spec: ModelSpec) -> Path:
+    """Where the code of a model of Triton's Python backend is."""
+    return repository / spec.name / "1" / "model.py"
 
 
 def _write(path: Path, text: str) -> bool:

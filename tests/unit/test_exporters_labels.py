@@ -186,6 +186,21 @@ def test_prepare_writes_configs_of_labelled_models_for_gpus(tmp_path: Path, monk
     assert (repository / "sd15_unet.photos" / "1" / "model.onnx").read_bytes() == b"sd15_unet.photos", "left alone"
 
 
+def test_prepare_rewrites_code_of_an_older_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in a repository whose configs are somebody else's. What is not there does not come."""
+    monkeypatch.setattr("exporters.tasks.run_task", lambda task, **_: None)
+    monkeypatch.setenv("MODEL_REPOSITORY", str(tmp_path))
+    code = tmp_path / "sd15" / "1" / "model.py"
+    code.parent.mkdir(parents=True)
+    code.write_text("class TritonPythonModel: ...\n")
+    config = tmp_path / "sd15" / "config.pbtxt"
+    config.write_text("# ours\n")
+    assert CliRunner().invoke(main, ["prepare"]).exit_code == 0
+    assert "Sd15Model" in code.read_text()
+    assert config.read_text() == "# ours\n"
+    assert not (tmp_path / "upscale").exists()
+
+
 # --- python -m exporters list and remove
 
 
