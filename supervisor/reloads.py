@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from supervisor.served import Served
@@ -12,8 +12,57 @@ _POLL_TWICE = 3.0
 """Seconds in which the server has surely seen that a link is gone, where it cannot be told from the model's state."""
 
 
+_RESTS = (30.0, 60.0, 120.0, 300.0, 600.0)
+"""Seconds between attempts with a model that neither loading it again nor another server helped."""
+
+
 class ReloadFailed(Exception):
-    """A model did not come back; the message says why."""
+    """Models did not come back; the message says why."""
+
+    def __init__(self, models: Iterable[str], why: str) -> None:
+        super().__init__(why)
+        self.models = frozenset(models)
+
+
+class LastResort:
+    """Which models a restart of the server did not help, and when each of them is tried again.
+
+    A restart takes every family down. It is worth that once; a model that fails on the new server as well is tried
+    alone from then on, and the others go on. All times are `time.monotonic`.
+    """
+
+    def __init__(self) -> None:
+        self._restarted_for: set[str] = set()
+        self._rests: dict[str, int] = {}
+        self._until: dict[str, float] = {}
+
+    def restart(self, models: Iterable[str]) -> None:
+        """The server is restarted because of these models."""
+        self._restarted_for |= set(models)
+
+    def did_not_help(self, models: Iterable[str]) -> bool:
+        """Whether all of these models had their restart."""
+        return self._restarted_for.issuperset(models)
+
+    def rest(self, models: Iterable[str]) -> float:
+        """Leave these models alone for the returned seconds, longer every time."""
+        seconds = 0.0
+        for model in models:
+            count = self._rests[model] = self._rests.get(model, 0) + 1
+            seconds = max(seconds, _RESTS[min(count, len(_RESTS)) - 1])
+        self._until |= dict.fromkeys(models, time.monotonic() + seconds)
+        return seconds
+
+    def is_resting(self, model: str) -> bool:
+        """Whether a model is left alone now."""
+        return time.monotonic() < self._until.get(model, 0.0)
+
+    def works(self, models: Iterable[str]) -> None:
+        """These models work: what was before counts no more."""
+        for model in models:
+            self._restarted_for.discard(model)
+            self._rests.pop(model, None)
+            self._until.pop(model, None)
 
 
 class Reloads:
@@ -34,6 +83,11 @@ class Reloads:
         """The server is another one."""
         self.models = set()
 
+    def give_up(self) -> None:
+        """Wait no longer. The models stay in the server's repository, where new files of theirs are noticed."""
+        self._served.add(self.models)
+        self.models = set()
+
     def begin(self, models: set[str], health: Mapping[str, Any]) -> None:
         """Unload models.
 
@@ -52,7 +106,7 @@ class Reloads:
         """
         now = time.monotonic()
         for model in self.models & failed.keys():
-            raise ReloadFailed(f"{model} does not load: {failed[model]}")
+            raise ReloadFailed(self.models, f"{model} does not load: {failed[model]}")
         if self._linked is None:
             if all(self._is_unloaded(model, health, now) for model in self.models):
                 self._served.add(self.models)
@@ -61,7 +115,8 @@ class Reloads:
             self.models = set()
             return now - self._begun
         if now - self._begun > self.limit:
-            raise ReloadFailed(f"{', '.join(sorted(self.models))} did not come back within {self.limit:.0f} s")
+            names = ", ".join(sorted(self.models))
+            raise ReloadFailed(self.models, f"{names} did not come back within {self.limit:.0f} s")
         return None
 
     def _is_unloaded(self, model: str, health: Mapping[str, Any], now: float) -> bool:

@@ -21,7 +21,7 @@ from supervisor.child import Child
 from supervisor.errors import SetupError
 from supervisor.leftovers import SHM_PREFIX, sweep
 from supervisor.preflight import preflight
-from supervisor.reloads import ReloadFailed, Reloads
+from supervisor.reloads import LastResort, ReloadFailed, Reloads
 from supervisor.served import Served
 from supervisor.stubs import is_living_stub, kill, stubs_of
 from supervisor.triton import POLLING, find_triton, triton_command
@@ -75,6 +75,7 @@ class Service:
         folder = settings.state_dir / "served" / str(settings.triton_grpc_port)
         self._served = Served(folder, settings.model_repository, partial(is_chosen, settings=settings))
         self._reloads = Reloads(self._served, _RELOAD_SECONDS)
+        self._last_resort = LastResort()
         install = find_triton(settings.state_dir)
         # NVIDIA's container runs ONNX models inside the server, the wheel runs them in our Python-based backend.
         self._stub_backends = {"python", "onnxruntime"} if install.backends else {"python"}
@@ -141,8 +142,10 @@ class Service:
         ready = {name for name, family in health.get("families", {}).items() if self._is_ready(family, asked)}
         if ready != self._scanned:
             self._scan(ready, health)
+            self._last_resort.works(model for name in ready for model in health["families"][name]["models"])
         self._count_stubs()
         lost = dict.fromkeys(self._dead, "lost its process") | self._sick(health) | self._not_loaded(health)
+        lost = {model: why for model, why in lost.items() if not self._last_resort.is_resting(model)}
         try:
             if self._reloads.models:
                 if (seconds := self._reloads.step(health, self._failed)) is not None:
@@ -150,7 +153,7 @@ class Service:
             elif lost and not self._is_loading(health):
                 self._bring_back(lost, health)
         except ReloadFailed as error:
-            await self._restart_triton(str(error))
+            await self._without(error, ready)
             return
         up = health.get("status") == "healthy" and len(ready) == len(health["families"]) and not self._reloads.models
         if up and not self._up:
@@ -217,12 +220,25 @@ class Service:
             self._failed.pop(model, None)
             log.error("%s %s", model, why)
         if worst == _ALONE or self._left >= _LEFT_MOST:
-            raise ReloadFailed(f"{', '.join(lost)}: loading models alone did not help for long")
+            raise ReloadFailed(lost, f"{', '.join(lost)}: loading models alone did not help for long")
         log.warning("loading %s again, the others go on", ", ".join(lost))
         kill(stubs_of(self.triton.pid, self._served.folder), set(lost))
         self._stubs = {process: model for process, model in self._stubs.items() if model not in lost}
         self._left += len(lost)
         self._reloads.begin(set(lost), health)
+
+    async def _without(self, failed: ReloadFailed, ready: set[str]) -> None:
+        """Restart the server for models that did not come back alone; once only, as long as another family works."""
+        if ready and self._last_resort.did_not_help(failed.models) and self._left < _LEFT_MOST:
+            self._dead -= failed.models
+            self._reloads.give_up()
+            seconds = self._last_resort.rest(failed.models)
+            log.error(
+                "%s; a restart did not help before. The other families go on; next try in %.0f s", failed, seconds
+            )
+            return
+        self._last_resort.restart(failed.models)
+        await self._restart_triton(str(failed))
 
     async def _restart_triton(self, why: str) -> None:
         if not self.ready and not self.triton.alive:

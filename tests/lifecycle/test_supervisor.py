@@ -124,6 +124,24 @@ def test_killed_stub_of_one_family_fails_no_request_of_another(tmp_path: Path) -
         assert "starting triton again" not in service.log()
 
 
+@pytest.mark.heavy
+def test_family_that_stays_broken_does_not_keep_the_others_down(tmp_path: Path) -> None:
+    """Its pipeline loads, but fails at every request."""
+    models = link_models(tmp_path / "repository", *MODELS, *PICTURES[1:])
+    broken = models / "sd15"
+    shutil.copytree(ROOT / "model_repository" / "sd15", broken)
+    (broken / "1" / "model.py").write_text("class TritonPythonModel:\n    pass\n")
+    with running_service(tmp_path, model_repository=models, wait=False) as service:
+        service.wait_for_log("The other families go on", timeout=300)
+        assert service.log().count("starting triton again") == 1
+        mark = len(service.log())
+        assert upscale(service).status_code == 200
+        assert httpx.get(f"{service.url}/health/sd15").status_code == 503
+        service.wait_for_log("again, the others go on", after=mark, timeout=60)
+        assert upscale(service).status_code == 200
+        assert service.log().count("starting triton again") == 1
+
+
 def test_canary_of_upscaling_does_without_the_networks_that_are_not_there(tmp_path: Path) -> None:
     models = link_models(tmp_path / "repository", *MODELS[:2])
     with running_service(tmp_path, model_repository=models) as service:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from supervisor.reloads import ReloadFailed, Reloads
+from supervisor.reloads import LastResort, ReloadFailed, Reloads
 from supervisor.served import Served
 
 MODELS = ("toy", "toy_unet", "other")
@@ -103,3 +103,36 @@ def test_reload_fails_with_the_reason_that_triton_gives(served: Served, clock: d
     reloads.begin({"toy"}, health(toy=True))
     with pytest.raises(ReloadFailed, match="toy does not load: no memory"):
         reloads.step(health(toy=False), {"toy": "no memory"})
+
+
+def test_restart_of_the_server_is_worth_it_once(clock: dict[str, float]) -> None:
+    last = LastResort()
+    assert not last.did_not_help({"toy", "toy_unet"})
+    last.restart({"toy", "toy_unet"})
+    assert last.did_not_help({"toy"})
+    assert not last.did_not_help({"toy", "other"})
+    last.works({"toy"})
+    assert not last.did_not_help({"toy"})
+
+
+def test_rests_of_a_model_that_stays_broken_get_longer(clock: dict[str, float]) -> None:
+    last = LastResort()
+    assert not last.is_resting("toy")
+    assert [last.rest({"toy"}) for _ in range(6)] == [30, 60, 120, 300, 600, 600]
+    assert last.is_resting("toy")
+    assert not last.is_resting("other")
+    clock["now"] += 600
+    assert not last.is_resting("toy")
+    last.rest({"toy"})
+    last.works({"toy"})
+    assert not last.is_resting("toy")
+    assert last.rest({"toy"}) == 30
+
+
+def test_models_that_are_given_up_stay_in_the_repository_of_the_server(served: Served, clock: dict[str, float]) -> None:
+    reloads = Reloads(served, limit=60)
+    reloads.begin({"toy"}, health(toy=True))
+    assert links(served) == ["toy_unet"]
+    reloads.give_up()
+    assert links(served) == ["toy", "toy_unet"]
+    assert not reloads.models
