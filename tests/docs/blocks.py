@@ -11,6 +11,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (
     "README.md",
+    "docs/rest.md",
+    "docs/clients.md",
+    "docs/settings.md",
+    "docs/performance.md",
     "docs/add-a-family.md",
     "docs/architecture.md",
     "docs/exporting.md",
