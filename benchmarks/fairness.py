@@ -18,9 +18,9 @@ from benchmarks.clients import Rest
 from benchmarks.context import Context
 from benchmarks.errors import BenchmarkError
 from benchmarks.local import photo
+from benchmarks.processes import Server
 from benchmarks.results import Cell, Finding, Section, Table
 from benchmarks.sd15.jobs import make_jobs
-from benchmarks.service import Server
 from benchmarks.timing import timed
 
 UPSCALE_TARGET, GENERATE_TARGET = 3.0, 6.0

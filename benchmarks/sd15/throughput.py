@@ -11,10 +11,12 @@ from pathlib import Path
 from benchmarks.clients import closed_loop
 from benchmarks.context import Context
 from benchmarks.errors import BenchmarkError
+from benchmarks.metrics import Counts
+from benchmarks.processes import Server
 from benchmarks.results import Cell, Finding, Section, Table
 from benchmarks.sd15.jobs import Job, content, make_jobs, pictures, require_same
 from benchmarks.sd15.loop import Loop
-from benchmarks.service import Counts, Server, Service
+from benchmarks.service import RunningService
 from benchmarks.timing import Timed, in_turns, latencies, ratio
 from darkroom.pipelines.sd15.networks import UNET
 
@@ -94,7 +96,7 @@ def burst(server: Server, jobs: Sequence[Job], latencies_of_jobs: list[float], *
     return once
 
 
-def _with_cpu(service: Service, work: Timed, needed: dict[str, float]) -> Timed:
+def _with_cpu(service: RunningService, work: Timed, needed: dict[str, float]) -> Timed:
     """`work`, and to `needed` goes the CPU time that each process of the service spends meanwhile."""
 
     def once() -> float:

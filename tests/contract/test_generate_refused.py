@@ -17,7 +17,7 @@ import pytest
 from tests.contract.test_generate import CONTROL, QUICK, events_of
 from tests.hostile import hostile_files
 from tests.pictures import encoded, photo
-from tests.service import RunningService, link_models, running_service
+from tests.service import RunningService, before_triton_is_up, link_models, running_service
 
 # without the one that is refused for its size alone, as `test_too_large` has it
 FILES = {name: data for name, data in hostile_files().items() if len(data) < 20 << 20}
@@ -264,7 +264,7 @@ def test_before_triton_is_up_it_is_503(tmp_path: Path) -> None:
     repository = link_models(tmp_path / "repository", *MODELS)
     with (
         running_service(tmp_path, wait=False, model_repository=repository) as service,
-        service.before_triton_is_up(),
+        before_triton_is_up(service),
     ):
         answer = generate(service, QUICK)
         assert answer.status_code == 503

@@ -14,7 +14,7 @@ import pytest
 from darkroom_client import Client
 
 from tests.pictures import encoded, photo
-from tests.service import RunningService, link_models, running_service
+from tests.service import RunningService, before_triton_is_up, link_models, running_service
 
 NETWORK = "realesrgan_animevideov3_x4"
 SLOW = {"model": "animevideov3", "tile": "64"}
@@ -111,7 +111,7 @@ def test_the_client_waits_and_gets_its_picture(narrow: RunningService) -> None:
 
 def test_before_triton_is_up_everything_is_503(tmp_path: Path, repository: Path) -> None:
     with running_service(tmp_path, wait=False, model_repository=repository) as service:
-        with service.before_triton_is_up():
+        with before_triton_is_up(service):
             health = httpx.get(f"{service.url}/health", timeout=60)
             assert (health.status_code, health.json()["status"]) == (503, "unhealthy")
             answer = post(service, QUICK)

@@ -16,11 +16,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks.processes import free_port
 from darkroom.settings import Settings
 from supervisor.doctor import _tasks
 from supervisor.errors import SetupError
 from supervisor.triton import libpython_folder
-from tests.conftest import free_port
 from tests.pictures import encoded, photo
 from tests.service import ROOT, RunningService, link_models, running_service
 

@@ -19,8 +19,8 @@ import psutil
 import pytest
 from darkroom_client import Client
 
+from benchmarks.processes import free_port
 from proxy.tasks.heartbeat import LOST_SECONDS
-from tests.conftest import free_port
 from tests.load import TINY, Load
 from tests.postgres import running_postgres
 from tests.service import ROOT, RunningService, link_models, running_service

@@ -32,13 +32,15 @@ from benchmarks.gpu_sd15 import report
 from benchmarks.gpu_sd15.__main__ import main as gpu_main
 from benchmarks.gpu_sd15.networks import compare
 from benchmarks.gpu_sd15.plan import COMPILED, EAGER, FULL, OURS, TINY, Work
+from benchmarks.metrics import Counts, Durations, counter, counts
+from benchmarks.processes import Server, started
 from benchmarks.results import described
 from benchmarks.sd15 import caps, checkpoints, step_parts, throughput
 from benchmarks.sd15.jobs import Job, content, make_jobs, pictures, require_same
 from benchmarks.sd15.loop import Loop
 from benchmarks.sd15.perf import request_data
 from benchmarks.sd15.queue_delay import link_repository
-from benchmarks.service import Counts, Durations, Server, parse_metrics, running, running_baseline
+from benchmarks.subjects import running_baseline
 from darkroom.diffusion.controls import ControlOptions, load_control
 from darkroom.pipelines.sd15 import networks
 from exporters.config import Placement
@@ -165,11 +167,12 @@ def test_no_checkpoint_no_baseline(tmp_path: Path) -> None:
 
 
 def test_a_server_that_ends_at_once_says_why(tmp_path: Path) -> None:
-    command, log = [sys.executable, "-c", "raise SystemExit('no weights')"], tmp_path / "output.log"
-    server = running(command, "http://127.0.0.1:9", settings={}, log=log, start_seconds=30)
-    with pytest.raises(BenchmarkError, match="no weights"), server:
-        pass
-    assert "no weights" in log.read_text()
+    command = [sys.executable, "-c", "raise SystemExit('no weights')"]
+    with started(command, tmp_path, settings={}) as process:
+        server = Server(process=process, url="http://127.0.0.1:9", folder=tmp_path)
+        with pytest.raises(BenchmarkError, match="ended with code 1:\nno weights"):
+            server.wait_healthy(30)
+    assert "no weights" in server.log()
 
 
 def test_jobs_have_seeds_of_their_own() -> None:
@@ -232,17 +235,15 @@ METRICS = """\
 nv_inference_count{model="sd15_unet",version="1"} 336
 nv_inference_count{model="sd15_unet_canny",version="1"} 9
 nv_inference_exec_count{model="sd15_unet",version="1"} 4.2e+01
-darkroom_network_provider{model="sd15_unet",instance="0",provider="CUDAExecutionProvider"} 1
-darkroom_network_provider{model="sd15_unet",instance="0",provider="CPUExecutionProvider"} 0
 nv_cpu_utilization 0.5
 """
 
 
 def test_metrics_of_one_model() -> None:
-    found = parse_metrics(METRICS, "sd15_unet")
-    assert (found["nv_inference_count"][1], found["nv_inference_exec_count"][1]) == (336, 42)
-    assert found["darkroom_network_provider"][0]["provider"] == "CUDAExecutionProvider"
-    assert parse_metrics(METRICS, "sd15") == {}
+    assert counts(METRICS, "sd15_unet") == Counts(rows=336, executions=42)
+    assert counter(METRICS, "nv_inference_count", "sd15_unet_canny") == 9
+    with pytest.raises(BenchmarkError, match="no nv_inference_count of sd15"):
+        counter(METRICS, "nv_inference_count", "sd15")
 
 
 def test_a_step_is_what_more_steps_take_more() -> None:

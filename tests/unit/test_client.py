@@ -24,8 +24,8 @@ from darkroom_client import (
     Unavailable,
 )
 
+from benchmarks.processes import free_port
 from tests.clients import CALLS, Call
-from tests.conftest import free_port
 from tests.unit.loopback import Answer, as_json, event, events, failure, in_turn, loopback, picture
 
 IMAGE_EVENT = {

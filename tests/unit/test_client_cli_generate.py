@@ -17,8 +17,8 @@ from darkroom_client.models import GenerateOptions
 from darkroom_client.shots import LONGEST_SLUG, slug
 from PIL import Image
 
+from benchmarks.processes import free_port
 from tests.clients import darkroom, names
-from tests.conftest import free_port
 from tests.unit.loopback import (
     HEALTHY,
     Answer,

@@ -14,8 +14,9 @@ from darkroom_client import InvalidRequest, ServerError, Unavailable
 from darkroom_client.cli import main
 from darkroom_client.errors import error_class
 
+from benchmarks.processes import free_port
 from tests.clients import CALLS, Call
-from tests.conftest import free_port, stopped_by
+from tests.conftest import stopped_by
 from tests.unit.loopback import Answer, Received, as_json, event, events, failure, in_turn, loopback, picture
 
 PICTURE = {"name": "a.png", "media_type": "image/png", "bytes": 5, "details": {}}

@@ -16,6 +16,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
+from benchmarks.processes import free_port
 from darkroom.settings import Settings
 from exporters.checkpoints import hub as hub_module
 from exporters.checkpoints import hub_transfer
@@ -23,7 +24,7 @@ from exporters.checkpoints.hub import HubId, parse, resolve, select
 from exporters.checkpoints.hub_transfer import RemoteFile, part_path
 from exporters.errors import ExportError
 from exporters.files import ROOT
-from tests.conftest import free_port, heed_ctrl_c
+from tests.conftest import heed_ctrl_c
 from tests.hub import COMMIT, Hub, serving
 
 REPOSITORY = "someone/little-diffusion"

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from tests.service import ROOT
 
-PACKAGES = ("darkroom", "exporters", "proxy", "supervisor", "training")
+PACKAGES = ("benchmarks", "darkroom", "exporters", "proxy", "supervisor", "training")
 BELOW = {
+    "benchmarks": {"benchmarks", "darkroom", "exporters", "proxy", "training"},
     "darkroom": {"darkroom"},
     "exporters": {"darkroom", "exporters"},
     "proxy": {"darkroom", "proxy"},
