@@ -15,7 +15,7 @@ from darkroom_client.cli import main
 from darkroom_client.errors import error_class
 
 from benchmarks.processes import free_port
-from tests.clients import CALLS, Call
+from tests.clients import Call
 from tests.conftest import stopped_by
 from tests.unit.loopback import Answer, Received, as_json, event, events, failure, in_turn, loopback, picture
 
@@ -37,11 +37,6 @@ def task(**more: Any) -> dict[str, Any]:
 
 
 DONE = events(event("done", task(status="completed", results=[PICTURE])))
-
-
-@pytest.fixture(params=list(CALLS))
-def call(request: pytest.FixtureRequest) -> Call:
-    return CALLS[request.param]
 
 
 @pytest.fixture
