@@ -1,4 +1,4 @@
-"""Fixtures that every test folder shares: a tiny HiDream and real tritonservers over a given repository.
+"""Fixtures that every test folder shares: both clients, a tiny HiDream, and real tritonservers over a given repository.
 
 With `-n 2 --dist loadfile` two workers share the cores, and the tests of a file stay together in one of them.
 """
@@ -25,6 +25,7 @@ from benchmarks.processes import free_port
 from exporters.manifest import exporter_hash
 from supervisor.leftovers import sweep_shared_memory
 from supervisor.triton import find_triton, triton_command
+from tests.clients import CALLS, Call
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of one worker would wait for those of the other
@@ -46,6 +47,12 @@ def stopped_by(number: signal.Signals, command: list[str], reached: threading.Ev
         process.kill()
     assert "Traceback" not in said
     return process.returncode, said
+
+
+@pytest.fixture(params=list(CALLS))
+def call(request: pytest.FixtureRequest) -> Call:
+    """Calls a method of the synchronous client, and in a second run of the test of the asynchronous one."""
+    return CALLS[request.param]
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import io
 import json
-import re
 from typing import Any, cast
 
 import cv2
@@ -15,41 +14,18 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from tests.pictures import encoded, photo, pixels
+from tests.contract.generating import CONTROL, QUICK, REFERENCE, decoded, events_of, first, post
+from tests.pictures import encoded, pixels
 from tests.service import ROOT, RunningService
-
-QUICK: dict[str, Any] = {"prompt": "a cat on a blue background", "steps": 2, "seed": 7, "width": 64, "height": 64}
-REFERENCE = photo(150, 30, 128, 128)
-CONTROL = {**QUICK, "control_image": base64.b64encode(encoded(REFERENCE)).decode()}
-
-
-def post(http: httpx.Client, accept: str = "*/*", **fields: Any) -> httpx.Response:
-    return http.post("/generate", json={**QUICK, **fields}, headers={"accept": accept})
-
-
-def picture(data_url: str, kind: str = "png") -> bytes:
-    head = f"data:image/{kind};base64,"
-    assert data_url.startswith(head)
-    return base64.b64decode(data_url.removeprefix(head), validate=True)
-
-
-def first(answer: httpx.Response) -> bytes:
-    assert answer.status_code == 200, answer.text
-    return picture(answer.json()["images"][0])
 
 
 def shown(answer: httpx.Response) -> dict[str, Any]:
     """The answer with the pixels in place of its files: two files of the same pixels may differ in their packing."""
     assert answer.status_code == 200, answer.text
     body = answer.json()
-    body["images"] = [pixels(picture(image)).tolist() for image in body["images"]]
-    body["control_map"] = pixels(picture(body["control_map"])).tolist()
+    body["images"] = [pixels(decoded(image)).tolist() for image in body["images"]]
+    body["control_map"] = pixels(decoded(body["control_map"])).tolist()
     return cast(dict[str, Any], body)
-
-
-def events_of(answer: httpx.Response) -> list[tuple[str, dict[str, Any]]]:
-    assert answer.headers["content-type"].startswith("text/event-stream")
-    return [(name, json.loads(data)) for name, data in re.findall(r"event: (\w+)\ndata: (.*)\n\n", answer.text)]
 
 
 def farthest(one: bytes, other: bytes) -> int:
@@ -62,7 +38,7 @@ def test_the_answer(http: httpx.Client) -> None:
     assert (body["seed"], body["seeds"]) == (7, [7, 8])
     assert (body["width"], body["height"], body["media_type"]) == (72, 64, "image/png")
     assert "control_map" not in body
-    shapes = [pixels(picture(image)).shape for image in body["images"]]
+    shapes = [pixels(decoded(image)).shape for image in body["images"]]
     assert shapes == [(64, 72, 3)] * 2
     expected = {"prompt": QUICK["prompt"], "negative_prompt": "red", "steps": 2, "seed": 7}
     assert body["parameters"].items() >= expected.items()
@@ -116,7 +92,7 @@ def test_the_kth_picture_is_the_one_of_seed_plus_k(http: httpx.Client) -> None:
     """In a batch with others it may differ by rounding only: at most 2 of 255."""
     together = post(http, num_images=3, scheduler="euler_a").json()["images"]
     for k, image in enumerate(together):
-        assert farthest(picture(image), first(post(http, seed=7 + k, scheduler="euler_a"))) <= 2
+        assert farthest(decoded(image), first(post(http, seed=7 + k, scheduler="euler_a"))) <= 2
 
 
 def test_among_others_it_is_the_same_picture(http: httpx.Client, service: RunningService) -> None:
@@ -140,7 +116,7 @@ def test_a_bare_picture(http: httpx.Client, kind: str) -> None:
         assert (image.format, image.size) == (kind.upper(), (64, 64))
     body = post(http, format=kind).json()
     assert body["media_type"] == f"image/{kind}"
-    assert picture(body["images"][0], kind) == answer.content
+    assert decoded(body["images"][0], kind) == answer.content
     assert post(http, accept="image/*", format=kind).content == answer.content
 
 
@@ -175,7 +151,7 @@ def test_events(http: httpx.Client) -> None:
     assert dict(events)["done"] == whole
     preview = dict(events)["preview"]
     assert (preview["done"], preview["total"]) == (2, 4)
-    assert pixels(picture(preview["image"])).shape == (8, 16, 3)  # a pixel per latent, two pictures side by side
+    assert pixels(decoded(preview["image"])).shape == (8, 16, 3)  # a pixel per latent, two pictures side by side
 
 
 def test_an_error_inside_the_stream_is_an_event(http: httpx.Client) -> None:
@@ -192,7 +168,7 @@ def test_the_control_map_is_opencvs(http: httpx.Client, low: int | None, high: i
     body = http.post("/generate", json={**CONTROL, "width": 96, "height": 80, **fields}).json()
     fitted = np.asarray(REFERENCE.resize((96, 80), Image.Resampling.LANCZOS))
     edges = cv2.Canny(cv2.cvtColor(fitted, cv2.COLOR_RGB2GRAY), low or 100, high or 200)
-    ours = pixels(picture(body["control_map"]))
+    ours = pixels(decoded(body["control_map"]))
     assert np.array_equal(ours, np.repeat(edges[..., None], 3, axis=2))
     assert 0.01 < (ours > 0).mean() < 0.5
     assert body["parameters"]["control_type"] == "canny"
@@ -204,7 +180,7 @@ def test_a_drawing_on_nothing_is_one_on_white(http: httpx.Client) -> None:
     drawing = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
     ImageDraw.Draw(drawing).rectangle((16, 16, 48, 48), outline=(0, 0, 0, 255), width=4)
     control = base64.b64encode(encoded(drawing)).decode()
-    assert pixels(picture(post(http, control_image=control).json()["control_map"])).any()
+    assert pixels(decoded(post(http, control_image=control).json()["control_map"])).any()
 
 
 def test_every_default_sent_asks_for_no_control(http: httpx.Client) -> None:

@@ -7,14 +7,15 @@ import base64
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.contract.test_generate import CONTROL, QUICK, events_of
+from tests.contract.generating import CONTROL, QUICK, events_of
+from tests.contract.states import state, wait_for
 from tests.hostile import hostile_files
 from tests.pictures import encoded, photo
 from tests.service import RunningService, before_triton_is_up, link_models, running_service
@@ -161,18 +162,6 @@ def test_the_limit_of_reference_pictures_is_read_from_the_header(http: httpx.Cli
 
 def executions(service: RunningService) -> float:
     return service.counter("nv_inference_exec_count", "sd15_unet")
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def state(service: RunningService) -> dict[str, Any]:
-    body: dict[str, Any] = httpx.get(f"{service.url}/status", timeout=60).json()
-    return body
 
 
 async def leave(service: RunningService, accept: str, after: float) -> None:

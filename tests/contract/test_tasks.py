@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-import json
 import sqlite3
 import statistics
 import time
@@ -17,38 +16,12 @@ import httpx
 import pytest
 from PIL import Image
 
+from tests.contract.tasks import QUICK, finished, follow, submit
 from tests.pictures import encoded, photo
 from tests.service import RunningService
 
-QUICK: dict[str, Any] = {"operation": "generate", "prompt": "a cat on a blue background", "steps": 2, "seed": 7}
-QUICK |= {"width": 64, "height": 64}
 LONG = {**QUICK, "steps": 150, "width": 256, "height": 256}
 NOBODY = "12345678-1234-1234-1234-123456789012"
-
-
-def submit(http: httpx.Client, headers: dict[str, str] | None = None, **fields: Any) -> dict[str, Any]:
-    answer = http.post("/tasks", json={**QUICK, **fields}, headers=headers)
-    assert answer.status_code == 202, answer.text
-    return dict(answer.json())
-
-
-def follow(http: httpx.Client, id: str) -> list[tuple[str, dict[str, Any]]]:
-    """All events of a task, which ends with them."""
-    events, name = [], ""
-    with http.stream("GET", f"/tasks/{id}/events") as answer:
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        for line in answer.iter_lines():
-            if line.startswith("event: "):
-                name = line.removeprefix("event: ")
-            elif line.startswith("data: "):
-                events.append((name, json.loads(line.removeprefix("data: "))))
-    return events
-
-
-def finished(http: httpx.Client, id: str) -> dict[str, Any]:
-    kind, task = follow(http, id)[-1]
-    assert kind == "done"
-    return task
 
 
 def picture(http: httpx.Client, url: str) -> Image.Image:

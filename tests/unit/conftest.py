@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.clients import CALLS, Call
 from tests.postgres import running_postgres
 from tests.unit.loopback import Loopback, loopback, studio
 
@@ -89,12 +88,6 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     with serving(Hub(REPOSITORY, dict(FILES), large={UNET})) as running:
         monkeypatch.setenv("HF_ENDPOINT", running.url)
         yield running
-
-
-@pytest.fixture(params=list(CALLS))
-def call(request: pytest.FixtureRequest) -> Call:
-    """Calls a method of the synchronous client, and in a second run of the test of the asynchronous one."""
-    return CALLS[request.param]
 
 
 @pytest.fixture

@@ -10,16 +10,7 @@ import pytest
 
 from proxy.load import Load, Used, shares
 from proxy.tasks.estimates import Forecast, Job, Speed, forecast, learnt_gain, speed_from, speed_of
-
-
-class Clock:
-    """Seconds that the test decides on."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.unit.clock import Clock
 
 
 def test_shares_of_equal_jobs_are_equal() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.gate import Gate
 from proxy.load import CURRENT, Load
-from tests.unit.test_estimates import Clock
+from tests.unit.clock import Clock
 
 
 def test_a_job_is_known_where_its_work_is_done() -> None:

@@ -11,7 +11,7 @@ from proxy import gate as gate_module
 from proxy.gate import Gate
 from proxy.load import Load
 from proxy.retry import RETRY_AFTER_RANGE, Appointments, Flow
-from tests.unit.test_estimates import Clock
+from tests.unit.clock import Clock
 
 
 def test_each_refused_client_is_told_a_time_of_its_own() -> None:
