@@ -58,7 +58,7 @@ def cancel_all(http: httpx.Client) -> None:
             http.delete(f"/tasks/{task['task_id']}")
 
 
-def test_a_full_queue_and_its_order(http: httpx.Client) -> None:
+def test_task_queue_is_full_and_keeps_its_order(http: httpx.Client) -> None:
     """Refused is what does not fit, all of a batch or none; what waits knows its place."""
     long = {**LONG, "width": 256, "height": 256}  # longer than all that follows; they are cancelled
     ids = [http.post("/tasks", json=long).json()["task_id"] for _ in range(PLACES + QUEUE)]
@@ -97,7 +97,7 @@ def test_a_full_queue_and_its_order(http: httpx.Client) -> None:
     assert [wait(http, one["task_id"])["status"] for one in (urgent, other)] == ["cancelled", "completed"]
 
 
-def test_direct_requests_and_tasks_share_the_places(narrow: RunningService, http: httpx.Client) -> None:
+def test_direct_requests_and_tasks_share_the_slots(narrow: RunningService, http: httpx.Client) -> None:
     tasks = [http.post("/tasks", json=LONG).json()["task_id"] for _ in range(PLACES)]
 
     async def direct() -> int:
@@ -127,7 +127,7 @@ def limit_files(service: RunningService, size: int) -> None:
     psutil.Process(proxy.pid).rlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-def test_a_disk_without_room_for_a_result(narrow: RunningService, http: httpx.Client) -> None:
+def test_task_fails_without_disk_space_for_a_result(narrow: RunningService, http: httpx.Client) -> None:
     fields = {"operation": "upscale", "model": "animevideov3", "scale": 4, "format": "raw"}
     files, size = {"file": noise(400)}, 1600 * 1600 * 3
     limit_files(narrow, 6 << 20)  # the database's own files are smaller, the result is not
@@ -143,7 +143,7 @@ def test_a_disk_without_room_for_a_result(narrow: RunningService, http: httpx.Cl
     assert len(http.get(done["result_urls"][0]).content) == done["results"][0]["bytes"] == size
 
 
-def test_a_disk_without_any_room(narrow: RunningService, http: httpx.Client) -> None:
+def test_task_is_refused_without_disk_space(narrow: RunningService, http: httpx.Client) -> None:
     """Not even the database can write: new tasks are refused, and one that runs is done when there is room."""
     id = http.post("/tasks", json=LONG).json()["task_id"]
     while http.get(f"/tasks/{id}").json()["step"] == 0:

@@ -38,7 +38,7 @@ from tests.unit.loopback import IMAGE_EVENT, Answer, event, events, failure, in_
         (504, "task_timeout", TimedOut),
     ],
 )
-def test_every_status_has_its_class(call: Call, status: int, code: str, kind: type[DarkroomError]) -> None:
+def test_error_class_of_every_status(call: Call, status: int, code: str, kind: type[DarkroomError]) -> None:
     answer = failure(status, code, "tile: 32..4096; got 7.", "tile", **{"X-Request-ID": "r7", "Retry-After": "3"})
     with loopback(in_turn(answer)) as server, pytest.raises(kind) as caught:
         call(server.url, "upscale", b"small")
@@ -50,20 +50,20 @@ def test_every_status_has_its_class(call: Call, status: int, code: str, kind: ty
         call(server.url, "upscale", b"small", on_progress=lambda _: None)
 
 
-def test_an_error_page_of_a_proxy_is_understood_by_its_status(call: Call) -> None:
+def test_error_page_of_a_proxy_is_read_by_its_status(call: Call) -> None:
     page = Answer(status=413, headers={"Content-Type": "text/html"}, body=b"<html>\xff too large</html>")
     with loopback(in_turn(page)) as server, pytest.raises(InvalidRequest, match="status 413") as caught:
         call(server.url, "upscale", b"small")
     assert caught.value.code == "http_413"
 
 
-def test_a_redirect_names_the_new_address(call: Call) -> None:
+def test_error_of_a_redirect_names_the_new_address(call: Call) -> None:
     moved = Answer(status=307, headers={"Location": "https://elsewhere/api/upscale"})
     with loopback(in_turn(moved)) as server, pytest.raises(DarkroomError, match="https://elsewhere"):
         call(server.url, "upscale", b"small")
 
 
-def test_busy_is_tried_again_after_the_time_it_asks_for(call: Call) -> None:
+def test_retry_after_is_respected(call: Call) -> None:
     busy = failure(429, "queue_full", "The queue is full.", **{"Retry-After": "1"})
     with loopback(in_turn(busy, picture(b"large"))) as server:
         started = time.monotonic()
@@ -75,14 +75,14 @@ def test_busy_is_tried_again_after_the_time_it_asks_for(call: Call) -> None:
     assert first.file() == b"small" * 100_000
 
 
-def test_events_are_tried_again_as_well(call: Call) -> None:
+def test_retry_of_event_streams(call: Call) -> None:
     starting = failure(503, "not_ready", "Models are loading.", **{"Retry-After": "1"})
     with loopback(in_turn(starting, events(event("image", IMAGE_EVENT)))) as server:
         assert call(server.url, "upscale", b"small", retries=1, on_progress=lambda _: None).image == b"large"
     assert len(server.received) == 2
 
 
-def test_tries_are_bounded(call: Call) -> None:
+def test_retries_are_bounded(call: Call) -> None:
     with (
         loopback(in_turn(failure(503, "not_ready", "Models are loading."))) as server,
         pytest.raises(Unavailable, match=r"Models are loading\.") as caught,
@@ -92,7 +92,7 @@ def test_tries_are_bounded(call: Call) -> None:
     assert len(server.received) == 2
 
 
-def test_nobody_there(call: Call) -> None:
+def test_error_without_a_service(call: Call) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     for method, args in (("health", ()), ("info", ()), ("upscale", (b"small",))):
         with pytest.raises(Unavailable, match=rf"No Darkroom service answers at {url}.*start\.sh") as caught:
@@ -100,7 +100,7 @@ def test_nobody_there(call: Call) -> None:
         assert (caught.value.status, caught.value.code) == (None, "cannot_connect")
 
 
-def test_a_service_that_comes_up_late_is_found(call: Call) -> None:
+def test_retry_finds_a_service_that_starts_late(call: Call) -> None:
     port, answered = free_port(), threading.Event()
 
     def serve_later() -> None:
@@ -117,7 +117,7 @@ def test_a_service_that_comes_up_late_is_found(call: Call) -> None:
         late.join()
 
 
-def test_health_and_info_are_asked_once(call: Call) -> None:
+def test_health_and_info_are_not_retried(call: Call) -> None:
     with loopback(in_turn(failure(503, "not_ready", "Draining."))) as server:
         for method in ("health", "info"):
             with pytest.raises(Unavailable, match="Draining"):
@@ -125,7 +125,7 @@ def test_health_and_info_are_asked_once(call: Call) -> None:
     assert len(server.received) == 2
 
 
-def test_silence_times_out_and_is_not_tried_again(call: Call) -> None:
+def test_timeout_is_not_retried(call: Call) -> None:
     over = threading.Event()
 
     def stall(_: object) -> Answer:
@@ -140,7 +140,7 @@ def test_silence_times_out_and_is_not_tried_again(call: Call) -> None:
     assert len(server.received) == 1
 
 
-def test_a_broken_connection_is_not_tried_again(call: Call) -> None:
+def test_broken_connection_is_not_retried(call: Call) -> None:
     cut = Answer(headers=picture(b"").headers, body=b"half a pic", cut=True)
     with (
         loopback(in_turn(cut)) as server,
@@ -152,7 +152,7 @@ def test_a_broken_connection_is_not_tried_again(call: Call) -> None:
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"models": 3}', b"\xff\xfe", b"null"])
-def test_garbage_instead_of_json(call: Call, body: bytes) -> None:
+def test_error_of_an_answer_that_is_not_json(call: Call, body: bytes) -> None:
     with loopback(in_turn(Answer(body=body))) as server:
         for method in ("info", "health"):
             with pytest.raises(ServerError, match="is it a Darkroom service"):

@@ -19,7 +19,7 @@ from tests.clients import Call
 from tests.unit.loopback import IMAGE_EVENT, Answer, event, events, in_turn, loopback, picture
 
 
-def test_progress_comes_before_the_picture(call: Call) -> None:
+def test_events_give_progress_before_the_image(call: Call) -> None:
     stream = events(
         b": hello\n\n",
         event("progress", {"done": 1, "total": 2}),
@@ -36,12 +36,12 @@ def test_progress_comes_before_the_picture(call: Call) -> None:
     assert server.received[0].headers["accept"] == "text/event-stream"
 
 
-def test_a_service_without_events_still_gives_the_picture(call: Call) -> None:
+def test_events_are_optional_for_the_service(call: Call) -> None:
     with loopback(in_turn(picture(b"large"))) as server:
         assert call(server.url, "upscale", b"small", on_progress=lambda _: None).image == b"large"
 
 
-def test_an_error_event_is_raised(call: Call) -> None:
+def test_events_raise_an_error_event(call: Call) -> None:
     content = {"status": 504, "detail": "Too long.", "error": {"code": "task_timeout", "message": "Too long."}}
     stream = events(event("progress", {"done": 1, "total": 2}), event("error", content))
     with loopback(in_turn(stream)) as server, pytest.raises(TimedOut, match=r"^Too long\.$") as caught:
@@ -50,7 +50,7 @@ def test_an_error_event_is_raised(call: Call) -> None:
 
 
 @pytest.mark.parametrize("cut", [True, False], ids=["broken off", "ended early"])
-def test_a_stream_that_ends_before_the_picture(call: Call, cut: bool) -> None:
+def test_events_that_end_before_the_image(call: Call, cut: bool) -> None:
     half = event("image", IMAGE_EVENT)[:-10]
     with (
         loopback(in_turn(events(event("progress", {"done": 1, "total": 2}), half, cut=cut))) as server,
@@ -60,7 +60,7 @@ def test_a_stream_that_ends_before_the_picture(call: Call, cut: bool) -> None:
     assert caught.value.code == "connection_lost"
 
 
-def test_an_exception_of_the_callback_ends_the_request(call: Call) -> None:
+def test_events_end_with_an_exception_of_the_callback(call: Call) -> None:
     left = threading.Event()
 
     def many(_: object) -> Answer:
@@ -98,13 +98,13 @@ def test_an_exception_of_the_callback_ends_the_request(call: Call) -> None:
         Answer(headers={"Content-Type": "image/png"}, body=b"no scale"),
     ],
 )
-def test_nonsense_is_named_as_such(call: Call, stream: Answer) -> None:
+def test_events_that_cannot_be_read(call: Call, stream: Answer) -> None:
     with loopback(in_turn(stream)) as server, pytest.raises(ServerError, match="cannot be understood") as caught:
         call(server.url, "upscale", b"small", on_progress=lambda _: None)
     assert caught.value.code == "bad_answer"
 
 
-def test_a_very_long_event_line_takes_linear_time(call: Call) -> None:
+def test_events_with_a_very_long_line_take_linear_time(call: Call) -> None:
     data = bytes(50 << 20)
     line = event("image", IMAGE_EVENT | {"image": "data:image/png;base64," + base64.b64encode(data).decode()})
     pieces = [line[start : start + 65_536] for start in range(0, len(line), 65_536)]

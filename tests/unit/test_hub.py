@@ -14,12 +14,12 @@ from exporters.checkpoints.hub_transfer import RemoteFile
 from tests.hub import COMMIT, FILES, REPOSITORY, UNET, WANTED, WEIGHTS, Hub, fetched, refusal
 
 
-def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_hub_takes_a_folder_as_it_is(tmp_path: Path) -> None:
     assert fetched(tmp_path / "cache", str(tmp_path)) == tmp_path
     assert not (tmp_path / "cache").exists()
 
 
-def test_only_what_is_needed_is_fetched(hub: Hub, tmp_path: Path) -> None:
+def test_hub_fetches_only_needed_files(hub: Hub, tmp_path: Path) -> None:
     lines: list[str] = []
     folder = fetched(tmp_path, report=lines.append)
 
@@ -31,7 +31,7 @@ def test_only_what_is_needed_is_fetched(hub: Hub, tmp_path: Path) -> None:
     assert "256.1 kB to download" in lines[0]
 
 
-def test_a_second_run_fetches_nothing(hub: Hub, tmp_path: Path) -> None:
+def test_hub_fetches_nothing_in_a_second_run(hub: Hub, tmp_path: Path) -> None:
     folder = fetched(tmp_path)
     hub.asked.clear()
 
@@ -39,7 +39,9 @@ def test_a_second_run_fetches_nothing(hub: Hub, tmp_path: Path) -> None:
     assert [asked.path for asked in hub.asked] == [f"/api/models/{REPOSITORY}/revision/main"]
 
 
-def test_without_the_hub_a_complete_copy_does(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_that_is_unreachable_needs_a_complete_copy(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = fetched(tmp_path)
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{free_port()}")
     lines: list[str] = []
@@ -51,7 +53,7 @@ def test_without_the_hub_a_complete_copy_does(hub: Hub, tmp_path: Path, monkeypa
     assert "cannot be had" in refusal(tmp_path)
 
 
-def test_revisions_have_folders_of_their_own(hub: Hub, tmp_path: Path) -> None:
+def test_hub_revisions_have_their_own_folders(hub: Hub, tmp_path: Path) -> None:
     other = "f" * 40
     hub.revisions["refs/pr/1"] = other
     hub.revisions[other] = other
@@ -60,7 +62,7 @@ def test_revisions_have_folders_of_their_own(hub: Hub, tmp_path: Path) -> None:
     assert fetched(tmp_path, f"{REPOSITORY}@{COMMIT}").name == COMMIT
 
 
-def test_the_hub_of_these_tests_is_one_for_huggingface_hub(hub: Hub, tmp_path: Path) -> None:
+def test_hub_of_the_tests_works_with_huggingface_hub(hub: Hub, tmp_path: Path) -> None:
     path = huggingface_hub.hf_hub_download(REPOSITORY, UNET, endpoint=hub.url, cache_dir=tmp_path)
     assert Path(path).read_bytes() == WEIGHTS
 
@@ -86,9 +88,9 @@ def chosen(*names: str, patterns: tuple[str, ...] = ("*",)) -> set[str]:
         (("a/m.bin", "b/m.safetensors", "b/m.bin"), {"a/m.bin", "b/m.safetensors"}),
     ],
 )  # fmt: skip
-def test_one_form_of_weights_per_folder(names: tuple[str, ...], kept: set[str]) -> None:
+def test_hub_selects_one_form_of_weights_per_folder(names: tuple[str, ...], kept: set[str]) -> None:
     assert chosen(*names) == kept
 
 
-def test_a_file_that_no_pattern_wants_decides_nothing() -> None:
+def test_hub_ignores_unwanted_files_in_the_selection() -> None:
     assert chosen("unet/a.bin", "unet/a.safetensors", patterns=("unet/*.bin",)) == {"unet/a.bin"}

@@ -15,7 +15,7 @@ from exporters.errors import ExportError
 from tests.hub import REPOSITORY, TOKEN, Hub, fetched, refusal
 
 
-def test_the_token_opens_and_goes_to_the_hub_only(
+def test_hub_token_is_sent_to_the_hub_only(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -43,7 +43,7 @@ def test_the_token_opens_and_goes_to_the_hub_only(
         (False, "hf_other", ["does not accept your HF_TOKEN (401)"]),
     ],
 )
-def test_no_access(
+def test_hub_access_denied(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gated: bool, given: str | None, words: list[str]
 ) -> None:
     hub.token, hub.gated = TOKEN, gated
@@ -55,7 +55,9 @@ def test_no_access(
 
 
 @pytest.mark.parametrize("token", [None, TOKEN])
-def test_no_such_repository(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str | None) -> None:
+def test_hub_repository_is_missing(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str | None
+) -> None:
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
     sentence = refusal(tmp_path, "someone/else")
@@ -63,29 +65,29 @@ def test_no_such_repository(hub: Hub, tmp_path: Path, monkeypatch: pytest.Monkey
     assert sentence.endswith("; nor is there such a folder.")
 
 
-def test_no_such_revision(hub: Hub, tmp_path: Path) -> None:
+def test_hub_revision_is_missing(hub: Hub, tmp_path: Path) -> None:
     sentence = refusal(tmp_path, f"{REPOSITORY}@v9")
     assert sentence == f"{REPOSITORY} has no branch, tag or commit 'v9' at {hub.url}."
 
 
-def test_nothing_that_matches(hub: Hub, tmp_path: Path) -> None:
+def test_hub_repository_without_matching_files(hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"holds none of the files transformer/\*: another kind of model\?"):
         resolve(REPOSITORY, patterns=["transformer/*"], cache=tmp_path)
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
-def test_a_hub_out_of_order(hub: Hub, tmp_path: Path, status: int) -> None:
+def test_hub_answers_with_a_server_error(hub: Hub, tmp_path: Path, status: int) -> None:
     hub.status = status
     assert f"(it answers {status})" in refusal(tmp_path)
 
 
-def test_a_hub_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_is_unreachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{free_port()}")
     sentence = refusal(tmp_path)
     assert all(word in sentence for word in ("Connection refused", "HF_ENDPOINT", "without a network give a folder"))
 
 
-def test_something_that_is_no_hub(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_url_of_another_server(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Hub, "listing", lambda self, commit: {"id": REPOSITORY, "sha": None, "siblings": []})
     assert "does not answer as a hub does" in refusal(tmp_path)
     monkeypatch.setattr(Hub, "listing", lambda self, commit: ["hello"])
@@ -93,12 +95,12 @@ def test_something_that_is_no_hub(hub: Hub, tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("endpoint", ["hub.example", "ftp://hub.example", "http://:80"])
-def test_an_endpoint_has_to_be_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+def test_hub_endpoint_has_to_be_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
     assert refusal(tmp_path) == f"HF_ENDPOINT must be a URL such as https://huggingface.co; got {endpoint!r}."
 
 
-def test_token_and_hub_may_stand_in_the_settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_token_and_endpoint_come_from_the_settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HF_TOKEN", "HF_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / ".env").write_text("HF_TOKEN=hf_of_the_file\nHF_ENDPOINT=http://127.0.0.1:1/\n")
@@ -108,5 +110,5 @@ def test_token_and_hub_may_stand_in_the_settings_file(tmp_path: Path, monkeypatc
     assert "hf_of_the_file" not in repr(Settings())
 
 
-def test_the_repr_of_a_hub_keeps_the_token() -> None:
+def test_hub_repr_hides_the_token() -> None:
     assert TOKEN not in repr(hub_module._Hub(endpoint="https://h", token=TOKEN))

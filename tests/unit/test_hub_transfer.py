@@ -20,7 +20,7 @@ from tests.conftest import heed_ctrl_c
 from tests.hub import COMMIT, FILES, PATTERNS, REPOSITORY, UNET, WEIGHTS, Hub, fetched, refusal
 
 
-def test_a_dropped_connection_goes_on_where_it_stopped(hub: Hub, tmp_path: Path) -> None:
+def test_transfer_resumes_after_a_dropped_connection(hub: Hub, tmp_path: Path) -> None:
     hub.cuts[UNET] = [100_000, 70_000]
 
     folder = fetched(tmp_path)
@@ -33,9 +33,7 @@ def test_a_dropped_connection_goes_on_where_it_stopped(hub: Hub, tmp_path: Path)
     ]
 
 
-def test_a_new_run_goes_on_where_the_last_one_stopped(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_transfer_resumes_in_a_new_run(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub_transfer, "ATTEMPTS", 1)
     hub.cuts[UNET] = [100_000, 0]
     assert "goes on where it stopped" in refusal(tmp_path)
@@ -55,7 +53,7 @@ def test_a_new_run_goes_on_where_the_last_one_stopped(
     assert "100.0 kB are there already" in lines[0]
 
 
-def test_a_server_without_ranges_sends_all_of_it_again(hub: Hub, tmp_path: Path) -> None:
+def test_transfer_from_a_server_without_ranges_starts_again(hub: Hub, tmp_path: Path) -> None:
     hub.ranges = False
     hub.cuts[UNET] = [100_000]
 
@@ -63,13 +61,13 @@ def test_a_server_without_ranges_sends_all_of_it_again(hub: Hub, tmp_path: Path)
     assert [asked.sent for asked in hub.transfers(UNET)] == [100_000, len(WEIGHTS)]
 
 
-def test_it_gives_up_when_nothing_more_comes(hub: Hub, tmp_path: Path) -> None:
+def test_transfer_fails_when_nothing_more_arrives(hub: Hub, tmp_path: Path) -> None:
     hub.cuts[UNET] = [1000] + [0] * hub_transfer.ATTEMPTS
     assert "goes on where it stopped" in refusal(tmp_path)
     assert hub.cuts[UNET] == []
 
 
-def test_control_c_leaves_what_came_in(hub: Hub, tmp_path: Path) -> None:
+def test_transfer_stopped_by_ctrl_c_keeps_what_arrived(hub: Hub, tmp_path: Path) -> None:
     hub.stall = threading.Event()
     hub.cuts[UNET] = [100_000]
     program = (
@@ -100,7 +98,7 @@ def test_control_c_leaves_what_came_in(hub: Hub, tmp_path: Path) -> None:
     assert [asked.range for asked in hub.transfers(UNET)] == [f"bytes={kept}-"]
 
 
-def test_two_processes_do_not_write_one_file(hub: Hub, tmp_path: Path) -> None:
+def test_transfer_of_one_file_is_locked_between_processes(hub: Hub, tmp_path: Path) -> None:
     folder = tmp_path / "hub" / "someone--little-diffusion" / COMMIT
     folder.mkdir(parents=True)
     with (folder / ".lock").open("w") as lock:
@@ -110,7 +108,9 @@ def test_two_processes_do_not_write_one_file(hub: Hub, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "hash_name"), [(UNET, "sha256"), ("unet/config.json", "Git hash")])
-def test_damaged_content_is_refused_and_deleted(hub: Hub, tmp_path: Path, name: str, hash_name: str) -> None:
+def test_transfer_of_damaged_content_is_refused_and_deleted(
+    hub: Hub, tmp_path: Path, name: str, hash_name: str
+) -> None:
     hub.spoiled = {name}
     sentence = refusal(tmp_path)
 
@@ -122,23 +122,23 @@ def test_damaged_content_is_refused_and_deleted(hub: Hub, tmp_path: Path, name: 
     assert (fetched(tmp_path) / name).read_bytes() == FILES[name]
 
 
-def test_more_bytes_than_announced_are_refused(hub: Hub, tmp_path: Path) -> None:
+def test_transfer_of_more_bytes_than_announced_is_refused(hub: Hub, tmp_path: Path) -> None:
     hub.announced[UNET] = 1000
     assert refusal(tmp_path) == f"{UNET} should have 1,000 bytes, and the hub sends more; what came in was deleted."
 
 
-def test_fewer_bytes_than_announced_are_refused(hub: Hub, tmp_path: Path) -> None:
+def test_transfer_of_fewer_bytes_than_announced_is_refused(hub: Hub, tmp_path: Path) -> None:
     hub.announced[UNET] = len(WEIGHTS) + 1
     assert "answers 416" in refusal(tmp_path)
 
 
-def test_names_that_lead_out_of_the_folder_are_refused(hub: Hub, tmp_path: Path) -> None:
+def test_transfer_refuses_names_outside_of_the_folder(hub: Hub, tmp_path: Path) -> None:
     hub.files["unet/../../../evil.json"] = b"{}"
     assert "'unet/../../../evil.json', which would lie outside" in refusal(tmp_path / "cache")
     assert not list(tmp_path.rglob("evil*"))
 
 
-def test_space_is_looked_at_before_anything_is_fetched(hub: Hub, tmp_path: Path) -> None:
+def test_transfer_checks_free_space_first(hub: Hub, tmp_path: Path) -> None:
     hub.announced[UNET] = 10**18
     sentence = refusal(tmp_path)
 
@@ -148,19 +148,19 @@ def test_space_is_looked_at_before_anything_is_fetched(hub: Hub, tmp_path: Path)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_is_one_sentence(hub: Hub, tmp_path: Path) -> None:
+def test_transfer_to_a_full_disk_is_one_sentence(hub: Hub, tmp_path: Path) -> None:
     target = tmp_path / "hub" / "someone--little-diffusion" / COMMIT / UNET
     target.parent.mkdir(parents=True)
     part_path(target).symlink_to("/dev/full")
     assert "is full; free some space and run the same command" in refusal(tmp_path)
 
 
-def test_a_cache_that_cannot_be_written_is_one_sentence(hub: Hub, tmp_path: Path) -> None:
+def test_transfer_to_a_read_only_cache_is_one_sentence(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "cannot be written: Not a directory" in refusal(tmp_path / "file")
 
 
-def test_the_bar_is_for_terminals(hub: Hub, tmp_path: Path) -> None:
+def test_transfer_shows_a_bar_on_terminals_only(hub: Hub, tmp_path: Path) -> None:
     """Under a pseudo-terminal there is a bar with bytes and speed; without one, nothing but the sentence."""
     program = (
         "import sys; from pathlib import Path; from exporters.checkpoints.hub import resolve\n"

@@ -22,7 +22,7 @@ def test_estimates_come_from_what_was_measured(store: Store) -> None:
     assert add(store, draft())[0].estimate == pytest.approx(8.0, rel=0.1)
 
 
-def test_a_size_never_seen_is_estimated_from_the_nearest_one(store: Store) -> None:
+def test_estimate_of_a_new_size_comes_from_the_nearest_one(store: Store) -> None:
     measure(store, *[2.0] * 5)
     measure(store, *[200.0] * 3, work=dataclasses.replace(WORK, kind="1024x1024"))
     for kind, expected in (("64x128", 4.0), ("512x1024", 100.0), ("unheard of", 2.0)):  # the last one is like most
@@ -30,7 +30,7 @@ def test_a_size_never_seen_is_estimated_from_the_nearest_one(store: Store) -> No
         assert task.estimate == pytest.approx(expected), kind
 
 
-def test_what_waits_is_estimated_by_what_is_known_now(store: Store) -> None:
+def test_estimate_of_waiting_tasks_uses_later_measurements(store: Store) -> None:
     """A burst that came before anything was measured is not stuck with the guess."""
     first, second = add(store, draft(), draft())
     before = estimate_of(store, 1).seconds_until_done(second)
@@ -40,7 +40,7 @@ def test_what_waits_is_estimated_by_what_is_known_now(store: Store) -> None:
     assert estimate_of(store, 1).seconds_until_done(first) == pytest.approx(2, abs=0.5)
 
 
-def test_a_burst_of_tasks_does_not_inflate_later_estimates(store: Store) -> None:
+def test_estimates_are_not_inflated_by_a_burst(store: Store) -> None:
     """Each of eight lasts eight times as long as alone, and has had an eighth of the machine."""
     measure(store, *[0.5] * 3)
     measure(store, *[0.5] * 20, company=math.log(8))
@@ -62,7 +62,7 @@ def test_queue_estimate(store: Store) -> None:
     assert [estimate.seconds_until_room(count) for count in (1, 2, 99)] == pytest.approx([15, 20, 37.5], abs=0.01)
 
 
-def test_what_a_task_had_counts_where_its_steps_tell_nothing(store: Store) -> None:
+def test_queue_estimate_uses_the_time_that_a_task_had_without_steps(store: Store) -> None:
     (task,) = add(store, draft())
     store.begin(task.id, "run")
     task = store.get(task.id) or task
@@ -71,7 +71,7 @@ def test_what_a_task_had_counts_where_its_steps_tell_nothing(store: Store) -> No
     assert estimate_of(store, 2, had={task.id: 40.0}).seconds_until_done(task) == pytest.approx(1)
 
 
-def test_in_the_middle_of_a_burst_more_is_expected(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queue_estimate_expects_more_tasks_in_a_burst(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as have come in this second, up to the number of slots, behind those that are there."""
     now = time.time()
     monkeypatch.setattr("proxy.tasks.store.time.time", lambda: now)
@@ -86,14 +86,14 @@ def test_in_the_middle_of_a_burst_more_is_expected(store: Store, monkeypatch: py
     assert estimate_of(store, 2, arriving=True).seconds_until_done(task) == pytest.approx(30.2)
 
 
-def test_nothing_is_expected_after_a_batch(store: Store) -> None:
+def test_queue_estimate_expects_nothing_after_a_batch(store: Store) -> None:
     tasks = add(store, *(draft() for _ in range(4)))
     estimate = estimate_of(store, 8, arriving=True)
     assert estimate.expected == []
     assert estimate.seconds_until_done(tasks[-1]) == pytest.approx(40.2)
 
 
-def test_direct_requests_are_in_the_estimate(store: Store) -> None:
+def test_queue_estimate_includes_direct_requests(store: Store) -> None:
     (task,) = add(store, draft())
     other = Direct(group="other", left=30.0)
     assert estimate_of(store, 2).seconds_until_done(task) == pytest.approx(10.2)
@@ -103,7 +103,7 @@ def test_direct_requests_are_in_the_estimate(store: Store) -> None:
     assert estimate_of(store, 1, direct=([other], [other])).position(task.id) == 1
 
 
-def test_every_proxy_has_its_places(store: Store) -> None:
+def test_queue_estimate_counts_the_slots_of_each_proxy(store: Store) -> None:
     tasks = add(store, *(draft() for _ in range(4)))
     alone = estimate_of(store, 1).seconds_until_done(tasks[-1])
     for name in ("one", "other"):

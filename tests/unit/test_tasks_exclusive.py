@@ -76,7 +76,7 @@ async def until_begun(made: Sessions, *names: str) -> None:
         await made.begun.acquire()
 
 
-def test_exclusive_tasks_run_one_at_a_time_and_in_nobodys_way(
+def test_exclusive_tasks_run_one_at_a_time_and_delay_no_others(
     tmp_path: Path, database: str | None, operation: Sessions, key: str
 ) -> None:
     async def scenario() -> None:

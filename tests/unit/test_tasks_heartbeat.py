@@ -8,7 +8,7 @@ from proxy.tasks.heartbeat import LOST_SECONDS, Heartbeats
 from proxy.tasks.store import Store
 
 
-def test_whose_heart_does_not_beat_is_lost(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heartbeat_that_stops_marks_a_proxy_as_lost(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr("proxy.tasks.heartbeat.time.monotonic", lambda: now)
     ours, other = Heartbeats(store, "ours"), Heartbeats(store, "other")
@@ -26,7 +26,9 @@ def test_whose_heart_does_not_beat_is_lost(store: Store, monkeypatch: pytest.Mon
     assert ours.lost({"other"}) == set()
 
 
-def test_a_database_that_was_away_silences_nobody(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heartbeat_after_an_unavailable_database_marks_no_proxy_as_lost(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who is back first finds the others as silent as it was itself."""
     now = 1000.0
     monkeypatch.setattr("proxy.tasks.heartbeat.time.monotonic", lambda: now)

@@ -55,7 +55,7 @@ def test_retention_by_age_and_size(store: Store, tmp_path: Path) -> None:
     assert store.get(ids[1]) is not None
 
 
-def test_folders_of_nobody_go_after_an_hour(store: Store, tmp_path: Path) -> None:
+def test_retention_removes_folders_without_a_task_after_an_hour(store: Store, tmp_path: Path) -> None:
     files = Files(tmp_path)
     files.write_inputs("00000000-new", {"image": b"x"})
     files.write_inputs("00000000-old", {"image": b"x"})
@@ -67,7 +67,7 @@ def test_folders_of_nobody_go_after_an_hour(store: Store, tmp_path: Path) -> Non
     assert old.with_name("00000000-new").exists()
 
 
-def test_another_database_leaves_the_folders_alone(store: Store, tmp_path: Path) -> None:
+def test_retention_keeps_folders_of_another_database(store: Store, tmp_path: Path) -> None:
     """DATABASE_URL was changed, or darkroom.db was lost."""
     files = Files(tmp_path)
     (task,) = add(store, draft())
@@ -85,7 +85,7 @@ def test_another_database_leaves_the_folders_alone(store: Store, tmp_path: Path)
         other.close()
 
 
-def test_a_full_disk_takes_only_what_this_run_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_removes_only_files_of_this_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files, id = Files(tmp_path), str(uuid.uuid4())
     picture = Output(data=memoryview(b"a"), media_type="image/png", details={})
     kept = {result["name"] for result in files.write_results(id, [picture, picture, picture])}

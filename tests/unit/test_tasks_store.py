@@ -23,7 +23,7 @@ def order(store: Store) -> str:
     return "".join(names[id] for id in estimate_of(store, 1).waiting)
 
 
-def test_what_was_accepted_is_given_back(store: Store) -> None:
+def test_store_returns_what_was_accepted(store: Store) -> None:
     (task,) = add(store, draft())
     assert store.get(task.id) == task
     assert (task.state, task.attempts, task.fields, task.results) == ("queued", 0, {"prompt": "a cat"}, [])
@@ -31,21 +31,21 @@ def test_what_was_accepted_is_given_back(store: Store) -> None:
     assert store.counts() == {"queued": 1}
 
 
-def test_clients_take_turns_whoever_came_first(store: Store) -> None:
+def test_store_orders_clients_in_turns(store: Store) -> None:
     add(store, *(draft("a") for _ in range(4)))
     add(store, *(draft("b") for _ in range(3)))
     add(store, draft("c"))
     assert order(store) == "abcababa"
 
 
-def test_invented_keys_of_one_source_are_one_client(store: Store) -> None:
+def test_store_counts_keys_of_one_source_as_one_client(store: Store) -> None:
     add(store, *(draft(f"key {n}", source="greedy") for n in range(40)))
     tasks = add(store, draft("new", source="other"), draft("new", source="other"))
     waiting = [one.id for one in estimate_of(store, 1).queue]
     assert [waiting.index(task.id) for task in tasks] == [1, 3]
 
 
-def test_the_first_task_of_a_source_is_a_newcomers(store: Store) -> None:
+def test_store_marks_the_first_task_of_a_source_as_newcomer(store: Store) -> None:
     alone = add(store, draft("g", source="greedy"), draft("g", source="greedy"))
     assert [task.newcomer for task in alone] == [False, False], "there are slots for both"
     first, second = add(store, draft("x", source="s"), draft("y", source="s"))
@@ -59,7 +59,7 @@ def test_the_first_task_of_a_source_is_a_newcomers(store: Store) -> None:
     assert [task.newcomer for task in add(store, draft("l", source="v", priority="low"))] == [False]
 
 
-def test_a_database_of_an_older_release_gets_the_columns_that_it_lacks(tmp_path: Path) -> None:
+def test_store_adds_missing_columns_to_an_older_database(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'old.db'}"
     old = Store(connect(url))
     old.create()
@@ -79,7 +79,7 @@ def test_a_database_of_an_older_release_gets_the_columns_that_it_lacks(tmp_path:
     new.close()
 
 
-def test_a_client_that_comes_later_is_not_behind_what_another_one_piled_up(store: Store) -> None:
+def test_store_orders_a_late_client_before_the_backlog_of_another(store: Store) -> None:
     tasks = add(store, *(draft("a") for _ in range(50)))
     for task in tasks[:30]:
         assert store.begin(task.id, "run")
@@ -89,7 +89,7 @@ def test_a_client_that_comes_later_is_not_behind_what_another_one_piled_up(store
     assert order(store)[:4] == "baba"
 
 
-def test_nobody_saves_up_turns_by_staying_away(store: Store) -> None:
+def test_store_gives_no_credit_for_time_without_tasks(store: Store) -> None:
     for task in add(store, *(draft("a") for _ in range(5))):
         store.end(task.id, None, "completed")
     add(store, *(draft("b") for _ in range(3)))
@@ -97,13 +97,13 @@ def test_nobody_saves_up_turns_by_staying_away(store: Store) -> None:
     assert order(store) == "bababa"
 
 
-def test_a_higher_priority_is_always_first(store: Store) -> None:
+def test_store_orders_higher_priority_first(store: Store) -> None:
     for priority, client in (("low", "l"), ("normal", "n"), ("high", "h"), ("normal", "n"), ("high", "h")):
         add(store, draft(client, priority=priority))
     assert order(store) == "hhnnl"
 
 
-def test_all_of_a_batch_or_none(store: Store) -> None:
+def test_store_accepts_a_whole_batch_or_nothing(store: Store) -> None:
     with pytest.raises(QueueFull, match="0 run and 0 wait"):
         add(store, *(draft() for _ in range(8)), slots=2, queue_size=5)
     assert store.counts() == {}
@@ -117,7 +117,7 @@ def test_all_of_a_batch_or_none(store: Store) -> None:
     add(store, draft(), slots=2, queue_size=5)
 
 
-def test_a_thousand_repetitions_make_one_task(store: Store) -> None:
+def test_store_makes_one_task_of_a_thousand_repetitions(store: Store) -> None:
     async def send_all() -> list[tuple[Task, bool]]:
         jobs = [store.call(store.add, [draft(key="k")], slots=1, queue_size=5, fallback=1.0) for _ in range(1000)]
         return [answer for (answer,) in await asyncio.gather(*jobs)]
@@ -128,7 +128,7 @@ def test_a_thousand_repetitions_make_one_task(store: Store) -> None:
     assert store.counts() == {"queued": 1}
 
 
-def test_keys_are_a_clients_own_and_for_one_request(store: Store) -> None:
+def test_idempotency_keys_belong_to_one_client_and_one_request(store: Store) -> None:
     (first,) = add(store, draft("a", key="k"))
     assert [task.id for task in add(store, draft("a", key="k"))] == [first.id]
     with pytest.raises(Conflict, match=first.id):
@@ -138,7 +138,7 @@ def test_keys_are_a_clients_own_and_for_one_request(store: Store) -> None:
     assert add(store, draft("a", key="k"))[0].state == "failed"  # a repetition is no second attempt
 
 
-def test_what_a_key_made_and_is_deleted_is_gone(store: Store) -> None:
+def test_idempotency_key_of_a_deleted_task_is_gone(store: Store) -> None:
     (task,) = add(store, draft(key="k"))
     assert store.end(task.id, None, "cancelled")
     with store.transaction() as connection:
@@ -147,7 +147,7 @@ def test_what_a_key_made_and_is_deleted_is_gone(store: Store) -> None:
         add(store, draft(key="k"))
 
 
-def test_what_adding_would_do_is_known_before(store: Store) -> None:
+def test_check_room_tells_what_adding_would_do(store: Store) -> None:
     bounds = {"slots": 1, "queue_size": 1}
     first, second = draft(key="one"), draft(key="two")
     assert store.check_room([first, second], **bounds) is None
@@ -160,7 +160,7 @@ def test_what_adding_would_do_is_known_before(store: Store) -> None:
     assert store.counts() == {"queued": 2}
 
 
-def test_only_the_run_that_has_the_task_writes(store: Store) -> None:
+def test_store_lets_only_the_run_that_owns_the_task_write(store: Store) -> None:
     (task,) = add(store, draft())
     assert store.begin(task.id, "one")
     assert store.progress(task.id, "one", 3, 20)
@@ -178,7 +178,7 @@ def test_only_the_run_that_has_the_task_writes(store: Store) -> None:
     assert (ended.state, ended.results) == ("completed", [])
 
 
-def test_a_run_that_we_stopped_does_not_count(store: Store) -> None:
+def test_store_does_not_count_a_run_that_was_stopped(store: Store) -> None:
     (task,) = add(store, draft())
     store.begin(task.id, "run")
     assert store.hand_back(task.id, "run")
@@ -192,7 +192,7 @@ def test_a_run_that_we_stopped_does_not_count(store: Store) -> None:
     assert (again.state, again.attempts) == ("queued", 1)
 
 
-def test_a_database_of_an_older_release_goes_on_working(tmp_path: Path) -> None:
+def test_store_works_with_an_older_database(tmp_path: Path) -> None:
     store = Store(connect(f"sqlite:///{tmp_path / 'darkroom.db'}"))
     try:
         store.create()
@@ -212,14 +212,14 @@ def test_a_database_of_an_older_release_goes_on_working(tmp_path: Path) -> None:
         store.close()
 
 
-def test_a_database_that_is_away_is_503(tmp_path: Path) -> None:
+def test_store_raises_not_ready_without_a_database(tmp_path: Path) -> None:
     store = Store(connect(f"sqlite:///{tmp_path / 'darkroom.db'}"))
     with pytest.raises(NotReady, match="database"):
         store.counts()  # no table
     store.close()
 
 
-def test_readers_do_not_wait_for_a_writer(store: Store) -> None:
+def test_store_reads_while_another_connection_writes(store: Store) -> None:
     add(store, draft())
     entered, leave = threading.Event(), threading.Event()
 

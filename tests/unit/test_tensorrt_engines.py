@@ -26,7 +26,7 @@ def plan_of(folder: Path, **options: object) -> object:
     return make_plan(sd15.VAE_DECODER, folder / "model.onnx", **given)  # type: ignore[arg-type]
 
 
-def test_the_same_engine_again_is_up_to_date(folder: Path) -> None:
+def test_engine_is_up_to_date(folder: Path) -> None:
     found = engines.up_to_date(folder, plan_of(folder), HERE)  # type: ignore[arg-type]
     assert found is not None
     assert (found.file, found.seconds, found.max_batch) == ("model_fp16_sm90_trt10.13.plan", 61.2, 8)
@@ -37,7 +37,7 @@ def test_the_same_engine_again_is_up_to_date(folder: Path) -> None:
 
 @pytest.mark.parametrize("change", ["gpu", "tensorrt", "patch", "onnx", "weights", "plan", "batch", "side", "workspace",
                                     "precision", "json"])  # fmt: skip
-def test_whatever_changes_makes_another_engine(folder: Path, change: str) -> None:
+def test_engine_is_built_again_after_any_change(folder: Path, change: str) -> None:
     plan, where = plan_of(folder), HERE
     if change == "gpu":
         where = replace(HERE, gpu=A100)
@@ -63,7 +63,7 @@ def test_whatever_changes_makes_another_engine(folder: Path, change: str) -> Non
     assert engines.up_to_date(folder, plan, where) is None  # type: ignore[arg-type]
 
 
-def test_a_touched_model_is_the_same_model(folder: Path) -> None:
+def test_engine_is_up_to_date_for_a_touched_model(folder: Path) -> None:
     content = (folder / "model.onnx").read_bytes()
     (folder / "model.onnx").write_bytes(content)
     assert engines.up_to_date(folder, plan_of(folder), HERE) is not None  # type: ignore[arg-type]
@@ -77,7 +77,7 @@ def test_engines_for_several_gpus_live_side_by_side(folder: Path) -> None:
     }
 
 
-def test_engines_of_a_model_that_is_no_more_are_removed(folder: Path) -> None:
+def test_engines_of_an_older_model_are_removed(folder: Path) -> None:
     write_onnx(sd15.VAE_DECODER, folder, "fp32", fixed=False)
     (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes() + b"\x72\x00")
     assert engines.usable(folder) == {}

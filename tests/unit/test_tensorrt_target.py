@@ -12,7 +12,7 @@ from exporters.tensorrt.target import Gpu, Target
 from tests.engines import HERE
 
 
-def test_names_carry_precision_architecture_and_version() -> None:
+def test_engine_names_carry_precision_architecture_and_version() -> None:
     assert HERE.engine_name("fp16") == "model_fp16_sm90_trt10.13.plan"
     assert replace(HERE, tensorrt="11.4.0.106").engine_name("bf16") == "model_bf16_sm90_trt11.4.plan"
     assert Target(gpu=Gpu(name="x", capability="12.0"), tensorrt="10.9").engine_name("fp32") == (
@@ -25,7 +25,9 @@ def test_names_carry_precision_architecture_and_version() -> None:
     ("visible", "found"),
     [(None, ["A", "B"]), ("1", ["B"]), ("1,0", ["B", "A"]), ("GPU-b", ["B"]), ("", []), (" 0 ", ["A"])],
 )
-def test_the_gpus_that_cuda_shows(monkeypatch: pytest.MonkeyPatch, visible: str | None, found: list[str]) -> None:
+def test_visible_gpus_follow_cuda_visible_devices(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, found: list[str]
+) -> None:
     """The driver is replaced: no GPU is here."""
     monkeypatch.setattr(target, "pynvml", Driver())
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -34,7 +36,7 @@ def test_the_gpus_that_cuda_shows(monkeypatch: pytest.MonkeyPatch, visible: str 
     assert [gpu.name for gpu in target.visible_gpus()] == found
 
 
-def test_a_hidden_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_visible_gpus_that_are_missing_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target, "pynvml", Driver())
     for value in ("2", "first", "GPU-x"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
