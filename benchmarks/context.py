@@ -74,6 +74,6 @@ class Context:
         self._task = self._progress.add_task(text, total=total)
 
     def step(self, done: int) -> None:
-        """Show that so many steps of the stage are done."""
+        """Show how many steps of the stage are done."""
         if self._task is not None:
             self._progress.update(self._task, completed=done)

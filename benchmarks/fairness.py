@@ -155,7 +155,7 @@ def _sending(server: Server, requests: Sequence[dict[str, object]]) -> Iterator[
 
 
 def _wait_until_busy(server: Server, *, places: int = _PLACES) -> None:
-    """Until so many tasks run; 0 = until nothing does."""
+    """Wait until this number of tasks run; 0 = until none runs."""
     deadline = time.monotonic() + _BEGIN_SECONDS
     while True:
         active = int(httpx.get(f"{server.url}/health", trust_env=False, timeout=60).json()["active_tasks"])

@@ -216,7 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Storage(_Handler):
-    """The other host: it knows contents by their hash, and nobody's token."""
+    """The other host: it knows contents by their hash, and no token."""
 
     def _answer(self, path: str, query: dict[str, list[str]]) -> None:
         by_hash = {hashlib.sha256(content).hexdigest(): name for name, content in self.hub.files.items()}

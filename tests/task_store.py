@@ -38,12 +38,12 @@ def add(store: Store, *drafts: Draft, slots: int = 2, queue_size: int = 1000) ->
 
 
 def estimate_of(store: Store, slots: int, *, arriving: bool = False, **load: Any) -> QueueEstimate:
-    """Of the lane of images."""
+    """The queue estimate of the lane of images."""
     return store.queue_estimates({"images": LaneLoad(slots=slots, **load)}, arriving=arriving)["images"]
 
 
 def measure(store: Store, *seconds: float, company: float = 0.0, work: Work = WORK) -> None:
-    """Tasks of this kind took so long, one after the other."""
+    """Record tasks of this kind that took these seconds, one after the other."""
     for one in seconds:
         (task,) = add(store, draft(work=work))
         store.end(task.id, None, "completed")

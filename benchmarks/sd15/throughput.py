@@ -84,7 +84,7 @@ def _cpu_table(seconds: Mapping[str, float], *, images: int) -> Table:
 
 
 def burst(server: Server, jobs: Sequence[Job], latencies_of_jobs: list[float], *, clients: int = CLIENTS) -> Timed:
-    """All jobs from so many clients: seconds until the last answer; each job's own go to `latencies_of_jobs`."""
+    """Send all jobs: seconds until the last answer. The seconds of each job are added to `latencies_of_jobs`."""
 
     def once() -> float:
         began = time.perf_counter()

@@ -221,7 +221,7 @@ def test_raw_bytes_never_come_back_in_messages(http: httpx.Client, path: str) ->
 def test_an_image_needs_no_file_name(http: httpx.Client) -> None:
     answer = http.post("/png-info", files={"image": (None, encoded(photo(0, 0, 16, 16)))})
     assert (answer.status_code, answer.json()["parameters"]) == (200, None)
-    # Triton is away: what is asked of it was found to be right before.
+    # Triton is unavailable: what is asked of it was found to be right before.
     answer = http.post("/api/upscale", files={"file": (None, encoded(photo(0, 0, 16, 16)))})
     assert answer.status_code == 503
     answer = http.post("/api/upscale", files={"file": (None, b"\xff\xd8 no image")})

@@ -122,7 +122,7 @@ def noise(side: int) -> bytes:
 
 
 def limit_files(service: RunningService, size: int) -> None:
-    """From now on the proxy cannot write files beyond so many bytes, which fails as a full disk does."""
+    """From now on the proxy cannot write files beyond `size` bytes, which fails as a full disk does."""
     proxy = next(p for p in service.find("-m proxy") if p.pid != service.process.pid)
     psutil.Process(proxy.pid).rlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 

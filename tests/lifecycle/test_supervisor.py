@@ -1,4 +1,4 @@
-"""`darkroom serve` as whoever runs it sees it: what dies comes back, what is asked to stop stops."""
+"""`darkroom serve` from the outside: processes that die are started again, and it stops when it is asked to."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_supervisor_notices_a_hanging_stub_by_its_canary(tmp_path: Path, reposit
 def test_supervisor_does_not_take_a_busy_server_for_a_broken_one(tmp_path: Path) -> None:
     """Canaries wait behind steps of pictures for longer than they may take, again and again, while the steps go on."""
     models = link_models(tmp_path / "repository", "sd15", "sd15_text_encoder", "sd15_unet", "sd15_vae_decoder")
-    # A batch takes 0.4 to 3 s, and so many of them wait that a canary's turn takes 12 s and more to come.
+    # A batch takes 0.4 to 3 s, and enough of them wait that a canary's turn takes 12 s and more to come.
     limits = {"canary_interval": 1, "canary_timeout": 8, "max_concurrent_tasks": 32}
     large = {"operation": "generate", "prompt": "a cat", "width": 512, "height": 512, "steps": 150}
     with (
@@ -303,7 +303,7 @@ def test_doctor_says_what_to_fix(tmp_path: Path) -> None:
     env = os.environ | {"MODEL_REPOSITORY": str(tmp_path), "STATE_DIR": str(tmp_path), "PORT": str(free_port())}
     command = [str(Path(sys.executable).with_name("darkroom")), "doctor"]
     result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
-    assert result.returncode == 0, "nothing that ./start.sh would not mend itself"
+    assert result.returncode == 0, "nothing that ./start.sh would not fix itself"
     assert "python -m exporters config" in " ".join(result.stdout.split())
     assert "see the warnings" in result.stdout
 

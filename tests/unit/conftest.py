@@ -75,7 +75,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    """A hub with one small repository, which HF_ENDPOINT names; nobody is logged in."""
+    """A hub with one small repository, which HF_ENDPOINT names; there is no token."""
     import huggingface_hub  # which takes a second
 
     from exporters.checkpoints import hub_transfer

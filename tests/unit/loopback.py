@@ -244,7 +244,7 @@ def generation(
             yield event("progress", {"done": step, "total": steps})
             if previews and body.get("preview_every"):
                 yield event("preview", {"image": data_url(b"state %d" % step), "done": step, "total": steps})
-        for index in reversed(range(len(seeds))):  # whoever reads them must not rely on their order
+        for index in reversed(range(len(seeds))):  # clients must not rely on their order
             yield event("image", {"index": index, "image": images[index], "seed": seeds[index]})
         yield event("done", done)
 

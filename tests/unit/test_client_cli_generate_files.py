@@ -53,7 +53,7 @@ def test_a_second_run_goes_on_where_the_first_ended(server: Loopback, here: Path
     words = ("a cat", "-n", "4", "--seed", "42", "-o", "out")
     assert generate(server.url, *words).exit_code == 0
     (here / "out/a-cat-43.png").unlink()
-    (here / "out/a-cat-45.png").write_bytes(b"")  # of no use, whoever made it
+    (here / "out/a-cat-45.png").write_bytes(b"")  # of no use, whatever wrote it
     server.received.clear()
     result = generate(server.url, *words)
     assert result.exit_code == 0

@@ -113,4 +113,4 @@ def test_events_with_a_very_long_line_take_linear_time(call: Call) -> None:
         result = call(server.url, "upscale", b"small", on_progress=lambda _: None)
         seconds = time.monotonic() - started
     assert result.image == data
-    assert seconds < 20  # about 1 s; joining the line anew for each of its 1067 pieces would move 37 GB
+    assert seconds < 20  # about 1 s; joining the line again for each of its 1067 pieces would move 37 GB

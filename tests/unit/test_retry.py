@@ -48,7 +48,7 @@ def test_retry_after_follows_the_rate_of_the_queue() -> None:
 
 
 class Crowd:
-    """Direct requests at a gate of 2 places and 4 in the queue; each takes so many seconds of a clock of its own."""
+    """Direct requests at a gate of 2 slots with a queue of 4; each takes a given number of seconds of its own clock."""
 
     def __init__(self, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock = Clock()

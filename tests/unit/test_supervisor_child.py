@@ -51,7 +51,7 @@ def test_child_that_holds_its_output_is_not_waited_for_forever(tmp_path: Path, m
 
 
 def test_child_of_an_ended_parent_does_not_start() -> None:
-    """Between fork and the order to the kernel; nobody would ever end it."""
+    """Between fork and the order to the kernel; nothing would ever end it."""
     started = partial(die_with_parent, signal.SIGTERM, os.getpid())
     assert subprocess.run(["true"], preexec_fn=started, check=False).returncode == 0
     with pytest.raises(subprocess.SubprocessError, match="preexec_fn"):

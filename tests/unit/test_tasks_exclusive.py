@@ -1,4 +1,4 @@
-"""Tasks with the same key: one at a time on all proxies together, and the others in nobody's way."""
+"""Tasks with the same key run one at a time on all proxies together, and delay no other tasks."""
 
 from __future__ import annotations
 

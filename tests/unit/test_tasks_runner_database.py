@@ -1,4 +1,4 @@
-"""Tasks that run while their database is away."""
+"""Tasks that run while their database is unavailable."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_without_a_gpu_or_tensorrt_nothing_is_built(
 
 
 def test_what_is_up_to_date_is_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a module that has nothing but a version: whoever builds fails."""
+    """The module `tensorrt` has nothing but a version, so building would fail."""
     install(sd15.VAE_DECODER, tmp_path, max_batch=sd15.VAE_DECODER.max_batch_size)
     monkeypatch.setattr("exporters.tensorrt.cli.building_gpu", lambda: H100)
     monkeypatch.setitem(sys.modules, "tensorrt", type("T", (), {"__version__": TRT})())  # type: ignore[arg-type]

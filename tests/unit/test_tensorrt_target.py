@@ -45,7 +45,7 @@ def test_visible_gpus_that_are_missing_are_refused(monkeypatch: pytest.MonkeyPat
 
 
 class Driver:
-    """Two GPUs, as pynvml tells of them."""
+    """Two GPUs, as pynvml describes them."""
 
     class NVMLError(Exception):
         pass
