@@ -28,10 +28,10 @@ def decoded(data_url: str, kind: str = "png") -> bytes:
     return base64.b64decode(data_url.removeprefix(head), validate=True)
 
 
-def first(answer: httpx.Response) -> bytes:
+def first(answer: httpx.Response, kind: str = "png") -> bytes:
     """The file of the first image of an answer."""
     assert answer.status_code == 200, answer.text
-    return decoded(answer.json()["images"][0])
+    return decoded(answer.json()["images"][0], kind)
 
 
 def events_of(answer: httpx.Response) -> list[tuple[str, dict[str, Any]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import httpx
@@ -42,3 +43,12 @@ def finished(http: httpx.Client, id: str) -> dict[str, Any]:
     kind, task = follow(http, id)[-1]
     assert kind == "done"
     return task
+
+
+def wait_ended(http: httpx.Client, id: str, seconds: float = 300) -> dict[str, Any]:
+    """Poll a task until it has ended; returns it."""
+    deadline = time.monotonic() + seconds
+    while (task := http.get(f"/tasks/{id}").raise_for_status().json())["status"] in ("queued", "processing"):
+        assert time.monotonic() < deadline, task
+        time.sleep(0.05)
+    return dict(task)

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from tests.contract.tasks import wait_ended
 from tests.pictures import encoded
 from tests.service import RunningService, link_models, running_service
 
@@ -42,14 +43,6 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]
 def http(narrow: RunningService) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=narrow.url, timeout=300) as client:
         yield client
-
-
-def wait(http: httpx.Client, id: str) -> dict[str, Any]:
-    deadline = time.monotonic() + 300
-    while (task := http.get(f"/tasks/{id}").json())["status"] in ("queued", "processing"):
-        assert time.monotonic() < deadline, task
-        time.sleep(0.05)
-    return dict(task)
 
 
 def cancel_all(http: httpx.Client) -> None:
@@ -94,7 +87,7 @@ def test_task_queue_is_full_and_keeps_its_order(http: httpx.Client) -> None:
     estimates = [task["estimated_time"] for task in waiting]
     assert estimates == sorted(estimates)
     cancel_all(http)
-    assert [wait(http, one["task_id"])["status"] for one in (urgent, other)] == ["cancelled", "completed"]
+    assert [wait_ended(http, one["task_id"])["status"] for one in (urgent, other)] == ["cancelled", "completed"]
 
 
 def test_direct_requests_and_tasks_share_the_slots(narrow: RunningService, http: httpx.Client) -> None:
@@ -112,7 +105,7 @@ def test_direct_requests_and_tasks_share_the_slots(narrow: RunningService, http:
             return most
 
     assert asyncio.run(direct()) == PLACES
-    assert [wait(http, id)["status"] for id in tasks] == ["completed"] * PLACES
+    assert [wait_ended(http, id)["status"] for id in tasks] == ["completed"] * PLACES
 
 
 def noise(side: int) -> bytes:
@@ -132,13 +125,13 @@ def test_task_fails_without_disk_space_for_a_result(narrow: RunningService, http
     files, size = {"file": noise(400)}, 1600 * 1600 * 3
     limit_files(narrow, 6 << 20)  # the database's own files are smaller, the result is not
     try:
-        failed = wait(http, http.post("/tasks", data=fields, files=files).raise_for_status().json()["task_id"])
+        failed = wait_ended(http, http.post("/tasks", data=fields, files=files).raise_for_status().json()["task_id"])
         assert (failed["status"], failed["results"], failed["error"]["code"]) == ("failed", [], "storage_full")
         assert "no room" in failed["error"]["message"]
         assert http.get("/health").json()["status"] == "healthy"
     finally:
         limit_files(narrow, resource.RLIM_INFINITY)
-    done = wait(http, http.post("/tasks", data=fields, files=files).json()["task_id"])
+    done = wait_ended(http, http.post("/tasks", data=fields, files=files).json()["task_id"])
     assert done["status"] == "completed"
     assert len(http.get(done["result_urls"][0]).content) == done["results"][0]["bytes"] == size
 
@@ -157,8 +150,10 @@ def test_task_is_refused_without_disk_space(narrow: RunningService, http: httpx.
         assert http.get("/api/health").status_code == 200
     finally:
         limit_files(narrow, resource.RLIM_INFINITY)
-    assert wait(http, id)["status"] == "completed"
-    assert wait(http, http.post("/tasks", json=QUICK).raise_for_status().json()["task_id"])["status"] == "completed"
+    assert wait_ended(http, id)["status"] == "completed"
+    assert (
+        wait_ended(http, http.post("/tasks", json=QUICK).raise_for_status().json()["task_id"])["status"] == "completed"
+    )
 
 
 # An idle connection is dropped by the server after 5 s; a request sent in that instant would die.
