@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks.service import Server
+from benchmarks.processes import Server
 from darkroom.pipelines.upscale.settings import TILE
 
 Post = Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]

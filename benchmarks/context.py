@@ -8,7 +8,9 @@ from pathlib import Path
 from rich.progress import Progress, TaskID
 
 from benchmarks.machine import ROOT
-from benchmarks.service import Server, Service, running_baseline, running_service
+from benchmarks.processes import Server
+from benchmarks.service import RunningService
+from benchmarks.subjects import measured_service, running_baseline
 
 REPOSITORY = ROOT / "model_repository"
 CHECKPOINT = ROOT / "checkpoints" / "demo-sd15"
@@ -31,7 +33,7 @@ class Context:
         self._progress = progress
         self._task: TaskID | None = None
         self._stack = contextlib.ExitStack()
-        self._service: Service | None = None
+        self._service: RunningService | None = None
         self._baseline: Server | None = None
 
     def __enter__(self) -> Context:
@@ -41,11 +43,11 @@ class Context:
         self.stop_servers()
 
     @property
-    def service(self) -> Service:
+    def service(self) -> RunningService:
         """The running service, with default settings and warm models."""
         if self._service is None:
             self.stage("starting the service")
-            self._service = self._stack.enter_context(running_service(repository=self.repository))
+            self._service = self._stack.enter_context(measured_service(repository=self.repository))
         return self._service
 
     @property
@@ -72,6 +74,6 @@ class Context:
         self._task = self._progress.add_task(text, total=total)
 
     def step(self, done: int) -> None:
-        """Show that so many steps of the stage are done."""
+        """Show how many steps of the stage are done."""
         if self._task is not None:
             self._progress.update(self._task, completed=done)

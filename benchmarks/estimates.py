@@ -19,7 +19,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.local import photo
 from benchmarks.results import Cell, Finding, Section, Table
 from benchmarks.sd15.jobs import make_jobs
-from benchmarks.service import Service
+from benchmarks.service import RunningService
 from benchmarks.timing import percentile
 
 FACTOR = 1.5
@@ -222,7 +222,7 @@ def within(ratios: Sequence[float], factor: float = FACTOR) -> float:
 class _Busy:
     """Who has the processor from now on."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: RunningService) -> None:
         self._service = service
         self._began = self._now()
 

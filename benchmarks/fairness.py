@@ -18,9 +18,9 @@ from benchmarks.clients import Rest
 from benchmarks.context import Context
 from benchmarks.errors import BenchmarkError
 from benchmarks.local import photo
+from benchmarks.processes import Server
 from benchmarks.results import Cell, Finding, Section, Table
 from benchmarks.sd15.jobs import make_jobs
-from benchmarks.service import Server
 from benchmarks.timing import timed
 
 UPSCALE_TARGET, GENERATE_TARGET = 3.0, 6.0
@@ -155,7 +155,7 @@ def _sending(server: Server, requests: Sequence[dict[str, object]]) -> Iterator[
 
 
 def _wait_until_busy(server: Server, *, places: int = _PLACES) -> None:
-    """Until so many tasks run; 0 = until nothing does."""
+    """Wait until this number of tasks run; 0 = until none runs."""
     deadline = time.monotonic() + _BEGIN_SECONDS
     while True:
         active = int(httpx.get(f"{server.url}/health", trust_env=False, timeout=60).json()["active_tasks"])

@@ -11,7 +11,7 @@ from benchmarks.context import Context
 from benchmarks.errors import BenchmarkError
 from benchmarks.local import Local, as_pixels, as_png, photo
 from benchmarks.results import Finding, Section, Table
-from benchmarks.service import Service
+from benchmarks.service import RunningService
 
 MODEL = "animevideov3"
 TARGET_GB = 3.0
@@ -52,7 +52,7 @@ class Peak:
     :raises BenchmarkError: on leaving, when there was no sample.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: RunningService) -> None:
         self._service = service
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)

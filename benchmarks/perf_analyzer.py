@@ -21,7 +21,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.local import Local, photo
 from benchmarks.machine import ROOT
 from benchmarks.results import Cell, Section, Table
-from benchmarks.service import Service
+from benchmarks.service import RunningService
 from darkroom.pipelines.upscale.networks import PIPELINE, choose
 
 MODEL = "animevideov3"
@@ -171,7 +171,7 @@ def _linked_libraries() -> Path:
     return _LIBRARY_FOLDER
 
 
-def _measure(command: list[str], concurrency: int, service: Service, environment: dict[str, str]) -> Measured:
+def _measure(command: list[str], concurrency: int, service: RunningService, environment: dict[str, str]) -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.csv")
         where = ["-u", service.grpc, "-i", "grpc", "--concurrency-range", str(concurrency), "-f", str(report)]

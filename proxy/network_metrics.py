@@ -38,7 +38,7 @@ def providers_of(text: str) -> dict[str, str]:
     """The execution provider that each network runs on, by the model's name; where its instances, one for each device,
     run on several, all of them with commas between."""
     found: dict[str, set[str]] = {}
-    for labels, _ in _samples(text, "darkroom_network_provider"):
+    for labels, _ in samples(text, "darkroom_network_provider"):
         found.setdefault(labels["model"], set()).add(labels["provider"])
     return {model: ", ".join(sorted(providers)) for model, providers in found.items()}
 
@@ -47,7 +47,7 @@ def successes_of(text: str) -> dict[str, int]:
     """How many requests each network has answered without an error, by the model's name. Of pipelines, which answer
     when they like, it says nothing: Triton counts their requests when they arrive."""
     found: dict[str, int] = {}
-    for labels, count in _samples(text, "nv_inference_request_success"):
+    for labels, count in samples(text, "nv_inference_request_success"):
         found[labels["model"]] = found.get(labels["model"], 0) + int(count)
     return found
 
@@ -55,10 +55,10 @@ def successes_of(text: str) -> dict[str, int]:
 def ranks_of(text: str) -> dict[str, Ranks]:
     """The networks that are divided over several devices, by the model's name."""
     failures = {
-        labels["model"]: (labels["reason"], at) for labels, at in _samples(text, "darkroom_network_ranks_failed")
+        labels["model"]: (labels["reason"], at) for labels, at in samples(text, "darkroom_network_ranks_failed")
     }
     found = {}
-    for labels, healthy in _samples(text, "darkroom_network_ranks"):
+    for labels, healthy in samples(text, "darkroom_network_ranks"):
         tp, ep = int(labels["tp"]), int(labels["ep"])
         reason, at = failures.get(labels["model"], (None, 0.0))
         found[labels["model"]] = Ranks(
@@ -73,7 +73,8 @@ def ranks_of(text: str) -> dict[str, Ranks]:
     return found
 
 
-def _samples(text: str, name: str) -> Iterator[tuple[dict[str, str], float]]:
+def samples(text: str, name: str) -> Iterator[tuple[dict[str, str], float]]:
+    """Labels and value of each sample of one metric. A sample without labels is not found: Triton's have some."""
     for found, labels, value in _SAMPLE.findall(text):
         if found == name:
             yield {key: _ESCAPED.sub(_unescaped, content) for key, content in _LABEL.findall(labels)}, float(value)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from click.testing import CliRunner, Result
 from darkroom_client import AsyncClient, Client
 from darkroom_client.cli import main
+from PIL import Image
 
 
 class Call(Protocol):
@@ -43,3 +44,14 @@ def darkroom(url: str, *words: str, stdin: bytes | str | None = None) -> Result:
 def names(folder: Path) -> set[str]:
     """Every file below a folder, hidden ones too."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def generate(url: str, *words: str, stdin: bytes | str | None = None) -> Result:
+    """Run `darkroom generate` in this process."""
+    return darkroom(url, "generate", *words, stdin=stdin)
+
+
+def colour(path: Path) -> Any:
+    """The colour of the first pixel, which in images of the loopback server is the seed."""
+    with Image.open(path) as image:
+        return image.getpixel((0, 0))

@@ -1,4 +1,4 @@
-"""Fixtures that every test folder shares: free ports and real tritonservers over a given repository.
+"""Fixtures that every test folder shares: both clients, a tiny HiDream, and real tritonservers over a given repository.
 
 With `-n 2 --dist loadfile` two workers share the cores, and the tests of a file stay together in one of them.
 """
@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import itertools
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,9 +21,11 @@ from pathlib import Path
 import pytest
 import tritonclient.grpc as grpcclient
 
+from benchmarks.processes import free_port
 from exporters.manifest import exporter_hash
 from supervisor.leftovers import sweep_shared_memory
 from supervisor.triton import find_triton, triton_command
+from tests.clients import CALLS, Call
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of one worker would wait for those of the other
@@ -49,17 +49,10 @@ def stopped_by(number: signal.Signals, command: list[str], reached: threading.Ev
     return process.returncode, said
 
 
-_ports = itertools.count(os.getpid() * 613)  # apart from those of workers beside us
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on right now. What asks for it may take a minute to listen: until then
-    no other call gets it, nor does the system give it to a connection, as those that it chooses are higher."""
-    while True:
-        port = 20000 + next(_ports) % 12000
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+@pytest.fixture(params=list(CALLS))
+def call(request: pytest.FixtureRequest) -> Call:
+    """Calls a method of the synchronous client, and in a second run of the test of the asynchronous one."""
+    return CALLS[request.param]
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ WIDTH = 48
 H100 = Gpu(name="NVIDIA H100", capability="9.0")
 A100 = Gpu(name="NVIDIA A100", capability="8.0")
 TRT = "10.13.3.9"
+HERE = Target(gpu=H100, tensorrt=TRT)
 
 _TYPES = {"FP32": TensorProto.FLOAT, "UINT8": TensorProto.UINT8, "INT64": TensorProto.INT64}
 _WEIGHTS = {"fp32": np.float32, "fp16": np.float16}

@@ -13,13 +13,38 @@ import json
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
+
+from exporters.checkpoints.hub import resolve
+from exporters.errors import ExportError
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+REPOSITORY = "someone/little-diffusion"
+PATTERNS = ("model_index.json", "unet/*", "vae/*")
+UNET = "unet/diffusion_pytorch_model.safetensors"
+WEIGHTS = bytes(range(256)) * 1000
+TOKEN = "hf_verySecretTokenOfSomebody"
+FILES = {
+    "model_index.json": b'{"_class_name": "StableDiffusionPipeline"}',
+    "README.md": b"# not asked for",
+    "v1-5-pruned.safetensors": b"not asked for either",
+    "unet/config.json": b'{"in_channels": 4}',
+    UNET: WEIGHTS,
+    "unet/diffusion_pytorch_model.bin": b"a pickle",
+    "unet/diffusion_pytorch_model.fp16.safetensors": b"half",
+    "unet/diffusion_pytorch_model.non_ema.safetensors": b"other",
+    "unet/flax_model.msgpack": b"jax",
+    "vae/config.json": b"",
+    "vae/diffusion_pytorch_model.fp16.bin": b"only half, and a pickle",
+}
+WANTED = ("model_index.json", "unet/config.json", UNET, "vae/config.json", "vae/diffusion_pytorch_model.fp16.bin")
 
 
 @dataclass(kw_only=True)
@@ -191,7 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Storage(_Handler):
-    """The other host: it knows contents by their hash, and nobody's token."""
+    """The other host: it knows contents by their hash, and no token."""
 
     def _answer(self, path: str, query: dict[str, list[str]]) -> None:
         by_hash = {hashlib.sha256(content).hexdigest(): name for name, content in self.hub.files.items()}
@@ -225,3 +250,17 @@ def serving(hub: Hub) -> Iterator[Hub]:
         for server in servers:
             server.shutdown()
             server.server_close()
+
+
+def fetched(cache: Path, checkpoint: str = REPOSITORY, report: Callable[[str], None] = lambda _: None) -> Path:
+    """The folder of a checkpoint that was downloaded to `cache`."""
+    return resolve(checkpoint, patterns=PATTERNS, cache=cache, report=report)
+
+
+def refusal(cache: Path, checkpoint: str = REPOSITORY) -> str:
+    """The one sentence with which a checkpoint is refused."""
+    with pytest.raises(ExportError) as refused:
+        fetched(cache, checkpoint)
+    sentence = str(refused.value)
+    assert "\n" not in sentence
+    return sentence

@@ -1,4 +1,4 @@
-"""Tasks for a service that is about to die, and what has to become of them."""
+"""Tasks for a service that is about to be killed, and checks that they complete."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Load:
         deadline = time.monotonic() + timeout
         states: dict[str, str] = {}
         while time.monotonic() < deadline:
-            with contextlib.suppress(httpx.HTTPError, KeyError):  # nobody answers, or 503
+            with contextlib.suppress(httpx.HTTPError, KeyError):  # no answer, or 503
                 states = self.states()
                 if until(states):
                     return states

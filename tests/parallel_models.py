@@ -97,7 +97,7 @@ def ranks_below(leader: psutil.Process | None = None) -> list[psutil.Process]:
 
 
 def wait_gone(processes: Iterable[psutil.Process], timeout: float = 60) -> list[psutil.Process]:
-    """Those that are still there after so many seconds."""
+    """The processes that are still there after `timeout` seconds."""
     left, deadline = list(processes), time.monotonic() + timeout
     while left and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import free_port
+from benchmarks.processes import free_port
 
 _DEBIAN = Path("/usr/lib/postgresql")
 

@@ -62,7 +62,7 @@ class Part:
 
     async def ended(self, task: Task) -> Task:
         now = await self.tasks.get(task.id)
-        while not now.ended:  # the database is looked at, it tells nobody
+        while not now.ended:  # the database has to be polled, it sends no notices
             await asyncio.sleep(0.02)
             now = await self.tasks.get(task.id)
         return now

@@ -15,9 +15,10 @@ from benchmarks.clients import Answer, Rest, closed_loop
 from benchmarks.errors import BenchmarkError
 from benchmarks.gpu_sd15.plan import CLIENTS, COMPILED, EAGER, OURS, QUICK, Case, Counts, Work
 from benchmarks.machine import ROOT
+from benchmarks.processes import Server
 from benchmarks.sd15.checkpoints import write_checkpoint
 from benchmarks.sd15.jobs import content, pictures
-from benchmarks.service import Server, running_baseline, running_service
+from benchmarks.subjects import measured_service, running_baseline
 from darkroom.pipelines.sd15.networks import UNET, specs
 from exporters.config import Placement, write_configs
 
@@ -61,7 +62,7 @@ def measure_darkroom(work: Work, counts: Counts, say: Say) -> None:
     case = work.case()
     say("starting the service")
     logs = work.logs(OURS)
-    with running_service(repository=work.repository, logs=logs, start_seconds=_START_SECONDS) as service:
+    with measured_service(repository=work.repository, logs=logs, start_seconds=_START_SECONDS) as service:
         provider = service.provider(UNET.name)  # None in NVIDIA's container, whose backend does not say
         say(f"up; {UNET.name} runs on {provider or 'an unnamed provider'}")
         if case.device == "cuda" and provider == "CPUExecutionProvider":

@@ -67,7 +67,7 @@ def make_jobs(count: int, *, steps: int, side: int) -> list[Job]:
 
 
 def pictures(answer: dict[str, Any]) -> list[bytes]:
-    """The PNG files of an answer to `POST /generate`, whoever gave it."""
+    """The PNG files of an answer to `POST /generate`, of the service or of the baseline."""
     return [base64.b64decode(text.rpartition(",")[2]) for text in answer["images"]]
 
 

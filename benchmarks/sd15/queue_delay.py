@@ -15,7 +15,8 @@ from benchmarks.results import Cell, Finding, Section, Table
 from benchmarks.sd15.jobs import make_jobs
 from benchmarks.sd15.loop import exported
 from benchmarks.sd15.throughput import CLIENTS, burst
-from benchmarks.service import Service, running_service
+from benchmarks.service import RunningService
+from benchmarks.subjects import measured_service
 from benchmarks.timing import in_turns, latencies, ratio, timed
 from darkroom.pipelines.sd15.networks import PIPELINE, TEXT_ENCODER, UNET, VAE_DECODER
 from darkroom.serving.networks import ModelSpec
@@ -32,13 +33,13 @@ def run(context: Context) -> Section:
     steps, rounds = context.choose(_STEPS, 4), context.choose(4, 1)
     jobs = make_jobs(2 * CLIENTS if not context.quick else CLIENTS, steps=steps, side=_SIDE)
     with contextlib.ExitStack() as stack:
-        services: dict[str, Service] = {}
+        services: dict[str, RunningService] = {}
         for delay in DELAYS_MS if not context.quick else DELAYS_MS[::3]:
             context.stage(f"starting a service with a delay of {delay} ms")
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="darkroom-benchmarks-")))
             repository = folder / "model_repository"
             link_repository(context.repository, repository, _SPECS, Placement(queue_delay_us=delay * 1000))
-            services[f"{delay} ms"] = stack.enter_context(running_service(repository=repository))
+            services[f"{delay} ms"] = stack.enter_context(measured_service(repository=repository))
         context.stage(f"queue delays, {CLIENTS} clients", rounds + 1)
         each: dict[str, list[float]] = {name: [] for name in services}
         before = {name: service.counts(UNET.name) for name, service in services.items()}

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from benchmarks.clients import Rest
 from benchmarks.context import Context
+from benchmarks.processes import Server
 from benchmarks.results import Cell, Finding, Section, Table
 from benchmarks.sd15.jobs import make_jobs
-from benchmarks.service import Server
 from benchmarks.timing import in_turns, latencies, percentile, ratio, timed
 
 TARGET = 0.25

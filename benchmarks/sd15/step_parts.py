@@ -7,11 +7,11 @@ from functools import partial
 
 from benchmarks.clients import Rest
 from benchmarks.context import Context
+from benchmarks.metrics import Durations
 from benchmarks.results import Cell, Section, Table
 from benchmarks.sd15.caps import unet_inputs
 from benchmarks.sd15.jobs import make_jobs
 from benchmarks.sd15.loop import Loop, exported, text_width
-from benchmarks.service import Durations
 from benchmarks.timing import in_turns, timed
 from darkroom.pipelines.sd15.networks import UNET, VAE_SCALE_FACTOR
 from darkroom.serving.networks import OrtNetwork

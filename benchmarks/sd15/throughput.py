@@ -11,10 +11,12 @@ from pathlib import Path
 from benchmarks.clients import closed_loop
 from benchmarks.context import Context
 from benchmarks.errors import BenchmarkError
+from benchmarks.metrics import Counts
+from benchmarks.processes import Server
 from benchmarks.results import Cell, Finding, Section, Table
 from benchmarks.sd15.jobs import Job, content, make_jobs, pictures, require_same
 from benchmarks.sd15.loop import Loop
-from benchmarks.service import Counts, Server, Service
+from benchmarks.service import RunningService
 from benchmarks.timing import Timed, in_turns, latencies, ratio
 from darkroom.pipelines.sd15.networks import UNET
 
@@ -82,7 +84,7 @@ def _cpu_table(seconds: Mapping[str, float], *, images: int) -> Table:
 
 
 def burst(server: Server, jobs: Sequence[Job], latencies_of_jobs: list[float], *, clients: int = CLIENTS) -> Timed:
-    """All jobs from so many clients: seconds until the last answer; each job's own go to `latencies_of_jobs`."""
+    """Send all jobs: seconds until the last answer. The seconds of each job are added to `latencies_of_jobs`."""
 
     def once() -> float:
         began = time.perf_counter()
@@ -94,7 +96,7 @@ def burst(server: Server, jobs: Sequence[Job], latencies_of_jobs: list[float], *
     return once
 
 
-def _with_cpu(service: Service, work: Timed, needed: dict[str, float]) -> Timed:
+def _with_cpu(service: RunningService, work: Timed, needed: dict[str, float]) -> Timed:
     """`work`, and to `needed` goes the CPU time that each process of the service spends meanwhile."""
 
     def once() -> float:

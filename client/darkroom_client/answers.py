@@ -85,7 +85,7 @@ def error_from(
     request_id: str | None = None,
     retry_after: float | None = None,
 ) -> DarkroomError:
-    """The error that a JSON body `{"detail": ..., "error": {"code", "message", "param"}}` tells of.
+    """The error that a JSON body `{"detail": ..., "error": {"code", "message", "param"}}` describes.
 
     Whatever of it is missing or of another kind is made up for from the status.
     """

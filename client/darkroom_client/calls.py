@@ -116,7 +116,7 @@ def _retry(retries: int, *failures: type[httpx.HTTPError]) -> Retry:
     """
     return Retry(
         total=retries,
-        allowed_methods=["POST"],  # whoever asks for health or info wants to know the state as it is now
+        allowed_methods=["POST"],  # health and info are asked for the state as it is now
         status_forcelist=[429, 503],
         retry_on_exceptions=failures,
         backoff_factor=0.5,

@@ -209,7 +209,7 @@ def generate(**given: Any) -> None:
             _is_another,
             options,
             overwrite=overwrite,
-            drawn_seed=seed is None,
+            random_seed=seed is None,
             most_steps=cache(partial(_most_steps, given["url"], given["timeout"])),
         ),
     )
@@ -221,7 +221,7 @@ def generate(**given: Any) -> None:
         jobs=given["jobs"],
         timeout=given["timeout"],
         overwrite=overwrite,
-        drawn_seed=seed is None,
+        random_seed=seed is None,
         control_map=given["control_map"],
         preview=given["preview"] or options["preview_every"] is not None,
         as_json=given["as_json"],
@@ -265,11 +265,11 @@ def _is_another(
     shot: Shot,
     *,
     overwrite: bool,
-    drawn_seed: bool,
+    random_seed: bool,
     most_steps: Callable[[], int | None],
 ) -> bool:
     """Whether a file holds another picture than the one wanted; if it is to be overwritten that is all the same."""
-    seed = None if drawn_seed else shot.seed
+    seed = None if random_seed else shot.seed
     wanted = {**options, "prompt": shot.prompt, "seed": seed}
     return not overwrite and made_otherwise(path, wanted, most_steps)
 

@@ -84,7 +84,7 @@ class Run:
 
 
 def carry_out(run: Run) -> int:
-    """Carry a run out and tell of it; the exit code."""
+    """Carry out a run and report it; returns the exit code."""
     jobs = run.plan.jobs
     outcomes: list[Outcome] = []
     if sys.stdout.isatty() and any(job.output is None for job in jobs):

@@ -92,7 +92,7 @@ class Client(TaskMethods):
     def health(self) -> Health:
         """Whether the service is up and its models are loaded. Models that still load are no error.
 
-        :raises Unavailable: nobody answers.
+        :raises Unavailable: no service answers.
         """
         return read_health(self._send(calls.Call(method="GET", path="/api/health")))
 
@@ -134,7 +134,7 @@ class Client(TaskMethods):
             service stops working on it.
         :raises InvalidRequest: the service refuses the picture or an option.
         :raises Busy: the queue is full, after all retries.
-        :raises Unavailable: nobody answers, the service is not ready, or the connection broke.
+        :raises Unavailable: no service answers, the service is not ready, or the connection broke.
         :raises TimedOut: the service gave up, or was silent for longer than `timeout`.
         :raises Cancelled: the service cancelled the request.
         :raises ServerError: the service failed, or gave an answer that cannot be understood.

@@ -48,7 +48,7 @@ class TaskMethods(ABC):
 
         :param operation: "generate" (the options of `generate`, and `enlarge`), "upscale" (`image`, and the options of
             `upscale`), or the name of a model.
-        :param idempotency_key: whoever sends the same request with the same key gets the same task. Drawn if not
+        :param idempotency_key: the same request with the same key gets the same task. Chosen at random if not
             given, so that a request that is tried again does not make a second task.
         :param fields: of the operation; what is None is left to the service. Pictures as bytes, a path object
             (`pathlib.Path`) or a file opened for reading bytes.
@@ -99,7 +99,7 @@ class TaskMethods(ABC):
         :param on_progress: called after a step.
         :param on_preview: called with a small picture of the state, if the task was submitted with `preview_every`.
         :returns: the task as it ended; look at its `state` and `error`.
-        :raises Unavailable: nobody answers for too long.
+        :raises Unavailable: no service answers for too long.
         :raises DarkroomError: as for `task`.
         """
         call, lost = _events_call(task_id), Patience()
@@ -188,7 +188,7 @@ class Patience:
         return heard
 
     def or_raise(self, error: DarkroomError) -> None:
-        """It is away, still or again.
+        """Note that the service is unavailable, still or again.
 
         :raises DarkroomError: the given one, if it says something else, or that for too long.
         """

@@ -47,7 +47,7 @@ class Busy(DarkroomError):
 
 
 class Unavailable(DarkroomError):
-    """503, or nobody answers (code "cannot_connect"), or the connection broke (code "connection_lost")."""
+    """503, or no service answers (code "cannot_connect"), or the connection broke (code "connection_lost")."""
 
 
 class TimedOut(DarkroomError):

@@ -39,7 +39,7 @@ class Run:
     """One call of the command.
 
     :param options: for all requests; the format among them, seed and num_images not.
-    :param drawn_seed: the seed was not given, and has to be told to whoever wants to go on.
+    :param random_seed: the seed was not given but chosen at random, and has to be shown so that the run can be resumed.
     :param control_map: where to write the picture that steered.
     :param preview: keep a picture of the state beside the output while a request runs.
     :param spelling: options of the command line by the fields whose names are not theirs.
@@ -51,7 +51,7 @@ class Run:
     jobs: int
     timeout: float
     overwrite: bool
-    drawn_seed: bool
+    random_seed: bool
     control_map: Path | None = None
     preview: bool = False
     as_json: bool = False
@@ -67,7 +67,7 @@ class Run:
 
 
 def carry_out(run: Run) -> int:
-    """Carry a run out and tell of it; the exit code."""
+    """Carry out a run and report it; returns the exit code."""
     _refuse_nonsense(run)
     shots, outcomes, stopped = run.plan.shots, list[Outcome](), 0
     try:
@@ -98,7 +98,7 @@ def _refuse_nonsense(run: Run) -> None:
 
 def _how_to_resume(run: Run) -> str:
     seed = run.plan.shots[0].seed
-    with_seed = f" with --seed {seed}" if run.drawn_seed else ""
+    with_seed = f" with --seed {seed}" if run.random_seed else ""
     if run.plan.grid == "only":
         return f"No grid was written. To get this one, give the same command again{with_seed}; it starts over."
     if run.overwrite:

@@ -21,7 +21,7 @@ Job = TypeVar("Job")
 def ask_once(url: str) -> None:
     """Fail at once, not after all retries of every job, when there is no service to begin with.
 
-    :raises Unavailable: nobody answers.
+    :raises Unavailable: no service answers.
     """
     with Client(url, timeout=PROBE_TIMEOUT) as client:
         try:
@@ -45,7 +45,7 @@ async def work_off(jobs: Iterable[Job], at_a_time: int, work: Callable[[Job], Aw
 
 
 def would_repeat(error: Exception, shared: Container[str | None]) -> bool:
-    """Whether the jobs that are left would fail too: nobody answers any more, the service cannot do such a thing
+    """Whether the jobs that are left would fail too: no service answers any more, the service cannot do such a thing
     at all (404), or one of the fields is refused that all jobs share."""
     if isinstance(error, InvalidRequest):
         return error.status == 404 or error.param in shared

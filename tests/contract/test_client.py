@@ -15,17 +15,12 @@ from darkroom_client import AsyncClient, Client, InvalidRequest, Progress
 from darkroom_client.cli import main
 from PIL import Image
 
-from tests.clients import CALLS, Call
+from tests.clients import Call
 from tests.pictures import encoded, photo, pixels
 from tests.service import RunningService
 
 FAST: dict[str, Any] = {"model": "animevideov3-x2", "timeout": 120}
 SMALL = encoded(photo(200, 60, 32, 32))
-
-
-@pytest.fixture(params=list(CALLS))
-def call(request: pytest.FixtureRequest) -> Call:
-    return CALLS[request.param]
 
 
 def test_health_and_info(call: Call, service: RunningService) -> None:

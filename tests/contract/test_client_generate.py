@@ -17,7 +17,7 @@ import pytest
 from darkroom_client import GenerateResult, InvalidRequest, Preview, Progress
 from PIL import Image
 
-from tests.clients import CALLS, Call, darkroom
+from tests.clients import Call, darkroom
 from tests.conftest import heed_ctrl_c
 from tests.pictures import encoded, photo, pixels
 from tests.service import RunningService
@@ -25,11 +25,6 @@ from tests.service import RunningService
 PROMPT = "a cat on a blue background"
 FAST: dict[str, Any] = {"steps": 3, "seed": 42, "timeout": 120}
 DRAWING = encoded(photo(128, 0, 256, 256))
-
-
-@pytest.fixture(params=list(CALLS))
-def call(request: pytest.FixtureRequest) -> Call:
-    return CALLS[request.param]
 
 
 def furthest(one: bytes, other: bytes) -> int:

@@ -8,7 +8,6 @@ import io
 import json
 import zipfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from darkroom.pipelines.upscale.networks import NETWORKS
 from darkroom.request.image import ImageRequest
 from proxy.bodies import MULTIPART
+from tests.contract.small_service import SMALL, small_repository
 from tests.pictures import encoded, pixels
-from tests.service import RunningService, link_models, running_service
+from tests.service import RunningService, running_service
 
 HUGE = {
     "400 zeros": "1" + "0" * 400,
@@ -32,17 +31,6 @@ HUGE = {
 }
 """As a form or a query has them; JSON has the same as numbers, but for infinity, which "exponent" is there."""
 ALWAYS_RIGHT = {("seed", "beyond int32")}
-SMALL = {
-    "sd15_max_steps": 2,
-    "sd15_max_images": 1,
-    "sd15_max_pixels": 512 * 512,
-    "upscale_max_pixels": 128 * 128,
-    "upscale_max_output_pixels": 128 * 128 * 64,
-    "canary_interval": 3600,
-    "submit_operation": "generate",
-    "submit_enlarge": "none",
-    "cors_origins": "http://shop.example",
-}
 QUICK = {"prompt": "a cat", "steps": 1, "width": 64, "height": 64, "guidance_scale": 1}
 
 
@@ -52,15 +40,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     folder = tmp_path_factory.mktemp("small")
     with running_service(folder, model_repository=small_repository(folder), **SMALL) as running:
         yield from _client(running)
-
-
-def small_repository(folder: Path) -> Path:
-    """SD 1.5 with its ControlNet, and the upscaler."""
-    return link_models(
-        folder / "models",
-        *("sd15", "sd15_text_encoder", "sd15_unet", "sd15_unet_canny", "sd15_vae_decoder", "sd15_vae_encoder"),
-        *("upscale", *(network.model_name for network in NETWORKS)),
-    )
 
 
 def _client(service: RunningService) -> Iterator[httpx.Client]:

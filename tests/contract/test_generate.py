@@ -6,7 +6,6 @@ import asyncio
 import base64
 import io
 import json
-import re
 from typing import Any, cast
 
 import cv2
@@ -15,60 +14,37 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from tests.pictures import encoded, photo, pixels
+from tests.contract.generating import CONTROL, QUICK, REFERENCE, decoded, events_of, first, post
+from tests.pictures import encoded, pixels
 from tests.service import ROOT, RunningService
-
-QUICK: dict[str, Any] = {"prompt": "a cat on a blue background", "steps": 2, "seed": 7, "width": 64, "height": 64}
-REFERENCE = photo(150, 30, 128, 128)
-CONTROL = {**QUICK, "control_image": base64.b64encode(encoded(REFERENCE)).decode()}
-
-
-def post(http: httpx.Client, accept: str = "*/*", **fields: Any) -> httpx.Response:
-    return http.post("/generate", json={**QUICK, **fields}, headers={"accept": accept})
-
-
-def picture(data_url: str, kind: str = "png") -> bytes:
-    head = f"data:image/{kind};base64,"
-    assert data_url.startswith(head)
-    return base64.b64decode(data_url.removeprefix(head), validate=True)
-
-
-def first(answer: httpx.Response) -> bytes:
-    assert answer.status_code == 200, answer.text
-    return picture(answer.json()["images"][0])
 
 
 def shown(answer: httpx.Response) -> dict[str, Any]:
     """The answer with the pixels in place of its files: two files of the same pixels may differ in their packing."""
     assert answer.status_code == 200, answer.text
     body = answer.json()
-    body["images"] = [pixels(picture(image)).tolist() for image in body["images"]]
-    body["control_map"] = pixels(picture(body["control_map"])).tolist()
+    body["images"] = [pixels(decoded(image)).tolist() for image in body["images"]]
+    body["control_map"] = pixels(decoded(body["control_map"])).tolist()
     return cast(dict[str, Any], body)
-
-
-def events_of(answer: httpx.Response) -> list[tuple[str, dict[str, Any]]]:
-    assert answer.headers["content-type"].startswith("text/event-stream")
-    return [(name, json.loads(data)) for name, data in re.findall(r"event: (\w+)\ndata: (.*)\n\n", answer.text)]
 
 
 def farthest(one: bytes, other: bytes) -> int:
     return int(np.abs(pixels(one).astype(int) - pixels(other).astype(int)).max())
 
 
-def test_the_answer(http: httpx.Client) -> None:
+def test_generate_answer(http: httpx.Client) -> None:
     body = post(http, num_images=2, width=72, height=64, negative_prompt="red").json()
     assert body["success"] is True
     assert (body["seed"], body["seeds"]) == (7, [7, 8])
     assert (body["width"], body["height"], body["media_type"]) == (72, 64, "image/png")
     assert "control_map" not in body
-    shapes = [pixels(picture(image)).shape for image in body["images"]]
+    shapes = [pixels(decoded(image)).shape for image in body["images"]]
     assert shapes == [(64, 72, 3)] * 2
     expected = {"prompt": QUICK["prompt"], "negative_prompt": "red", "steps": 2, "seed": 7}
     assert body["parameters"].items() >= expected.items()
 
 
-def test_defaults(http: httpx.Client) -> None:
+def test_generate_defaults(http: httpx.Client) -> None:
     checkpoint = json.loads((ROOT / "model_repository/sd15/1/pipeline.json").read_text())
     side, guidance_scale = checkpoint["side"], checkpoint["guidance_scale"]
     answers = [http.post("/generate", json={"prompt": "a cat"}).json() for _ in range(2)]
@@ -83,19 +59,19 @@ def test_defaults(http: httpx.Client) -> None:
     assert answers[0]["seed"] != answers[1]["seed"]
 
 
-def test_same_request_same_bytes(http: httpx.Client) -> None:
+def test_generate_gives_the_same_bytes_again(http: httpx.Client) -> None:
     assert first(post(http)) == first(post(http))
     assert first(post(http)) != first(post(http, seed=8))
 
 
-def test_a_drawn_seed_makes_the_picture_again(http: httpx.Client) -> None:
+def test_generate_with_the_random_seed_gives_the_image_again(http: httpx.Client) -> None:
     answer = post(http, seed=3, randomize_seed=True)
     drawn = answer.json()["seed"]
     assert drawn != 3
     assert first(post(http, seed=drawn)) == first(answer)
 
 
-def test_json_and_forms_give_the_same_bytes(http: httpx.Client) -> None:
+def test_generate_by_json_and_form_gives_the_same_bytes(http: httpx.Client) -> None:
     fields = {**QUICK, "prompt": "一隻貓 😀", "guidance_scale": 1.5, "scheduler": "Euler a"}
     texts = {name: str(value) for name, value in fields.items()}
     ours = first(http.post("/generate", json=fields))
@@ -105,21 +81,21 @@ def test_json_and_forms_give_the_same_bytes(http: httpx.Client) -> None:
     assert first(http.post("/generate", json={**texts, "quality": None, "unknown": 1})) == ours
 
 
-def test_other_names(http: httpx.Client) -> None:
+def test_generate_takes_other_field_names(http: httpx.Client) -> None:
     fields = {name: value for name, value in QUICK.items() if name != "steps"}
     body = http.post("/generate", json={**fields, "num_inference_steps": 2, "num_images_per_prompt": 2}).json()
     assert body["images"] == post(http, num_images=2).json()["images"]
     assert first(post(http, num_inference_steps=2)) == first(post(http))
 
 
-def test_the_kth_picture_is_the_one_of_seed_plus_k(http: httpx.Client) -> None:
+def test_generate_image_k_is_that_of_seed_plus_k(http: httpx.Client) -> None:
     """In a batch with others it may differ by rounding only: at most 2 of 255."""
     together = post(http, num_images=3, scheduler="euler_a").json()["images"]
     for k, image in enumerate(together):
-        assert farthest(picture(image), first(post(http, seed=7 + k, scheduler="euler_a"))) <= 2
+        assert farthest(decoded(image), first(post(http, seed=7 + k, scheduler="euler_a"))) <= 2
 
 
-def test_among_others_it_is_the_same_picture(http: httpx.Client, service: RunningService) -> None:
+def test_generate_beside_other_requests_gives_the_same_image(http: httpx.Client, service: RunningService) -> None:
     alone = first(post(http, steps=4))
 
     async def crowd() -> list[httpx.Response]:
@@ -131,7 +107,7 @@ def test_among_others_it_is_the_same_picture(http: httpx.Client, service: Runnin
 
 
 @pytest.mark.parametrize("kind", ["png", "webp", "jpeg"])
-def test_a_bare_picture(http: httpx.Client, kind: str) -> None:
+def test_generate_answers_with_an_image_file(http: httpx.Client, kind: str) -> None:
     answer = post(http, accept=f"image/{kind}, */*;q=0.5")
     assert answer.headers["content-type"] == f"image/{kind}"
     assert answer.headers["x-seed"] == "7"
@@ -140,19 +116,19 @@ def test_a_bare_picture(http: httpx.Client, kind: str) -> None:
         assert (image.format, image.size) == (kind.upper(), (64, 64))
     body = post(http, format=kind).json()
     assert body["media_type"] == f"image/{kind}"
-    assert picture(body["images"][0], kind) == answer.content
+    assert decoded(body["images"][0], kind) == answer.content
     assert post(http, accept="image/*", format=kind).content == answer.content
 
 
 @pytest.mark.parametrize(
     "accept", ["*/*", "application/json", "text/html", "image/png;q=0.1, application/json", "image/gif, */*;q=x"]
 )
-def test_otherwise_json(http: httpx.Client, accept: str) -> None:
+def test_generate_answers_with_json(http: httpx.Client, accept: str) -> None:
     assert post(http, accept=accept).headers["content-type"] == "application/json"
 
 
 @pytest.mark.parametrize("fields", [{"num_images": 2}, {"format": "jpeg"}])
-def test_a_kind_of_answer_that_does_not_fit(http: httpx.Client, fields: dict[str, Any]) -> None:
+def test_generate_refuses_an_accept_that_does_not_fit(http: httpx.Client, fields: dict[str, Any]) -> None:
     answer = post(http, accept="image/webp", **fields)
     assert answer.status_code == 406
     assert answer.json()["error"]["code"] == "not_acceptable"
@@ -160,7 +136,7 @@ def test_a_kind_of_answer_that_does_not_fit(http: httpx.Client, fields: dict[str
     assert f"{name} is {value}" in answer.json()["detail"]
 
 
-def test_events(http: httpx.Client) -> None:
+def test_generate_events(http: httpx.Client) -> None:
     fields = {**CONTROL, "steps": 4, "num_images": 2, "preview_every": 2, "scheduler": "euler"}
     events = events_of(http.post("/generate", json=fields, headers={"accept": "text/event-stream"}))
     names = [name for name, _ in events]
@@ -175,10 +151,10 @@ def test_events(http: httpx.Client) -> None:
     assert dict(events)["done"] == whole
     preview = dict(events)["preview"]
     assert (preview["done"], preview["total"]) == (2, 4)
-    assert pixels(picture(preview["image"])).shape == (8, 16, 3)  # a pixel per latent, two pictures side by side
+    assert pixels(decoded(preview["image"])).shape == (8, 16, 3)  # a pixel per latent, two pictures side by side
 
 
-def test_an_error_inside_the_stream_is_an_event(http: httpx.Client) -> None:
+def test_generate_error_inside_the_stream_is_an_event(http: httpx.Client) -> None:
     fields = {**QUICK, "prompt": "a (cat:50)"}  # which the model finds out
     *_, (name, body) = events_of(http.post("/generate", json=fields, headers={"accept": "text/event-stream"}))
     assert (name, body["status"], body["error"]["code"]) == ("error", 422, "invalid_input")
@@ -187,31 +163,31 @@ def test_an_error_inside_the_stream_is_an_event(http: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(("low", "high"), [(None, None), (30, 90)])
-def test_the_control_map_is_opencvs(http: httpx.Client, low: int | None, high: int | None) -> None:
+def test_generate_control_map_is_that_of_opencv(http: httpx.Client, low: int | None, high: int | None) -> None:
     fields = {"low_threshold": low, "high_threshold": high}
     body = http.post("/generate", json={**CONTROL, "width": 96, "height": 80, **fields}).json()
     fitted = np.asarray(REFERENCE.resize((96, 80), Image.Resampling.LANCZOS))
     edges = cv2.Canny(cv2.cvtColor(fitted, cv2.COLOR_RGB2GRAY), low or 100, high or 200)
-    ours = pixels(picture(body["control_map"]))
+    ours = pixels(decoded(body["control_map"]))
     assert np.array_equal(ours, np.repeat(edges[..., None], 3, axis=2))
     assert 0.01 < (ours > 0).mean() < 0.5
     assert body["parameters"]["control_type"] == "canny"
     assert body["parameters"]["low_threshold"] == (low or 100)
 
 
-def test_a_drawing_on_nothing_is_one_on_white(http: httpx.Client) -> None:
+def test_generate_reads_transparent_control_images_on_white(http: httpx.Client) -> None:
     """Black lines with alpha: without a ground to stand on nothing would be seen of them."""
     drawing = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
     ImageDraw.Draw(drawing).rectangle((16, 16, 48, 48), outline=(0, 0, 0, 255), width=4)
     control = base64.b64encode(encoded(drawing)).decode()
-    assert pixels(picture(post(http, control_image=control).json()["control_map"])).any()
+    assert pixels(decoded(post(http, control_image=control).json()["control_map"])).any()
 
 
-def test_every_default_sent_asks_for_no_control(http: httpx.Client) -> None:
+def test_generate_with_every_default_has_no_control(http: httpx.Client) -> None:
     assert first(post(http, control_type="canny", low_threshold=100, high_threshold=200)) == first(post(http))
 
 
-def test_a_reference_picture_by_any_name_and_in_any_wrapping(http: httpx.Client) -> None:
+def test_generate_takes_control_images_by_any_name_and_encoding(http: httpx.Client) -> None:
     data = encoded(REFERENCE)
     text = base64.b64encode(data).decode()
     ours = shown(http.post("/generate", json=CONTROL))
@@ -227,7 +203,7 @@ def test_a_reference_picture_by_any_name_and_in_any_wrapping(http: httpx.Client)
     assert first(http.post("/generate", data=QUICK, files=nothing)) == first(post(http))
 
 
-def test_large_references_as_text_of_a_form(http: httpx.Client) -> None:
+def test_generate_takes_large_control_images_as_text_of_a_form(http: httpx.Client) -> None:
     """The form parser's own limit for texts is 1 MB."""
     noise = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), np.uint8)
     data = encoded(Image.fromarray(noise))
@@ -251,6 +227,6 @@ def test_documentation(http: httpx.Client) -> None:
         assert schema["required"] == ["prompt"]
 
 
-def test_an_empty_prompt_is_one(http: httpx.Client) -> None:
+def test_generate_takes_an_empty_prompt(http: httpx.Client) -> None:
     assert post(http, prompt="").status_code == 200
     assert http.post("/generate", data={**QUICK, "prompt": ""}).status_code == 200

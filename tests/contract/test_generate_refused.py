@@ -7,19 +7,20 @@ import base64
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.contract.test_generate import CONTROL, QUICK, events_of
+from tests.contract.generating import CONTROL, QUICK, events_of
+from tests.contract.states import state, wait_for
 from tests.hostile import hostile_files
 from tests.pictures import encoded, photo
-from tests.service import RunningService, link_models, running_service
+from tests.service import RunningService, before_triton_is_up, link_models, running_service
 
-# without the one that is refused for its size alone, as `test_too_large` has it
+# without the one that is refused for its size alone, as `test_generate_with_too_large_a_body_is_refused` has it
 FILES = {name: data for name, data in hostile_files().items() if len(data) < 20 << 20}
 MODELS = ("sd15", "sd15_text_encoder", "sd15_unet", "sd15_vae_decoder")
 SLOW = {**QUICK, "steps": 150, "width": 256, "height": 256}
@@ -81,7 +82,7 @@ def named(answer: httpx.Response, status: int, param: str, words: tuple[str, ...
         ("quality", 101, ("1", "100", "101")),
     ],
 )
-def test_a_bad_field_is_named_with_range_and_value(
+def test_generate_names_a_bad_field_with_range_and_value(
     http: httpx.Client, field: str, value: Any, words: tuple[str, ...]
 ) -> None:
     headers = {"content-type": "application/json"}
@@ -105,31 +106,33 @@ def test_a_bad_field_is_named_with_range_and_value(
         ("control_image", 7, ("base64", "int")),
     ],
 )
-def test_a_bad_field_of_control(http: httpx.Client, field: str, value: Any, words: tuple[str, ...]) -> None:
+def test_generate_names_a_bad_field_of_control(
+    http: httpx.Client, field: str, value: Any, words: tuple[str, ...]
+) -> None:
     headers = {"content-type": "application/json"}
     named(http.post("/generate", content=json.dumps({**CONTROL, field: value}), headers=headers), 422, field, words)
 
 
 @pytest.mark.parametrize(("field", "value"), [("steps", "many"), ("seed", "1.5"), ("guidance_scale", "nan")])
-def test_a_bad_field_of_a_form(http: httpx.Client, field: str, value: str) -> None:
+def test_generate_names_a_bad_field_of_a_form(http: httpx.Client, field: str, value: str) -> None:
     named(http.post("/generate", data={**QUICK, field: value}), 422, field, (value,))
 
 
-def test_a_missing_prompt(http: httpx.Client) -> None:
+def test_generate_without_a_prompt_is_refused(http: httpx.Client) -> None:
     named(http.post("/generate", json={"steps": 2}), 422, "prompt", ("missing",))
     named(http.post("/generate", data={"steps": "2"}), 422, "prompt", ("missing",))
 
 
-def test_two_reference_pictures(http: httpx.Client) -> None:
+def test_generate_with_two_control_images_is_refused(http: httpx.Client) -> None:
     named(http.post("/generate", json={**CONTROL, "image": "AAAA"}), 422, "image", ("control_image", "image"))
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b'"x"', b"[" * 100_000, b"\xff\xfe"])
-def test_a_body_that_is_none(http: httpx.Client, body: bytes) -> None:
+def test_generate_with_an_invalid_body_is_refused(http: httpx.Client, body: bytes) -> None:
     named(http.post("/generate", content=body, headers={"content-type": "application/json"}), 422, "body", ("JSON",))
 
 
-def test_too_large(http: httpx.Client) -> None:
+def test_generate_with_too_large_a_body_is_refused(http: httpx.Client) -> None:
     named(
         http.post("/generate", json={**QUICK, "width": 2048, "height": 1024}), 413, "width", ("1,048,576", "2048x1024")
     )
@@ -140,7 +143,7 @@ def test_too_large(http: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_hostile_pictures_are_refused_quickly(http: httpx.Client, name: str) -> None:
+def test_generate_refuses_hostile_images_quickly(http: httpx.Client, name: str) -> None:
     seconds = []
     for _ in range(10):  # the best of ten: another process may have the processor for a while
         started = time.monotonic()
@@ -154,25 +157,13 @@ def test_hostile_pictures_are_refused_quickly(http: httpx.Client, name: str) -> 
     assert min(seconds) < 1
 
 
-def test_the_limit_of_reference_pictures_is_read_from_the_header(http: httpx.Client) -> None:
+def test_generate_limits_control_images_by_their_header(http: httpx.Client) -> None:
     bomb = base64.b64encode(FILES["bomb-65000x65000.png"]).decode()
     named(http.post("/generate", json={**QUICK, "image": bomb}), 413, "image", ("65000x65000", "16,777,216"))
 
 
 def executions(service: RunningService) -> float:
     return service.counter("nv_inference_exec_count", "sd15_unet")
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def state(service: RunningService) -> dict[str, Any]:
-    body: dict[str, Any] = httpx.get(f"{service.url}/status", timeout=60).json()
-    return body
 
 
 async def leave(service: RunningService, accept: str, after: float) -> None:
@@ -213,7 +204,7 @@ def generate(service: RunningService, fields: dict[str, Any], accept: str = "*/*
     return httpx.post(f"{service.url}/generate", json=fields, headers={"accept": accept}, timeout=60)
 
 
-def test_a_task_that_takes_too_long_is_504_and_stops(narrow: RunningService) -> None:
+def test_generate_that_takes_too_long_is_504_and_stops(narrow: RunningService) -> None:
     answer = generate(narrow, SLOW)
     assert answer.status_code == 504
     assert "TASK_TIMEOUT = 4 s" in answer.json()["detail"]
@@ -224,7 +215,7 @@ def test_a_task_that_takes_too_long_is_504_and_stops(narrow: RunningService) -> 
     assert executions(narrow) - at_the_end <= 1
 
 
-def test_a_full_queue_is_429(narrow: RunningService) -> None:
+def test_generate_at_a_full_queue_is_429(narrow: RunningService) -> None:
     workers = [threading.Thread(target=generate, args=(narrow, SLOW)) for _ in range(2)]
     for worker in workers:
         worker.start()
@@ -245,7 +236,7 @@ def test_settings_are_limits(narrow: RunningService) -> None:
     named(generate(narrow, {**QUICK, "prompt": "x" * 101}), 422, "prompt", ("100", "101"))
 
 
-def test_a_control_that_is_not_installed(narrow: RunningService) -> None:
+def test_generate_with_a_control_that_is_not_installed(narrow: RunningService) -> None:
     named(generate(narrow, CONTROL), 422, "control_type", ("canny", "it has: none"))
     assert state(narrow)["generate"]["controls"] == []
 
@@ -260,11 +251,11 @@ def test_unread_events_do_not_keep_the_service_from_working(narrow: RunningServi
         assert generate(narrow, QUICK).status_code == 200
 
 
-def test_before_triton_is_up_it_is_503(tmp_path: Path) -> None:
+def test_generate_before_triton_is_up_is_503(tmp_path: Path) -> None:
     repository = link_models(tmp_path / "repository", *MODELS)
     with (
         running_service(tmp_path, wait=False, model_repository=repository) as service,
-        service.before_triton_is_up(),
+        before_triton_is_up(service),
     ):
         answer = generate(service, QUICK)
         assert answer.status_code == 503
@@ -273,7 +264,7 @@ def test_before_triton_is_up_it_is_503(tmp_path: Path) -> None:
         named(generate(service, {**QUICK, "steps": 0}), 422, "steps")
 
 
-def test_without_the_model_it_is_404(tmp_path: Path) -> None:
+def test_generate_without_the_model_is_404(tmp_path: Path) -> None:
     """Not 503, which would have clients come back for it."""
     repository = link_models(tmp_path / "repository", "upscale", "realesrgan_animevideov3_x4")
     with running_service(tmp_path, model_repository=repository, canary_interval=3600) as service:

@@ -12,13 +12,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
-import psutil
 import pytest
 
 from tests.hostile import png_with
 from tests.hostile_bodies import BODIES, ENDPOINTS, Answer, post, raw
 from tests.pictures import encoded, photo
-from tests.service import RunningProxy, running_proxy
+from tests.service import Server, running_proxy
 
 _MB = 1 << 20
 _LARGE = 60 * _MB
@@ -29,7 +28,7 @@ _NOT_READABLE = ("json-in-utf-16", "multipart-preamble")
 
 
 @pytest.fixture(scope="module")
-def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningProxy]:
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with running_proxy(tmp_path_factory.mktemp("proxy")) as running:
         yield running
 
@@ -51,29 +50,29 @@ def check(name: str, path: str, answer: Answer, *, chunked: bool) -> None:
 
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("name", BODIES)
-def test_a_hostile_body_is_refused_and_leaves_nothing(proxy: RunningProxy, name: str, chunked: bool) -> None:
+def test_a_hostile_body_is_refused_and_leaves_nothing(proxy: Server, name: str, chunked: bool) -> None:
     size = 12 * _MB
-    before = proxy.process.memory_info().rss
+    before = proxy.tree()[0].memory_info().rss
     for path in ENDPOINTS:
         check(name, path, post(proxy.url, path, BODIES[name], size, chunked=chunked), chunked=chunked)
-    assert proxy.process.memory_info().rss - before < 64 * _MB
+    assert proxy.tree()[0].memory_info().rss - before < 64 * _MB
     assert "Traceback" not in proxy.log()
 
 
-def test_tiny_chunks_are_refused(proxy: RunningProxy) -> None:
+def test_tiny_chunks_are_refused(proxy: Server) -> None:
     head = b"POST /tasks HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
     answer = raw(proxy.url, head, b"1\r\n \r\n" * 20_000)
     assert (answer.status, answer.code) == (413, "too_large")
 
 
-def test_compressed_bodies_are_refused(proxy: RunningProxy) -> None:
+def test_compressed_bodies_are_refused(proxy: Server) -> None:
     headers = {"content-type": "application/json", "content-encoding": "gzip"}
     answer = httpx.post(f"{proxy.url}/tasks", content=b"\x1f\x8b", headers=headers)
     assert (answer.status_code, answer.json()["error"]["code"]) == (415, "unsupported_media_type")
 
 
 @pytest.mark.parametrize("way", ["file", "file without a name", "base64", "base64 in JSON", "escaped base64 in JSON"])
-def test_a_large_image_is_read_whatever_way_it_comes(proxy: RunningProxy, way: str) -> None:
+def test_a_large_image_is_read_whatever_way_it_comes(proxy: Server, way: str) -> None:
     png = png_with(encoded(photo(0, 0, 16, 16)), b"zzZz", bytes(range(256)) * (20 << 12))  # 20 MB, every byte in it
     text = base64.b64encode(png).decode()
     url = f"{proxy.url}/png-info"
@@ -94,7 +93,7 @@ def test_a_large_image_is_read_whatever_way_it_comes(proxy: RunningProxy, way: s
 @pytest.mark.heavy
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("name", BODIES)
-def test_health_answers_while_ten_hostile_bodies_of_60_mb_arrive(proxy: RunningProxy, name: str, chunked: bool) -> None:
+def test_health_answers_while_ten_hostile_bodies_of_60_mb_arrive(proxy: Server, name: str, chunked: bool) -> None:
     """Within 0.1 s, or on a machine where that is too much to ask, three times what it takes while others get them."""
     tries = []
     for _ in range(5):
@@ -124,7 +123,7 @@ def _sink() -> Iterator[str]:
         server.shutdown()
 
 
-def _ten_at_once(proxy: RunningProxy, url: str, name: str, *, chunked: bool) -> tuple[float, int]:
+def _ten_at_once(proxy: Server, url: str, name: str, *, chunked: bool) -> tuple[float, int]:
     """The longest that /health took meanwhile, in seconds, and the most memory of any process of the proxy.
 
     :param url: who gets the bodies.
@@ -138,7 +137,7 @@ def _ten_at_once(proxy: RunningProxy, url: str, name: str, *, chunked: bool) -> 
                 started = time.monotonic()
                 http.get("/health")
                 waits.append(time.monotonic() - started)
-                memory.append(max(process.memory_info().rss for process in _family(proxy.process)))
+                memory.append(max(process.memory_info().rss for process in proxy.tree()))
                 over.wait(0.02)
 
     watcher = threading.Thread(target=watch)
@@ -152,7 +151,3 @@ def _ten_at_once(proxy: RunningProxy, url: str, name: str, *, chunked: bool) -> 
         if url == proxy.url:
             check(name, path, answer, chunked=chunked)
     return max(waits), max(memory)
-
-
-def _family(process: psutil.Process) -> list[psutil.Process]:
-    return [process, *process.children(recursive=True)]

@@ -13,20 +13,20 @@ import pytest
 
 from tests.hostile_bodies import Answer, raw
 from tests.pictures import encoded, photo
-from tests.service import RunningProxy, running_proxy
+from tests.service import Server, running_proxy
 
 _TIMEOUT = 1.0
 _POST = b"POST /tasks HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
 
 @pytest.fixture(scope="module")
-def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningProxy]:
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with running_proxy(tmp_path_factory.mktemp("proxy"), request_timeout=_TIMEOUT) as running:
         yield running
 
 
 @pytest.fixture
-def http(proxy: RunningProxy) -> Iterator[httpx.Client]:
+def http(proxy: Server) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=proxy.url, timeout=60) as client:
         yield client
 
@@ -92,7 +92,7 @@ def test_options_of_what_is_not_there(http: httpx.Client) -> None:
         (b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"X: a\r\n" * 40_000 + b"\r\n", 431),
     ],
 )
-def test_what_is_no_request_is_refused_in_our_shape(proxy: RunningProxy, request_: bytes, status: int) -> None:
+def test_what_is_no_request_is_refused_in_our_shape(proxy: Server, request_: bytes, status: int) -> None:
     answer = raw(proxy.url, request_)
     assert answer.status == status, answer
     assert answer.headers["content-type"] == "application/json"
@@ -126,17 +126,17 @@ def _until_closed(url: str, sent: bytes) -> Answer | None:
         b"Content-Length: 300\r\n\r\n--x\r\n",
     ],
 )
-def test_half_sent_requests_are_closed_after_request_timeout(proxy: RunningProxy, sent: bytes) -> None:
+def test_half_sent_requests_are_closed_after_request_timeout(proxy: Server, sent: bytes) -> None:
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda _: _until_closed(proxy.url, sent), range(20)))
     assert all(answer and (answer.status, answer.code) == (408, "request_timeout") for answer in answers), answers
 
 
-def test_a_connection_without_a_request_is_closed(proxy: RunningProxy) -> None:
+def test_a_connection_without_a_request_is_closed(proxy: Server) -> None:
     assert _until_closed(proxy.url, b"") is None
 
 
-def test_headers_that_dribble_in_are_not_waited_for(proxy: RunningProxy) -> None:
+def test_headers_that_dribble_in_are_not_waited_for(proxy: Server) -> None:
     where = urlsplit(proxy.url)
     with socket.create_connection((where.hostname or "", where.port or 0), 0.1) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nX: ")
@@ -151,7 +151,7 @@ def test_headers_that_dribble_in_are_not_waited_for(proxy: RunningProxy) -> None
     assert came.startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_slow_upload_that_goes_on_is_taken(proxy: RunningProxy) -> None:
+def test_a_slow_upload_that_goes_on_is_taken(proxy: Server) -> None:
     """It takes several times REQUEST_TIMEOUT, in steps that are far below it."""
     png, where = encoded(photo(0, 0, 16, 16)), urlsplit(proxy.url)
     body = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n' + png + b"\r\n--x--\r\n"
@@ -166,7 +166,7 @@ def test_a_slow_upload_that_goes_on_is_taken(proxy: RunningProxy) -> None:
 
 
 @pytest.mark.parametrize("path", ["/tasks", "/submit", "/api/upscale"])
-def test_an_upload_that_breaks_off_is_one_line_in_the_log(proxy: RunningProxy, path: str) -> None:
+def test_an_upload_that_breaks_off_is_one_line_in_the_log(proxy: Server, path: str) -> None:
     kind = "multipart/form-data; boundary=x" if path == "/api/upscale" else "application/json"
     before, where = len(proxy.log()), urlsplit(proxy.url)
     with socket.create_connection((where.hostname or "", where.port or 0), 60) as connection:
@@ -181,7 +181,7 @@ _ODD = ["\n", "\r", "\x1b[31m", "\x00", "\x7f", "\x85", "\u2028", "\u2029", "\u2
 
 
 @pytest.mark.parametrize("odd", _ODD)
-def test_log_lines_cannot_be_forged(proxy: RunningProxy, odd: str) -> None:
+def test_log_lines_cannot_be_forged(proxy: Server, odd: str) -> None:
     shown = odd.encode("unicode_escape").decode() + "FORGED"
     path = "/images/" + quote(odd + "FORGED")
     assert raw(proxy.url, f"GET {path} HTTP/1.1\r\nHost: x\r\nX-Request-ID: forger\r\n\r\n".encode()).status == 404
@@ -221,7 +221,7 @@ def test_raw_bytes_never_come_back_in_messages(http: httpx.Client, path: str) ->
 def test_an_image_needs_no_file_name(http: httpx.Client) -> None:
     answer = http.post("/png-info", files={"image": (None, encoded(photo(0, 0, 16, 16)))})
     assert (answer.status_code, answer.json()["parameters"]) == (200, None)
-    # Triton is away: what is asked of it was found to be right before.
+    # Triton is unavailable: what is asked of it was found to be right before.
     answer = http.post("/api/upscale", files={"file": (None, encoded(photo(0, 0, 16, 16)))})
     assert answer.status_code == 503
     answer = http.post("/api/upscale", files={"file": (None, b"\xff\xd8 no image")})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from tests.contract.test_tasks import QUICK, finished, submit
+from tests.contract.tasks import QUICK, finished, submit
 from tests.pictures import encoded, photo
 
 SMALL = encoded(photo(0, 0, 16, 16))

@@ -14,7 +14,7 @@ import pytest
 from darkroom_client import Client
 
 from tests.pictures import encoded, photo
-from tests.service import RunningService, link_models, running_service
+from tests.service import RunningService, before_triton_is_up, link_models, running_service
 
 NETWORK = "realesrgan_animevideov3_x4"
 SLOW = {"model": "animevideov3", "tile": "64"}
@@ -84,7 +84,7 @@ def wait_idle(service: RunningService) -> None:
         time.sleep(0.05)
 
 
-def test_a_task_that_takes_too_long_is_504_and_stops(narrow: RunningService) -> None:
+def test_upscale_that_takes_too_long_is_504_and_stops(narrow: RunningService) -> None:
     answer = post(narrow, SLOW)
     assert answer.status_code == 504
     assert answer.json()["error"]["code"] == "task_timeout"
@@ -93,7 +93,7 @@ def test_a_task_that_takes_too_long_is_504_and_stops(narrow: RunningService) -> 
     assert executions_while(narrow, 2) == 0
 
 
-def test_a_full_queue_is_429_and_says_when_to_come_back(narrow: RunningService) -> None:
+def test_upscale_at_a_full_queue_is_429_with_retry_after(narrow: RunningService) -> None:
     with full(narrow):
         refused = [post(narrow, QUICK), post(narrow, QUICK, accept="text/event-stream")]
     for answer in refused:
@@ -104,14 +104,14 @@ def test_a_full_queue_is_429_and_says_when_to_come_back(narrow: RunningService) 
     assert post(narrow, QUICK).status_code == 200
 
 
-def test_the_client_waits_and_gets_its_picture(narrow: RunningService) -> None:
+def test_client_waits_at_a_full_queue_and_gets_its_image(narrow: RunningService) -> None:
     with full(narrow), Client(narrow.url) as client:
         assert client.upscale(SMALL, model="animevideov3").image.startswith(b"\x89PNG")
 
 
-def test_before_triton_is_up_everything_is_503(tmp_path: Path, repository: Path) -> None:
+def test_upscale_before_triton_is_up_is_503(tmp_path: Path, repository: Path) -> None:
     with running_service(tmp_path, wait=False, model_repository=repository) as service:
-        with service.before_triton_is_up():
+        with before_triton_is_up(service):
             health = httpx.get(f"{service.url}/health", timeout=60)
             assert (health.status_code, health.json()["status"]) == (503, "unhealthy")
             answer = post(service, QUICK)

@@ -15,7 +15,7 @@ import pytest
 
 from darkroom import errors
 from proxy.errors import STATUS
-from tests.contract.test_fields import SMALL, small_repository
+from tests.contract.small_service import SMALL, small_repository
 from tests.service import ROOT, RunningService, running_service
 
 FEW, MANY = "8", os.environ.get("SCHEMATHESIS_EXAMPLES", "600")

@@ -7,20 +7,20 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.service import RunningProxy, running_proxy
+from tests.service import Server, running_proxy
 
 _JSON = {"content-type": "application/json"}
 
 
 @pytest.fixture(scope="module")
-def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningProxy]:
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("proxy")
     with running_proxy(folder, cors_origins="http://shop.example", trusted_hosts="127.0.0.1,*.ours.example") as running:
         yield running
 
 
 @pytest.fixture
-def http(proxy: RunningProxy) -> Iterator[httpx.Client]:
+def http(proxy: Server) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=proxy.url, timeout=60) as client:
         yield client
 
@@ -78,7 +78,7 @@ def test_two_origins_are_none(http: httpx.Client) -> None:
     assert http.post("/tasks", content=b"{}", headers=headers).status_code == 403
 
 
-def test_our_page_configured_origins_and_programs_may(http: httpx.Client, proxy: RunningProxy) -> None:
+def test_our_page_configured_origins_and_programs_may(http: httpx.Client, proxy: Server) -> None:
     for headers in (
         {},
         {"origin": proxy.url},

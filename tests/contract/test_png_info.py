@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from tests.contract.test_generate import CONTROL, QUICK, first, post
+from tests.contract.generating import CONTROL, QUICK, first, post
 from tests.hostile import hostile_files
 from tests.odd_files import exif, jpeg_with, png_chunk, png_with, webp_with
 from tests.pictures import encoded, photo
@@ -107,18 +107,13 @@ def test_fields_of_foreign_images_make_an_image(http: httpx.Client, name: str) -
 @pytest.mark.parametrize("format", ["webp", "jpeg"])
 def test_round_trip_in_other_formats(http: httpx.Client, format: str) -> None:
     answer = post(http, **UNTOLD, format=format)
-    data = _first(answer)
+    data = first(answer, format)
     body = read(http, data)
     assert body["darkroom"] == answer.json()["parameters"]
     fields = body["fields"]
     assert fields.pop("other") == {}
     assert fields == {name: value for name, value in body["darkroom"].items() if name != "index"}
-    assert _first(http.post("/generate", json={**fields, "format": format})) == data
-
-
-def _first(answer: httpx.Response) -> bytes:
-    assert answer.status_code == 200, answer.text
-    return base64.b64decode(answer.json()["images"][0].split(",")[1])
+    assert first(http.post("/generate", json={**fields, "format": format}), format) == data
 
 
 def test_a_picture_that_says_nothing(http: httpx.Client) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pynvml
 
-from tests.contract.test_generate import QUICK
-from tests.contract.test_generate_refused import state, wait_for
+from tests.contract.generating import QUICK
+from tests.contract.states import state, wait_for
 from tests.service import RunningService
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-import json
 import sqlite3
 import statistics
 import time
@@ -17,38 +16,12 @@ import httpx
 import pytest
 from PIL import Image
 
+from tests.contract.tasks import QUICK, finished, follow, submit
 from tests.pictures import encoded, photo
 from tests.service import RunningService
 
-QUICK: dict[str, Any] = {"operation": "generate", "prompt": "a cat on a blue background", "steps": 2, "seed": 7}
-QUICK |= {"width": 64, "height": 64}
 LONG = {**QUICK, "steps": 150, "width": 256, "height": 256}
 NOBODY = "12345678-1234-1234-1234-123456789012"
-
-
-def submit(http: httpx.Client, headers: dict[str, str] | None = None, **fields: Any) -> dict[str, Any]:
-    answer = http.post("/tasks", json={**QUICK, **fields}, headers=headers)
-    assert answer.status_code == 202, answer.text
-    return dict(answer.json())
-
-
-def follow(http: httpx.Client, id: str) -> list[tuple[str, dict[str, Any]]]:
-    """All events of a task, which ends with them."""
-    events, name = [], ""
-    with http.stream("GET", f"/tasks/{id}/events") as answer:
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        for line in answer.iter_lines():
-            if line.startswith("event: "):
-                name = line.removeprefix("event: ")
-            elif line.startswith("data: "):
-                events.append((name, json.loads(line.removeprefix("data: "))))
-    return events
-
-
-def finished(http: httpx.Client, id: str) -> dict[str, Any]:
-    kind, task = follow(http, id)[-1]
-    assert kind == "done"
-    return task
 
 
 def picture(http: httpx.Client, url: str) -> Image.Image:
@@ -59,7 +32,7 @@ def picture(http: httpx.Client, url: str) -> Image.Image:
     return image
 
 
-def test_a_task_from_its_acceptance_to_its_pictures(http: httpx.Client) -> None:
+def test_task_from_acceptance_to_images(http: httpx.Client) -> None:
     answer = http.post("/tasks", json={**QUICK, "num_images": 2})
     task = answer.json()
     assert answer.status_code == 202
@@ -81,14 +54,14 @@ def test_a_task_from_its_acceptance_to_its_pictures(http: httpx.Client) -> None:
     assert http.get(f"/tasks/{task['task_id']}").json() == done
 
 
-def test_the_picture_is_that_of_the_direct_request(http: httpx.Client) -> None:
+def test_task_image_is_that_of_the_direct_request(http: httpx.Client) -> None:
     fields = {name: value for name, value in QUICK.items() if name != "operation"}
     direct = http.post("/generate", json=fields, headers={"accept": "image/png"}).content
     id = finished(http, submit(http)["task_id"])["task_id"]
     assert http.get(f"/download/{id}").content == direct
 
 
-def test_a_queued_task_begins_at_once_on_an_idle_service(http: httpx.Client) -> None:
+def test_task_starts_at_once_on_an_idle_service(http: httpx.Client) -> None:
     def waited() -> float:
         task = finished(http, submit(http)["task_id"])
         created, started = (datetime.fromisoformat(task[name]) for name in ("created_at", "started_at"))
@@ -99,7 +72,7 @@ def test_a_queued_task_begins_at_once_on_an_idle_service(http: httpx.Client) -> 
         assert time.monotonic() < deadline, seconds
 
 
-def test_upscaling_as_a_task(http: httpx.Client) -> None:
+def test_task_of_upscaling(http: httpx.Client) -> None:
     data = encoded(photo(0, 0, 24, 16))
     fields = {"operation": "upscale", "model": "animevideov3", "scale": "2"}
     answer = http.post("/tasks", data={**fields, "priority": "high"}, files={"file": ("a.png", data)})
@@ -110,20 +83,20 @@ def test_upscaling_as_a_task(http: httpx.Client) -> None:
     assert finished(http, again.json()["task_id"])["status"] == "completed"
 
 
-def test_a_control_picture_is_kept_with_the_task(http: httpx.Client) -> None:
+def test_task_keeps_its_control_image(http: httpx.Client) -> None:
     control = base64.b64encode(encoded(photo(150, 30, 128, 128))).decode()
     done = finished(http, submit(http, control_image=control)["task_id"])
     assert done["results"][0]["details"]["control_type"] == "canny"
 
 
-def test_pictures_may_be_enlarged(http: httpx.Client) -> None:
+def test_task_images_may_be_enlarged(http: httpx.Client) -> None:
     done = finished(http, submit(http, enlarge=4, enlarge_model="animevideov3", num_images=2)["task_id"])
     assert [picture(http, url).size for url in done["result_urls"]] == [(256, 256)] * 2
     details = done["results"][1]["details"]
     assert (details["seed"], details["enlarge"], details["enlarge_model"]) == (8, 4, "animevideov3-x4")
 
 
-def test_events(http: httpx.Client) -> None:
+def test_task_events(http: httpx.Client) -> None:
     events = follow(http, submit(http, steps=40, preview_every=10, width=128, height=128)["task_id"])
     kinds = [kind for kind, _ in events]
     assert kinds[0] == "state"
@@ -160,7 +133,7 @@ def test_events(http: httpx.Client) -> None:
         ({"operation": "upscale", "image": "bm8gcGljdHVyZQ=="}, 415, "image", ""),
     ],
 )
-def test_what_is_wrong_is_refused_and_not_kept(
+def test_task_with_wrong_fields_is_refused_and_not_kept(
     http: httpx.Client, fields: dict[str, Any], status: int, param: str, words: str
 ) -> None:
     total = http.get("/health").json()["total_tasks"]
@@ -172,7 +145,7 @@ def test_what_is_wrong_is_refused_and_not_kept(
     assert http.get("/health").json()["total_tasks"] == total
 
 
-def test_unknown_ids(http: httpx.Client) -> None:
+def test_task_ids_that_are_unknown(http: httpx.Client) -> None:
     files = ("/download/{}", "/images/{}", "/images/{}_0.png", "/tasks/{}/results/a.png")
     for path in ("/tasks/{}", "/tasks/{}/events", "/status/{}", *files):
         for id in (NOBODY, "no-id", "%2e%2e%2fdarkroom.db", "x" * 500, "%00"):
@@ -182,7 +155,7 @@ def test_unknown_ids(http: httpx.Client) -> None:
     assert http.delete(f"/tasks/{NOBODY}").status_code == 404
 
 
-def test_idempotency(http: httpx.Client) -> None:
+def test_task_idempotency(http: httpx.Client) -> None:
     key = {"idempotency-key": "order-1"}
     first = http.post("/tasks", json=QUICK, headers=key)
     again = http.post("/tasks", json=QUICK, headers=key)
@@ -200,7 +173,7 @@ def test_idempotency(http: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.heavy)])
-def test_concurrent_duplicates_are_one_task(service: RunningService, http: httpx.Client, count: int) -> None:
+def test_task_is_one_for_concurrent_duplicates(service: RunningService, http: httpx.Client, count: int) -> None:
     async def send_all() -> list[httpx.Response]:
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(base_url=service.url, timeout=120, limits=limits) as client:
@@ -216,7 +189,7 @@ def test_concurrent_duplicates_are_one_task(service: RunningService, http: httpx
     assert finished(http, id)["attempts"] == 1
 
 
-def test_a_running_task_stops_within_a_step(service: RunningService, http: httpx.Client) -> None:
+def test_task_that_is_cancelled_stops_within_a_step(service: RunningService, http: httpx.Client) -> None:
     id = submit(http, **{name: value for name, value in LONG.items() if name != "operation"})["task_id"]
     while (task := http.get(f"/tasks/{id}").json())["step"] == 0:
         assert task["status"] in ("queued", "processing")
@@ -232,7 +205,7 @@ def test_a_running_task_stops_within_a_step(service: RunningService, http: httpx
     assert finished(http, id)["status"] == "cancelled"
 
 
-def test_what_has_completed_cannot_be_cancelled(http: httpx.Client) -> None:
+def test_task_that_completed_cannot_be_cancelled(http: httpx.Client) -> None:
     id = finished(http, submit(http)["task_id"])["task_id"]
     answer = http.delete(f"/tasks/{id}")
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "conflict")
@@ -241,7 +214,7 @@ def test_what_has_completed_cannot_be_cancelled(http: httpx.Client) -> None:
     assert (missing.status_code, missing.json()["error"]["param"]) == (404, "image_index")
 
 
-def test_everybody_sees_their_own_tasks(http: httpx.Client) -> None:
+def test_tasks_are_listed_for_their_own_client(http: httpx.Client) -> None:
     mine = {"x-api-key": f"secret {time.time()}"}
     ids = [submit(http, mine, seed=seed)["task_id"] for seed in range(3)]
     finished(http, ids[-1])
@@ -256,7 +229,7 @@ def test_everybody_sees_their_own_tasks(http: httpx.Client) -> None:
     assert http.get("/tasks", params={"limit": 0}).status_code == 422
 
 
-def test_what_was_kept_long_enough_is_410(service: RunningService, http: httpx.Client) -> None:
+def test_task_that_expired_is_410(service: RunningService, http: httpx.Client) -> None:
     done = finished(http, submit(http)["task_id"])
     id, name = done["task_id"], done["results"][0]["name"]
     with closing(sqlite3.connect(service.folder / "state" / "data" / "darkroom.db", timeout=30)) as database:
@@ -278,7 +251,7 @@ def test_health_counts_tasks(http: httpx.Client) -> None:
     assert (after["total_tasks"] - before, after["queue_length"], after["active_tasks"]) == (2, 0, 0)
 
 
-def test_secrets_are_not_kept(service: RunningService, http: httpx.Client) -> None:
+def test_tasks_keep_no_secrets(service: RunningService, http: httpx.Client) -> None:
     finished(http, submit(http, {"authorization": "Bearer very-secret-key"})["task_id"])
     for path in (service.folder / "state" / "data").glob("darkroom.db*"):
         assert b"very-secret-key" not in path.read_bytes()

@@ -27,7 +27,7 @@ def size(data: bytes) -> tuple[int, int]:
         return image.size
 
 
-def test_submit_watch_and_download(service: RunningService) -> None:
+def test_client_submits_watches_and_downloads(service: RunningService) -> None:
     states: list[str] = []
     steps: list[Progress] = []
     previews: list[Preview] = []
@@ -53,7 +53,7 @@ def test_submit_watch_and_download(service: RunningService) -> None:
         assert client.tasks(limit=1)[0].id == task.id
 
 
-def test_the_async_client(service: RunningService, tmp_path: Path) -> None:
+def test_async_client_submits_watches_and_downloads(service: RunningService, tmp_path: Path) -> None:
     path = tmp_path / "photo.png"
     path.write_bytes(encoded(photo(0, 0, 16, 16)))
 
@@ -72,7 +72,7 @@ def test_the_async_client(service: RunningService, tmp_path: Path) -> None:
     assert asyncio.run(work()).state == "completed"
 
 
-def test_the_same_key_is_the_same_task(service: RunningService) -> None:
+def test_client_with_the_same_key_gets_the_same_task(service: RunningService) -> None:
     with Client(service.url) as client:
         tasks = [client.submit("generate", idempotency_key="client-1", **QUICK) for _ in range(2)]
         assert tasks[0].id == tasks[1].id
@@ -82,7 +82,7 @@ def test_the_same_key_is_the_same_task(service: RunningService) -> None:
         assert caught.value.status == 409
 
 
-def test_what_is_wrong(service: RunningService) -> None:
+def test_client_errors_of_tasks(service: RunningService) -> None:
     with Client(service.url) as client:
         with pytest.raises(InvalidRequest, match="steps must be from 1"):
             client.submit("generate", **{**QUICK, "steps": 0})
@@ -134,7 +134,7 @@ def test_cancel_from_the_command_line(service: RunningService) -> None:
     assert (watched.exit_code, "was cancelled" in watched.stderr) == (1, True)
 
 
-def test_wrong_commands(service: RunningService) -> None:
+def test_command_line_with_wrong_arguments(service: RunningService) -> None:
     assert command(service, "submit", "a cat", "-s", "steps").exit_code == 2
     refused = command(service, "submit", "a cat", "--steps", "9999")
     assert (refused.exit_code, "steps must be from 1" in refused.output) == (1, True)

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from tests.contract.tasks import wait_ended
 from tests.service import RunningService, link_models, running_service
 
 FIELDS = {"operation": "hidream", "prompt": "a cat on a blue background", "steps": 2, "seed": 7}
@@ -36,16 +37,6 @@ def http(hidream: RunningService) -> Iterator[httpx.Client]:
         yield client
 
 
-def ended(http: httpx.Client, id: str) -> dict[str, Any]:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        task: dict[str, Any] = http.get(f"/tasks/{id}").raise_for_status().json()
-        if task["status"] not in ("queued", "processing"):
-            return task
-        time.sleep(0.1)
-    pytest.fail(f"not in time: {task}")
-
-
 def begun(http: httpx.Client, **fields: Any) -> str:
     answer = http.post("/tasks", json={**FIELDS, **fields})
     assert answer.status_code == 202, answer.text
@@ -53,12 +44,12 @@ def begun(http: httpx.Client, **fields: Any) -> str:
 
 
 def test_pictures_and_their_details(http: httpx.Client) -> None:
-    task = ended(http, begun(http, num_images=2))
+    task = wait_ended(http, begun(http, num_images=2))
     assert (task["status"], task["step"], task["total_steps"]) == ("completed", 2, 2), task["error"]
     details = [result["details"] for result in task["results"]]
     assert [one["seed"] for one in details] == [7, 8]
     assert {one["guidance_scale"] for one in details} == {5.0}, "the checkpoint's, for none was named"
-    again = ended(http, begun(http, num_inference_steps=2, steps=None))
+    again = wait_ended(http, begun(http, num_inference_steps=2, steps=None))
     data = [http.get(one["result_urls"][0]).raise_for_status().content for one in (task, again)]
     sizes = [Image.open(io.BytesIO(one)).size for one in data]
     assert sizes == [(64, 64)] * 2
@@ -68,7 +59,7 @@ def test_submit_makes_what_this_installation_can(http: httpx.Client) -> None:
     assert http.get("/").json()["operation"] == "hidream"
     fields = {"prompt": "a cat", "resolution": "512x512", "num_inference_steps": 3, "num_images_per_prompt": 1}
     accepted = http.post("/submit", json=fields).raise_for_status().json()
-    task = ended(http, accepted["task_id"])
+    task = wait_ended(http, accepted["task_id"])
     assert (task["operation"], task["status"]) == ("hidream", "completed"), task["error"]
     status = http.get(f"/status/{accepted['task_id']}").json()
     assert (status["status"], status["progress"]) == ("completed", 100)
@@ -106,6 +97,6 @@ def test_a_cancelled_task_stops(hidream: RunningService, http: httpx.Client) -> 
     time.sleep(2)
     after = hidream.counter("nv_inference_exec_count", "hidream_transformer")
     assert after - before <= 1, "the step at hand, and no other"
-    task = ended(http, id)
+    task = wait_ended(http, id)
     assert task["status"] == "cancelled"
     assert 0 < task["step"] < 150

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from tests.contract.tasks import wait_ended
 from tests.pictures import encoded
 from tests.service import RunningService, link_models, running_service
 
@@ -44,21 +45,13 @@ def http(narrow: RunningService) -> Iterator[httpx.Client]:
         yield client
 
 
-def wait(http: httpx.Client, id: str) -> dict[str, Any]:
-    deadline = time.monotonic() + 300
-    while (task := http.get(f"/tasks/{id}").json())["status"] in ("queued", "processing"):
-        assert time.monotonic() < deadline, task
-        time.sleep(0.05)
-    return dict(task)
-
-
 def cancel_all(http: httpx.Client) -> None:
     for state in ("queued", "processing"):
         for task in http.get("/tasks", params={"limit": 500, "state": state}).json()["tasks"]:
             http.delete(f"/tasks/{task['task_id']}")
 
 
-def test_a_full_queue_and_its_order(http: httpx.Client) -> None:
+def test_task_queue_is_full_and_keeps_its_order(http: httpx.Client) -> None:
     """Refused is what does not fit, all of a batch or none; what waits knows its place."""
     long = {**LONG, "width": 256, "height": 256}  # longer than all that follows; they are cancelled
     ids = [http.post("/tasks", json=long).json()["task_id"] for _ in range(PLACES + QUEUE)]
@@ -94,10 +87,10 @@ def test_a_full_queue_and_its_order(http: httpx.Client) -> None:
     estimates = [task["estimated_time"] for task in waiting]
     assert estimates == sorted(estimates)
     cancel_all(http)
-    assert [wait(http, one["task_id"])["status"] for one in (urgent, other)] == ["cancelled", "completed"]
+    assert [wait_ended(http, one["task_id"])["status"] for one in (urgent, other)] == ["cancelled", "completed"]
 
 
-def test_direct_requests_and_tasks_share_the_places(narrow: RunningService, http: httpx.Client) -> None:
+def test_direct_requests_and_tasks_share_the_slots(narrow: RunningService, http: httpx.Client) -> None:
     tasks = [http.post("/tasks", json=LONG).json()["task_id"] for _ in range(PLACES)]
 
     async def direct() -> int:
@@ -112,7 +105,7 @@ def test_direct_requests_and_tasks_share_the_places(narrow: RunningService, http
             return most
 
     assert asyncio.run(direct()) == PLACES
-    assert [wait(http, id)["status"] for id in tasks] == ["completed"] * PLACES
+    assert [wait_ended(http, id)["status"] for id in tasks] == ["completed"] * PLACES
 
 
 def noise(side: int) -> bytes:
@@ -122,28 +115,28 @@ def noise(side: int) -> bytes:
 
 
 def limit_files(service: RunningService, size: int) -> None:
-    """From now on the proxy cannot write files beyond so many bytes, which fails as a full disk does."""
+    """From now on the proxy cannot write files beyond `size` bytes, which fails as a full disk does."""
     proxy = next(p for p in service.find("-m proxy") if p.pid != service.process.pid)
     psutil.Process(proxy.pid).rlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-def test_a_disk_without_room_for_a_result(narrow: RunningService, http: httpx.Client) -> None:
+def test_task_fails_without_disk_space_for_a_result(narrow: RunningService, http: httpx.Client) -> None:
     fields = {"operation": "upscale", "model": "animevideov3", "scale": 4, "format": "raw"}
     files, size = {"file": noise(400)}, 1600 * 1600 * 3
     limit_files(narrow, 6 << 20)  # the database's own files are smaller, the result is not
     try:
-        failed = wait(http, http.post("/tasks", data=fields, files=files).raise_for_status().json()["task_id"])
+        failed = wait_ended(http, http.post("/tasks", data=fields, files=files).raise_for_status().json()["task_id"])
         assert (failed["status"], failed["results"], failed["error"]["code"]) == ("failed", [], "storage_full")
         assert "no room" in failed["error"]["message"]
         assert http.get("/health").json()["status"] == "healthy"
     finally:
         limit_files(narrow, resource.RLIM_INFINITY)
-    done = wait(http, http.post("/tasks", data=fields, files=files).json()["task_id"])
+    done = wait_ended(http, http.post("/tasks", data=fields, files=files).json()["task_id"])
     assert done["status"] == "completed"
     assert len(http.get(done["result_urls"][0]).content) == done["results"][0]["bytes"] == size
 
 
-def test_a_disk_without_any_room(narrow: RunningService, http: httpx.Client) -> None:
+def test_task_is_refused_without_disk_space(narrow: RunningService, http: httpx.Client) -> None:
     """Not even the database can write: new tasks are refused, and one that runs is done when there is room."""
     id = http.post("/tasks", json=LONG).json()["task_id"]
     while http.get(f"/tasks/{id}").json()["step"] == 0:
@@ -157,8 +150,10 @@ def test_a_disk_without_any_room(narrow: RunningService, http: httpx.Client) -> 
         assert http.get("/api/health").status_code == 200
     finally:
         limit_files(narrow, resource.RLIM_INFINITY)
-    assert wait(http, id)["status"] == "completed"
-    assert wait(http, http.post("/tasks", json=QUICK).raise_for_status().json()["task_id"])["status"] == "completed"
+    assert wait_ended(http, id)["status"] == "completed"
+    assert (
+        wait_ended(http, http.post("/tasks", json=QUICK).raise_for_status().json()["task_id"])["status"] == "completed"
+    )
 
 
 # An idle connection is dropped by the server after 5 s; a request sent in that instant would die.

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.contract.test_generate import CONTROL, post
+from tests.contract.generating import CONTROL, post
 from tests.odd_files import jpegs, noise, odd_files, png_chunk, png_with, profile, raw_png, small, tiff
 from tests.pictures import encoded
 from tests.service import RunningService

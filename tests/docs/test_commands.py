@@ -26,7 +26,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.conftest import free_port, heed_ctrl_c
+from benchmarks.processes import free_port
+from tests.conftest import heed_ctrl_c
 from tests.docs.blocks import PAGES, REASONS, ROOT, RUN, Block, blocks, commands, outputs
 
 START = "./start.sh\n"

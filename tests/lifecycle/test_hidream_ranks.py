@@ -113,7 +113,7 @@ def test_a_rank_dies_in_a_request(service: RunningService) -> None:
 def test_twenty_killed_ranks_with_thirty_tasks(
     hidream_repository: Path, tmp_path: Path, database: dict[str, object]
 ) -> None:
-    """Ranks do not come back before the next start, so that each time the service is started anew. Its tasks stay."""
+    """Ranks do not come back before the next start, so the service is started again each time. Its tasks stay."""
     chance, pictures = random.Random(3), dict[int, Any]()
     fields = {"operation": "hidream", "prompt": "a cat", "width": 64, "height": 64}
     settings = {"data_dir": tmp_path / "data", **database}

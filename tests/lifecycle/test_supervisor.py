@@ -1,4 +1,4 @@
-"""`darkroom serve` as whoever runs it sees it: what dies comes back, what is asked to stop stops."""
+"""`darkroom serve` from the outside: processes that die are started again, and it stops when it is asked to."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks.processes import free_port
 from darkroom.settings import Settings
 from supervisor.doctor import _tasks
 from supervisor.errors import SetupError
 from supervisor.triton import libpython_folder
-from tests.conftest import free_port
 from tests.pictures import encoded, photo
 from tests.service import ROOT, RunningService, link_models, running_service
 
@@ -149,7 +149,7 @@ def test_canary_of_upscaling_does_without_the_networks_that_are_not_there(tmp_pa
         assert upscale(service).status_code == 200
 
 
-def test_a_stub_that_hangs_is_noticed_by_its_canary(tmp_path: Path, repository: Path) -> None:
+def test_supervisor_notices_a_hanging_stub_by_its_canary(tmp_path: Path, repository: Path) -> None:
     """It is alive, its model is "ready", and it answers nothing: it is loaded again once, not several times."""
     with running_service(tmp_path, model_repository=repository, canary_interval=1, canary_timeout=3) as service:
         service.wait_for_log("Darkroom is ready", timeout=30)
@@ -163,10 +163,10 @@ def test_a_stub_that_hangs_is_noticed_by_its_canary(tmp_path: Path, repository: 
 
 
 @pytest.mark.heavy
-def test_a_busy_server_is_not_taken_for_a_broken_one(tmp_path: Path) -> None:
+def test_supervisor_does_not_take_a_busy_server_for_a_broken_one(tmp_path: Path) -> None:
     """Canaries wait behind steps of pictures for longer than they may take, again and again, while the steps go on."""
     models = link_models(tmp_path / "repository", "sd15", "sd15_text_encoder", "sd15_unet", "sd15_vae_decoder")
-    # A batch takes 0.4 to 3 s, and so many of them wait that a canary's turn takes 12 s and more to come.
+    # A batch takes 0.4 to 3 s, and enough of them wait that a canary's turn takes 12 s and more to come.
     limits = {"canary_interval": 1, "canary_timeout": 8, "max_concurrent_tasks": 32}
     large = {"operation": "generate", "prompt": "a cat", "width": 512, "height": 512, "steps": 150}
     with (
@@ -182,7 +182,7 @@ def test_a_busy_server_is_not_taken_for_a_broken_one(tmp_path: Path) -> None:
             assert http.delete(f"/tasks/{id}").status_code == 200
 
 
-def test_a_request_that_loses_triton_gets_503_and_when_to_come_back(service: RunningService) -> None:
+def test_request_that_loses_triton_is_503_with_retry_after(service: RunningService) -> None:
     answers: list[httpx.Response] = []
     worker = threading.Thread(target=lambda: answers.append(upscale(service, 512, model="animevideov3-x4", tile=64)))
     mark = len(service.log())
@@ -195,14 +195,14 @@ def test_a_request_that_loses_triton_gets_503_and_when_to_come_back(service: Run
     service.wait_for_log("everything is up again", after=mark, timeout=BACK_WITHIN)
 
 
-def test_nothing_is_left_behind_by_a_killed_server(service: RunningService) -> None:
+def test_killed_server_leaves_no_files(service: RunningService) -> None:
     port = service.grpc.rsplit(":", 1)[1]
     regions = list(Path("/dev/shm").glob(f"darkroom_{port}_*"))
     assert 0 < len(regions) <= len(MODELS) * 2, "regions of servers that were killed above"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_drain(tmp_path: Path, repository: Path, number: signal.Signals) -> None:
+def test_supervisor_drains(tmp_path: Path, repository: Path, number: signal.Signals) -> None:
     """Accepted work finishes, new work gets 503, the exit code is 0, and nothing stays behind."""
     with running_service(tmp_path, model_repository=repository) as service:
         answers: list[httpx.Response] = []
@@ -254,7 +254,7 @@ def _one_sentence(result: subprocess.CompletedProcess[str], *words: str) -> None
     assert all(word in line for word in words), line
 
 
-def test_a_taken_port(tmp_path: Path, repository: Path) -> None:
+def test_serve_refuses_a_taken_port(tmp_path: Path, repository: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -263,30 +263,30 @@ def test_a_taken_port(tmp_path: Path, repository: Path) -> None:
     _one_sentence(result, str(port), "taken", "PORT")
 
 
-def test_an_unexported_model(tmp_path: Path) -> None:
+def test_serve_refuses_an_unexported_model(tmp_path: Path) -> None:
     model = tmp_path / "repository" / "realesrgan_x4plus"
     model.mkdir(parents=True)
     shutil.copy(ROOT / "model_repository" / model.name / "config.pbtxt", model)
     _one_sentence(_serve(tmp_path, model_repository=model.parent), "realesrgan_x4plus", "python -m exporters prepare")
 
 
-def test_a_broken_model(tmp_path: Path, repository: Path) -> None:
+def test_serve_refuses_a_broken_model(tmp_path: Path, repository: Path) -> None:
     broken = tmp_path / "repository"
     shutil.copytree(repository, broken)
     (broken / MODELS[1] / "1" / "model.onnx").write_bytes(b"not an onnx file")
     _one_sentence(_serve(tmp_path, model_repository=broken), MODELS[1])
 
 
-def test_an_empty_repository(tmp_path: Path) -> None:
+def test_serve_refuses_an_empty_repository(tmp_path: Path) -> None:
     _one_sentence(_serve(tmp_path, model_repository=tmp_path), "python -m exporters config")
 
 
 @pytest.mark.parametrize(("name", "value"), [("port", "99999"), ("upscale_tile", "5"), ("task_timeout", "soon")])
-def test_a_wrong_setting(tmp_path: Path, name: str, value: str) -> None:
+def test_serve_refuses_a_wrong_setting(tmp_path: Path, name: str, value: str) -> None:
     _one_sentence(_serve(tmp_path, **{name: value}), name.upper(), value)
 
 
-def test_missing_libpython_is_told() -> None:
+def test_serve_names_a_missing_libpython() -> None:
     with pytest.raises(SetupError, match=r"libpython3\.99\.so.*apt install libpython3\.99"):
         libpython_folder(99)
 
@@ -299,11 +299,11 @@ def test_doctor_finds_this_machine_fit(tmp_path: Path) -> None:
     assert "problem" not in result.stdout
 
 
-def test_doctor_says_what_to_mend(tmp_path: Path) -> None:
+def test_doctor_says_what_to_fix(tmp_path: Path) -> None:
     env = os.environ | {"MODEL_REPOSITORY": str(tmp_path), "STATE_DIR": str(tmp_path), "PORT": str(free_port())}
     command = [str(Path(sys.executable).with_name("darkroom")), "doctor"]
     result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
-    assert result.returncode == 0, "nothing that ./start.sh would not mend itself"
+    assert result.returncode == 0, "nothing that ./start.sh would not fix itself"
     assert "python -m exporters config" in " ".join(result.stdout.split())
     assert "see the warnings" in result.stdout
 
@@ -318,11 +318,11 @@ def test_doctor_knows_which_sqlite_suits_which_python(tmp_path: Path) -> None:
 SQLITES = (((3, 11, 7), "3.40.1"), ((3, 12, 1), "3.40.1"), ((3, 12, 3), "3.45.1"))
 
 
-def test_devices_that_this_machine_does_not_have(tmp_path: Path) -> None:
+def test_serve_refuses_devices_that_are_missing(tmp_path: Path) -> None:
     _one_sentence(_serve(tmp_path, "-t", "npu", "-c", "8"), "HIDREAM_DEVICE_TYPE", "torch_npu")
 
 
-def test_a_checkpoint_that_is_asked_for_is_exported_before_the_start(tmp_path: Path) -> None:
+def test_serve_exports_a_checkpoint_before_the_start(tmp_path: Path) -> None:
     """Here that fails, as there is nothing in the folder, and nothing is served."""
     (tmp_path / "HiDream-I1-Full").mkdir()
     options = ("-m", "HiDream-I1-Full", "-p", str(tmp_path))

@@ -19,8 +19,8 @@ import psutil
 import pytest
 from darkroom_client import Client
 
+from benchmarks.processes import free_port
 from proxy.tasks.heartbeat import LOST_SECONDS
-from tests.conftest import free_port
 from tests.load import TINY, Load
 from tests.postgres import running_postgres
 from tests.service import ROOT, RunningService, link_models, running_service
@@ -81,7 +81,7 @@ def tasks_service(folder: Path, repository: Path, **settings: object) -> Iterato
         yield running
 
 
-def test_a_killed_proxy_and_a_killed_triton_lose_nothing(tmp_path: Path, repository: Path) -> None:
+def test_killed_proxy_and_killed_triton_lose_no_task(tmp_path: Path, repository: Path) -> None:
     """The short form: one kill of each with a few tasks, then of all together. A client that watches sees no more of
     it than that it takes longer."""
     with tasks_service(tmp_path, repository) as service, Client(service.url) as client:
@@ -105,7 +105,7 @@ def test_a_killed_proxy_and_a_killed_triton_lose_nothing(tmp_path: Path, reposit
 
 
 @pytest.mark.heavy
-def test_what_waits_when_the_service_is_stopped_is_done_after_the_next_start(tmp_path: Path, repository: Path) -> None:
+def test_waiting_tasks_are_done_after_the_next_start(tmp_path: Path, repository: Path) -> None:
     """And what runs is finished first; meanwhile new work is refused, and what there is can be looked at."""
     with tasks_service(tmp_path, repository, max_concurrent_tasks=1) as service:
         load = Load(service.url, steps=150)
@@ -191,7 +191,7 @@ def wait_until_all_work(load: Load, *addresses: str) -> None:
 
 
 @pytest.mark.heavy
-def test_a_living_proxy_takes_over_from_a_dead_one(tmp_path: Path, repository: Path) -> None:
+def test_proxy_takes_tasks_over_from_a_dead_one(tmp_path: Path, repository: Path) -> None:
     """On PostgreSQL. The dead one does not come back; what it ran and what waited is done by the other."""
     with (
         running_postgres() as database,
@@ -207,7 +207,7 @@ def test_a_living_proxy_takes_over_from_a_dead_one(tmp_path: Path, repository: P
 
 
 @pytest.mark.heavy
-def test_a_database_that_is_away_for_a_while_begins_nothing_anew(tmp_path: Path, repository: Path) -> None:
+def test_database_that_is_unavailable_for_a_while_restarts_no_task(tmp_path: Path, repository: Path) -> None:
     """Longer than a proxy may be silent: which of two is back first must not take the other's tasks for left behind."""
     with (
         running_postgres() as database,
@@ -226,7 +226,7 @@ def test_a_database_that_is_away_for_a_while_begins_nothing_anew(tmp_path: Path,
         assert "took over" not in service.log() + (tmp_path / "second.log").read_text()
 
 
-def test_a_proxy_ends_while_its_database_is_away(tmp_path: Path) -> None:
+def test_proxy_ends_while_its_database_is_unavailable(tmp_path: Path) -> None:
     """DBOS asks again and again, in threads that no exit may wait for."""
     port = free_port()
     env = {"HOST": "127.0.0.1", "PORT": str(port), "TRITON_GRPC_PORT": str(free_port()), "LOG_DIR": str(tmp_path)}
@@ -249,7 +249,7 @@ def test_a_proxy_ends_while_its_database_is_away(tmp_path: Path) -> None:
 @pytest.mark.heavy
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("kill", KILLS)
-def test_twenty_kills(
+def test_tasks_survive_twenty_kills(
     tmp_path: Path, repository: Path, database: dict[str, object], kill: Callable[[RunningService], None]
 ) -> None:
     """Each time with 30 tasks, at a moment of chance."""
@@ -272,7 +272,7 @@ def test_twenty_kills(
 
 @pytest.mark.heavy
 @pytest.mark.timeout(7200)
-def test_twenty_power_cuts(tmp_path: Path, repository: Path, database: dict[str, object]) -> None:
+def test_tasks_survive_twenty_power_cuts(tmp_path: Path, repository: Path, database: dict[str, object]) -> None:
     """All processes at once; the database server lives on, as on another machine."""
     chance, pictures = random.Random(1), dict[int, Any]()
     for number in range(ROUNDS):
@@ -293,7 +293,7 @@ def test_twenty_power_cuts(tmp_path: Path, repository: Path, database: dict[str,
 
 @pytest.mark.heavy
 @pytest.mark.timeout(7200)
-def test_twenty_deaths_of_one_of_two_proxies(tmp_path: Path, repository: Path) -> None:
+def test_tasks_survive_twenty_deaths_of_one_of_two_proxies(tmp_path: Path, repository: Path) -> None:
     chance, pictures = random.Random(2), dict[int, Any]()
     with (
         running_postgres() as database,

@@ -25,6 +25,7 @@ from darkroom.errors import Cancelled
 from darkroom.request.image import ImageRequest
 from darkroom.serving.networks import Array, Tensors
 from exporters.onnx_export import quiet
+from training.networks import make_vae
 
 WIDTH, POOLED, SIDE = 16, 16, 8
 CONFIG = {
@@ -68,13 +69,7 @@ def unets() -> list[UNet2DConditionModel]:
 @pytest.fixture(scope="module")
 def vae() -> AutoencoderKL:
     """Only its configuration is read: no pixels are made here."""
-    blocks = 4
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * blocks,
-        up_block_types=("UpDecoderBlock2D",) * blocks,
-        block_out_channels=(4,) * blocks,
-        norm_num_groups=4,
-    )
+    return make_vae(widths=(4,) * 4, groups=4)
 
 
 def make_pipeline(kind: Any, unet: UNet2DConditionModel, vae: AutoencoderKL, name: str, **more: Any) -> Any:

@@ -103,10 +103,10 @@ THEIRS: dict[str | None, Callable[[Any], Any]] = {
 def _with_scheduler(
     pipeline: StableDiffusionPipeline, components: Components, name: str | None
 ) -> StableDiffusionPipeline:
-    """The pipeline with another scheduler, given to its constructor as a checkpoint's is: that mends some settings."""
+    """The pipeline with another scheduler, given to its constructor, which corrects some of the settings."""
     scheduler = THEIRS[name](components.checkpoint.scheduler)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning)  # of what it mends
+        warnings.filterwarnings("ignore", category=FutureWarning)  # of what it corrects
         made = StableDiffusionPipeline(**{**pipeline.components, "scheduler": scheduler}, requires_safety_checker=False)
     made.set_progress_bar_config(disable=True)
     return made
@@ -169,7 +169,7 @@ def _controlled(
 ) -> Pictures:
     """Pictures of 72 x 104 with the edges of a reference, compared with diffusers'."""
     controlled = tiny_sd15.controlled_pipeline(pipeline, tiny_sd15.make_controlnet(pipeline.unet))
-    # The plain pipeline's constructor mends the settings of its scheduler, the one with a ControlNet does not.
+    # The plain pipeline's constructor corrects the settings of its scheduler, the one with a ControlNet does not.
     controlled.scheduler = _with_scheduler(pipeline, components, name).scheduler
     fields = {"width": 72, "height": 104, "controlnet_conditioning_scale": 0.8, **fields}
     ours = _ours(components, reference, scheduler=name, steps=5, **fields)

@@ -29,7 +29,7 @@ def enlarge(network: UpscaleNetwork, *, tile: int) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda n: n.label)
 def test_tiled_against_untiled(network: UpscaleNetwork) -> None:
-    """At least 40 dB, and along the tiles' borders no more difference than a seam nobody sees."""
+    """At least 40 dB, and along the tiles' borders no more difference than an invisible seam."""
     whole, tiled = enlarge(network, tile=0), enlarge(network, tile=64)
     assert psnr(whole, tiled) >= 40
     border = 64 * network.scale  # 128 pixels in tiles of 64 meet in the middle

@@ -104,7 +104,7 @@ def test_cancelling_stops_within_one_step(triton: RunningTriton) -> None:
         stream.next()
     stream.close(cancel=True)
     done = rows_and_executions(triton, TRANSFORMER)[1]
-    time.sleep(3)  # several more steps, if nobody stopped
+    time.sleep(3)  # long enough for several steps, if nothing stopped them
     assert rows_and_executions(triton, TRANSFORMER)[1] - done <= 1
 
 
@@ -193,7 +193,7 @@ def test_instances_do_not_share_devices(
 def test_ranks_that_die_between_two_calls_are_shown(
     hidream_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the proxy reads it, with nobody asking for a prediction."""
+    """As the proxy reads it, without any call for a prediction."""
     (tmp_path / "repository").mkdir()
     (tmp_path / "repository" / TRANSFORMER).symlink_to(hidream_repository / TRANSFORMER)
     monkeypatch.setenv("HIDREAM_DEVICES", "0,1")

@@ -68,7 +68,7 @@ def executions(client: grpcclient.InferenceServerClient, model: str) -> int:
 
 
 def counted(client: grpcclient.InferenceServerClient, model: str, expected: int) -> bool:
-    """Whether so many executions are counted, or soon will be: Triton counts after it has answered."""
+    """Whether this number of executions is counted, or soon will be: Triton counts after it has answered."""
     deadline = time.monotonic() + 5
     while executions(client, model) < expected and time.monotonic() < deadline:
         time.sleep(0.05)

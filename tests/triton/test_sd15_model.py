@@ -155,7 +155,7 @@ def test_cancelling_stops_within_one_step(triton: RunningTriton) -> None:
         stream.next()
     stream.close(cancel=True)
     done = executions(triton, UNET)
-    time.sleep(3)  # several more steps, if nobody stopped
+    time.sleep(3)  # long enough for several steps, if nothing stopped them
     assert executions(triton, UNET) - done <= 1
 
 

@@ -99,7 +99,7 @@ def test_cancelling_stops_within_the_tiles_at_work(triton: RunningTriton) -> Non
         stream.next()
     done = executions(triton, NETWORK)
     stream.close(cancel=True)
-    time.sleep(3)  # about ten more tiles, if nobody stopped
+    time.sleep(3)  # long enough for about ten tiles, if nothing stopped them
     stopped = executions(triton, NETWORK)
     assert stopped - done <= 4, "two tiles in flight when it was read, and two when the cancel arrived"
     time.sleep(1)

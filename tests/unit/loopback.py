@@ -244,12 +244,19 @@ def generation(
             yield event("progress", {"done": step, "total": steps})
             if previews and body.get("preview_every"):
                 yield event("preview", {"image": data_url(b"state %d" % step), "done": step, "total": steps})
-        for index in reversed(range(len(seeds))):  # whoever reads them must not rely on their order
+        for index in reversed(range(len(seeds))):  # clients must not rely on their order
             yield event("image", {"index": index, "image": images[index], "seed": seeds[index]})
         yield event("done", done)
 
     return Answer(headers=events().headers, body=pieces())
 
+
+IMAGE_EVENT = {
+    "image": "data:image/webp;base64," + base64.b64encode(b"large").decode(),
+    "media_type": "image/webp",
+    "model": "x4plus",
+    "scale": 2.5,
+}
 
 HEALTHY = as_json({"status": "healthy", "model_loaded": True, "device": {"type": "cpu", "name": "Some CPU"}})
 
@@ -267,3 +274,13 @@ def upscaler(request: Received) -> Answer:
 def studio(request: Received) -> Answer:
     """A service that is healthy, and paints what it is asked for."""
     return HEALTHY if request.method == "GET" else generation(request)
+
+
+def sent(server: Loopback) -> list[dict[str, Any]]:
+    """The bodies of the requests that created something."""
+    return [request.json() for request in server.posts()]
+
+
+def seeds(server: Loopback) -> list[tuple[int, int]]:
+    """First seed and number of pictures of each request."""
+    return sorted((body["seed"], body["num_images"]) for body in sent(server))

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from benchmarks import estimates, machine, perf_analyzer
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.errors import BenchmarkError
+from benchmarks.metrics import Counts
 from benchmarks.results import Finding, Report, Section, Table, findings_table, shown, to_json, to_markdown
-from benchmarks.service import Counts
 from benchmarks.timing import in_turns, percentile, ratio
 
 # Reports of perf_analyzer 2.51.0 (-f): a network, and the decoupled pipeline with --streaming.

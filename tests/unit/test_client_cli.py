@@ -18,8 +18,8 @@ from darkroom_client.files import write_whole
 from darkroom_client.models import UpscaleOptions
 from darkroom_client.plan import Job, Plan
 
+from benchmarks.processes import free_port
 from tests.clients import darkroom
-from tests.conftest import free_port
 from tests.unit.loopback import HEALTHY, Answer, Loopback, Received, failure, loopback, upscaler
 
 DARKROOM = [sys.executable, "-m", "darkroom_client"]

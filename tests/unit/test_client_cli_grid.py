@@ -10,28 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import Result
 from PIL import Image
 
-from tests.clients import darkroom, names
-from tests.unit.loopback import HEALTHY, Answer, Loopback, Received, failure, generation, loopback, studio
-
-
-@pytest.fixture
-def server() -> Iterator[Loopback]:
-    with loopback(studio) as running:
-        yield running
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def generate(url: str, *words: str) -> Result:
-    return darkroom(url, "generate", *words)
+from tests.clients import generate, names
+from tests.unit.loopback import HEALTHY, Answer, Loopback, Received, failure, generation, studio
 
 
 def _grid_colours(data: bytes) -> list[list[int]]:

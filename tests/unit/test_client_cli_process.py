@@ -38,13 +38,6 @@ def server() -> Iterator[Loopback]:
         yield running
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def photos(folder: Path, names: str) -> None:
     """Pictures a.jpg, b.jpg and so on, with their letter as their content."""
     folder.mkdir()

@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 from darkroom_client.cli import main
 
+from benchmarks.processes import free_port
 from tests.clients import darkroom
-from tests.conftest import free_port
 from tests.unit.loopback import as_json, failure, in_turn, loopback
 
 DARKROOM = [sys.executable, "-m", "darkroom_client"]

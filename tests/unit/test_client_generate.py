@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from darkroom_client import InvalidRequest, Preview, Progress, ServerError, TimedOut, Unavailable
 
-from tests.clients import CALLS, Call
+from tests.clients import Call
 from tests.unit.loopback import (
     Answer,
     Received,
@@ -30,11 +30,6 @@ from tests.unit.loopback import (
 
 DONE = {"seed": 7, "seeds": [7], "parameters": {}, "width": 8, "height": 6}
 IMAGE = {"index": 0, "image": data_url(b"picture"), "seed": 7}
-
-
-@pytest.fixture(params=list(CALLS))
-def call(request: pytest.FixtureRequest) -> Call:
-    return CALLS[request.param]
 
 
 def test_the_options_are_sent_and_the_pictures_read(call: Call, tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from darkroom_client import InvalidRequest, ServerError, Unavailable
 from darkroom_client.cli import main
 from darkroom_client.errors import error_class
 
-from tests.clients import CALLS, Call
-from tests.conftest import free_port, stopped_by
+from benchmarks.processes import free_port
+from tests.clients import Call
+from tests.conftest import stopped_by
 from tests.unit.loopback import Answer, Received, as_json, event, events, failure, in_turn, loopback, picture
 
 PICTURE = {"name": "a.png", "media_type": "image/png", "bytes": 5, "details": {}}
@@ -38,11 +39,6 @@ def task(**more: Any) -> dict[str, Any]:
 DONE = events(event("done", task(status="completed", results=[PICTURE])))
 
 
-@pytest.fixture(params=list(CALLS))
-def call(request: pytest.FixtureRequest) -> Call:
-    return CALLS[request.param]
-
-
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that asks again soon."""
@@ -53,7 +49,7 @@ def command(url: str, *words: str) -> Result:
     return CliRunner().invoke(main, ["--url", url, *words])
 
 
-def test_what_is_done_once_is_sent_again_when_the_connection_breaks(call: Call) -> None:
+def test_task_submission_is_repeated_when_the_connection_breaks(call: Call) -> None:
     """A task has a key by which the service knows it again: a lost answer is asked for once more."""
     lost = [ConnectionResetError()]
 
@@ -78,14 +74,14 @@ RESTARTING = [
 
 
 @pytest.mark.usefixtures("hurried")
-def test_a_service_that_restarts_behind_a_proxy_is_waited_for(call: Call) -> None:
+def test_task_waits_for_a_service_that_restarts_behind_a_proxy(call: Call) -> None:
     with loopback(in_turn(*RESTARTING, DONE)) as server:
         assert call(server.url, "watch", "1").state == "completed"
     assert len(server.received) == 5
 
 
 @pytest.mark.usefixtures("hurried")
-def test_a_picture_is_fetched_from_a_service_that_restarts(call: Call) -> None:
+def test_task_image_is_fetched_from_a_service_that_restarts(call: Call) -> None:
     with loopback(in_turn(*RESTARTING[:3], picture(b"large"))) as server:
         assert call(server.url, "download", "1", 2) == b"large"
     assert {request.path for request in server.received} == {"/download/1?image_index=2"}
@@ -93,7 +89,7 @@ def test_a_picture_is_fetched_from_a_service_that_restarts(call: Call) -> None:
 
 @pytest.mark.parametrize("method", ["watch", "download"])
 @pytest.mark.usefixtures("hurried")
-def test_nobody_is_waited_for_for_ever(call: Call, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_task_does_not_wait_forever_for_a_service(call: Call, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("darkroom_client.client_tasks.PATIENCE", 0.3)
     with pytest.raises(Unavailable):
         call(f"http://127.0.0.1:{free_port()}", method, "1")
@@ -103,7 +99,7 @@ def test_nobody_is_waited_for_for_ever(call: Call, method: str, monkeypatch: pyt
     ("answer", "expected"),
     [(failure(410, "gone", "Deleted."), InvalidRequest), (failure(500, "internal_error", "No."), ServerError)],
 )
-def test_what_is_no_absence_is_told_at_once(call: Call, answer: Answer, expected: type[Exception]) -> None:
+def test_task_raises_other_errors_at_once(call: Call, answer: Answer, expected: type[Exception]) -> None:
     for method in ("watch", "download"):
         with loopback(in_turn(answer)) as server, pytest.raises(expected):
             call(server.url, method, "1")
@@ -149,7 +145,7 @@ def test_any_other_name_is_a_field() -> None:
 
 
 @pytest.mark.parametrize("words", [["submit", "a cat", "--watch"], ["watch", "1"]])
-def test_ctrl_c_ends_the_watching(words: list[str]) -> None:
+def test_ctrl_c_ends_watching_a_task(words: list[str]) -> None:
     reached, over = threading.Event(), threading.Event()
 
     def respond(request: Received) -> Answer:

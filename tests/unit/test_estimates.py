@@ -10,34 +10,25 @@ import pytest
 
 from proxy.load import Load, Used, shares
 from proxy.tasks.estimates import Forecast, Job, Speed, forecast, learnt_gain, speed_from, speed_of
-
-
-class Clock:
-    """Seconds that the test decides on."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.unit.clock import Clock
 
 
 def test_shares_of_equal_jobs_are_equal() -> None:
     assert shares([Job(group="a", turn=1, left=1)] * 4, 0.0) == pytest.approx([0.25] * 4)
 
 
-def test_long_steps_take_more_of_their_network() -> None:
+def test_shares_are_larger_for_long_steps() -> None:
     jobs = [Job(group="a", turn=3, left=1), Job(group="a", turn=1, left=1), Job(group="b", turn=9, left=1)]
     assert shares(jobs, 0.0) == pytest.approx([3 / 8, 1 / 8, 1 / 2])
 
 
-def test_a_step_of_unknown_length_counts_as_the_usual_one() -> None:
+def test_shares_take_an_unknown_step_as_the_usual_one() -> None:
     jobs = [Job(group="a", turn=2, left=1), Job(group="a", turn=4, left=1), Job(group="a", left=1)]
     assert shares(jobs, 0.0) == pytest.approx([2 / 9, 4 / 9, 3 / 9])
     assert shares([Job(left=1)] * 2, 0.0) == pytest.approx([0.5, 0.5])
 
 
-def test_nobody_is_faster_than_alone() -> None:
+def test_shares_are_never_more_than_alone() -> None:
     assert shares([Job(group="a", turn=1, left=1)] * 2, 0.9) == pytest.approx([2**0.9 / 2] * 2)
     assert shares([Job(group="a", turn=1, left=1)] * 2, 0.0, machines=4) == [1.0, 1.0]
 
@@ -88,12 +79,12 @@ def test_the_forecast_of_nothing() -> None:
     assert forecast([Job(id="a", left=0)], [Job(id="b", left=2)], slots=1).ends == {"a": 0, "b": 2}
 
 
-def test_more_run_than_there_are_places() -> None:
+def test_forecast_with_more_running_than_slots() -> None:
     """A proxy with more slots was stopped, and its tasks are taken over."""
     assert forecast([Job(id=name, left=1) for name in "abc"], [Job(id="d", left=1)], slots=1).ends["d"] == 4
 
 
-def test_demand_is_recovered_under_concurrency() -> None:
+def test_speed_is_recovered_under_concurrency() -> None:
     """Jobs of 1 to 8 s, all at once: each has had its own time alone, whatever it lasted."""
     clock = Clock()
     load = Load(clock)
@@ -110,7 +101,7 @@ def test_demand_is_recovered_under_concurrency() -> None:
     assert ends["job8"] == pytest.approx(36)
 
 
-def test_company_is_how_many_ran_beside_it() -> None:
+def test_load_counts_how_many_jobs_ran_at_the_same_time() -> None:
     clock = Clock()
     load = Load(clock)
     with load.job() as one:
@@ -127,21 +118,21 @@ def known(*observations: tuple[float, float, float], speed: Speed | None = None)
     return speed
 
 
-def test_what_a_picture_and_what_a_unit_costs_are_told_apart() -> None:
+def test_speed_separates_the_cost_of_an_image_and_of_a_unit() -> None:
     tasks = [(1, 4), (1, 50), (4, 80), (1, 20), (2, 40), (1, 8)] * 4
     speed = known(*((p, u, 0.08 * p + 0.011 * u) for p, u in tasks))
     for pictures, units in ((1, 4), (1, 100), (4, 16)):
         assert speed.demand(pictures, units) == pytest.approx(0.08 * pictures + 0.011 * units, rel=0.1)
 
 
-def test_one_length_alone_is_no_reason_to_think_that_others_take_as_long() -> None:
+def test_speed_from_one_length_scales_with_the_units() -> None:
     speed = known(*[(1, 40, 0.52)] * 5)
     assert speed.demand(1, 40) == pytest.approx(0.52, rel=0.01)
     assert 0.15 < speed.demand(1, 8) < 0.25
     assert 1.1 < speed.demand(1, 100) < 1.3
 
 
-def test_costs_are_never_negative() -> None:
+def test_speed_has_no_negative_costs() -> None:
     speed = known((1, 10, 1.0), (1, 20, 4.0), (1, 10, 1.0), (1, 20, 4.0))
     assert min(speed.costs) >= 0
     speed = known((1, 10, 4.0), (1, 20, 1.0), (1, 10, 4.0), (1, 20, 1.0))
@@ -150,18 +141,18 @@ def test_costs_are_never_negative() -> None:
     assert known((1, 0, 2.0)).demand(1, 0) == pytest.approx(2.0)
 
 
-def test_a_slow_first_run_is_soon_forgotten() -> None:
+def test_speed_forgets_a_slow_first_run() -> None:
     assert known((1, 40, 9.0), *[(1, 40, 0.5)] * 2).demand(1, 40) == pytest.approx(0.5, rel=0.35)
     assert known((1, 40, 2.0), *[(1, 40, 0.5)] * 2).demand(1, 40) == pytest.approx(0.5, rel=0.35)
 
 
-def test_one_outlier_changes_little_and_a_slower_machine_is_noticed() -> None:
+def test_speed_ignores_an_outlier_and_follows_a_slower_machine() -> None:
     steady = known(*[(1, 40, 0.5)] * 10)
     assert known((1, 40, 5.0), speed=steady).demand(1, 40) == pytest.approx(0.5, rel=0.15)
     assert known(*[(1, 40, 1.5)] * 12, speed=steady).demand(1, 40) == pytest.approx(1.5, rel=0.35)
 
 
-def test_a_kind_never_seen_is_like_the_nearest_one_by_its_pixels() -> None:
+def test_speed_of_a_new_kind_is_that_of_the_nearest_by_pixels() -> None:
     speeds = {
         ("generate", "64x64"): known(*[(1, 40, 0.2)] * 3),
         ("generate", "512x512"): known(*[(1, 40, 10.0)] * 3),
@@ -205,7 +196,7 @@ def test_the_gain_of_running_together_is_learnt(true_gain: float) -> None:
     assert speed.demand(1, 40) == pytest.approx(2.0, rel=0.15)
 
 
-def test_a_burst_does_not_inflate_later_estimates() -> None:
+def test_learnt_speed_is_not_inflated_by_a_burst() -> None:
     """Eight at once last eight times as long each; one alone is still expected to take its own time."""
     gain, speed = 0.0, known(*[(1, 40, 0.5)] * 4)
     for _ in range(40):

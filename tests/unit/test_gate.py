@@ -10,7 +10,7 @@ from darkroom.errors import NotReady, QueueFull
 from proxy.gate import Gate
 
 
-def test_never_more_than_capacity_and_first_come_first_served() -> None:
+def test_gate_never_exceeds_its_capacity_and_keeps_the_order() -> None:
     async def scenario() -> tuple[int, list[int]]:
         gate, running, most, order = Gate(capacity=2, queue_size=100), 0, 0, []
 
@@ -33,7 +33,7 @@ def test_never_more_than_capacity_and_first_come_first_served() -> None:
     assert order == list(range(10))
 
 
-def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
+def test_gate_with_a_full_queue_refuses_with_retry_after() -> None:
     async def scenario() -> None:
         gate, leave = Gate(capacity=1, queue_size=2), asyncio.Event()
 
@@ -57,7 +57,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
     asyncio.run(scenario())
 
 
-def test_no_queue_at_all() -> None:
+def test_gate_without_a_queue() -> None:
     async def scenario() -> None:
         gate = Gate(capacity=1, queue_size=0)
         async with gate.admit():
@@ -68,7 +68,7 @@ def test_no_queue_at_all() -> None:
     asyncio.run(scenario())
 
 
-def test_draining_refuses_new_work_and_waits_for_the_rest() -> None:
+def test_gate_that_drains_refuses_new_work_and_waits_for_the_rest() -> None:
     async def scenario() -> None:
         gate = Gate(capacity=1, queue_size=5)
         done: list[int] = []
@@ -118,7 +118,7 @@ async def settle() -> None:
 
 
 @pytest.mark.parametrize("durable", [False, True])
-def test_a_client_without_a_place_is_a_guest(durable: bool) -> None:
+def test_gate_admits_a_client_without_a_slot_as_a_guest(durable: bool) -> None:
     async def scenario() -> None:
         queue = Queue(Gate(capacity=4, queue_size=100))
         greedy = [queue.come(f"g{n}", "greedy", durable=bool(n % 2)) for n in range(40)]
@@ -140,7 +140,7 @@ def test_a_client_without_a_place_is_a_guest(durable: bool) -> None:
     asyncio.run(scenario())
 
 
-def test_guests_are_few() -> None:
+def test_gate_limits_the_number_of_guests() -> None:
     async def scenario() -> None:
         queue = Queue(Gate(capacity=4, queue_size=100))
         tasks = [queue.come(f"c{n}", f"client {n}") for n in range(10)]
@@ -153,7 +153,7 @@ def test_guests_are_few() -> None:
     asyncio.run(scenario())
 
 
-def test_clients_that_wait_take_turns_whoever_came_first() -> None:
+def test_gate_gives_waiting_clients_turns() -> None:
     async def scenario() -> None:
         queue = Queue(Gate(capacity=1, queue_size=100))  # and no guests
         tasks = [queue.come(name, name[0]) for name in ("a0", "a1", "a2", "a3", "b0", "b1", "c0")]
@@ -167,7 +167,7 @@ def test_clients_that_wait_take_turns_whoever_came_first() -> None:
     asyncio.run(scenario())
 
 
-def test_a_full_queue_does_not_lock_out_a_guest() -> None:
+def test_gate_with_a_full_queue_still_admits_a_guest() -> None:
     async def scenario() -> None:
         queue = Queue(Gate(capacity=2, queue_size=3))
         tasks = [queue.come(f"g{n}", "greedy") for n in range(5)]
@@ -182,7 +182,7 @@ def test_a_full_queue_does_not_lock_out_a_guest() -> None:
     asyncio.run(scenario())
 
 
-def test_a_cancellation_together_with_the_place_gives_it_back() -> None:
+def test_gate_takes_a_slot_back_that_comes_with_a_cancellation() -> None:
     async def scenario() -> None:
         queue = Queue(Gate(capacity=1, queue_size=3))
         tasks = [queue.come(name, "a") for name in ("first", "second", "third")]

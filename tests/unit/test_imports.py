@@ -7,8 +7,9 @@ from pathlib import Path
 
 from tests.service import ROOT
 
-PACKAGES = ("darkroom", "exporters", "proxy", "supervisor", "training")
+PACKAGES = ("benchmarks", "darkroom", "exporters", "proxy", "supervisor", "training")
 BELOW = {
+    "benchmarks": {"benchmarks", "darkroom", "exporters", "proxy", "training"},
     "darkroom": {"darkroom"},
     "exporters": {"darkroom", "exporters"},
     "proxy": {"darkroom", "proxy"},
@@ -78,3 +79,12 @@ def test_imports_go_down_only() -> None:
         package = name.partition(".")[0]
         wrong += [f"{name} imports {other}" for other in wanted if other.partition(".")[0] not in BELOW[package]]
     assert wrong == []
+
+
+def test_imports_of_tests_name_no_test_module() -> None:
+    """What several test modules need is in a conftest.py or in a module of helpers."""
+    tests = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in (ROOT / "tests").rglob("*.py")}
+    modules_of_tests = {name for name in tests if name.rpartition(".")[2].startswith("test_")}
+    assert len(modules_of_tests) > 100
+    wrong = {name: imports(path, tests) & modules_of_tests for name, path in tests.items()}
+    assert {name: found for name, found in wrong.items() if found} == {}

@@ -8,10 +8,10 @@ import pytest
 
 from proxy.gate import Gate
 from proxy.load import CURRENT, Load
-from tests.unit.test_estimates import Clock
+from tests.unit.clock import Clock
 
 
-def test_a_job_is_known_where_its_work_is_done() -> None:
+def test_load_knows_a_job_by_its_network() -> None:
     async def scenario() -> None:
         gate = Gate(capacity=2, queue_size=2)
         async with gate.admit(), gate.slot():
@@ -31,7 +31,7 @@ def test_a_job_is_known_where_its_work_is_done() -> None:
     asyncio.run(scenario())
 
 
-def test_what_is_left_of_direct_requests_comes_from_those_before() -> None:
+def test_load_estimates_direct_requests_from_earlier_ones() -> None:
     clock = Clock()
     load = Load(clock)
     for seconds in (4.0, 4.0):
@@ -48,7 +48,7 @@ def test_what_is_left_of_direct_requests_comes_from_those_before() -> None:
         assert load.direct(queued=0)[0][0].left == pytest.approx(1.0), "it is longer than usual and not done"
 
 
-def test_tasks_are_no_direct_requests() -> None:
+def test_load_does_not_count_tasks_as_direct_requests() -> None:
     clock = Clock()
     load = Load(clock)
     with load.job() as job:
@@ -60,7 +60,7 @@ def test_tasks_are_no_direct_requests() -> None:
     assert load.had() == {}
 
 
-def test_how_long_a_place_is_held() -> None:
+def test_load_measures_how_long_a_slot_is_held() -> None:
     clock = Clock()
     load = Load(clock)
     assert load.expected_seconds() == 1.0

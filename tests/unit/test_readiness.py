@@ -283,7 +283,7 @@ def test_model_that_a_new_triton_does_not_have_is_not_waited_for() -> None:
 
 
 def test_retry_after_is_what_is_left_of_a_start_as_long_as_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The service is away, comes back after 12 s, is lost again, and takes 30 s this time."""
+    """The service is unavailable, comes back after 12 s, is lost again, and takes 30 s this time."""
     script = iter([(100, "away"), (104, "away"), (112, "up"), (150, "away"), (155, "away"), (170, "away"), (180, "up")])
     clock = {"now": 100.0}
     told: list[tuple[float, int, int]] = []

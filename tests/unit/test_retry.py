@@ -11,10 +11,10 @@ from proxy import gate as gate_module
 from proxy.gate import Gate
 from proxy.load import Load
 from proxy.retry import RETRY_AFTER_RANGE, Appointments, Flow
-from tests.unit.test_estimates import Clock
+from tests.unit.clock import Clock
 
 
-def test_each_refused_client_is_told_a_time_of_its_own() -> None:
+def test_retry_after_differs_between_refused_clients() -> None:
     clock = Clock()
     book = Appointments(clock)
     assert [book.next(lambda number: 2.0 * number, most=4) for _ in range(6)] == [2, 4, 6, 8, 8, 8]
@@ -22,16 +22,16 @@ def test_each_refused_client_is_told_a_time_of_its_own() -> None:
     assert book.next(lambda number: 2.0 * number, most=4) == 6
 
 
-def test_a_batch_waits_for_as_many_places_as_it_needs() -> None:
+def test_retry_after_of_a_batch_waits_for_as_many_slots() -> None:
     assert Appointments(Clock()).next(lambda number: 2.0 * number, count=3, most=9) == 6
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(0.0, 1), (0.2, 1), (1.2, 2), (59.5, 60), (1e6, RETRY_AFTER_RANGE[1])])
-def test_whole_seconds_within_bounds(seconds: float, said: int) -> None:
+def test_retry_after_is_whole_seconds_within_bounds(seconds: float, said: int) -> None:
     assert Appointments(Clock()).next(lambda number: seconds, most=9) == said
 
 
-def test_how_fast_a_queue_moves() -> None:
+def test_retry_after_follows_the_rate_of_the_queue() -> None:
     clock = Clock()
     flow = Flow(clock)
     assert flow.interval(3.0) == 3.0
@@ -48,7 +48,7 @@ def test_how_fast_a_queue_moves() -> None:
 
 
 class Crowd:
-    """Direct requests at a gate of 2 places and 4 in the queue; each takes so many seconds of a clock of its own."""
+    """Direct requests at a gate of 2 slots with a queue of 4; each takes a given number of seconds of its own clock."""
 
     def __init__(self, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock = Clock()
@@ -109,7 +109,7 @@ def test_retry_after_at_a_full_gate_is_the_time_until_there_is_room(
     asyncio.run(scenario())
 
 
-def test_a_gate_that_stands_still_says_more_than_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retry_after_at_a_stalled_gate_is_more_than_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing has ended yet: those at work have been there for 90 s, and it may well take as long again."""
 
     async def scenario() -> None:

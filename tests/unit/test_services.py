@@ -11,7 +11,7 @@ from proxy.services import within
 
 
 @pytest.mark.parametrize("steps", range(4))
-def test_a_cancellation_that_comes_with_the_end_of_the_work_is_not_lost(steps: int) -> None:
+def test_within_keeps_a_cancellation_that_comes_with_the_end(steps: int) -> None:
     """With `asyncio.wait_for` Python before 3.12 lost it."""
 
     async def scenario() -> None:
@@ -40,7 +40,7 @@ def test_a_cancellation_that_comes_with_the_end_of_the_work_is_not_lost(steps: i
     asyncio.run(scenario())
 
 
-def test_work_that_takes_too_long_is_stopped() -> None:
+def test_within_stops_work_that_takes_too_long() -> None:
     async def scenario() -> None:
         with pytest.raises(TaskTimeout, match=r"TASK_TIMEOUT = 0\.01 s"):
             await within(0.01, asyncio.sleep(3600))

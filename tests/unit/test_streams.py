@@ -24,7 +24,7 @@ def sent_by(work: Callable[[Tell], Awaitable[None]]) -> str:
     return asyncio.run(collect()).decode()
 
 
-def test_events_in_their_order() -> None:
+def test_stream_sends_events_in_order() -> None:
     async def work(tell: Tell) -> None:
         for n in range(3):
             tell(event("progress", {"done": n}))
@@ -37,7 +37,7 @@ def test_events_in_their_order() -> None:
     ("raised", "status", "code"),
     [(TooLarge("No.", param="x"), 413, "too_large"), (KeyError("secret"), 500, "internal_error")],
 )
-def test_an_error_is_the_last_event(raised: Exception, status: int, code: str) -> None:
+def test_stream_ends_with_an_error_event(raised: Exception, status: int, code: str) -> None:
     async def work(tell: Tell) -> None:
         tell(event("progress", {}))
         raise raised
@@ -49,7 +49,7 @@ def test_an_error_is_the_last_event(raised: Exception, status: int, code: str) -
     assert "secret" not in last
 
 
-def test_a_stream_that_is_left_cancels_its_work() -> None:
+def test_stream_that_the_client_leaves_cancels_its_work() -> None:
     cancelled = []
 
     async def work(tell: Tell) -> None:
@@ -69,7 +69,7 @@ def test_a_stream_that_is_left_cancels_its_work() -> None:
     assert cancelled == [True]
 
 
-def test_work_is_done_though_nobody_reads() -> None:
+def test_stream_does_its_work_without_a_reader() -> None:
     """A client that stops reading its stream holds a place for as long as its work takes, and no longer."""
 
     async def scenario() -> None:
@@ -97,7 +97,7 @@ def test_work_is_done_though_nobody_reads() -> None:
     asyncio.run(scenario())
 
 
-def test_inputs_that_cannot_be_sent_are_an_error_and_no_cancellation() -> None:
+def test_stream_with_inputs_that_cannot_be_sent_fails() -> None:
     async def call() -> None:
         gateway = Gateway("127.0.0.1:1")
         try:
@@ -110,7 +110,7 @@ def test_inputs_that_cannot_be_sent_are_an_error_and_no_cancellation() -> None:
         asyncio.run(call())
 
 
-def test_a_quiet_stream_shows_that_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stream_without_events_sends_keep_alives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.streams._QUIET_SECONDS", 0.01)
 
     async def scenario() -> list[bytes]:
@@ -135,7 +135,7 @@ def test_a_quiet_stream_shows_that_it_is_there(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("error", [NotReady("Later.", retry_after=7), QueueFull("Full.", retry_after=7)])
-def test_an_error_that_passes_says_when_to_come_back(error: QueueFull) -> None:
+def test_stream_error_that_is_transient_has_retry_after(error: QueueFull) -> None:
     async def work(tell: Tell) -> None:
         raise error
 

@@ -26,9 +26,7 @@ kept.wait()
 """
 
 
-def test_a_process_that_holds_its_output_is_not_waited_for_without_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_child_that_holds_its_output_is_not_waited_for_forever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a rank of a divided model that hangs in its driver."""
     monkeypatch.setattr("supervisor.child._GONE_SECONDS", 0.5)
     noted = tmp_path / "pid"
@@ -52,15 +50,15 @@ def test_a_process_that_holds_its_output_is_not_waited_for_without_end(
     asyncio.run(asyncio.wait_for(scenario(), 30))
 
 
-def test_a_process_whose_parent_has_ended_already_does_not_begin() -> None:
-    """Between fork and the order to the kernel; nobody would ever end it."""
+def test_child_of_an_ended_parent_does_not_start() -> None:
+    """Between fork and the order to the kernel; nothing would ever end it."""
     started = partial(die_with_parent, signal.SIGTERM, os.getpid())
     assert subprocess.run(["true"], preexec_fn=started, check=False).returncode == 0
     with pytest.raises(subprocess.SubprocessError, match="preexec_fn"):
         subprocess.run(["true"], preexec_fn=partial(die_with_parent, signal.SIGTERM, os.getpid() + 1), check=False)
 
 
-def test_what_cannot_be_started_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_child_that_cannot_be_started_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """As when there is no memory for it; whatever else works goes on."""
 
     async def scenario() -> None:
@@ -83,5 +81,5 @@ def test_what_cannot_be_started_is_tried_again(tmp_path: Path, caplog: pytest.Lo
     ("host", "address"),
     [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]"), ("10.1.2.3", "10.1.2.3"), ("darkroom", "darkroom")],
 )
-def test_the_address_of_a_host(host: str, address: str) -> None:
+def test_supervisor_address_of_a_host(host: str, address: str) -> None:
     assert address_of(host, 80) == f"http://{address}:80"

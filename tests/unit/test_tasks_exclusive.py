@@ -1,4 +1,4 @@
-"""Tasks with the same key: one at a time on all proxies together, and the others in nobody's way."""
+"""Tasks with the same key run one at a time on all proxies together, and delay no other tasks."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ async def until_begun(made: Sessions, *names: str) -> None:
         await made.begun.acquire()
 
 
-def test_exclusive_tasks_run_one_at_a_time_and_in_nobodys_way(
+def test_exclusive_tasks_run_one_at_a_time_and_delay_no_others(
     tmp_path: Path, database: str | None, operation: Sessions, key: str
 ) -> None:
     async def scenario() -> None:

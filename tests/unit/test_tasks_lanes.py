@@ -66,7 +66,7 @@ def test_lanes_do_not_wait_for_each_other(
     asyncio.run(asyncio.wait_for(scenario(), 120))
 
 
-def test_training_waits_for_no_model(tmp_path: Path, images: Noted, training: Training) -> None:
+def test_training_does_not_wait_for_models(tmp_path: Path, images: Noted, training: Training) -> None:
     async def scenario() -> None:
         training.go_on.set()
         async with part(tmp_path, None, images) as made:
@@ -79,7 +79,7 @@ def test_training_waits_for_no_model(tmp_path: Path, images: Noted, training: Tr
     asyncio.run(asyncio.wait_for(scenario(), 120))
 
 
-def test_training_holds_no_shutdown_up_and_resumes(tmp_path: Path, images: Noted, training: Training) -> None:
+def test_training_does_not_delay_a_shutdown_and_resumes(tmp_path: Path, images: Noted, training: Training) -> None:
     async def scenario() -> None:
         async with part(tmp_path, None, images) as made:
             task = await made.submit_work(work(), operation="training")

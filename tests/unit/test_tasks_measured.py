@@ -10,7 +10,7 @@ import pytest
 from proxy.load import Load
 from proxy.tasks.models import Output, TaskContext
 from tests.runner_bench import PICTURE, bench, run
-from tests.unit.test_estimates import Clock
+from tests.unit.clock import Clock
 
 
 @pytest.mark.parametrize(("tasks", "direct"), [(1, 0), (4, 0), (1, 3), (3, 1)])

@@ -15,7 +15,7 @@ def governed(pace: Pace) -> threading.Event:
     return event
 
 
-def test_what_comes_wakes_up_who_waits_and_stops_nobody() -> None:
+def test_pacing_event_wakes_waiting_threads_only() -> None:
     pace = Pace()
     event, looks = governed(pace), threading.Semaphore(0)
 
@@ -33,7 +33,7 @@ def test_what_comes_wakes_up_who_waits_and_stops_nobody() -> None:
     assert not thread.is_alive()
 
 
-def test_a_wait_that_had_begun_ends_only_when_the_event_is_set() -> None:
+def test_pacing_wait_ends_when_the_event_is_set() -> None:
     pace, event = Pace(), threading.Event()
     results: list[bool] = []
     thread = threading.Thread(target=lambda: results.append(event.wait(3600)))
@@ -46,7 +46,7 @@ def test_a_wait_that_had_begun_ends_only_when_the_event_is_set() -> None:
     assert results == [True]
 
 
-def test_waits_are_longer_only_while_there_is_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pacing_waits_longer_only_while_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     pace = Pace()
     event = governed(pace)
     waits: list[float | None] = []

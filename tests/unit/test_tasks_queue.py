@@ -50,7 +50,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Noted], Awaitabl
 Run = Callable[[Callable[[Noted], Awaitable[None]]], None]
 
 
-def test_clients_take_turns(tmp_path: Path, database: str | None, run: Run) -> None:
+def test_queue_gives_clients_turns(tmp_path: Path, database: str | None, run: Run) -> None:
     async def scenario(operation: Noted) -> None:
         async with part(tmp_path, database, operation) as made:
             waiting = [await made.submit("a0", "a")]
@@ -65,7 +65,9 @@ def test_clients_take_turns(tmp_path: Path, database: str | None, run: Run) -> N
     run(scenario)
 
 
-def test_what_runs_and_what_waits_goes_on_after_a_restart(tmp_path: Path, database: str | None, run: Run) -> None:
+def test_queue_resumes_running_and_waiting_tasks_after_a_restart(
+    tmp_path: Path, database: str | None, run: Run
+) -> None:
     async def scenario(operation: Noted) -> None:
         async with part(tmp_path, database, operation) as made:
             sent = [await made.submit(name) for name in ("one", "two", "three")]
@@ -81,7 +83,7 @@ def test_what_runs_and_what_waits_goes_on_after_a_restart(tmp_path: Path, databa
     run(scenario)
 
 
-def test_what_was_accepted_and_not_queued_is_found(
+def test_queue_finds_tasks_that_were_accepted_but_not_queued(
     tmp_path: Path, database: str | None, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A crash between the row and the queue."""
@@ -102,7 +104,7 @@ def test_what_was_accepted_and_not_queued_is_found(
 
 
 @pytest.mark.parametrize("committed", [True, False])
-def test_an_acceptance_whose_answer_is_lost(
+def test_queue_accepts_once_when_the_answer_is_lost(
     tmp_path: Path, database: str | None, run: Run, monkeypatch: pytest.MonkeyPatch, committed: bool
 ) -> None:
     """The database died at its COMMIT. Only if there is no task its inputs go."""
@@ -133,7 +135,7 @@ def test_an_acceptance_whose_answer_is_lost(
     run(scenario)
 
 
-def test_only_a_full_queue_is_remembered(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queue_remembers_no_refusal_but_a_full_queue(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """One upload that finds no room on the disk says nothing about the next request."""
 
     async def scenario(operation: Noted) -> None:
@@ -151,7 +153,7 @@ def test_only_a_full_queue_is_remembered(tmp_path: Path, run: Run, monkeypatch: 
     run(scenario)
 
 
-def test_a_proxy_that_stands_still_does_not_keep_the_others_from_accepting(postgres: str) -> None:
+def test_queue_accepts_while_another_proxy_is_stopped(postgres: str) -> None:
     """It holds the lock in the middle of an acceptance, and its machine is gone."""
     one, other = Store(connect(postgres)), Store(connect(postgres))
 
@@ -170,7 +172,7 @@ def test_a_proxy_that_stands_still_does_not_keep_the_others_from_accepting(postg
         other.close()
 
 
-def test_it_ends_while_its_database_is_away(tmp_path: Path, run: Run) -> None:
+def test_queue_ends_while_its_database_is_unavailable(tmp_path: Path, run: Run) -> None:
     async def scenario(operation: Noted) -> None:
         with running_postgres() as server:
             made = part(tmp_path, server.url, operation)
@@ -180,7 +182,7 @@ def test_it_ends_while_its_database_is_away(tmp_path: Path, run: Run) -> None:
     run(scenario)
 
 
-def test_what_was_taken_out_and_not_begun_is_found(
+def test_queue_finds_tasks_that_were_dequeued_but_not_started(
     tmp_path: Path, database: str | None, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A failure between the queue and the runner."""
@@ -206,7 +208,7 @@ def test_what_was_taken_out_and_not_begun_is_found(
     run(scenario)
 
 
-def test_draining(tmp_path: Path, database: str | None, run: Run) -> None:
+def test_queue_drains(tmp_path: Path, database: str | None, run: Run) -> None:
     """What runs is finished, what waits stays, and nothing new is taken."""
 
     async def scenario(operation: Noted) -> None:
@@ -229,7 +231,7 @@ def test_draining(tmp_path: Path, database: str | None, run: Run) -> None:
     run(scenario)
 
 
-def test_one_process_for_one_sqlite_file(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queue_allows_one_process_for_a_sqlite_file(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock_file, "_LOCK_SECONDS", 0.3)
 
     async def scenario(operation: Noted) -> None:
@@ -241,7 +243,7 @@ def test_one_process_for_one_sqlite_file(tmp_path: Path, run: Run, monkeypatch: 
 
 
 @pytest.mark.parametrize("reads", [True, False])
-def test_a_client_that_does_not_read_is_told_no_more_previews(tmp_path: Path, run: Run, reads: bool) -> None:
+def test_queue_skips_previews_for_a_client_that_does_not_read(tmp_path: Path, run: Run, reads: bool) -> None:
     """They are large, and wait in memory."""
 
     async def scenario(operation: Noted) -> None:
@@ -270,7 +272,7 @@ def test_a_client_that_does_not_read_is_told_no_more_previews(tmp_path: Path, ru
     run(scenario)
 
 
-def test_each_client_that_a_full_queue_refuses_is_told_the_next_free_place(tmp_path: Path, run: Run) -> None:
+def test_full_queue_gives_each_refused_client_another_retry_after(tmp_path: Path, run: Run) -> None:
     """Tasks of 60 s by the operation's guess, one at a time: there is room in one minute, in two, in three."""
 
     async def scenario(operation: Noted) -> None:
@@ -291,7 +293,7 @@ def test_each_client_that_a_full_queue_refuses_is_told_the_next_free_place(tmp_p
     run(scenario)
 
 
-def test_a_full_queue_refuses_with_a_new_error_each_time(tmp_path: Path) -> None:
+def test_full_queue_refuses_with_a_new_error_each_time(tmp_path: Path) -> None:
     """One that is raised again and again gathers tracebacks and contexts of every request that it refused."""
     settings = Settings(task_queue_size=0, max_concurrent_tasks=1, state_dir=tmp_path, data_dir=tmp_path)
 

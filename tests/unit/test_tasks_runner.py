@@ -18,7 +18,7 @@ from proxy.tasks.models import Output, TaskContext
 from tests.runner_bench import PICTURE, Bench, bench, run
 
 
-def test_it_completes_with_its_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_task_completes_with_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(context: TaskContext) -> list[Output]:
         for step in range(1, 6):
             context.emit(step, 5, None)
@@ -42,7 +42,7 @@ def test_it_completes_with_its_pictures(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("error", [NotReady("gone"), NetworkError("died"), DarkroomError("unexpected")])
-def test_a_failure_of_the_servers_is_not_the_tasks(
+def test_task_is_tried_again_after_a_failure_of_the_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: DarkroomError
 ) -> None:
     failures = 3
@@ -63,9 +63,7 @@ def test_a_failure_of_the_servers_is_not_the_tasks(
     run(scenario)
 
 
-def test_what_kills_the_server_each_time_ends_and_spares_its_neighbours(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_task_that_kills_the_server_each_time_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever runs beside the killer dies with it. The killer uses up its attempts, the others complete."""
     crash = asyncio.Event
 
@@ -100,7 +98,7 @@ def test_what_kills_the_server_each_time_ends_and_spares_its_neighbours(
     run(scenario)
 
 
-def test_a_task_that_the_service_died_of_too_often_is_not_begun_again(
+def test_task_that_killed_the_service_too_often_is_not_restarted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def body(context: TaskContext) -> list[Output]:
@@ -118,7 +116,7 @@ def test_a_task_that_the_service_died_of_too_often_is_not_begun_again(
     run(scenario)
 
 
-def test_a_failure_of_the_requests_is_the_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_task_fails_with_an_error_of_its_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(context: TaskContext) -> list[Output]:
         if context.fields["name"] == "wrong":
             raise InvalidInput("scale must be from 1 to 8; got 9.", param="scale")
@@ -138,7 +136,7 @@ def test_a_failure_of_the_requests_is_the_tasks(tmp_path: Path, monkeypatch: pyt
     run(scenario)
 
 
-def test_a_task_that_takes_no_step_learns_that_it_was_cancelled_elsewhere(
+def test_task_without_steps_notices_a_cancellation_by_another_proxy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "_LOOK_SECONDS", 0.05)
@@ -164,7 +162,7 @@ def test_a_task_that_takes_no_step_learns_that_it_was_cancelled_elsewhere(
     run(scenario)
 
 
-def test_the_number_of_steps_stays_known_before_the_first_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_task_keeps_its_number_of_steps_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "_LOOK_SECONDS", 0.02)
     looked = asyncio.Event()
 
@@ -190,7 +188,9 @@ def test_the_number_of_steps_stays_known_before_the_first_one(tmp_path: Path, mo
     run(scenario)
 
 
-def test_a_run_that_lost_its_task_leaves_the_others_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_task_run_that_lost_ownership_keeps_the_images_of_the_new_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It stood still; meanwhile another proxy took the task over and completed it."""
 
     async def scenario() -> None:
@@ -211,7 +211,7 @@ def test_a_run_that_lost_its_task_leaves_the_others_pictures(tmp_path: Path, mon
     run(scenario)
 
 
-def test_a_full_disk_is_told_and_the_next_task_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_task_fails_on_a_full_disk_and_the_next_one_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full = True
 
     def write(path: Path, data: bytes) -> None:
@@ -239,7 +239,7 @@ def test_a_full_disk_is_told_and_the_next_task_goes_on(tmp_path: Path, monkeypat
     run(scenario)
 
 
-def test_one_that_takes_no_step_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_task_without_progress_is_restarted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(context: TaskContext) -> list[Output]:
         if len(made_runs) == 0:
             made_runs.append("stuck")
@@ -257,7 +257,7 @@ def test_one_that_takes_no_step_is_begun_again(tmp_path: Path, monkeypatch: pyte
     run(scenario)
 
 
-def test_cancelled_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_task_is_cancelled_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped = []
 
     async def body(context: TaskContext) -> list[Output]:
@@ -290,7 +290,9 @@ def test_cancelled_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     run(scenario)
 
 
-def test_stopped_with_the_service_it_waits_for_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_task_stopped_with_the_service_is_queued_for_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def body(context: TaskContext) -> list[Output]:
         await asyncio.sleep(30)
         return []
@@ -312,7 +314,7 @@ def test_stopped_with_the_service_it_waits_for_the_next_start(tmp_path: Path, mo
     run(scenario)
 
 
-def test_a_call_that_breaks_by_itself_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_task_repeats_a_call_that_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(context: TaskContext) -> list[Output]:
         if len(made_runs) == 0:
             made_runs.append("broken")

@@ -1,4 +1,4 @@
-"""Tasks that run while their database is away."""
+"""Tasks that run while their database is unavailable."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Away:
         monkeypatch.setattr(made.store, "transaction", transact)
 
 
-def test_a_database_that_is_away_keeps_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_database_frees_the_task_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Direct requests want it, and need no database."""
 
     async def scenario() -> None:
@@ -83,7 +83,7 @@ def test_a_database_that_is_away_keeps_no_place(tmp_path: Path, monkeypatch: pyt
     run(scenario)
 
 
-def test_a_beginning_whose_answer_is_lost_is_one_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_answer_to_a_start_counts_as_one_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(context: TaskContext) -> list[Output]:
         return [PICTURE]
 
@@ -107,7 +107,9 @@ def test_a_beginning_whose_answer_is_lost_is_one_attempt(tmp_path: Path, monkeyp
     run(scenario)
 
 
-def test_what_is_done_when_the_service_stops_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_that_are_ready_when_the_service_stops_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def body(context: TaskContext) -> list[Output]:
         away[0].on = True
         return [PICTURE]
@@ -130,7 +132,7 @@ def test_what_is_done_when_the_service_stops_is_kept(tmp_path: Path, monkeypatch
     run(scenario)
 
 
-def test_a_stop_after_a_beginning_whose_answer_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_after_a_lost_answer_to_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(context: TaskContext) -> list[Output]:
         return [PICTURE]
 
@@ -155,7 +157,7 @@ def test_a_stop_after_a_beginning_whose_answer_was_lost(tmp_path: Path, monkeypa
     run(scenario)
 
 
-def test_a_database_that_is_slow_to_answer_keeps_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_database_frees_the_task_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "_ANSWER_SECONDS", 0.05)
 
     async def body(context: TaskContext) -> list[Output]:

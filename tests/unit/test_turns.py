@@ -117,7 +117,7 @@ def test_turns_are_counted_by_work() -> None:
     play(scenario)
 
 
-def test_turns_nobody_saves_up_by_staying_away() -> None:
+def test_turns_give_no_credit_for_idle_time() -> None:
     async def scenario(table: Table) -> None:
         idle, busy = Member(client="idle"), table.loop("b", "busy", room=1)
         async with table.turns.turn(idle, room=0.1, work=1):

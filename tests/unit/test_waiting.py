@@ -9,7 +9,7 @@ import pytest
 from proxy.waiting import at_most
 
 
-def test_what_takes_longer_is_cancelled() -> None:
+def test_waiting_cancels_what_takes_longer() -> None:
     async def scenario() -> None:
         work = asyncio.ensure_future(asyncio.Event().wait())
         with pytest.raises(asyncio.TimeoutError):
@@ -27,7 +27,7 @@ async def _broken() -> None:
     raise ZeroDivisionError
 
 
-def test_a_cancellation_that_comes_with_the_end_is_not_lost() -> None:
+def test_waiting_keeps_a_cancellation_that_comes_with_the_end() -> None:
     async def scenario() -> None:
         work: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         waits = asyncio.ensure_future(at_most(10, work))
