@@ -13,7 +13,7 @@ FILE_NAME = "pipeline.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class CheckpointInfo:
     """A checkpoint of any diffusion family, without its weights.
 
     :param name: the hub id or the folder's name.

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from darkroom.diffusion.schedulers import make_scheduler
 from darkroom.pipelines.sd15 import networks
-from darkroom.pipelines.sd15.checkpoint import Checkpoint
+from darkroom.pipelines.sd15.checkpoint import Sd15CheckpointInfo
 from darkroom.registry import all_specs
 from darkroom.serving.networks import Array, Network, OrtNetwork, Tensors
 from exporters import config, manifest, onnx_export, plan
@@ -286,7 +286,7 @@ def test_export_carries_no_trace_of_the_machine(full: Made) -> None:
 
 
 def test_what_the_pipeline_reads(full: Made) -> None:
-    facts = Checkpoint.read(full.repository / "sd15" / "1")
+    facts = Sd15CheckpointInfo.read(full.repository / "sd15" / "1")
     tokenizer = full.pipeline.tokenizer
 
     assert facts.name == "tiny"

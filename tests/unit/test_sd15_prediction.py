@@ -14,13 +14,13 @@ from PIL import Image
 
 from darkroom.diffusion.sampling import Step
 from darkroom.pipelines.sd15 import pipeline
-from darkroom.pipelines.sd15.checkpoint import Checkpoint
+from darkroom.pipelines.sd15.checkpoint import Sd15CheckpointInfo
 from darkroom.pipelines.sd15.pipeline import Components, Prediction, Progress
 from darkroom.pipelines.sd15.request import GenerateRequest
 from darkroom.pipelines.sd15.settings import Settings
 from darkroom.serving.networks import Array
 
-CHECKPOINT = Checkpoint(
+CHECKPOINT = Sd15CheckpointInfo(
     name="none",
     digest="0" * 10,
     side=64,

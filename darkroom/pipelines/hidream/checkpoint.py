@@ -36,7 +36,7 @@ class Padding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint(checkpoint.Checkpoint):
+class HidreamCheckpointInfo(checkpoint.CheckpointInfo):
     """A HiDream-I1-class checkpoint, without its weights.
 
     :param variant: a name of `darkroom.pipelines.hidream.variants.VARIANTS`.

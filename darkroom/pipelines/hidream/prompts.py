@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from darkroom.pipelines.hidream.checkpoint import ENCODERS, Checkpoint, Padding, tokenizer_name
+from darkroom.pipelines.hidream.checkpoint import ENCODERS, HidreamCheckpointInfo, Padding, tokenizer_name
 from darkroom.serving.networks import Array, Network, Tensors
 
 
@@ -33,7 +33,7 @@ class Embeds:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reader:
+class PromptTokenizer:
     """A tokenizer that neither pads nor cuts off, and how to."""
 
     tokenizer: Tokenizer
@@ -57,10 +57,10 @@ class Reader:
         return encoding
 
 
-def load_readers(folder: Path, checkpoint: Checkpoint) -> dict[str, Reader]:
+def load_prompt_tokenizers(folder: Path, checkpoint: HidreamCheckpointInfo) -> dict[str, PromptTokenizer]:
     """The readers of all encoders, from the files beside pipeline.json."""
     return {
-        encoder: Reader(
+        encoder: PromptTokenizer(
             tokenizer=Tokenizer.from_file(str(folder / tokenizer_name(encoder))),
             padding=Padding(**checkpoint.padding[encoder]),  # type: ignore[arg-type]
         )
@@ -69,7 +69,7 @@ def load_readers(folder: Path, checkpoint: Checkpoint) -> dict[str, Reader]:
 
 
 async def encode_prompts(
-    texts: Sequence[str], length: int, readers: Mapping[str, Reader], encoders: Mapping[str, Network]
+    texts: Sequence[str], length: int, readers: Mapping[str, PromptTokenizer], encoders: Mapping[str, Network]
 ) -> Embeds:
     """All four encoders read all texts, at the same time.
 
