@@ -27,7 +27,7 @@ from darkroom.serving.networks import Network
 
 @dataclass(frozen=True, kw_only=True)
 class Components:
-    """What requests run on.
+    """The networks and tokenizers that requests use.
 
     :param readers, encoders: tokenizers and networks, by the names of `checkpoint.ENCODERS`.
     :param transformer, vae_decoder: the networks of `darkroom.pipelines.hidream.networks`.
@@ -46,7 +46,7 @@ class Components:
 async def generate(
     request: GenerateRequest, components: Components
 ) -> AsyncGenerator[GenerationProgress | FinishedImage, None]:
-    """Make the pictures of one request: `GenerationProgress` per step, then `FinishedImage` per picture.
+    """Generate the images of one request: `GenerationProgress` per step, then `FinishedImage` per image.
 
     :raises InvalidInput, TooLarge: the request is at fault.
     :raises Cancelled: `components.stopped` said so.

@@ -1,4 +1,4 @@
-"""Prompts -> what the transformer reads of them: four tokenizers, four encoders.
+"""Encodes prompts for the transformer with four tokenizers and four text encoders.
 
 Follows `encode_prompt` of diffusers 0.42, pipelines/hidream_image/pipeline_hidream_image.py: each encoder reads the
 prompt once, cut off or padded to one length.
@@ -20,7 +20,7 @@ from darkroom.serving.networks import Array, Network, Tensors
 
 @dataclass(frozen=True, kw_only=True)
 class Embeds:
-    """What one prompt is to the transformer, a row per prompt, fp32.
+    """The embeddings of prompts as the transformer takes them, a row per prompt, fp32.
 
     :param t5: (n, tokens, width).
     :param llama: (n, layers, tokens, width).
@@ -34,7 +34,7 @@ class Embeds:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptTokenizer:
-    """A tokenizer that neither pads nor cuts off, and how to."""
+    """A tokenizer that does not pad or truncate by itself, and the padding to apply."""
 
     tokenizer: Tokenizer
     padding: Padding
@@ -58,7 +58,7 @@ class PromptTokenizer:
 
 
 def load_prompt_tokenizers(folder: Path, checkpoint: HidreamCheckpointInfo) -> dict[str, PromptTokenizer]:
-    """The readers of all encoders, from the files beside pipeline.json."""
+    """The tokenizers of all encoders, from the files beside pipeline.json."""
     return {
         encoder: PromptTokenizer(
             tokenizer=Tokenizer.from_file(str(folder / tokenizer_name(encoder))),

@@ -1,4 +1,4 @@
-"""What the loop has to know of a Stable Diffusion 1.5-class checkpoint."""
+"""What the denoising loop needs to know about a Stable Diffusion 1.5-class checkpoint."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ from darkroom.serving.networks import Array, Network
 
 @dataclass(frozen=True, kw_only=True)
 class Components:
-    """What requests run on.
+    """The networks that requests use.
 
     :param text_encoder, unet, vae_decoder: the networks of `darkroom.pipelines.sd15.networks`.
     :param control_unets: by kind of control, for the kinds that this installation has.
@@ -56,7 +56,7 @@ class Components:
 async def generate(
     request: GenerateRequest, components: Components
 ) -> AsyncGenerator[GenerationProgress | FinishedImage, None]:
-    """Make the pictures of one request: `GenerationProgress` per step, then `FinishedImage` per picture.
+    """Generate the images of one request: `GenerationProgress` per step, then `FinishedImage` per image.
 
     :raises InvalidInput, NotAnImage, TooLarge: the request is at fault.
     :raises Cancelled: `components.stopped` said so.

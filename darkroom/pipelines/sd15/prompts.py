@@ -22,7 +22,7 @@ EMPHASIS = 1.1
 WEIGHT_RANGE = (0.0, 10.0)
 _RESCALE_RANGE = (0.5, 2.0)
 _LEAST_MEAN = 0.02
-"""Below this share of the mean size of the values their mean says nothing of their size."""
+"""If the mean is below this share of the mean absolute value, it is no measure of the values' size."""
 _PIECE = re.compile(r"\\.|:\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*\)|[()\[\]]|[^\\()\[\]:]+|.", re.DOTALL)
 
 
@@ -33,7 +33,7 @@ class Tokenizer(Protocol):
 
 
 class Encoding(Protocol):
-    """What it gives."""
+    """The part of `tokenizers.Encoding` that is used."""
 
     @property
     def ids(self) -> list[int]: ...

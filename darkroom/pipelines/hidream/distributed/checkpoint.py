@@ -44,11 +44,11 @@ class ShardedCheckpoint:
         self._stack.close()
 
     def names(self) -> list[str]:
-        """Every parameter."""
+        """The names of all parameters."""
         return list(self._where)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """From the file's header."""
+        """The shape of a parameter, read from the file's header."""
         return tuple(self._slice(name).get_shape())
 
     def read(self, name: str, place: Place, *, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
