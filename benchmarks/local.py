@@ -12,7 +12,7 @@ from PIL import Image
 from benchmarks.errors import BenchmarkError
 from benchmarks.machine import ROOT
 from darkroom.images import decode
-from darkroom.pipelines.upscale.pipeline import Runner, upscale
+from darkroom.pipelines.upscale.pipeline import UpscaleContext, upscale
 from darkroom.pipelines.upscale.request import UpscaleRequest
 from darkroom.pipelines.upscale.settings import TILE, Settings
 from darkroom.serving.networks import Array, OrtNetwork, Tensors
@@ -77,7 +77,7 @@ class Local:
             async with alone:
                 return await self._network(inputs)
 
-        runner = Runner(
+        runner = UpscaleContext(
             network=network,
             limits=Settings(),
             on_progress=lambda done, of: None,

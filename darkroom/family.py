@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from darkroom.diffusion.checkpoint import Checkpoint
+from darkroom.diffusion.checkpoint import CheckpointInfo
 from darkroom.request.request import Request
 from darkroom.serving.networks import ModelSpec
 
@@ -44,7 +44,7 @@ class Family:
     pipeline: ModelSpec
     specs: tuple[ModelSpec, ...]
     request: type[Request]
-    checkpoint: type[Checkpoint] | None = None
+    checkpoint: type[CheckpointInfo] | None = None
     features: Callable[[Collection[str]], Mapping[str, Any]] = lambda served: {}
     example: Mapping[str, Any] = field(default_factory=dict)
     seconds_per_unit: float
@@ -54,7 +54,7 @@ class Family:
         """What the installation allows, of the family's settings."""
         return {name: getattr(settings, name) for name in type(settings).model_fields if name.startswith("max_")}
 
-    def read_checkpoint(self, repository: Path, label: str = "") -> Checkpoint | None:
+    def read_checkpoint(self, repository: Path, label: str = "") -> CheckpointInfo | None:
         """What the export wrote down of a checkpoint; None where there is none, as for a repository on another
         machine.
 

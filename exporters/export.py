@@ -17,10 +17,10 @@ from exporters import manifest, onnx_export, plan
 from exporters.checkpoints.components import Component, digest
 from exporters.checkpoints.origin import Origin
 from exporters.errors import ExportError
-from exporters.manifest import Manifest, Precision, Source
+from exporters.manifest import Manifest, Precision, SourceCheckpoint
 from exporters.onnx_export import Difference
-from exporters.plan import Plan
-from exporters.tasks import Stage, Task
+from exporters.plan import NetworkPlan
+from exporters.tasks import ExportTask, Stage
 
 NETWORK_STAGES = ("read weights", "run diffusers", "export", "compare", "install")
 _STAGING = ".export-"
@@ -84,10 +84,10 @@ class Recipe:
     :param load: a component's network in fp32.
     """
 
-    plan: Plan
+    plan: NetworkPlan
     exporter: str
     components: Mapping[str, Component]
-    sources: Mapping[str, Source]
+    sources: Mapping[str, SourceCheckpoint]
     load: Callable[[str, Component], Any]
 
 
@@ -114,13 +114,13 @@ def model_task(
     export: Callable[[Stage], Manifest],
     difference: Callable[[Manifest], str],
     like: ModelSpec | None = None,
-) -> Task:
+) -> ExportTask:
     """The export of any model as a task.
 
     :param exporter: the hash of everything that shapes its files.
-    :param like: see `Task`.
+    :param like: see `ExportTask`.
     """
-    return Task(
+    return ExportTask(
         spec=wanted.spec,
         repository=wanted.repository,
         stages=stages,
@@ -137,7 +137,7 @@ def network_task(
     exporter: Callable[[], str],
     recipe: Callable[[], Recipe],
     like: ModelSpec | None = None,
-) -> Task:
+) -> ExportTask:
     """The export of an ONNX network as a task.
 
     :param recipe: reads and checks the checkpoint's files.
@@ -163,7 +163,7 @@ def pipeline_task(
     stages: tuple[str, ...],
     exporter: Callable[[], str],
     export: Callable[[Stage], Manifest],
-) -> Task:
+) -> ExportTask:
     """The export of what a pipeline has to know of a checkpoint as a task."""
     return model_task(
         wanted,
@@ -213,7 +213,7 @@ def install(
     contents: Mapping[str, bytes | Path],
     *,
     exporter: str,
-    sources: Mapping[str, Source],
+    sources: Mapping[str, SourceCheckpoint],
     precision: Precision = "fp32",
     max_error: float = 0.0,
     error_share: float = 0.0,
@@ -273,7 +273,7 @@ def _measure(spec: ModelSpec, output: str, difference: Difference) -> tuple[floa
     return difference.relative, f"{difference.relative:.2g} of the largest value"
 
 
-def require_parity(wanted: Plan, precision: Precision, differences: Mapping[str, Difference]) -> None:
+def require_parity(wanted: NetworkPlan, precision: Precision, differences: Mapping[str, Difference]) -> None:
     """:raises ExportError: a difference is over its TOLERANCE."""
     allowed = TOLERANCE[precision]
     for output, difference in differences.items():

@@ -48,8 +48,8 @@ class FileState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """A checkpoint that an export was made of.
+class SourceCheckpoint:
+    """A checkpoint that an export was made from.
 
     :param name: the hub id, or the folder's absolute path.
     :param files: those that were read, by their path inside the checkpoint.
@@ -59,7 +59,7 @@ class Source:
     files: Mapping[str, FileState]
 
     @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> Source:
+    def from_json(cls, raw: Mapping[str, Any]) -> SourceCheckpoint:
         """What `asdict` made of one.
 
         :raises KeyError, TypeError, AttributeError: not such a thing.
@@ -91,7 +91,7 @@ class Manifest:
     max_error: float
     error_share: float
     torch: str
-    sources: Mapping[str, Source] = field(default_factory=dict)
+    sources: Mapping[str, SourceCheckpoint] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
         """The content of export.json."""
@@ -129,7 +129,7 @@ def read(folder: Path) -> Manifest | None:
     try:
         raw = json.loads((folder / FILE_NAME).read_text())
         raw["files"] = _states(raw["files"])
-        raw["sources"] = {role: Source.from_json(source) for role, source in raw["sources"].items()}
+        raw["sources"] = {role: SourceCheckpoint.from_json(source) for role, source in raw["sources"].items()}
         manifest = Manifest(**{entry.name: raw[entry.name] for entry in fields(Manifest)})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -36,12 +36,12 @@ class Shape:
 # No side may be 1, which the exporter would take for a constant, and no two alike, which it would take for one.
 EXAMPLE = Shape(rows=2, height=18, width=14, tokens=70)
 _TRACED_ROWS = 63
-"""With 64 and more, diffusers' Upsample2D lays its input out anew, which means nothing in a graph."""
+"""With 64 and more, diffusers' Upsample2D changes the memory layout of its input, which means nothing in a graph."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """One network.
+class NetworkPlan:
+    """How one network is exported and checked.
 
     :param parts: which networks of the checkpoint go into it.
     :param served: makes the module to export of them.
@@ -62,7 +62,7 @@ class Plan:
     open_sizes: bool = False
 
 
-def export(plan: Plan, parts: Parts, *, half: bool) -> Any:
+def export(plan: NetworkPlan, parts: Parts, *, half: bool) -> Any:
     """The ONNX model of a plan; `half` turns the networks themselves to fp16."""
     import torch
 
@@ -115,13 +115,13 @@ def side_dimensions(minimum: int) -> tuple[Any, Any]:
     )
 
 
-def originals(plan: Plan, parts: Parts) -> list[Case]:
+def originals(plan: NetworkPlan, parts: Parts) -> list[Case]:
     """Inputs of all the plan's check shapes with the original's answers."""
     random = np.random.default_rng(1)
     return answered(plan, parts, [plan.inputs(parts, shape, random) for shape in plan.check_shapes])
 
 
-def answered(plan: Plan, parts: Parts, calls: Iterable[Mapping[str, Array]]) -> list[Case]:
+def answered(plan: NetworkPlan, parts: Parts, calls: Iterable[Mapping[str, Array]]) -> list[Case]:
     """Each of these inputs with the original's answers."""
     import torch
 

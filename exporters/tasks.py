@@ -18,17 +18,17 @@ from exporters.errors import ExportError
 from exporters.manifest import Manifest
 
 Stage = Callable[[str], None]
-"""Called with the name of each stage as it begins."""
+"""Called with the name of each stage when it starts."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class ExportTask:
     """The export of one model.
 
     :param repository: the model repository that gets it.
     :param up_to_date: the installed export when there is nothing to do, else None. Imports no torch.
     :param export: does it. May raise ExportError.
-    :param difference: what there is to say of a finished export beside its size and time.
+    :param difference: text about a finished export, shown beside its size and time.
     :param like: the model whose devices it gets where it is new in the repository; None = the usual ones there.
     """
 
@@ -42,7 +42,7 @@ class Task:
 
     @property
     def name(self) -> str:
-        """Of the model."""
+        """The name of the model."""
         return self.spec.name
 
     @property
@@ -51,7 +51,7 @@ class Task:
         return self.repository / self.name / "1"
 
 
-def run_tasks(tasks: Iterable[Task], *, force: bool = False, quiet: bool = False) -> None:
+def run_tasks(tasks: Iterable[ExportTask], *, force: bool = False, quiet: bool = False) -> None:
     """Export what is not up to date, a line for each; `quiet` leaves the others unmentioned.
 
     A model that is new in its repository gets its config.
@@ -63,7 +63,7 @@ def run_tasks(tasks: Iterable[Task], *, force: bool = False, quiet: bool = False
         repository.place(task.repository, task.spec, task.like)
 
 
-def run_task(task: Task, *, force: bool, quiet: bool) -> None:
+def run_task(task: ExportTask, *, force: bool, quiet: bool) -> None:
     """As `run_tasks`, without the config.
 
     :raises ExportError: it fails.
@@ -82,7 +82,7 @@ def run_task(task: Task, *, force: bool, quiet: bool) -> None:
     click.echo(_line(task, result, time.perf_counter() - began))
 
 
-def _with_progress(task: Task) -> Manifest:
+def _with_progress(task: ExportTask) -> Manifest:
     """Export with a bar that names the stage on a terminal's stderr, and goes away at the end."""
     # Bound to the real stderr: while a network is exported, sys.stdout and sys.stderr swallow what is printed.
     console = Console(file=sys.stderr)
@@ -97,6 +97,6 @@ def _with_progress(task: Task) -> Manifest:
         return task.export(lambda stage: progress.update(bar, completed=task.stages.index(stage), stage=stage))
 
 
-def _line(task: Task, result: Manifest, seconds: float) -> str:
+def _line(task: ExportTask, result: Manifest, seconds: float) -> str:
     size = sum(state.size for state in result.files.values()) / 1e6
     return f"{task.name}: exported ({result.precision}, {size:.1f} MB, {seconds:.0f} s); {task.difference(result)}"

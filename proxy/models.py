@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from darkroom.diffusion.checkpoint import Checkpoint
+from darkroom.diffusion.checkpoint import CheckpointInfo
 from darkroom.errors import InvalidInput, NotFound
 from darkroom.family import Family, Operation
 from darkroom.registry import families, is_chosen
@@ -43,7 +43,7 @@ class ServedModel:
         """The name of its pipeline in Triton, which requests use, too."""
         return self.pipeline.name
 
-    def checkpoint(self, services: Services) -> Checkpoint | None:
+    def checkpoint(self, services: Services) -> CheckpointInfo | None:
         """What the export wrote down; None where there is nothing, as for a repository on another machine."""
         return self.family.read_checkpoint(services.settings.model_repository, self.label)
 

@@ -16,9 +16,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedTokenizerFast, T5Tokenizer
 
 from darkroom.pipelines.hidream import networks
-from darkroom.pipelines.hidream.checkpoint import Checkpoint
+from darkroom.pipelines.hidream.checkpoint import HidreamCheckpointInfo
 from darkroom.pipelines.hidream.pipeline import Components
-from darkroom.pipelines.hidream.prompts import load_readers
+from darkroom.pipelines.hidream.prompts import load_prompt_tokenizers
 from darkroom.pipelines.hidream.settings import Settings
 from darkroom.pipelines.hidream.transformer import load_transformer, predict
 from darkroom.serving.networks import Array, Tensors
@@ -137,12 +137,12 @@ def write_checkpoint(folder: Path, *, seed: int = 0) -> HiDreamImagePipeline:
     return pipeline
 
 
-def exported(folder: Path, repository: Path, *, variant: str | None = None) -> Checkpoint:
+def exported(folder: Path, repository: Path, *, variant: str | None = None) -> HidreamCheckpointInfo:
     """What the exporter writes for the loop about a checkpoint in `folder`: pipeline.json and the tokenizers."""
     sources = CheckpointSources(checkpoint=Origin.of(str(folder), folder.parent, lambda name: Path(name)))
     wanted = ModelExport(spec=networks.PIPELINE, repository=repository, checkpoint=sources.checkpoint)
     pipeline_export.export(wanted, sources, variant, lambda stage: None)
-    return Checkpoint.read(repository / networks.PIPELINE.name / "1")
+    return HidreamCheckpointInfo.read(repository / networks.PIPELINE.name / "1")
 
 
 def make_components(pipeline: HiDreamImagePipeline, folder: Path, repository: Path) -> Components:
@@ -162,7 +162,7 @@ def make_components(pipeline: HiDreamImagePipeline, folder: Path, repository: Pa
     return Components(
         checkpoint=checkpoint,
         limits=Settings(),
-        readers=load_readers(repository / networks.PIPELINE.name / "1", checkpoint),
+        readers=load_prompt_tokenizers(repository / networks.PIPELINE.name / "1", checkpoint),
         encoders={
             "clip_l": network(ServedPooledEncoder(pipeline.text_encoder), "text_embeds"),
             "clip_g": network(ServedPooledEncoder(pipeline.text_encoder_2), "text_embeds"),

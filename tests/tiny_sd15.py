@@ -22,8 +22,8 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import CLIPTokenizer
 
-from darkroom.diffusion.generation import Finished
-from darkroom.pipelines.sd15.checkpoint import Checkpoint
+from darkroom.diffusion.generation import FinishedImage
+from darkroom.pipelines.sd15.checkpoint import Sd15CheckpointInfo
 from darkroom.pipelines.sd15.pipeline import Components, generate
 from darkroom.pipelines.sd15.request import GenerateRequest
 from darkroom.pipelines.sd15.settings import Settings
@@ -89,7 +89,7 @@ def our_pictures(components: Components, control_image: bytes | None = None, **f
 
     async def collect() -> list[Pictures]:
         events = [event async for event in generate(request, components)]
-        return [np.frombuffer(e.data, np.uint8).reshape(e.shape) for e in events if isinstance(e, Finished)]
+        return [np.frombuffer(e.data, np.uint8).reshape(e.shape) for e in events if isinstance(e, FinishedImage)]
 
     return np.stack(asyncio.run(collect()))
 
@@ -121,9 +121,9 @@ def _tokenizer(tokenizer: CLIPTokenizer) -> Tokenizer:
     return plain
 
 
-def _checkpoint(pipeline: StableDiffusionPipeline) -> Checkpoint:
+def _checkpoint(pipeline: StableDiffusionPipeline) -> Sd15CheckpointInfo:
     tokenizer = pipeline.tokenizer
-    return Checkpoint(
+    return Sd15CheckpointInfo(
         name="tiny",
         digest="0123456789",
         side=SIDE,

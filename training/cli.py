@@ -237,10 +237,10 @@ def train(
 ) -> None:
     """Train the stages of a family, one after another."""
     from training.train import choose_device, train_stages
-    from training.trainer import Run
+    from training.trainer import TrainingRun
 
     budgets = {stage: _budget(given, stage, steps) for stage, steps in _stages_of(family, stages).items()}
-    run = Run(
+    run = TrainingRun(
         folder=state,
         seed=seed,
         device=choose_device(device),
@@ -274,10 +274,10 @@ def export(family: str, state: Path, checkpoints: Path) -> None:
     import torch
 
     from training.export import export as write
-    from training.trainer import Run
+    from training.trainer import TrainingRun
 
     try:
-        write(Run(folder=state, seed=0, device=torch.device("cpu")), checkpoints, _report, families()[family])
+        write(TrainingRun(folder=state, seed=0, device=torch.device("cpu")), checkpoints, _report, families()[family])
     except FileNotFoundError as error:
         raise click.ClickException(str(error)) from None
 
@@ -298,10 +298,10 @@ def restore(family: str, state: Path, checkpoints: Path) -> None:
     import torch
 
     from training.restore import restore as write
-    from training.trainer import Run
+    from training.trainer import TrainingRun
 
     try:
-        write(Run(folder=state, seed=0, device=torch.device("cpu")), checkpoints, _report, families()[family])
+        write(TrainingRun(folder=state, seed=0, device=torch.device("cpu")), checkpoints, _report, families()[family])
     except OSError as error:
         raise click.ClickException(str(error)) from None
 

@@ -18,7 +18,7 @@ from transformers import CLIPTokenizer
 from training.chunks import Chunk, Order, make_chunks
 from training.render import SIDE
 from training.tokens import LENGTH, write_tokenizer
-from training.trainer import Report, Run, save_file
+from training.trainer import Report, TrainingRun, save_file
 
 CHUNK = 2048
 """Scenes in a file."""
@@ -74,7 +74,7 @@ class Dataset:
 class Samples:
     """Batches of scaled latents and token ids, some without their sentence."""
 
-    def __init__(self, run: Run, source: Source, report: Report, *, drop: float) -> None:
+    def __init__(self, run: TrainingRun, source: Source, report: Report, *, drop: float) -> None:
         """`drop` is the share of samples that lose their sentence."""
         self.data = load_dataset(run, source, run.samples, report).to(run.device)
         self.factor = 1 / self.data.latents[:2048].float().std()
@@ -132,7 +132,7 @@ def unpack_edges(packed: Tensor) -> Tensor:
     return bits.float().expand(-1, 3, -1, -1)
 
 
-def load_dataset(run: Run, source: Source, size: int, report: Report) -> Dataset:
+def load_dataset(run: TrainingRun, source: Source, size: int, report: Report) -> Dataset:
     """Read the chunks that are there and make the missing ones; another VAE, or other positions, make them
     all anew."""
     mark = f"{_digest(source.vae)} {source.strays}"
@@ -168,7 +168,7 @@ def _stored(path: Path, mark: str, count: int) -> dict[str, Tensor] | None:
 
 
 @torch.no_grad()
-def _encode(run: Run, source: Source, rendered: Chunk) -> dict[str, Tensor]:
+def _encode(run: TrainingRun, source: Source, rendered: Chunk) -> dict[str, Tensor]:
     latents = []
     for start in range(0, len(rendered.pictures), _BATCH):
         batch = torch.from_numpy(rendered.pictures[start : start + _BATCH]).permute(0, 3, 1, 2).to(run.device)

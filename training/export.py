@@ -12,10 +12,10 @@ from torch import nn
 
 from training.card import write_cards
 from training.family import DemoFamily
-from training.trainer import Report, Run, state_path
+from training.trainer import Report, TrainingRun, state_path
 
 
-def export(run: Run, output: Path, report: Report, family: DemoFamily) -> None:
+def export(run: TrainingRun, output: Path, report: Report, family: DemoFamily) -> None:
     """Write the checkpoints of a family into `output` in fp16, with their cards.
 
     :raises FileNotFoundError: a stage that is needed was not trained.
@@ -48,7 +48,7 @@ def to_half(model: nn.Module) -> None:
         raise ValueError(f"a weight of {type(model).__name__} does not fit in fp16.")
 
 
-def write_training(run: Run, folder: Path, stages: tuple[str, ...]) -> None:
+def write_training(run: TrainingRun, folder: Path, stages: tuple[str, ...]) -> None:
     """Note what training has spent, for the model card."""
     clocks = {}
     for stage in stages:

@@ -18,7 +18,7 @@ from training import demo
 
 if TYPE_CHECKING:
     from training.measure import Measurement
-    from training.trainer import Report, Run, Stage
+    from training.trainer import Report, TrainingRun, TrainingStage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +43,8 @@ class DemoFamily:
     folder: str
     others: tuple[str, ...] = ()
     guidance: float
-    make_stage: Callable[[str, Run, Report], Stage]
-    save: Callable[[Run, Path], None]
+    make_stage: Callable[[str, TrainingRun, Report], TrainingStage]
+    save: Callable[[TrainingRun, Path], None]
     load: Callable[[Path], dict[str, tuple[Path, Any]]]
     load_pipeline: Callable[[Path], Any]
     cards: Mapping[str, Callable[[Path], str]]

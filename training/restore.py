@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 from training.family import DemoFamily
-from training.trainer import Report, Run, state_path, write_state
+from training.trainer import Report, TrainingRun, state_path, write_state
 
 
-def restore(run: Run, checkpoints: Path, report: Report, family: DemoFamily) -> None:
+def restore(run: TrainingRun, checkpoints: Path, report: Report, family: DemoFamily) -> None:
     """Write the states that `export` would make these checkpoints of. The weights are the averaged ones in fp16;
     optimizers, learning rates and budgets start again, and what was spent before is only counted for the model card.
 

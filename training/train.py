@@ -10,10 +10,10 @@ import torch
 
 from training.family import family_of_stage
 from training.manners import Manners
-from training.trainer import Budget, Report, Run, Stage, Trainer
+from training.trainer import Budget, Report, Trainer, TrainingRun, TrainingStage
 
 
-def train_stages(run: Run, budgets: Mapping[str, Budget], threads: int | None, report: Report) -> None:
+def train_stages(run: TrainingRun, budgets: Mapping[str, Budget], threads: int | None, report: Report) -> None:
     """Train the stages of `budgets` in their order, each until its budget is spent.
 
     :param threads: at most so many; fewer while other programs need the cores.
@@ -33,7 +33,7 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def make_stage(name: str, run: Run, report: Report) -> Stage:
+def make_stage(name: str, run: TrainingRun, report: Report) -> TrainingStage:
     """The stage of that name. The later ones need the states of the earlier ones.
 
     :raises FileNotFoundError: such a state is missing.

@@ -30,7 +30,7 @@ _CHECK_STEPS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class TrainingRun:
     """Where and how to train. `seed`, device, batch and a stage's step say all of its random numbers, so a resumed run
     goes on with the numbers that it would have had."""
 
@@ -95,7 +95,7 @@ class Budget:
         return max(shares)
 
 
-class Stage(ABC):
+class TrainingStage(ABC):
     """What is trained: `modules` learn, `loss` says how."""
 
     name: str
@@ -139,12 +139,12 @@ class _Clock:
         return budget.progress(self.seconds - self.begun_seconds, self.step - self.begun_step)
 
 
-def state_path(run: Run, stage: str) -> Path:
+def state_path(run: TrainingRun, stage: str) -> Path:
     """Where a stage's state lies."""
     return run.folder / f"{stage}.pt"
 
 
-def averaged_weights(run: Run, stage: str) -> dict[str, dict[str, Tensor]]:
+def averaged_weights(run: TrainingRun, stage: str) -> dict[str, dict[str, Tensor]]:
     """Module name -> averaged weights of a stage that has a state.
 
     :raises FileNotFoundError: the stage was never trained.
@@ -167,7 +167,7 @@ def save_file(path: Path, content: object) -> None:
     write_atomically(path, data.getvalue())
 
 
-def write_state(run: Run, stage: str, weights: dict[str, Tensor], *, clock: dict[str, Any]) -> None:
+def write_state(run: TrainingRun, stage: str, weights: dict[str, Tensor], *, clock: dict[str, Any]) -> None:
     """Write a state of finished weights, from which optimizer, learning rate and budget begin anew.
 
     :param clock: step, samples and seconds that were spent, and the seed.
@@ -181,7 +181,9 @@ def write_state(run: Run, stage: str, weights: dict[str, Tensor], *, clock: dict
 class Trainer:
     """Trains one stage until its budget is spent or somebody presses Ctrl-C; saves its state then and in between."""
 
-    def __init__(self, run: Run, stage: Stage, report: Report, between: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, run: TrainingRun, stage: TrainingStage, report: Report, between: Callable[[], None] = lambda: None
+    ) -> None:
         """`between` is called before every step."""
         self.run, self.stage, self.report, self.between = run, stage, report, between
         self.weights = stage.modules.to(run.device)

@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from training.render import SIDE, render
-from training.trainer import Run, Stage, averaged_weights, state_path
+from training.trainer import TrainingRun, TrainingStage, averaged_weights, state_path
 from training.world import training_scenes
 
 _POOL = 2048
@@ -26,7 +26,7 @@ _KL = 4e-4
 _PER_PLACE = 4
 
 
-def trained_vae(run: Run, stage: str, vae: AutoencoderKL) -> AutoencoderKL:
+def trained_vae(run: TrainingRun, stage: str, vae: AutoencoderKL) -> AutoencoderKL:
     """`vae` with the averaged weights of that stage, in evaluation mode, on the device of `run`.
 
     :raises FileNotFoundError: the stage was never trained.
@@ -52,12 +52,14 @@ def scale_of(vae: AutoencoderKL) -> LatentScale:
     return scale
 
 
-class VaeStage(Stage):
+class VaeStage(TrainingStage):
     """Reconstruction by L1, squared error and the L1 of gradients (edges), with a tiny KL."""
 
     learning_rate = 2e-3
 
-    def __init__(self, run: Run, name: str, make: Callable[[], AutoencoderKL], *, after: str | None = None) -> None:
+    def __init__(
+        self, run: TrainingRun, name: str, make: Callable[[], AutoencoderKL], *, after: str | None = None
+    ) -> None:
         """
         :param after: a stage of another VAE that has learned of the same images: this one begins with its weights,
             where it was trained in the same folder.

@@ -13,7 +13,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.sd15.jobs import Job
 from darkroom.diffusion.guidance import doubled, guide
 from darkroom.diffusion.sampling import get_generators, get_noise, get_schedule
-from darkroom.pipelines.sd15.checkpoint import FILE_NAME, TOKENIZER_NAME, Checkpoint
+from darkroom.pipelines.sd15.checkpoint import FILE_NAME, TOKENIZER_NAME, Sd15CheckpointInfo
 from darkroom.pipelines.sd15.networks import (
     LATENT_CHANNELS,
     PIPELINE,
@@ -56,7 +56,7 @@ class Loop:
 
     def __init__(self, repository: Path) -> None:
         torch.set_num_threads(1)  # as in the pipeline: a step's arithmetic is tiny, the cores are the networks'
-        self._checkpoint = Checkpoint.read(exported(repository, PIPELINE, FILE_NAME).parent)
+        self._checkpoint = Sd15CheckpointInfo.read(exported(repository, PIPELINE, FILE_NAME).parent)
         self._tokenizer = Tokenizer.from_file(str(exported(repository, PIPELINE, TOKENIZER_NAME)))
         paths = [exported(repository, spec) for spec in (TEXT_ENCODER, UNET, VAE_DECODER)]
         self._text_encoder, self._unet, self._vae_decoder = (OrtNetwork(path) for path in paths)

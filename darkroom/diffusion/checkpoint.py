@@ -1,4 +1,6 @@
-"""pipeline.json: what a loop has to know of a checkpoint, written beside the pipeline's model.py by the exporter."""
+"""pipeline.json: what the denoising loop needs to know about a checkpoint, written beside the pipeline's model.py by
+the exporter.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ FILE_NAME = "pipeline.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class CheckpointInfo:
     """A checkpoint of any diffusion family, without its weights.
 
     :param name: the hub id or the folder's name.

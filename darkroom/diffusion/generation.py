@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from darkroom import __version__
-from darkroom.diffusion.checkpoint import Checkpoint
+from darkroom.diffusion.checkpoint import CheckpointInfo
 from darkroom.diffusion.sampling import Predict, Schedule, Stepped, denoise, initial_latents, predicted_original
 from darkroom.diffusion.schedulers import scheduler_key
 from darkroom.images import Picture, Pixels, encode
@@ -25,11 +25,11 @@ from darkroom.serving.networks import Array, Network
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
-    """A step is done (or none yet).
+class GenerationProgress:
+    """One step is done; `done` is 0 before the first step.
 
-    :param preview: PNG of what the pictures will be, an eighth of their size, side by side; on preview steps.
-    :param control_map: PNG of what the ControlNet reads; once, before the first step.
+    :param preview: PNG of the predicted images side by side, at an eighth of their size; only on preview steps.
+    :param control_map: PNG of the ControlNet's input; sent once, before the first step.
     """
 
     done: int
@@ -39,13 +39,13 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finished:
-    """One picture is ready.
+class FinishedImage:
+    """One image is ready.
 
     :param data: the encoded picture (or bare rows).
     :param shape: (height, width, channels).
-    :param details: everything that it takes to make it again.
-    :param last: no other picture follows.
+    :param details: everything that is needed to generate the image again.
+    :param last: whether this is the last image.
     """
 
     data: bytes
@@ -56,9 +56,9 @@ class Finished:
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """A part of the way from noise to the result that one network goes.
+    """The part of the noise schedule that one network denoises.
 
-    :param schedule: has a solver of its own: nothing of what a solver remembers passes to the next phase.
+    :param schedule: each phase has its own solver, so no solver state passes to the next phase.
     """
 
     schedule: Schedule
@@ -75,7 +75,7 @@ class GenerationJob:
     """
 
     request: ImageRequest
-    checkpoint: Checkpoint
+    checkpoint: CheckpointInfo
     vae_decoder: Network
     details: Mapping[str, Any]
     stopped: Callable[[], bool]
@@ -88,9 +88,9 @@ def steps_of(phases: Sequence[Phase]) -> int:
 
 async def run(
     job: GenerationJob, noise: Tensor, phases: Sequence[Phase], generators: Sequence[torch.Generator]
-) -> AsyncGenerator[Progress | Finished, None]:
-    """Denoise, decode and encode: `Progress` for the steps that the request wants to hear of, then `Finished` per
-    picture.
+) -> AsyncGenerator[GenerationProgress | FinishedImage, None]:
+    """Denoise, decode and encode. Yields `GenerationProgress` for the steps that the request wants reported, then one
+    `FinishedImage` per image.
 
     :param noise: (n, channels, h, w), a row per picture.
     :param phases: one after the other; each begins with the latents that the one before has left, as they are.
@@ -107,7 +107,7 @@ async def run(
             wanted = _due(request.preview_every, done) and done < total
             preview = _preview(stepped, phase.schedule, job.checkpoint) if wanted else None
             if wanted or _due(request.progress_every, done):
-                yield Progress(done=done, total=total, preview=preview)
+                yield GenerationProgress(done=done, total=total, preview=preview)
     async for picture in _pictures(latents, job):
         yield picture
 
@@ -116,7 +116,7 @@ def _due(every: int, done: int) -> bool:
     return every > 0 and done % every == 0
 
 
-def _preview(stepped: Stepped, schedule: Schedule, checkpoint: Checkpoint) -> bytes:
+def _preview(stepped: Stepped, schedule: Schedule, checkpoint: CheckpointInfo) -> bytes:
     """PNG, one pixel per latent: a linear guess at what the VAE would make of the predicted picture."""
     original = predicted_original(stepped, schedule)
     matrix = torch.tensor(checkpoint.latent_rgb)
@@ -125,14 +125,14 @@ def _preview(stepped: Stepped, schedule: Schedule, checkpoint: Checkpoint) -> by
     return encode_png(np.concatenate(pixels, axis=1))
 
 
-async def _pictures(latents: Tensor, job: GenerationJob) -> AsyncIterator[Finished]:
+async def _pictures(latents: Tensor, job: GenerationJob) -> AsyncIterator[FinishedImage]:
     """Decode and encode one picture after the other; the decoder has all of them from the start."""
     images = (await job.vae_decoder({"latents": latents.numpy()}))["image"]
     for index, pixels in enumerate(images):
         details = {**base_details(job.request, job.checkpoint, index), **job.details}
         data = await asyncio.to_thread(_encoded, pixels, job.request, details)
         height, width, channels = pixels.shape
-        yield Finished(data=data, shape=(height, width, channels), details=details, last=index + 1 == len(images))
+        yield FinishedImage(data=data, shape=(height, width, channels), details=details, last=index + 1 == len(images))
 
 
 def _encoded(pixels: Pixels, request: ImageRequest, details: Mapping[str, Any]) -> bytes:
@@ -140,8 +140,8 @@ def _encoded(pixels: Pixels, request: ImageRequest, details: Mapping[str, Any]) 
     return encode(Picture(rgb=pixels), format=request.format, quality=request.quality, text=text)
 
 
-def base_details(request: ImageRequest, checkpoint: Checkpoint, index: int) -> dict[str, Any]:
-    """What it takes to make picture `index` again, alone: the picture carries it."""
+def base_details(request: ImageRequest, checkpoint: CheckpointInfo, index: int) -> dict[str, Any]:
+    """The parameters that generate image `index` again by itself; they are embedded in the image."""
     return {
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt or "",
@@ -159,7 +159,7 @@ def base_details(request: ImageRequest, checkpoint: Checkpoint, index: int) -> d
 
 
 async def respond(
-    events: AsyncGenerator[Progress | Finished, None], send: Callable[[Mapping[str, Array], bool], None]
+    events: AsyncGenerator[GenerationProgress | FinishedImage, None], send: Callable[[Mapping[str, Array], bool], None]
 ) -> None:
     """Send every event as a Triton response: progress, and what came with it.
 
@@ -168,14 +168,14 @@ async def respond(
     steps = 0
     async with aclosing(events):
         async for event in events:
-            if isinstance(event, Progress):
+            if isinstance(event, GenerationProgress):
                 steps = event.total
                 send(_progress(event), False)
             else:
                 send(_finished(event, steps), event.last)
 
 
-def _progress(event: Progress) -> Mapping[str, Array]:
+def _progress(event: GenerationProgress) -> Mapping[str, Array]:
     outputs = {"progress": np.array([event.done, event.total], np.int32)}
     for name, data in (("preview", event.preview), ("control_map", event.control_map)):
         if data is not None:
@@ -183,7 +183,7 @@ def _progress(event: Progress) -> Mapping[str, Array]:
     return outputs
 
 
-def _finished(event: Finished, steps: int) -> Mapping[str, Array]:
+def _finished(event: FinishedImage, steps: int) -> Mapping[str, Array]:
     return {
         "progress": np.array([steps, steps], np.int32),
         "image": np.frombuffer(event.data, np.uint8),

@@ -1,4 +1,6 @@
-"""Classifier-free guidance (Ho and Salimans 2022): twice the rows, and one step away from the unwanted half."""
+"""Classifier-free guidance (Ho and Salimans 2022): the batch is doubled, and the prediction moves away from the rows
+without the prompt.
+"""
 
 from __future__ import annotations
 

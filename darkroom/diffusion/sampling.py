@@ -82,7 +82,7 @@ def get_noise(generators: Sequence[torch.Generator], shape: tuple[int, int, int]
 
 
 def calculate_shift(tokens: int, config: Mapping[str, Any]) -> float:
-    """The shift `mu` of the timesteps for an image of so many tokens: a straight line through two points.
+    """The shift `mu` of the timesteps for an image with this number of tokens: a straight line through two points.
 
     It is diffusers' function of that name, called as in its pipelines/qwenimage/pipeline_qwenimage.py.
 
@@ -158,7 +158,7 @@ def _part(schedule: Schedule, start: float, end: float) -> Schedule:
 
 
 def _cutoff(scheduler: Any, share: float) -> int:
-    """The timestep at which so much of the noise schedule is done."""
+    """The timestep at which this share of the noise schedule is done."""
     trained: int = scheduler.config.num_train_timesteps
     return round(trained - share * trained)
 

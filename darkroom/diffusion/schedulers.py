@@ -1,4 +1,4 @@
-"""The schedulers that requests may name: diffusers' own classes, made anew for each request.
+"""The schedulers that requests may name: diffusers' own classes, created again for each request.
 
 A scheduler carries the state of one loop (multistep solvers remember earlier predictions), so none is ever shared.
 torch and diffusers are imported when the first one is made, not with this module: the proxy knows the names only.

@@ -1,4 +1,5 @@
-"""What leader and ranks say to each other: small JSON messages on a Unix socket, and tensors in anonymous memory.
+"""Communication between the leader and the ranks: small JSON messages on a Unix socket, and tensors in anonymous
+memory.
 
 Both vanish with the processes that hold them, also after kill -9: the memory has no name that could stay behind.
 """
@@ -22,7 +23,7 @@ from torch import Tensor
 _LONGEST = 1 << 16
 _ALIGNMENT = 64
 DTYPES = {str(kind).removeprefix("torch."): kind for kind in (torch.float32, torch.float16, torch.bfloat16)}
-"""Of tensors that travel, by their names."""
+"""The dtypes of tensors that can be sent, by name."""
 
 
 class Channel:
@@ -34,17 +35,17 @@ class Channel:
 
     @classmethod
     def connect(cls, path: Path) -> Channel:
-        """:raises OSError: nobody listens there."""
+        """:raises OSError: no process listens there."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         connection.connect(str(path))
         return cls(connection)
 
     def fileno(self) -> int:
-        """For selectors."""
+        """The file descriptor, for selectors."""
         return self._socket.fileno()
 
     def peer(self) -> int:
-        """The process at the other end, from the kernel."""
+        """The process id of the other end, as the kernel reports it."""
         size = struct.calcsize("3i")
         pid, _, _ = struct.unpack("3i", self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
         return int(pid)
@@ -86,7 +87,7 @@ class Entry:
 
     @property
     def end(self) -> int:
-        """The first byte behind it."""
+        """The offset of the first byte after the tensor."""
         return self.offset + DTYPES[self.dtype].itemsize * torch.Size(self.shape).numel()
 
 

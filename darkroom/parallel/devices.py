@@ -75,7 +75,7 @@ def parse_devices(text: str) -> tuple[int, ...]:
 
 
 def kind_of(name: str) -> DeviceKind:
-    """:raises InvalidInput: no such type of device."""
+    """Look up a device kind by name. :raises InvalidInput: no such type of device."""
     if name not in KINDS:
         raise InvalidInput(f"device type must be one of {', '.join(KINDS)}; got {name!r}", param="device_type")
     return KINDS[name]

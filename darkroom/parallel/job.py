@@ -13,18 +13,18 @@ from darkroom.parallel.layout import Layout
 JOB_FILE = "job.json"
 SOCKET = "leader"
 STORE = "store"
-"""Where ranks find each other."""
+"""Name of the rendezvous file."""
 ANSWER = ""
 """The name of a call's answer among its tensors. Inputs have other names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timeouts:
-    """All in seconds.
+    """Time limits of a job, in seconds.
 
     :param start: from the start of the processes until every rank has loaded its part.
     :param call: for one call.
-    :param beat: a rank that was not heard of for that long hangs. It beats ten times as often.
+    :param beat: a rank that sends no heartbeat for this long counts as hanging. Ranks send ten heartbeats in this time.
     """
 
     start: float = 900
@@ -39,7 +39,7 @@ class Timeouts:
 
 @dataclass(frozen=True, kw_only=True)
 class RanksJob:
-    """What to run where.
+    """Which program to run, and on which ranks.
 
     :param program: "module:function", a `darkroom.parallel.program.Program` that each rank imports.
     :param arguments: for it, as JSON has them.

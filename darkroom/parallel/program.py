@@ -20,7 +20,7 @@ Group = dist.ProcessGroup | None
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What a program is told of the rank that it runs in. All ranks have met before it is called."""
+    """Describes to a program the rank that it runs in. All ranks have met before it is called."""
 
     place: Place
     device: torch.device
@@ -51,7 +51,7 @@ class Loaded:
 
 
 Program = Callable[[Context, Mapping[str, Any]], Loaded]
-"""Is given the job's `arguments`."""
+"""The type of a program. It is called with the job's `arguments`."""
 
 
 def find_program(name: str) -> Program:

@@ -42,7 +42,7 @@ class Lifeline:
             threading.Thread(target=target, daemon=True).start()
 
     def messages(self) -> Iterator[dict[str, Any]]:
-        """What the leader says, in order; without end."""
+        """The leader's messages in order; never ends."""
         while True:
             yield self._messages.get()
 
@@ -57,7 +57,7 @@ class Lifeline:
             time.sleep(self._beat)
 
     def say(self, **message: Any) -> None:
-        """Tell the leader; without one there is nothing left to do here."""
+        """Send a message to the leader. The process ends when there is no leader."""
         try:
             self._channel.send(message)
         except OSError:

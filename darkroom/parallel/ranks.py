@@ -36,7 +36,7 @@ from darkroom.parallel.processes import family, is_alive, kill
 log = logging.getLogger(__name__)
 
 PREFIX = "darkroom-ranks-"
-"""Of the private folders, which lie where temporary files do."""
+"""Prefix of the private folders, which are in the folder for temporary files."""
 
 _LOOK_EVERY = 0.25  # seconds
 _STOOD_STILL = 5.0  # seconds between two looks
@@ -47,12 +47,12 @@ _YOUNG = 60.0  # seconds within which a private folder may not have its socket y
 
 
 class RanksFailed(Exception):
-    """The ranks cannot go on. Who has them goes on without."""
+    """The ranks have failed. The caller has to continue without them."""
 
 
 @dataclass(kw_only=True)
 class _Rank:
-    """What is known of one rank."""
+    """The state of one rank."""
 
     rank: int
     channel: Channel
@@ -64,11 +64,11 @@ class _Rank:
     done: int = 0  # number of the last call that it has answered
 
     def ended(self) -> str:
-        """That it has, as a reason."""
+        """The reason to report when the process has ended."""
         return f"rank {self.rank} (process {self.process.pid}) ended"
 
     def failed(self, reason: str) -> str:
-        """That it has said so, as a reason."""
+        """The reason to report when the rank has sent an error."""
         return f"rank {self.rank} failed: {reason}"
 
 
@@ -136,12 +136,12 @@ class Ranks:
 
     @property
     def failure(self) -> str | None:
-        """Why the ranks are no more; None while all is well."""
+        """Why the ranks failed; None while they work."""
         return self._failure
 
     @property
     def failed_at(self) -> float | None:
-        """When they failed, in seconds since the epoch."""
+        """The time of the failure, in seconds since the epoch."""
         return self._failed_at
 
     def status(self) -> list[dict[str, Any]]:
@@ -169,7 +169,7 @@ class Ranks:
 
     def _tell_all(self, message: Mapping[str, Any], *, fd: int | None = None) -> None:
         for rank in self._ranks.values():
-            with contextlib.suppress(OSError):  # it ended, which the watcher tells of
+            with contextlib.suppress(OSError):  # the rank has ended; the watching thread reports it
                 rank.channel.send(message, fd=fd)
 
     def _check(self) -> None:
@@ -189,7 +189,7 @@ class Ranks:
                 log.warning("the ranks stop: %s", reason)
             self._changed.notify_all()
 
-    # From here on: the watching thread.
+    # Everything below runs on the watching thread.
 
     def _watch(self) -> None:
         torchrun: subprocess.Popen[bytes] | None = None
@@ -262,7 +262,7 @@ class Ranks:
                 continue
             # The connections of a process that dies are closed before it is gone, so they are looked at as well.
             while not is_alive(other.process) or _has_message(other.channel):
-                message = other.channel.receive()  # cannot block: there is one, or the end of the connection
+                message = other.channel.receive()  # cannot block: a message or the end of the connection is waiting
                 if message is None:
                     return other.ended()
                 if message["state"] == "failed":
@@ -278,7 +278,9 @@ class Ranks:
                 self._fail(f"rank {rank.rank} (process {rank.process.pid}) was silent for {silent:.0f} s")
 
     def _excuse(self, now: float) -> None:
-        """We stood still ourselves, as in a container that was paused, and so did the ranks."""
+        """Reset the deadlines after this process was suspended (a paused container, for example), as the ranks were
+        too.
+        """
         for rank in self._ranks.values():
             rank.last_beat = now
 

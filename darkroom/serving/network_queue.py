@@ -21,7 +21,7 @@ class Executable(Protocol):
         """Each call's outputs or its own error, in order."""
 
     def error_text(self, error: Exception) -> str:
-        """What a caller is told of an error that `execute` gave."""
+        """The text that a caller receives for an error from `execute`."""
 
     def close(self) -> None:
         """Free what it holds; it is not used again."""
@@ -102,7 +102,7 @@ class NetworkQueue:
         return await waiting.answer
 
     def error_text(self, error: Exception) -> str:
-        """What a caller is told of an error that `run` raised."""
+        """The text that a caller receives for an error that `run` raised."""
         return self._instances[0].network.error_text(error)
 
     async def close(self) -> None:

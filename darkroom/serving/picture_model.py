@@ -1,4 +1,4 @@
-"""What the pipelines that make pictures look like alike to Triton: parts of their `ModelSpec`."""
+"""The parts of `ModelSpec` that all image generation pipelines share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PICTURE = (
 
 
 def picture_canary(*, guidance_scale: float) -> Tensors:
-    """The inputs of the smallest picture, in one step."""
+    """The inputs that generate the smallest image in one step."""
     return {
         "prompt": np.array(["a cat"], np.object_),
         "steps": np.array([1], np.int32),

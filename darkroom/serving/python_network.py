@@ -31,14 +31,14 @@ class PythonNetwork:
         return run_calls(self._run, calls, batching=True, caps=self._caps)
 
     def error_text(self, error: Exception) -> str:
-        """What a caller is told of an error that `execute` gave.
+        """The text that a caller receives for an error from `execute`.
 
         The first line only: torch describes memory at length, and traces name files of this machine.
         """
         return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
     def gauges(self) -> list[Gauge]:
-        """What is to be published; the first one is the one that ONNX networks have, too."""
+        """The gauges to publish; the first one is the provider gauge, which ONNX networks also have."""
         return [provider_gauge(self._model.device(), self._device), *self._model.gauges()]
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from darkroom.serving.host import Gauge
 
 
 class Gauges:
-    """Those of one model instance. Thread safe.
+    """The gauges of one model instance. Thread safe.
 
     :param labels: of all of them. They have to tell instances apart: series of equal labels are one gauge, which goes
         when its first owner goes: the old instance of a reload, or one of two instances, takes the others' along.
@@ -25,7 +25,7 @@ class Gauges:
         self._shown: dict[str, tuple[dict[str, str], Any]] = {}
 
     def show(self, gauge: Gauge) -> None:
-        """Set a gauge; what it was with other labels goes."""
+        """Set a gauge, and remove its earlier series with other labels."""
         name = gauge.name
         with self._lock:
             if name not in self._families:

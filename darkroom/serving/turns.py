@@ -1,4 +1,4 @@
-"""Whose turn it is at something that several requests share, a network for example.
+"""Fair scheduling of a resource that several requests share, for example a network.
 
 Start-time fair queueing (Goyal, Vin, Cheng 1996) on two levels: between clients, and between the requests of one
 client. Plain asyncio: no clock, no thread, no engine, so that the order depends on the calls alone.
@@ -30,7 +30,7 @@ class Member:
 
     @property
     def key(self) -> object:
-        """What tells its client from others."""
+        """The key that identifies its client."""
         return self.client or self
 
 
@@ -40,7 +40,7 @@ MEMBER: contextvars.ContextVar[Member | None] = contextvars.ContextVar("member",
 
 @dataclass(eq=False)
 class _Account:
-    """What a client or a request has had.
+    """The service that a client or a request has received.
 
     :ivar served: work so far; whoever has the least is next. It never lies behind the rivals' clock when its owner
         comes back, so nobody saves up turns by staying away.
@@ -72,7 +72,7 @@ class _Client(_Account):
     requests: dict[Member, _Request] = field(default_factory=dict)
     clock: float = 0.0
     last: int = -1
-    """Number of its last turn."""
+    """The number of its last turn."""
 
 
 @dataclass(eq=False)
@@ -121,7 +121,7 @@ class Turns:
             self._release(wait)
 
     def leave(self, member: Member) -> None:
-        """The request has ended; the others share what was its part."""
+        """Remove a request that has ended; its share goes to the others."""
         client = self._clients.get(member.key)
         if client is not None and client.requests.pop(member, None) is not None:
             if not client.requests:

@@ -15,7 +15,7 @@ from exporters import onnx_export
 from exporters.checkpoints.files import plain_view, read_json
 from exporters.errors import ExportError
 from exporters.files import sha256
-from exporters.manifest import Source
+from exporters.manifest import SourceCheckpoint
 
 INDEX = "model_index.json"
 SCHEDULER = "scheduler/scheduler_config.json"
@@ -124,12 +124,12 @@ def _usual_names(component: Component) -> dict[str, str]:
     return {}
 
 
-def digest(*sources: Source) -> str:
+def digest(*sources: SourceCheckpoint) -> str:
     """The hash of all files' hashes."""
     return sha256("".join(state.sha256 for entry in sources for _, state in sorted(entry.files.items())).encode())
 
 
-def weights_digest(component: Component, source: Source) -> str:
+def weights_digest(component: Component, source: SourceCheckpoint) -> str:
     """The hash of the weights of one network, which for one file is that of the file.
 
     :param source: has the network's files among others.

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from exporters.errors import ExportError
-from exporters.manifest import FileState, Source
+from exporters.manifest import FileState, SourceCheckpoint
 
 SINGLE = (".safetensors", ".ckpt")
 """Endings of single files."""
@@ -66,11 +66,11 @@ class Origin:
             raise ExportError(f"The checkpoint {path} is not there.")
         return path
 
-    def source(self, files: tuple[str, ...]) -> Source:
+    def source(self, files: tuple[str, ...]) -> SourceCheckpoint:
         """The state of the files that an export reads."""
-        return Source(name=self.name, files={file: FileState.of(self.root / file) for file in files})
+        return SourceCheckpoint(name=self.name, files={file: FileState.of(self.root / file) for file in files})
 
-    def still(self, noted: Source) -> bool:
+    def still(self, noted: SourceCheckpoint) -> bool:
         """Whether it is what an export was made of.
 
         A hub id is taken at its word, nothing is fetched to know; and so is a folder or file that is gone.

@@ -25,7 +25,7 @@ from exporters.hidream.export import CheckpointSources
 from exporters.manifest import Precision
 from exporters.options import cache_option, force_option, label_option, output_option, precision_option
 from exporters.repository import labels_of
-from exporters.tasks import Task, run_tasks
+from exporters.tasks import ExportTask, run_tasks
 
 DEMO = ROOT / "checkpoints" / "demo-hidream"
 KIND = "HiDream-I1"
@@ -169,7 +169,7 @@ def family_tasks(
     variant: str | None = None,
     precision: Precision | None = None,
     label: str = "",
-) -> list[Task]:
+) -> list[ExportTask]:
     """The exports of everything of a checkpoint, the pipeline last."""
     in_onnx = (*networks.ENCODERS, networks.VAE_DECODER)
     return [
@@ -181,13 +181,13 @@ def family_tasks(
 
 def _network_task(
     spec: ModelSpec, sources: CheckpointSources, repository: Path, precision: Precision | None, label: str
-) -> Task:
+) -> ExportTask:
     source = sources.of(_PARTS[spec.name])
     wanted = ModelExport(spec=spec.labelled(label), repository=repository, checkpoint=source, precision=precision)
     return export.task_of(wanted, sources)
 
 
-def _transformer_task(sources: CheckpointSources, repository: Path, label: str) -> Task:
+def _transformer_task(sources: CheckpointSources, repository: Path, label: str) -> ExportTask:
     spec = networks.TRANSFORMER.labelled(label)
     wanted = ModelExport(spec=spec, repository=repository, checkpoint=sources.checkpoint)
     return model_task(
@@ -199,7 +199,7 @@ def _transformer_task(sources: CheckpointSources, repository: Path, label: str) 
     )
 
 
-def _pipeline_task(sources: CheckpointSources, repository: Path, variant: str | None, label: str) -> Task:
+def _pipeline_task(sources: CheckpointSources, repository: Path, variant: str | None, label: str) -> ExportTask:
     spec = networks.PIPELINE.labelled(label)
     wanted = ModelExport(spec=spec, repository=repository, checkpoint=sources.checkpoint, beside=sources.beside)
     return pipeline_task(

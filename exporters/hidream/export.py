@@ -10,7 +10,7 @@ from exporters import manifest, plan
 from exporters.checkpoints.origin import Origin
 from exporters.export import ModelExport, Recipe, network_task
 from exporters.hidream import plans, weights
-from exporters.tasks import Task
+from exporters.tasks import ExportTask
 
 LLAMA_ROLE = "llama"
 """The role of a Llama in a checkpoint of its own, in the export of the pipeline."""
@@ -50,7 +50,7 @@ class CheckpointSources:
         """
         return self.llama.root if self.llama else None
 
-    def read(self) -> weights.Checkpoint:
+    def read(self) -> weights.HidreamCheckpoint:
         """Both, checked.
 
         :raises ExportError: as `weights.read_checkpoint`.
@@ -63,7 +63,7 @@ def current_hash() -> str:
     return manifest.code_hash(_MODULES)
 
 
-def task_of(wanted: ModelExport, sources: CheckpointSources) -> Task:
+def task_of(wanted: ModelExport, sources: CheckpointSources) -> ExportTask:
     """The export of a network.
 
     :param wanted: its checkpoint is the one that the network's part lies in.

@@ -7,7 +7,7 @@ from typing import Any
 
 from darkroom.diffusion.checkpoint import FILE_NAME
 from darkroom.diffusion.schedulers import flow_config, is_flow
-from darkroom.pipelines.hidream.checkpoint import ENCODERS, Checkpoint, tokenizer_name
+from darkroom.pipelines.hidream.checkpoint import ENCODERS, HidreamCheckpointInfo, tokenizer_name
 from darkroom.pipelines.hidream.networks import PATCH_SIZE, VAE_SCALE_FACTOR
 from darkroom.pipelines.hidream.variants import DEFAULT, VARIANTS
 from darkroom.request.fields import SIDE_MINIMUM
@@ -20,7 +20,7 @@ from exporters.errors import ExportError
 from exporters.export import ModelExport, install
 from exporters.hidream import tokenizers, weights
 from exporters.hidream.export import LLAMA_ROLE, CheckpointSources
-from exporters.manifest import Manifest, Source
+from exporters.manifest import Manifest, SourceCheckpoint
 from exporters.tasks import Stage
 
 STAGES = ("read weights", "convert tokenizers", "fit preview", "install")
@@ -60,7 +60,7 @@ def export(wanted: ModelExport, sources: CheckpointSources, variant: str | None,
     fit = preview.fit(vae)
     files = _sources(sources, checkpoint)
     stage("install")
-    facts = Checkpoint(
+    facts = HidreamCheckpointInfo(
         name=sources.checkpoint.title,
         digest=weights_digest(checkpoint.parts[weights.TRANSFORMER], files["checkpoint"])[:10],
         side=_side(checkpoint),
@@ -106,7 +106,7 @@ def named_variant(origin: Origin) -> str | None:
     return last if last in VARIANTS else None
 
 
-def _sources(sources: CheckpointSources, checkpoint: weights.Checkpoint) -> dict[str, Source]:
+def _sources(sources: CheckpointSources, checkpoint: weights.HidreamCheckpoint) -> dict[str, SourceCheckpoint]:
     files = (*checkpoint.parts[weights.TRANSFORMER].files, *checkpoint.parts[weights.VAE].files)
     inside = [encoder for encoder in ENCODERS if encoder != "llama" or sources.llama is None]
     words = [file for encoder in inside for file in tokenizers.present(checkpoint, encoder)]
@@ -117,17 +117,17 @@ def _sources(sources: CheckpointSources, checkpoint: weights.Checkpoint) -> dict
     return found
 
 
-def _resolution(checkpoint: weights.Checkpoint) -> tuple[int, int]:
+def _resolution(checkpoint: weights.HidreamCheckpoint) -> tuple[int, int]:
     height, width = checkpoint.parts[weights.TRANSFORMER].config.get("max_resolution", (128, 128))
     return int(height), int(width)
 
 
-def _tokens(checkpoint: weights.Checkpoint) -> int:
+def _tokens(checkpoint: weights.HidreamCheckpoint) -> int:
     height, width = _resolution(checkpoint)
     return height * width // PATCH_SIZE**2
 
 
-def _side(checkpoint: weights.Checkpoint) -> int:
+def _side(checkpoint: weights.HidreamCheckpoint) -> int:
     """What the VAE was trained at, as long as the transformer has room for it; else the most that it has room for."""
     most = min(_resolution(checkpoint)) * VAE_SCALE_FACTOR
     trained = checkpoint.parts[weights.VAE].config.get("sample_size")

@@ -15,7 +15,7 @@ from darkroom.pipelines.hidream.networks import LATENT_CHANNELS
 from darkroom.serving.networks import Array, ModelSpec, split_label
 from exporters import onnx_export, plan
 from exporters.hidream import weights
-from exporters.plan import Parts, Plan, Random, Shape
+from exporters.plan import NetworkPlan, Parts, Random, Shape
 
 # Latents of all proportions, prompts of the shortest and the usual length, single rows.
 CHECK_SHAPES = (
@@ -84,7 +84,7 @@ def _decoded(parts: Parts, given: Mapping[str, Any]) -> Mapping[str, Any]:
     return plan.decoded_image(parts[weights.VAE], given["latents"])
 
 
-def plan_of(spec: ModelSpec) -> Plan:
+def plan_of(spec: ModelSpec) -> NetworkPlan:
     """The plan of an ONNX network of this family, whatever its label."""
     from exporters.graphs.clip import ServedPooledEncoder
     from exporters.graphs.vae import ServedVaeDecoder
@@ -99,7 +99,7 @@ def plan_of(spec: ModelSpec) -> Plan:
     }
     if name in encoders:
         part, served, original = encoders[name]
-        return Plan(
+        return NetworkPlan(
             spec=spec,
             parts=(part,),
             served=lambda parts: served(parts[part]),
@@ -108,7 +108,7 @@ def plan_of(spec: ModelSpec) -> Plan:
             dynamic=_dynamic_tokens(spec, part),
             check_shapes=CHECK_SHAPES,
         )
-    return Plan(
+    return NetworkPlan(
         spec=spec,
         parts=(weights.VAE,),
         served=lambda parts: ServedVaeDecoder(parts[weights.VAE]),

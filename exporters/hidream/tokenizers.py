@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from darkroom.pipelines.hidream.checkpoint import Padding
-from darkroom.pipelines.hidream.prompts import Reader
+from darkroom.pipelines.hidream.prompts import PromptTokenizer
 from exporters import onnx_export
 from exporters.checkpoints import tokenizers
 from exporters.checkpoints.components import Component
@@ -31,7 +31,7 @@ class Converted:
     padding: dict[str, int | str]
 
 
-def present(checkpoint: weights.Checkpoint, encoder: str) -> tuple[str, ...]:
+def present(checkpoint: weights.HidreamCheckpoint, encoder: str) -> tuple[str, ...]:
     """The files of a tokenizer, by their path inside its checkpoint.
 
     :raises ExportError: there are none.
@@ -40,7 +40,7 @@ def present(checkpoint: weights.Checkpoint, encoder: str) -> tuple[str, ...]:
     return tokenizers.present(root, checkpoint.tokenizer(encoder))
 
 
-def convert(checkpoint: weights.Checkpoint, encoder: str, part: Component) -> Converted:
+def convert(checkpoint: weights.HidreamCheckpoint, encoder: str, part: Component) -> Converted:
     """The tokenizer of an encoder, compared with transformers' own on odd texts.
 
     :param part: the encoder, which knows how many tokens it can read.
@@ -58,7 +58,7 @@ def convert(checkpoint: weights.Checkpoint, encoder: str, part: Component) -> Co
         pad_token=str(original.pad_token),
         pad_token_id=int(original.pad_token_id),
     )
-    _compare(folder.name, Reader(tokenizer=plain, padding=padding), original)
+    _compare(folder.name, PromptTokenizer(tokenizer=plain, padding=padding), original)
     return Converted(json=plain.to_str(), padding=asdict(padding))
 
 
@@ -68,7 +68,7 @@ def _longest(encoder: str, config: dict[str, Any], original: Any) -> int:
     return min(readable, CLIP_LONGEST if encoder.startswith("clip") else int(original.model_max_length))
 
 
-def _compare(name: str, reader: Reader, original: Any) -> None:
+def _compare(name: str, reader: PromptTokenizer, original: Any) -> None:
     for length in _LENGTHS:
         most = min(length, reader.padding.max_tokens)
         with onnx_export.quiet():

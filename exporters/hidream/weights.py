@@ -52,7 +52,7 @@ _WIDTHS = {T5: ("d_model", 512), LLAMA: ("hidden_size", 4096)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class HidreamCheckpoint:
     """A checked checkpoint.
 
     :param parts: by the names of KINDS.
@@ -70,7 +70,7 @@ class Checkpoint:
         return self.root / TOKENIZERS[encoder][0]
 
 
-def read_checkpoint(root: Path, llama_root: Path | None) -> Checkpoint:
+def read_checkpoint(root: Path, llama_root: Path | None) -> HidreamCheckpoint:
     """Check the folders without reading their weights.
 
     :raises ExportError: one sentence on the first thing that is missing or of another kind.
@@ -93,7 +93,7 @@ def read_checkpoint(root: Path, llama_root: Path | None) -> Checkpoint:
         stems = DIFFUSERS_STEMS if part in _IN_DIFFUSERS else TRANSFORMERS_STEMS
         parts[part] = read_component(llama_root or root if alone else root, "" if alone else part, kind, stems)
     _check(parts)
-    return Checkpoint(root=root, parts=parts, llama_root=llama_root)
+    return HidreamCheckpoint(root=root, parts=parts, llama_root=llama_root)
 
 
 def _check(parts: Mapping[str, Component]) -> None:

@@ -25,7 +25,7 @@ from exporters.manifest import Precision
 from exporters.options import cache_option, force_option, label_option, output_option, precision_option
 from exporters.repository import installed
 from exporters.sd15 import controls, export, pipeline, single_file
-from exporters.tasks import Task, run_tasks
+from exporters.tasks import ExportTask, run_tasks
 
 DEMO = ROOT / "checkpoints" / "demo-sd15"
 DEMO_CANNY = ROOT / "checkpoints" / "demo-sd15-canny"
@@ -183,7 +183,7 @@ def origin(text: str, base: Path, cache: Path, *, config: str | None = None) -> 
     return origin_of(text, base, cache, PATTERNS, unpack=unpack)
 
 
-def base_tasks(base: Origin, repository: Path, precision: Precision | None, label: str = "") -> list[Task]:
+def base_tasks(base: Origin, repository: Path, precision: Precision | None, label: str = "") -> list[ExportTask]:
     """Everything of a checkpoint but UNets with a ControlNet. The UNet comes last of the networks."""
     specs = [spec.labelled(label) for spec in _NETWORKS]
     wanted = [ModelExport(spec=spec, repository=repository, checkpoint=base, precision=precision) for spec in specs]
@@ -199,7 +199,7 @@ def base_tasks(base: Origin, repository: Path, precision: Precision | None, labe
 
 def control_task(
     spec: ModelSpec, repository: Path, base: Origin, controlnet: Origin, precision: Precision | None
-) -> Task:
+) -> ExportTask:
     """The export of a UNet with a ControlNet."""
     beside = {export.CONTROLNET: controlnet}
     return export.task_of(

@@ -11,7 +11,7 @@ from pathlib import Path
 from darkroom.pipelines.sd15.networks import CONTROL_UNETS, UNET
 from darkroom.serving.networks import ModelSpec
 from exporters import manifest
-from exporters.manifest import Manifest, Source
+from exporters.manifest import Manifest, SourceCheckpoint
 from exporters.repository import installed
 
 
@@ -39,13 +39,13 @@ def prune(repository: Path, label: str = "") -> None:
             shutil.rmtree(repository / spec.name, ignore_errors=True)
 
 
-def base_of(repository: Path, label: str = "") -> Source | None:
+def base_of(repository: Path, label: str = "") -> SourceCheckpoint | None:
     """The checkpoint that the plain UNet was exported from, with the UNet's files; None when there is none."""
     found = manifest.read(repository / UNET.labelled(label).name / "1")
     return found.sources.get("checkpoint") if found else None
 
 
-def belongs(control: Manifest | None, base: Source | None) -> bool:
+def belongs(control: Manifest | None, base: SourceCheckpoint | None) -> bool:
     """Whether a control UNet was fused with the weights of that base."""
     if control is None or base is None or "checkpoint" not in control.sources:
         return False

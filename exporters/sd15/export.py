@@ -9,9 +9,9 @@ from darkroom.serving.networks import split_label
 from exporters import manifest, plan
 from exporters.checkpoints.components import Component
 from exporters.export import ModelExport, Recipe, network_task
-from exporters.manifest import Source
+from exporters.manifest import SourceCheckpoint
 from exporters.sd15 import plans, weights
-from exporters.tasks import Task
+from exporters.tasks import ExportTask
 
 CONTROLNET = "controlnet"
 """The role of a ControlNet in an export, and the part of the plan that it is."""
@@ -30,7 +30,7 @@ def current_hash() -> str:
     return manifest.code_hash(_MODULES)
 
 
-def task_of(wanted: ModelExport) -> Task:
+def task_of(wanted: ModelExport) -> ExportTask:
     """The export of a network; of a UNet with a ControlNet where `wanted` names one beside the checkpoint."""
     label = split_label(wanted.spec.name)[1]
     like = networks.UNET.labelled(label) if CONTROLNET in wanted.beside else None
@@ -65,7 +65,7 @@ def read_components(wanted: ModelExport, parts: tuple[str, ...]) -> dict[str, Co
     return components
 
 
-def _sources(wanted: ModelExport, components: Mapping[str, Component]) -> dict[str, Source]:
+def _sources(wanted: ModelExport, components: Mapping[str, Component]) -> dict[str, SourceCheckpoint]:
     base = tuple(file for part, c in components.items() if part != CONTROLNET for file in c.files)
     sources = {"checkpoint": wanted.checkpoint.source(base)}
     for role, origin in wanted.beside.items():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from darkroom.diffusion.schedulers import is_flow
-from darkroom.pipelines.sd15.checkpoint import FILE_NAME, TOKENIZER_NAME, Checkpoint
+from darkroom.pipelines.sd15.checkpoint import FILE_NAME, TOKENIZER_NAME, Sd15CheckpointInfo
 from darkroom.pipelines.sd15.networks import VAE_SCALE_FACTOR
 from darkroom.pipelines.sd15.request import GUIDANCE_RANGE, GUIDANCE_SCALE
 from exporters import manifest
@@ -58,7 +58,7 @@ def export(wanted: ModelExport, stage: Callable[[str], None]) -> Manifest:
     stage("fit preview")
     fit = preview.fit(vae)
     stage("install")
-    facts = Checkpoint(
+    facts = Sd15CheckpointInfo(
         name=wanted.checkpoint.title,
         digest=weights_digest(checkpoint.unet, source)[:10],
         side=_side(checkpoint.unet.config),

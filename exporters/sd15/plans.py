@@ -14,7 +14,7 @@ from darkroom.pipelines.sd15 import networks
 from darkroom.pipelines.sd15.networks import LATENT_CHANNELS, VAE_SCALE_FACTOR
 from darkroom.serving.networks import Array, ModelSpec, split_label
 from exporters import onnx_export, plan
-from exporters.plan import Parts, Plan, Random, Shape
+from exporters.plan import NetworkPlan, Parts, Random, Shape
 
 # Odd latents, sides that no level halves evenly, prompts of one, two and three chunks, single rows.
 CHECK_SHAPES = (
@@ -116,7 +116,7 @@ def _decoded(parts: Parts, given: Mapping[str, Any]) -> Mapping[str, Any]:
     return plan.decoded_image(parts["vae"], given["latents"])
 
 
-def plan_of(spec: ModelSpec) -> Plan:
+def plan_of(spec: ModelSpec) -> NetworkPlan:
     """The plan of a network of this family, whatever its label."""
     from exporters.graphs import clip, vae
     from exporters.sd15 import graphs
@@ -130,7 +130,7 @@ def plan_of(spec: ModelSpec) -> Plan:
         return _plan(spec, "vae", vae.ServedVaeEncoder, _encoded)
     if name == networks.VAE_DECODER.name:
         return _plan(spec, "vae", vae.ServedVaeDecoder, _decoded)
-    return Plan(
+    return NetworkPlan(
         spec=spec,
         parts=("unet", "controlnet"),
         served=lambda parts: graphs.ServedControlUnet(parts["unet"], parts["controlnet"]),
@@ -142,9 +142,9 @@ def plan_of(spec: ModelSpec) -> Plan:
     )
 
 
-def _plan(spec: ModelSpec, part: str, served: Callable[[Any], Any], original: Any) -> Plan:
+def _plan(spec: ModelSpec, part: str, served: Callable[[Any], Any], original: Any) -> NetworkPlan:
     """The plan of a network that is one part of the checkpoint."""
-    return Plan(
+    return NetworkPlan(
         spec=spec,
         parts=(part,),
         served=lambda parts: served(parts[part]),

@@ -39,7 +39,7 @@ _SHAPE = ("down_block_types", "block_out_channels", "layers_per_block", "cross_a
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class Sd15Checkpoint:
     """A checked folder."""
 
     root: Path
@@ -53,7 +53,7 @@ class Checkpoint:
         return found
 
 
-def read_checkpoint(root: Path) -> Checkpoint:
+def read_checkpoint(root: Path) -> Sd15Checkpoint:
     """Check a folder without reading its weights.
 
     :raises ExportError: one sentence on the first thing that is missing or of another kind.
@@ -70,7 +70,7 @@ def read_checkpoint(root: Path) -> Checkpoint:
     parts = {
         part: read_component(root, part, KINDS[part], stems.get(part, DIFFUSERS_STEMS)) for part in _CHECKPOINT_PARTS
     }
-    checkpoint = Checkpoint(root=root, **parts)
+    checkpoint = Sd15Checkpoint(root=root, **parts)
     _check_unet(checkpoint)
     _check_vae(checkpoint.vae)
     return checkpoint
@@ -97,7 +97,7 @@ def read_controlnet(root: Path, unet: Component) -> Component:
     return controlnet
 
 
-def _check_unet(checkpoint: Checkpoint) -> None:
+def _check_unet(checkpoint: Sd15Checkpoint) -> None:
     unet = checkpoint.unet
     for name in ("in_channels", "out_channels"):
         expect(unet, name, LATENT_CHANNELS, default=LATENT_CHANNELS)

@@ -14,7 +14,7 @@ from exporters.defaults import precision_of
 from exporters.files import CACHE
 from exporters.manifest import Precision
 from exporters.options import cache_option, force_option, output_option, precision_option
-from exporters.tasks import Task, run_tasks
+from exporters.tasks import ExportTask, run_tasks
 from exporters.upscale.export import STAGES, UpscalerExport, export, up_to_date
 from exporters.upscale.weights import holds
 
@@ -92,9 +92,9 @@ def prepare(settings: Settings, repository: Path) -> None:
     run_tasks(map(task_of, wanted), quiet=True)
 
 
-def task_of(wanted: UpscalerExport) -> Task:
+def task_of(wanted: UpscalerExport) -> ExportTask:
     """The export of a network as a task."""
-    return Task(
+    return ExportTask(
         spec=wanted.network.spec(),
         repository=wanted.repository,
         stages=STAGES,

@@ -29,7 +29,7 @@ from darkroom.diffusion.sampling import (
 from darkroom.diffusion.schedulers import FLOW_SCHEDULERS, make_scheduler
 from darkroom.errors import Cancelled
 from darkroom.parameters import read_png
-from darkroom.pipelines.hidream.pipeline import Components, Finished, Progress, generate
+from darkroom.pipelines.hidream.pipeline import Components, FinishedImage, GenerationProgress, generate
 from darkroom.pipelines.hidream.request import GenerateRequest
 from darkroom.pipelines.hidream.transformer import load_transformer, predict
 from exporters.checkpoints import preview
@@ -58,17 +58,17 @@ def components(pipeline: HiDreamImagePipeline, folder: Path) -> Components:
     return tiny_hidream.make_components(pipeline, folder / "checkpoint", folder / "repository")
 
 
-async def _collect(events: Any) -> list[Progress | Finished]:
+async def _collect(events: Any) -> list[GenerationProgress | FinishedImage]:
     return [event async for event in events]
 
 
-def _events(components: Components, **fields: Any) -> list[Progress | Finished]:
+def _events(components: Components, **fields: Any) -> list[GenerationProgress | FinishedImage]:
     given = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "seed": 11, "width": 64, "height": 64, **fields}
     return asyncio.run(_collect(generate(GenerateRequest.parse(given, components.limits), components)))
 
 
 def _ours(components: Components, **fields: Any) -> Pictures:
-    made = [event for event in _events(components, format="raw", **fields) if isinstance(event, Finished)]
+    made = [event for event in _events(components, format="raw", **fields) if isinstance(event, FinishedImage)]
     return np.stack([np.frombuffer(one.data, np.uint8).reshape(one.shape) for one in made])
 
 
@@ -166,11 +166,11 @@ def test_cancelled_before_the_next_step(components: Components) -> None:
 @pytest.mark.parametrize("name", FLOW_SCHEDULERS)
 def test_progress_previews_and_details(components: Components, name: str) -> None:
     events = _events(components, steps=4, preview_every=2, num_images=2, scheduler=name)
-    steps = [event for event in events if isinstance(event, Progress)]
+    steps = [event for event in events if isinstance(event, GenerationProgress)]
     assert [(event.done, event.total) for event in steps] == [(n, 4) for n in range(5)]
     (shown,) = [event.preview for event in steps if event.preview]
     assert Image.open(io.BytesIO(shown)).size == (16, 8)
-    pictures = [event for event in events if isinstance(event, Finished)]
+    pictures = [event for event in events if isinstance(event, FinishedImage)]
     assert [event.last for event in pictures] == [False, True]
     assert [event.details["seed"] for event in pictures] == [11, 12]
     info = read_png(pictures[0].data)

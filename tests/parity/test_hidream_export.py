@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from darkroom.diffusion.schedulers import make_scheduler
 from darkroom.pipelines.hidream import networks
 from darkroom.pipelines.hidream import options as start_options
-from darkroom.pipelines.hidream.checkpoint import Checkpoint
-from darkroom.pipelines.hidream.prompts import load_readers
+from darkroom.pipelines.hidream.checkpoint import HidreamCheckpointInfo
+from darkroom.pipelines.hidream.prompts import load_prompt_tokenizers
 from darkroom.pipelines.hidream.transformer import load_transformer
 from darkroom.settings import Settings
 from exporters import manifest
@@ -30,7 +30,7 @@ from exporters.export import ModelExport, export_network, up_to_date
 from exporters.hidream import command, pipeline, transformer, weights
 from exporters.hidream import export as hidream_export
 from exporters.hidream.export import CheckpointSources
-from exporters.tasks import Task, run_task, run_tasks
+from exporters.tasks import ExportTask, run_task, run_tasks
 from tests import tiny_hidream
 from tests.sd15_checkpoints import edit_json
 
@@ -73,12 +73,12 @@ def parted(checkpoint: Path, tmp_path: Path) -> CheckpointSources:
     return CheckpointSources(checkpoint=_origin(checkpoint), llama=_origin(llama))
 
 
-def _pipeline(sources: CheckpointSources, repository: Path, variant: str | None = None) -> Task:
+def _pipeline(sources: CheckpointSources, repository: Path, variant: str | None = None) -> ExportTask:
     """The export of pipeline.json and the tokenizers."""
     return command.family_tasks(sources, repository, variant=variant)[-1]
 
 
-def _exported(task: Task) -> Path:
+def _exported(task: ExportTask) -> Path:
     """The folder of an export that is done now."""
     run_task(task, force=True, quiet=True)
     return task.folder
@@ -129,7 +129,7 @@ def test_variants(
     if folder != checkpoint.name:
         checkpoint = checkpoint.rename(tmp_path / folder)
     repository = tmp_path / "repository"
-    found = Checkpoint.read(
+    found = HidreamCheckpointInfo.read(
         _exported(_pipeline(CheckpointSources(checkpoint=_origin(checkpoint)), repository, variant))
     )
     shift = found.scheduler.get("shift", found.scheduler.get("flow_shift"))
@@ -185,7 +185,7 @@ def test_prompts_are_read_as_transformers_reads_them(whole: Path, tmp_path: Path
     from transformers import CLIPTokenizer, PreTrainedTokenizerFast, T5Tokenizer
 
     found = tiny_hidream.exported(whole, tmp_path)
-    readers = load_readers(tmp_path / networks.PIPELINE.name / "1", found)
+    readers = load_prompt_tokenizers(tmp_path / networks.PIPELINE.name / "1", found)
     kinds = {"clip_l": CLIPTokenizer, "t5": T5Tokenizer, "llama": PreTrainedTokenizerFast}
     texts = ["", "a cat", "a cat on the left " * 60, "<|endoftext|> </s> <pad>", "été 猫"]
     for name, kind in kinds.items():

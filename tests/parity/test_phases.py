@@ -18,7 +18,7 @@ from diffusers import (
 from torch import Tensor
 
 from darkroom.diffusion import checkpoint
-from darkroom.diffusion.generation import Finished, GenerationJob, Phase, Progress, run, steps_of
+from darkroom.diffusion.generation import FinishedImage, GenerationJob, GenerationProgress, Phase, run, steps_of
 from darkroom.diffusion.sampling import Schedule, Step, get_generators, get_noise, get_schedule
 from darkroom.diffusion.schedulers import SCHEDULERS, make_scheduler
 from darkroom.errors import Cancelled
@@ -138,7 +138,7 @@ class Asked:
 
 async def _collect(
     phases: Sequence[Phase], decoded: list[Array], *, stopped: Any = lambda: False, **request: Any
-) -> list[Progress | Finished]:
+) -> list[GenerationProgress | FinishedImage]:
     async def decoder(inputs: Tensors) -> dict[str, Array]:
         decoded.append(inputs["latents"].copy())
         return {"image": np.zeros((len(inputs["latents"]), 8, 8, 3), np.uint8)}
@@ -146,7 +146,7 @@ async def _collect(
     fields: dict[str, Any] = {"prompt": "", "steps": 1, "guidance_scale": 1.0, "seed": SEEDS[0], "format": "raw"}
     job = GenerationJob(
         request=ImageRequest(**{**fields, **request}),
-        checkpoint=checkpoint.Checkpoint(name="", digest="", side=64, scheduler=CONFIG, latent_rgb=[[0.1] * 3] * 5),
+        checkpoint=checkpoint.CheckpointInfo(name="", digest="", side=64, scheduler=CONFIG, latent_rgb=[[0.1] * 3] * 5),
         vae_decoder=decoder,
         details={},
         stopped=stopped,
@@ -207,12 +207,12 @@ def test_phases_count_their_steps_together(unets: list[UNet2DConditionModel]) ->
     asked = [Asked(unet) for unet in unets]
     phases = two_phases("euler", 10, 0.8, asked)
     events = asyncio.run(_collect(phases, [], num_images=2, preview_every=3))
-    steps = [event for event in events if isinstance(event, Progress)]
+    steps = [event for event in events if isinstance(event, GenerationProgress)]
     assert [len(one.steps) for one in asked] == [8, 2]
     assert steps_of(phases) == 10
     assert [(event.done, event.total) for event in steps] == [(done, 10) for done in range(1, 11)]
     assert [event.done for event in steps if event.preview] == [3, 6, 9]
-    finished = [event for event in events if isinstance(event, Finished)]
+    finished = [event for event in events if isinstance(event, FinishedImage)]
     assert [event.last for event in finished] == [False, True]
     assert [event.details["negative_prompt"] for event in finished] == ["", ""], "what an absent one is recorded as"
 

@@ -33,7 +33,7 @@ from darkroom.diffusion.schedulers import SCHEDULERS
 from darkroom.errors import Cancelled, InvalidInput
 from darkroom.images import Picture, encode
 from darkroom.parameters import parse, text_chunks
-from darkroom.pipelines.sd15.pipeline import Components, Finished, Progress, generate
+from darkroom.pipelines.sd15.pipeline import Components, FinishedImage, GenerationProgress, generate
 from darkroom.pipelines.sd15.request import GenerateRequest
 from exporters.sd15.pipeline import effective_scheduler
 from tests import tiny_sd15
@@ -63,7 +63,7 @@ def reference() -> bytes:
     return encode(Picture(rgb=np.repeat(shade[..., None], 3, axis=2)), format="png", quality=90)
 
 
-async def _collect(events: Any) -> list[Progress | Finished]:
+async def _collect(events: Any) -> list[GenerationProgress | FinishedImage]:
     return [event async for event in events]
 
 
@@ -239,7 +239,7 @@ def test_a_recorded_scheduler_makes_the_picture_again_and_says_which_it_is(
     components = dataclasses.replace(components, checkpoint=dataclasses.replace(components.checkpoint, scheduler=own))
     request = GenerateRequest.parse({"prompt": PROMPT, "seed": 11, "steps": 5}, components.limits)
     events = asyncio.run(_collect(generate(request, components)))
-    recorded = next(event.details["scheduler"] for event in events if isinstance(event, Finished))
+    recorded = next(event.details["scheduler"] for event in events if isinstance(event, FinishedImage))
     assert recorded == key
     first = _ours(components, steps=5)
     assert (first == _ours(components, steps=5, scheduler=recorded)).all()
@@ -300,7 +300,7 @@ def test_progress_previews_and_control_map(components: Components, reference: by
     fields = {"prompt": PROMPT, "seed": 1, "steps": 6, "preview_every": 2, "num_images": 2, "control_image": reference}
     request = GenerateRequest.parse({**fields, "scheduler": "euler"}, components.limits)
     events = asyncio.run(_collect(generate(request, components)))
-    steps = [event for event in events if isinstance(event, Progress)]
+    steps = [event for event in events if isinstance(event, GenerationProgress)]
     assert [event.done for event in steps] == list(range(7))
     assert {event.total for event in steps} == {6}
     assert [event.done for event in steps if event.preview] == [2, 4]
@@ -310,7 +310,7 @@ def test_progress_previews_and_control_map(components: Components, reference: by
     with Image.open(io.BytesIO(steps[0].control_map)) as edges:
         assert edges.size == (64, 64)
         assert set(np.unique(np.asarray(edges))) == {0, 255}
-    pictures = [event for event in events if isinstance(event, Finished)]
+    pictures = [event for event in events if isinstance(event, FinishedImage)]
     assert [event.last for event in pictures] == [False, True]
     assert [event.details["seed"] for event in pictures] == [1, 2]
     assert pictures[0].details["control_type"] == "canny"
@@ -321,11 +321,11 @@ def test_control_map_without_preprocessing_is_the_image(components: Components, 
     request = GenerateRequest.parse(fields, components.limits)
     events = asyncio.run(_collect(generate(request, components)))
     first, last = events[0], events[-1]
-    assert isinstance(first, Progress)
+    assert isinstance(first, GenerationProgress)
     assert first.control_map is not None
     fitted = Image.open(io.BytesIO(reference)).convert("RGB").resize((64, 64), Image.Resampling.LANCZOS)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(first.control_map))), np.asarray(fitted))
-    assert isinstance(last, Finished)
+    assert isinstance(last, FinishedImage)
     assert last.details["control_preprocess"] is False
 
 

@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer
 
 from darkroom.pipelines.sd15 import networks
-from darkroom.pipelines.sd15.checkpoint import Checkpoint
+from darkroom.pipelines.sd15.checkpoint import Sd15CheckpointInfo
 from exporters import config, manifest, onnx_export, plan
 from exporters.config import Placement
 from exporters.errors import ExportError
@@ -30,7 +30,7 @@ def test_export_carries_no_trace_of_the_machine(sd15_fp32: Sd15Export) -> None:
 
 
 def test_what_the_pipeline_reads(sd15_fp32: Sd15Export) -> None:
-    facts = Checkpoint.read(sd15_fp32.repository / "sd15" / "1")
+    facts = Sd15CheckpointInfo.read(sd15_fp32.repository / "sd15" / "1")
     tokenizer = sd15_fp32.pipeline.tokenizer
 
     assert facts.name == "tiny"

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from darkroom.pipelines.upscale.networks import NETWORKS, UpscaleNetwork
-from darkroom.pipelines.upscale.pipeline import Runner, upscale
+from darkroom.pipelines.upscale.pipeline import UpscaleContext, upscale
 from darkroom.pipelines.upscale.request import UpscaleRequest
 from darkroom.pipelines.upscale.settings import Settings
 from darkroom.serving.networks import OrtNetwork
@@ -23,7 +23,7 @@ def enlarge(network: UpscaleNetwork, *, tile: int) -> NDArray[np.uint8]:
     limits = Settings()
     request = UpscaleRequest.parse({"model": network.label, "tile": tile}, limits)
     model = OrtNetwork(ROOT / "model_repository" / network.model_name / "1" / "model.onnx")
-    runner = Runner(network=model, limits=limits)
+    runner = UpscaleContext(network=model, limits=limits)
     return pixels(asyncio.run(upscale(FACE, request, runner)).data)
 
 

@@ -17,7 +17,7 @@ from diffusers import HiDreamImagePipeline
 from numpy.typing import NDArray
 from torch import Tensor
 
-from darkroom.diffusion.generation import Finished
+from darkroom.diffusion.generation import FinishedImage
 from darkroom.pipelines.hidream.distributed.checkpoint import check_divisible
 from darkroom.pipelines.hidream.distributed.layouts import LAYOUTS
 from darkroom.pipelines.hidream.pipeline import generate
@@ -36,7 +36,7 @@ from training.render import SIDE
 from training.restore import restore
 from training.tokens import WORDS
 from training.train import make_stage
-from training.trainer import Budget, Run, Trainer, averaged_weights, state_path
+from training.trainer import Budget, Trainer, TrainingRun, averaged_weights, state_path
 from training.world import random_caption, random_scene
 
 HIDREAM = families()["hidream"]
@@ -44,11 +44,11 @@ PROMPT = "a photo of a cat on a blue background"
 _BATCH, _STEPS = 4, 40
 
 
-def _run(folder: Path) -> Run:
-    return Run(folder=folder, seed=0, device=torch.device("cpu"), samples=64)
+def _run(folder: Path) -> TrainingRun:
+    return TrainingRun(folder=folder, seed=0, device=torch.device("cpu"), samples=64)
 
 
-def _train(run: Run, name: str, steps: int, between: Callable[[], None] = lambda: None) -> Trainer:
+def _train(run: TrainingRun, name: str, steps: int, between: Callable[[], None] = lambda: None) -> Trainer:
     stage: Any = make_stage(name, run, lambda text: None)
     stage.batch = _BATCH
     stage.learning_rate = 1e-2  # more than it has for thousands of steps: these are few
@@ -63,7 +63,7 @@ def words() -> Words:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
     """Both stages, trained for some steps."""
     made = _run(tmp_path_factory.mktemp("state"))
     _train(made, VAE_STAGE, 2)
@@ -72,7 +72,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(run: TrainingRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("checkpoints")
     export(run, output, lambda text: None, HIDREAM)
     return output / FOLDER
@@ -135,7 +135,7 @@ def test_patches_are_what_the_transformer_answers_in_training(size: tuple[int, i
     assert torch.allclose(answer[:, :, : expected.shape[2]], expected, atol=1e-5)
 
 
-def test_views_leave_nothing_out_that_their_sentences_name(run: Run) -> None:
+def test_views_leave_nothing_out_that_their_sentences_name(run: TrainingRun) -> None:
     stage = HidreamStage(run, lambda text: None)
     whole = torch.randn(1, 16, SIDE // 8, SIDE // 8)
     assert {tuple(view.of(whole).shape[2:]) for view in VIEWS.values()} == {(12, 16), (16, 12)}
@@ -146,7 +146,7 @@ def test_views_leave_nothing_out_that_their_sentences_name(run: Run) -> None:
         assert not any(word in sentence.split() for sentence in named for word in view.cut)
 
 
-def test_the_vae_begins_with_what_the_other_family_has_learned(run: Run, tmp_path: Path) -> None:
+def test_the_vae_begins_with_what_the_other_family_has_learned(run: TrainingRun, tmp_path: Path) -> None:
     """In a folder where that was trained; only the layers next to the latents are new."""
     other = _run(tmp_path)
     first = _train(other, "vae", 2).averaged.state_dict()
@@ -160,7 +160,7 @@ def test_the_vae_begins_with_what_the_other_family_has_learned(run: Run, tmp_pat
     assert not torch.equal(alone["vae.decoder.conv_out.weight"], begun["vae.decoder.conv_out.weight"])
 
 
-def test_the_loss_falls(run: Run) -> None:
+def test_the_loss_falls(run: TrainingRun) -> None:
     """Of the same samples, noise and timesteps, before and after; square and not."""
     stage = HidreamStage(run, lambda text: None)
     stage.batch = 16
@@ -177,14 +177,14 @@ def test_the_loss_falls(run: Run) -> None:
     assert all(after < 0.9 * first for first, after in zip(before, losses(), strict=True)), (before, losses())
 
 
-def test_every_part_learns(run: Run) -> None:
+def test_every_part_learns(run: TrainingRun) -> None:
     stage = HidreamStage(run, lambda text: None)  # its weights are those that training began with
     trained = torch.load(state_path(run, "hidream"), weights_only=True)["weights"]
     still = [name for name, value in stage.modules.state_dict().items() if torch.equal(value, trained[name])]
     assert all(name == "scale.factor" or "position_ids" in name or "inv_freq" in name for name in still), still
 
 
-def test_a_resumed_training_goes_on_exactly(run: Run, tmp_path: Path) -> None:
+def test_a_resumed_training_goes_on_exactly(run: TrainingRun, tmp_path: Path) -> None:
     folders = [tmp_path / "whole", tmp_path / "halves"]
     for folder in folders:
         folder.mkdir()
@@ -247,11 +247,11 @@ def test_diffusers_and_the_service_draw_the_same_picture(checkpoint: Path, tmp_p
 
 
 async def _picture(events: Any) -> NDArray[np.uint8]:
-    (made,) = [event async for event in events if isinstance(event, Finished)]
+    (made,) = [event async for event in events if isinstance(event, FinishedImage)]
     return np.frombuffer(made.data, np.uint8).reshape(made.shape)
 
 
-def test_states_come_back_from_a_checkpoint(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+def test_states_come_back_from_a_checkpoint(run: TrainingRun, checkpoint: Path, tmp_path: Path) -> None:
     restored = _run(tmp_path)
     restore(restored, checkpoint.parent, lambda text: None, HIDREAM)
     for stage in (VAE_STAGE, "hidream"):

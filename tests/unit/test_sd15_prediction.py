@@ -14,13 +14,13 @@ from PIL import Image
 
 from darkroom.diffusion.sampling import Step
 from darkroom.pipelines.sd15 import pipeline
-from darkroom.pipelines.sd15.checkpoint import Checkpoint
-from darkroom.pipelines.sd15.pipeline import Components, Prediction, Progress
+from darkroom.pipelines.sd15.checkpoint import Sd15CheckpointInfo
+from darkroom.pipelines.sd15.pipeline import Components, GenerationProgress, Prediction
 from darkroom.pipelines.sd15.request import GenerateRequest
 from darkroom.pipelines.sd15.settings import Settings
 from darkroom.serving.networks import Array
 
-CHECKPOINT = Checkpoint(
+CHECKPOINT = Sd15CheckpointInfo(
     name="none",
     digest="0" * 10,
     side=64,
@@ -90,7 +90,7 @@ def test_control_map_is_encoded_outside_of_the_event_loop(monkeypatch: pytest.Mo
     Image.new("RGB", (64, 64)).save(image, "PNG")
     request = GenerateRequest.parse(FIELDS | {"control_image": image.getvalue()}, Settings())
     event = asyncio.run(first_event())
-    assert isinstance(event, Progress)
+    assert isinstance(event, GenerationProgress)
     assert event.control_map == b"a PNG"
     assert threads
     assert threading.main_thread() not in threads

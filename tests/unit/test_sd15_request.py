@@ -13,7 +13,7 @@ import pytest
 from darkroom.diffusion.controls import control_names, load_control
 from darkroom.diffusion.schedulers import SCHEDULERS, scheduler_key, scheduler_name
 from darkroom.errors import InvalidInput, TooLarge
-from darkroom.pipelines.sd15.checkpoint import Checkpoint
+from darkroom.pipelines.sd15.checkpoint import Sd15CheckpointInfo
 from darkroom.pipelines.sd15.networks import CONTROL_UNETS, UNET, VAE_DECODER
 from darkroom.pipelines.sd15.request import SEED_RANGE, GenerateRequest
 from darkroom.pipelines.sd15.settings import Settings
@@ -39,7 +39,7 @@ def test_defaults_are_those_of_the_contract() -> None:
     assert control.conditioning_scale == 1.0
 
 
-CHECKPOINT = Checkpoint(
+CHECKPOINT = Sd15CheckpointInfo(
     name="toy",
     digest="",
     side=512,

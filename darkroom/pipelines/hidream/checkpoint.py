@@ -1,4 +1,4 @@
-"""What the loop has to know of a HiDream checkpoint."""
+"""What the denoising loop needs to know about a HiDream checkpoint."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def tokenizer_name(encoder: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Padding:
-    """How a prompt becomes as many tokens as are asked for.
+    """How a prompt is padded to the requested number of tokens.
 
     :param max_tokens: that the encoder can read.
     :param pad_token, pad_token_id: what stands behind the prompt.
@@ -36,7 +36,7 @@ class Padding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint(checkpoint.Checkpoint):
+class HidreamCheckpointInfo(checkpoint.CheckpointInfo):
     """A HiDream-I1-class checkpoint, without its weights.
 
     :param variant: a name of `darkroom.pipelines.hidream.variants.VARIANTS`.

@@ -30,13 +30,13 @@ class Executor(Protocol):
     def __call__(self, inputs: Mapping[str, Tensor]) -> Tensor: ...
 
     def close(self) -> None:
-        """Give everything back; it is not called again afterwards."""
+        """Free all resources; it is not called again afterwards."""
 
     def status(self) -> dict[str, Any]:
-        """What is to be shown of it: at least "device" and "dtype", as text."""
+        """The status to show: at least "device" and "dtype", as text."""
 
     def watch(self, changed: Callable[[], None]) -> None:
-        """Have `changed` called, from any thread, when `status` has become another one."""
+        """Have `changed` called, from any thread, when `status` has changed."""
 
 
 class LocalExecutor:
@@ -56,7 +56,7 @@ class LocalExecutor:
         return {"device": str(weight.device), "dtype": str(weight.dtype).removeprefix("torch.")}
 
     def watch(self, changed: Callable[[], None]) -> None:
-        """It stays where it is."""
+        """Does nothing: the device never changes."""
 
 
 def make_executor(

@@ -8,9 +8,9 @@ from typing import Any
 from darkroom.diffusion.generation import respond
 from darkroom.diffusion.schedulers import FLOW_SCHEDULERS, make_scheduler
 from darkroom.pipelines.hidream import networks
-from darkroom.pipelines.hidream.checkpoint import ENCODERS, Checkpoint
+from darkroom.pipelines.hidream.checkpoint import ENCODERS, HidreamCheckpointInfo
 from darkroom.pipelines.hidream.pipeline import Components, generate
-from darkroom.pipelines.hidream.prompts import load_readers
+from darkroom.pipelines.hidream.prompts import load_prompt_tokenizers
 from darkroom.pipelines.hidream.request import GenerateRequest
 from darkroom.pipelines.hidream.settings import Settings
 from darkroom.serving.host import Host, PipelineModel, Reply
@@ -22,13 +22,13 @@ class HidreamModel(PipelineModel):
     spec = networks.PIPELINE
 
     def setup(self, host: Host) -> None:
-        checkpoint = Checkpoint.read(host.folder)
+        checkpoint = HidreamCheckpointInfo.read(host.folder)
         for name in (None, *FLOW_SCHEDULERS):  # imports diffusers now, and not in the first request
             make_scheduler(name, checkpoint.scheduler)
         self._components = Components(
             checkpoint=checkpoint,
             limits=Settings(),
-            readers=load_readers(host.folder, checkpoint),
+            readers=load_prompt_tokenizers(host.folder, checkpoint),
             encoders={name: host.network(spec) for name, spec in zip(ENCODERS, networks.ENCODERS, strict=True)},
             transformer=host.network(
                 networks.TRANSFORMER, size=networks.padded_area(networks.PATCH_SIZE**2 * checkpoint.max_tokens)

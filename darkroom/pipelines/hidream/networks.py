@@ -4,7 +4,7 @@ Architecture: HiDream-ai/HiDream-I1-Full as diffusers lays it out, at any widths
 scheduler's: the VAE's scaling factor and shift are part of its graph. Tensors are fp32 outside whatever the precision
 of the weights, and pictures are 8 bits, because they travel between processes.
 
-No repository has these models before they are exported (`on_demand`): the checkpoint is one that few have room for.
+No repository has these models before they are exported (`on_demand`): few machines have room for the checkpoint.
 """
 
 from __future__ import annotations

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from darkroom.diffusion.generation import Finished, GenerationJob, Phase, Progress, run
+from darkroom.diffusion.generation import FinishedImage, GenerationJob, GenerationProgress, Phase, run
 from darkroom.diffusion.guidance import doubled, guide
 from darkroom.diffusion.sampling import Step, get_generators, get_noise, get_schedule
-from darkroom.pipelines.hidream.checkpoint import Checkpoint
+from darkroom.pipelines.hidream.checkpoint import HidreamCheckpointInfo
 from darkroom.pipelines.hidream.networks import LATENT_CHANNELS, VAE_SCALE_FACTOR
-from darkroom.pipelines.hidream.prompts import Embeds, Reader, encode_prompts
+from darkroom.pipelines.hidream.prompts import Embeds, PromptTokenizer, encode_prompts
 from darkroom.pipelines.hidream.request import GenerateRequest, ResolvedRequest
 from darkroom.pipelines.hidream.settings import Settings
 from darkroom.serving.networks import Network
@@ -27,24 +27,26 @@ from darkroom.serving.networks import Network
 
 @dataclass(frozen=True, kw_only=True)
 class Components:
-    """What requests run on.
+    """The networks and tokenizers that requests use.
 
     :param readers, encoders: tokenizers and networks, by the names of `checkpoint.ENCODERS`.
     :param transformer, vae_decoder: the networks of `darkroom.pipelines.hidream.networks`.
     :param stopped: asked before every step whether the client has gone.
     """
 
-    checkpoint: Checkpoint
+    checkpoint: HidreamCheckpointInfo
     limits: Settings
-    readers: Mapping[str, Reader]
+    readers: Mapping[str, PromptTokenizer]
     encoders: Mapping[str, Network]
     transformer: Network
     vae_decoder: Network
     stopped: Callable[[], bool] = lambda: False
 
 
-async def generate(request: GenerateRequest, components: Components) -> AsyncGenerator[Progress | Finished, None]:
-    """Make the pictures of one request: `Progress` per step, then `Finished` per picture.
+async def generate(
+    request: GenerateRequest, components: Components
+) -> AsyncGenerator[GenerationProgress | FinishedImage, None]:
+    """Generate the images of one request: `GenerationProgress` per step, then `FinishedImage` per image.
 
     :raises InvalidInput, TooLarge: the request is at fault.
     :raises Cancelled: `components.stopped` said so.
@@ -52,7 +54,7 @@ async def generate(request: GenerateRequest, components: Components) -> AsyncGen
     checkpoint = components.checkpoint
     resolved = request.completed(checkpoint, components.limits)
     schedule = get_schedule(resolved.scheduler, checkpoint.scheduler, resolved.steps, tokens=checkpoint.max_tokens)
-    yield Progress(done=0, total=len(schedule))
+    yield GenerationProgress(done=0, total=len(schedule))
     texts = [resolved.negative_prompt or "", resolved.prompt] if resolved.guided else [resolved.prompt]
     embeds = await encode_prompts(texts, resolved.max_sequence_length, components.readers, components.encoders)
     generators = get_generators([resolved.seed + k for k in range(resolved.num_images)])

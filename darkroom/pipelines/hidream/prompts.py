@@ -1,4 +1,4 @@
-"""Prompts -> what the transformer reads of them: four tokenizers, four encoders.
+"""Encodes prompts for the transformer with four tokenizers and four text encoders.
 
 Follows `encode_prompt` of diffusers 0.42, pipelines/hidream_image/pipeline_hidream_image.py: each encoder reads the
 prompt once, cut off or padded to one length.
@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from darkroom.pipelines.hidream.checkpoint import ENCODERS, Checkpoint, Padding, tokenizer_name
+from darkroom.pipelines.hidream.checkpoint import ENCODERS, HidreamCheckpointInfo, Padding, tokenizer_name
 from darkroom.serving.networks import Array, Network, Tensors
 
 
 @dataclass(frozen=True, kw_only=True)
 class Embeds:
-    """What one prompt is to the transformer, a row per prompt, fp32.
+    """The embeddings of prompts as the transformer takes them, a row per prompt, fp32.
 
     :param t5: (n, tokens, width).
     :param llama: (n, layers, tokens, width).
@@ -33,8 +33,8 @@ class Embeds:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reader:
-    """A tokenizer that neither pads nor cuts off, and how to."""
+class PromptTokenizer:
+    """A tokenizer that does not pad or truncate by itself, and the padding to apply."""
 
     tokenizer: Tokenizer
     padding: Padding
@@ -57,10 +57,10 @@ class Reader:
         return encoding
 
 
-def load_readers(folder: Path, checkpoint: Checkpoint) -> dict[str, Reader]:
-    """The readers of all encoders, from the files beside pipeline.json."""
+def load_prompt_tokenizers(folder: Path, checkpoint: HidreamCheckpointInfo) -> dict[str, PromptTokenizer]:
+    """The tokenizers of all encoders, from the files beside pipeline.json."""
     return {
-        encoder: Reader(
+        encoder: PromptTokenizer(
             tokenizer=Tokenizer.from_file(str(folder / tokenizer_name(encoder))),
             padding=Padding(**checkpoint.padding[encoder]),  # type: ignore[arg-type]
         )
@@ -69,7 +69,7 @@ def load_readers(folder: Path, checkpoint: Checkpoint) -> dict[str, Reader]:
 
 
 async def encode_prompts(
-    texts: Sequence[str], length: int, readers: Mapping[str, Reader], encoders: Mapping[str, Network]
+    texts: Sequence[str], length: int, readers: Mapping[str, PromptTokenizer], encoders: Mapping[str, Network]
 ) -> Embeds:
     """All four encoders read all texts, at the same time.
 

@@ -1,4 +1,4 @@
-"""What a request for images may ask for: fields, ranges, defaults. No engine, no torch and no Triton here."""
+"""The fields of a generation request, with their ranges and defaults. No engine, no torch and no Triton here."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class GenerateRequest(ImageRequest):
 
 
 class ResolvedRequest(GenerateRequest):
-    """A request that says everything; only `scheduler` None still means the checkpoint's own."""
+    """A request with all values filled in; only `scheduler` may be None, for the checkpoint's own."""
 
     width: Annotated[int, side_field(SIDE_MULTIPLE)]
     height: Annotated[int, side_field(SIDE_MULTIPLE)]

@@ -1,4 +1,4 @@
-"""What the loop has to know of a Stable Diffusion 1.5-class checkpoint."""
+"""What the denoising loop needs to know about a Stable Diffusion 1.5-class checkpoint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VAE_SCALE_FACTOR = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint(checkpoint.Checkpoint):
+class Sd15CheckpointInfo(checkpoint.CheckpointInfo):
     """A Stable Diffusion 1.5-class checkpoint, without its weights.
 
     :param max_tokens: tokens of a chunk, begin and end included (77).

@@ -8,7 +8,7 @@ from typing import Any
 from darkroom.diffusion.schedulers import SCHEDULERS
 from darkroom.family import Family
 from darkroom.pipelines.sd15 import networks
-from darkroom.pipelines.sd15.checkpoint import Checkpoint
+from darkroom.pipelines.sd15.checkpoint import Sd15CheckpointInfo
 from darkroom.pipelines.sd15.request import GenerateRequest
 
 
@@ -27,7 +27,7 @@ FAMILY = Family(
     pipeline=networks.PIPELINE,
     specs=networks.specs(),
     request=GenerateRequest,
-    checkpoint=Checkpoint,
+    checkpoint=Sd15CheckpointInfo,
     features=_features,
     example={"prompt": "a red cat on grass", "steps": 20, "seed": 7, "width": 64, "height": 64},
     seconds_per_unit=0.1,

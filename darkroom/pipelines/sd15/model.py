@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from darkroom.diffusion.generation import respond
 from darkroom.diffusion.schedulers import SCHEDULERS, make_scheduler
 from darkroom.pipelines.sd15 import networks
-from darkroom.pipelines.sd15.checkpoint import TOKENIZER_NAME, Checkpoint
+from darkroom.pipelines.sd15.checkpoint import TOKENIZER_NAME, Sd15CheckpointInfo
 from darkroom.pipelines.sd15.pipeline import Components, generate
 from darkroom.pipelines.sd15.request import GenerateRequest
 from darkroom.pipelines.sd15.settings import Settings
@@ -24,7 +24,7 @@ class Sd15Model(PipelineModel):
 
     def setup(self, host: Host) -> None:
         limits = Settings()
-        checkpoint = Checkpoint.read(host.folder)
+        checkpoint = Sd15CheckpointInfo.read(host.folder)
         for name in (None, *SCHEDULERS):  # imports diffusers now, and not in the first request
             make_scheduler(name, checkpoint.scheduler)
         controls = {kind: spec for kind, spec in networks.CONTROL_UNETS.items() if host.has_neighbour(spec)}

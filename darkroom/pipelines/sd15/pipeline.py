@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from darkroom.diffusion.controls import load_control
-from darkroom.diffusion.generation import Finished as Finished
+from darkroom.diffusion.generation import FinishedImage as FinishedImage
 from darkroom.diffusion.generation import GenerationJob, Phase, run
-from darkroom.diffusion.generation import Progress as Progress
+from darkroom.diffusion.generation import GenerationProgress as GenerationProgress
 from darkroom.diffusion.guidance import doubled, guide
 from darkroom.diffusion.sampling import Step, get_generators, get_noise, get_schedule
 from darkroom.errors import InvalidInput
 from darkroom.images import Pixels, decode, opaque, resize
-from darkroom.pipelines.sd15.checkpoint import Checkpoint
+from darkroom.pipelines.sd15.checkpoint import Sd15CheckpointInfo
 from darkroom.pipelines.sd15.networks import LATENT_CHANNELS, VAE_SCALE_FACTOR
 from darkroom.pipelines.sd15.prompts import Tokenizer, encode_prompts
 from darkroom.pipelines.sd15.request import ControlRequest, GenerateRequest, ResolvedRequest
@@ -36,14 +36,14 @@ from darkroom.serving.networks import Array, Network
 
 @dataclass(frozen=True, kw_only=True)
 class Components:
-    """What requests run on.
+    """The networks that requests use.
 
     :param text_encoder, unet, vae_decoder: the networks of `darkroom.pipelines.sd15.networks`.
     :param control_unets: by kind of control, for the kinds that this installation has.
     :param stopped: asked before every step whether the client has gone.
     """
 
-    checkpoint: Checkpoint
+    checkpoint: Sd15CheckpointInfo
     tokenizer: Tokenizer
     limits: Settings
     text_encoder: Network
@@ -53,8 +53,10 @@ class Components:
     stopped: Callable[[], bool] = lambda: False
 
 
-async def generate(request: GenerateRequest, components: Components) -> AsyncGenerator[Progress | Finished, None]:
-    """Make the pictures of one request: `Progress` per step, then `Finished` per picture.
+async def generate(
+    request: GenerateRequest, components: Components
+) -> AsyncGenerator[GenerationProgress | FinishedImage, None]:
+    """Generate the images of one request: `GenerationProgress` per step, then `FinishedImage` per image.
 
     :raises InvalidInput, NotAnImage, TooLarge: the request is at fault.
     :raises Cancelled: `components.stopped` said so.
@@ -63,7 +65,7 @@ async def generate(request: GenerateRequest, components: Components) -> AsyncGen
     schedule = get_schedule(resolved.scheduler, components.checkpoint.scheduler, resolved.steps)
     control_map = await _control_map(resolved, components)
     control_png = None if control_map is None else await asyncio.to_thread(encode_png, control_map)
-    yield Progress(done=0, total=len(schedule), control_map=control_png)
+    yield GenerationProgress(done=0, total=len(schedule), control_map=control_png)
     texts = [resolved.negative_prompt or "", resolved.prompt] if resolved.guided else [resolved.prompt]
     embeds = await encode_prompts(texts, components.tokenizer, components.checkpoint, components.text_encoder)
     generators = get_generators([resolved.seed + k for k in range(resolved.num_images)])

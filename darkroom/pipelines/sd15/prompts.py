@@ -15,14 +15,14 @@ from typing import Protocol
 import numpy as np
 
 from darkroom.errors import InvalidInput
-from darkroom.pipelines.sd15.checkpoint import Checkpoint
+from darkroom.pipelines.sd15.checkpoint import Sd15CheckpointInfo
 from darkroom.serving.networks import Array, Network
 
 EMPHASIS = 1.1
 WEIGHT_RANGE = (0.0, 10.0)
 _RESCALE_RANGE = (0.5, 2.0)
 _LEAST_MEAN = 0.02
-"""Below this share of the mean size of the values their mean says nothing of their size."""
+"""If the mean is below this share of the mean absolute value, it is no measure of the values' size."""
 _PIECE = re.compile(r"\\.|:\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*\)|[()\[\]]|[^\\()\[\]:]+|.", re.DOTALL)
 
 
@@ -33,7 +33,7 @@ class Tokenizer(Protocol):
 
 
 class Encoding(Protocol):
-    """What it gives."""
+    """The part of `tokenizers.Encoding` that is used."""
 
     @property
     def ids(self) -> list[int]: ...
@@ -100,7 +100,7 @@ def _merged(pieces: list[tuple[str, float]], param: str) -> list[tuple[str, floa
     return merged
 
 
-def chunk(text: str, tokenizer: Tokenizer, checkpoint: Checkpoint, param: str = "prompt") -> Chunks:
+def chunk(text: str, tokenizer: Tokenizer, checkpoint: Sd15CheckpointInfo, param: str = "prompt") -> Chunks:
     """Token ids and weights of one prompt, at least one chunk.
 
     :param param: the field that the text is from.
@@ -120,13 +120,13 @@ def chunk(text: str, tokenizer: Tokenizer, checkpoint: Checkpoint, param: str = 
     return Chunks(ids=np.array(rows, np.int64), weights=factors)
 
 
-def _row(ids: Sequence[int], checkpoint: Checkpoint) -> list[int]:
+def _row(ids: Sequence[int], checkpoint: Sd15CheckpointInfo) -> list[int]:
     row = [checkpoint.bos_token_id, *ids, checkpoint.eos_token_id]
     return row + [checkpoint.pad_token_id] * (checkpoint.max_tokens - len(row))
 
 
 async def encode_prompts(
-    texts: Sequence[str], tokenizer: Tokenizer, checkpoint: Checkpoint, text_encoder: Network
+    texts: Sequence[str], tokenizer: Tokenizer, checkpoint: Sd15CheckpointInfo, text_encoder: Network
 ) -> Array:
     """(len(texts), 77 x chunks, width) float32. Shorter prompts get empty chunks; all rows travel in one call.
 

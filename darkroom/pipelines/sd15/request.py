@@ -1,4 +1,4 @@
-"""What a request for images may ask for: fields, ranges, defaults. No engine, no torch and no Triton here."""
+"""The fields of a generation request, with their ranges and defaults. No engine, no torch and no Triton here."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from darkroom.request.fields import check_pixels
 from darkroom.request.image import ImageRequest, side_field
 
 GUIDANCE_SCALE = 7.5
-"""What Stable Diffusion 1.5 is used with; a checkpoint may say otherwise."""
+"""The usual value for Stable Diffusion 1.5; a checkpoint may set another one."""
 _USUAL_CONTROL = "canny"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ControlRequest:
-    """How a reference image steers.
+    """How a reference image guides the generation.
 
     :param kind: one of `control_names()`.
     :param preprocess: whether the map is made of the reference image; False where that is a map already.
@@ -106,7 +106,7 @@ class GenerateRequest(ImageRequest):
 
     @property
     def control(self) -> ControlRequest | None:
-        """How the reference image steers; None without one."""
+        """The control of the request; None without a reference image."""
         if self.control_image is None:
             return None
         return ControlRequest(
@@ -150,7 +150,7 @@ class GenerateRequest(ImageRequest):
 
 
 class ResolvedRequest(GenerateRequest):
-    """A request that says everything; only `scheduler` None still means the checkpoint's own."""
+    """A request with all values filled in; only `scheduler` may be None, for the checkpoint's own."""
 
     width: Annotated[int, side_field(VAE_SCALE_FACTOR)]
     height: Annotated[int, side_field(VAE_SCALE_FACTOR)]

@@ -10,7 +10,7 @@ import numpy as np
 from darkroom.errors import InvalidInput
 from darkroom.pipelines.upscale import networks
 from darkroom.pipelines.upscale.networks import UpscaleNetwork
-from darkroom.pipelines.upscale.pipeline import Runner, upscale
+from darkroom.pipelines.upscale.pipeline import UpscaleContext, upscale
 from darkroom.pipelines.upscale.request import UpscaleRequest
 from darkroom.pipelines.upscale.settings import Settings
 from darkroom.serving.host import Host, PipelineModel, Reply
@@ -53,7 +53,7 @@ class UpscaleModel(PipelineModel):
                 reply.send({"progress": np.array([done, of], np.int32)})
 
         network, window = self._networks[request.network]
-        runner = Runner(
+        runner = UpscaleContext(
             network=network,
             limits=self._limits,
             window=window,

@@ -41,7 +41,7 @@ class Upscaled:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Runner:
+class UpscaleContext:
     """What a job runs on and whom it talks to.
 
     :param network: takes `image` uint8 (n, height, width, 3), gives `upscaled` uint8, `scale` times as large.
@@ -58,7 +58,7 @@ class Runner:
     stopped: Callable[[], bool] = lambda: False
 
 
-async def upscale(data: bytes, request: UpscaleRequest, runner: Runner) -> Upscaled:
+async def upscale(data: bytes, request: UpscaleRequest, runner: UpscaleContext) -> Upscaled:
     """Upscale one encoded picture.
 
     :raises NotAnImage, TooLarge, InvalidInput: the input is at fault.
@@ -88,7 +88,7 @@ def _check_output(size: tuple[int, int], request: UpscaleRequest, limits: Settin
     check_side(*size, request.format)
 
 
-async def _enlarge(picture: Picture, request: UpscaleRequest, runner: Runner) -> tuple[Picture, int]:
+async def _enlarge(picture: Picture, request: UpscaleRequest, runner: UpscaleContext) -> tuple[Picture, int]:
     """Run the network over the picture; start again with half the tile for as long as memory is short."""
     longest = max(picture.rgb.shape[:2])
     wanted = default_tile(runner.limits, request.tile_pad, runner.window) if request.tile is None else request.tile
@@ -102,7 +102,7 @@ async def _enlarge(picture: Picture, request: UpscaleRequest, runner: Runner) ->
             tile //= 2
 
 
-async def _enlarge_tiled(picture: Picture, request: UpscaleRequest, runner: Runner, tile: int) -> Picture:
+async def _enlarge_tiled(picture: Picture, request: UpscaleRequest, runner: UpscaleContext, tile: int) -> Picture:
     """All tiles of the colours and, where it varies, of alpha, `limits.tiles_in_flight` at a time."""
     height, width = picture.rgb.shape[:2]
     scale = request.network.scale

@@ -94,7 +94,7 @@ class OnnxNetwork:
         return [answers[index] for index in range(len(calls))]
 
     def error_text(self, error: Exception) -> str:
-        """What a caller is told of an error that `execute` gave."""
+        """The text that a caller receives for an error from `execute`."""
         return error_text(self._name, error)
 
     def close(self) -> None:

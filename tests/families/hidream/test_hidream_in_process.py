@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
-from darkroom.diffusion.generation import Finished
+from darkroom.diffusion.generation import FinishedImage
 from darkroom.errors import NetworkError
 from darkroom.pipelines.hidream import networks
 from darkroom.pipelines.hidream.checkpoint import ENCODERS
@@ -63,7 +63,7 @@ def directly(tiny: Tiny, **fields: Any) -> list[bytes]:
     async def run() -> list[bytes]:
         parts = tiny.components
         request = GenerateRequest.parse({**fields, "seed": 5}, parts.limits, parts.checkpoint.request_defaults)
-        return [event.data async for event in generate(request, parts) if isinstance(event, Finished)]
+        return [event.data async for event in generate(request, parts) if isinstance(event, FinishedImage)]
 
     return asyncio.run(run())
 

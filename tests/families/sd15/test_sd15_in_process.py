@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from darkroom.diffusion.checkpoint import FILE_NAME
-from darkroom.diffusion.generation import Finished
+from darkroom.diffusion.generation import FinishedImage
 from darkroom.errors import NetworkError
 from darkroom.pipelines.sd15 import networks
 from darkroom.pipelines.sd15.checkpoint import TOKENIZER_NAME
@@ -70,7 +70,7 @@ def directly(tiny: Tiny, **fields: Any) -> list[bytes]:
     async def run() -> list[bytes]:
         request = GenerateRequest.parse(fields, tiny.components.limits)
         events = generate(request, tiny.components)
-        return [event.data async for event in events if isinstance(event, Finished)]
+        return [event.data async for event in events if isinstance(event, FinishedImage)]
 
     return asyncio.run(run())
 

@@ -15,11 +15,11 @@ from training.demo.hidream.stage import STAGE, VAE_STAGE
 from training.demo.hidream.tokens import Words
 from training.export import load_as_fp32, to_half, write_training
 from training.render import SIDE
-from training.trainer import Run, averaged_weights
+from training.trainer import TrainingRun, averaged_weights
 from training.vae_stage import scale_of
 
 
-def save(run: Run, output: Path) -> None:
+def save(run: TrainingRun, output: Path) -> None:
     """Write demo-hidream into `output`.
 
     :raises FileNotFoundError: a stage that is needed was not trained.

@@ -9,14 +9,14 @@ from training.demo.hidream import card
 from training.family import DemoFamily
 
 if TYPE_CHECKING:
-    from training.trainer import Report, Run, Stage
+    from training.trainer import Report, TrainingRun, TrainingStage
 
 _VAE = "hidream-vae"
 _FIRST_VAE = "vae"
 """The stage of the other demo checkpoint's VAE, which has learned of the same images."""
 
 
-def _make_stage(name: str, run: Run, report: Report) -> Stage:
+def _make_stage(name: str, run: TrainingRun, report: Report) -> TrainingStage:
     if name == _VAE:
         from training.demo.hidream.models import make_vae
         from training.vae_stage import VaeStage
@@ -27,7 +27,7 @@ def _make_stage(name: str, run: Run, report: Report) -> Stage:
     return HidreamStage(run, report)
 
 
-def _save(run: Run, folder: Path) -> None:
+def _save(run: TrainingRun, folder: Path) -> None:
     from training.demo.hidream.checkpoint import save
 
     save(run, folder)

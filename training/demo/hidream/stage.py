@@ -17,7 +17,7 @@ from training.dataset import Samples, Source
 from training.demo.hidream.models import ENCODERS, SHIFT, TRANSFORMER, encode, make_networks, make_vae
 from training.demo.hidream.tokens import Words
 from training.render import SIDE
-from training.trainer import Report, Run, Stage
+from training.trainer import Report, TrainingRun, TrainingStage
 from training.vae_stage import LatentScale, trained_vae
 
 VAE_STAGE, STAGE = "hidream-vae", "hidream"
@@ -85,7 +85,7 @@ def train_experts(transformer: HiDreamImageTransformer2DModel) -> list[TrainedEx
 
 
 @contextmanager
-def _quickly(run: Run) -> Iterator[None]:
+def _quickly(run: TrainingRun) -> Iterator[None]:
     """In bf16 where that pays, and on a CPU attending by two products and a softmax, as the UNet's training does."""
     kernels = [SDPBackend.MATH]
     if run.cuda:
@@ -122,14 +122,14 @@ VIEWS: dict[int, View] = {
 """By the step, modulo 16: 4:3 and 3:4, as pictures that are not square are padded and look at other keys."""
 
 
-class HidreamStage(Stage):
+class HidreamStage(TrainingStage):
     """Flow matching on cached latents."""
 
     name = STAGE
     learning_rate = 1e-3
     average = 0.998
 
-    def __init__(self, run: Run, report: Report) -> None:
+    def __init__(self, run: TrainingRun, report: Report) -> None:
         torch.manual_seed(run.seed + 3)
         self.run = run
         self.words = Words()

@@ -18,11 +18,11 @@ from training.demo.sd15.models import inference_scheduler, make_controlnet, make
 from training.export import load_as_fp32, to_half, write_training
 from training.networks import make_vae
 from training.tokens import write_tokenizer
-from training.trainer import Run, averaged_weights, state_path
+from training.trainer import TrainingRun, averaged_weights, state_path
 from training.vae_stage import scale_of
 
 
-def save(run: Run, folder: Path) -> None:
+def save(run: TrainingRun, folder: Path) -> None:
     """Write demo-sd15 into `folder`, and demo-sd15-canny where a ControlNet was trained.
 
     :raises FileNotFoundError: a stage that is needed was not trained.
@@ -32,7 +32,7 @@ def save(run: Run, folder: Path) -> None:
         _save_controlnet(run, folder / CONTROL)
 
 
-def _save_pipeline(run: Run, folder: Path) -> None:
+def _save_pipeline(run: TrainingRun, folder: Path) -> None:
     tokenizer = make_tokenizer()
     vae, unet, text_encoder = make_vae(), make_unet(), make_text_encoder(tokenizer)
     trained = averaged_weights(run, "unet")
@@ -59,7 +59,7 @@ def _save_pipeline(run: Run, folder: Path) -> None:
     write_training(run, folder, ("vae", "unet"))
 
 
-def _save_controlnet(run: Run, folder: Path) -> None:
+def _save_controlnet(run: TrainingRun, folder: Path) -> None:
     controlnet = make_controlnet(make_unet())
     controlnet.load_state_dict(averaged_weights(run, "controlnet")["controlnet"])
     to_half(controlnet)

@@ -8,19 +8,19 @@ from torch import Tensor, nn
 from training.dataset import Samples, make_tokenizer, unpack_edges
 from training.demo.sd15.models import make_controlnet, make_text_encoder, make_unet
 from training.demo.sd15.unet_stage import Noiser, attend_plainly, make_source
-from training.trainer import Report, Run, Stage, averaged_weights
+from training.trainer import Report, TrainingRun, TrainingStage, averaged_weights
 
 _DROP = 0.3
 """More samples without a sentence than the UNet had: then only the edges tell what to draw."""
 
 
-class ControlnetStage(Stage):
+class ControlnetStage(TrainingStage):
     """Velocity prediction with the edges of the picture as a second condition (Zhang et al. 2023)."""
 
     name = "controlnet"
     learning_rate = 1e-3
 
-    def __init__(self, run: Run, report: Report) -> None:
+    def __init__(self, run: TrainingRun, report: Report) -> None:
         torch.manual_seed(run.seed + 2)
         self.run = run
         tokenizer = make_tokenizer()

@@ -10,10 +10,10 @@ from training.family import DemoFamily, Measure
 
 if TYPE_CHECKING:
     from training.measure import Measurement
-    from training.trainer import Report, Run, Stage
+    from training.trainer import Report, TrainingRun, TrainingStage
 
 
-def _make_stage(name: str, run: Run, report: Report) -> Stage:
+def _make_stage(name: str, run: TrainingRun, report: Report) -> TrainingStage:
     if name == "vae":
         from training.networks import make_vae
         from training.vae_stage import VaeStage
@@ -28,7 +28,7 @@ def _make_stage(name: str, run: Run, report: Report) -> Stage:
     return ControlnetStage(run, report)
 
 
-def _save(run: Run, folder: Path) -> None:
+def _save(run: TrainingRun, folder: Path) -> None:
     from training.demo.sd15.checkpoint import save
 
     save(run, folder)

@@ -13,7 +13,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from training.dataset import Samples, Source, make_tokenizer, mentions, tokenize
 from training.demo.sd15.models import make_text_encoder, make_unet, training_scheduler
 from training.networks import make_vae
-from training.trainer import Report, Run, Stage
+from training.trainer import Report, TrainingRun, TrainingStage
 from training.vae_stage import LatentScale, trained_vae
 
 _DROP = 0.1
@@ -73,7 +73,7 @@ def attend_plainly(
             model.set_attn_processor(AttnProcessor())
 
 
-def make_source(run: Run, tokenizer: CLIPTokenizer) -> Source:
+def make_source(run: TrainingRun, tokenizer: CLIPTokenizer) -> Source:
     """Samples of the trained VAE.
 
     :raises FileNotFoundError: it was not trained.
@@ -87,14 +87,14 @@ def make_source(run: Run, tokenizer: CLIPTokenizer) -> Source:
     )
 
 
-class UnetStage(Stage):
+class UnetStage(TrainingStage):
     """Velocity prediction on cached latents."""
 
     name = "unet"
     learning_rate = 1e-3
     average = 0.998
 
-    def __init__(self, run: Run, report: Report) -> None:
+    def __init__(self, run: TrainingRun, report: Report) -> None:
         torch.manual_seed(run.seed + 1)
         self.run = run
         tokenizer = make_tokenizer()

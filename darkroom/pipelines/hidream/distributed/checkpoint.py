@@ -18,7 +18,7 @@ from darkroom.pipelines.hidream.distributed.plan import cut_of
 _WEIGHTS = "*.safetensors"
 
 
-class Checkpoint:
+class ShardedCheckpoint:
     """The parameters of a folder in the diffusers layout: config.json and one or several safetensors, not read yet.
 
     :raises OSError: config.json or the weights are not there.
@@ -35,7 +35,7 @@ class Checkpoint:
             handle = self._stack.enter_context(safe_open(file, framework="pt"))
             self._where.update(dict.fromkeys(handle.keys(), handle))
 
-    def __enter__(self) -> Checkpoint:
+    def __enter__(self) -> ShardedCheckpoint:
         return self
 
     def __exit__(
@@ -44,11 +44,11 @@ class Checkpoint:
         self._stack.close()
 
     def names(self) -> list[str]:
-        """Every parameter."""
+        """The names of all parameters."""
         return list(self._where)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """From the file's header."""
+        """The shape of a parameter, read from the file's header."""
         return tuple(self._slice(name).get_shape())
 
     def read(self, name: str, place: Place, *, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
@@ -77,7 +77,7 @@ def check_divisible(folder: Path, layout: Layout) -> None:
 
     :raises InvalidInput: heads, experts or a width leave a remainder; the message has the numbers.
     """
-    with Checkpoint(folder) as checkpoint:
+    with ShardedCheckpoint(folder) as checkpoint:
         local_heads(checkpoint.config, layout)
         place = Place(layout=layout, rank=0)
         experts_of(place, checkpoint.config["num_routed_experts"])

@@ -34,7 +34,7 @@ LAYOUTS: Mapping[int, Layout] = MappingProxyType(
 
 
 def layout_for(count: int) -> Layout:
-    """:raises InvalidInput: there is no layout for that many devices."""
+    """The layout for a number of devices. :raises InvalidInput: there is no layout for that number."""
     if count not in LAYOUTS:
         counts = ", ".join(map(str, LAYOUTS))
         raise InvalidInput(f"device count must be one of {counts}; got {count}", param="devices")

@@ -14,7 +14,7 @@ from torch import nn
 
 from darkroom.parallel.layout import ALL, Layout, Place
 from darkroom.parallel.program import Context, Group, Loaded
-from darkroom.pipelines.hidream.distributed.checkpoint import Checkpoint, local_heads
+from darkroom.pipelines.hidream.distributed.checkpoint import ShardedCheckpoint, local_heads
 from darkroom.pipelines.hidream.distributed.layouts import EP, TP, experts_of
 from darkroom.pipelines.hidream.distributed.modules import (
     ExpertFeedForward,
@@ -55,7 +55,7 @@ def load_shard(
     :raises InvalidInput: heads, experts or widths cannot be divided so.
     :raises OSError, KeyError: files or parameters that the config asks for are missing.
     """
-    with Checkpoint(folder) as checkpoint:
+    with ShardedCheckpoint(folder) as checkpoint:
         with torch.device("meta"):
             model = HiDreamImageTransformer2DModel.from_config(checkpoint.config)
         _divide(model, checkpoint.config, place, groups)

@@ -1,4 +1,4 @@
-"""`DistributedTransformer`: the prediction of HiDream's transformer on as many devices as there are, or on one."""
+"""`DistributedTransformer`: HiDream's transformer, run on several devices or on one."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class DistributedTransformer:
         self._config: dict[str, Any] = json.loads((folder / "config.json").read_text())
         self._loading = threading.Lock()
         self._model: Any = None
-        self._alone = 0  # which of the devices has the whole model, or will have it
+        self._alone = 0  # index of the device that holds, or will hold, the whole model
         self._ranks: Ranks | None = None
         self._reason: str | None = None
         self._failed_at: float | None = None
@@ -86,7 +86,7 @@ class DistributedTransformer:
         self._changed = changed
 
     def status(self) -> dict[str, Any]:
-        """What runs where.
+        """The current placement of the model.
 
         mode "distributed" or "single"; reason: why not distributed, None where one device was asked for; failed_at:
         since when not, in seconds since the epoch; layout tp and ep; device and dtype; ranks: rank, pid, device,
