@@ -216,6 +216,7 @@ async def _submit(
         priority="normal",
         key=key,
         digest=await asyncio.to_thread(digest, sent),
+        requested_operation=submit_operation(services).name,
     )
 
 

@@ -25,7 +25,7 @@ from proxy.answers import TaskPage, TaskView
 from proxy.documented import IMAGE, SUBMIT, TASK, answers
 from proxy.http.conditional import SHOWN, file_answer
 from proxy.ignored import ignored, note
-from proxy.operations import operation_named
+from proxy.operations import model_of, operation_named
 from proxy.services import Use
 from proxy.streams import EVENT_STREAM, EventResponse, Told, data_url, event
 from proxy.tasks.models import PRIORITIES, STATES, QueueEstimates, State, Task
@@ -99,7 +99,8 @@ def shown(task: Task, estimates: QueueEstimates, request: Request) -> dict[str, 
     urls, estimate = result_urls(task, request), estimates[task.lane]
     return {
         "task_id": task.id,
-        "operation": task.operation,
+        "operation": task.requested_operation or task.operation,
+        "model": model_of(task.operation),
         "status": task.state,
         "priority": task.priority,
         "progress": math.floor(100 * task.share),
@@ -133,14 +134,23 @@ async def submit_task(request: Request, services: Use, tasks: UseTasks) -> Respo
     tasks.check(1, key)  # before the request costs time
     fields = await read_fields(request, max_mb=services.settings.max_upload_mb)
     hashed = await asyncio.to_thread(digest, fields)
-    operation = operation_named(fields.pop("operation", None)).bound(services, fields)
+    requested = operation_named(fields.pop("operation", None))
+    operation = requested.bound(services, fields)
     tasks.check(1, key, operation.lane)
     wanted = fields.pop("priority", None)
     priority = values.choice("priority", "normal" if wanted in (None, "") else wanted, PRIORITIES)
     warnings = note(request, ignored(fields, operation.names))
     work = await operation.accept(services, fields)
     who = client_of(request)
-    ((task, new),) = await tasks.submit(operation.name, [work], client=who, priority=priority, key=key, digest=hashed)
+    ((task, new),) = await tasks.submit(
+        operation.name,
+        [work],
+        client=who,
+        priority=priority,
+        key=key,
+        digest=hashed,
+        requested_operation=requested.name,
+    )
     headers = {"Location": f"/tasks/{task.id}"} | ({} if new else {REPLAYED: "true"})
     return JSONResponse({**shown(task, await tasks.estimates_of_accepted(), request), **warnings}, 202, headers)
 

@@ -93,10 +93,19 @@ class Admission:
             raise min((self._full(one, count) for one in lanes), key=lambda full: full.retry_after)
 
     async def submit(
-        self, operation: str, works: Sequence[Work], *, client: str, priority: str, key: str | None, digest: str
+        self,
+        operation: str,
+        works: Sequence[Work],
+        *,
+        client: str,
+        priority: str,
+        key: str | None,
+        digest: str,
+        requested_operation: str | None = None,
     ) -> list[tuple[Task, bool]]:
         """Accept all of the works or none.
 
+        :param requested_operation: the operation name that the client sent; None if it is `operation`.
         :param key: the client's Idempotency-Key; with it, what was accepted before is given once more.
         :param digest: of what the client sent.
         :returns: each task, and whether it is new.
@@ -113,6 +122,7 @@ class Admission:
             Draft(
                 id=str(uuid.uuid4()),
                 operation=operation,
+                requested_operation=requested_operation,
                 client=client,
                 priority=priority,
                 key=f"{key}\x1f{index}" if key and index else key,

@@ -46,6 +46,7 @@ TASKS = sa.Table(
     sa.Column("exclusive", sa.String(EXCLUSIVE_LIMIT)),
     sa.Column("held", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("worker", sa.String(100)),
+    sa.Column("requested_operation", sa.String(40)),
     sa.UniqueConstraint("client", "idempotency_key"),  # several without a key are no repetition of each other
     sa.Index("darkroom_tasks_queue", "state", "order", "created_at"),
     sa.Index("darkroom_tasks_exclusive", "exclusive", "state"),

@@ -97,11 +97,26 @@ class Tasks:
         self._admission.check(count, key, lane)
 
     async def submit(
-        self, operation: str, works: Sequence[Work], *, client: str, priority: str, key: str | None, digest: str
+        self,
+        operation: str,
+        works: Sequence[Work],
+        *,
+        client: str,
+        priority: str,
+        key: str | None,
+        digest: str,
+        requested_operation: str | None = None,
     ) -> list[tuple[Task, bool]]:
         """See `Admission.submit`."""
-        how = {"client": client, "priority": priority, "digest": digest}
-        return await self._admission.submit(operation, works, key=key, **how)
+        return await self._admission.submit(
+            operation,
+            works,
+            client=client,
+            priority=priority,
+            key=key,
+            digest=digest,
+            requested_operation=requested_operation,
+        )
 
     async def get(self, id: str) -> Task:
         """:raises NotFound, Gone: there is none of that id; it was kept long enough."""
