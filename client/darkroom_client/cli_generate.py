@@ -16,12 +16,12 @@ from .cli import Command, url_option
 from .client import Client
 from .errors import DarkroomError
 from .fields import DEFAULTS, HELP
-from .generate_run import Run, carry_out
+from .generate_run import GenerateRun, carry_out
 from .models import GenerateOptions, pillow
 from .recorded import made_otherwise
 from .shots import GridMode, Shot, make_plan
 
-DRAWN_SEEDS = 2**32  # as the service draws them: numbers that every tool can hold
+RANDOM_SEEDS = 2**32  # as the service draws them: numbers that every tool can hold
 
 
 def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -200,7 +200,7 @@ def generate(**given: Any) -> None:
     seed, overwrite = given["seed"], given["overwrite"]
     plan = make_plan(
         prompts,
-        seed=secrets.randbelow(DRAWN_SEEDS) if seed is None else seed,
+        seed=secrets.randbelow(RANDOM_SEEDS) if seed is None else seed,
         count=given["count"],
         output=given["output"],
         format=given["format"],
@@ -209,19 +209,19 @@ def generate(**given: Any) -> None:
             _is_another,
             options,
             overwrite=overwrite,
-            drawn_seed=seed is None,
+            random_seed=seed is None,
             most_steps=cache(partial(_most_steps, given["url"], given["timeout"])),
         ),
     )
     options["format"] = plan.format
-    run = Run(
+    run = GenerateRun(
         plan=plan,
         options=options,
         url=given["url"],
         jobs=given["jobs"],
         timeout=given["timeout"],
         overwrite=overwrite,
-        drawn_seed=seed is None,
+        random_seed=seed is None,
         control_map=given["control_map"],
         preview=given["preview"] or options["preview_every"] is not None,
         as_json=given["as_json"],
@@ -265,11 +265,11 @@ def _is_another(
     shot: Shot,
     *,
     overwrite: bool,
-    drawn_seed: bool,
+    random_seed: bool,
     most_steps: Callable[[], int | None],
 ) -> bool:
     """Whether a file holds another picture than the one wanted; if it is to be overwritten that is all the same."""
-    seed = None if drawn_seed else shot.seed
+    seed = None if random_seed else shot.seed
     wanted = {**options, "prompt": shot.prompt, "seed": seed}
     return not overwrite and made_otherwise(path, wanted, most_steps)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from darkroom.errors import InvalidInput
 from proxy.load import Direct
-from proxy.tasks.estimates import Forecast, Job, forecast
+from proxy.tasks.estimates import Forecast, QueuedJob, forecast
 
 if TYPE_CHECKING:
     from proxy.services import Services
@@ -230,9 +230,9 @@ class QueueEstimate:
     :param machines: proxies that run tasks of this queue.
     """
 
-    running: list[Job]
-    queue: list[Job]
-    expected: list[Job] = field(default_factory=list)
+    running: list[QueuedJob]
+    queue: list[QueuedJob]
+    expected: list[QueuedJob] = field(default_factory=list)
     slots: int
     gain: float = 0.0
     machines: int = 1

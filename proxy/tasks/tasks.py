@@ -24,7 +24,7 @@ from proxy.tasks.models import QueueEstimates, State, Task, Work
 from proxy.tasks.overview import Overview
 from proxy.tasks.queue import Queue
 from proxy.tasks.retention import Retention
-from proxy.tasks.runner import Runner
+from proxy.tasks.runner import TaskRunner
 from proxy.tasks.store import Store, connect
 from proxy.tasks.upkeep import Upkeep
 from proxy.waiting import at_most
@@ -49,7 +49,7 @@ class Tasks:
         )
         self._overview = Overview(gates, self._store, alone=self._queue.alone)
         self._admission = Admission(services, gates, self._store, self.files, self._queue, self._overview)
-        self._runner = Runner(
+        self._runner = TaskRunner(
             services,
             gates,
             self._store,

@@ -27,7 +27,7 @@ from proxy.streams import Told
 from proxy.surfaces.tasks import narrate, router
 from proxy.tasks import lock_file, upkeep
 from proxy.tasks.models import Draft, Work
-from proxy.tasks.runner import Runner
+from proxy.tasks.runner import TaskRunner
 from proxy.tasks.store import Store, connect
 from proxy.tasks.tasks import Tasks
 from tests.postgres import running_postgres
@@ -186,16 +186,16 @@ def test_what_was_taken_out_and_not_begun_is_found(
     """A failure between the queue and the runner."""
     monkeypatch.setattr(upkeep, "_SETTLED_SECONDS", -1.0)
     monkeypatch.setattr(upkeep, "_RECONCILE_SECONDS", 0.2)
-    real, failures = Runner.execute, 1
+    real, failures = TaskRunner.execute, 1
 
-    async def execute(self: Runner, id: str) -> None:
+    async def execute(self: TaskRunner, id: str) -> None:
         nonlocal failures
         failures -= 1
         if failures >= 0:
             raise asyncio.CancelledError
         await real(self, id)
 
-    monkeypatch.setattr(Runner, "execute", execute)
+    monkeypatch.setattr(TaskRunner, "execute", execute)
 
     async def scenario(operation: Noted) -> None:
         operation.go_on.set()
@@ -234,7 +234,7 @@ def test_one_process_for_one_sqlite_file(tmp_path: Path, run: Run, monkeypatch: 
 
     async def scenario(operation: Noted) -> None:
         async with part(tmp_path, None, operation):
-            with pytest.raises(RuntimeError, match="another proxy works with"):
+            with pytest.raises(RuntimeError, match="another proxy uses"):
                 await lock_file.hold(tmp_path / "darkroom.db.lock")
 
     run(scenario)
