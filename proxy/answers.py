@@ -240,7 +240,8 @@ class TaskView(Warned):
     """A task. Times are ISO 8601 in UTC."""
 
     task_id: str
-    operation: str
+    operation: str = Field(description="The operation that the request named.")
+    model: str | None = Field(description="The model that runs it; null if the operation needs no model.")
     status: State
     priority: str = Field(json_schema_extra={"enum": list(PRIORITIES)})
     progress: int = _PROGRESS

@@ -107,7 +107,7 @@ def refusal(status: int, texts: Iterable[str], headers: Iterable[str] = ()) -> d
 
 def _first_line(kind: type[DarkroomError]) -> str:
     if kind is DarkroomError:
-        return "The server failed on this request; its log has the reason."
+        return "The server failed on this request; see its log for the reason."
     return (kind.__doc__ or "").strip().partition("\n")[0]
 
 

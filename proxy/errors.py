@@ -1,4 +1,4 @@
-"""The one place where errors become HTTP answers."""
+"""Turns errors into HTTP responses."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STATUS: dict[type[DarkroomError], int] = {
     errors.NetworkError: 500,
     errors.OutOfMemory: 500,
 }
-# Refusals of HTTP itself and Starlette's own (no such route, wrong method) carry no class of ours, only a status.
+# Errors of the HTTP layer and of Starlette (unknown route, wrong method) have a status but no class of ours.
 CODES = {
     400: "bad_request",
     403: "forbidden",
@@ -53,34 +53,34 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 def body(message: str, code: str, param: str | None = None) -> dict[str, Any]:
-    """The error body of the contract. `detail` repeats the message for clients of the older services."""
+    """The error body of the REST contract. `detail` repeats the message for clients of the older services."""
     return {"detail": message, "error": {"code": code, "message": message, "param": param}}
 
 
 def describe(error: BaseException) -> tuple[int, dict[str, Any], dict[str, str]]:
-    """Status, body and headers for an error; whatever is outside the tree is a bare 500, and logged."""
+    """Status, body and headers for an error. An exception outside the error tree is logged and becomes a plain 500."""
     if isinstance(error, errors.NetworkError):
         log.error("%s", error.message)
         message = (
-            "The model ran out of memory; a smaller picture may fit."
+            "The model ran out of memory; a smaller image may fit."
             if isinstance(error, errors.OutOfMemory)
-            else "The model failed on this request; the server's log has the reason."
+            else "The model failed on this request; see the server's log for the reason."
         )
         return STATUS[type(error)], body(message, error.code), {}
     if isinstance(error, DarkroomError):
         headers = {"Retry-After": str(error.retry_after)} if isinstance(error, errors.QueueFull) else {}
         return STATUS[type(error)], body(error.message, error.code, error.param), headers
     log.error("unexpected error", exc_info=error)
-    return 500, body("The server failed on this request; its log has the reason.", "internal_error"), {}
+    return 500, body("The server failed on this request; see its log for the reason.", "internal_error"), {}
 
 
 def refusal(status: int, message: str, param: str | None = None) -> JSONResponse:
-    """An answer that HTTP itself asks for."""
+    """An error response with a given HTTP status."""
     return JSONResponse(body(message, CODES.get(status, "http_error"), param), status)
 
 
 def allowed_methods(request: Request) -> list[str]:
-    """What the path of a request answers to, over all of its routes; empty for a path that there is not."""
+    """The methods that the routes of a request's path accept; empty for an unknown path."""
     scope, routes = dict(request.scope), request.app.routes
     found = [
         method
@@ -93,7 +93,7 @@ def allowed_methods(request: Request) -> list[str]:
 
 
 def answer(error: BaseException) -> JSONResponse:
-    """`describe` as a response."""
+    """The response for an error; see `describe`."""
     status, content, headers = describe(error)
     return JSONResponse(content, status, headers)
 
@@ -112,7 +112,7 @@ def install(app: FastAPI) -> None:
         status = error.status_code if isinstance(error, HTTPException) else 500
         detail = str(error.detail) if isinstance(error, HTTPException) else ""
         headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
-        if status == 405:  # the framework names those of one route
+        if status == 405:  # the framework lists the methods of one route only
             headers["Allow"] = ", ".join(allowed_methods(request))
         return JSONResponse(body(detail, CODES.get(status, "http_error")), status, headers)
 
@@ -123,13 +123,13 @@ def install(app: FastAPI) -> None:
 
 
 def entry(place: Sequence[str | int]) -> str:
-    """Which one of a list of requests a place in a body is in, as a message begins."""
+    """The beginning of a message that names the request of a list in which a body location lies, or ""."""
     found = (f"{name}[{at}]: " for name, at in pairwise(place) if isinstance(at, int) and name != "body")
     return next(found, "")
 
 
 def first_problem(error: RequestValidationError) -> tuple[str, str | None]:
-    """The first thing wrong: field, what is asked of it, and what came (shortened)."""
+    """The message and field of the first validation error: what is expected and what was sent (shortened)."""
     first = error.errors()[0]
     param = next((str(part) for part in reversed(first["loc"]) if isinstance(part, str)), None)
     where = entry(first["loc"])

@@ -1,4 +1,4 @@
-"""Fields that an endpoint does not know. They are no error, but clients are told of them, and what was meant."""
+"""Fields that an endpoint does not know. They are no error, but clients are warnings of them, and what was meant."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def ignored(given: Iterable[str], known: Collection[str], prefix: str = "") -> l
     :param prefix: of the names, in a list of requests.
     """
     names = sorted({name for name in given if name not in known})
-    told = [_told(prefix + _safe(name), meant(name, known)) for name in names[:_MOST]]
+    warnings = [_warning(prefix + _safe(name), meant(name, known)) for name in names[:_MOST]]
     if len(names) > _MOST:
         message = f"{len(names) - _MOST:,} more fields are not known here and were ignored."
-        told.append({"field": "...", "message": message, "suggestion": None})
-    return told
+        warnings.append({"field": "...", "message": message, "suggestion": None})
+    return warnings
 
 
-def _told(field: str, suggestion: str | None) -> dict[str, Any]:
+def _warning(field: str, suggestion: str | None) -> dict[str, Any]:
     hint = "." if suggestion is None else f"; did you mean {suggestion}?"
     return {"field": field, "message": f"{field} is not known here and was ignored{hint}", "suggestion": suggestion}
 
@@ -107,9 +107,9 @@ class IgnoredFields:
         state = scope.setdefault("state", {})
 
         async def with_header(message: Message) -> None:
-            told = state.get(_STATE)
-            if message["type"] == "http.response.start" and told:
-                names = list(dict.fromkeys(one["field"] for one in told))
+            warnings = state.get(_STATE)
+            if message["type"] == "http.response.start" and warnings:
+                names = list(dict.fromkeys(one["field"] for one in warnings))
                 shortened = names if len(names) <= _MOST + 1 else [*names[:_MOST], "..."]
                 MutableHeaders(scope=message)[IGNORED] = ", ".join(shortened)
             await send(message)

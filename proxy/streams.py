@@ -1,4 +1,4 @@
-"""Server-sent events: a job that tells how it goes, and data URLs for the pictures in it.
+"""Server-sent events that report the progress of a job, and data URLs for the images in them.
 
 Format: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
@@ -22,58 +22,58 @@ from proxy.waiting import at_most
 
 EVENT_STREAM = "text/event-stream"
 
-_QUIET_SECONDS = 15.0
-"""After which a stream shows that it is still there: what is on the way closes silent connections."""
-_STILL_HERE = b": still here\n\n"
+_KEEP_ALIVE_SECONDS = 15.0
+"""After this time without an event a comment is sent, because reverse proxies close silent connections."""
+_KEEP_ALIVE = b": keep-alive\n\n"
 
-Tell = Callable[[bytes], None]
-"""Sends one event, which `event` made."""
+SendEvent = Callable[[bytes], None]
+"""Sends one event made by `event`."""
 
 
-class Told:
-    """Events on their way to a client; calling it is a `Tell`."""
+class EventQueue:
+    """The events that a client has not received yet. The object is itself a `SendEvent`."""
 
     def __init__(self) -> None:
         self.queue: asyncio.Queue[bytes | None] = asyncio.Queue()
 
-    def __call__(self, one: bytes) -> None:
-        self.queue.put_nowait(one)
+    def __call__(self, message: bytes) -> None:
+        self.queue.put_nowait(message)
 
     @property
     def behind(self) -> bool:
-        """Whether the client has not taken what was told: what may be left out should be, for all of it is kept."""
+        """Whether events wait for a slow client. The queue is unbounded, so callers should then skip optional ones."""
         return not self.queue.empty()
 
 
 def event(name: str, content: dict[str, Any], *, retry_after: int | None = None) -> bytes:
-    """One event. With pictures inside it takes a while: call it in a thread.
+    """Encode one event. With images in it this takes a while, so call it in a thread.
 
-    :param retry_after: seconds after which a client may come again.
+    :param retry_after: seconds after which the client may connect again.
     """
     retry = "" if retry_after is None else f"retry: {retry_after * 1000}\n"
     return f"event: {name}\n{retry}data: {json.dumps(content)}\n\n".encode()
 
 
 def data_url(data: bytes | memoryview, media_type: str) -> str:
-    """The data as a URL. Encodes a lot of base64: call it in a thread."""
+    """The data as a data URL. Encoding large data takes a while, so call it in a thread."""
     return f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def wants_events(request: Request, *others: str) -> bool:
-    """Whether the client asks for events.
+    """Whether the client prefers an event stream.
 
-    :param others: media types of the other answers that there are.
+    :param others: the other media types that the route can answer with.
     """
     return accept_of(request).prefers(EVENT_STREAM, *others)
 
 
 class EventResponse(StreamingResponse):
-    """Answers with the events that `work` tells. What it raises comes as an `error` event, since the status line has
-    gone out by then. When the client goes away, `work` is cancelled."""
+    """A response with the events that `work` sends. An exception becomes an `error` event, because the status line has
+    been sent by then. `work` is cancelled when the client disconnects."""
 
-    def __init__(self, work: Callable[[Told], Awaitable[None]]) -> None:
+    def __init__(self, work: Callable[[EventQueue], Awaitable[None]]) -> None:
         self._events = _events(work)
-        # Not to be kept by caches, nor gathered by nginx.
+        # No caching, and no buffering in nginx.
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(self._events, media_type=EVENT_STREAM, headers=headers)
 
@@ -82,16 +82,16 @@ class EventResponse(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def _events(work: Callable[[Told], Awaitable[None]]) -> AsyncGenerator[bytes, None]:
-    told = Told()
-    job = asyncio.ensure_future(work(told))
-    job.add_done_callback(lambda _: told.queue.put_nowait(None))
+async def _events(work: Callable[[EventQueue], Awaitable[None]]) -> AsyncGenerator[bytes, None]:
+    events = EventQueue()
+    job = asyncio.ensure_future(work(events))
+    job.add_done_callback(lambda _: events.queue.put_nowait(None))
     try:
         while True:
             try:
-                one = await at_most(_QUIET_SECONDS, told.queue.get())
+                one = await at_most(_KEEP_ALIVE_SECONDS, events.queue.get())
             except asyncio.TimeoutError:
-                yield _STILL_HERE
+                yield _KEEP_ALIVE
                 continue
             if one is None:
                 break

@@ -83,7 +83,7 @@ def _is_text(start: bytes) -> bool:
     return start[:1000].isascii() and b"\0" not in start[:1000]
 
 
-async def take_picture(fields: dict[str, Any], names: Iterable[str], *, max_mb: float) -> tuple[str, bytes] | None:
+async def take_image(fields: dict[str, Any], names: Iterable[str], *, max_mb: float) -> tuple[str, bytes] | None:
     """Take the picture out of `fields`: the name that it has there, and its bytes. None when there is none.
 
     :param names: every name that it may have.

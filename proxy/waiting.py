@@ -1,4 +1,4 @@
-"""Waiting that has an end."""
+"""Waiting with a time limit."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ Result = TypeVar("Result")
 
 
 async def at_most(seconds: float, work: Awaitable[Result]) -> Result:
-    """Await `work`, and cancel it when it takes longer.
+    """Await `work`, and cancel it when it takes longer than `seconds`.
 
-    Not `asyncio.wait_for`: before Python 3.12 that swallows a cancellation which comes together with the end of the
-    work, and whoever cancelled waits for ever.
+    `asyncio.wait_for` cannot be used: before Python 3.12 it swallows a cancellation that arrives together with the end
+    of the work, and the code that cancelled it waits for ever.
 
-    :raises asyncio.TimeoutError: it took longer.
+    :raises asyncio.TimeoutError: the work took longer.
     """
     job = asyncio.ensure_future(work)
     job.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody has to look at it

@@ -40,13 +40,13 @@ _MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "problem": "[re
 @click.option(
     "--prepare",
     is_flag=True,
-    help="First export what is not exported yet. ./start.sh does, and so do -m, -e, -d, -c, -t.",
+    help="First export models that are not exported yet. ./start.sh and the options -m, -e, -d, -c, -t imply this.",
 )
 def serve(host: str | None, port: int | None, log_level: str | None, prepare: bool, **of_families: Any) -> None:
     """Start Triton and the REST proxy, and keep them running.
 
-    Settings come from the environment and from .env (see .env.example); the options here go before them.
-    What dies is started again. Ctrl-C and SIGTERM drain: accepted work finishes, new work gets 503; a second
+    Settings come from the environment and from .env (see .env.example); the options here override them.
+    A process that dies is restarted. Ctrl-C and SIGTERM drain: accepted work finishes, new work gets 503; a second
     Ctrl-C stops at once. Logs go to standard output and to logs/.
 
     \b

@@ -1,6 +1,6 @@
-"""The repository that Triton is given: a folder of links to the models that are to be served.
+"""The repository that Triton reads: a folder of links to the models to serve.
 
-A model whose link is taken away is unloaded within a second or two, and loaded again once it is back.
+Triton unloads a model within a second or two after its link is removed, and loads it again when the link is back.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from proxy.tasks import runner
 from proxy.tasks.files import Files
 from proxy.tasks.lanes import gates_of
 from proxy.tasks.models import Draft, Output, Task, TaskContext, Work
-from proxy.tasks.runner import Runner
+from proxy.tasks.runner import TaskRunner
 from proxy.tasks.store import Store, connect
 from tests.monitors import Ready
 
@@ -71,7 +71,7 @@ class Bench:
             settings=Settings(_env_file=None, **settings), gateway=gateway, monitor=monitor, gate=self.gate
         )
         self.gates = gates_of(self.services.settings, self.gate)
-        self.runner = Runner(
+        self.runner = TaskRunner(
             self.services, self.gates, self.store, Files(folder), worker="local", release=self._release
         )
 

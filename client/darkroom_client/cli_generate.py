@@ -16,12 +16,12 @@ from .cli import Command, url_option
 from .client import Client
 from .errors import DarkroomError
 from .fields import DEFAULTS, HELP
-from .generate_run import Run, carry_out
+from .generate_run import GenerateRun, carry_out
 from .models import GenerateOptions, pillow
 from .recorded import made_otherwise
 from .shots import GridMode, Shot, make_plan
 
-DRAWN_SEEDS = 2**32  # as the service draws them: numbers that every tool can hold
+RANDOM_SEEDS = 2**32  # as the service draws them: numbers that every tool can hold
 
 
 def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -200,7 +200,7 @@ def generate(**given: Any) -> None:
     seed, overwrite = given["seed"], given["overwrite"]
     plan = make_plan(
         prompts,
-        seed=secrets.randbelow(DRAWN_SEEDS) if seed is None else seed,
+        seed=secrets.randbelow(RANDOM_SEEDS) if seed is None else seed,
         count=given["count"],
         output=given["output"],
         format=given["format"],
@@ -214,7 +214,7 @@ def generate(**given: Any) -> None:
         ),
     )
     options["format"] = plan.format
-    run = Run(
+    run = GenerateRun(
         plan=plan,
         options=options,
         url=given["url"],

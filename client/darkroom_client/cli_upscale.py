@@ -15,9 +15,9 @@ from .errors import DarkroomError
 from .fields import HELP
 from .files import write_whole
 from .models import Format, UpscaleOptions
-from .plan import Job, Plan, make_plan
+from .plan import Plan, UpscaleJob, make_plan
 from .report import Outcome, Reporter, State, conclude, reporter, shown
-from .runner import RETRIES, ask_once, run_until_stopped, work_off, would_repeat
+from .runner import RETRIES, ask_once, run_all, run_until_stopped, would_repeat
 
 
 @click.command()
@@ -66,12 +66,12 @@ def upscale(
     options = UpscaleOptions(
         model=model, scale=scale, tile=tile, tile_pad=tile_pad, format=plan.format, quality=quality
     )
-    run = Run(plan=plan, options=options, url=url, jobs=jobs, overwrite=overwrite, timeout=timeout)
+    run = UpscaleRun(plan=plan, options=options, url=url, jobs=jobs, overwrite=overwrite, timeout=timeout)
     sys.exit(carry_out(run))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class UpscaleRun:
     """One call of the command."""
 
     plan: Plan
@@ -83,7 +83,7 @@ class Run:
     retries: int = RETRIES
 
 
-def carry_out(run: Run) -> int:
+def carry_out(run: UpscaleRun) -> int:
     """Carry out a run and report it; returns the exit code."""
     jobs = run.plan.jobs
     outcomes: list[Outcome] = []
@@ -100,7 +100,7 @@ def carry_out(run: Run) -> int:
     return conclude(outcomes, len(jobs), stopped=stopped, resume=_how_to_resume(run))
 
 
-def _how_to_resume(run: Run) -> str:
+def _how_to_resume(run: UpscaleRun) -> str:
     if run.overwrite:
         # Outputs of an earlier run and of this one cannot be told apart.
         how = "The same command starts over; without --overwrite it makes only what is missing."
@@ -109,7 +109,7 @@ def _how_to_resume(run: Run) -> str:
     return f"No file is half-written. {how}"
 
 
-def _read_stdin(jobs: tuple[Job, ...]) -> bytes:
+def _read_stdin(jobs: tuple[UpscaleJob, ...]) -> bytes:
     """Standard input, if a job wants it. Read before the event loop runs: a thread there could not be stopped."""
     if all(job.source for job in jobs):
         return b""
@@ -118,14 +118,14 @@ def _read_stdin(jobs: tuple[Job, ...]) -> bytes:
     return sys.stdin.buffer.read()
 
 
-async def _upscale_all(run: Run, piped: bytes, show: Reporter, outcomes: list[Outcome]) -> None:
+async def _upscale_all(run: UpscaleRun, piped: bytes, show: Reporter, outcomes: list[Outcome]) -> None:
     """Work off all jobs, `run.jobs` at a time, appending to `outcomes` what became of each.
 
     After a failure that all others would share, the jobs that are left are not tried.
     """
     async with AsyncClient(run.url, timeout=run.timeout, retries=run.retries) as client:
 
-        async def work(job: Job) -> bool:
+        async def work(job: UpscaleJob) -> bool:
             hopeful = True
             try:
                 outcome = await _upscale_one(run, client, job, piped, show)
@@ -133,18 +133,18 @@ async def _upscale_all(run: Run, piped: bytes, show: Reporter, outcomes: list[Ou
                 outcome = _outcome(job, "failed", describe(error))
                 hopeful = not would_repeat(error, shared={"model"})
             outcomes.append(outcome)
-            show.tell(outcome)
+            show.report(outcome)
             return hopeful
 
-        await work_off(run.plan.jobs, run.jobs, work)
+        await run_all(run.plan.jobs, run.jobs, work)
 
 
-def _outcome(job: Job, state: State, detail: str = "") -> Outcome:
+def _outcome(job: UpscaleJob, state: State, detail: str = "") -> Outcome:
     source, output = shown(job.source, "stdin"), shown(job.output, "stdout")
     return Outcome(source=source, output=output, state=state, detail=detail)
 
 
-async def _upscale_one(run: Run, client: AsyncClient, job: Job, piped: bytes, show: Reporter) -> Outcome:
+async def _upscale_one(run: UpscaleRun, client: AsyncClient, job: UpscaleJob, piped: bytes, show: Reporter) -> Outcome:
     if not run.overwrite and job.done_before:
         return _outcome(job, "skipped")
     started = time.monotonic()

@@ -21,7 +21,7 @@ from .files import is_there, write_whole
 from .grid import make_grid
 from .models import GenerateOptions, GenerateResult, Preview
 from .report import Outcome, Reporter, State, conclude, reporter, shown
-from .runner import RETRIES, ask_once, run_until_stopped, work_off, would_repeat
+from .runner import RETRIES, ask_once, run_all, run_until_stopped, would_repeat
 from .shots import Shot, ShotPlan, split_into_requests
 
 # What a service takes in one request unless it is set to less, which is found out. More in one would gain nothing,
@@ -35,11 +35,11 @@ _SHARED = GenerateOptions.__annotations__.keys() - {"seed", "num_images"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class GenerateRun:
     """One call of the command.
 
     :param options: for all requests; the format among them, seed and num_images not.
-    :param random_seed: the seed was not given but chosen at random, and has to be shown so that the run can be resumed.
+    :param random_seed: the seed was not given but chosen at random; it is shown so that the run can be resumed.
     :param control_map: where to write the picture that steered.
     :param preview: keep a picture of the state beside the output while a request runs.
     :param spelling: options of the command line by the fields whose names are not theirs.
@@ -66,7 +66,7 @@ class Run:
         return any(shot.output is None for shot in self.plan.shots)
 
 
-def carry_out(run: Run) -> int:
+def carry_out(run: GenerateRun) -> int:
     """Carry out a run and report it; returns the exit code."""
     _refuse_nonsense(run)
     shots, outcomes, stopped = run.plan.shots, list[Outcome](), 0
@@ -74,12 +74,12 @@ def carry_out(run: Run) -> int:
         with reporter(len(shots), "pictures") as show:
             session = Session(run, show, outcomes)
             if session.grid_is_there and run.plan.grid == "only":
-                session.tell_of_grid("skipped")
+                session.report_grid("skipped")
                 return 0
             left = session.skip_what_is_there()
             if left:
                 ask_once(run.url)
-                stopped = run_until_stopped(session.work_off(split_into_requests(left, PER_REQUEST)))
+                stopped = run_until_stopped(session.send_all(split_into_requests(left, PER_REQUEST)))
             if run.plan.grid != "none" and not stopped:
                 session.make_grid()
     except KeyboardInterrupt:
@@ -87,7 +87,7 @@ def carry_out(run: Run) -> int:
     return conclude(outcomes, len(shots), stopped=stopped, resume=_how_to_resume(run))
 
 
-def _refuse_nonsense(run: Run) -> None:
+def _refuse_nonsense(run: GenerateRun) -> None:
     if run.to_stdout and sys.stdout.isatty():
         raise click.UsageError("Standard output is a terminal: send it into a file, as in `> out.png`.")
     if run.to_stdout and run.as_json:
@@ -96,7 +96,7 @@ def _refuse_nonsense(run: Run) -> None:
         raise click.UsageError("--preview needs files to stand beside: give a folder or a file with -o.")
 
 
-def _how_to_resume(run: Run) -> str:
+def _how_to_resume(run: GenerateRun) -> str:
     seed = run.plan.shots[0].seed
     with_seed = f" with --seed {seed}" if run.random_seed else ""
     if run.plan.grid == "only":
@@ -109,7 +109,7 @@ def _how_to_resume(run: Run) -> str:
 class Session:
     """A run while it runs. `outcomes` gets what became of each picture."""
 
-    def __init__(self, run: Run, show: Reporter, outcomes: list[Outcome]) -> None:
+    def __init__(self, run: GenerateRun, show: Reporter, outcomes: list[Outcome]) -> None:
         self._run = run
         self._show = show
         self._outcomes = outcomes
@@ -126,16 +126,16 @@ class Session:
         left = []
         for shot in self._run.plan.shots:
             if shot.done_before and not self._run.overwrite:
-                self._tell([shot], "skipped")
+                self._report_shots([shot], "skipped")
             else:
                 left.append(shot)
         return left
 
-    async def work_off(self, requests: Sequence[tuple[Shot, ...]]) -> None:
+    async def send_all(self, requests: Sequence[tuple[Shot, ...]]) -> None:
         """Send all requests. After a failure that all others would share, those that are left are not sent."""
         run = self._run
         async with AsyncClient(run.url, timeout=run.timeout, retries=run.retries) as client:
-            await work_off(requests, run.jobs, lambda shots: self._work(client, shots))
+            await run_all(requests, run.jobs, lambda shots: self._work(client, shots))
 
     async def _work(self, client: AsyncClient, shots: tuple[Shot, ...]) -> bool:
         started = time.monotonic()
@@ -145,18 +145,18 @@ class Session:
             if isinstance(error, InvalidRequest) and error.param == "num_images" and len(shots) > 1:
                 half = len(shots) // 2
                 return await self._work(client, shots[:half]) and await self._work(client, shots[half:])
-            self._tell(shots, "failed", self._reason(error))
+            self._report_shots(shots, "failed", self._reason(error))
             return not would_repeat(error, _SHARED)
         except OSError as error:  # a preview that cannot be written
-            self._tell(shots, "failed", describe(error))
+            self._report_shots(shots, "failed", describe(error))
             return True
         seconds = f"{time.monotonic() - started:.1f} s" + (f" for {len(shots)}" if len(shots) > 1 else "")
         for shot, image in zip(shots, result.images, strict=True):
             try:
                 await asyncio.to_thread(self._keep, shot, image.data)
-                self._tell([shot], "done", f"seed {image.seed}, {result.width}x{result.height}, {seconds}")
+                self._report_shots([shot], "done", f"seed {image.seed}, {result.width}x{result.height}, {seconds}")
             except OSError as error:
-                self._tell([shot], "failed", describe(error))
+                self._report_shots([shot], "failed", describe(error))
         self._write_control_map(result.control_map)
         return True
 
@@ -206,18 +206,18 @@ class Session:
         if sum(outcome.count for outcome in self._outcomes) < len(plan.shots):
             return  # it is told of those already
         if any(outcome.state == "failed" and outcome.count for outcome in self._outcomes):
-            self.tell_of_grid("failed", "some of its pictures are missing")
+            self.report_grid("failed", "some of its pictures are missing")
         elif self.grid_is_there:
-            self.tell_of_grid("skipped")
+            self.report_grid("skipped")
         else:
             try:
                 kept = self._pictures
                 pictures = [kept[shot] if shot in kept else _read(shot.output) for shot in plan.shots]
                 grid = make_grid(pictures, plan.columns, plan.format, run.options.get("quality"))
             except (OSError, ValueError) as error:
-                self.tell_of_grid("failed", describe(error))
+                self.report_grid("failed", describe(error))
             else:
-                self.tell_of_grid(*self._written(plan.grid_output, grid, f"{len(pictures)} pictures"))
+                self.report_grid(*self._written(plan.grid_output, grid, f"{len(pictures)} pictures"))
 
     def _written(self, path: Path | None, data: bytes, detail: str) -> tuple[State, str]:
         """Write one more file that is no picture of its own; what became of it."""
@@ -232,13 +232,13 @@ class Session:
             return "failed", describe(error)
         return "done", detail
 
-    def tell_of_grid(self, state: State, detail: str = "") -> None:
+    def report_grid(self, state: State, detail: str = "") -> None:
         """Say what became of the grid, which is not counted among the pictures."""
         path = self._run.plan.grid_output
         self._report(Outcome(source="grid", output=shown(path, "stdout"), state=state, detail=detail, count=0))
         self._print_json({"grid": _plain(path)}, state, detail)
 
-    def _tell(self, shots: Sequence[Shot], state: State, detail: str = "") -> None:
+    def _report_shots(self, shots: Sequence[Shot], state: State, detail: str = "") -> None:
         prompt, count = _title(shots[0].prompt), len(shots)
         source = f"{prompt} ({count} pictures)" if count > 1 else prompt
         output = "the grid" if self._run.plan.grid == "only" else shown(shots[0].output, "stdout")
@@ -249,7 +249,7 @@ class Session:
 
     def _report(self, outcome: Outcome) -> None:
         self._outcomes.append(outcome)
-        self._show.tell(outcome)
+        self._show.report(outcome)
 
     def _print_json(self, what: dict[str, object], state: State, detail: str) -> None:
         if self._run.as_json:

@@ -22,7 +22,7 @@ SUFFIXES: dict[Format, str] = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class UpscaleJob:
     """One picture to make. None stands for standard input, or standard output."""
 
     source: Path | None
@@ -38,7 +38,7 @@ class Job:
 class Plan:
     """The pictures to make, and the format that all of them get."""
 
-    jobs: tuple[Job, ...]
+    jobs: tuple[UpscaleJob, ...]
     format: Format
 
 
@@ -90,14 +90,14 @@ def _plan_one(word: str, output: str | None, format: Format | None) -> Plan:
     source = None if word == "-" else Path(word)
     stem = source.stem if source else "stdin"
     if output == "-" or (output is None and source is None):
-        return Plan(jobs=(Job(source=source, output=None),), format=format or "png")
+        return Plan(jobs=(UpscaleJob(source=source, output=None),), format=format or "png")
     if output is None:
         target = Path(word).with_name(stem + "-upscaled" + SUFFIXES[format or "png"])
     elif names_folder(output):
         target = Path(output) / (stem + SUFFIXES[format or "png"])
     else:
         target = Path(output)
-    return Plan(jobs=(Job(source=source, output=target),), format=format_of(target, format))
+    return Plan(jobs=(UpscaleJob(source=source, output=target),), format=format_of(target, format))
 
 
 def names_folder(word: str) -> bool:
@@ -162,7 +162,7 @@ def _without_results(pictures: list[Path], base: Path, output: Path) -> list[Pat
     return [path for path in pictures if output not in path.resolve().parents]
 
 
-def _name_outputs(found: Iterable[_Found], folder: Path, suffix: str) -> list[Job]:
+def _name_outputs(found: Iterable[_Found], folder: Path, suffix: str) -> list[UpscaleJob]:
     """a.jpg becomes a.png. Where a.jpg and a.webp both would, they become a.jpg.png and a.webp.png."""
     unique = {(item.source.resolve(), item.relative): item for item in found}
     items = list(unique.values())
@@ -172,13 +172,13 @@ def _name_outputs(found: Iterable[_Found], folder: Path, suffix: str) -> list[Jo
         relative = item.relative.with_suffix(suffix)
         if count[file_key(relative)] > 1:
             relative = item.relative.with_name(item.relative.name + suffix)
-        jobs.append(Job(source=item.source, output=folder / relative))
+        jobs.append(UpscaleJob(source=item.source, output=folder / relative))
     return jobs
 
 
-def _refuse_clashes(jobs: Sequence[Job]) -> None:
+def _refuse_clashes(jobs: Sequence[UpscaleJob]) -> None:
     sources = {job.source.resolve(): job.source for job in jobs if job.source}
-    taken: dict[str, Job] = {}
+    taken: dict[str, UpscaleJob] = {}
     for job in jobs:
         if job.output is None:
             continue

@@ -1,4 +1,4 @@
-"""What the person at the command line sees of a run, all of it on standard error."""
+"""The progress of a run on the command line. All of it goes to standard error."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Reporter(Protocol):
         """A bar for one request while it is in work, to be called with its progress."""
         ...
 
-    def tell(self, outcome: Outcome) -> None:
-        """Say what became of one output."""
+    def report(self, outcome: Outcome) -> None:
+        """Report the outcome of one output."""
         ...
 
 
@@ -63,7 +63,7 @@ class LineReporter:
     def bar(self, title: str) -> Iterator[OnProgress]:
         yield lambda _: None
 
-    def tell(self, outcome: Outcome) -> None:
+    def report(self, outcome: Outcome) -> None:
         click.echo(outcome_line(outcome), err=True)
 
 
@@ -85,7 +85,7 @@ class BarReporter:
         finally:
             self._bars.remove_task(task)
 
-    def tell(self, outcome: Outcome) -> None:
+    def report(self, outcome: Outcome) -> None:
         style = {"done": "green", "skipped": "dim", "failed": "red"}[outcome.state]
         line = outcome_line(outcome)
         self._bars.console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What the commands that work for long have in common: several jobs at a time, and a clean stop."""
+"""Shared code of the long-running commands: several requests at a time, and a clean stop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .errors import DarkroomError, InvalidRequest, Unavailable
 # More patience than the library has by default: a long run should outlive a restart of the service.
 RETRIES = 5
 
-Job = TypeVar("Job")
+Item = TypeVar("Item")
 
 
 def ask_once(url: str) -> None:
@@ -31,8 +31,8 @@ def ask_once(url: str) -> None:
                 raise
 
 
-async def work_off(jobs: Iterable[Job], at_a_time: int, work: Callable[[Job], Awaitable[bool]]) -> None:
-    """Do `work` for every job, `at_a_time` at once, until one of them finds (False) that it is no use to go on."""
+async def run_all(jobs: Iterable[Item], at_a_time: int, work: Callable[[Item], Awaitable[bool]]) -> None:
+    """Call `work` for every job, `at_a_time` at once. A call that returns False stops the run."""
     waiting = iter(jobs)
 
     async def worker() -> None:
@@ -45,8 +45,8 @@ async def work_off(jobs: Iterable[Job], at_a_time: int, work: Callable[[Job], Aw
 
 
 def would_repeat(error: Exception, shared: Container[str | None]) -> bool:
-    """Whether the jobs that are left would fail too: no service answers any more, the service cannot do such a thing
-    at all (404), or one of the fields is refused that all jobs share."""
+    """Whether the remaining jobs would fail too: the service is unreachable, it does not support the request at all
+    (404), or it refuses a field that all jobs share."""
     if isinstance(error, InvalidRequest):
         return error.status == 404 or error.param in shared
     return isinstance(error, Unavailable) and error.code != "connection_lost"

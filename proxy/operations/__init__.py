@@ -47,6 +47,18 @@ def operation_named(name: object) -> Operation:
     return usual if usual.pipeline == model.pipeline else _KINDS[family.operation](name=model.name, model=model)
 
 
+def model_of(operation: str) -> str | None:
+    """The name of the model that runs an operation; None if it needs none, or if its family no longer exists.
+
+    :param operation: the name as a task stores it.
+    """
+    try:
+        pipeline = operation_named(operation).pipeline
+    except InvalidInput:
+        return None
+    return pipeline.name if pipeline else None
+
+
 def group_of(operation: str) -> str:
     """Whom an operation shares its networks with: the name of its pipeline; see `proxy.load.Sharing`.
 

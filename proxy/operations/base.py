@@ -1,4 +1,4 @@
-"""What an operation is to the tasks."""
+"""The interface between tasks and operations."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from proxy.tasks.models import Output, TaskContext, Work
 
 
 class Operation(Protocol):
-    """What can be asked for, done by one model."""
+    """A kind of work that clients can request, such as `generate`, done by one model."""
 
     @property
     def name(self) -> str:
-        """Under which tasks of it are kept."""
+        """The name under which its tasks are stored."""
 
     @property
     def lane(self) -> str:
-        """The tasks that it waits with; see `proxy.tasks.lanes`."""
+        """The name of the lane in which its tasks wait; see `proxy.tasks.lanes`."""
 
     @property
     def pipeline(self) -> ModelSpec | None:
-        """The model that does the work; None where no model of Triton's does."""
+        """The pipeline model that does the work; None if the operation uses no model of Triton."""
 
     @property
     def longest_turn(self) -> float:
@@ -34,18 +34,18 @@ class Operation(Protocol):
 
     @property
     def names(self) -> frozenset[str]:
-        """Every field that it takes."""
+        """The names of all fields that it accepts."""
 
     def bound(self, services: Services, fields: dict[str, Any]) -> Operation:
-        """The operation by the model that a request names; its name is taken out of `fields`.
+        """The operation with the model that a request names. The model's name is removed from `fields`.
 
         :raises InvalidInput, NotFound: there is no such model.
         """
 
     async def accept(self, services: Services, fields: dict[str, Any]) -> Work:
-        """Validate a request: values as JSON or a form has them, files as bytes.
+        """Validate a request. Values have the types of JSON or a form, files are bytes.
 
-        :raises DarkroomError, RequestValidationError: it is refused.
+        :raises DarkroomError, RequestValidationError: the request is invalid.
         """
 
     async def run(self, context: TaskContext) -> list[Output]:

@@ -21,7 +21,7 @@ from proxy.operations.enlarging import (
     enlarge_ranges,
     enlarging,
 )
-from proxy.operations.images import ImageJob, Made, Outputs, run
+from proxy.operations.images import GeneratedImages, ImageJob, Outputs, run
 from proxy.operations.taking import MODEL, names_of, take, take_model
 from proxy.services import Services
 from proxy.tasks.models import Emit, Output, TaskContext, Work
@@ -97,17 +97,19 @@ class Generate:
         afterwards = job.request.num_images if larger else 0
         steps = job.request.steps
 
-        async def each(outputs: Outputs) -> None:
+        async def on_response(outputs: Outputs) -> None:
             nonlocal steps
             done, steps = (int(n) for n in outputs["progress"])
             preview = outputs.get("preview")
             emit(done, steps + afterwards, None if preview is None else preview.tobytes())
 
-        made = await run(services, job, each)
+        made = await run(services, job, on_response)
         return await _results(services, made, larger, steps, emit)
 
 
-async def _results(services: Services, made: Made, larger: Enlarging | None, steps: int, emit: Emit) -> list[Output]:
+async def _results(
+    services: Services, made: GeneratedImages, larger: Enlarging | None, steps: int, emit: Emit
+) -> list[Output]:
     """The images as results of a task, enlarged where that is asked for: one step for each of them."""
     outputs = [Output(data=data, media_type=made.media_type, details=details) for data, details in made.images]
     if larger is None:

@@ -40,7 +40,7 @@ class ImageJob:
 
 
 @dataclass(kw_only=True)
-class Made:
+class GeneratedImages:
     """What came of a job: images with their details, in order, and what a ControlNet read."""
 
     media_type: str
@@ -75,17 +75,19 @@ class Made:
         return json.dumps(answer).encode()
 
 
-async def run(services: Services, job: ImageJob, each: Callable[[Outputs], Awaitable[None]] | None = None) -> Made:
-    """Run the model to its end; `each` gets every response.
+async def run(
+    services: Services, job: ImageJob, on_response: Callable[[Outputs], Awaitable[None]] | None = None
+) -> GeneratedImages:
+    """Run the model to its end; `on_response` gets every response.
 
     :raises DarkroomError: the error of the model, or NotReady while Triton is unavailable.
     """
-    made, name = Made(media_type=job.media_type), job.model.name
+    made, name = GeneratedImages(media_type=job.media_type), job.model.name
     async with aclosing(services.run_model(name, to_tensors(job.request))) as responses:
         async for outputs in responses:
             made.take(outputs)
-            if each is not None:
-                await each(outputs)
+            if on_response is not None:
+                await on_response(outputs)
     if len(made.images) != job.request.num_images:
         raise NetworkError(f"{name} ended with {len(made.images)} of {job.request.num_images} images")
     return made

@@ -14,7 +14,7 @@ from darkroom.request.field import Field, resolved
 from darkroom.request.request import Request
 from proxy.models import ServedModel, choose_model, of_operation
 from proxy.services import Services
-from proxy.uploads import take_picture
+from proxy.uploads import take_image
 from proxy.validation import validated
 
 MODEL = "model"
@@ -70,23 +70,23 @@ async def take(services: Services, model: ServedModel, fields: dict[str, Any], *
     """
     kind, limits = model.family.request, model.limits(services)
     _refuse_images_of_others(model, fields)
-    pictures = {}
+    sent_images = {}
     for name in kind.images():
         about = kind.fields()[name]
-        found = await take_picture(fields, image_names(name, about), max_mb=services.settings.max_upload_mb)
+        found = await take_image(fields, image_names(name, about), max_mb=services.settings.max_upload_mb)
         if found is not None:
-            pictures[name] = (found, resolved(about.max_pixels, limits))
+            sent_images[name] = (found, resolved(about.max_pixels, limits))
     values = named(kind, validated(fields, edge_model(kind), kind.ranges(limits), texts(kind)).model_dump())
     values |= settled
-    data = {name: found[1] for name, (found, _) in pictures.items()}
+    data = {name: found[1] for name, (found, _) in sent_images.items()}
     request = model.parse(services, {**values, **data})
     for name in kind.images():
         about = kind.fields()[name]
-        if about.needed and name not in pictures:
+        if about.needed and name not in sent_images:
             called = about.called or name
             raise InvalidInput(f"{called} is missing: send an image.", param=called)
     images = {}
-    for name, ((sent_as, content), most) in pictures.items():
+    for name, ((sent_as, content), most) in sent_images.items():
         header = await asyncio.to_thread(probe, content, max_pixels=most, param=sent_as)
         images[name] = TakenImage(name=sent_as, data=content, header=header)
     return Taken(model=model, request=request, values=values, images=images)

@@ -21,18 +21,18 @@ from proxy.operations.images import ImageJob, Outputs, run
 from proxy.operations.taking import names_of, take, take_model
 from proxy.services import Services, Use, while_connected
 from proxy.sources import SOURCE
-from proxy.streams import EVENT_STREAM, EventResponse, Tell, data_url, event, wants_events
+from proxy.streams import EVENT_STREAM, EventResponse, SendEvent, data_url, event, wants_events
 from proxy.uploads import read_fields
 
 router = APIRouter(tags=["text to image"])
 
 _JSON = "application/json"
-_ANY_PICTURE = "image/*"
-_PICTURES = {MEDIA_TYPES[name]: name for name in ("png", "webp", "jpeg")}
+_ANY_IMAGE = "image/*"
+_IMAGES = {MEDIA_TYPES[name]: name for name in ("png", "webp", "jpeg")}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class GenerateCall:
     """A request and the form of its answer.
 
     :param bare: answer the image itself.
@@ -44,32 +44,32 @@ class Wanted:
     warnings: dict[str, Any]
 
 
-async def _wanted(request: Request, services: Use) -> Wanted:
+async def _read_call(request: Request, services: Use) -> GenerateCall:
     fields = await read_fields(request, max_mb=services.settings.max_upload_mb)
     model = take_model(services, "generate", fields)
     warnings = note(request, ignored(fields, names_of(model)))
-    accepted, events = _accepted(accept_of(request)), wants_events(request, _JSON, *_PICTURES)
+    accepted, events = _preferred_answer(accept_of(request)), wants_events(request, _JSON, *_IMAGES)
     settled = {}
     asked = str(fields.get("format") or "").lower()
-    if accepted in _PICTURES and asked in ("", _PICTURES[accepted]):
-        settled["format"] = _PICTURES[accepted]
+    if accepted in _IMAGES and asked in ("", _IMAGES[accepted]):
+        settled["format"] = _IMAGES[accepted]
     parsed = (await take(services, model, fields, **settled)).request
     if not events:  # progress and previews would reach nobody, and every message costs time
         parsed = parsed.with_values(progress_every=0, preview_every=0)
     job = ImageJob.of(model, parsed)
-    if accepted in _PICTURES:
-        _require_one(job.request.format == _PICTURES[accepted], f"format is {job.request.format}", accepted)
+    if accepted in _IMAGES:
+        _require_one(job.request.format == _IMAGES[accepted], f"format is {job.request.format}", accepted)
     bare = accepted != _JSON and not events
     _require_one(not bare or job.request.num_images == 1, f"num_images is {job.request.num_images}", accepted)
-    return Wanted(job=job, bare=bare, warnings=warnings)
+    return GenerateCall(job=job, bare=bare, warnings=warnings)
 
 
-def _accepted(accept: Accept) -> str:
+def _preferred_answer(accept: Accept) -> str:
     """What the client likes best of what there is: JSON, a kind of picture, or any picture. JSON if it has no wish."""
-    best = accept.best((_JSON, *_PICTURES))
+    best = accept.best((_JSON, *_IMAGES))
     if best == _JSON:
         return _JSON
-    return best if accept.names(best) else _ANY_PICTURE
+    return best if accept.names(best) else _ANY_IMAGE
 
 
 def _require_one(fits: bool, but: str, accepted: str) -> None:
@@ -86,42 +86,42 @@ def _require_one(fits: bool, but: str, accepted: str) -> None:
     **answers(
         Generated,
         raises=(*IMAGE, *WORK),
-        media=(EVENT_STREAM, *_PICTURES),
+        media=(EVENT_STREAM, *_IMAGES),
         headers=("X-Seed",),
         other={406: "`not_acceptable`: Several images, and `Accept` names a kind of answer that holds one."},
     ),
 )
-async def generate(request: Request, services: Use, wanted: Annotated[Wanted, Depends(_wanted)]) -> Response:
+async def generate(request: Request, services: Use, call: Annotated[GenerateCall, Depends(_read_call)]) -> Response:
     """Takes JSON or a form. Answers JSON: `images` as data URLs, `seed`, `seeds`, `parameters`, and with a reference
     picture the `control_map` that was made of it. With `Accept: image/png` (webp, jpeg) and one picture it answers
     the picture itself, and its seed in `X-Seed`.
 
     With `Accept: text/event-stream` it answers events: `progress` with the steps done and in all, `control` with
-    the control map, `preview`, `image` for each picture when it is ready, then `done` with the rest of the answer, or
+    the control map, `preview`, `image` for each image when it is ready, then `done` with the rest of the answer, or
     `error`."""
-    wanted.job.model.require_ready(services)
-    if wants_events(request, _JSON, *_PICTURES):
+    call.job.model.require_ready(services)
+    if wants_events(request, _JSON, *_IMAGES):
         services.gate.check(SOURCE.get())
-        return EventResponse(partial(_narrated, services, wanted))
-    made = await while_connected(request, services.admitted(partial(run, services, wanted.job)))
-    if wanted.bare:
+        return EventResponse(partial(_stream_events, services, call))
+    made = await while_connected(request, services.admitted(partial(run, services, call.job)))
+    if call.bare:
         ((data, details),) = made.images
         return Response(data, media_type=made.media_type, headers={"X-Seed": str(details["seed"])})
-    return Response(await asyncio.to_thread(made.as_json, wanted.warnings), media_type=_JSON)
+    return Response(await asyncio.to_thread(made.as_json, call.warnings), media_type=_JSON)
 
 
-async def _narrated(services: Services, wanted: Wanted, tell: Tell) -> None:
+async def _stream_events(services: Services, call: GenerateCall, send: SendEvent) -> None:
     """The job as events."""
 
-    async def each(outputs: Outputs) -> None:
-        for one in await asyncio.to_thread(_told, outputs, wanted.job.media_type):
-            tell(one)
+    async def on_response(outputs: Outputs) -> None:
+        for one in await asyncio.to_thread(_events_of, outputs, call.job.media_type):
+            send(one)
 
-    made = await services.admitted(lambda: run(services, wanted.job, each))
-    tell(event("done", {**made.summary(), **wanted.warnings}))
+    made = await services.admitted(lambda: run(services, call.job, on_response))
+    send(event("done", {**made.summary(), **call.warnings}))
 
 
-def _told(outputs: Outputs, media_type: str) -> list[bytes]:
+def _events_of(outputs: Outputs, media_type: str) -> list[bytes]:
     """One response of the model as events."""
     if "image" in outputs:
         details = json.loads(outputs["details"][0])

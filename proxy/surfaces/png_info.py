@@ -13,7 +13,7 @@ from proxy import answers as answer
 from proxy.documented import IMAGE, answers
 from proxy.ignored import ignored, note
 from proxy.services import Use
-from proxy.uploads import read_fields, take_picture
+from proxy.uploads import read_fields, take_image
 
 router = APIRouter(tags=["text to image"])
 
@@ -32,7 +32,7 @@ async def png_info(request: Request, services: Use) -> dict[str, Any]:
     max_mb = services.settings.max_upload_mb
     fields = await read_fields(request, max_mb=max_mb)
     warnings = note(request, ignored(fields, PICTURE_FIELDS))
-    picture = await take_picture(fields, PICTURE_FIELDS, max_mb=max_mb)
+    picture = await take_image(fields, PICTURE_FIELDS, max_mb=max_mb)
     if picture is None:
         raise InvalidInput("file is missing.", param="file")
     info = await asyncio.to_thread(read_image, picture[1])

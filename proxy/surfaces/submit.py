@@ -162,12 +162,12 @@ async def batch_submit(
     warnings = note(request, unknown)
     accepted = await _submit(body.requests, request, services, tasks)
     estimates = await tasks.estimates_of_accepted()
-    told = [_accepted(task, estimates) for task, _ in accepted]
+    shown_tasks = [_accepted(task, estimates) for task, _ in accepted]
     content = {
-        "task_ids": [answer["task_id"] for answer in told],
-        "tasks": told,
-        "total": len(told),
-        "message": f"{len(told)} tasks submitted successfully",
+        "task_ids": [answer["task_id"] for answer in shown_tasks],
+        "tasks": shown_tasks,
+        "total": len(shown_tasks),
+        "message": f"{len(shown_tasks)} tasks submitted successfully",
         **warnings,
     }
     return JSONResponse(content, headers=_replayed(all(new for _, new in accepted)))
@@ -216,6 +216,7 @@ async def _submit(
         priority="normal",
         key=key,
         digest=await asyncio.to_thread(digest, sent),
+        requested_operation=submit_operation(services).name,
     )
 
 

@@ -25,9 +25,9 @@ from proxy.answers import TaskPage, TaskView
 from proxy.documented import IMAGE, SUBMIT, TASK, answers
 from proxy.http.conditional import SHOWN, file_answer
 from proxy.ignored import ignored, note
-from proxy.operations import operation_named
+from proxy.operations import model_of, operation_named
 from proxy.services import Use
-from proxy.streams import EVENT_STREAM, EventResponse, Told, data_url, event
+from proxy.streams import EVENT_STREAM, EventQueue, EventResponse, data_url, event
 from proxy.tasks.models import PRIORITIES, STATES, QueueEstimates, State, Task
 from proxy.tasks.tasks import Tasks, UseTasks
 from proxy.uploads import read_fields
@@ -99,7 +99,8 @@ def shown(task: Task, estimates: QueueEstimates, request: Request) -> dict[str, 
     urls, estimate = result_urls(task, request), estimates[task.lane]
     return {
         "task_id": task.id,
-        "operation": task.operation,
+        "operation": task.requested_operation or task.operation,
+        "model": model_of(task.operation),
         "status": task.state,
         "priority": task.priority,
         "progress": math.floor(100 * task.share),
@@ -133,14 +134,23 @@ async def submit_task(request: Request, services: Use, tasks: UseTasks) -> Respo
     tasks.check(1, key)  # before the request costs time
     fields = await read_fields(request, max_mb=services.settings.max_upload_mb)
     hashed = await asyncio.to_thread(digest, fields)
-    operation = operation_named(fields.pop("operation", None)).bound(services, fields)
+    requested = operation_named(fields.pop("operation", None))
+    operation = requested.bound(services, fields)
     tasks.check(1, key, operation.lane)
     wanted = fields.pop("priority", None)
     priority = values.choice("priority", "normal" if wanted in (None, "") else wanted, PRIORITIES)
     warnings = note(request, ignored(fields, operation.names))
     work = await operation.accept(services, fields)
     who = client_of(request)
-    ((task, new),) = await tasks.submit(operation.name, [work], client=who, priority=priority, key=key, digest=hashed)
+    ((task, new),) = await tasks.submit(
+        operation.name,
+        [work],
+        client=who,
+        priority=priority,
+        key=key,
+        digest=hashed,
+        requested_operation=requested.name,
+    )
     headers = {"Location": f"/tasks/{task.id}"} | ({} if new else {REPLAYED: "true"})
     return JSONResponse({**shown(task, await tasks.estimates_of_accepted(), request), **warnings}, 202, headers)
 
@@ -182,12 +192,12 @@ async def task_events(task_id: str, request: Request, tasks: UseTasks) -> Respon
     """Events: `state`, at once and whenever it or the position in the queue changes; `step` with the steps; `preview`
     if the request asked for some and this process runs the task; at its end `done` with the task."""
     await tasks.get(task_id)
-    return EventResponse(partial(narrate, tasks, task_id, request))
+    return EventResponse(partial(stream_events, tasks, task_id, request))
 
 
-async def narrate(tasks: Tasks, id: str, request: Request, tell: Told) -> None:
-    told_state: Any = None
-    told_step: Any = None
+async def stream_events(tasks: Tasks, id: str, request: Request, send: EventQueue) -> None:
+    sent_state: Any = None
+    sent_step: Any = None
     previews = 0
     while True:
         live = tasks.live(id)
@@ -195,20 +205,20 @@ async def narrate(tasks: Tasks, id: str, request: Request, tell: Told) -> None:
         estimates = await tasks.recent_estimates()
         position = estimates[task.lane].position(id)
         step = (live.step, live.steps) if live and live.steps else (task.step, task.steps)
-        behind = tell.behind
-        if (task.state, position) != told_state:
-            told_state = (task.state, position)
-            tell(event("state", shown(task, estimates, request)))
+        behind = send.behind
+        if (task.state, position) != sent_state:
+            sent_state = (task.state, position)
+            send(event("state", shown(task, estimates, request)))
         if task.ended:
-            tell(event("done", shown(task, estimates, request)))
+            send(event("done", shown(task, estimates, request)))
             return
-        if task.state == "processing" and step != told_step and not behind:
-            told_step = step
+        if task.state == "processing" and step != sent_step and not behind:
+            sent_step = step
             percent = 100 * step[0] // max(1, step[1])
-            tell(event("step", {"step": step[0], "total_steps": step[1], "progress": percent}))
+            send(event("step", {"step": step[0], "total_steps": step[1], "progress": percent}))
         if live and live.preview is not None and live.previews != previews and not behind:
             previews = live.previews
-            tell(await asyncio.to_thread(_preview, live.preview, step))
+            send(await asyncio.to_thread(_preview, live.preview, step))
         await asyncio.sleep(_LEAST_SECONDS)
         await (live.wait(_LOOK_SECONDS) if live else asyncio.sleep(_LOOK_SECONDS))
 

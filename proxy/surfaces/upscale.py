@@ -38,7 +38,7 @@ from proxy.operations.taking import names_of, take
 from proxy.operations.upscaling import Upscaled, run
 from proxy.services import Services, Use, while_connected, within
 from proxy.sources import SOURCE
-from proxy.streams import EVENT_STREAM, EventResponse, Tell, event, wants_events
+from proxy.streams import EVENT_STREAM, EventResponse, SendEvent, event, wants_events
 from proxy.uploads import read_fields, read_file
 from proxy.validation import validated
 
@@ -59,7 +59,7 @@ _BATCH = answers(UpscaledBatch, raises=(*BODY, *WORK), media=("application/zip",
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sent:
+class UpscaleCall:
     """What a request says.
 
     :param request: of a batch, without the image.
@@ -71,20 +71,20 @@ class Sent:
     warnings: dict[str, Any]
 
 
-async def _single(request: Request, services: Use) -> Sent:
+async def _read_call(request: Request, services: Use) -> UpscaleCall:
     """A request for one image, of which only the header has been looked at."""
     sent = await read_fields(request, max_mb=services.settings.max_upload_mb)
     model = default_model(services, "upscale")
     warnings = note(request, ignored(sent, names_of(model)))
     taken = await take(services, model, sent)
-    return Sent(model=model, request=cast(fields.UpscaleRequest, taken.request), warnings=warnings)
+    return UpscaleCall(model=model, request=cast(fields.UpscaleRequest, taken.request), warnings=warnings)
 
 
-async def _several(
+async def _read_batch_call(
     request: Request,
     services: Use,
     files: Annotated[list[UploadFile], File(description="Up to MAX_BATCH_FILES pictures.")],
-) -> tuple[Sent, list[UploadFile]]:
+) -> tuple[UpscaleCall, list[UploadFile]]:
     """A request for several images, which stay where the form has them."""
     form = await request.form()
     sent: dict[str, Any] = {name: value for name, value in form.multi_items() if name != "files"}
@@ -99,7 +99,7 @@ async def _several(
     most = services.settings.max_batch_files
     if len(files) > most:
         raise TooLarge(f"files: at most {most} pictures at once; got {len(files)}.", param="files")
-    return Sent(model=model, request=options, warnings=warnings), files
+    return UpscaleCall(model=model, request=options, warnings=warnings), files
 
 
 @router.get("/info", summary="Models, device and limits", **answers(UpscaleInfo))
@@ -163,31 +163,31 @@ def _precision(repository: Path, served: list[networks.UpscaleNetwork]) -> str |
 
 
 @router.post("/upscale", summary="Upscale one picture", response_class=Response, **_ONE)
-async def upscale(request: Request, services: Use, sent: Annotated[Sent, Depends(_single)]) -> Response:
+async def upscale(request: Request, services: Use, call: Annotated[UpscaleCall, Depends(_read_call)]) -> Response:
     """Takes a form with a file, or the picture as base64 in it or in JSON. Answers the picture itself. With
     `Accept: text/event-stream` it answers events instead: `progress` with the tiles done and in all, then `image` with
     the picture as a data URL, or `error`.
 
     `X-Dropped-Metadata` (in JSON `dropped_metadata`) names what the answer has no room for: `icc_profile`, a colour
     profile so large that programs could not open the answer."""
-    sent.model.require_ready(services)
+    call.model.require_ready(services)
     if wants_events(request, *MEDIA_TYPES.values()):
         services.gate.check(SOURCE.get())
-        return EventResponse(partial(_narrated, services, sent))
-    result = await while_connected(request, services.admitted(partial(run, services, sent.model, sent.request)))
+        return EventResponse(partial(_stream_events, services, call))
+    result = await while_connected(request, services.admitted(partial(run, services, call.model, call.request)))
     return Response(result.data, media_type=result.media_type, headers=result.headers)
 
 
 @router.post("/upscale-batch", summary="Upscale several pictures", response_class=Response, **_BATCH)
 async def upscale_batch(
-    request: Request, services: Use, sent: Annotated[tuple[Sent, list[UploadFile]], Depends(_several)]
+    request: Request, services: Use, given: Annotated[tuple[UpscaleCall, list[UploadFile]], Depends(_read_batch_call)]
 ) -> Response:
     """Answers a zip of the results, with `errors.json` for the files that failed; with
     `Accept: application/json` a list with one entry per file. A bad file does not lose the others."""
-    said, files = sent
-    said.model.require_ready(services)
+    call, files = given
+    call.model.require_ready(services)
     work = _batch_json if accept_of(request).prefers("application/json", "application/zip") else _batch_zip
-    return await while_connected(request, work(services, files, said))
+    return await while_connected(request, work(services, files, call))
 
 
 async def _read(file: UploadFile, services: Services) -> bytes:
@@ -197,20 +197,20 @@ async def _read(file: UploadFile, services: Services) -> bytes:
     return data
 
 
-async def _batch_item(services: Services, file: UploadFile, sent: Sent) -> Upscaled | DarkroomError:
+async def _batch_item(services: Services, file: UploadFile, call: UpscaleCall) -> Upscaled | DarkroomError:
     """One file of an admitted batch; its error is its own."""
     try:
         data = await _read(file, services)
-        work = run(services, sent.model, sent.request.with_values(image=data))
+        work = run(services, call.model, call.request.with_values(image=data))
         return await within(services.settings.task_timeout, work)
     except NotReady:
-        raise  # not this file's fault: the whole batch is to be sent again
+        raise  # not this file's fault: the whole batch has to be sent again
     except DarkroomError as error:
         return error
 
 
 async def _batch(
-    services: Services, files: list[UploadFile], sent: Sent
+    services: Services, files: list[UploadFile], call: UpscaleCall
 ) -> AsyncGenerator[tuple[UploadFile, Upscaled | DarkroomError], None]:
     """A batch takes one place at the gate. Its files run a few at a time and are given in their order."""
     async with services.gate.admit(SOURCE.get()):
@@ -218,7 +218,7 @@ async def _batch(
         try:
             for i in range(len(files) + _BATCH_PARALLEL):
                 if i < len(files):
-                    running.append(asyncio.create_task(_batch_item(services, files[i], sent)))
+                    running.append(asyncio.create_task(_batch_item(services, files[i], call)))
                 if i >= _BATCH_PARALLEL:
                     yield files[i - _BATCH_PARALLEL], await running.popleft()
         finally:
@@ -226,9 +226,9 @@ async def _batch(
                 task.cancel()
 
 
-async def _batch_json(services: Services, files: list[UploadFile], sent: Sent) -> Response:
+async def _batch_json(services: Services, files: list[UploadFile], call: UpscaleCall) -> Response:
     results = []
-    async with aclosing(_batch(services, files, sent)) as batch:
+    async with aclosing(_batch(services, files, call)) as batch:
         async for file, result in batch:
             entry: dict[str, Any] = {"filename": file.filename}
             if isinstance(result, Upscaled):
@@ -236,16 +236,16 @@ async def _batch_json(services: Services, files: list[UploadFile], sent: Sent) -
             else:
                 entry |= {"success": False, "error": describe(result)[1]["error"]}
             results.append(entry)
-    return JSONResponse({"results": results, **sent.warnings})
+    return JSONResponse({"results": results, **call.warnings})
 
 
-async def _batch_zip(services: Services, files: list[UploadFile], sent: Sent) -> Response:
+async def _batch_zip(services: Services, files: list[UploadFile], call: UpscaleCall) -> Response:
     errors: dict[str, Any] = {}
     with Archive() as archive:
-        async with aclosing(_batch(services, files, sent)) as batch:
+        async with aclosing(_batch(services, files, call)) as batch:
             async for file, result in batch:
                 if isinstance(result, Upscaled):
-                    name = entry_name(file.filename, sent.request.format)
+                    name = entry_name(file.filename, call.request.format)
                     await asyncio.to_thread(archive.add, name, result.data)
                 else:
                     errors[unused(file.filename or _NAMELESS, errors)] = describe(result)[1]["error"]
@@ -260,11 +260,11 @@ async def _batch_zip(services: Services, files: list[UploadFile], sent: Sent) ->
     )
 
 
-async def _narrated(services: Services, sent: Sent, tell: Tell) -> None:
+async def _stream_events(services: Services, call: UpscaleCall, send: SendEvent) -> None:
     """The job as events."""
 
     def report(done: int, total: int) -> None:
-        tell(event("progress", {"done": done, "total": total}))
+        send(event("progress", {"done": done, "total": total}))
 
-    result = await services.admitted(lambda: run(services, sent.model, sent.request, report))
-    tell(await asyncio.to_thread(lambda: event("image", {**result.as_json(), **sent.warnings})))
+    result = await services.admitted(lambda: run(services, call.model, call.request, report))
+    send(await asyncio.to_thread(lambda: event("image", {**result.as_json(), **call.warnings})))

@@ -1,6 +1,6 @@
-"""Durable tasks: accepted once, kept in a database, and run again after any crash until they have ended.
+"""Durable tasks: accepted once, stored in a database, and run again after a crash until they have ended.
 
-`models` what a task is · `store` the table that clients see · `files` inputs and results · `queue` who runs what, with
-DBOS · `runner` one task until it has ended · `admission`, `overview`, `upkeep` accepting, looking, and regular rounds ·
-`tasks` all of it together. What tasks can do is in `proxy.operations`.
+`models` the data types · `store` the database table · `files` inputs and results on disk · `queue` the DBOS queue ·
+`runner` runs one task until it has ended · `admission` accepts tasks · `overview` queue estimates and counts ·
+`upkeep` periodic maintenance · `tasks` the facade for the routes. `proxy.operations` has the work that tasks do.
 """

@@ -1,4 +1,4 @@
-"""Accepting work as tasks: all of a request or none, once for each Idempotency-Key, only while there is room."""
+"""Accepts work as tasks: all of a request or nothing, once for each Idempotency-Key, and only while there is room."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from proxy.waiting import at_most
 log = logging.getLogger(__name__)
 
 _FULL_SECONDS = 0.25
-"""How long a refusal because of a full queue is repeated without asking the database. Refusing must stay cheap, or an
-overload would slow down the tasks that were accepted."""
+"""Seconds for which a refusal because of a full queue is repeated without asking the database. Refusing must stay
+cheap, or an overload would slow down the accepted tasks."""
 QUEUE_SECONDS = 5.0
-"""How long a client waits for DBOS, which asks an unavailable database again and again."""
+"""Seconds that a client waits for DBOS, which retries while the database is unavailable."""
 
 
 @dataclass(kw_only=True)
 class _Refusals:
-    """Of one lane.
+    """The refusals of one lane.
 
     :ivar full: the last refusal because of a full queue, repeated until `full_until`.
-    :ivar room: when there will be room, as it was known then.
+    :ivar room: the queue estimate at that time, which says when there will be room.
     """
 
     full: QueueFull | None = None
@@ -52,9 +52,9 @@ class _Refusals:
 
 
 class Admission:
-    """What `POST /tasks` and its like do. For the errors see `submit`.
+    """Accepts tasks for the routes that create them. For the errors see `submit`.
 
-    :param gates: by the names of the lanes.
+    :param gates: the gates by the names of their lanes.
     """
 
     def __init__(
@@ -75,9 +75,10 @@ class Admission:
         self._refusals = {lane: _Refusals() for lane in gates}
 
     def check(self, count: int, key: str | None, lane: str | None = None) -> None:
-        """Refuse what is known to be refused before anything of the request is read; for the errors see `submit`.
+        """Refuse a request before its body is read, if it would be refused later. For the errors see `submit`.
 
-        :param lane: None while it is not known: then only what every lane would refuse is refused.
+        :param lane: the lane of the request. None if it is not known yet; then only a request that every lane would
+            refuse is refused.
         """
         gate = self._services.gate
         if gate.draining:
@@ -85,7 +86,7 @@ class Admission:
         lanes = sorted({one.lane for one in OPERATIONS.values()} if lane is None else {lane}, key=self._most)
         if count > self._most(lanes[-1]):
             raise InvalidInput(
-                f"requests must be at most {self._most(lanes[-1])}, which is what runs and waits at a time "
+                f"requests must be at most {self._most(lanes[-1])}, the number that can run and wait at a time "
                 f"({LANES[lanes[-1]].setting.upper()} + TASK_QUEUE_SIZE); got {count}.",
                 param="requests",
             )
@@ -93,19 +94,28 @@ class Admission:
             raise min((self._full(one, count) for one in lanes), key=lambda full: full.retry_after)
 
     async def submit(
-        self, operation: str, works: Sequence[Work], *, client: str, priority: str, key: str | None, digest: str
+        self,
+        operation: str,
+        works: Sequence[Work],
+        *,
+        client: str,
+        priority: str,
+        key: str | None,
+        digest: str,
+        requested_operation: str | None = None,
     ) -> list[tuple[Task, bool]]:
         """Accept all of the works or none.
 
-        :param key: the client's Idempotency-Key; with it, what was accepted before is given once more.
-        :param digest: of what the client sent.
+        :param requested_operation: the operation name that the client sent; None if it is `operation`.
+        :param key: the client's Idempotency-Key; for a repeated request the tasks accepted before are returned.
+        :param digest: a hash of the request.
         :returns: each task, and whether it is new.
-        :raises NotReady: the service drains, or its database is unavailable.
-        :raises QueueFull: there is no room in the queue.
-        :raises StorageFull: there is no room on the disk.
-        :raises Conflict: another request came under that key, or a task is there that excludes a new one.
-        :raises Gone: what came under that key is deleted.
-        :raises InvalidInput: there would never be room for so many.
+        :raises NotReady: the service is draining, or its database is unavailable.
+        :raises QueueFull: the queue has no room.
+        :raises StorageFull: the disk has no room.
+        :raises Conflict: the key was used for another request, or an existing task excludes a new one.
+        :raises Gone: the results of the request with that key have been deleted.
+        :raises InvalidInput: there are more works than the queue can ever hold.
         """
         lane = operation_named(operation).lane
         self.check(len(works), key, lane)
@@ -113,6 +123,7 @@ class Admission:
             Draft(
                 id=str(uuid.uuid4()),
                 operation=operation,
+                requested_operation=requested_operation,
                 client=client,
                 priority=priority,
                 key=f"{key}\x1f{index}" if key and index else key,
@@ -141,12 +152,12 @@ class Admission:
         return accepted
 
     def forget_refusal(self) -> None:
-        """A task was cancelled: there may be room again."""
+        """Forget the last refusal, because a cancelled task may have made room."""
         for refusals in self._refusals.values():
             refusals.full = None
 
     async def put(self, task: Task) -> bool:
-        """Queue an accepted task; where that fails, the upkeep finds what is missing and queues it."""
+        """Queue an accepted task. If this fails, the upkeep queues it later."""
         try:
             await at_most(QUEUE_SECONDS, self._queue.put(task))
         except Exception:
@@ -155,7 +166,7 @@ class Admission:
         return True
 
     async def release(self) -> None:
-        """Queue tasks whose key has become free; where that fails, the upkeep does it.
+        """Queue the tasks whose key has become free. If this fails, the upkeep queues them later.
 
         :raises NotReady: the database is unavailable.
         """
@@ -163,7 +174,7 @@ class Admission:
             await self.put(task)
 
     async def _accept(self, drafts: Sequence[Draft], lane: str, *, fallback: float) -> list[tuple[Task, bool]]:
-        """`Store.add`; where there are inputs to be written, only after a look whether there is room."""
+        """`Store.add`. If there are inputs to write, the room in the queue is checked first."""
         bounds = self._bounds(lane)
         if any(draft.work.files for draft in drafts):
             repeated = await self._store.call(self._store.check_room, drafts, **bounds)
@@ -172,7 +183,7 @@ class Admission:
         return await self._add(drafts, fallback=fallback, **bounds)
 
     async def _add(self, drafts: Sequence[Draft], **how: Any) -> list[tuple[Task, bool]]:
-        """`Store.add`, with the inputs on the disk before it; those of drafts that become no task are removed."""
+        """Write the inputs to disk, then call `Store.add`. The inputs of drafts that become no task are removed."""
         ids = {draft.id for draft in drafts}
         kept: set[str] = set()
         try:
@@ -182,11 +193,11 @@ class Admission:
             kept = {task.id for task, new in accepted if new}
             return accepted
         except asyncio.CancelledError:
-            kept = ids  # a thread may be accepting them; if not, `Retention` removes them
+            kept = ids  # a thread may still be accepting them; otherwise `Retention` removes them
             raise
         except NotReady as error:
             has_files = any(draft.work.files for draft in drafts)
-            if has_files and not isinstance(error, StorageFull):  # accepted, perhaps, and only the answer was lost
+            if has_files and not isinstance(error, StorageFull):  # they may be accepted, with only the answer lost
                 kept = await self._accepted_all_the_same(ids)
             raise
         finally:
@@ -195,7 +206,7 @@ class Admission:
                     await asyncio.to_thread(self._files.remove, draft.id)
 
     async def _accepted_all_the_same(self, ids: set[str]) -> set[str]:
-        """Which of them may be tasks now, after a failure of the database."""
+        """The ids that may have become tasks in spite of a failure of the database."""
         try:
             return await self._store.call(self._store.accepted, sorted(ids))
         except NotReady:
@@ -205,16 +216,16 @@ class Admission:
         return {"slots": self._gates[lane].capacity, "queue_size": self._services.settings.task_queue_size}
 
     def _most(self, lane: str) -> int:
-        """Tasks that can run and wait at a time."""
+        """The number of tasks that can run and wait at a time."""
         return sum(self._bounds(lane).values())
 
     def _full(self, lane: str, count: int) -> QueueFull:
-        """The last refusal once more: a new error, as one that is raised again gathers tracebacks."""
+        """A copy of the last refusal. It is a new error, because an error raised again collects tracebacks."""
         last = self._refusals[lane].full
         return QueueFull(last.message if last else "The queue is full.", retry_after=self._retry_after(lane, count))
 
     def _retry_after(self, lane: str, count: int) -> int:
-        """Whole seconds until there is likely room for so many, later for each who is refused."""
+        """Whole seconds until there is likely room for `count` tasks. The time grows with each refused client."""
         refusals = self._refusals[lane]
         seconds = refusals.room.seconds_until_room if refusals.room else float
         return refusals.appointments.next(seconds, count=count, most=self._most(lane))

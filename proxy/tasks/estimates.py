@@ -1,7 +1,7 @@
-"""How long tasks take: what is learnt of each kind, and what that says of a queue. Plain functions, without a database.
+"""How long tasks take: measured speeds of each kind, and forecasts for a queue. Plain functions, without a database.
 
-A task's *demand* is what it takes alone, in seconds. Beside others it has a share of the machine (`proxy.load.shares`),
-and lasts until its shares come to its demand.
+The *demand* of a task is the number of seconds that it takes alone. Beside others it gets a share of the machine
+(`proxy.load.shares`), and ends when the sum of its shares reaches its demand.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from typing import Any
 from proxy.load import GAIN_RANGE, Used, shares
 
 _FORGETTING = 0.85
-"""What is left of the weight of an observation when the next one comes."""
+"""Factor by which each new observation reduces the weight of the earlier ones."""
 _SPLIT = 0.3
-"""Weight of the usual relation between what an image costs and what a unit costs, where no observation tells them
-apart."""
+"""Weight of the default ratio between the cost of an image and that of a unit. It decides while the observations do not
+separate the two."""
 _USUAL_SPLIT = 8.0
-"""An image costs as much as so many units: text encoder, decoder and PNG against steps."""
+"""Default cost of an image (text encoder, decoder and PNG) in units (steps)."""
 _FIRST = 0.3
-"""Weight of the first observation of a kind: engines and caches warm up with it."""
+"""Weight of the first observation of a kind, which is low because engines and caches are cold."""
 _SURPRISE = math.log(2)
-"""A duration further than this from the expected one counts less: something else kept the machine busy."""
+"""A duration that differs by more than this from the expected one counts less: other work kept the machine busy."""
 _GAIN_RATE = 0.15
 _SETTLED = 2.0
-"""Observations of a kind before another one can be a surprise, and says something of the gain."""
+"""Number of observations of a kind from which on a further one is compared with the expected duration, and used to
+measure the gain."""
 _LEAST = 1e-4
 _DONE = 1e-9
 _SIZE = re.compile(r"(\d+)x(\d+)")
@@ -35,8 +36,9 @@ _SIZE = re.compile(r"(\d+)x(\d+)")
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """What is known of a kind: demand = `image` x images + `unit` x units, fitted to observations by least squares
-    of the relative error, newer ones first. The fields are the sums of that fit, and JSON can hold them."""
+    """The measured speed of a kind of tasks: demand = `image` x images + `unit` x units. It is fitted by least squares
+    of the relative error, with more weight on newer observations. The fields are the sums of the fit; all of them can
+    be stored as JSON."""
 
     weight: float = 0.0
     pp: float = 0.0
@@ -60,12 +62,13 @@ class Speed:
             unit = (self.u * pp - self.p * pu) / determinant
             if image >= 0 and unit >= 0:
                 return image, unit
-        if self.uu > 0 and self.u * self.u * self.pp >= self.p * self.p * self.uu:  # the one that explains more
+        # Use the variable that explains more.
+        if self.uu > 0 and self.u * self.u * self.pp >= self.p * self.p * self.uu:
             return 0.0, self.u / self.uu
         return self.p / self.pp, 0.0
 
     def demand(self, images: float, units: float) -> float:
-        """Seconds of such a task alone."""
+        """Seconds that such a task takes alone."""
         image, unit = self.costs
         return image * images + unit * units
 
@@ -95,7 +98,7 @@ class Speed:
         )
 
     def scaled(self, factor: float) -> Speed:
-        """Of tasks that take `factor` times as long."""
+        """The speed of tasks that take `factor` times as long."""
         squares = {name: getattr(self, name) / factor**2 for name in ("pp", "pu", "uu")}
         return replace(self, p=self.p / factor, u=self.u / factor, **squares)
 
@@ -105,11 +108,12 @@ class Speed:
 
 
 Speeds = Mapping[tuple[str, str], Speed]
-"""By operation and kind."""
+"""Speeds by operation and kind."""
 
 
 def speed_of(speeds: Speeds, operation: str, kind: str) -> Speed | None:
-    """What is known of a kind, else of the one that is most like it: pixels by pixels, as far as the names tell."""
+    """The speed of a kind. If it was never measured, that of the most similar kind, scaled by the number of pixels in
+    the names of the kinds."""
     if (operation, kind) in speeds:
         return speeds[operation, kind]
     others = [(other, speed) for (name, other), speed in speeds.items() if name == operation and speed.weight > 0]
@@ -126,14 +130,14 @@ def speed_of(speeds: Speeds, operation: str, kind: str) -> Speed | None:
 
 
 def _parts(kind: str) -> tuple[int, str]:
-    """The pixels that a kind names, or 0, and the rest of its name."""
+    """The number of pixels in the name of a kind (0 if it has none), and the rest of the name."""
     found = _SIZE.match(kind)
     return (int(found[1]) * int(found[2]), kind[found.end() :]) if found else (0, kind)
 
 
 def learnt_gain(gain: float, speed: Speed, images: float, units: float, used: Used) -> float:
-    """The gain of `proxy.load.shares` after a task that had company: it ended sooner than that kind should have, so
-    that the machine does more at once than was thought, or later."""
+    """The updated gain of `proxy.load.shares` after a task that ran beside others. A task that ended sooner than
+    expected raises the gain, one that ended later lowers it."""
     if speed.weight < _SETTLED or not used.company:
         return gain
     error = math.log(max(speed.demand(images, units), _LEAST) / max(used.seconds, _LEAST))
@@ -143,13 +147,13 @@ def learnt_gain(gain: float, speed: Speed, images: float, units: float, used: Us
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """A task, or a direct request, in a queue.
+class QueuedJob:
+    """A task or a direct request that runs or waits.
 
-    :param id: of the task; "" for a direct request.
+    :param id: the id of the task; "" for a direct request.
     :param group, turn: see `proxy.load.Sharing`.
-    :param left: seconds of its work alone that remain.
-    :param exclusive: jobs with the same key run one at a time; "" = with any others.
+    :param left: seconds that the rest of its work takes alone.
+    :param exclusive: jobs with the same key run one at a time; "" for no key.
     """
 
     id: str = ""
@@ -163,8 +167,8 @@ class Job:
 class Forecast:
     """When jobs end, in seconds from now.
 
-    :param ends: by id.
-    :param moments: all ends, the first one first: each makes room for one more.
+    :param ends: the end of each task by its id.
+    :param moments: all ends in ascending order. Each one frees a slot.
     """
 
     ends: dict[str, float]
@@ -172,12 +176,12 @@ class Forecast:
 
 
 def forecast(
-    running: Iterable[Job], waiting: Sequence[Job], *, slots: int, gain: float = 0.0, machines: int = 1
+    running: Iterable[QueuedJob], waiting: Sequence[QueuedJob], *, slots: int, gain: float = 0.0, machines: int = 1
 ) -> Forecast:
-    """Play what will happen: who waits begins, in that order, as soon as there is a slot, and no other job with the
+    """Simulate the queue. The waiting jobs begin in their order, as soon as a slot is free and no other job with the
     same key runs.
 
-    :param slots: how many run at a time, on all machines together.
+    :param slots: the number of jobs that run at a time, on all machines together.
     """
     at, ahead = 0.0, list(waiting)
     active, ends, moments = list(running), dict[str, float](), list[float]()
@@ -199,13 +203,13 @@ def forecast(
                 del active[index], left[index]
 
 
-def _next_job(waiting: list[Job], active: Sequence[Job]) -> Job | None:
-    """Take the first job that may begin out of those that wait."""
+def _next_job(waiting: list[QueuedJob], active: Sequence[QueuedJob]) -> QueuedJob | None:
+    """Remove the first job that may begin from the waiting ones, and return it."""
     taken = {job.exclusive for job in active if job.exclusive}
     found = next((index for index, job in enumerate(waiting) if job.exclusive not in taken), None)
     return None if found is None else waiting.pop(found)
 
 
 def speed_from(stored: Mapping[str, Any]) -> Speed:
-    """What `Speed.as_json` gave."""
+    """The speed that `Speed.as_json` stored."""
     return Speed(**{name: float(stored[name]) for name in Speed.__dataclass_fields__ if name in stored})

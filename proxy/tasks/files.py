@@ -1,4 +1,4 @@
-"""What tasks keep on the disk: a folder for each, with what it was given, its workspace, and what it made."""
+"""The files of tasks on disk: one folder for each task, with its inputs, its workspace and its results."""
 
 from __future__ import annotations
 
@@ -24,43 +24,44 @@ log = logging.getLogger(__name__)
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ORPHAN_SECONDS = 3600.0
-"""A folder without a task may be one that is about to be accepted."""
+"""Age in seconds from which a folder without a task counts as an orphan. A younger one may belong to a task that is
+about to be accepted."""
 _DATABASE = ".database"
 _EXTENSIONS = {
     **{media_type: name for name, media_type in MEDIA_TYPES.items()},
     "application/octet-stream": "bin",
     "text/plain": "txt",
 }
-"""Before those that Python knows."""
+"""File extensions by media type. They take precedence over Python's table."""
 _EXTENSION = re.compile(r"[a-z0-9]{1,16}")
 _RESULT_NAME = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})_(\d{1,4})\.([a-z0-9]{1,16})")
 _MEDIA_TYPES = mimetypes.MimeTypes()
-"""Python's own table, without that of the system."""
+"""Python's own table of media types, without the table of the system."""
 
 
 class Files:
-    """The folder `root`/tasks. Everything here waits for the disk: call it in a thread."""
+    """The folder `root`/tasks. All methods wait for the disk, so call them in a thread."""
 
     def __init__(self, root: Path) -> None:
         self._root = root / "tasks"
 
     def write_inputs(self, id: str, files: Mapping[str, bytes]) -> int:
-        """Keep what came with a task; returns its bytes.
+        """Write the input files of a task; returns their size in bytes.
 
-        :raises StorageFull: there is no room.
+        :raises StorageFull: the disk is full.
         """
         for name, data in files.items():
             self._write(id, f"inputs/{name}", data)
         return sum(len(data) for data in files.values())
 
     def read_inputs(self, id: str, names: Sequence[str]) -> dict[str, bytes]:
-        """What `write_inputs` kept."""
+        """Read the files that `write_inputs` wrote."""
         return {name: (self._folder(id) / "inputs" / name).read_bytes() for name in names}
 
     def workspace(self, id: str) -> Path:
-        """The folder in which a task keeps what it resumes from; it is made if there is none.
+        """The folder in which a task keeps the data that it resumes from. It is created if it does not exist.
 
-        :raises StorageFull: there is no room.
+        :raises StorageFull: the disk is full.
         """
         folder = self._folder(id) / "workspace"
         with _disk_errors():
@@ -72,7 +73,7 @@ class Files:
         shutil.rmtree(self._folder(id) / "workspace", ignore_errors=True)
 
     def workspace_bytes(self, id: str) -> int:
-        """How much there is in the workspace of a task."""
+        """The size of a task's workspace in bytes."""
         total = 0
         for folder, _, names in os.walk(self._folder(id) / "workspace"):
             for name in names:
@@ -81,9 +82,9 @@ class Files:
         return total
 
     def write_results(self, id: str, outputs: Sequence[Output]) -> list[dict[str, Any]]:
-        """Keep what a task made; returns what `Task.results` says of it.
+        """Write the results of a task; returns the entries for `Task.results`.
 
-        :raises StorageFull: there is no room; nothing is left of what was written.
+        :raises StorageFull: the disk is full. The results written so far have been removed.
         :raises InvalidInput: a file is not in the task's workspace, or two have the same name.
         """
         given = [output.name for output in outputs if output.name is not None]
@@ -102,23 +103,23 @@ class Files:
                 entry = {"name": name, **filename, "media_type": output.media_type, "bytes": size}
                 results.append({**entry, "details": output.details})
         except DarkroomError:
-            for result in results:  # and no others: another proxy may have taken the task over and be done with it
+            for result in results:  # only these: another proxy may have taken over the task and written its results
                 (self._folder(id) / result["name"]).unlink(missing_ok=True)
             raise
         return results
 
     def result(self, name: str) -> tuple[str, Path] | None:
-        """The task and the file of a result's name; None for a name that no result has."""
+        """The task id and the path of a result, by the result's name. None if the name is not that of a result."""
         found = _RESULT_NAME.fullmatch(name)
         return (found[1], self._folder(found[1]) / name) if found else None
 
     def remove(self, id: str) -> None:
-        """Delete all of a task."""
+        """Delete all files of a task."""
         shutil.rmtree(self._folder(id), ignore_errors=True)
 
     def belong_to(self, database: str) -> bool:
-        """Whether the tasks here are those of this database; the first one that asks gets the folder. Another database,
-        or a new one in the place of one that was lost, knows none of them, and must not delete them as orphans."""
+        """Whether the tasks in this folder belong to a database. The first database that asks owns the folder. Another
+        one, or a new one that replaces a lost one, has no rows for these tasks and must not delete them as orphans."""
         path = self._root / _DATABASE
         if not path.exists():
             write_atomically(path, database.encode())
@@ -135,15 +136,15 @@ class Files:
         return self._root / id[:2] / id
 
     def _write(self, id: str, name: str, data: bytes | memoryview) -> None:
-        """Write it so that after a crash there is all of it or nothing."""
+        """Write a file atomically: after a crash it is complete or does not exist."""
         path = self._folder(id) / name
         with _disk_errors():
             write_atomically(path, bytes(data))
             self._sync_folders(id, path.parent)
 
     def _take_from_workspace(self, id: str, source: Path, name: str) -> int:
-        """Give a file of the workspace the name of a result; returns its size. It keeps its old name as well, until the
-        workspace is removed: a run after a crash before the task's end was recorded finds all that this one had."""
+        """Link a file of the workspace under the name of a result; returns its size in bytes. The file keeps its old
+        name until the workspace is removed. So a run after a crash finds all the files that this run had."""
         workspace = self._folder(id) / "workspace"
         inside = workspace.resolve() in source.resolve().parents
         if not inside or source.is_symlink() or not source.is_file():
@@ -159,7 +160,7 @@ class Files:
                 source.replace(target)
             else:
                 other_name.replace(target)
-                other_name.unlink(missing_ok=True)  # it stays where both were names of the same file already
+                other_name.unlink(missing_ok=True)  # a rename leaves it if both were names of the same file already
             self._sync_folders(id, self._folder(id))
             return target.stat().st_size
 
@@ -169,7 +170,7 @@ class Files:
 
 
 def extension(output: Output) -> str:
-    """That of the name that the operation gave, else that of the media type."""
+    """The file extension of an output: that of its name if it has one, else that of its media type."""
     given = (output.name or "").rpartition(".")[2].lower() if "." in (output.name or "") else ""
     if _EXTENSION.fullmatch(given):
         return given
@@ -179,35 +180,38 @@ def extension(output: Output) -> str:
 
 
 def is_full(error: OSError) -> bool:
-    """Whether there is no room on the disk."""
+    """Whether an error means that the disk is full."""
     return error.errno in _NO_ROOM
 
 
 def storage_full() -> StorageFull:
-    """What a task ends with when its files find no room."""
+    """The error of a task whose files do not fit on the disk."""
     return StorageFull("There is no room on the service's disk for the files of this task.", retry_after=60)
 
 
 @contextlib.contextmanager
 def _disk_errors() -> Iterator[None]:
-    """:raises StorageFull, DarkroomError: the disk is full, or cannot be written for another reason."""
+    """Turn errors of the disk into errors of the tree.
+
+    :raises StorageFull, DarkroomError: the disk is full, or cannot be written for another reason.
+    """
     try:
         yield
     except OSError as error:
         if is_full(error):
             raise storage_full() from error
         log.error("the files of a task cannot be written: %s", error)
-        raise DarkroomError("The files of this task cannot be written; the server's log has the reason.") from error
+        raise DarkroomError("The files of this task cannot be written; see the server's log for the reason.") from error
 
 
 def _sync_file(path: Path) -> None:
-    """Make what is in it last."""
+    """Flush the content of a file to the disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the names in it last."""
+    """Flush the entries of a folder to the disk."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""Lanes: kinds of tasks that do not wait for each other. Each has slots, a queue, turns and estimates of its own."""
+"""Lanes: kinds of tasks that do not wait for each other. Each has its own slots, queue, turns and estimates."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from proxy.gate import Gate
 class Lane:
     """A kind of tasks.
 
-    :param name: what operations and the rows of tasks call it.
-    :param number: of its row in the table of gains.
-    :param setting: the field of `Settings` that says how many of its tasks a proxy runs at a time.
-    :param shared: whether its slots are those of the gate, which direct requests want as well.
+    :param name: the name in operations and in the rows of tasks.
+    :param number: the id of its row in the table of gains.
+    :param setting: the field of `Settings` with the number of its tasks that a proxy runs at a time.
+    :param shared: whether it shares the slots of the gate with direct requests.
     :param queue: the name of its queue in DBOS.
-    :param newcomers: the name of a second one, for the first tasks of sources that had none: they come to the gate
-        although what runs is another source's and long.
-    :param polling_seconds: how often DBOS looks into them.
+    :param newcomers: the name of a second queue, for the first tasks of sources that had none. These tasks reach the
+        gate even while long tasks of other sources run.
+    :param polling_seconds: seconds between two polls of its queues by DBOS.
     """
 
     name: str
@@ -47,7 +47,7 @@ LANES = {lane.name: lane for lane in (IMAGES, TRAINING)}
 def gates_of(settings: Settings, shared: Gate) -> dict[str, Gate]:
     """The gate of each lane, by its name.
 
-    :param shared: that of the service.
+    :param shared: the gate of the service, which direct requests use.
     """
     return {
         lane.name: shared if lane.shared else Gate(capacity=getattr(settings, lane.setting), queue_size=0, guests=0)

@@ -1,4 +1,4 @@
-"""What a task emits while it runs, for those who watch it in this process."""
+"""The progress of a running task, for clients that follow it in this process."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from proxy.waiting import at_most
 
 
 class Live:
-    """The latest step and preview of a task; `changes` goes up with each, and when its state changes.
+    """The latest step and preview of a task. `changes` counts steps, previews and changes of the state.
 
-    :ivar steps: 0 before the first step.
-    :ivar preview: a PNG, and None before the first one.
+    :ivar steps: the total number of steps; 0 before the first step.
+    :ivar preview: the latest preview as PNG; None before the first one.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Live:
         self._changed = asyncio.Event()
 
     def emit(self, step: int, steps: int, preview: bytes | None = None) -> None:
-        """Take in what the operation says; see `models.Emit`."""
+        """Record the progress that the operation emits; see `models.Emit`."""
         self.step, self.steps = step, steps
         if preview is not None:
             self.preview = preview
@@ -31,18 +31,18 @@ class Live:
         self.touch()
 
     def reset(self) -> None:
-        """The task is restarted."""
+        """Forget the progress, because the task is restarted."""
         self.step = self.steps = 0
         self.touch()
 
     def touch(self) -> None:
-        """Wake up who waits."""
+        """Wake the waiting coroutines."""
         self.changes += 1
         self._changed.set()
         self._changed = asyncio.Event()
 
     async def wait(self, seconds: float) -> None:
-        """Return at the next change, or after so long."""
+        """Return at the next change, or after that many seconds."""
         try:
             await at_most(seconds, self._changed.wait())
         except asyncio.TimeoutError:

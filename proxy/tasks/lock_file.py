@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 
 _LOCK_SECONDS = 10.0
-"""How long the process that holds it may take to end."""
+"""Seconds to wait for the process that holds the lock to end."""
 
 
 async def hold(path: Path) -> int:
-    """Hold a lock file until the process ends: DBOS would run what another process is running on the same SQLite.
+    """Lock a file until the process ends. Without the lock, two processes on one SQLite file would run the same tasks.
 
-    :returns: the file's descriptor; closing it gives the lock back.
+    :returns: the file's descriptor; closing it releases the lock.
     :raises RuntimeError: another process holds it.
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -28,7 +28,7 @@ async def hold(path: Path) -> int:
             if time.monotonic() > deadline:
                 os.close(handle)
                 raise RuntimeError(
-                    f"another proxy works with {path.with_suffix('')}: stop it, set DATA_DIR to another folder, "
-                    "or DATABASE_URL to a PostgreSQL database, which several proxies may share"
+                    f"another proxy uses {path.with_suffix('')}: stop it, set DATA_DIR to another folder, "
+                    "or set DATABASE_URL to a PostgreSQL database, which several proxies may share"
                 ) from None
             await asyncio.sleep(0.2)

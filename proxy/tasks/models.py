@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from darkroom.errors import InvalidInput
 from proxy.load import Direct
-from proxy.tasks.estimates import Forecast, Job, forecast
+from proxy.tasks.estimates import Forecast, QueuedJob, forecast
 
 if TYPE_CHECKING:
     from proxy.services import Services
@@ -63,8 +63,10 @@ class Draft:
     """A task to be accepted.
 
     :param id: a UUID.
-    :param client: who sent it, and owns it.
-    :param source: where it came from; sources take turns. None: the client itself.
+    :param operation: the name of the operation that runs it.
+    :param requested_operation: the operation name that the client sent; None if it is `operation`.
+    :param client: the client that sent it and owns it.
+    :param source: where the request came from; sources take turns. None: the client itself.
     :param lane: of its operation; see `proxy.tasks.lanes`.
     :param key: the client's Idempotency-Key, or None.
     :param digest: of what was sent, to tell a repetition from another request under the same key.
@@ -79,12 +81,15 @@ class Draft:
     work: Work
     source: str | None = None
     lane: str = "images"
+    requested_operation: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A task as the database has it.
+    """A task as it is stored in the database.
 
+    :param operation: the name of the operation that runs it: that of its model, if it is not the default model.
+    :param requested_operation: the operation name that the client sent, if it differs from `operation`.
     :param lane: the tasks that it waits with; see `proxy.tasks.lanes`.
     :param source: where it came from, as far as that is known.
     :param order: where it is in the queue, the lowest first.
@@ -106,6 +111,7 @@ class Task:
 
     id: str
     operation: str
+    requested_operation: str | None
     lane: str
     client: str
     priority: str
@@ -224,9 +230,9 @@ class QueueEstimate:
     :param machines: proxies that run tasks of this queue.
     """
 
-    running: list[Job]
-    queue: list[Job]
-    expected: list[Job] = field(default_factory=list)
+    running: list[QueuedJob]
+    queue: list[QueuedJob]
+    expected: list[QueuedJob] = field(default_factory=list)
     slots: int
     gain: float = 0.0
     machines: int = 1

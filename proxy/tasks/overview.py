@@ -1,4 +1,4 @@
-"""How full the queue is and when tasks will be done: looks at the database that many who ask share."""
+"""Queue estimates and task counts, cached so that many clients share one database query."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from proxy.tasks.models import LaneLoad, QueueEstimate, QueueEstimates
 from proxy.tasks.store import Store
 
 _ESTIMATE_SECONDS = 0.25
-"""How long everybody who watches a task is given the same estimate."""
+"""Seconds for which clients that follow a task get the same estimate."""
 _COUNTS_SECONDS = 2.0
-"""How long counts are given again while nothing happens in this process."""
+"""Seconds for which counts are reused while nothing changes in this process."""
 
 
 class Overview:
     """Estimates and counts.
 
-    :param gates: by the names of the lanes.
+    :param gates: the gates by the names of their lanes.
     :param alone: whether no other process changes the database.
     """
 
@@ -37,11 +37,11 @@ class Overview:
         self._counted_until = 0.0
 
     def changed(self) -> None:
-        """A task was accepted or cancelled in this process: what was counted is not true any more."""
+        """Drop the cached counts, because a task was accepted or cancelled in this process."""
         self._changes += 1
 
     async def queue_estimates(self, *, arriving: bool = False) -> QueueEstimates:
-        """What runs and waits now; see `Store.queue_estimates`."""
+        """The current queue estimates; see `Store.queue_estimates`."""
         loads = {
             lane: LaneLoad(slots=gate.capacity, had=gate.load.had(), direct=gate.load.direct(gate.queued))
             for lane, gate in self._gates.items()
@@ -49,16 +49,16 @@ class Overview:
         return await self._store.call(partial(self._store.queue_estimates, loads, arriving=arriving))
 
     async def recent_estimates(self) -> QueueEstimates:
-        """As `queue_estimates`, up to a quarter of a second old: all who watch share one look."""
+        """As `queue_estimates`, but up to a quarter of a second old, so that all followers share one query."""
         now = time.monotonic()
         if self._look is None or now > self._look_until:
             self._look, self._look_until = asyncio.ensure_future(self.queue_estimates()), now + _ESTIMATE_SECONDS
         return await asyncio.shield(self._look)
 
     async def estimates_of_accepted(self) -> QueueEstimates:
-        """As `queue_estimates`, for a task that may be one of many: the first ones of a burst share the slots with
-        those that come right behind them. Empty ones while the database is unavailable: what is accepted is not to be
-        answered 503."""
+        """As `queue_estimates`, for a task that was just accepted and may be part of a burst: the first tasks of a
+        burst share the slots with those right behind them. While the database is unavailable the estimates are empty,
+        because the answer for an accepted task must not be 503."""
         try:
             return await self.queue_estimates(arriving=True)
         except NotReady:
@@ -67,9 +67,9 @@ class Overview:
             }
 
     async def counts(self) -> dict[str, int]:
-        """How many tasks there are in each state; those that are forgotten are not counted. While nothing happens here
-        the ended ones, of which there may be very many, are counted only every few seconds, and of a database that is
-        ours alone the others as well."""
+        """The number of tasks in each state, without deleted tasks. While nothing changes here, the ended tasks, which
+        may be very many, are counted only every few seconds. If no other process uses the database, this holds for the
+        other states as well."""
         now = time.monotonic()
         known: object = (*((gate.durable, gate.active) for gate in self._gates.values()), self._changes)
         if not self._alone:

@@ -1,4 +1,4 @@
-"""How often DBOS looks into its queue: often while there is work, seldom while there is none, at once when it comes."""
+"""How often DBOS polls its queue: often while there is work, seldom while there is none, at once when work arrives."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _BUSY_SECONDS = 10.0
-"""How long after the last sign of work DBOS looks as often as it wants to."""
+"""Seconds after the last work during which DBOS polls at its own interval."""
 _IDLE_SECONDS = 5.0
-"""Between two looks, while there is nothing to find."""
+"""Seconds between two polls while the service is idle."""
 
 
 class Pace:
-    """Whether there is work, for the threads that look for it."""
+    """Tells the polling threads whether there is work."""
 
     def __init__(self) -> None:
         self._running = 0
@@ -23,12 +23,12 @@ class Pace:
 
     @property
     def idle(self) -> bool:
-        """Nothing runs, and nothing has come for a while."""
+        """Whether nothing runs, and nothing has arrived for a while."""
         return not self._running and time.monotonic() - self._last > _BUSY_SECONDS
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Work is going on."""
+        """Count a task as running while the body runs."""
         self._running += 1
         try:
             yield
@@ -37,25 +37,25 @@ class Pace:
             self._last = time.monotonic()
 
     def wake(self) -> None:
-        """Work has come: whoever waits looks now."""
+        """Make the waiting threads poll now, because work has arrived."""
         self._last = time.monotonic()
         with self.changed:
             self.changed.notify_all()
 
     def govern(self, event: threading.Event) -> None:
-        """Slow down, while there is no work, the threads of DBOS that wait for this event between two looks.
+        """Slow down the DBOS threads that wait for this event between two polls, while there is no work.
 
-        They have begun, and a wait that has begun ends as it would have: only the next one is ours.
+        The threads have started already. A wait in progress ends as usual, and the next one is ours.
         """
-        # DBOS makes the events and hands them to its threads before anybody else sees them, so they cannot be replaced.
-        # Its own setting of the interval, which can be changed while it runs, does not end a wait that has begun: a
-        # task that comes to an idle service would wait for all of it. And a setting is a write to the database.
+        # DBOS creates the events and passes them to its threads at once, so we cannot replace them with our own.
+        # DBOS's own polling interval can be changed at run time, but this does not end a wait in progress: a task that
+        # arrives at an idle service would wait for all of it. Each change would also write to the database.
         vars(event)["pace"] = self
         event.__class__ = PacedEvent
 
 
 class PacedEvent(threading.Event):
-    """An event whose waiters can be woken up without its being set, and that makes them wait longer while it is idle.
+    """An event that can wake its waiters without being set, and makes them wait longer while the service is idle.
 
     :ivar pace: see `Pace.govern`.
     """
@@ -63,7 +63,7 @@ class PacedEvent(threading.Event):
     pace: Pace
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Whether it is set; see the class for when this returns besides."""
+        """Wait until the event is set or a waiter is woken (see the class); returns whether it is set."""
         if timeout is not None and self.pace.idle:
             timeout = max(timeout, _IDLE_SECONDS)
         with self.pace.changed:
@@ -72,7 +72,7 @@ class PacedEvent(threading.Event):
         return self.is_set()
 
     def set(self) -> None:
-        """Let everybody go on who waits, for good."""
+        """Set the event, which releases all waiters for good."""
         super().set()
         with self.pace.changed:
             self.pace.changed.notify_all()

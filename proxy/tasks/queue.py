@@ -1,8 +1,8 @@
-"""Who runs which task, and when: DBOS's durable queue (https://docs.dbos.dev, 3.4).
+"""The queue of tasks: DBOS's durable queue (https://docs.dbos.dev, 3.4).
 
-A task is a DBOS workflow of the same id. DBOS holds the queue in the database, gives every workflow to one process,
-and gives it out again when that process is gone. It keeps no steps: `Runner` restarts a task and knows by the
-task's row whether there is anything left to do. Each lane has a queue.
+A task is a DBOS workflow with the same id. DBOS holds the queue in the database, assigns each workflow to one process,
+and assigns it again when that process is gone. Our workflows have no DBOS steps: `TaskRunner` restarts a task, and the
+task's row says whether anything is left to do. Each lane has a queue.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ log = logging.getLogger(__name__)
 
 _NAME = "darkroom"
 _VERSION = "1"
-"""Of what a workflow is, which is no more than a task's id: a new release takes over the queue of the one before."""
+"""Version of the workflow for DBOS. A workflow is only a task's id, so a new release can take over an older queue."""
 
 
 class Queue:
-    """DBOS in this process; there can be one.
+    """The DBOS instance of this process; there can be only one.
 
-    :param url: of the database.
-    :param slots: by the name of a lane, how many of its workflows run in each process at a time. Never a bound on all
-        proxies together: the slots of one that died would stay taken. DBOS keeps the number with the queue, so that
-        proxies of one database share it.
-    :param guests: by the name of a lane, how many newcomers run besides, to wait for slots at the gate or to be its
-        guests; 0 = they are queued with the others.
-    :param run: runs the task of that id. It never raises; when it is cancelled, the task is given out again later.
+    :param url: the URL of the database.
+    :param slots: for each lane by name, the number of its workflows that run at a time in each process. There is no
+        limit over all proxies together, because the slots of a proxy that died would stay taken. DBOS stores the number
+        with the queue, so the proxies of one database share it.
+    :param guests: for each lane by name, the number of further newcomers that run, to wait for slots at the gate or to
+        use its guest slots. 0 means that newcomers are queued with the others.
+    :param run: runs the task with an id. It never raises. When it is cancelled, DBOS assigns the task again later.
     """
 
     def __init__(
@@ -45,16 +45,16 @@ class Queue:
         self._slots = slots
         self._guests = guests
         self._run = run
-        # Alone, a process takes over what it left when it is started again. Among others it is one of many: they take
-        # over what it leaves, and it may not take what runs elsewhere for its own.
+        # A single process takes over its own unfinished tasks at its next start. With several proxies the others take
+        # them over, and a process must not treat tasks that run elsewhere as its own.
         self.alone = sa.make_url(url).get_backend_name() == "sqlite"
         self.executor = "local" if self.alone else f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
         self._dbos: DBOS | None = None
         self._pace = Pace()
 
     async def start(self) -> None:
-        """Begin to hand out tasks, on the event loop that calls this."""
-        logging.getLogger("dbos").addHandler(logging.NullHandler())  # it would bring a handler of its own
+        """Begin to run tasks on the event loop of the caller."""
+        logging.getLogger("dbos").addHandler(logging.NullHandler())  # or DBOS adds its own handler
         self._dbos = DBOS(
             config={
                 "name": _NAME,
@@ -65,7 +65,7 @@ class Queue:
             }
         )
 
-        # No limit to how often DBOS gives it out: `Runner` counts those that ended in a crash.
+        # DBOS must not limit its attempts: `TaskRunner` counts the attempts that ended in a crash.
         @DBOS.workflow(name="task", max_recovery_attempts=None)
         async def task(id: str) -> None:
             with self._pace.running():
@@ -75,8 +75,8 @@ class Queue:
         DBOS.launch()
         for lane in LANES.values():
             await self._register(lane)
-        if self.alone:  # others would put tasks into the queue without a word to us
-            # The second is not public; where a later DBOS has none, its jobs go on as often as before.
+        if self.alone:  # other proxies would put tasks into the queue without waking us
+            # The second event is not public. If a later DBOS has none, its jobs run as often as before.
             jobs = getattr(self._dbos, "_background_jobs_stop_event", None)
             for event in [*self._dbos.background_thread_stop_events, *([jobs] if jobs else [])]:
                 self._pace.govern(event)
@@ -92,7 +92,7 @@ class Queue:
                 lane.setting.upper(), slots, found, slots,
             )  # fmt: skip
         queues = {lane.queue: slots}
-        if lane.newcomers is not None:  # without guests, too: where there were some before, newcomers may be queued
+        if lane.newcomers is not None:  # even with 0 guests: newcomers may be queued from an earlier start
             queues[lane.newcomers] = guests or slots
         for name, most in queues.items():
             await DBOS.register_queue_async(
@@ -100,17 +100,17 @@ class Queue:
             )
 
     def stop_taking(self) -> None:
-        """Take no further task out of the queue; those that were taken go on."""
+        """Take no further tasks from the queue. Tasks already taken continue."""
         for event in self._dbos.background_thread_stop_events if self._dbos else ():
             event.set()
 
     def stop(self) -> None:
-        """End, in a thread. Nothing may be running any more."""
+        """Shut DBOS down; call it in a thread. No task may be running any more."""
         DBOS.destroy(destroy_registry=True)
         self._dbos = None
 
     async def put(self, task: Task) -> None:
-        """Queue a task; a second time does nothing."""
+        """Queue a task. Queueing it again does nothing."""
         lane = LANES[task.lane]
         queue = lane.newcomers if task.newcomer and self._guests.get(task.lane) else None
         with SetWorkflowID(task.id), SetEnqueueOptions(priority=task.order):
@@ -118,33 +118,32 @@ class Queue:
         self._pace.wake()
 
     async def take_out(self, id: str) -> None:
-        """Take a task that waits out of the queue."""
+        """Remove a waiting task from the queue."""
         await DBOS.cancel_workflow_async(id)
 
     async def put_again(self, task: Task) -> None:
-        """Queue a task that was taken out and never begun."""
+        """Queue a task again that was removed and never begun."""
         await DBOS.resume_workflows_async([task.id], queue_name=LANES[task.lane].queue)
         self._pace.wake()
 
     async def states(self, ids: Sequence[str]) -> dict[str, tuple[str, str | None]]:
-        """What DBOS says of tasks: the state of the workflow, and the process that has it. Those that it does not know
-        are left out."""
+        """The state of each task's workflow in DBOS, and the process that has it. Unknown tasks are left out."""
         found = await DBOS.list_workflows_async(workflow_ids=list(ids), load_input=False, load_output=False)
         return {workflow.workflow_id: (workflow.status, workflow.executor_id) for workflow in found}
 
     async def executors(self) -> set[str]:
-        """The processes that tasks were given to and that have not ended them."""
+        """The processes with assigned tasks that have not ended."""
         found = await DBOS.list_workflows_async(status="PENDING", load_input=False, load_output=False)
         return {workflow.executor_id for workflow in found if workflow.executor_id}
 
     def recover(self, executors: Collection[str]) -> int:
-        """Queue again what was given to processes that are gone, in a thread. Several proxies may do it at once: each
-        task is queued by one of them."""
-        # Not public, but what DBOS's own recovery at a start calls; `resume_workflows`, which is public, would also
-        # queue again what somebody else has just begun.
+        """Queue the tasks of processes that are gone again; call it in a thread. Several proxies may do this at once:
+        each task is queued by one of them."""
+        # This function is not public, but DBOS's own recovery at startup calls it. The public `resume_workflows` would
+        # also queue tasks again that another proxy has just begun.
         return len(DBOS._recover_pending_workflows(list(executors)))
 
     async def forget(self, ids: Sequence[str]) -> None:
-        """Delete what DBOS has of tasks that are gone."""
+        """Delete DBOS's records of deleted tasks."""
         if ids:
             await DBOS.delete_workflows_async(list(ids))

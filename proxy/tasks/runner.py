@@ -72,7 +72,7 @@ class _Run:
     live: Live = field(default_factory=Live)
 
 
-class Runner:
+class TaskRunner:
     """Runs tasks.
 
     A failure of the request ends a task. After a failure of the server it is restarted once Triton is ready, at most
@@ -108,32 +108,32 @@ class Runner:
         self._cleaning: set[asyncio.Task[Any]] = set()
 
     def live(self, id: str) -> Live | None:
-        """What a task that runs here emits; None for others."""
+        """The progress of a task that runs in this process; None for other tasks."""
         return self._live.get(id)
 
     def has(self, id: str) -> bool:
-        """Whether a task runs here, or waits here for its slot."""
+        """Whether a task runs in this process, or waits here for its slot."""
         return id in self._jobs
 
     def cancel(self, id: str) -> bool:
-        """Stop a task that runs here, or waits here for its slot; False if there is none."""
+        """Stop a task that runs in this process or waits here for its slot. False if there is no such task."""
         job = self._jobs.get(id)
         return job is not None and job.cancel()
 
     async def stop(self) -> None:
-        """Stop everything that runs here, to be given out again."""
+        """Stop all tasks of this process. They run again after the next start, or on another proxy."""
         self._stopping = True
         for execution in self._executions:
             execution.cancel()
         await asyncio.gather(*self._executions, return_exceptions=True)
         if self._cleaning:
             _, late = await asyncio.wait(self._cleaning, timeout=_FINISH_SECONDS)
-            for execution in late:  # the database is unavailable: the next start cleans up
+            for execution in late:  # the database is unavailable; the next start cleans up
                 execution.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
     async def execute(self, id: str) -> None:
-        """Run a task until it has ended. Returns without raising; cancelled, it hands the task back."""
+        """Run a task until it has ended. Does not raise. When it is cancelled, the task goes back to the queue."""
         execution = asyncio.current_task()
         if execution is None or self._stopping:
             raise asyncio.CancelledError
@@ -153,7 +153,8 @@ class Runner:
             self._cleaning.discard(execution)
 
     async def _run_to_end(self, run: _Run) -> None:
-        """All attempts, where the task can be found by `cancel`; cancelled itself, it hands the task back."""
+        """Run all attempts, and register the task so that `cancel` finds it. When this is cancelled, the task goes back
+        to the queue."""
         job = asyncio.ensure_future(self._attempts(run))
         self._jobs[run.id], self._live[run.id] = job, run.live
         try:
@@ -169,18 +170,18 @@ class Runner:
             if self._jobs.get(run.id) is job:
                 del self._jobs[run.id], self._live[run.id]
         if not job.cancelled() and (error := job.exception()) is not None:
-            log.error("a task ended in an unexpected error", exc_info=error)
+            log.error("a task ended with an unexpected error", exc_info=error)
             await self._end(run, "failed", error=_described(error))
 
     async def _free_key(self, run: _Run) -> None:
-        """The run has stopped, whatever became of its task: the next task with the same key may run."""
+        """Record that the run has stopped, so that the next task with the same key may run."""
         await self._until_stored(self._store.stopped, run.id, run.name)
-        with contextlib.suppress(NotReady):  # then the upkeep does it
+        with contextlib.suppress(NotReady):  # the upkeep does it later
             await self._release()
 
     async def _remove_workspace(self, run: _Run) -> None:
-        """If the task has ended. If another proxy has taken it over, it resumes from there."""
-        with contextlib.suppress(NotReady):  # then it goes with the results, after TASK_RETENTION_HOURS
+        """Remove the workspace if the task has ended. Another proxy that has taken the task over still needs it."""
+        with contextlib.suppress(NotReady):  # it is removed with the results, after TASK_RETENTION_HOURS
             task = None if run.ended else await self._within_answer_time(self._store.get, run.id)
             if task is None or task.ended:
                 await asyncio.to_thread(self._files.remove_workspace, run.id)
@@ -192,8 +193,9 @@ class Runner:
             if task is None or task.ended:
                 return
             run.exclusive = task.exclusive is not None
-            if task.attempts >= most and run.name != task.run:  # ours may have begun, and only the answer was lost
-                problem = f"The server or the service died each of the {most} times that this task was begun."
+            # With the same name, this run has already begun and only the database's answer was lost.
+            if task.attempts >= most and run.name != task.run:
+                problem = f"The server or the service died in each of the {most} attempts at this task."
                 await self._end(run, "failed", error={"code": NetworkError.code, "message": problem, "param": None})
                 return
             try:
@@ -208,10 +210,10 @@ class Runner:
                 await self._retry_later(run, error)
 
     async def _retry_later(self, run: _Run, error: DarkroomError) -> None:
-        """After a failure of the server: wait for the next attempt, or give up."""
+        """Wait for the next attempt after a failure of the server, or give up."""
         run.worked = False
         if self._services.gate.draining:
-            await asyncio.Event().wait()  # until we are stopped: what is not done by now is done after the next start
+            await asyncio.Event().wait()  # until `stop` cancels this; the task runs again after the next start
         if run.begun is not None:
             most, attempts = self._services.settings.task_max_attempts, run.begun.attempts
             log.warning("attempt %d of %d failed: %s", attempts, most, error.message)
@@ -223,9 +225,9 @@ class Runner:
         await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _attempt(self, task: Task, run: _Run) -> None:
-        """One attempt: wait for a slot, run the operation, write the results.
+        """Make one attempt: wait for a slot, run the operation, write the results.
 
-        :raises Superseded, DarkroomError: it failed.
+        :raises Superseded, DarkroomError: the attempt failed.
         """
         SOURCE.set(task.source or task.client)
         worker = self._worker if run.exclusive else None
@@ -245,13 +247,13 @@ class Runner:
         log.info("%s done in %.1f s", task.operation, seconds)
 
     async def _write_results(self, task: Task, run: _Run, outputs: list[Output]) -> None:
-        """Write the results, and note that the task is completed.
+        """Write the results, and record the task as completed.
 
         :raises Superseded: this run no longer owns the task.
-        :raises StorageFull, DarkroomError: there is no room for them; they cannot be written.
+        :raises StorageFull, DarkroomError: the disk is full; the results cannot be written.
         """
-        if not await self._until_stored(self._note_progress, task, run):
-            raise Superseded  # the results of another run must not be written over
+        if not await self._until_stored(self._write_progress, task, run):
+            raise Superseded  # do not overwrite the results of another run
         results = await asyncio.to_thread(self._files.write_results, task.id, outputs)
         size = task.bytes + sum(result["bytes"] for result in results)
         steps = run.live.steps or task.steps
@@ -259,21 +261,21 @@ class Runner:
 
     @contextlib.asynccontextmanager
     async def _slot(self, task: Task) -> AsyncIterator[Running]:
-        """Hold a slot of the task's lane, once the models are ready that its operation calls."""
+        """Hold a slot of the task's lane, after the models that its operation calls are ready."""
         async with contextlib.AsyncExitStack() as held:
             if task.attempts >= _SUSPECT_ATTEMPTS:
                 await held.enter_async_context(self._suspects[task.lane])
             needed = pipelines_of(task.operation, task.fields)
-            while not all(map(self._services.monitor.ready_of, needed)):  # noqa: ASYNC110  # it has no event
+            while not all(map(self._services.monitor.ready_of, needed)):  # noqa: ASYNC110  # the monitor has no event
                 await asyncio.sleep(_READY_POLL_SECONDS)
             yield await held.enter_async_context(self._gates[task.lane].slot(SOURCE.get()))
 
     async def _run_operation(self, task: Task, run: _Run) -> list[Output]:
-        """Run the operation, and note now and then how far it is.
+        """Run the operation, and write its progress to the database at intervals.
 
         :raises Superseded: this run no longer owns the task.
-        :raises TaskTimeout: nothing happened for TASK_TIMEOUT.
-        :raises StorageFull: there is no room for its workspace.
+        :raises TaskTimeout: the operation made no progress for TASK_TIMEOUT.
+        :raises StorageFull: the disk has no room for its workspace.
         """
         operation, live, stall = operation_named(task.operation), run.live, self._services.settings.task_timeout
         inputs = await asyncio.to_thread(self._files.read_inputs, task.id, task.files)
@@ -290,14 +292,14 @@ class Runner:
                 if live.changes != noted:
                     noted, moved = live.changes, now
                 elif now - moved > stall:
-                    raise TaskTimeout(f"The task took no step for TASK_TIMEOUT = {stall:g} s and was stopped.")
+                    raise TaskTimeout(f"The task made no progress for TASK_TIMEOUT = {stall:g} s and was stopped.")
                 if moved == now or now - looked > _LOOK_SECONDS:
                     looked = now
-                    with contextlib.suppress(NotReady):  # the work goes on without a database
-                        if not await self._within_answer_time(self._note_progress, task, run):
+                    with contextlib.suppress(NotReady):  # the work continues without the database
+                        if not await self._within_answer_time(self._write_progress, task, run):
                             raise Superseded
-            if job.cancelled():  # by itself: gRPC cancels a call that breaks while it is being sent
-                raise NetworkError("The call to the inference server was broken off.")
+            if job.cancelled():  # not by us: gRPC cancels a call that fails while it is being sent
+                raise NetworkError("The call to the inference server was aborted.")
             return job.result()
         except OSError as error:
             raise (storage_full() if is_full(error) else error) from None
@@ -305,9 +307,9 @@ class Runner:
             job.cancel()
             await asyncio.gather(job, return_exceptions=True)
 
-    def _note_progress(self, task: Task, run: _Run) -> bool:
-        """In a thread: write down how far it is; False if this run no longer owns the task."""
-        step, steps = run.live.step, run.live.steps or task.steps  # nothing is emitted before the first step is done
+    def _write_progress(self, task: Task, run: _Run) -> bool:
+        """Write the progress to the database; call it in a thread. False if this run no longer owns the task."""
+        step, steps = run.live.step, run.live.steps or task.steps  # `live` is empty before the first step is done
         return self._store.progress(task.id, run.name, step, steps)
 
     async def _end(self, run: _Run, state: State, **values: Any) -> None:
@@ -316,15 +318,15 @@ class Runner:
         run.live.touch()
 
     async def _hand_back(self, run: _Run) -> None:
-        with contextlib.suppress(NotReady):  # then the attempt counts, if it has begun: perhaps without our knowledge
+        with contextlib.suppress(NotReady):  # then an attempt that has begun counts, even if we do not know of it
             await self._within_answer_time(self._store.hand_back, run.id, run.name)
 
     async def _within_answer_time(
         self, work: Callable[Given, Result], *given: Given.args, **named: Given.kwargs
     ) -> Result:
-        """Do something with the database, which has some seconds for it. When they are over it may still do it.
+        """Call the database with a time limit. After the limit the call may still take effect.
 
-        :raises NotReady: it is unavailable.
+        :raises NotReady: the database is unavailable.
         """
         try:
             return await at_most(_ANSWER_SECONDS, self._store.call(work, *given, **named))
@@ -332,8 +334,8 @@ class Runner:
             raise NotReady("The database of tasks does not answer.") from None
 
     async def _until_stored(self, work: Callable[Given, Result], *given: Given.args, **named: Given.kwargs) -> Result:
-        """Do something with the database, again and again until it works: the outcome of a task must not get lost
-        because the database's disk is full or its server restarts."""
+        """Call the database and retry until it works. The outcome of a task must not get lost because the database's
+        disk is full or its server restarts."""
         tries = 0
         while True:
             try:
@@ -350,15 +352,15 @@ def _is_transient(error: DarkroomError) -> bool:
 
 
 def _described(error: BaseException) -> dict[str, Any]:
-    """What a task's `error` shows: what an answer would."""
+    """The `error` of a task: the same object as in an HTTP response."""
     shown: dict[str, Any] = describe(error)[1]["error"]
     return shown
 
 
 def _error_of_last_attempt(attempts: int, error: DarkroomError) -> dict[str, Any]:
-    """What is shown after the last attempt."""
+    """The `error` of a task whose last attempt has failed."""
     if isinstance(error, NotReady | Cancelled):
-        message = f"The inference server died each of the {attempts} times that it worked on this task."
+        message = f"The inference server died in each of the {attempts} attempts at this task."
         return {"code": NetworkError.code, "message": message, "param": None}
     shown = _described(error)
     return {**shown, "message": f"{shown['message']} (after {attempts} attempts)"}

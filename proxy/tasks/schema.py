@@ -1,4 +1,4 @@
-"""The tables. DBOS has its own in the same database."""
+"""The database tables. DBOS has its own tables in the same database."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ TASKS = sa.Table(
     sa.Column("client", sa.String(200), nullable=False),
     sa.Column("priority", sa.String(10), nullable=False),
     sa.Column("state", sa.String(12), nullable=False),
-    # The names in the database are those of older releases, which may work with it at the same time.
+    # The database keeps the column names of older releases, which may use it at the same time.
     sa.Column("tag", sa.Integer, nullable=False, key="round"),
     sa.Column("rank", sa.Integer, nullable=False, key="order"),
     sa.Column("idempotency_key", sa.String(300)),
     sa.Column("digest", sa.String(64), nullable=False),
-    # The run that may write; one that lost the task, to another proxy or to its client, finds another name here.
+    # The run that may write. A run that lost the task (taken over or cancelled) finds another name here.
     sa.Column("run", sa.String(36)),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("fields", sa.JSON, nullable=False),
@@ -39,14 +39,15 @@ TASKS = sa.Table(
     sa.Column("error", sa.JSON),
     sa.Column("results", sa.JSON, nullable=False),
     sa.Column("bytes", sa.BigInteger, nullable=False),
-    # Tables of an older release get these when they are opened.
+    # `migrate` adds these to the tables of an older release.
     sa.Column("source", sa.String(200)),
     sa.Column("newcomer", sa.Boolean),
     sa.Column("lane", sa.String(20), nullable=False, server_default="images"),
     sa.Column("exclusive", sa.String(EXCLUSIVE_LIMIT)),
     sa.Column("held", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("worker", sa.String(100)),
-    sa.UniqueConstraint("client", "idempotency_key"),  # several without a key are no repetition of each other
+    sa.Column("requested_operation", sa.String(40)),
+    sa.UniqueConstraint("client", "idempotency_key"),  # requests without a key are never repetitions
     sa.Index("darkroom_tasks_queue", "state", "order", "created_at"),
     sa.Index("darkroom_tasks_exclusive", "exclusive", "state"),
     sa.Index("darkroom_tasks_client", "client", "created_at"),
@@ -57,20 +58,20 @@ SPEEDS = sa.Table(
     METADATA,
     sa.Column("operation", sa.String(40), primary_key=True),
     sa.Column("kind", sa.String(100), primary_key=True),
-    sa.Column("learnt", sa.JSON, nullable=False),  # of `estimates.Speed`
+    sa.Column("learnt", sa.JSON, nullable=False),  # `estimates.Speed.as_json`
 )
 
 GAINS = sa.Table(
     "darkroom_gain",
     METADATA,
-    sa.Column("id", sa.Integer, primary_key=True),  # `Lane.number`: what all kinds of a lane have in common
+    sa.Column("id", sa.Integer, primary_key=True),  # `Lane.number`: all kinds of a lane share one gain
     sa.Column("gain", sa.Double, nullable=False),
 )
 
 DATABASES = sa.Table(
     "darkroom_database",
     METADATA,
-    sa.Column("id", sa.String(36), primary_key=True),  # one row: the database's own name
+    sa.Column("id", sa.String(36), primary_key=True),  # the table has one row: a unique name of the database
 )
 
 PROXIES = sa.Table(
@@ -82,8 +83,8 @@ PROXIES = sa.Table(
 
 
 def migrate(connection: sa.Connection) -> None:
-    """Bring tables that an older release made up to date. What is added has a default, so that the older release can
-    still work with them."""
+    """Add missing columns and indexes to the tables of an older release. New columns have a default or are nullable, so
+    that the older release can still use the tables."""
     inspector = sa.inspect(connection)
     for table in METADATA.sorted_tables:
         there = {column["name"] for column in inspector.get_columns(table.name)}
@@ -93,4 +94,4 @@ def migrate(connection: sa.Connection) -> None:
                 connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {added}"))
         for index in table.indexes:
             index.create(connection, checkfirst=True)
-    connection.execute(sa.text("DROP TABLE IF EXISTS darkroom_paces"))  # nothing reads it any more
+    connection.execute(sa.text("DROP TABLE IF EXISTS darkroom_paces"))  # no longer used

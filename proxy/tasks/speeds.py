@@ -1,4 +1,4 @@
-"""What is learnt of tasks, in the database, and the estimate that comes of it. `Store` has the transactions."""
+"""Measured speeds of tasks in the database, and the queue estimates made from them. `Store` opens the transactions."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import sqlalchemy as sa
 
 from proxy.load import Direct, Used
 from proxy.operations import group_of, turn_of
-from proxy.tasks.estimates import Job, Speed, Speeds, learnt_gain, speed_from, speed_of
+from proxy.tasks.estimates import QueuedJob, Speed, Speeds, learnt_gain, speed_from, speed_of
 from proxy.tasks.lanes import LANES
 from proxy.tasks.models import LIVE, LaneLoad, QueueEstimate, QueueEstimates, Task
 from proxy.tasks.schema import GAINS, PROXIES, SPEEDS, TASKS
 
 BATCH_GAP = 1e-6
-"""Seconds between the tasks of one batch."""
+"""Tasks that arrive within this many seconds of each other belong to one batch."""
 _BURST_SECONDS = 1.0
 _LEAST_LEFT = 0.1
 """Of a running task's demand, when it had more than that already."""
@@ -38,7 +38,7 @@ _ESTIMATED = (
 
 
 def known(connection: sa.Connection, operation: str | None = None) -> dict[tuple[str, str], Speed]:
-    """What is learnt of each operation and kind, or of those of one operation."""
+    """The measured speed by operation and kind, of all operations or of one."""
     query = sa.select(SPEEDS)
     if operation is not None:
         query = query.where(SPEEDS.c.operation == operation)
@@ -46,12 +46,12 @@ def known(connection: sa.Connection, operation: str | None = None) -> dict[tuple
 
 
 def gain(connection: sa.Connection, lane: str) -> float:
-    """What is learnt of running together in a lane; see `proxy.load.shares`."""
+    """The measured gain from running tasks of a lane together; see `proxy.load.shares`."""
     return float(connection.scalar(sa.select(GAINS.c.gain).where(GAINS.c.id == LANES[lane].number)) or 0.0)
 
 
 def learn(connection: sa.Connection, task: Task, used: Used) -> float:
-    """Learn from a task that took so much; returns the gain as it is known now. In a locked transaction."""
+    """Update the measurements with a finished task and return the new gain. Needs a locked transaction."""
     same = (SPEEDS.c.operation == task.operation, SPEEDS.c.kind == task.kind)
     stored, before = connection.scalar(sa.select(SPEEDS.c.learnt).where(*same)), gain(connection, task.lane)
     speed = speed_from(stored or {})
@@ -105,21 +105,22 @@ def _estimate_of_lane(
 
 
 def _arrivals(rows: Sequence[Any]) -> list[Any]:
-    """Of tasks that came together in one batch the first one, and those that came alone."""
+    """The rows without those that arrived in one batch with an earlier row."""
     ordered = sorted(rows, key=lambda row: row.created_at)
     before = [-math.inf, *(row.created_at for row in ordered)]
     return [row for one, row in zip(before, ordered, strict=False) if row.created_at - one > 1.5 * BATCH_GAP]
 
 
-def _job(row: Any, learnt: Speeds, had: float) -> Job:
-    """A task's row as what is left of it, by its steps or by what it had of the machine, whichever says more."""
+def _job(row: Any, learnt: Speeds, had: float) -> QueuedJob:
+    """A queued job from a task's row. The work that is left follows from the steps or from the machine time used,
+    whichever shows more progress."""
     speed = speed_of(learnt, row.operation, row.kind)
     demand = speed.demand(row.pictures, row.units) if speed else row.estimate
     by_steps = (demand - (speed.costs[0] * row.pictures if speed else 0.0)) * row.step / row.steps if row.steps else 0.0
     left = max(demand - max(had, by_steps), _LEAST_LEFT * demand) if row.state == "processing" else demand
     turn = turn_of(row.operation, demand, row.steps)
-    return Job(id=row.id, group=group_of(row.operation), turn=turn, left=left, exclusive=row.exclusive or "")
+    return QueuedJob(id=row.id, group=group_of(row.operation), turn=turn, left=left, exclusive=row.exclusive or "")
 
 
-def _direct_job(one: Direct) -> Job:
-    return Job(group=one.group, turn=one.turn, left=one.left)
+def _direct_job(one: Direct) -> QueuedJob:
+    return QueuedJob(group=one.group, turn=one.turn, left=one.left)

@@ -195,6 +195,7 @@ class Store:
             .values(
                 id=draft.id,
                 operation=draft.operation,
+                requested_operation=draft.requested_operation,
                 lane=draft.lane,
                 client=draft.client,
                 source=draft.source,

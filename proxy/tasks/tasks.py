@@ -24,7 +24,7 @@ from proxy.tasks.models import QueueEstimates, State, Task, Work
 from proxy.tasks.overview import Overview
 from proxy.tasks.queue import Queue
 from proxy.tasks.retention import Retention
-from proxy.tasks.runner import Runner
+from proxy.tasks.runner import TaskRunner
 from proxy.tasks.store import Store, connect
 from proxy.tasks.upkeep import Upkeep
 from proxy.waiting import at_most
@@ -49,7 +49,7 @@ class Tasks:
         )
         self._overview = Overview(gates, self._store, alone=self._queue.alone)
         self._admission = Admission(services, gates, self._store, self.files, self._queue, self._overview)
-        self._runner = Runner(
+        self._runner = TaskRunner(
             services,
             gates,
             self._store,
@@ -97,11 +97,26 @@ class Tasks:
         self._admission.check(count, key, lane)
 
     async def submit(
-        self, operation: str, works: Sequence[Work], *, client: str, priority: str, key: str | None, digest: str
+        self,
+        operation: str,
+        works: Sequence[Work],
+        *,
+        client: str,
+        priority: str,
+        key: str | None,
+        digest: str,
+        requested_operation: str | None = None,
     ) -> list[tuple[Task, bool]]:
         """See `Admission.submit`."""
-        how = {"client": client, "priority": priority, "digest": digest}
-        return await self._admission.submit(operation, works, key=key, **how)
+        return await self._admission.submit(
+            operation,
+            works,
+            client=client,
+            priority=priority,
+            key=key,
+            digest=digest,
+            requested_operation=requested_operation,
+        )
 
     async def get(self, id: str) -> Task:
         """:raises NotFound, Gone: there is none of that id; it was kept long enough."""

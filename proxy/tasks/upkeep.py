@@ -1,4 +1,4 @@
-"""What is done for tasks in regular rounds: looking for lost ones, other proxies' tasks, and old results."""
+"""Periodic maintenance of tasks: finds lost tasks, takes over those of dead proxies, and deletes old results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from proxy.tasks.admission import Admission
 from proxy.tasks.heartbeat import Heartbeats
 from proxy.tasks.queue import Queue
 from proxy.tasks.retention import Retention
-from proxy.tasks.runner import Runner
+from proxy.tasks.runner import TaskRunner
 from proxy.tasks.store import IDS_AT_A_TIME, Store
 
 log = logging.getLogger(__name__)
@@ -24,13 +24,14 @@ _HEARTBEAT_SECONDS = 2.0
 _RECONCILE_SECONDS = 10.0
 _RETENTION_SECONDS = 60.0
 _SETTLED_SECONDS = 5.0
-"""Age from which a task that is not in the queue counts as lost: it is queued a moment after its row is written."""
+"""Age in seconds from which a task that is not in the queue counts as lost. It is queued right after its row is
+written."""
 _ALIVE = ("ENQUEUED", "PENDING", "DELAYED")
-"""States of a DBOS workflow that may still come to its task."""
+"""States of a DBOS workflow that can still run its task."""
 
 
 class Upkeep:
-    """Runs the rounds between `start` and `stop`."""
+    """Runs the periodic jobs between `start` and `stop`."""
 
     def __init__(
         self,
@@ -38,7 +39,7 @@ class Upkeep:
         gates: Mapping[str, Gate],
         store: Store,
         queue: Queue,
-        runner: Runner,
+        runner: TaskRunner,
         admission: Admission,
         retention: Retention,
     ) -> None:
@@ -54,14 +55,15 @@ class Upkeep:
         self._dropped: set[str] = set()
 
     async def announce(self) -> None:
-        """Say that this proxy is alive, before it has any task: they would pass for left behind."""
+        """Write the first heartbeat of this proxy before it takes tasks, or they would count as abandoned."""
         if self._queue.alone:
-            await self._store.call(self._store.forget_workers, {self._queue.executor})  # of the process before this one
+            # These are the entries of the previous process.
+            await self._store.call(self._store.forget_workers, {self._queue.executor})
         else:
             await self._store.call(self._heartbeats.beat)
 
     def start(self) -> None:
-        """Begin the rounds."""
+        """Start the periodic jobs."""
         rounds = [
             (_DRAIN_LOOK_SECONDS, self._look_for_draining),
             (_RECONCILE_SECONDS, self._reconcile),
@@ -72,7 +74,7 @@ class Upkeep:
         self._rounds = [asyncio.create_task(_every(seconds, work)) for seconds, work in rounds]
 
     async def stop(self) -> None:
-        """End the rounds."""
+        """Stop the periodic jobs."""
         for task in self._rounds:
             task.cancel()
         await asyncio.gather(*self._rounds, return_exceptions=True)
@@ -95,13 +97,13 @@ class Upkeep:
             self._queue.stop_taking()
 
     async def _reconcile(self) -> None:
-        """Bring rows, queue and runner together again, after a crash or a failure of the database between them."""
+        """Make rows, queue and runner consistent again after a crash or a failure of the database."""
         tasks = await self._store.call(self._store.living, before=time.time() - _SETTLED_SECONDS)
         states = await self._queue.states([task.id for task in tasks]) if tasks else {}
         ours = [task for task in tasks if states.get(task.id) == ("PENDING", self._queue.executor)]
         dropped = {task.id: task for task in ours if not self._runner.has(task.id)}
-        for id in dropped.keys() & self._dropped:  # twice in a row: it is not just being handed over
-            log.warning("task %s was taken out of the queue and not begun; queueing it again", id)
+        for id in dropped.keys() & self._dropped:  # in two rounds, so it is not merely being assigned
+            log.warning("task %s was removed from the queue and not begun; queueing it again", id)
             await self._queue.put_again(dropped[id])
         self._dropped = set(dropped)
         for task in tasks:
@@ -112,24 +114,24 @@ class Upkeep:
                 log.warning("task %s was accepted but not queued; queueing it", task.id)
                 await self._admission.put(task)
             elif state not in _ALIVE:
-                error = {"code": "internal_error", "message": "The task got lost; send it again.", "param": None}
+                error = {"code": "internal_error", "message": "The task was lost; send it again.", "param": None}
                 if await self._store.call(self._store.end, task.id, None, "failed", {"error": error}):
-                    log.error("the workflow of task %s is %s, and the task had not ended", task.id, state)
+                    log.error("the workflow of task %s is %s, but the task has not ended", task.id, state)
         await self._admission.release()
 
     async def _sweep(self) -> None:
         forgotten = await self._store.call(self._retention.sweep)
         for at in range(0, len(forgotten), IDS_AT_A_TIME):
             ids = forgotten[at : at + IDS_AT_A_TIME]
-            await self._queue.forget(ids)  # first: nobody else knows what DBOS has of them
+            await self._queue.forget(ids)  # first, because afterwards their ids are not stored anywhere else
             await self._store.call(self._retention.forget, ids)
 
     async def _beat(self) -> None:
-        """Say that this proxy is alive; not behind requests that wait for a thread of the store."""
+        """Write a heartbeat. It uses its own thread, so that it does not wait for the threads of the store."""
         await asyncio.to_thread(self._heartbeats.beat)
 
     async def _take_over(self) -> None:
-        """Queue again what was given to proxies that are not alive."""
+        """Queue the tasks of dead proxies again."""
         await self._store.call(self._store.database)  # DBOS would wait without end for an unavailable database
         others = await self._queue.executors() | await self._store.call(self._store.workers)
         lost = await self._store.call(self._heartbeats.lost, others)
@@ -141,7 +143,7 @@ class Upkeep:
 
 
 async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
-    """Do something now, and again so long after each time."""
+    """Call `work` now, and again `seconds` after the end of each call."""
     while True:
         try:
             await work()

@@ -77,6 +77,18 @@ def test_model_of_a_task(http: httpx.Client) -> None:
     done = http.get(f"/tasks/{task['task_id']}").json()
     assert done["status"] == "completed", done["error"]
     assert done["results"][0]["details"]["model"] == "Holiday Photos"
+    for shown in (task, done):
+        assert (shown["operation"], shown["model"]) == ("generate", "sd15.photos")
+
+
+def test_task_shows_the_operation_name_that_was_sent(http: httpx.Client) -> None:
+    def shown(**fields: str) -> tuple[str, str]:
+        task = http.post("/tasks", json={**BODY, **fields}).raise_for_status().json()
+        http.delete(f"/tasks/{task['task_id']}")
+        return task["operation"], task["model"]
+
+    assert shown(operation="generate") == ("generate", "sd15")
+    assert shown(operation="sd15.photos") == ("sd15.photos", "sd15.photos")
 
 
 def test_models_lists_every_checkpoint(http: httpx.Client) -> None:

@@ -138,7 +138,7 @@ def test_two_proxies_on_one_sqlite_file_are_refused(tmp_path: Path, repository: 
             [sys.executable, "-m", "proxy"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False
         )
         assert second.returncode != 0
-        assert "another proxy works with" in second.stdout + second.stderr
+        assert "another proxy uses" in second.stdout + second.stderr
         assert service.health() is not None
 
 

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from darkroom_client.cli_upscale import Run, carry_out
+from darkroom_client.cli_upscale import UpscaleRun, carry_out
 from darkroom_client.files import write_whole
 from darkroom_client.models import UpscaleOptions
-from darkroom_client.plan import Job, Plan
+from darkroom_client.plan import Plan, UpscaleJob
 
 from benchmarks.processes import free_port
 from tests.clients import darkroom
@@ -224,9 +224,9 @@ def test_when_the_service_goes_away_the_rest_is_not_tried(
 
     server.respond = once
     write(here, **{f"{name}_jpg": name for name in "abcd"})
-    jobs = tuple(Job(source=here / f"{name}.jpg", output=here / f"out/{name}.png") for name in "abcd")
+    jobs = tuple(UpscaleJob(source=here / f"{name}.jpg", output=here / f"out/{name}.png") for name in "abcd")
     plan, options = Plan(jobs=jobs, format="png"), UpscaleOptions()
-    run = Run(plan=plan, options=options, url=server.url, jobs=1, overwrite=False, timeout=20, retries=0)
+    run = UpscaleRun(plan=plan, options=options, url=server.url, jobs=1, overwrite=False, timeout=20, retries=0)
     assert carry_out(run) == 1
     assert len(server.posts()) == 2
     said = capsys.readouterr().err

@@ -9,28 +9,32 @@ from dataclasses import dataclass, field
 import pytest
 
 from proxy.load import Load, Used, shares
-from proxy.tasks.estimates import Forecast, Job, Speed, forecast, learnt_gain, speed_from, speed_of
+from proxy.tasks.estimates import Forecast, QueuedJob, Speed, forecast, learnt_gain, speed_from, speed_of
 from tests.unit.clock import Clock
 
 
 def test_shares_of_equal_jobs_are_equal() -> None:
-    assert shares([Job(group="a", turn=1, left=1)] * 4, 0.0) == pytest.approx([0.25] * 4)
+    assert shares([QueuedJob(group="a", turn=1, left=1)] * 4, 0.0) == pytest.approx([0.25] * 4)
 
 
 def test_shares_are_larger_for_long_steps() -> None:
-    jobs = [Job(group="a", turn=3, left=1), Job(group="a", turn=1, left=1), Job(group="b", turn=9, left=1)]
+    jobs = [
+        QueuedJob(group="a", turn=3, left=1),
+        QueuedJob(group="a", turn=1, left=1),
+        QueuedJob(group="b", turn=9, left=1),
+    ]
     assert shares(jobs, 0.0) == pytest.approx([3 / 8, 1 / 8, 1 / 2])
 
 
 def test_shares_take_an_unknown_step_as_the_usual_one() -> None:
-    jobs = [Job(group="a", turn=2, left=1), Job(group="a", turn=4, left=1), Job(group="a", left=1)]
+    jobs = [QueuedJob(group="a", turn=2, left=1), QueuedJob(group="a", turn=4, left=1), QueuedJob(group="a", left=1)]
     assert shares(jobs, 0.0) == pytest.approx([2 / 9, 4 / 9, 3 / 9])
-    assert shares([Job(left=1)] * 2, 0.0) == pytest.approx([0.5, 0.5])
+    assert shares([QueuedJob(left=1)] * 2, 0.0) == pytest.approx([0.5, 0.5])
 
 
 def test_shares_are_never_more_than_alone() -> None:
-    assert shares([Job(group="a", turn=1, left=1)] * 2, 0.9) == pytest.approx([2**0.9 / 2] * 2)
-    assert shares([Job(group="a", turn=1, left=1)] * 2, 0.0, machines=4) == [1.0, 1.0]
+    assert shares([QueuedJob(group="a", turn=1, left=1)] * 2, 0.9) == pytest.approx([2**0.9 / 2] * 2)
+    assert shares([QueuedJob(group="a", turn=1, left=1)] * 2, 0.0, machines=4) == [1.0, 1.0]
 
 
 @dataclass
@@ -42,7 +46,7 @@ class Machine:
     step: float = 0.001
     ends: dict[str, float] = field(default_factory=dict)
 
-    def play(self, running: list[Job], waiting: list[Job]) -> dict[str, float]:
+    def play(self, running: list[QueuedJob], waiting: list[QueuedJob]) -> dict[str, float]:
         left = {job.id: job.left for job in [*running, *waiting]}
         active, queue, now = list(running), list(waiting), 0.0
         while active or queue:
@@ -62,9 +66,9 @@ class Machine:
 def test_the_forecast_is_what_brute_force_finds(seed: int, gain: float) -> None:
     draw = random.Random(seed)
 
-    def jobs(count: int, name: str) -> list[Job]:
+    def jobs(count: int, name: str) -> list[QueuedJob]:
         return [
-            Job(id=f"{name}{k}", group=draw.choice("ab"), turn=draw.uniform(0.1, 1), left=draw.uniform(0.2, 2))
+            QueuedJob(id=f"{name}{k}", group=draw.choice("ab"), turn=draw.uniform(0.1, 1), left=draw.uniform(0.2, 2))
             for k in range(count)
         ]
 
@@ -76,12 +80,12 @@ def test_the_forecast_is_what_brute_force_finds(seed: int, gain: float) -> None:
 
 def test_the_forecast_of_nothing() -> None:
     assert forecast([], [], slots=4) == Forecast(ends={}, moments=[])
-    assert forecast([Job(id="a", left=0)], [Job(id="b", left=2)], slots=1).ends == {"a": 0, "b": 2}
+    assert forecast([QueuedJob(id="a", left=0)], [QueuedJob(id="b", left=2)], slots=1).ends == {"a": 0, "b": 2}
 
 
 def test_forecast_with_more_running_than_slots() -> None:
     """A proxy with more slots was stopped, and its tasks are taken over."""
-    assert forecast([Job(id=name, left=1) for name in "abc"], [Job(id="d", left=1)], slots=1).ends["d"] == 4
+    assert forecast([QueuedJob(id=name, left=1) for name in "abc"], [QueuedJob(id="d", left=1)], slots=1).ends["d"] == 4
 
 
 def test_speed_is_recovered_under_concurrency() -> None:
@@ -93,7 +97,9 @@ def test_speed_is_recovered_under_concurrency() -> None:
     jobs = {name: context.__enter__() for name, context in entered.items()}
     for name, job in jobs.items():
         load.describe(job, id=name, group="g", turn=0.1)
-    ends = forecast([Job(id=name, group="g", turn=0.1, left=left) for name, left in demands.items()], [], slots=8).ends
+    ends = forecast(
+        [QueuedJob(id=name, group="g", turn=0.1, left=left) for name, left in demands.items()], [], slots=8
+    ).ends
     for name, end in sorted(ends.items(), key=lambda item: item[1]):
         clock.now = 100 + end
         assert load.used(jobs[name]).seconds == pytest.approx(demands[name])
@@ -204,5 +210,5 @@ def test_learnt_speed_is_not_inflated_by_a_burst() -> None:
         gain = learnt_gain(gain, speed, 1, 40, used)
         speed = speed.observed(1, 40, used.seconds, company=used.company)
     assert speed.demand(1, 40) == pytest.approx(0.5, rel=0.05)
-    alone = forecast([], [Job(id="a", left=speed.demand(1, 40))], slots=8, gain=gain)
+    alone = forecast([], [QueuedJob(id="a", left=speed.demand(1, 40))], slots=8, gain=gain)
     assert alone.ends["a"] == pytest.approx(0.5, rel=0.05)

@@ -12,10 +12,10 @@ import pytest
 
 from darkroom.errors import NotReady, QueueFull, TooLarge
 from proxy.gateway import Gateway
-from proxy.streams import EventResponse, Tell, event
+from proxy.streams import EventResponse, SendEvent, event
 
 
-def sent_by(work: Callable[[Tell], Awaitable[None]]) -> str:
+def sent_by(work: Callable[[SendEvent], Awaitable[None]]) -> str:
     """Everything that the response's body has."""
 
     async def collect() -> bytes:
@@ -25,7 +25,7 @@ def sent_by(work: Callable[[Tell], Awaitable[None]]) -> str:
 
 
 def test_stream_sends_events_in_order() -> None:
-    async def work(tell: Tell) -> None:
+    async def work(tell: SendEvent) -> None:
         for n in range(3):
             tell(event("progress", {"done": n}))
             await asyncio.sleep(0)
@@ -38,7 +38,7 @@ def test_stream_sends_events_in_order() -> None:
     [(TooLarge("No.", param="x"), 413, "too_large"), (KeyError("secret"), 500, "internal_error")],
 )
 def test_stream_ends_with_an_error_event(raised: Exception, status: int, code: str) -> None:
-    async def work(tell: Tell) -> None:
+    async def work(tell: SendEvent) -> None:
         tell(event("progress", {}))
         raise raised
 
@@ -52,7 +52,7 @@ def test_stream_ends_with_an_error_event(raised: Exception, status: int, code: s
 def test_stream_that_the_client_leaves_cancels_its_work() -> None:
     cancelled = []
 
-    async def work(tell: Tell) -> None:
+    async def work(tell: SendEvent) -> None:
         tell(event("progress", {}))
         try:
             await asyncio.sleep(60)
@@ -75,7 +75,7 @@ def test_stream_does_its_work_without_a_reader() -> None:
     async def scenario() -> None:
         finished = asyncio.Event()
 
-        async def work(tell: Tell) -> None:
+        async def work(tell: SendEvent) -> None:
             for _ in range(100):
                 tell(event("progress", {"data": "x" * 100_000}))
                 await asyncio.sleep(0)
@@ -111,12 +111,12 @@ def test_stream_with_inputs_that_cannot_be_sent_fails() -> None:
 
 
 def test_stream_without_events_sends_keep_alives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.streams._QUIET_SECONDS", 0.01)
+    monkeypatch.setattr("proxy.streams._KEEP_ALIVE_SECONDS", 0.01)
 
     async def scenario() -> list[bytes]:
         go_on = asyncio.Event()
 
-        async def work(tell: Tell) -> None:
+        async def work(tell: SendEvent) -> None:
             await go_on.wait()
             tell(event("done", {}))
 
@@ -129,14 +129,14 @@ def test_stream_without_events_sends_keep_alives(monkeypatch: pytest.MonkeyPatch
         return came
 
     *quiet, last = asyncio.run(scenario())
-    assert set(quiet) == {b": still here\n\n"}
+    assert set(quiet) == {b": keep-alive\n\n"}
     assert len(quiet) >= 3
     assert last == event("done", {})
 
 
 @pytest.mark.parametrize("error", [NotReady("Later.", retry_after=7), QueueFull("Full.", retry_after=7)])
 def test_stream_error_that_is_transient_has_retry_after(error: QueueFull) -> None:
-    async def work(tell: Tell) -> None:
+    async def work(tell: SendEvent) -> None:
         raise error
 
     kind, retry, data, *_ = sent_by(work).split("\n")

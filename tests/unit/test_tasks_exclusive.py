@@ -12,7 +12,7 @@ import pytest
 
 from darkroom.errors import Conflict, InvalidInput
 from proxy import operations
-from proxy.tasks.estimates import Job, forecast
+from proxy.tasks.estimates import QueuedJob, forecast
 from proxy.tasks.models import Draft, LaneLoad, Output, Task, TaskContext, Work
 from proxy.tasks.store import Store, connect
 from tests.runner_bench import PICTURE, Bench, Scripted, bench
@@ -255,8 +255,12 @@ def test_exclusive_keys_have_a_length() -> None:
 
 
 def test_exclusive_tasks_in_the_estimate(stores: list[Store], key: str) -> None:
-    def jobs() -> list[Job]:
-        return [Job(id="a", left=5, exclusive="k"), Job(id="b", left=2), Job(id="c", left=1, exclusive="k")]
+    def jobs() -> list[QueuedJob]:
+        return [
+            QueuedJob(id="a", left=5, exclusive="k"),
+            QueuedJob(id="b", left=2),
+            QueuedJob(id="c", left=1, exclusive="k"),
+        ]
 
     ends = forecast([], jobs(), slots=2, gain=1.0).ends
     assert ends == pytest.approx({"b": 2, "a": 5, "c": 6})

@@ -27,7 +27,7 @@ from proxy.streams import Told
 from proxy.surfaces.tasks import narrate, router
 from proxy.tasks import lock_file, upkeep
 from proxy.tasks.models import Draft, Work
-from proxy.tasks.runner import Runner
+from proxy.tasks.runner import TaskRunner
 from proxy.tasks.store import Store, connect
 from proxy.tasks.tasks import Tasks
 from tests.postgres import running_postgres
@@ -188,16 +188,16 @@ def test_queue_finds_tasks_that_were_dequeued_but_not_started(
     """A failure between the queue and the runner."""
     monkeypatch.setattr(upkeep, "_SETTLED_SECONDS", -1.0)
     monkeypatch.setattr(upkeep, "_RECONCILE_SECONDS", 0.2)
-    real, failures = Runner.execute, 1
+    real, failures = TaskRunner.execute, 1
 
-    async def execute(self: Runner, id: str) -> None:
+    async def execute(self: TaskRunner, id: str) -> None:
         nonlocal failures
         failures -= 1
         if failures >= 0:
             raise asyncio.CancelledError
         await real(self, id)
 
-    monkeypatch.setattr(Runner, "execute", execute)
+    monkeypatch.setattr(TaskRunner, "execute", execute)
 
     async def scenario(operation: Noted) -> None:
         operation.go_on.set()
@@ -236,7 +236,7 @@ def test_queue_allows_one_process_for_a_sqlite_file(tmp_path: Path, run: Run, mo
 
     async def scenario(operation: Noted) -> None:
         async with part(tmp_path, None, operation):
-            with pytest.raises(RuntimeError, match="another proxy works with"):
+            with pytest.raises(RuntimeError, match="another proxy uses"):
                 await lock_file.hold(tmp_path / "darkroom.db.lock")
 
     run(scenario)
