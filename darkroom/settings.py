@@ -163,6 +163,11 @@ class Settings(BaseSettings):
         default_factory=lambda data: data["state_dir"] / "data",
         description="Where durable tasks and their images are kept. Empty: the folder data in STATE_DIR.",
     )
+    session_dir: Path = Field(
+        default_factory=lambda data: data["data_dir"] / "session_data",
+        description="Where the sessions that LoRAs are trained in are kept, one folder each. Empty: the folder "
+        "session_data in DATA_DIR.",
+    )
     model_repository: Path = Field(
         default_factory=lambda data: _default_repository(data),
         description="The model repository. Empty: model_repository, or on a machine with GPUs one in STATE_DIR that "
@@ -231,7 +236,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"must be of {', '.join(there)}; got {name!r}")
         return value
 
-    @field_validator("model_repository", "state_dir", "data_dir", "log_dir", "families_path")
+    @field_validator("model_repository", "state_dir", "data_dir", "session_dir", "log_dir", "families_path")
     @classmethod
     def _from_the_checkout(cls, value: Path | None) -> Path | None:
         return None if value is None else ROOT / value

@@ -294,3 +294,58 @@ class SubmittedStatus(Answer):
     created_at: str | None
     completed_at: str | None
     error: str | None = Field(None, description="Why it failed; only there when it did.")
+
+
+class CreatedSession(Answer):
+    """A new session."""
+
+    session_id: int
+
+
+class Success(Warned):
+    """It was done."""
+
+    status: Literal["success"]
+
+
+class UploadedLora(Success):
+    """A LoRA file was added."""
+
+    lora_filename: str
+
+
+class SessionLora(Warned):
+    """A LoRA file of a session."""
+
+    session_id: str
+    lora_filename: str
+    lora_base64: str
+
+
+class SessionTraining(Answer):
+    """How far the training of a session is."""
+
+    status: Literal["none", "in-progress", "completed", "error"]
+    progress: int = _PROGRESS
+
+
+class ListedSession(Answer):
+    """What a session holds."""
+
+    session_id: str
+    latest_lora: str | None
+    image_groups: int
+    training: SessionTraining
+
+
+class SessionList(Answer):
+    """All sessions."""
+
+    sessions: list[ListedSession]
+
+
+class DeletedSession(Warned):
+    """A session was deleted."""
+
+    status: Literal["deleted"]
+    session_id: str

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 from pydantic import BaseModel
+from pydantic import Field as PydanticField
+from safetensors.numpy import save
 
 from darkroom.family import Family
 from darkroom.png import encode_png
@@ -25,7 +27,7 @@ from proxy.operations import OPERATIONS
 from proxy.operations.enlarging import enlarge_fields, enlarge_ranges
 from proxy.operations.generate import Generate
 from proxy.operations.taking import image_names
-from proxy.surfaces import png_info, submit
+from proxy.surfaces import lora_sessions, png_info, submit
 from proxy.tasks.models import PRIORITIES
 
 JSON = "application/json"
@@ -33,7 +35,7 @@ MULTIPART = "multipart/form-data"
 URLENCODED = "application/x-www-form-urlencoded"
 
 Schema = dict[str, Any]
-_KEPT = ("description", "enum", "minLength", "examples")
+_KEPT = ("description", "enum", "minLength", "pattern", "examples")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,6 +245,7 @@ def request_bodies(
         ("post", "/api/upscale"): _body(_upscale(settings), JSON, MULTIPART, URLENCODED),
         ("post", "/api/upscale-batch"): {"required": True, "content": {MULTIPART: {"schema": batch}}},
         ("post", "/png-info"): _body(png, JSON, MULTIPART, URLENCODED),
+        **_sessions(),
         ("post", "/tasks"): _tasks(settings, models, schemas),
         ("post", "/submit"): _body(one, JSON),
         ("post", "/batch_submit"): {
@@ -255,6 +258,41 @@ def request_bodies(
             },
         },
     }
+
+
+def _sessions() -> dict[tuple[str, str], Schema]:
+    """The bodies of the session endpoints, which are JSON only."""
+    image, lora = lora_sessions.IMAGE_FIELD, lora_sessions.LORA_FIELD
+    a_session = {"session_id": "1"}
+    bodies = {
+        "/post_session_image": Fields(
+            kinds=[lora_sessions.ImageFields],
+            images=(image,),
+            image_required=True,
+            example={**a_session, image: _tiny_png(), "prompt": "a red apple on a table"},
+        ),
+        "/upload_lora": Fields(
+            kinds=[lora_sessions.LoraUpload, _LoraFile], example={**a_session, lora: _tiny_safetensors()}
+        ),
+        "/get_lora": Fields(kinds=[lora_sessions.LoraChoice], ranges=lora_sessions.ITERATIONS, example=a_session),
+        "/delete_session": Fields(kinds=[lora_sessions.SessionFields], example=a_session),
+    }
+    either = {"session_id": {"type": ["string", "integer"]}}
+    return {("post", path): _body(replace(fields, extra=either), JSON) for path, fields in bodies.items()}
+
+
+class _LoraFile(BaseModel):
+    """A LoRA file in a body of JSON."""
+
+    lora_base64: Text = PydanticField(description="A safetensors file in base64.", min_length=1)
+
+
+@cache
+def _tiny_safetensors() -> str:
+    """A LoRA of rank 1 for one layer, by the names of diffusers."""
+    layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    shapes = {f"{layer}.lora_A.weight": (1, 4), f"{layer}.lora_B.weight": (4, 1)}
+    return base64.b64encode(save({name: np.ones(shape, np.float32) for name, shape in shapes.items()})).decode()
 
 
 def _one_of(several: Sequence[Fields], *media: str) -> Schema:

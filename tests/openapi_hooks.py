@@ -10,10 +10,12 @@ import io
 import re
 from typing import Any
 
+import numpy as np
 import schemathesis
 from hypothesis import strategies as st
 from jsonschema_rs import validator_for
 from PIL import Image
+from safetensors.numpy import save
 from schemathesis.transport.serialization import Binary
 
 _GROUPS = (
@@ -32,6 +34,7 @@ _NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?\s*", re.I)
 _TEXTS = {"prompt", "negative_prompt", *_IMAGE_NAMES}
 _REQUIRED = {"prompt", "negative_prompt"}
 _VOCABULARIES = {"scheduler", "control_type", "format", "model", "enlarge_model", "size", "operation", "priority"}
+_LORA = save({"unet.x.lora_A.weight": np.ones((1, 4), np.float32)})
 _TRUTHS = {"randomize_seed", "control_preprocess"}
 _TRUE = {"true", "1", "yes", "on", "t", "y"}
 _WORDS = {*_TRUE, "false", "0", "no", "off", "f", "n"}
@@ -80,6 +83,7 @@ def _mended(given: Any, case: schemathesis.Case) -> Any:
             del body[name]
     if case.media_type != "multipart/form-data" or case.operation.path == "/tasks":  # a form with "oneOf" has no files
         body |= {name: _text(_image(90, 8)) for name in _IMAGE_NAMES if name in body}
+        body |= {name: _text(_LORA) for name in ("lora_base64",) if name in body}
     for low, high, bounds in _PAIRS:
         if low in body or high in body:
             body[low], body[high] = bounds

@@ -188,6 +188,4 @@ def _cut(piece: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def _no_base64(param: str, came: bytes) -> InvalidInput:
-    return InvalidInput(
-        f"{param} must be an image in base64; got {came[:20].decode('ascii', 'replace')!r}.", param=param
-    )
+    return InvalidInput(f"{param} must be base64 text; got {came[:20].decode('ascii', 'replace')!r}.", param=param)

@@ -74,6 +74,10 @@ def test_openapi_says_every_kind_of_body(document: dict[str, Any]) -> None:
         "/api/upscale-batch": {"multipart/form-data"},
         "/submit": {"application/json"},
         "/batch_submit": {"application/json"},
+        "/post_session_image": {"application/json"},
+        "/upload_lora": {"application/json"},
+        "/get_lora": {"application/json"},
+        "/delete_session": {"application/json"},
     }
     tasks = document["paths"]["/tasks"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert set(tasks["discriminator"]["mapping"]) == {"generate", "hidream", "upscale"}
@@ -98,13 +102,15 @@ def test_openapi_says_every_error_in_our_shape(document: dict[str, Any]) -> None
 
 
 def test_openapi_examples_are_accepted(client: httpx.Client, document: dict[str, Any]) -> None:
-    sent = 0
+    sent, session = 0, client.get("/create_session").json()["session_id"]
     for _, path, operation in operations(document):
         for media, body in operation.get("requestBody", {}).get("content", {}).items():
             for name, example in body.get("examples", {}).items():
                 if name == "hidream":
                     continue  # is not in this repository
                 value = example["value"]
+                if "session_id" in value:
+                    value = {**value, "session_id": session}
                 how = {"json": value} if media == "application/json" else {"data": value}
                 if media == "multipart/form-data":
                     how = {"files": {key: (None, str(text)) for key, text in value.items()}}
@@ -114,7 +120,7 @@ def test_openapi_examples_are_accepted(client: httpx.Client, document: dict[str,
                 sent += 1
                 for id in _task_ids(answer):
                     client.delete(f"/tasks/{id}")
-    assert sent == 14
+    assert sent == 18
 
 
 def _task_ids(answer: httpx.Response) -> list[str]:

@@ -1,0 +1,179 @@
+"""Training sessions of the SDXL service (contract E): their images, their LoRA files, their list."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, BeforeValidator, Field
+
+from darkroom import safetensors
+from darkroom.errors import Conflict, InvalidInput, NotFound
+from darkroom.images import decode, opaque
+from darkroom.png import encode_png
+from darkroom.request.edge import Text, Whole
+from proxy import answers as answer
+from proxy.documented import BODY, IMAGE, answers
+from proxy.http.json_body import read_json
+from proxy.ignored import ignored, note
+from proxy.services import Services, Use
+from proxy.sessions.store import LORA_NAME, SessionStore
+from proxy.uploads import take_picture
+from proxy.validation import validated
+
+router = APIRouter(tags=["LoRA sessions"])
+
+IMAGE_FIELD = "image_base64"
+LORA_FIELD = "lora_base64"
+_MAX_PIXELS = 64_000_000
+"""Of an image: training makes it smaller in any case."""
+ITERATIONS = {"iteration": (1, 999_999_999)}
+_NO_TRAINING = {"status": "none", "progress": 0}
+
+Fields = TypeVar("Fields", bound=BaseModel)
+
+
+def _session_id(value: object) -> object:
+    """Numbers are taken as text."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+SessionId = Annotated[
+    Text,
+    BeforeValidator(_session_id),
+    Field(min_length=1, description="As `/create_session` gave it; a number or text.", examples=["1"]),
+]
+
+
+class SessionFields(BaseModel):
+    """What names a session."""
+
+    session_id: SessionId
+
+
+class ImageFields(SessionFields):
+    """An image to train on comes with its prompt."""
+
+    prompt: Text = Field(description="What the image shows.", min_length=1, examples=["a red apple on a table"])
+
+
+class LoraChoice(SessionFields):
+    """A LoRA file of a session."""
+
+    iteration: Annotated[Whole, Field(ge=1, le=999_999_999)] | None = Field(
+        None, description="The k of `lora_<k>.safetensors`; absent: the newest file."
+    )
+
+
+class LoraUpload(SessionFields):
+    """A LoRA file that was made elsewhere."""
+
+    filename: Text | None = Field(
+        None,
+        description="Absent: `lora_<k>.safetensors` with the next number.",
+        json_schema_extra={"pattern": f"^{LORA_NAME}$"},
+    )
+
+
+@router.get("/create_session", summary="Make a session", **answers(answer.CreatedSession))
+async def create_session(services: Use) -> dict[str, Any]:
+    """Each call makes a new one."""
+    return {"session_id": await asyncio.to_thread(store_of(services).create)}
+
+
+@router.post(
+    "/post_session_image",
+    summary="Add an image to train on",
+    **answers(answer.Success, raises=(*IMAGE, NotFound)),
+)
+async def post_session_image(request: Request, services: Use) -> dict[str, Any]:
+    """The image is kept as PNG; it is turned upright, and what is transparent becomes white."""
+    body = await read_json(request, images=(IMAGE_FIELD,), max_mb=services.settings.max_upload_mb)
+    found = await take_picture(body, (IMAGE_FIELD,), max_mb=services.settings.max_upload_mb)
+    fields, warnings = _checked(request, body, ImageFields)
+    if found is None:
+        raise InvalidInput(f"{IMAGE_FIELD} is missing.", param=IMAGE_FIELD)
+    data = found[1]
+
+    def add() -> None:
+        store = store_of(services)
+        store.require(fields.session_id)
+        picture = decode(data, max_pixels=_MAX_PIXELS, param=IMAGE_FIELD)
+        store.add_image(fields.session_id, encode_png(opaque(picture)), fields.prompt)
+
+    await asyncio.to_thread(add)
+    return {"status": "success", **warnings}
+
+
+@router.post(
+    "/upload_lora",
+    summary="Add a LoRA file",
+    **answers(answer.UploadedLora, raises=(*BODY, NotFound, Conflict)),
+)
+async def upload_lora(request: Request, services: Use) -> dict[str, Any]:
+    """Takes whole safetensors files only. A file that is there already, with the same content, is no error."""
+    body = await read_json(request, images=(LORA_FIELD,), max_mb=services.settings.max_upload_mb)
+    found = await take_picture(body, (LORA_FIELD,), max_mb=services.settings.max_upload_mb)
+    fields, warnings = _checked(request, body, LoraUpload)
+    if found is None:
+        raise InvalidInput(f"{LORA_FIELD} is missing.", param=LORA_FIELD)
+    data = found[1]
+
+    def add() -> str:
+        store = store_of(services)
+        store.require(fields.session_id)
+        safetensors.check(data, param=LORA_FIELD)
+        return store.add_lora(fields.session_id, data, fields.filename)
+
+    return {"status": "success", "lora_filename": await asyncio.to_thread(add), **warnings}
+
+
+@router.post("/get_lora", summary="Download a LoRA file", **answers(answer.SessionLora, raises=(*BODY, NotFound)))
+async def get_lora(request: Request, services: Use) -> dict[str, Any]:
+    """404 "Requested LoRA not found" where the session has none, or none of that number."""
+    fields, warnings = _checked(request, await read_json(request, images=(), max_mb=1), LoraChoice)
+
+    def read() -> tuple[str, str]:
+        name, data = store_of(services).read_lora(fields.session_id, fields.iteration)
+        return name, base64.b64encode(data).decode()
+
+    name, text = await asyncio.to_thread(read)
+    return {"session_id": fields.session_id, "lora_filename": name, "lora_base64": text, **warnings}
+
+
+@router.get("/list_sessions", summary="List sessions", **answers(answer.SessionList))
+async def list_sessions(services: Use) -> dict[str, Any]:
+    """`image_groups` counts the folders with images to train on."""
+    found = await asyncio.to_thread(store_of(services).summaries)
+    return {
+        "sessions": [
+            {
+                "session_id": one.session_id,
+                "latest_lora": one.latest_lora,
+                "image_groups": one.image_groups,
+                "training": _NO_TRAINING,
+            }
+            for one in found
+        ]
+    }
+
+
+@router.post("/delete_session", summary="Delete a session", **answers(answer.DeletedSession, raises=(*BODY, NotFound)))
+async def delete_session(request: Request, services: Use) -> dict[str, Any]:
+    """Its images and LoRA files are deleted with it."""
+    fields, warnings = _checked(request, await read_json(request, images=(), max_mb=1), SessionFields)
+    await asyncio.to_thread(store_of(services).delete, fields.session_id)
+    return {"status": "deleted", "session_id": fields.session_id, **warnings}
+
+
+def store_of(services: Services) -> SessionStore:
+    """The sessions of this installation."""
+    return SessionStore(services.settings.session_dir)
+
+
+def _checked(request: Request, body: dict[str, Any], kind: type[Fields]) -> tuple[Fields, dict[str, Any]]:
+    """The fields of a body, and what there is to say of those that are not known."""
+    warnings = note(request, ignored(body, kind.model_fields))
+    return validated(body, kind, ITERATIONS), warnings
