@@ -20,7 +20,7 @@ from proxy.http.json_body import read_json
 from proxy.ignored import ignored, note
 from proxy.services import Services, Use
 from proxy.sessions.store import LORA_NAME, SessionStore
-from proxy.uploads import take_picture
+from proxy.uploads import take_image
 from proxy.validation import validated
 
 router = APIRouter(tags=["LoRA sessions"])
@@ -91,7 +91,7 @@ async def create_session(services: Use) -> dict[str, Any]:
 async def post_session_image(request: Request, services: Use) -> dict[str, Any]:
     """The image is kept as PNG; it is turned upright, and what is transparent becomes white."""
     body = await read_json(request, images=(IMAGE_FIELD,), max_mb=services.settings.max_upload_mb)
-    found = await take_picture(body, (IMAGE_FIELD,), max_mb=services.settings.max_upload_mb)
+    found = await take_image(body, (IMAGE_FIELD,), max_mb=services.settings.max_upload_mb)
     fields, warnings = _checked(request, body, ImageFields)
     if found is None:
         raise InvalidInput(f"{IMAGE_FIELD} is missing.", param=IMAGE_FIELD)
@@ -115,7 +115,7 @@ async def post_session_image(request: Request, services: Use) -> dict[str, Any]:
 async def upload_lora(request: Request, services: Use) -> dict[str, Any]:
     """Takes whole safetensors files only. A file that is there already, with the same content, is no error."""
     body = await read_json(request, images=(LORA_FIELD,), max_mb=services.settings.max_upload_mb)
-    found = await take_picture(body, (LORA_FIELD,), max_mb=services.settings.max_upload_mb)
+    found = await take_image(body, (LORA_FIELD,), max_mb=services.settings.max_upload_mb)
     fields, warnings = _checked(request, body, LoraUpload)
     if found is None:
         raise InvalidInput(f"{LORA_FIELD} is missing.", param=LORA_FIELD)
