@@ -17,7 +17,8 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from training.chunks import Order, make_chunks
 from training.dataset import unpack_edges
 from training.demo.sd15.card import CONTROL, TEXT
-from training.demo.sd15.unet_stage import Noiser
+from training.demo.sd15.models import training_scheduler
+from training.noise import Noiser
 from training.export import export
 from training.family import families
 from training.restore import restore
@@ -62,7 +63,7 @@ def test_edges_are_unpacked_as_they_were_packed() -> None:
 
 
 def test_half_of_the_samples_are_noise_alone_as_sampling_begins() -> None:
-    noiser, latents = Noiser(torch.device("cpu")), torch.full((1000, 4, 2, 2), 1000.0)
+    noiser, latents = Noiser(training_scheduler(), torch.device("cpu")), torch.full((1000, 4, 2, 2), 1000.0)
     noisy, velocity, steps = noiser(latents, torch.Generator().manual_seed(0))
     alone = noisy.abs().amax(dim=(1, 2, 3)) < 10  # at the last timestep there would be 68 of the picture
     assert 0.45 < alone.float().mean() < 0.55

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from training.dataset import Samples, make_tokenizer, unpack_edges
-from training.demo.sd15.models import make_controlnet, make_text_encoder, make_unet
-from training.demo.sd15.unet_stage import Noiser, attend_plainly, make_source
+from training.demo.sd15.models import make_controlnet, make_text_encoder, make_unet, training_scheduler
+from training.demo.sd15.unet_stage import make_source
+from training.noise import Noiser, attend_plainly
 from training.trainer import Report, TrainingRun, TrainingStage, averaged_weights
 
 _DROP = 0.3
@@ -35,7 +36,7 @@ class ControlnetStage(TrainingStage):
             frozen.to(run.device).eval().requires_grad_(False)
         self.samples = Samples(run, make_source(run, tokenizer), report, drop=_DROP)
         self.control, self.predict = run.maybe_compiled(self.controlnet), run.maybe_compiled(self.unet)
-        self.noiser = Noiser(run.device)
+        self.noiser = Noiser(training_scheduler(), run.device)
         self.take(run.batch_size(48), cpu=48)
 
     def loss(self, step: int, progress: float) -> tuple[Tensor, int]:

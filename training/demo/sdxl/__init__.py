@@ -1,0 +1,1 @@
+"""The demo checkpoints of the SDXL family."""
