@@ -18,9 +18,9 @@ from training.chunks import Order, make_chunks
 from training.dataset import unpack_edges
 from training.demo.sd15.card import CONTROL, TEXT
 from training.demo.sd15.models import training_scheduler
-from training.noise import Noiser
 from training.export import export
 from training.family import families
+from training.noise import Noiser
 from training.restore import restore
 from training.train import make_stage
 from training.trainer import Budget, Trainer, TrainingRun, averaged_weights, state_path

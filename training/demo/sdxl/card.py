@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from training.card import adherence, training, world
+from training.family import families
 
 BASE, REFINER = "demo-sdxl-base", "demo-sdxl-refiner"
 GUIDANCE = 2.0
@@ -27,7 +28,7 @@ UNet2DConditionModel with added text and time embeddings, AutoencoderKL, EulerDi
 
 ## Recipe
 
-`training/demo/sdxl/`: the VAE is that of demo-sd15, and the UNet and the first text encoder begin with its weights. The
+`training/demo/sdxl/`: the VAE is that of {smaller}, and the UNet and the first text encoder begin with its weights. The
 second text encoder, the added embedding and the last layer of the first begin from nothing. Velocity prediction on
 cached latents; half of the batches are whole images, a quarter are crops with their true coordinates, the rest are wide
 or tall images. 8 % of the samples have embeddings of zeros in place of a text, 2 % an empty text. Averaged weights,
@@ -65,7 +66,10 @@ Data and licence as `demo-sdxl-base`: glyphs of Noto Color Emoji, SIL Open Font 
 def base_card(folder: Path) -> str:
     """The card of demo-sdxl-base."""
     measured = adherence(folder, "measure --family sdxl")
-    return _BASE_CARD.format(world=world(), training=training(folder), measured=measured, guidance=GUIDANCE)
+    smaller = next(family.folder for family in families().values() if family.usual)
+    return _BASE_CARD.format(
+        world=world(), training=training(folder), measured=measured, guidance=GUIDANCE, smaller=smaller
+    )
 
 
 def refiner_card(folder: Path) -> str:
