@@ -48,7 +48,7 @@ def low_rank(parts: Parts, target: Target, scale: Scale, max_rank: int) -> LowRa
     """
     found = [form(parts, target, scale) for names, form in _FORMS if names & parts.keys()]
     if not found:
-        raise Misfit(f"has only {', '.join(sorted(parts))}")
+        raise Misfit("has alpha and no matrices")
     rank = sum(factors.down.shape[0] for factors in found)
     if rank <= max_rank:
         down = np.concatenate([factors.down for factors in found])

@@ -12,7 +12,7 @@ from darkroom.diffusion.lora.keys import BIAS, DENOISER, DORA, EMBEDDING, NORM, 
 from darkroom.diffusion.lora.metadata import adapter_scale, summary
 from darkroom.diffusion.lora.names import lookup
 from darkroom.diffusion.lora.pack import LoraPack, LowRank, Matrix, Target, Targets
-from darkroom.diffusion.lora.tensors import TensorFile, damaged, open_tensors
+from darkroom.diffusion.lora.tensors import TensorFile, damaged, open_tensors, quoted
 from darkroom.errors import InvalidInput
 from darkroom.request.fields import shown
 
@@ -110,7 +110,7 @@ def _sort(file: TensorFile, targets: Targets) -> _Sorted:
         else:
             parts = found.modules.setdefault(place, {})
             if key.part in parts:
-                raise damaged(f"{shown(parts[key.part])} and {shown(name)} are both {key.part} of {place[1]}.")
+                raise damaged(f"{quoted(parts[key.part])} and {quoted(name)} are both {key.part} of {place[1]}.")
             parts[key.part] = name
             found.targets[place] = target
     return found
@@ -141,11 +141,11 @@ def _check_base(found: _Sorted, file: TensorFile, targets: Targets, others: Sequ
     if fitting or lost or len(misfits) * 2 > len(found.modules) > 0:
         looks = f" It looks like one for {' or '.join(fitting)}." if fitting else ""
         says = f" The file says that it is for {shown(said)}." if said else ""
-        why = f" {misfits[0] if misfits else f'It has no modules of these names: {_listed(found.unknown)}.'}"
+        why = f" {misfits[0] if misfits else f'It has no modules of these names: {_named(found.unknown)}.'}"
         raise damaged(f"it is not for {targets.base}.{looks}{says}{why}")
     if misfits:
         raise damaged(f"shapes are wrong. {_listed(misfits)}")
-    names = _listed([shown(name) for name in file.tensors])
+    names = _named(file.tensors)
     raise damaged(f"none of its {len(file.tensors):,} tensors changes {targets.base}: {names}.")
 
 
@@ -176,7 +176,7 @@ def _misfits(found: _Sorted, file: TensorFile) -> list[str]:
             if shape is not None and not fits
         ]
         if wrong:
-            came = " and ".join(f"{shown(name, 120)} has the shape {list(file.tensors[name].shape)}" for name in wrong)
+            came = " and ".join(f"{quoted(name)} has the shape {list(file.tensors[name].shape)}" for name in wrong)
             sentences.append(f"{came}, and {target.name} has {target.described}.")
     return sentences
 
@@ -196,7 +196,7 @@ def _check_served(found: _Sorted) -> None:
         (OTHERS, "they are not low-rank changes (OFT, GLoRA or the like)"),
     ):
         if names := [name for name, other in found.refused.items() if other == kind]:
-            raise damaged(f"{len(names):,} layers cannot be served, because {why}: {_listed(names)}.")
+            raise damaged(f"{len(names):,} layers cannot be served, because {why}: {_named(names)}.")
     if fixed := [f"{c}.{module}" for (c, module), target in found.targets.items() if not target.servable]:
         raise damaged(
             f"{len(fixed):,} layers cannot be served, because LoRAs cannot change them here: {_listed(fixed)}."
@@ -237,7 +237,7 @@ def _scale(
     :raises InvalidInput: alpha is not one number.
     """
     if alpha is not None and alpha.size != 1:
-        raise damaged(f"{shown(name)} must be one number; got the shape {list(alpha.shape)}.")
+        raise damaged(f"{quoted(name)} must be one number; got the shape {list(alpha.shape)}.")
 
     def scale(rank: int) -> float:
         if alpha is not None:
@@ -276,9 +276,9 @@ def _warnings(
     for kind, what in _LEFT_OUT.items():
         names = [name for name in found.left_out.get(kind, ()) if file.array(name).any()]
         if names:
-            yield f"{len(names):,} {what} are not applied: {_listed(names)}."
+            yield f"{len(names):,} {what} are not applied: {_named(names)}."
     if found.unknown:
-        yield f"{len(found.unknown):,} tensors name no module of {base} and are not applied: {_listed(found.unknown)}."
+        yield f"{len(found.unknown):,} tensors name no module of {base} and are not applied: {_named(found.unknown)}."
     if approximated := _approximated(layers):
         name, worst = approximated[0]
         yield (
@@ -290,9 +290,14 @@ def _warnings(
         yield "All matrices are zero, so that the file changes nothing."
 
 
+def _named(tensors: Iterable[str]) -> str:
+    """Some names of tensors, and how many more there are."""
+    return _listed([quoted(name) for name in tensors])
+
+
 def _listed(names: Sequence[str], most: int = 5) -> str:
     """Some names, and how many more there are."""
-    text = (" " if names and names[0].endswith(".") else ", ").join(name[:300] for name in names[:most])
+    text = (" " if names and names[0].endswith(".") else ", ").join(names[:most])
     return text if len(names) <= most else f"{text} and {len(names) - most:,} more"
 
 

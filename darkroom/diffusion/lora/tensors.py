@@ -71,8 +71,13 @@ class TensorFile:
             values = _decoded(self.data[stored.start : stored.end], stored.dtype, name).reshape(stored.shape)
         if not np.isfinite(values).all():
             bad = int((~np.isfinite(values)).sum())
-            raise damaged(f"{shown(name)} has {bad:,} values of {values.size:,} that are NaN or infinite.")
+            raise damaged(f"{quoted(name)} has {bad:,} values of {values.size:,} that are NaN or infinite.")
         return values
+
+
+def quoted(name: str) -> str:
+    """The name of a tensor for messages, which needs all of its characters, and in one line."""
+    return shown(name, 200)
 
 
 def damaged(message: str) -> InvalidInput:
@@ -117,7 +122,7 @@ def _header(raw: bytes) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
             names = [name for name, _ in pairs]
-            raise damaged(f"its header names {shown(next(n for n in names if names.count(n) > 1))} twice.")
+            raise damaged(f"its header names {quoted(next(n for n in names if names.count(n) > 1))} twice.")
         return found
 
     try:
@@ -142,15 +147,15 @@ def _stored(name: str, entry: object) -> Stored:
     :raises InvalidInput: it is not one, or its type is not known.
     """
     if not isinstance(entry, dict):
-        raise damaged(f"the entry of {shown(name)} in its header is {shown(entry)}.")
+        raise damaged(f"the entry of {quoted(name)} in its header is {shown(entry)}.")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in _SIZES:
-        raise damaged(f"{shown(name)} has the type {shown(dtype)}, which is not supported.")
+        raise damaged(f"{quoted(name)} has the type {shown(dtype)}, which is not supported.")
     if not _wholes(shape) or not _wholes(offsets) or len(offsets) != 2:
-        raise damaged(f"{shown(name)} has no valid shape or place in its header.")
+        raise damaged(f"{quoted(name)} has no valid shape or place in its header.")
     start, end = offsets
     if end - start != prod(shape) * _SIZES[dtype]:
-        raise damaged(f"{shown(name)} does not have as many bytes as its shape and type need.")
+        raise damaged(f"{quoted(name)} does not have as many bytes as its shape and type need.")
     return Stored(dtype=dtype, shape=tuple(shape), start=start, end=end)
 
 
@@ -167,10 +172,10 @@ def _check_places(tensors: Mapping[str, Stored], size: int) -> None:
     at = 0
     for name, stored in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
         if stored.end > size:
-            raise damaged(f"it is cut short: {shown(name)} ends at byte {stored.end:,} of {size:,}.")
+            raise damaged(f"it is cut short: {quoted(name)} ends at byte {stored.end:,} of {size:,}.")
         if stored.start != at:
             raise damaged(
-                f"{shown(name)} begins at byte {stored.start:,} and not at {at:,}, where the one before ends."
+                f"{quoted(name)} begins at byte {stored.start:,} and not at {at:,}, where the one before ends."
             )
         at = stored.end
     if at != size:
@@ -188,7 +193,7 @@ def _decoded(raw: memoryview, dtype: str, name: str) -> Matrix:
         return (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
     if dtype in ("F8_E4M3", "F8_E5M2"):
         return _eight_bits(dtype)[np.frombuffer(raw, np.uint8)]
-    raise damaged(f"{shown(name)} has the type {dtype}, which is no number.")
+    raise damaged(f"{quoted(name)} has the type {dtype}, which is no number.")
 
 
 @cache
