@@ -22,7 +22,7 @@ from proxy.http.requests import RequestIds
 from proxy.ignored import IGNORED, IgnoredFields
 from proxy.readiness import Monitor
 from proxy.services import Services
-from proxy.surfaces import generate, health, models, png_info, root, status, submit, tasks, upscale
+from proxy.surfaces import generate, health, models, png_info, root, status, submit, tasks, txt2img, upscale
 from proxy.tasks.tasks import Tasks
 
 _OVERHEAD = MEGABYTE  # boundaries of a form and the other fields, beside the image
@@ -75,7 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     errors.install(app)
     openapi.install(app, settings)
-    for route in (root, health, status, models, generate, png_info, upscale, tasks, submit):
+    for route in (root, health, status, models, generate, png_info, upscale, tasks, submit, txt2img):
         app.include_router(route.router)
     app.add_middleware(IgnoredFields)
     app.add_middleware(Bodies, intakes=_intakes(settings), stall_seconds=settings.request_timeout)
@@ -101,6 +101,7 @@ def _intakes(settings: Settings) -> dict[str, Intake]:
     return {
         "/tasks": any_kind,
         "/generate": any_kind,
+        "/txt2img": any_kind,
         "/png-info": any_kind,
         "/submit": Intake({Kind.JSON: MEGABYTE}),
         "/batch_submit": Intake({Kind.JSON: _BATCH_JSON}),

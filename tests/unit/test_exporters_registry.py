@@ -23,7 +23,7 @@ from exporters.cli import main
 from exporters.errors import ExportError
 from exporters.files import ROOT
 
-FAMILIES = {"hidream", "sd15", "upscale"}
+FAMILIES = {"hidream", "sd15", "sdxl", "upscale"}
 FAMILY_FOLDERS = tuple(f"exporters/{name}/" for name in FAMILIES)
 
 

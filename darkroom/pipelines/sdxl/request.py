@@ -16,8 +16,20 @@ _LARGEST = 16384
 """Pixels of a side that the checkpoint may be told of."""
 
 
-def _told(help: str, low: int = 1) -> Field:
-    return Field(help=help, low=low, high=_LARGEST)
+def _side(when: str, usual: str) -> Field:
+    """A size of micro-conditioning."""
+    help = (
+        f"Micro-conditioning: the {usual} in pixels that a training image like this one had {when}. By default {usual}."
+    )
+    return Field(help=help, low=1, high=_LARGEST)
+
+
+def _crop(where: str) -> Field:
+    help = f"Micro-conditioning: pixels that were cut off {where}. Above 0 the objects are cut off more often."
+    return Field(help=help, low=0, high=_LARGEST)
+
+
+_BEFORE, _AFTER = "before it was resized", "after it was cropped"
 
 
 class GenerateRequest(ImageRequest):
@@ -88,14 +100,14 @@ class GenerateRequest(ImageRequest):
             aliases=("denoising_end",),
         ),
     ] = REFINER_START
-    original_width: Annotated[int | None, _told("What the image was before it was resized. By default width.")] = None
-    original_height: Annotated[int | None, _told("What the image was before it was resized. By default height.")] = None
-    crop_top: Annotated[int, _told("Pixels that were cut off above; more shows the object cropped.", 0)] = 0
-    crop_left: Annotated[int, _told("Pixels that were cut off on the left; more shows the object cropped.", 0)] = 0
-    target_width: Annotated[int | None, _told("What the image was after it was cropped. By default width.")] = None
-    target_height: Annotated[int | None, _told("What the image was after it was cropped. By default height.")] = None
+    original_width: Annotated[int | None, _side(_BEFORE, "width")] = None
+    original_height: Annotated[int | None, _side(_BEFORE, "height")] = None
+    crop_top: Annotated[int, _crop("above")] = 0
+    crop_left: Annotated[int, _crop("on the left")] = 0
+    target_width: Annotated[int | None, _side(_AFTER, "width")] = None
+    target_height: Annotated[int | None, _side(_AFTER, "height")] = None
     aesthetic_score: Annotated[
-        float, Field(help="How beautiful the refiner is told that the image is.", low=0.0, high=10.0)
+        float, Field(help="Micro-conditioning of the refiner: how beautiful the image is to be.", low=0.0, high=10.0)
     ] = AESTHETIC_SCORE
 
     def completed(self, checkpoint: Any, limits: Any) -> ResolvedRequest:
@@ -122,7 +134,7 @@ class ResolvedRequest(GenerateRequest):
 
     width: Annotated[int, side_field(VAE_SCALE_FACTOR)]
     height: Annotated[int, side_field(VAE_SCALE_FACTOR)]
-    original_width: Annotated[int, _told("")]
-    original_height: Annotated[int, _told("")]
-    target_width: Annotated[int, _told("")]
-    target_height: Annotated[int, _told("")]
+    original_width: Annotated[int, _side(_BEFORE, "width")]
+    original_height: Annotated[int, _side(_BEFORE, "height")]
+    target_width: Annotated[int, _side(_AFTER, "width")]
+    target_height: Annotated[int, _side(_AFTER, "height")]
