@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from tests.pictures import pixels
 
 TOLERANCE = 2
 """Levels of 255."""
-SEED, STEPS = 11, 5
+SEED, STEPS = 11, 4
 PROMPT = "a photo of a cat on a blue background"
 CONDITIONS = {"original_width": 100, "original_height": 160, "crop_top": 8, "crop_left": 24, "target_width": 48}
 Images = NDArray[np.uint8]
@@ -79,16 +80,14 @@ def theirs(
 
     :param conditions: `original_size` and so on, as diffusers has them.
     """
-    config = tiny_sdxl.make_checkpoint(base).scheduler
+    make = partial(make_scheduler, scheduler, tiny_sdxl.make_checkpoint(base).scheduler)
     generators = [torch.Generator().manual_seed(SEED + k) for k in range(num_images)]
     given = {"prompt": PROMPT, "num_inference_steps": STEPS, "guidance_scale": 5.0, **fields}
     more = {"num_images_per_prompt": num_images, "generator": generators, **(conditions or {})}
     sizes = {"width": given.pop("width", 64), "height": given.pop("height", 64)}
-    pipeline = with_scheduler(base, make_scheduler(scheduler, config))
     if refiner is None:
-        images = pipeline(**given, **sizes, **more).images
-        return np.stack([np.asarray(image) for image in images])
-    latents = pipeline(**given, **sizes, **more, denoising_end=start, output_type="latent").images
+        return called(base, make, **given, **sizes, **more)
+    latents = called(base, make, **given, **sizes, **more, denoising_end=start, output_type="latent")
     several = {
         "prompt": [given["prompt"]] * num_images,
         "num_inference_steps": given["num_inference_steps"],
@@ -96,14 +95,17 @@ def theirs(
         "aesthetic_score": aesthetic_score,
         **(conditions or {}),
     }
-    second = with_scheduler(refiner, make_scheduler(scheduler, config))
-    images = second(image=latents, denoising_start=start, guidance_scale=1.0, **several).images
-    return np.stack([np.asarray(image) for image in images])
+    return called(refiner, make, image=latents, denoising_start=start, guidance_scale=1.0, **several)
 
 
-def with_scheduler(pipeline: Any, scheduler: Any) -> Any:
-    pipeline.scheduler = scheduler
-    return pipeline
+def called(pipeline: Any, make: Callable[[], Any], **arguments: Any) -> Any:
+    """Latents, or the pixels of all images, of a pipeline that has another scheduler for this call."""
+    own, pipeline.scheduler = pipeline.scheduler, make()
+    try:
+        images = pipeline(**arguments).images
+    finally:
+        pipeline.scheduler = own
+    return images if torch.is_tensor(images) else np.stack([np.asarray(image) for image in images])
 
 
 def distance(first: Images, second: Images) -> int:
@@ -113,7 +115,7 @@ def distance(first: Images, second: Images) -> int:
 
 
 @pytest.mark.parametrize("guidance_scale", [5.0, 1.0])
-@pytest.mark.parametrize("name", [None, *SCHEDULERS])
+@pytest.mark.parametrize("name", [None, "ddim", "euler_a", "dpmpp_2m_karras", "heun"])
 def test_sdxl_base_alone_gives_diffusers_image(
     base: StableDiffusionXLPipeline, components: Components, name: str | None, guidance_scale: float
 ) -> None:
