@@ -50,18 +50,18 @@ SCHEDULER = {
 
 
 def make_unet(*, width: int = sum(WIDTHS), ids: int = 6, **changes: Any) -> UNet2DConditionModel:
-    """As SDXL's: no attention at the first of three levels.
+    """As SDXL's: no attention at the first level.
 
     :param width: of the embeddings.
     :param ids: numbers of the micro-conditioning.
     """
     settings: dict[str, Any] = {
         "sample_size": SIDE // 8,
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        "block_out_channels": (16, 16, 32),
-        "transformer_layers_per_block": (1, 1, 2),
-        "attention_head_dim": (2, 2, 4),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "block_out_channels": (16, 32),
+        "transformer_layers_per_block": (1, 2),
+        "attention_head_dim": (2, 4),
         "layers_per_block": 1,
         "norm_num_groups": 8,
         "use_linear_projection": True,

@@ -223,7 +223,7 @@ def test_export_refuses_an_unknown_class(tmp_path: Path, exported: list[tuple[st
     assert isinstance(result.exception, ExportError)
     assert str(result.exception) == (
         "photos is a checkpoint of an unknown kind: FluxPipeline. Known are HiDream-I1 (HiDreamImagePipeline), "
-        "Stable Diffusion 1.5 (StableDiffusionPipeline)."
+        "Stable Diffusion 1.5 (StableDiffusionPipeline), Stable Diffusion XL (StableDiffusionXLPipeline)."
     )
     assert exported == []
 

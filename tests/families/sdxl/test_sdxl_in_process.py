@@ -60,7 +60,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 def directly(tiny: Tiny, **fields: Any) -> list[bytes]:
     async def run() -> list[bytes]:
         parts = tiny.components
-        request = GenerateRequest.parse(fields, parts.limits, parts.checkpoint.request_defaults)
+        request = GenerateRequest.parse({**fields, "seed": 5}, parts.limits, parts.checkpoint.request_defaults)
         return [event.data async for event in generate(request, parts) if isinstance(event, Finished)]
 
     return asyncio.run(run())
