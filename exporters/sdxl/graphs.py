@@ -30,12 +30,13 @@ class ServedUnet(nn.Module):
         self, latents: Tensor, timestep: Tensor, prompt_embeds: Tensor, text_embeds: Tensor, time_ids: Tensor
     ) -> Tensor:
         kind = self.unet.dtype
-        # The sinusoids of the timestep and of the sizes are fp32 inside diffusers, whatever the weights are.
+        # The sinusoids of the timestep and of the sizes are fp32 inside diffusers, whatever the weights are. The pooled
+        # embeddings are joined with those of the sizes, and ONNX joins only what has one type.
         noise: Tensor = self.unet(
             latents.to(kind),
             timestep[:, 0],
             prompt_embeds.to(kind),
-            added_cond_kwargs={"text_embeds": text_embeds.to(kind), "time_ids": self.read(time_ids)},
+            added_cond_kwargs={"text_embeds": text_embeds, "time_ids": self.read(time_ids)},
             return_dict=False,
         )[0]
         return noise.float()
