@@ -86,7 +86,8 @@ def export(plan: NetworkPlan, parts: Parts, *, half: bool) -> Any:
 def _leave_open(model: Any, spec: ModelSpec) -> None:
     """Name the dimensions that the spec leaves open and this checkpoint fixes: the width of the embeddings.
 
-    Triton wants the configuration to say what the graph says, and the configuration is one for all checkpoints.
+    Triton wants the configuration to say what the graph says, and the configuration is one for all checkpoints. The
+    model's metadata has the sizes by the names of the dimensions, for engines, which want to know them.
     """
     import onnx_ir
 
@@ -94,8 +95,9 @@ def _leave_open(model: Any, spec: ModelSpec) -> None:
     for value in (*model.graph.inputs, *model.graph.outputs):
         for axis, size in enumerate(tensors[value.name].dims, start=1):
             if size == -1 and isinstance(value.shape[axis], int):
-                shape = list(value.shape)
-                shape[axis] = onnx_ir.SymbolicDim(f"{value.name}_{axis}")
+                name, shape = f"{value.name}_{axis}", list(value.shape)
+                model.metadata_props[name] = str(value.shape[axis])
+                shape[axis] = onnx_ir.SymbolicDim(name)
                 value.shape = onnx_ir.Shape(shape)
 
 

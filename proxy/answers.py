@@ -199,6 +199,15 @@ class Generated(Warned):
     control_map: str | None = Field(None, description="Data URL of what the ControlNet read; only with control.")
 
 
+class Txt2img(Warned):
+    """Images and what they were made with."""
+
+    images_base64: list[str] = Field(description="PNGs in base64.")
+    seed: int = Field(description="Of the first image.")
+    seeds: list[int]
+    parameters: dict[str, Any] = Field(description="Of the first image, with all defaults.")
+
+
 class UpscaledFile(Answer):
     """What became of one file of a batch: `image` and its details, or `error`."""
 

@@ -22,7 +22,19 @@ from proxy.http.requests import RequestIds
 from proxy.ignored import IGNORED, IgnoredFields
 from proxy.readiness import Monitor
 from proxy.services import Services
-from proxy.surfaces import generate, health, lora_sessions, models, png_info, root, status, submit, tasks, upscale
+from proxy.surfaces import (
+    generate,
+    health,
+    lora_sessions,
+    models,
+    png_info,
+    root,
+    status,
+    submit,
+    tasks,
+    txt2img,
+    upscale,
+)
 from proxy.tasks.tasks import Tasks
 
 _OVERHEAD = MEGABYTE  # boundaries of a form and the other fields, beside the image
@@ -75,7 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     errors.install(app)
     openapi.install(app, settings)
-    for route in (root, health, status, models, generate, png_info, upscale, tasks, submit, lora_sessions):
+    for route in (root, health, status, models, generate, png_info, upscale, tasks, submit, txt2img, lora_sessions):
         app.include_router(route.router)
     app.add_middleware(IgnoredFields)
     app.add_middleware(Bodies, intakes=_intakes(settings), stall_seconds=settings.request_timeout)
@@ -101,6 +113,7 @@ def _intakes(settings: Settings) -> dict[str, Intake]:
     return {
         "/tasks": any_kind,
         "/generate": any_kind,
+        "/txt2img": any_kind,
         "/png-info": any_kind,
         "/post_session_image": Intake({Kind.JSON: upload}),
         "/upload_lora": Intake({Kind.JSON: upload}),

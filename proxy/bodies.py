@@ -22,12 +22,12 @@ from darkroom.request.fields import Bounds
 from darkroom.request.request import Request
 from darkroom.serving.networks import split_label
 from darkroom.settings import Settings
-from proxy.models import of_operation
+from proxy.models import ServedModel, of_operation
 from proxy.operations import OPERATIONS
 from proxy.operations.enlarging import enlarge_fields, enlarge_ranges
 from proxy.operations.generate import Generate
 from proxy.operations.taking import image_names
-from proxy.surfaces import lora_sessions, png_info, submit
+from proxy.surfaces import lora_sessions, png_info, submit, txt2img
 from proxy.tasks.models import PRIORITIES
 
 JSON = "application/json"
@@ -227,12 +227,19 @@ def _submit(settings: Settings, operation: Generate, models: Sequence[str]) -> F
     )
 
 
+def _txt2img(settings: Settings, model: ServedModel, models: Sequence[str]) -> Fields:
+    mine = [one for one in models if split_label(one)[0] == model.family.pipeline.name]
+    of = _with_model(_request_fields(settings, model.family), mine)
+    return replace(of, kinds=[*of.kinds, txt2img.LoraFields], left_out=txt2img.ELSEWHERE)
+
+
 def request_bodies(
-    settings: Settings, submits: Generate, models: Sequence[str], schemas: dict[str, Any]
+    settings: Settings, submits: Generate, draws: ServedModel, models: Sequence[str], schemas: dict[str, Any]
 ) -> dict[tuple[str, str], Schema]:
     """The body of every operation that has one, by method and path.
 
     :param submits: the operation of `POST /submit`.
+    :param draws: the default model of `POST /txt2img`.
     :param models: the names that requests for images may have as their `model`.
     :param schemas: of the document; those that several bodies share are added.
     """
@@ -248,6 +255,7 @@ def request_bodies(
         **_sessions(),
         ("post", "/tasks"): _tasks(settings, models, schemas),
         ("post", "/submit"): _body(one, JSON),
+        ("post", "/txt2img"): _body(_txt2img(settings, draws, models), JSON, MULTIPART, URLENCODED),
         ("post", "/batch_submit"): {
             "required": True,
             "content": {

@@ -18,6 +18,7 @@ from proxy.errors import CODES
 from proxy.ignored import IGNORED
 from proxy.models import installed
 from proxy.surfaces.submit import submit_operation
+from proxy.surfaces.txt2img import preferred_model
 
 _EVERY = {
     400: "The request is broken, or its Host is none of TRUSTED_HOSTS.",
@@ -52,7 +53,9 @@ def install(app: FastAPI, settings: Settings) -> None:
 def _document(app: FastAPI, settings: Settings, models: Sequence[str]) -> dict[str, Any]:
     made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     schemas = made["components"]["schemas"]
-    bodies = request_bodies(settings, submit_operation(app.state.services), models, schemas)
+    services = app.state.services
+    submits, draws = submit_operation(services), preferred_model(services)
+    bodies = request_bodies(settings, submits, draws, models, schemas)
     for path, operations in made["paths"].items():
         for method, operation in operations.items():
             body = bodies.get((method, path))

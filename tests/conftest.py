@@ -57,18 +57,35 @@ def call(request: pytest.FixtureRequest) -> Call:
 
 @pytest.fixture(scope="session")
 def hidream_repository(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `python -m exporters hidream` makes of a tiny checkpoint in an empty repository.
-
-    That takes a minute, so pytest's cache keeps it for other workers and later runs under a hash of the checkpoint, and
-    the command sees for itself whether anything that shapes an export has changed.
-    """
+    """What `python -m exporters hidream` makes of a tiny checkpoint in an empty repository."""
     from tests import tiny_hidream  # which imports torch and diffusers
 
     made = tmp_path_factory.mktemp("hidream") / "checkpoint"
     tiny_hidream.write_checkpoint(made)
+    return _exported(pytestconfig, made, "hidream", "--checkpoint", ".")
+
+
+@pytest.fixture(scope="session")
+def sdxl_repository(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `python -m exporters sdxl` makes of a tiny base and its refiner in an empty repository."""
+    from tests import tiny_sdxl  # which imports torch and diffusers
+
+    made = tmp_path_factory.mktemp("sdxl") / "checkpoint"
+    tiny_sdxl.write_refiner(made / "refiner", tiny_sdxl.write_checkpoint(made / "base"))
+    return _exported(pytestconfig, made, "sdxl", "--checkpoint", "base", "--refiner", "refiner")
+
+
+def _exported(pytestconfig: pytest.Config, made: Path, family: str, *arguments: str) -> Path:
+    """The repository that a command of `python -m exporters` makes of checkpoints.
+
+    That takes a minute, so pytest's cache keeps it for other workers and later runs under a hash of the checkpoints,
+    and the command sees for itself whether anything that shapes an export has changed.
+
+    :param made: the folder of the checkpoints, in which the command runs.
+    """
     files = sorted(path for path in made.rglob("*") if path.is_file())
     cache = getattr(pytestconfig, "cache", None)  # not there with -p no:cacheprovider
-    kept = cache.mkdir("hidream") if cache else made.parent / "kept"
+    kept = cache.mkdir(family) if cache else made.parent / "kept"
     folder = kept / exporter_hash(files, *(str(path.relative_to(made)) for path in files))
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
@@ -76,8 +93,8 @@ def hidream_repository(pytestconfig: pytest.Config, tmp_path_factory: pytest.Tem
         if not (folder / "checkpoint").exists():
             shutil.copytree(made, folder / "copying", dirs_exist_ok=True)
             (folder / "copying").rename(folder / "checkpoint")
-        command = [sys.executable, "-m", "exporters", "hidream", "--checkpoint", str(folder / "checkpoint")]
-        subprocess.run([*command, "--output", str(folder / "repository")], check=True, capture_output=True, timeout=600)
+        command = [sys.executable, "-m", "exporters", family, *arguments, "--output", str(folder / "repository")]
+        subprocess.run(command, cwd=folder / "checkpoint", check=True, capture_output=True, timeout=600)
     return folder / "repository"
 
 

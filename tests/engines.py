@@ -21,6 +21,7 @@ A100 = Gpu(name="NVIDIA A100", capability="8.0")
 TRT = "10.13.3.9"
 HERE = Target(gpu=H100, tensorrt=TRT)
 
+_FIXED = ("prompt_embeds", "text_embeds")
 _TYPES = {"FP32": TensorProto.FLOAT, "UINT8": TensorProto.UINT8, "INT64": TensorProto.INT64}
 _WEIGHTS = {"fp32": np.float32, "fp16": np.float16}
 
@@ -38,15 +39,13 @@ def write_onnx(spec: ModelSpec, folder: Path, precision: str = "fp32", *, fixed:
         name = f"{tensor.name}_cast"
         kind = TensorProto.FLOAT16 if precision == "fp16" else TensorProto.FLOAT
         nodes.append(helper.make_node("Cast", [tensor.name], [name], to=kind))
-        if tensor.name == "prompt_embeds":
-            weights.append(numpy_helper.from_array(np.ones((WIDTH, 3), _WEIGHTS[precision]), "weights"))
-            nodes.append(helper.make_node("MatMul", [name, "weights"], ["product"]))
-            name = "product"
         nodes.append(helper.make_node("ReduceSum", [name], [f"{tensor.name}_sum"], keepdims=0))
         outputs.append(helper.make_tensor_value_info(f"{tensor.name}_sum", kind, []))
     weights.append(numpy_helper.from_array(np.zeros((1000, 10), _WEIGHTS[precision]), "unused"))
     graph = helper.make_graph(nodes, "small", inputs, outputs, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    widths = {f"{tensor.name}_{len(tensor.dims)}": str(WIDTH) for tensor in spec.inputs if tensor.name in _FIXED}
+    helper.set_model_props(model, widths)
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(model, str(folder / "model.onnx"))
     return folder / "model.onnx"

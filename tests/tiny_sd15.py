@@ -73,7 +73,7 @@ def make_components(pipeline: StableDiffusionPipeline, controlnet: ControlNetMod
     controls = {} if controlnet is None else {"canny": graphs.ServedControlUnet(unet, controlnet)}
     return Components(
         checkpoint=_checkpoint(pipeline),
-        tokenizer=_tokenizer(pipeline.tokenizer),
+        tokenizer=plain_tokenizer(pipeline.tokenizer),
         limits=Settings(),
         text_encoder=network(ServedTextEncoder(pipeline.text_encoder), "prompt_embeds"),
         unet=network(graphs.ServedUnet(unet), "noise_pred"),
@@ -114,7 +114,8 @@ def network(module: nn.Module, output: str) -> Network:
     return call
 
 
-def _tokenizer(tokenizer: CLIPTokenizer) -> Tokenizer:
+def plain_tokenizer(tokenizer: CLIPTokenizer) -> Tokenizer:
+    """The same tokenizer for the loop, which neither pads nor cuts off."""
     plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     plain.no_padding()
     plain.no_truncation()

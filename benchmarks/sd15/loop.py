@@ -22,8 +22,8 @@ from darkroom.pipelines.sd15.networks import (
     VAE_DECODER,
     VAE_SCALE_FACTOR,
 )
-from darkroom.pipelines.sd15.prompts import chunk
 from darkroom.png import encode_png
+from darkroom.prompts.clip import chunk
 from darkroom.serving.networks import Array, ModelSpec, OrtNetwork
 
 

@@ -90,6 +90,18 @@ _picture_options = _in_order(
     ),
 )
 
+_refiner_options = _in_order(
+    *(
+        click.option(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=_help(name))
+        for kind, metavar, names in (
+            (float, "X", ("refiner_start", "aesthetic_score")),
+            (int, "N", ("original_width", "original_height", "crop_top", "crop_left")),
+            (int, "N", ("target_width", "target_height")),
+        )
+        for name in names
+    )
+)
+
 _control_options = _in_order(
     click.option(
         "--control",
@@ -170,6 +182,7 @@ _run_options = _in_order(
 @click.command()
 @click.argument("prompts", nargs=-1, metavar="PROMPT...")
 @_picture_options
+@_refiner_options
 @_control_options
 @_output_options
 @_run_options

@@ -37,6 +37,21 @@ class GenerateOptions(TypedDict, total=False):
     :param controlnet_conditioning_scale: How strongly the reference image steers.
     :param control_guidance_start: The share of the steps from which the ControlNet acts.
     :param control_guidance_end: The share of the steps up to which the ControlNet acts.
+    :param refiner_start: The share of the noise schedule after which the refiner goes on, without guidance; 1:
+        never. Without a refiner in the installation it does nothing.
+    :param original_width: Micro-conditioning: the width in pixels that a training image like this one had before
+        it was resized. By default width.
+    :param original_height: Micro-conditioning: the height in pixels that a training image like this one had
+        before it was resized. By default height.
+    :param crop_top: Micro-conditioning: pixels that were cut off above. Above 0 the objects are cut off more
+        often.
+    :param crop_left: Micro-conditioning: pixels that were cut off on the left. Above 0 the objects are cut off
+        more often.
+    :param target_width: Micro-conditioning: the width in pixels that a training image like this one had after it
+        was cropped. By default width.
+    :param target_height: Micro-conditioning: the height in pixels that a training image like this one had after
+        it was cropped. By default height.
+    :param aesthetic_score: Micro-conditioning of the refiner: how beautiful the image is to be.
     :param max_sequence_length: Tokens that each encoder reads of a prompt; fewer where it cannot read so many.
     :param model: Which model; a name that the service lists under /models.
     """
@@ -61,6 +76,14 @@ class GenerateOptions(TypedDict, total=False):
     controlnet_conditioning_scale: float | None
     control_guidance_start: float | None
     control_guidance_end: float | None
+    refiner_start: float | None
+    original_width: int | None
+    original_height: int | None
+    crop_top: int | None
+    crop_left: int | None
+    target_width: int | None
+    target_height: int | None
+    aesthetic_score: float | None
     max_sequence_length: int | None
 
 
@@ -105,6 +128,14 @@ HELP: dict[str, dict[str, str]] = {
         "controlnet_conditioning_scale": "How strongly the reference image steers.",
         "control_guidance_start": "The share of the steps from which the ControlNet acts.",
         "control_guidance_end": "The share of the steps up to which the ControlNet acts.",
+        "refiner_start": "The share of the noise schedule after which the refiner goes on, without guidance; 1: never. Without a refiner in the installation it does nothing.",
+        "original_width": "Micro-conditioning: the width in pixels that a training image like this one had before it was resized. By default width.",
+        "original_height": "Micro-conditioning: the height in pixels that a training image like this one had before it was resized. By default height.",
+        "crop_top": "Micro-conditioning: pixels that were cut off above. Above 0 the objects are cut off more often.",
+        "crop_left": "Micro-conditioning: pixels that were cut off on the left. Above 0 the objects are cut off more often.",
+        "target_width": "Micro-conditioning: the width in pixels that a training image like this one had after it was cropped. By default width.",
+        "target_height": "Micro-conditioning: the height in pixels that a training image like this one had after it was cropped. By default height.",
+        "aesthetic_score": "Micro-conditioning of the refiner: how beautiful the image is to be.",
         "max_sequence_length": "Tokens that each encoder reads of a prompt; fewer where it cannot read so many.",
     },
     "upscale": {
@@ -132,6 +163,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "controlnet_conditioning_scale": 1.0,
         "control_guidance_start": 0.0,
         "control_guidance_end": 1.0,
+        "refiner_start": 0.8,
+        "crop_top": 0,
+        "crop_left": 0,
+        "aesthetic_score": 6.0,
         "max_sequence_length": 128,
     },
     "upscale": {

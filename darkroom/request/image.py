@@ -47,28 +47,36 @@ def side_field(multiple: int) -> Field:
     )
 
 
-def _sides(size: str) -> Mapping[str, Any]:
-    if size.strip().lower() == _ANY_SIZE:
-        return {}
-    sides = _SIZE.fullmatch(size.strip())
-    if sides is None:
-        raise InvalidInput(
-            f'size must be width x height in pixels, such as 512x768, or "{_ANY_SIZE}"; got {shown(size)}.',
-            param="size",
-        )
-    return {"width": int(sides[1]), "height": int(sides[2])}
+def size_shorthand(name: str, width: str, height: str, help: str) -> Shorthand:
+    """A field such as "512x768" that stands for two others.
+
+    :param width, height: the names of the other fields.
+    """
+
+    def read(size: str) -> Mapping[str, Any]:
+        if size.strip().lower() == _ANY_SIZE:
+            return {}
+        sides = _SIZE.fullmatch(size.strip())
+        if sides is None:
+            raise InvalidInput(
+                f'{name} must be width x height in pixels, such as 512x768, or "{_ANY_SIZE}"; got {shown(size)}.',
+                param=name,
+            )
+        return {width: int(sides[1]), height: int(sides[2])}
+
+    return Shorthand(
+        help=f'{help} "512x768", for example; "{_ANY_SIZE}" is the default.',
+        kind=str,
+        read=read,
+        schema={"examples": [_ANY_SIZE], "pattern": r"^(auto|[1-9][0-9]{1,8}x[1-9][0-9]{1,8})$"},
+    )
 
 
 class ImageRequest(Request):
     """What every request for images of a text says."""
 
     shorthands: ClassVar[Mapping[str, Shorthand]] = {
-        "size": Shorthand(
-            help='Width and height in one, "512x768"; "auto" is the default.',
-            kind=str,
-            read=_sides,
-            schema={"examples": ["auto"], "pattern": r"^(auto|[1-9][0-9]{1,8}x[1-9][0-9]{1,8})$"},
-        ),
+        "size": size_shorthand("size", "width", "height", "Width and height in one:"),
         "randomize_seed": Shorthand(
             help="Choose a random seed, whatever `seed` says.",
             kind=bool,

@@ -15,6 +15,7 @@ from darkroom.settings import Settings
 from exporters import manifest
 from exporters.checkpoints.components import INDEX
 from exporters.checkpoints.contents import Contents
+from exporters.checkpoints.latent_diffusion import GENERATION
 from exporters.checkpoints.origin import Origin
 from exporters.checkpoints.origin import origin as origin_of
 from exporters.defaults import is_other_checkpoint, precision_of
@@ -33,7 +34,7 @@ KIND = "Stable Diffusion 1.5"
 CLASSES = ("StableDiffusionPipeline",)
 _NETWORKS = (networks.TEXT_ENCODER, networks.VAE_ENCODER, networks.VAE_DECODER, networks.UNET)
 
-PATTERNS = (INDEX, pipeline.GENERATION, "unet/*", "vae/*", "text_encoder/*", "tokenizer/*", "scheduler/*")
+PATTERNS = (INDEX, GENERATION, "unet/*", "vae/*", "text_encoder/*", "tokenizer/*", "scheduler/*")
 """The files of a checkpoint that an export reads."""
 CONTROLNET_PATTERNS = ("config.json", "diffusion_pytorch_model*")
 

@@ -20,6 +20,7 @@ _MODULES = (
     "exporters.graphs.clip",
     "exporters.graphs.unet",
     "exporters.graphs.vae",
+    "exporters.latent_plans",
     "exporters.sd15.graphs",
     "exporters.sd15.plans",
 )

@@ -22,6 +22,7 @@ from exporters.checkpoints.components import (
     read_component,
 )
 from exporters.checkpoints.files import read_json
+from exporters.checkpoints.latent_diffusion import check_vae
 from exporters.errors import ExportError
 
 KINDS = {
@@ -72,7 +73,7 @@ def read_checkpoint(root: Path) -> Sd15Checkpoint:
     }
     checkpoint = Sd15Checkpoint(root=root, **parts)
     _check_unet(checkpoint)
-    _check_vae(checkpoint.vae)
+    check_vae(checkpoint.vae, channels=LATENT_CHANNELS, factor=VAE_SCALE_FACTOR)
     return checkpoint
 
 
@@ -105,16 +106,6 @@ def _check_unet(checkpoint: Sd15Checkpoint) -> None:
         expect(unet, name, None)
     width = checkpoint.text_encoder.config.get("hidden_size", 512)  # transformers leaves defaults out
     expect(unet, "cross_attention_dim", width, why="the width of the text encoder")
-
-
-def _check_vae(vae: Component) -> None:
-    expect(vae, "latent_channels", LATENT_CHANNELS, default=LATENT_CHANNELS)
-    for name in ("in_channels", "out_channels"):
-        expect(vae, name, 3, default=3)
-    factor = 2 ** (len(vae.config.get("block_out_channels", (64,))) - 1)
-    if factor != VAE_SCALE_FACTOR:
-        raise ExportError(f"{vae.root.name}: the VAE makes pictures {factor} times the size of the latents, "
-                          f"expected {VAE_SCALE_FACTOR} times.")  # fmt: skip
 
 
 def load(part: str, component: Component) -> Any:

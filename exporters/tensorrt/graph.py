@@ -20,7 +20,7 @@ class Graph:
     """A model.
 
     :param inputs: with their dims, batch included. A size that the interface leaves open and the weights fix (the
-        width of the prompt's embeddings) counts as fixed.
+        width of the prompt's embeddings) counts as fixed; the exporter notes it in the model's metadata.
     :param precision: the type of most of its floating-point weights.
     """
 
@@ -33,8 +33,10 @@ def read_graph(path: Path) -> Graph:
 
     :raises ExportError: it is not there, or no ONNX model.
     """
-    graph = _load(path).graph
-    return Graph(inputs={value.name: _dims(graph, value) for value in graph.input}, precision=_precision(graph))
+    model = _load(path)
+    graph = model.graph
+    sizes = {entry.key: int(entry.value) for entry in model.metadata_props if entry.value.isdecimal()}
+    return Graph(inputs={value.name: _dims(sizes, value) for value in graph.input}, precision=_precision(graph))
 
 
 def for_tensorrt(path: Path) -> bytes:
@@ -78,23 +80,10 @@ def _load(path: Path) -> Any:
         raise ExportError(f"{path} cannot be read as an ONNX model: {error}.") from None
 
 
-def _dims(graph: Any, value: Any) -> Dims:
-    dims = [d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim]
-    if len(dims) > 1 and dims[-1] is None:
-        dims[-1] = _contracted(graph, value.name)
-    return tuple(dims)
-
-
-def _contracted(graph: Any, name: str) -> int | None:
-    """The last size of a tensor that is multiplied with a weight matrix: the matrix fixes it."""
-    weights = {tensor.name: tensor.dims for tensor in graph.initializer}
-    aliases = {name}
-    for node in graph.node:  # in topological order, as ONNX demands
-        if node.op_type == "Cast" and node.input[0] in aliases:
-            aliases.add(node.output[0])
-        elif node.op_type == "MatMul" and node.input[0] in aliases and len(weights.get(node.input[1], ())) == 2:
-            return int(weights[node.input[1]][0])
-    return None
+def _dims(sizes: Mapping[str, int], value: Any) -> Dims:
+    return tuple(
+        d.dim_value if d.HasField("dim_value") else sizes.get(d.dim_param) for d in value.type.tensor_type.shape.dim
+    )
 
 
 def _precision(graph: Any) -> EnginePrecision:

@@ -1,4 +1,4 @@
-"""Training sessions of the SDXL service (contract E): their images, their LoRA files, their list."""
+"""Training sessions (contract E): their images, their LoRA files, their list."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from darkroom.pipelines.sd15 import networks
 from darkroom.pipelines.sd15.checkpoint import Sd15CheckpointInfo
-from exporters import config, manifest, onnx_export, plan
+from exporters import config, latent_plans, manifest, onnx_export, plan
 from exporters.config import Placement
 from exporters.errors import ExportError
 from exporters.export import require_parity
@@ -150,7 +150,7 @@ def test_numbers_that_are_none_are_not_installed(value: float) -> None:
 
 
 def test_checks_cover_odd_latents_and_long_prompts() -> None:
-    shapes = plans.CHECK_SHAPES
+    shapes = latent_plans.CHECK_SHAPES
     assert any(shape.height % 2 and shape.width % 2 for shape in shapes)
     assert {77, 154, 231} <= {shape.tokens for shape in shapes}
     assert {1, 3} <= {shape.rows for shape in shapes}

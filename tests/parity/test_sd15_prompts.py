@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from darkroom.errors import InvalidInput
 from darkroom.pipelines.sd15.pipeline import Components
-from darkroom.pipelines.sd15.prompts import chunk, encode_prompts, parse_weights
+from darkroom.prompts.clip import chunk, encode_prompts
+from darkroom.prompts.weights import parse_weights
 from tests import tiny_sd15
 
 LONG = "a photo of " + ", ".join(f"a cat on a blue background and a pizza number {n}" for n in range(12))

@@ -48,8 +48,10 @@ def test_every_option_reaches_the_service(server: Loopback, here: Path) -> None:
     control = ("--control=in.jpg", "--control-type=canny", "--low-threshold=50", "--high-threshold=150")
     more_control = ("--no-control-preprocess", "--control-scale=0.5", "--control-start=0.25", "--control-end=0.75")
     output = ("--format=webp", "--quality=70", "--preview-every=2", "-n", "2")
-    other = ("--model=toy", "--max-sequence-length=64")
-    assert generate(server.url, "a cat", *picture, *control, *more_control, *output, *other).exit_code == 0
+    other = ("--model=toy", "--max-sequence-length=64", "--refiner-start=0.7", "--aesthetic-score=7")
+    told = ("--original-width=80", "--original-height=160", "--crop-top=1", "--crop-left=2")
+    told += ("--target-width=72", "--target-height=144")
+    assert generate(server.url, "a cat", *picture, *control, *more_control, *output, *other, *told).exit_code == 0
     body = sent(server)[0]
     assert body == {
         "prompt": "a cat",
@@ -74,6 +76,14 @@ def test_every_option_reaches_the_service(server: Loopback, here: Path) -> None:
         "quality": 70,
         "model": "toy",
         "max_sequence_length": 64,
+        "refiner_start": 0.7,
+        "aesthetic_score": 7,
+        "original_width": 80,
+        "original_height": 160,
+        "crop_top": 1,
+        "crop_left": 2,
+        "target_width": 72,
+        "target_height": 144,
     }
     assert body.keys() == GenerateOptions.__annotations__.keys() | {"prompt"}
     assert names(here) == {"in.jpg", "a-cat-3.webp", "a-cat-4.webp"}

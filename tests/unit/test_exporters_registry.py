@@ -23,7 +23,7 @@ from exporters.cli import main
 from exporters.errors import ExportError
 from exporters.files import ROOT
 
-FAMILIES = {"hidream", "sd15", "upscale"}
+FAMILIES = {"hidream", "sd15", "sdxl", "upscale"}
 FAMILY_FOLDERS = tuple(f"exporters/{name}/" for name in FAMILIES)
 
 
@@ -223,7 +223,7 @@ def test_export_refuses_an_unknown_class(tmp_path: Path, exported: list[tuple[st
     assert isinstance(result.exception, ExportError)
     assert str(result.exception) == (
         "photos is a checkpoint of an unknown kind: FluxPipeline. Known are HiDream-I1 (HiDreamImagePipeline), "
-        "Stable Diffusion 1.5 (StableDiffusionPipeline)."
+        "Stable Diffusion 1.5 (StableDiffusionPipeline), Stable Diffusion XL (StableDiffusionXLPipeline)."
     )
     assert exported == []
 

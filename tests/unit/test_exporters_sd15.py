@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from exporters.checkpoints import preview
+from exporters.checkpoints import clip_tokenizer, preview
 from exporters.errors import ExportError
-from exporters.sd15 import tokenizer, weights
+from exporters.sd15 import weights
 from exporters.sd15.weights import read_checkpoint, read_controlnet
 from tests.sd15_checkpoints import TEXT, UNET, VAE, edit_json, write_checkpoint
 
@@ -253,25 +253,25 @@ def test_shards_are_read(tiny: Path) -> None:
 
 def test_tokenizer_of_vocabulary_and_merges(tiny: Path) -> None:
     assert not (tiny / "tokenizer/tokenizer.json").exists()
-    converted = tokenizer.convert(tiny, longest=77)
+    converted = clip_tokenizer.convert(tiny, longest=77)
     settings = json.loads(converted.json)
     assert settings["truncation"] is None
     assert settings["padding"] is None
     assert converted.max_tokens == 77
-    assert tokenizer.convert(tiny, longest=40).max_tokens == 40
+    assert clip_tokenizer.convert(tiny, longest=40).max_tokens == 40
 
 
 @pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
 def test_missing_tokenizer_is_named(tiny: Path, name: str) -> None:
     (tiny / "tokenizer" / name).unlink()
     with pytest.raises(ExportError, match=r"tiny has no tokenizer/vocab\.json with tokenizer/merges\.txt"):
-        tokenizer.present(tiny)
+        clip_tokenizer.present(tiny)
 
 
 def test_damaged_tokenizer_is_named(tiny: Path) -> None:
     (tiny / "tokenizer/vocab.json").write_text("{")
     with pytest.raises(ExportError, match="tiny/tokenizer cannot be read as a CLIPTokenizer"):
-        tokenizer.convert(tiny, longest=77)
+        clip_tokenizer.convert(tiny, longest=77)
 
 
 # --- previews

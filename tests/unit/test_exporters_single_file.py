@@ -11,9 +11,10 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
+from exporters.checkpoints import clip_tokenizer
 from exporters.cli import main
 from exporters.errors import ExportError
-from exporters.sd15 import single_file, tokenizer, weights
+from exporters.sd15 import single_file, weights
 from exporters.sd15.command import DEMO, origin
 from exporters.sd15.weights import read_checkpoint
 from tests.sd15_checkpoints import TEXT, UNET, VAE, write_checkpoint
@@ -174,7 +175,7 @@ def test_lists_of_weights_under_any_name(tmp_path: Path, file: str, name: str, m
 def test_byte_order_marks_in_every_json_file(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "tiny")
     expected = {part: weights_of(folder, part) for part in PARTS}
-    words = tokenizer.convert(folder, longest=77)
+    words = clip_tokenizer.convert(folder, longest=77)
     marked = [path for path in folder.rglob("*.json") if "index" not in path.name or path.name == "model_index.json"]
     assert len(marked) > 5
     for path in marked:
@@ -182,7 +183,7 @@ def test_byte_order_marks_in_every_json_file(tmp_path: Path) -> None:
     for part in PARTS:
         found = weights_of(folder, part)
         assert all(torch.equal(found[key], value) for key, value in expected[part].items())
-    assert tokenizer.convert(folder, longest=77) == words
+    assert clip_tokenizer.convert(folder, longest=77) == words
     assert all(path.read_bytes().startswith(b"\xef\xbb\xbf") for path in marked)
 
 

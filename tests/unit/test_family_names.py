@@ -12,7 +12,11 @@ from tests.service import ROOT
 
 PACKAGES = ("backends", "client", "darkroom", "exporters", "proxy", "supervisor", "training")
 OWN = ("darkroom/pipelines/{}/", "exporters/{}/", "training/demo/{}/")
-OLD_SERVICES = {"hidream": "proxy/surfaces/submit.py", "upscale": "proxy/surfaces/upscale.py"}
+OLD_SERVICES = {
+    "hidream": "proxy/surfaces/submit.py",
+    "sdxl": "proxy/surfaces/txt2img.py",
+    "upscale": "proxy/surfaces/upscale.py",
+}
 """The REST contracts of services that were there before: each is of one family."""
 WORDS = {"upscale": r"pipelines\.upscale|from darkroom\.pipelines import upscale|realesrgan|Real-ESRGAN"}
 """What to look for where a family has the name of its operation."""

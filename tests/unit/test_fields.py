@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from darkroom.errors import InvalidInput
-from darkroom.pipelines.hidream import request as hidream
-from darkroom.pipelines.hidream.settings import Settings as HidreamSettings
+from darkroom.family_settings import settings_classes
 from darkroom.pipelines.sd15 import request as sd15
 from darkroom.pipelines.sd15.settings import Settings as Sd15Settings
 from darkroom.pipelines.upscale import request as upscale
@@ -50,11 +49,7 @@ NUMBERS: tuple[Any, ...] = (
     True,
 )
 KINDS: tuple[type[Request], ...] = tuple(family.request for family in families().values())
-LIMITS: dict[type[Request], Any] = {
-    sd15.GenerateRequest: Sd15Settings(),
-    hidream.GenerateRequest: HidreamSettings(),
-    upscale.UpscaleRequest: UpscaleSettings(),
-}
+LIMITS: dict[type[Request], Any] = {family.request: settings_classes()[name]() for name, family in families().items()}
 
 
 def taken(kind: type[Request], fields: dict[str, Any]) -> dict[str, Any]:

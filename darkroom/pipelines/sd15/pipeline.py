@@ -27,10 +27,10 @@ from darkroom.errors import InvalidInput
 from darkroom.images import Pixels, decode, opaque, resize
 from darkroom.pipelines.sd15.checkpoint import Sd15CheckpointInfo
 from darkroom.pipelines.sd15.networks import LATENT_CHANNELS, VAE_SCALE_FACTOR
-from darkroom.pipelines.sd15.prompts import Tokenizer, encode_prompts
 from darkroom.pipelines.sd15.request import ControlRequest, GenerateRequest, ResolvedRequest
 from darkroom.pipelines.sd15.settings import Settings
 from darkroom.png import encode_png
+from darkroom.prompts.clip import Tokenizer, encode_prompts
 from darkroom.serving.networks import Array, Network
 
 

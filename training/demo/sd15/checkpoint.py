@@ -11,7 +11,7 @@ from torch import nn
 from transformers import CLIPTextModel
 
 from darkroom.files import write_atomically
-from exporters.sd15.pipeline import GENERATION
+from exporters.checkpoints.latent_diffusion import GENERATION
 from training.dataset import make_tokenizer
 from training.demo.sd15.card import CONTROL, GUIDANCE, TEXT
 from training.demo.sd15.models import inference_scheduler, make_controlnet, make_text_encoder, make_unet

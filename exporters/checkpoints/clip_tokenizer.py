@@ -1,4 +1,4 @@
-"""tokenizer.json: CLIP's tokenizer for the library `tokenizers`."""
+"""CLIP's tokenizers for the library `tokenizers`, as the file tokenizer.json."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from exporters import onnx_export
 from exporters.checkpoints import tokenizers
 from exporters.checkpoints.tokenizers import ODD_TEXTS
 from exporters.errors import ExportError
-
-_FOLDER = "tokenizer"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,24 +27,26 @@ class Converted:
     pad_token_id: int
 
 
-def present(root: Path) -> tuple[str, ...]:
+def present(root: Path, folder: str = "tokenizer") -> tuple[str, ...]:
     """The tokenizer's files of a checkpoint, by their path inside it.
 
+    :param folder: of the tokenizer, inside the checkpoint.
     :raises ExportError: there is no tokenizer.
     """
-    found = [file.removeprefix(f"{_FOLDER}/") for file in tokenizers.present(root, root / _FOLDER)]
+    found = [file.removeprefix(f"{folder}/") for file in tokenizers.present(root, root / folder)]
     if "tokenizer.json" not in found and not {"vocab.json", "merges.txt"} <= set(found):
-        raise ExportError(f"{root.name} has no tokenizer/vocab.json with tokenizer/merges.txt, nor tokenizer.json.")
-    return tuple(f"{_FOLDER}/{name}" for name in found)
+        raise ExportError(f"{root.name} has no {folder}/vocab.json with {folder}/merges.txt, nor tokenizer.json.")
+    return tuple(f"{folder}/{name}" for name in found)
 
 
-def convert(root: Path, *, longest: int) -> Converted:
+def convert(root: Path, folder: str = "tokenizer", *, longest: int) -> Converted:
     """The tokenizer of a checkpoint, compared with transformers' CLIPTokenizer on odd texts.
 
+    :param folder: of the tokenizer, inside the checkpoint.
     :param longest: tokens that the text encoder can read.
     :raises ExportError: it is damaged, or `tokenizers` reads the result differently.
     """
-    original = tokenizers.load(root / _FOLDER, "CLIPTokenizer", f"{root.name}/{_FOLDER}")
+    original = tokenizers.load(root / folder, "CLIPTokenizer", f"{root.name}/{folder}")
     converted = tokenizers.plain(original)
     with onnx_export.quiet():
         theirs = [original(text, truncation=False, padding=False)["input_ids"] for text in ODD_TEXTS]
@@ -55,14 +55,14 @@ def convert(root: Path, *, longest: int) -> Converted:
     return Converted(
         json=converted.to_str(),
         max_tokens=min(original.model_max_length, longest),
-        bos_token_id=_token(root, original, "bos_token_id"),
-        eos_token_id=_token(root, original, "eos_token_id"),
-        pad_token_id=_token(root, original, "pad_token_id"),
+        bos_token_id=_token(f"{root.name}/{folder}", original, "bos_token_id"),
+        eos_token_id=_token(f"{root.name}/{folder}", original, "eos_token_id"),
+        pad_token_id=_token(f"{root.name}/{folder}", original, "pad_token_id"),
     )
 
 
-def _token(root: Path, original: Any, name: str) -> int:
+def _token(where: str, original: Any, name: str) -> int:
     value = getattr(original, name)
     if value is None:
-        raise ExportError(f"{root.name}/tokenizer has no {name}.")
+        raise ExportError(f"{where} has no {name}.")
     return int(value)

@@ -1,0 +1,156 @@
+"""encode -> prepare -> denoise with the base, then with the refiner -> decode, as plain functions that are given their
+networks.
+
+Follows diffusers 0.42, pipelines/stable_diffusion_xl/pipeline_stable_diffusion_xl.py with `denoising_end`, then
+pipeline_stable_diffusion_xl_img2img.py with `denoising_start` and a guidance scale of 1: the same weights and seed give
+the same image. The refiner reads the embeddings of the base's second text encoder, and the base's VAE decodes, which is
+how diffusers' documentation has the two share their parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from darkroom.diffusion.generation import FinishedImage, GenerationJob, GenerationProgress, Phase, run
+from darkroom.diffusion.guidance import doubled, guide
+from darkroom.diffusion.sampling import Step, get_generators, get_noise, get_schedule
+from darkroom.pipelines.sdxl.checkpoint import LATENT_CHANNELS, VAE_SCALE_FACTOR, SdxlCheckpointInfo
+from darkroom.pipelines.sdxl.prompts import Embeds, PromptTokenizer, encode_prompts
+from darkroom.pipelines.sdxl.request import GenerateRequest, ResolvedRequest
+from darkroom.pipelines.sdxl.settings import Settings
+from darkroom.serving.networks import Array, Network
+
+NO_GUIDANCE = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Components:
+    """What requests run on.
+
+    :param readers, text_encoders: tokenizers and networks of the two text encoders.
+    :param unet, vae_decoder: the networks of `darkroom.pipelines.sdxl.networks`.
+    :param refiner_unet: None where this installation has no refiner: the base does all steps.
+    :param stopped: asked before every step whether the client has gone.
+    """
+
+    checkpoint: SdxlCheckpointInfo
+    limits: Settings
+    readers: Sequence[PromptTokenizer]
+    text_encoders: Sequence[Network]
+    unet: Network
+    vae_decoder: Network
+    refiner_unet: Network | None = None
+    stopped: Callable[[], bool] = lambda: False
+
+
+async def generate(
+    request: GenerateRequest, components: Components
+) -> AsyncGenerator[GenerationProgress | FinishedImage, None]:
+    """Make the images of one request: `GenerationProgress` per step, then `FinishedImage` per image.
+
+    :raises InvalidInput, TooLarge: the request is at fault.
+    :raises Cancelled: `components.stopped` said so.
+    """
+    checkpoint = components.checkpoint
+    resolved = request.completed(checkpoint, components.limits)
+    refined = components.refiner_unet is not None and resolved.refiner_start < 1
+    parts = [(0.0, resolved.refiner_start), (resolved.refiner_start, 1.0)] if refined else [(0.0, 1.0)]
+    schedules = [
+        get_schedule(resolved.scheduler, checkpoint.scheduler, resolved.steps, start=start, end=end)
+        for start, end in parts
+    ]
+    yield GenerationProgress(done=0, total=sum(map(len, schedules)))
+    embeds = await _embeds(resolved, components)
+    predictions = [_base(resolved, embeds, components.unet)]
+    if refined:
+        assert components.refiner_unet is not None
+        predictions.append(_refiner(resolved, embeds, components.refiner_unet))
+    generators = get_generators([resolved.seed + k for k in range(resolved.num_images)])
+    shape = (LATENT_CHANNELS, resolved.height // VAE_SCALE_FACTOR, resolved.width // VAE_SCALE_FACTOR)
+    job = GenerationJob(
+        request=resolved,
+        checkpoint=checkpoint,
+        vae_decoder=components.vae_decoder,
+        details=_details(resolved, refined=refined),
+        stopped=components.stopped,
+    )
+    phases = [Phase(schedule=one, predict=predict) for one, predict in zip(schedules, predictions, strict=True)]
+    async for event in run(job, get_noise(generators, shape), phases, generators):
+        yield event
+
+
+async def _embeds(request: ResolvedRequest, components: Components) -> Embeds:
+    """A row for the prompt; of a guided request one for the negative prompt before it."""
+    zeros = request.negative_prompt is None and components.checkpoint.force_zeros_for_empty_prompt
+    texts = [request.negative_prompt or "", request.prompt] if request.guided and not zeros else [request.prompt]
+    embeds = await encode_prompts(texts, components.readers, components.text_encoders)
+    return embeds.after_zeros() if request.guided and zeros else embeds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Asks a UNet what is noise in the rows of one request: the `Predict` of a phase.
+
+    :param guidance_scale: 1 and below: no guidance, and `conditions` have a row per image instead of two.
+    :param conditions: the other inputs of the network, with all rows; the same at every step.
+    """
+
+    network: Network
+    guidance_scale: float
+    conditions: Mapping[str, Array]
+
+    async def __call__(self, step: Step) -> Tensor:
+        """(n, 4, h, w) latents -> (n, 4, h, w) prediction, guided where the request is."""
+        guided = self.guidance_scale > 1
+        latents = (doubled(step.latents) if guided else step.latents).numpy()
+        times = np.full((len(latents), 1), step.timestep, np.float32)
+        answer = await self.network({"latents": latents, "timestep": times, **self.conditions})
+        noise_pred = torch.from_numpy(answer["noise_pred"])
+        return guide(noise_pred, self.guidance_scale) if guided else noise_pred
+
+
+def _base(request: ResolvedRequest, embeds: Embeds, network: Network) -> Prediction:
+    rows = request.num_images * len(embeds.prompt_embeds)
+    conditions = {
+        "prompt_embeds": np.repeat(embeds.prompt_embeds, request.num_images, axis=0),
+        "text_embeds": np.repeat(embeds.text_embeds, request.num_images, axis=0),
+        "time_ids": np.tile(np.array(_sizes(request), np.float32), (rows, 1)),
+    }
+    return Prediction(network=network, guidance_scale=request.guidance_scale, conditions=conditions)
+
+
+def _refiner(request: ResolvedRequest, embeds: Embeds, network: Network) -> Prediction:
+    """Without guidance: the prompt alone, which is the last row."""
+    rows = request.num_images
+    conditions = {
+        "prompt_embeds": np.repeat(embeds.refiner_embeds[-1:], rows, axis=0),
+        "text_embeds": np.repeat(embeds.text_embeds[-1:], rows, axis=0),
+        "time_ids": np.tile(np.array([*_sizes(request), request.aesthetic_score], np.float32), (rows, 1)),
+    }
+    return Prediction(network=network, guidance_scale=NO_GUIDANCE, conditions=conditions)
+
+
+def _sizes(request: ResolvedRequest) -> tuple[int, int, int, int, int, int]:
+    """The micro-conditioning in diffusers' order: heights before widths."""
+    return (
+        request.original_height,
+        request.original_width,
+        request.crop_top,
+        request.crop_left,
+        request.target_height,
+        request.target_width,
+    )
+
+
+def _details(request: ResolvedRequest, *, refined: bool) -> dict[str, Any]:
+    """What it takes to make an image again, beside what every family has."""
+    names = ("original_width", "original_height", "crop_top", "crop_left", "target_width", "target_height")
+    more = ("refiner_start", "aesthetic_score") if refined else ()
+    # None and not "": an absent negative prompt makes another image than an empty one.
+    return {"negative_prompt": request.negative_prompt, **{name: getattr(request, name) for name in (*names, *more)}}

@@ -1,0 +1,38 @@
+"""The settings of Stable Diffusion XL. No torch here."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from darkroom.family_settings import FamilySettings
+from darkroom.request.fields import SIDE_MINIMUM
+
+NO_REFINER = "none"
+
+
+class Settings(FamilySettings):
+    """What is exported and served, and the limits of one request."""
+
+    model_config = SettingsConfigDict(env_prefix="SDXL_")
+    title = "Text to image with Stable Diffusion XL"
+
+    checkpoint: str = Field(
+        "checkpoints/demo-sdxl-base",
+        description="The base checkpoint, perhaps a Turbo or Lightning one: a folder in the diffusers layout, or a "
+        "hub id. Takes effect with the next export (./start.sh), as the next two do.",
+    )
+    refiner: str = Field(
+        "checkpoints/demo-sdxl-refiner",
+        description="The refiner, which does the last steps: a folder in the diffusers layout, or a hub id; none to do "
+        "without one. The default one goes with the default checkpoint alone.",
+    )
+    fp16: bool = Field(
+        True, description="Half precision where there is a GPU. The VAE stays in fp32, because it overflows in fp16."
+    )
+    max_pixels: int = Field(
+        1024 * 1024, ge=SIDE_MINIMUM**2, description="Largest image of a request, in pixels: width times height."
+    )
+    max_steps: int = Field(150, ge=4, le=1000, description="Most denoising steps of a request.")
+    max_images: int = Field(8, ge=1, le=1024, description="Most images of a request.")
+    max_prompt: int = Field(4000, ge=1, description="Most characters of a prompt, and of a negative prompt.")

@@ -1,0 +1,72 @@
+"""What checkpoints with a UNet and a VAE in the diffusers folder layout say besides their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from darkroom.request.fields import Bounds
+from exporters.checkpoints.components import SCHEDULER, Component, expect
+from exporters.checkpoints.files import read_json
+from exporters.errors import ExportError
+
+GENERATION = "generation_config.json"
+"""A file that a checkpoint may have: {"guidance_scale": 2.0} for requests that name none."""
+
+
+def check_vae(vae: Component, *, channels: int, factor: int) -> None:
+    """Check that a VAE has `channels` latent channels, and `factor` pixels per latent along each side.
+
+    :raises ExportError: it is another one.
+    """
+    expect(vae, "latent_channels", channels, default=4)
+    for name in ("in_channels", "out_channels"):
+        expect(vae, name, 3, default=3)
+    found = 2 ** (len(vae.config.get("block_out_channels", (64,))) - 1)
+    if found != factor:
+        raise ExportError(
+            f"{vae.root.name}: the VAE makes pictures {found} times the size of the latents, expected {factor} times."
+        )
+
+
+def read_scheduler(root: Path) -> dict[str, Any]:
+    """scheduler_config.json.
+
+    :raises ExportError: it is missing or damaged, or names no class.
+    """
+    config = read_json(root, SCHEDULER)
+    if "_class_name" not in config:
+        raise ExportError(f"{root.name}/{SCHEDULER} names no scheduler class.")
+    return config
+
+
+def generation_files(root: Path) -> tuple[str, ...]:
+    """GENERATION where the checkpoint has it."""
+    return (GENERATION,) if (root / GENERATION).is_file() else ()
+
+
+def generation_value(root: Path, name: str, usual: float, bounds: Bounds) -> float:
+    """A number from GENERATION; `usual` where the checkpoint has none.
+
+    :raises ExportError: it is no number in the range of requests; where `usual` is a whole number, no whole number.
+    """
+    if not generation_files(root):
+        return usual
+    value = read_json(root, GENERATION).get(name, usual)
+    low, high = bounds
+    kinds = int if isinstance(usual, int) else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+        what = "a whole number" if isinstance(usual, int) else "a number"
+        raise ExportError(f"{root.name}/{GENERATION}: {name} must be {what} from {low:g} to {high:g}; got {value!r}.")
+    return value
+
+
+def side_of(unet: Mapping[str, Any], factor: int) -> int:
+    """Width and height in pixels that a UNet was trained at.
+
+    :param unet: its config.json.
+    :param factor: pixels per latent along each side.
+    """
+    size = unet.get("sample_size") or 64
+    return int(size if isinstance(size, int) else size[0]) * factor
