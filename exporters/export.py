@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from darkroom.serving.networks import ModelSpec
-from exporters import manifest, onnx_export, plan
+from darkroom.serving.lora_layout import FILE_NAME as LAYOUT_NAME
+from darkroom.serving.lora_layout import GRAPH_NAME
+from exporters import lora, manifest, onnx_export, plan
 from exporters.checkpoints.components import Component, digest
 from exporters.checkpoints.origin import Origin
 from exporters.errors import ExportError
@@ -186,16 +188,22 @@ def export_network(wanted: ModelExport, recipe: Recipe, stage: Stage) -> Manifes
     installed = manifest.read(wanted.folder)
     precision: Precision = wanted.precision or (installed.precision if installed else "fp32")
     stage("run diffusers")
-    cases = plan.originals(recipe.plan, parts)
+    half = precision == "fp16"
+    cases, lora_cases = plan.originals(recipe.plan, parts), plan.lora_cases(recipe.plan, parts, half)
     with staging(wanted) as staged:
         stage("export")
-        files = onnx_export.save(plan.export(recipe.plan, parts, half=precision == "fp16"), staged)
+        model, points = plan.export(recipe.plan, parts, half=half)
+        files = onnx_export.save(model, staged)
+        files += lora.save(model, points, staged) if points else []
         parts.clear()
+        del model, points
         stage("compare")
         differences = onnx_export.compare(staged / onnx_export.MODEL_NAME, cases)
         require_parity(recipe.plan, precision, differences)
+        if lora_cases:
+            require_parity(recipe.plan, precision, onnx_export.compare(staged / GRAPH_NAME, lora_cases))
         stage("install")
-        for name in {onnx_export.MODEL_NAME, onnx_export.DATA_NAME} - {file.name for file in files}:
+        for name in {onnx_export.MODEL_NAME, onnx_export.DATA_NAME, GRAPH_NAME, LAYOUT_NAME} - {file.name for file in files}:
             (wanted.folder / name).unlink(missing_ok=True)
         return install(
             wanted,

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from darkroom.serving.networks import Array, ModelSpec, Tensors
+from darkroom.serving.lora_layout import DOWN, INDEX, SCALE, UP
 from exporters import onnx_export
+from exporters.lora import LoraPart, LoraPoints, flat_matrices, random_matrices, take_marks
 
 Parts = Mapping[str, Any]
 """The loaded networks by their part of the checkpoint: "unet", "vae", "text_encoder" and so on."""
 Case = tuple[Tensors, Tensors]
 """Inputs of a network, and the original's answers to them."""
 Random = np.random.Generator
-SHARED = ("exporters.plan", "exporters.onnx_export", "exporters.graphs.attention", "exporters.graphs.precision")
+SHARED = (
+    "exporters.plan",
+    "exporters.onnx_export",
+    "exporters.lora",
+    "exporters.graphs.attention",
+    "exporters.graphs.lora",
+    "exporters.graphs.precision",
+    "darkroom.serving.lora_layout",
+)
 """Modules that shape every planned graph."""
 
 
@@ -50,6 +61,7 @@ class Plan:
     :param dynamic: the dynamic dimensions of each input, by index.
     :param check_shapes: the calls in which the export is compared with the original.
     :param open_sizes: whether to name the dimensions that the spec leaves open and the checkpoint fixes.
+    :param lora: the part that takes LoRAs; None where the network takes none.
     """
 
     spec: ModelSpec
@@ -60,27 +72,31 @@ class Plan:
     dynamic: Callable[[Parts], Mapping[str, Mapping[int, Any]]]
     check_shapes: tuple[Shape, ...]
     open_sizes: bool = False
+    lora: LoraPart | None = None
 
 
-def export(plan: Plan, parts: Parts, *, half: bool) -> Any:
-    """The ONNX model of a plan; `half` turns the networks themselves to fp16."""
+def export(plan: Plan, parts: Parts, *, half: bool) -> tuple[Any, LoraPoints | None]:
+    """The ONNX model of a plan, and where LoRAs act in it; `half` turns the networks themselves to fp16."""
     import torch
 
-    from exporters.graphs import attention
+    from exporters.graphs import attention, lora
     from exporters.graphs.precision import halved
 
     served = plan.served({name: halved(part) if half else part for name, part in parts.items()})
     example = plan.inputs(parts, EXAMPLE, np.random.default_rng(0))
-    model = onnx_export.export_onnx(
-        served,
-        {name: torch.from_numpy(array) for name, array in example.items()},
-        dynamic=plan.dynamic(parts),
-        outputs=[tensor.name for tensor in plan.spec.outputs],
-        translations=attention.translations(),
-    )
+    adapted = getattr(served, plan.lora.attribute) if plan.lora else None
+    with lora.marked(adapted, plan.lora) if plan.lora else nullcontext():
+        model = onnx_export.export_onnx(
+            served,
+            {name: torch.from_numpy(array) for name, array in example.items()},
+            dynamic=plan.dynamic(parts),
+            outputs=[tensor.name for tensor in plan.spec.outputs],
+            translations={**attention.translations(), **lora.translations()},
+        )
     if plan.open_sizes:
         _leave_open(model, plan.spec)
-    return model
+    points = take_marks(model, lora.layout_of(adapted, plan.lora)) if plan.lora else None
+    return model, points
 
 
 def _leave_open(model: Any, spec: ModelSpec) -> None:
@@ -131,6 +147,38 @@ def answered(plan: Plan, parts: Parts, calls: Iterable[Mapping[str, Array]]) -> 
             answer = plan.original(parts, {name: torch.from_numpy(array) for name, array in given.items()})
             cases.append((given, {name: np.asarray(value) for name, value in answer.items()}))
     return cases
+
+
+def lora_cases(plan: Plan, parts: Parts, half: bool) -> list[Case]:
+    """Inputs of a network's second graph, with the original's answers: two rows, of which the first has a LoRA.
+
+    :param half: whether the graph is in fp16.
+    """
+    import torch
+
+    from exporters.graphs import lora
+
+    if plan.lora is None:
+        return []
+    random, rank = np.random.default_rng(2), 3
+    network = parts[plan.lora.component]
+    layout = lora.layout_of(network, plan.lora)
+    matrices = random_matrices(layout, rank, random)
+    scale = np.array([random.uniform(0.5, 1.5, rank), np.zeros(rank)], np.float32)
+    shape = next(shape for shape in plan.check_shapes if shape.rows == 2)
+    given = plan.inputs(parts, shape, random)
+    tensors = {
+        name: (torch.from_numpy(down * scale[0][:, None]), torch.from_numpy(up))
+        for name, (down, up) in matrices.items()
+    }
+    (_, without), = answered(plan, parts, [given])
+    with lora.applied(network, plan.lora, tensors):
+        (_, changed), = answered(plan, parts, [given])
+    down, up = flat_matrices(layout, [matrices], rank)
+    kind = np.float16 if half else np.float32
+    further = {INDEX: np.array([1, 0]), SCALE: scale, DOWN: down.astype(kind), UP: up.astype(kind)}
+    expected = {name: np.concatenate([changed[name][:1], without[name][1:]]) for name in without}
+    return [({**given, **further}, expected)]
 
 
 def decoded_image(vae: Any, latents: Any) -> Mapping[str, Any]:

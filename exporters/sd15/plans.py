@@ -14,6 +14,7 @@ from darkroom.pipelines.sd15 import networks
 from darkroom.pipelines.sd15.networks import LATENT_CHANNELS, VAE_SCALE_FACTOR
 from darkroom.serving.networks import Array, ModelSpec, split_label
 from exporters import onnx_export, plan
+from exporters.lora import LoraPart
 from exporters.plan import Parts, Plan, Random, Shape
 
 # Odd latents, sides that no level halves evenly, prompts of one, two and three chunks, single rows.
@@ -22,6 +23,10 @@ CHECK_SHAPES = (
     Shape(rows=2, height=16, width=16, tokens=154),
     Shape(rows=1, height=24, width=8, tokens=231),
     Shape(rows=3, height=8, width=11, tokens=77),
+)
+_LORA_UNET = LoraPart(component="unet", attribute="unet", within=r".*\.attentions\..*")
+_LORA_TEXT = LoraPart(
+    component="text_encoder", attribute="encoder", within=r".*encoder\.layers\..*", prefix="text_model."
 )
 _TRACED_SIDE = 9
 """Halved three times it is still more than 1, as SD 1.5's four levels do it."""
@@ -123,9 +128,9 @@ def plan_of(spec: ModelSpec) -> Plan:
 
     name, _ = split_label(spec.name)
     if name == networks.TEXT_ENCODER.name:
-        return _plan(spec, "text_encoder", clip.ServedTextEncoder, _text)
+        return _plan(spec, "text_encoder", clip.ServedTextEncoder, _text, lora=_LORA_TEXT)
     if name == networks.UNET.name:
-        return _plan(spec, "unet", graphs.ServedUnet, _noise)
+        return _plan(spec, "unet", graphs.ServedUnet, _noise, lora=_LORA_UNET)
     if name == networks.VAE_ENCODER.name:
         return _plan(spec, "vae", vae.ServedVaeEncoder, _encoded)
     if name == networks.VAE_DECODER.name:
@@ -139,10 +144,13 @@ def plan_of(spec: ModelSpec) -> Plan:
         dynamic=_dynamic,
         check_shapes=CHECK_SHAPES,
         open_sizes=True,
+        lora=_LORA_UNET,
     )
 
 
-def _plan(spec: ModelSpec, part: str, served: Callable[[Any], Any], original: Any) -> Plan:
+def _plan(
+    spec: ModelSpec, part: str, served: Callable[[Any], Any], original: Any, *, lora: LoraPart | None = None
+) -> Plan:
     """The plan of a network that is one part of the checkpoint."""
     return Plan(
         spec=spec,
@@ -153,4 +161,5 @@ def _plan(spec: ModelSpec, part: str, served: Callable[[Any], Any], original: An
         dynamic=_dynamic,
         check_shapes=CHECK_SHAPES,
         open_sizes=True,
+        lora=lora,
     )
