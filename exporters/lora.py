@@ -116,20 +116,17 @@ class _Writer:
         """Change the graph."""
         index, scale, down, up = self._inputs()
         self._name = "lora"
-        self._downs = self._add("Gather", down, index, axis=0)
-        self._ups = self._add("Gather", up, index, axis=0)
         if self._kind != self._ir.DataType.FLOAT:
             scale = self._add("Cast", scale, to=int(self._kind))
-        self._scales = {
-            "linear": self._add("Unsqueeze", scale, self._numbers(1)),  # (rows, 1, rank)
-            "conv": self._add("Unsqueeze", scale, self._numbers(2)),  # (rows, rank, 1)
-        }
+        factors = self._add("Unsqueeze", scale, self._numbers(2))  # (rows, rank, 1)
+        # The factors into the matrices, once, and not into what every module makes of its tokens.
+        self._downs = self._add("Mul", self._add("Gather", down, index, axis=0), factors)
+        self._ups = self._add("Gather", up, index, axis=0)
         self._graph.insert_before(self._graph[0], self._take())
         for point in self._points.points:
-            users = list(point.result.uses())
             self._name = f"lora/{point.target.name}"
-            change = self._conv(point) if point.target.kind == "conv" else self._linear(point)
-            changed = self._add("Add", point.result, change)
+            users = list(point.result.uses())
+            changed = self._conv(point) if point.target.kind == "conv" else self._linear(point)
             for user, at in users:
                 user.replace_input_with(at, changed)
             producer = point.result.producer()
@@ -138,10 +135,9 @@ class _Writer:
 
     def _inputs(self) -> tuple[onnx_ir.Value, ...]:
         ir, layout = self._ir, self._points.layout
-        rows = self._graph.inputs[0].shape[0]
         shapes = {
-            INDEX: (ir.DataType.INT64, [rows]),
-            SCALE: (ir.DataType.FLOAT, [rows, "rank"]),
+            INDEX: (ir.DataType.INT64, ["lora_rows"]),
+            SCALE: (ir.DataType.FLOAT, ["lora_rows", "rank"]),
             DOWN: (self._kind, ["slots", "rank", layout.in_features]),
             UP: (self._kind, ["slots", layout.out_features, "rank"]),
         }
@@ -155,17 +151,15 @@ class _Writer:
         """x (rows, tokens, in) -> (rows, tokens, out)."""
         down, up = self._matrices(point.target)
         low = self._add("MatMul", point.given, self._add("Transpose", down, perm=[0, 2, 1]))
-        scaled = self._add("Mul", low, self._scales["linear"])
-        return self._add("MatMul", scaled, self._add("Transpose", up, perm=[0, 2, 1]))
+        change = self._add("MatMul", low, self._add("Transpose", up, perm=[0, 2, 1]))
+        return self._add("Add", point.result, change)
 
     def _conv(self, point: _Point) -> onnx_ir.Value:
         """x (rows, in, height, width) -> (rows, out, height, width)."""
         down, up = self._matrices(point.target)
         pixels = self._add("Reshape", point.given, self._numbers(0, 0, -1))
-        low = self._add("MatMul", down, pixels)
-        scaled = self._add("Mul", low, self._scales["conv"])
-        change = self._add("MatMul", up, scaled)
-        return self._add("Reshape", change, self._add("Shape", point.result))
+        change = self._add("MatMul", up, self._add("MatMul", down, pixels))
+        return self._add("Add", point.result, self._add("Reshape", change, self._add("Shape", point.result)))
 
     def _matrices(self, target: LoraTarget) -> tuple[onnx_ir.Value, onnx_ir.Value]:
         """(rows, rank, in) and (rows, out, rank) of one module."""

@@ -2,8 +2,8 @@
 
 The exporter writes it with `lora.onnx`, the same network with the matrices of LoRAs as inputs:
 
-- `lora_index` (rows,) int64: the slot of each row;
-- `lora_scale` (rows, rank) float32: a factor for each rank of the row's slot;
+- `lora_index` (rows,) int64: the slot of each row, or (1,) of all rows;
+- `lora_scale` (rows, rank) or (1, rank) float32: a factor for each rank of the row's slot;
 - `lora_down` (slots, rank, sum of in) and `lora_up` (slots, sum of out, rank), of the type of the network's weights.
 
 Each module adds ((x down^T) * scale) up^T to its output. Slots and rank are dynamic.

@@ -67,6 +67,8 @@ class LoraBank:
         :raises InvalidInput: a LoRA does not fit the network, or is damaged.
         """
         rows = loras.rows()
+        if all(row == rows[0] for row in rows):
+            rows = rows[:1]  # once for all: the matrices need not be copied for each row then
         packs: dict[str, Pack] = {}
         for digest in {digest for row in rows for digest in row}:
             if digest not in self._ranks:
