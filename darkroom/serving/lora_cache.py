@@ -46,11 +46,12 @@ Layers = Mapping[str, Mapping[str, Matrices]]
 class LoraCache:
     """The folder.
 
+    :ivar folder: which need not be there yet.
     :param limit: bytes; over it the files that were not used for the longest time are deleted.
     """
 
     def __init__(self, folder: Path, *, limit: float) -> None:
-        self._folder = folder
+        self.folder = folder
         self._limit = limit
 
     @classmethod
@@ -108,12 +109,12 @@ class LoraCache:
         """:raises InvalidInput: not a digest: no other text may become the name of a file."""
         if not is_digest(digest):
             raise InvalidInput("A LoRA is named by the SHA-256 of its file, 64 lower-case digits.", param="loras")
-        return self._folder / f"{digest}{_SUFFIX}"
+        return self.folder / f"{digest}{_SUFFIX}"
 
     def _prune(self, *, keep: str) -> None:
         """Delete what was not used for the longest time, until the rest is within the limit."""
         states = []
-        for path in self._folder.glob(f"*{_SUFFIX}"):
+        for path in self.folder.glob(f"*{_SUFFIX}"):
             with contextlib.suppress(FileNotFoundError):  # another process deletes, too
                 state = path.stat()
                 states.append((state.st_mtime, state.st_size, path))
