@@ -165,7 +165,7 @@ class Settings(BaseSettings):
     )
     lora_cache_dir: Path = Field(
         default_factory=lambda data: data["state_dir"] / "loras",
-        description="Where LoRAs are kept for the networks, which read them there. Empty: the folder loras in STATE_DIR.",
+        description="Where LoRAs are kept for the networks to read. Empty: the folder loras in STATE_DIR.",
     )
     lora_cache_gb: float = Field(
         10, gt=0, description="Gigabytes of that folder; over it, what was not used for the longest time is deleted."

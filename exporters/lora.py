@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from darkroom.serving.networks import Array
 from darkroom.serving.lora_layout import DOWN, FILE_NAME, GRAPH_NAME, INDEX, SCALE, UP, LoraLayout, LoraTarget
+from darkroom.serving.networks import Array
 from exporters import onnx_export
 
 if TYPE_CHECKING:
@@ -142,7 +142,8 @@ class _Writer:
             UP: (self._kind, ["slots", layout.out_features, "rank"]),
         }
         values = tuple(
-            ir.Value(name=name, type=ir.TensorType(kind), shape=ir.Shape(shape)) for name, (kind, shape) in shapes.items()
+            ir.Value(name=name, type=ir.TensorType(kind), shape=ir.Shape(shape))
+            for name, (kind, shape) in shapes.items()
         )
         self._graph.inputs.extend(values)
         return values

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from darkroom.serving.networks import Array, ModelSpec, Tensors
-from darkroom.serving.lora_layout import DOWN, INDEX, SCALE, UP
 from exporters import onnx_export
-from exporters.lora import LoraPart, LoraPoints, flat_matrices, random_matrices, take_marks
+from exporters.lora import LoraPart, LoraPoints, take_marks
 
 Parts = Mapping[str, Any]
 """The loaded networks by their part of the checkpoint: "unet", "vae", "text_encoder" and so on."""
@@ -84,8 +83,7 @@ def export(plan: Plan, parts: Parts, *, half: bool) -> tuple[Any, LoraPoints | N
 
     served = plan.served({name: halved(part) if half else part for name, part in parts.items()})
     example = plan.inputs(parts, EXAMPLE, np.random.default_rng(0))
-    adapted = getattr(served, plan.lora.attribute) if plan.lora else None
-    with lora.marked(adapted, plan.lora) if plan.lora else nullcontext():
+    with lora.marked(getattr(served, plan.lora.attribute), plan.lora) if plan.lora else nullcontext():
         model = onnx_export.export_onnx(
             served,
             {name: torch.from_numpy(array) for name, array in example.items()},
@@ -95,8 +93,9 @@ def export(plan: Plan, parts: Parts, *, half: bool) -> tuple[Any, LoraPoints | N
         )
     if plan.open_sizes:
         _leave_open(model, plan.spec)
-    points = take_marks(model, lora.layout_of(adapted, plan.lora)) if plan.lora else None
-    return model, points
+    if plan.lora is None:
+        return model, None
+    return model, take_marks(model, lora.layout_of(getattr(served, plan.lora.attribute), plan.lora))
 
 
 def _leave_open(model: Any, spec: ModelSpec) -> None:
@@ -147,38 +146,6 @@ def answered(plan: Plan, parts: Parts, calls: Iterable[Mapping[str, Array]]) -> 
             answer = plan.original(parts, {name: torch.from_numpy(array) for name, array in given.items()})
             cases.append((given, {name: np.asarray(value) for name, value in answer.items()}))
     return cases
-
-
-def lora_cases(plan: Plan, parts: Parts, half: bool) -> list[Case]:
-    """Inputs of a network's second graph, with the original's answers: two rows, of which the first has a LoRA.
-
-    :param half: whether the graph is in fp16.
-    """
-    import torch
-
-    from exporters.graphs import lora
-
-    if plan.lora is None:
-        return []
-    random, rank = np.random.default_rng(2), 3
-    network = parts[plan.lora.component]
-    layout = lora.layout_of(network, plan.lora)
-    matrices = random_matrices(layout, rank, random)
-    scale = np.array([random.uniform(0.5, 1.5, rank), np.zeros(rank)], np.float32)
-    shape = next(shape for shape in plan.check_shapes if shape.rows == 2)
-    given = plan.inputs(parts, shape, random)
-    tensors = {
-        name: (torch.from_numpy(down * scale[0][:, None]), torch.from_numpy(up))
-        for name, (down, up) in matrices.items()
-    }
-    (_, without), = answered(plan, parts, [given])
-    with lora.applied(network, plan.lora, tensors):
-        (_, changed), = answered(plan, parts, [given])
-    down, up = flat_matrices(layout, [matrices], rank)
-    kind = np.float16 if half else np.float32
-    further = {INDEX: np.array([1, 0]), SCALE: scale, DOWN: down.astype(kind), UP: up.astype(kind)}
-    expected = {name: np.concatenate([changed[name][:1], without[name][1:]]) for name in without}
-    return [({**given, **further}, expected)]
 
 
 def decoded_image(vae: Any, latents: Any) -> Mapping[str, Any]:

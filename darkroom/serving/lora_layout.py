@@ -90,7 +90,11 @@ class LoraLayout:
         if not path.is_file():
             return None
         raw = json.loads(path.read_text())
-        return cls(component=raw["component"], dtype=raw["dtype"], targets=tuple(LoraTarget(**target) for target in raw["targets"]))
+        return cls(
+            component=raw["component"],
+            dtype=raw["dtype"],
+            targets=tuple(LoraTarget(**target) for target in raw["targets"]),
+        )
 
     def to_json(self) -> str:
         """The content of lora.json."""

@@ -14,10 +14,10 @@ import numpy as np
 
 from darkroom.serving.host import PipelineModel, Reply
 from darkroom.serving.lora_cache import LoraCache
-from darkroom.serving.model_config import on_cpu, read_config
-from darkroom.serving.networks import Array, ModelSpec, RowSize, Tensors, split_label
 from darkroom.serving.lora_layout import FILE_NAME as LORA_LAYOUT
 from darkroom.serving.lora_layout import NATIVE
+from darkroom.serving.model_config import on_cpu, read_config
+from darkroom.serving.networks import Array, ModelSpec, RowSize, Tensors, split_label
 from darkroom.serving.shared_network import Execute, SharedNetwork, shared_network
 from darkroom.serving.turns import MEMBER, Member
 

@@ -64,7 +64,8 @@ def changes(given: dict[str, Any], row: int) -> dict[str, Array]:
     down, up = given[DOWN][given[INDEX][row]], given[UP][given[INDEX][row]]
     scaled = down * given[SCALE][row][:, None]
     return {
-        target.name: up[target.out_offset :][: target.out_features] @ scaled[:, target.in_offset :][:, : target.in_features]
+        target.name: up[target.out_offset :][: target.out_features]
+        @ scaled[:, target.in_offset :][:, : target.in_features]
         for target in LAYOUT.targets
     }
 
@@ -263,7 +264,9 @@ def test_what_was_not_used_for_the_longest_time_is_deleted(tmp_path: Path) -> No
 # --- the bank -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("rank", "shelf"), [(0, 4), (1, 4), (4, 4), (5, 8), (16, 16), (17, 32), (128, 128), (129, 256)])
+@pytest.mark.parametrize(
+    ("rank", "shelf"), [(0, 4), (1, 4), (4, 4), (5, 8), (16, 16), (17, 32), (128, 128), (129, 256)]
+)
 def test_shelf_ranks(rank: int, shelf: int) -> None:
     assert shelf_rank(rank) == shelf
 

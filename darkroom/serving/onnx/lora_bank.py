@@ -15,9 +15,9 @@ import numpy as np
 
 from darkroom.errors import InvalidInput
 from darkroom.serving.lora_cache import LoraCache
+from darkroom.serving.lora_layout import DOWN, INDEX, SCALE, UP, LoraLayout
 from darkroom.serving.loras import RowLoras
 from darkroom.serving.networks import Array
-from darkroom.serving.lora_layout import DOWN, INDEX, SCALE, UP, LoraLayout
 
 Key = tuple[str, ...]
 """The digests of the LoRAs in a slot, in their order there."""
@@ -102,7 +102,9 @@ class LoraBank:
         for name, (down, up) in pack.items():
             target = self._layout.by_name.get(name)
             if target is None:
-                raise InvalidInput(f"The LoRA {digest} changes {name}, which this network does not have.", param="loras")
+                raise InvalidInput(
+                    f"The LoRA {digest} changes {name}, which this network does not have.", param="loras"
+                )
             fits = down.ndim == up.ndim == 2 and down.shape[0] == up.shape[1]
             if not fits or (up.shape[0], down.shape[1]) != (target.out_features, target.in_features):
                 raise InvalidInput(

@@ -14,10 +14,10 @@ import onnxruntime as ort
 
 from darkroom.serving.batching import RequestError, Run
 from darkroom.serving.lora_cache import LoraCache
+from darkroom.serving.lora_layout import GRAPH_NAME, LoraLayout
 from darkroom.serving.loras import RowLoras
 from darkroom.serving.networks import Array, Tensors
 from darkroom.serving.onnx.lora_bank import LoraBank
-from darkroom.serving.lora_layout import GRAPH_NAME, LoraLayout
 from darkroom.serving.onnx.session import CPU
 
 Open = Callable[[Path], Any]

@@ -25,9 +25,9 @@ from darkroom.serving.batching import (
     run_calls,
 )
 from darkroom.serving.lora_cache import LoraCache
+from darkroom.serving.lora_layout import LoraLayout
 from darkroom.serving.networks import Array, RowCaps, Tensors
 from darkroom.serving.onnx.lora_graph import LoraGraph, Open, with_loras
-from darkroom.serving.lora_layout import LoraLayout
 from darkroom.serving.onnx.session import (
     CPU,
     Config,

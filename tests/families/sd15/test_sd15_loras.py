@@ -27,8 +27,8 @@ from darkroom.serving.networks import Array
 from exporters.onnx_export import quiet
 from tests.families.sd15.loras import Layers, make_lora, merge, write_diffusers_file
 from tests.pictures import pixels
-from tests.service import ROOT, link_models
 from tests.served_networks import collect
+from tests.service import ROOT, link_models
 
 T = TypeVar("T")
 REPOSITORY = ROOT / "model_repository"
@@ -324,5 +324,3 @@ def test_lora_is_refused_where_a_network_takes_none(repository: Path, tmp_path: 
 def test_lora_field_is_refused_with_its_range(text: str, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         networks.GenerateRequest.parse({"prompt": "", "loras": text}, Settings())
-
-
