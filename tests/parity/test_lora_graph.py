@@ -56,5 +56,150 @@ def exported(net: Net, folder: Path) -> tuple[LoraLayout, LoraPoints, list[Path]
             outputs=["result"],
             translations=lora.translations(),
         )
+    points = take_marks(model, lora.layout_of(net, PART))
+    files = onnx_export.save(model, folder)
+    return points.layout, points, [*files, *lora_graph.save(model, points, folder)]
+
+
+@pytest.fixture(scope="module")
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+@pytest.fixture(scope="module")
+def folder(net: Net, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("graphs")
+    exported(net, made)
+    return made
+
+
+def images(rows: int, height: int = 6, width: int = 4) -> Array:
+    return np.random.default_rng(3).normal(size=(rows, 4, height, width)).astype(np.float32)
+
+
+def inputs_for(layout: LoraLayout, image: Array, index: list[int], scale: Array, *slots: Any) -> dict[str, Array]:
+    down, up = flat_matrices(layout, list(slots), RANK)
+    return {"image": image, INDEX: np.array(index), SCALE: scale.astype(np.float32), DOWN: down, UP: up}
+
+
+def merged(net: Net, matrices: dict[str, tuple[Array, Array]], scale: Array) -> Net:
+    """The network with a LoRA in its weights."""
+    changed = Net()
+    changed.load_state_dict(net.state_dict())
+    with torch.no_grad():
+        for name, (down, up) in matrices.items():
+            weight = changed.get_submodule(name.removeprefix("model.")).weight
+            assert isinstance(weight, Tensor)
+            weight += torch.from_numpy((up * scale) @ down).reshape(weight.shape)
+    return changed.eval()
+
+
+def answer(net: Net, image: Array) -> Array:
+    with torch.no_grad():
+        return np.asarray(net(torch.from_numpy(image)))
+
+
+def layout_in(folder: Path) -> LoraLayout:
+    found = LoraLayout.read(folder)
+    assert found is not None
+    return found
+
+
+def test_lora_targets_are_linear_layers_and_pointwise_convolutions(folder: Path) -> None:
+    found = [
+        (target.name, target.kind, target.in_features, target.out_features) for target in layout_in(folder).targets
+    ]
+    assert found == [
+        ("model.blocks.into", "conv", 4, 8),
+        ("model.blocks.first", "linear", 8, 16),
+        ("model.blocks.second", "linear", 16, 6),
+    ]
+
+
+def test_lora_plain_graph_has_no_trace_of_the_marks(net: Net, folder: Path) -> None:
+    model = onnx.load(folder / "model.onnx")
+    assert {entry.domain for entry in model.opset_import} <= {"", "pkg.onnxscript.torch_lib.common"}
+    assert [given.name for given in model.graph.input] == ["image"]
+    image = images(3)
+    ours = OrtNetwork(folder / "model.onnx").run({"image": image})["result"]
+    np.testing.assert_allclose(ours, answer(net, image), atol=1e-5)
+
+
+def test_lora_rows_are_those_of_merged_weights(net: Net, folder: Path) -> None:
+    layout, random = layout_in(folder), np.random.default_rng(1)
+    packs = [random_matrices(layout, RANK, random) for _ in range(2)]
+    scale = random.uniform(-1, 2, (4, RANK))
+    image = images(4)
+    given = inputs_for(layout, image, [1, 0, 2, 1], scale, *packs)
+
+    ours = OrtNetwork(folder / "lora.onnx").run(given)["result"]
+
+    plain = answer(net, image)
+    np.testing.assert_allclose(ours[1], plain[1], atol=1e-5)
+    for row, pack in ((0, packs[0]), (2, packs[1]), (3, packs[0])):
+        theirs = answer(merged(net, pack, scale[row]), image[row : row + 1])[0]
+        np.testing.assert_allclose(ours[row], theirs, atol=1e-5)
+        assert np.abs(theirs - plain[row]).max() > 1e-3
+
+
+def test_lora_of_all_rows_is_given_once(folder: Path) -> None:
+    layout = layout_in(folder)
+    pack, scale = random_matrices(layout, RANK, np.random.default_rng(2)), np.full((3, RANK), 0.7)
+    network = OrtNetwork(folder / "lora.onnx")
+    each = network.run(inputs_for(layout, images(3), [1, 1, 1], scale, pack))["result"]
+    once = network.run(inputs_for(layout, images(3), [1], scale[:1], pack))["result"]
+    np.testing.assert_allclose(each, once, atol=1e-6)
+
+
+def test_lora_hooks_are_merged_weights(net: Net, folder: Path) -> None:
+    """What every export is compared with."""
+    pack = random_matrices(layout_in(folder), RANK, np.random.default_rng(4))
+    tensors = {name: (torch.from_numpy(down), torch.from_numpy(up)) for name, (down, up) in pack.items()}
+    with lora.applied(net, PART, tensors):
+        ours = answer(net, images(2))
+    np.testing.assert_allclose(ours, answer(merged(net, pack, np.ones(RANK)), images(2)), atol=1e-5)
+    np.testing.assert_array_equal(answer(net, images(2)), answer(merged(net, {}, np.ones(RANK)), images(2)))
+
+
+def test_lora_graph_reads_the_weights_of_the_plain_one(
+    net: Net, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a large model, whose weights lie in a file of their own."""
+    monkeypatch.setattr(onnx_export, "LARGEST_SINGLE_FILE", 100)
+    layout, _, files = exported(net, tmp_path)
+    assert [file.name for file in files] == ["model.onnx.data", "model.onnx", "lora.onnx", "lora.json"]
+    pack = random_matrices(layout, RANK, np.random.default_rng(5))
+    given = inputs_for(layout, images(2), [1, 0], np.ones((2, RANK)), pack)
+    ours = OrtNetwork(tmp_path / "lora.onnx").run(given)["result"]
+    np.testing.assert_array_equal(ours, OrtNetwork(folder / "lora.onnx").run(given)["result"])
+    location = {
+        entry.value
+        for tensor in onnx.load(tmp_path / "lora.onnx", load_external_data=False).graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    assert location == {"model.onnx.data"}
+
+
+def test_lora_module_that_is_called_twice_is_refused(tmp_path: Path) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleDict({"only": nn.Linear(4, 4)})
+
+        def forward(self, image: Tensor) -> Tensor:
+            result: Tensor = self.blocks["only"](self.blocks["only"](image)) * 2
+            return result
+
+    net = Twice()
+    with lora.marked(net, PART):
+        model = onnx_export.export_onnx(
+            net,
+            {"image": torch.zeros(2, 3, 4)},
+            dynamic={"image": {0: onnx_export.dimension("rows")}},
+            outputs=["result"],
+            translations=lora.translations(),
+        )
     with pytest.raises(ValueError, match="2 calls of 1 of the 1 modules"):
         take_marks(model, lora.layout_of(net, PART))
