@@ -29,7 +29,7 @@ from benchmarks import (
 from benchmarks.context import CHECKPOINT, REPOSITORY, Context
 from benchmarks.errors import BenchmarkError
 from benchmarks.results import Report, Section, Table, findings_table, shown, write_report
-from benchmarks.sd15 import caps, latency, perf, queue_delay, short_job, step_parts, throughput
+from benchmarks.sd15 import caps, latency, loras, perf, queue_delay, short_job, step_parts, throughput
 
 # In this order: the last one stops the service that the others share.
 BENCHMARKS: dict[str, Callable[[Context], Section]] = {
@@ -47,6 +47,7 @@ BENCHMARKS: dict[str, Callable[[Context], Section]] = {
     "sd15_perf_analyzer": perf.run,
     "sd15_queue_delay": queue_delay.run,
     "sd15_batch_caps": caps.run,
+    "sd15_loras": loras.run,
     "memory": memory.run,
 }
 
@@ -73,6 +74,7 @@ Benchmarks:
   sd15_perf_analyzer  NVIDIA's load generator at the UNet and at the text-to-image pipeline
   sd15_queue_delay    batches that wait 0, 1, 2 and 5 ms for company
   sd15_batch_caps     rows per execution against resolution, at the UNet
+  sd15_loras          what LoRAs cost at the UNet, one for all rows and another one for each
   memory              peak memory for a picture of 8192x8192 (full run only)
 
 \b

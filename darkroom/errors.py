@@ -21,6 +21,8 @@ class DarkroomError(Exception):
     """
 
     code: ClassVar[str] = "internal_error"
+    carried: ClassVar[tuple[str, ...]] = ()
+    """Further arguments and attributes that go through Triton with it."""
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -50,6 +52,17 @@ class NotFound(DarkroomError):
     """An unknown id or name."""
 
     code = "not_found"
+
+
+class LoraMissing(NotFound):
+    """A LoRA is not where the networks run: its file has to be sent there first."""
+
+    code = "lora_missing"
+    carried = ("digest",)
+
+    def __init__(self, message: str, *, param: str | None = None, digest: str = "") -> None:
+        super().__init__(message, param=param)
+        self.digest = digest
 
 
 class Gone(DarkroomError):
@@ -119,7 +132,8 @@ def to_wire(error: BaseException) -> str:
     """The string that Triton carries. Anything outside the tree becomes a plain internal error, its text withheld."""
     if not isinstance(error, DarkroomError):
         error = DarkroomError(f"unexpected {type(error).__name__} in the model; the log has the details")
-    return _WIRE_PREFIX + json.dumps({"code": error.code, "message": error.message, "param": error.param})
+    carried = {name: getattr(error, name) for name in error.carried}
+    return _WIRE_PREFIX + json.dumps({"code": error.code, "message": error.message, "param": error.param, **carried})
 
 
 def from_wire(text: str) -> DarkroomError | None:
@@ -130,6 +144,6 @@ def from_wire(text: str) -> DarkroomError | None:
     try:
         fields, _ = json.JSONDecoder().raw_decode(text[start + len(_WIRE_PREFIX) :])
         kind = {cls.code: cls for cls in walk()}.get(fields["code"], DarkroomError)
-        return kind(fields["message"], param=fields["param"])
+        return kind(fields["message"], param=fields["param"], **{name: fields[name] for name in kind.carried})
     except (ValueError, KeyError, TypeError):
         return None

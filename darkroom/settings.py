@@ -168,6 +168,16 @@ class Settings(BaseSettings):
         description="Where the sessions that LoRAs are trained in are kept, one folder each. Empty: the folder "
         "session_data in DATA_DIR.",
     )
+    lora_cache_dir: Path = Field(
+        default_factory=lambda data: data["state_dir"] / "loras",
+        description="Where LoRAs are kept for the networks to read. Empty: the folder loras in STATE_DIR.",
+    )
+    lora_cache_gb: float = Field(
+        10, gt=0, description="Gigabytes of that folder; over it, what was not used for the longest time is deleted."
+    )
+    lora_memory_gb: float = Field(
+        2, gt=0, description="Gigabytes of memory that each instance of a network takes for LoRAs, where it takes any."
+    )
     model_repository: Path = Field(
         default_factory=lambda data: _default_repository(data),
         description="The model repository. Empty: model_repository, or on a machine with GPUs one in STATE_DIR that "
@@ -236,7 +246,9 @@ class Settings(BaseSettings):
                 raise ValueError(f"must be of {', '.join(there)}; got {name!r}")
         return value
 
-    @field_validator("model_repository", "state_dir", "data_dir", "session_dir", "log_dir", "families_path")
+    @field_validator(
+        "model_repository", "state_dir", "data_dir", "session_dir", "lora_cache_dir", "log_dir", "families_path"
+    )
     @classmethod
     def _from_the_checkout(cls, value: Path | None) -> Path | None:
         return None if value is None else ROOT / value

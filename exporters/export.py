@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from darkroom.serving.lora_layout import FILE_NAME as LAYOUT_NAME
+from darkroom.serving.lora_layout import GRAPH_NAME
 from darkroom.serving.networks import ModelSpec
-from exporters import manifest, onnx_export, plan
+from exporters import lora, manifest, onnx_export, plan
 from exporters.checkpoints.components import Component, digest
 from exporters.checkpoints.origin import Origin
 from exporters.errors import ExportError
+from exporters.lora_cases import lora_cases
 from exporters.manifest import Manifest, Precision, SourceCheckpoint
 from exporters.onnx_export import Difference
 from exporters.plan import NetworkPlan
@@ -24,6 +27,8 @@ from exporters.tasks import ExportTask, Stage
 
 NETWORK_STAGES = ("read weights", "run diffusers", "export", "compare", "install")
 _STAGING = ".export-"
+_FILES = (onnx_export.MODEL_NAME, onnx_export.DATA_NAME, GRAPH_NAME, LAYOUT_NAME)
+"""What the export of a network may consist of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,16 +191,22 @@ def export_network(wanted: ModelExport, recipe: Recipe, stage: Stage) -> Manifes
     installed = manifest.read(wanted.folder)
     precision: Precision = wanted.precision or (installed.precision if installed else "fp32")
     stage("run diffusers")
-    cases = plan.originals(recipe.plan, parts)
+    half = precision == "fp16"
+    cases, with_loras = plan.originals(recipe.plan, parts), lora_cases(recipe.plan, parts, half)
     with staging(wanted) as staged:
         stage("export")
-        files = onnx_export.save(plan.export(recipe.plan, parts, half=precision == "fp16"), staged)
+        model, points = plan.export(recipe.plan, parts, half=half)
+        files = onnx_export.save(model, staged)
+        files += lora.save(model, points, staged) if points else []
         parts.clear()
+        del model, points
         stage("compare")
         differences = onnx_export.compare(staged / onnx_export.MODEL_NAME, cases)
         require_parity(recipe.plan, precision, differences)
+        if with_loras:
+            require_parity(recipe.plan, precision, onnx_export.compare(staged / GRAPH_NAME, with_loras))
         stage("install")
-        for name in {onnx_export.MODEL_NAME, onnx_export.DATA_NAME} - {file.name for file in files}:
+        for name in set(_FILES) - {file.name for file in files}:
             (wanted.folder / name).unlink(missing_ok=True)
         return install(
             wanted,

@@ -12,6 +12,7 @@ import numpy as np
 
 from darkroom.serving.networks import Array, ModelSpec
 from exporters import onnx_export, plan
+from exporters.lora import LoraPart
 from exporters.plan import NetworkPlan, Parts, Random, Shape
 
 Makers = Mapping[str, Callable[[], Array]]
@@ -37,11 +38,14 @@ def make_plan(
     served: Callable[[Parts], Any],
     original: Callable[[Parts, Mapping[str, Any]], Mapping[str, Any]],
     more: Callable[[Parts, Shape, Random], Makers] = lambda parts, shape, random: {},
+    *,
+    lora: LoraPart | None = None,
 ) -> NetworkPlan:
     """The plan of a network whose inputs have the names of `_makers` or of `more`.
 
     :param served, original, parts: see `NetworkPlan`.
     :param more: makers of inputs that only this family has.
+    :param lora: where LoRAs can act in it; None: it takes none.
     """
 
     def inputs(given: Parts, shape: Shape, random: Random) -> dict[str, Array]:
@@ -58,6 +62,7 @@ def make_plan(
         dynamic=_dynamic,
         check_shapes=CHECK_SHAPES,
         open_sizes=True,
+        lora=lora,
     )
 
 

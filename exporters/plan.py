@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +11,22 @@ import numpy as np
 
 from darkroom.serving.networks import Array, ModelSpec, Tensors
 from exporters import onnx_export
+from exporters.lora import LoraPart, LoraPoints, take_marks
 
 Parts = Mapping[str, Any]
 """The loaded networks by their part of the checkpoint: "unet", "vae", "text_encoder" and so on."""
 Case = tuple[Tensors, Tensors]
 """Inputs of a network, and the original's answers to them."""
 Random = np.random.Generator
-SHARED = ("exporters.plan", "exporters.onnx_export", "exporters.graphs.attention", "exporters.graphs.precision")
+SHARED = (
+    "exporters.plan",
+    "exporters.onnx_export",
+    "exporters.lora",
+    "exporters.graphs.attention",
+    "exporters.graphs.lora",
+    "exporters.graphs.precision",
+    "darkroom.serving.lora_layout",
+)
 """Modules that shape every planned graph."""
 
 
@@ -50,6 +60,7 @@ class NetworkPlan:
     :param dynamic: the dynamic dimensions of each input, by index.
     :param check_shapes: the calls in which the export is compared with the original.
     :param open_sizes: whether to name the dimensions that the spec leaves open and the checkpoint fixes.
+    :param lora: the part that takes LoRAs; None where the network takes none.
     """
 
     spec: ModelSpec
@@ -60,27 +71,31 @@ class NetworkPlan:
     dynamic: Callable[[Parts], Mapping[str, Mapping[int, Any]]]
     check_shapes: tuple[Shape, ...]
     open_sizes: bool = False
+    lora: LoraPart | None = None
 
 
-def export(plan: NetworkPlan, parts: Parts, *, half: bool) -> Any:
-    """The ONNX model of a plan; `half` turns the networks themselves to fp16."""
+def export(plan: NetworkPlan, parts: Parts, *, half: bool) -> tuple[Any, LoraPoints | None]:
+    """The ONNX model of a plan, and where LoRAs act in it; `half` turns the networks themselves to fp16."""
     import torch
 
-    from exporters.graphs import attention
+    from exporters.graphs import attention, lora
     from exporters.graphs.precision import halved
 
     served = plan.served({name: halved(part) if half else part for name, part in parts.items()})
     example = plan.inputs(parts, EXAMPLE, np.random.default_rng(0))
-    model = onnx_export.export_onnx(
-        served,
-        {name: torch.from_numpy(array) for name, array in example.items()},
-        dynamic=plan.dynamic(parts),
-        outputs=[tensor.name for tensor in plan.spec.outputs],
-        translations=attention.translations(),
-    )
+    with lora.marked(getattr(served, plan.lora.attribute), plan.lora) if plan.lora else nullcontext():
+        model = onnx_export.export_onnx(
+            served,
+            {name: torch.from_numpy(array) for name, array in example.items()},
+            dynamic=plan.dynamic(parts),
+            outputs=[tensor.name for tensor in plan.spec.outputs],
+            translations={**attention.translations(), **lora.translations()},
+        )
     if plan.open_sizes:
         _leave_open(model, plan.spec)
-    return model
+    if plan.lora is None:
+        return model, None
+    return model, take_marks(model, lora.layout_of(getattr(served, plan.lora.attribute), plan.lora))
 
 
 def _leave_open(model: Any, spec: ModelSpec) -> None:

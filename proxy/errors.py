@@ -25,6 +25,7 @@ STATUS: dict[type[DarkroomError], int] = {
     errors.NotAnImage: 415,
     errors.TooLarge: 413,
     errors.NotFound: 404,
+    errors.LoraMissing: 404,
     errors.Gone: 410,
     errors.Conflict: 409,
     errors.QueueFull: 429,

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from darkroom.serving.lora_layout import NATIVE
 from supervisor.errors import SetupError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,6 +40,8 @@ class TritonInstall:
         libraries = [str(p) for p in self.library_path] + [env.get("LD_LIBRARY_PATH", "")]
         env["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))
         env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
+        if self.backends is None:
+            env[NATIVE] = "1"
         return env
 
 

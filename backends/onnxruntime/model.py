@@ -16,6 +16,8 @@ served by this file, unchanged. Behaviour follows triton-inference-server/onnxru
 - The parameter `rows_by_size` ("latents 1024:16 4096:8") limits what runs together by the size of an input; native
   knows `max_batch_size` only. With `fill_above` ("2") batches of more rows are filled up to that limit, and `engines`
   ("2") opens the network so often: both spare GPUs the planning of new shapes.
+- Where lora.json and lora.onnx lie beside the weights, the request parameter `loras` names the LoRAs of each row
+  (`darkroom.serving.loras`).
 - Outputs that nobody asked for are not fetched (ONNX Runtime still computes the whole graph).
 """
 
@@ -29,10 +31,12 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from darkroom.serving.batching import NetworkCall, RequestError
+from darkroom.errors import InvalidInput
+from darkroom.serving.batching import RequestError
 from darkroom.serving.host import provider_gauge
 from darkroom.serving.networks import Tensors
 from darkroom.serving.onnx.network import OnnxNetwork, completed_config
+from darkroom.serving.triton_calls import call_of
 from darkroom.serving.triton_metrics import Gauges
 
 
@@ -71,13 +75,8 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer every request, in order: merged runs of equal shapes, and to each failed request its own error."""
-        calls = [
-            NetworkCall(
-                {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}, request.requested_output_names()
-            )
-            for request in requests
-        ]
-        return [self._respond(answer) for answer in self._network.execute(calls)]
+        answers = self._network.execute([call_of(request) for request in requests])
+        return [self._respond(answer) for answer in answers]
 
     def finalize(self) -> None:
         """Give the sessions' memory back, and the metric."""
@@ -87,7 +86,7 @@ class TritonPythonModel:
     def _respond(self, answer: Tensors | Exception) -> Any:
         if not isinstance(answer, Exception):
             return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in answer.items()])
-        # These two are the sender's fault for certain; native calls everything internal.
-        invalid = isinstance(answer, RequestError) or type(answer).__name__ == "InvalidArgument"
+        # These are the sender's fault for certain; native calls everything internal.
+        invalid = isinstance(answer, RequestError | InvalidInput) or type(answer).__name__ == "InvalidArgument"
         code = pb_utils.TritonError.INVALID_ARG if invalid else pb_utils.TritonError.INTERNAL
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(self._network.error_text(answer), code))

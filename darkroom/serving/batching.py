@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from darkroom.serving.loras import RowLoras
 from darkroom.serving.networks import Array, RowCaps, Tensors
 
 Run = Callable[[Sequence[str], Tensors], Sequence[Array]]
@@ -27,10 +28,14 @@ class BatchDimensionError(Exception):
 
 @dataclass(frozen=True)
 class NetworkCall:
-    """One request to a network: its input arrays by name, and the names of the outputs that it asks for."""
+    """One request to a network: its input arrays by name, and the names of the outputs that it asks for.
+
+    :param loras: of its rows, as `RowLoras.to_text` writes them.
+    """
 
     inputs: Tensors
     outputs: Sequence[str]
+    loras: str = ""
 
     @property
     def rows(self) -> int:
@@ -54,6 +59,7 @@ def groups(calls: Sequence[NetworkCall], *, batching: bool, caps: RowCaps | None
     """The positions of calls that can run together: equal inputs and equal shapes behind the batch dimension.
 
     Without `batching` every call runs alone. A call is never divided, even when it has more rows than its cap.
+    Calls with and without LoRAs run together.
     """
     if not batching:
         return [[index] for index in range(len(calls))]
@@ -155,11 +161,17 @@ def run_together(run: Run, calls: Sequence[NetworkCall], *, batching: bool) -> l
     return [answer for call in calls for answer in run_together(run, [call], batching=batching)]
 
 
+def _loras(calls: Sequence[NetworkCall]) -> RowLoras:
+    return RowLoras.of_rows([row for call in calls for row in RowLoras.from_text(call.loras, call.rows).rows()])
+
+
 def _run_merged(run: Run, calls: Sequence[NetworkCall], *, batching: bool) -> list[Tensors]:
     wanted = list(dict.fromkeys(name for call in calls for name in call.outputs))
     inputs = calls[0].inputs
     if len(calls) > 1:
         inputs = {name: np.concatenate([call.inputs[name] for call in calls]) for name in inputs}
+    if any(call.loras for call in calls):
+        inputs = {**inputs, **_loras(calls).inputs()}
     outputs = dict(zip(wanted, run(wanted, inputs), strict=True))
     if not batching:
         return [outputs]

@@ -1,4 +1,4 @@
-"""Names of request parameters that the proxy and the pipelines agree on.
+"""Names of request parameters that the proxy, the pipelines and the networks agree on.
 
 Triton carries them beside the inputs of a request (the `parameters` of its inference protocol), so that no model needs
 an input for them.
@@ -12,3 +12,5 @@ STOP = "darkroom_stop"
 """The name of a running request that is to stop at its next step. A request with this parameter does nothing else."""
 CLIENT = "client"
 """Who asks, or "" for a client of its own: clients take turns at the networks."""
+LORAS = "loras"
+"""The LoRAs of a network call's rows, as `darkroom.serving.loras.RowLoras.to_text` writes them."""

@@ -7,11 +7,12 @@ A family writes its pipeline and its Python networks against this file alone. `d
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from darkroom.serving.lora_cache import LoraCache
 from darkroom.serving.networks import Array, ModelSpec, Network, RowSize, Tensors
 
 
@@ -47,6 +48,9 @@ class Host(Protocol):
 
     def on_cpu(self, spec: ModelSpec) -> bool:
         """Whether the repository places this network, under the pipeline's label, on the CPU."""
+
+    def loras(self, specs: Iterable[ModelSpec]) -> LoraCache | None:
+        """Where these networks, under the pipeline's label, read LoRAs; None where one of them takes none."""
 
 
 class Reply(Protocol):

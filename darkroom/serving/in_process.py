@@ -21,6 +21,7 @@ from darkroom.errors import DarkroomError, NotReady, from_wire, to_wire
 from darkroom.registry import all_specs
 from darkroom.serving.batching import NetworkCall
 from darkroom.serving.host import NetworkModel
+from darkroom.serving.loras import RowLoras
 from darkroom.serving.model_config import as_dict, placements, read_config
 from darkroom.serving.network_queue import Executable, Instance, NetworkQueue
 from darkroom.serving.networks import Array, ModelSpec, Tensors, split_label
@@ -202,7 +203,9 @@ class InProcess:
         loaded = self._loaded.get(name)
         if loaded is None or loaded.queue is None:
             raise network_error(name, "it is not loaded")
-        call = NetworkCall({key: np.ascontiguousarray(value) for key, value in inputs.items()}, outputs)
+        own, loras = RowLoras.taken_from(inputs)
+        text = loras.to_text() if loras is not None else ""
+        call = NetworkCall({key: np.ascontiguousarray(value) for key, value in own.items()}, outputs, text)
         try:
             return dict(await loaded.queue.run(call))
         except Exception as error:

@@ -5,13 +5,17 @@ How a call reaches a network, and a response its client, is up to the host.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from darkroom.serving.host import PipelineModel, Reply
+from darkroom.serving.lora_cache import LoraCache
+from darkroom.serving.lora_layout import FILE_NAME as LORA_LAYOUT
+from darkroom.serving.lora_layout import NATIVE
 from darkroom.serving.model_config import on_cpu, read_config
 from darkroom.serving.networks import Array, ModelSpec, RowSize, Tensors, split_label
 from darkroom.serving.shared_network import Execute, SharedNetwork, shared_network
@@ -56,6 +60,15 @@ class PipelineHost:
         """See `Host`."""
         return on_cpu(read_config(self._repository / spec.labelled(self.label).name))
 
+    def loras(self, specs: Iterable[ModelSpec]) -> LoraCache | None:
+        """See `Host`."""
+        folders = [self._repository / spec.labelled(self.label).name for spec in specs]
+        if NATIVE in os.environ or not all(_takes_loras(folder) for folder in folders):
+            return None
+        from darkroom.settings import Settings  # here, because few pipelines need it
+
+        return LoraCache.of(Settings())
+
     async def serve(self, inputs: Mapping[str, Array], reply: Reply, *, client: str) -> None:
         """Answer one request; raises what the pipeline raises. Call it in a context of its own, as a task has.
 
@@ -75,6 +88,12 @@ class PipelineHost:
             for tensor in self._pipeline.spec.inputs
             if tensor.name in inputs
         }
+
+
+def _takes_loras(folder: Path) -> bool:
+    """Whether a network of a repository takes LoRAs: an engine of another kind has none of the second graph."""
+    config = read_config(folder)
+    return config is not None and config.backend == "onnxruntime" and any(folder.glob(f"*/{LORA_LAYOUT}"))
 
 
 def plain(value: Array) -> Any:

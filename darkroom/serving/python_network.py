@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from darkroom.serving.batching import NetworkCall, run_calls
+from darkroom.serving.batching import NetworkCall, RequestError, run_calls
 from darkroom.serving.host import Gauge, NetworkModel, provider_gauge
+from darkroom.serving.loras import RowLoras
 from darkroom.serving.model_config import row_caps
 from darkroom.serving.networks import Array, Tensors
 
@@ -46,5 +47,8 @@ class PythonNetwork:
         self._model.close()
 
     def _run(self, outputs: Sequence[str], inputs: Tensors) -> list[Array]:
-        answer = self._model.run(inputs)
+        own, loras = RowLoras.taken_from(inputs)
+        if loras is not None and loras.act:
+            raise RequestError("this network takes no LoRAs")
+        answer = self._model.run(own)
         return [answer[name] for name in outputs]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from darkroom.errors import Cancelled, NetworkError, OutOfMemory
+from darkroom.errors import Cancelled, DarkroomError, NetworkError, OutOfMemory, from_wire
 from darkroom.serving.model_config import instances, read_config, row_caps
 from darkroom.serving.networks import Array, ModelSpec, RowCaps, RowSize, Tensors
 from darkroom.serving.out_of_memory import is_out_of_memory
@@ -96,8 +96,11 @@ def shared_network(
     return SharedNetwork(spec, execute, most=most, caps=caps, instances=instances(config), room=room, each=each)
 
 
-def network_error(name: str, message: str) -> NetworkError:
-    """The error of a call that the network `name` answered with `message`."""
+def network_error(name: str, message: str) -> DarkroomError:
+    """The error of a call that the network `name` answered with `message`: its own one, if it is of our tree."""
+    own = from_wire(message)
+    if own is not None:
+        return own
     kind = OutOfMemory if is_out_of_memory(message) else NetworkError
     return kind(f"network {name}: {message}")
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from darkroom.serving.batching import NetworkCall
 from darkroom.serving.host import NetworkModel
 from darkroom.serving.networks import Tensors
 from darkroom.serving.python_network import PythonNetwork
+from darkroom.serving.triton_calls import call_of
 from darkroom.serving.triton_metrics import Gauges
 
 
@@ -48,13 +48,8 @@ class TritonNetwork:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Triton's hook: merged runs of equal shapes, and to each failed request its own error."""
-        calls = [
-            NetworkCall(
-                {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}, request.requested_output_names()
-            )
-            for request in requests
-        ]
-        return [self._respond(answer) for answer in self._network.execute(calls)]
+        answers = self._network.execute([call_of(request) for request in requests])
+        return [self._respond(answer) for answer in answers]
 
     def finalize(self) -> None:
         """Triton's hook."""

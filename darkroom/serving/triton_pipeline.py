@@ -19,8 +19,9 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from darkroom.errors import Cancelled, DarkroomError, InvalidInput, to_wire
-from darkroom.serving.calls import CALL, CLIENT, STOP
+from darkroom.serving.calls import CALL, CLIENT, LORAS, STOP
 from darkroom.serving.host import PipelineModel
+from darkroom.serving.loras import RowLoras
 from darkroom.serving.networks import Array, ModelSpec, Tensors
 from darkroom.serving.pipeline_host import PipelineHost
 from darkroom.serving.shared_network import network_error
@@ -111,10 +112,13 @@ def _triton_error(error: BaseException) -> Any:
 async def _execute(spec: ModelSpec, inputs: Tensors) -> dict[str, Array]:
     """One BLS call of a network of the same server, through Triton's dynamic batcher."""
     outputs = [tensor.name for tensor in spec.outputs]
+    own, loras = RowLoras.taken_from(inputs)
+    text = loras.to_text() if loras is not None else ""
     request = pb_utils.InferenceRequest(
         model_name=spec.name,
         requested_output_names=outputs,
-        inputs=[pb_utils.Tensor(name, np.ascontiguousarray(value)) for name, value in inputs.items()],
+        inputs=[pb_utils.Tensor(name, np.ascontiguousarray(value)) for name, value in own.items()],
+        **({"parameters": {LORAS: text}} if text else {}),
     )
     response = await request.async_exec()
     if response.has_error():

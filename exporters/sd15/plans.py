@@ -11,7 +11,13 @@ from typing import Any
 from darkroom.pipelines.sd15 import networks
 from darkroom.serving.networks import ModelSpec, split_label
 from exporters.latent_plans import decoded, encoded, make_plan
+from exporters.lora import LoraPart
 from exporters.plan import NetworkPlan, Parts
+
+_LORA_UNET = LoraPart(component="unet", attribute="unet", within=r".*\.attentions\..*")
+_LORA_TEXT = LoraPart(
+    component="text_encoder", attribute="encoder", within=r".*encoder\.layers\..*", prefix="text_model."
+)
 
 
 def _text(parts: Parts, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -49,9 +55,9 @@ def plan_of(spec: ModelSpec) -> NetworkPlan:
 
     name, _ = split_label(spec.name)
     if name == networks.TEXT_ENCODER.name:
-        return _plan(spec, "text_encoder", clip.ServedTextEncoder, _text)
+        return _plan(spec, "text_encoder", clip.ServedTextEncoder, _text, lora=_LORA_TEXT)
     if name == networks.UNET.name:
-        return _plan(spec, "unet", graphs.ServedUnet, _noise)
+        return _plan(spec, "unet", graphs.ServedUnet, _noise, lora=_LORA_UNET)
     if name == networks.VAE_ENCODER.name:
         return _plan(spec, "vae", vae.ServedVaeEncoder, encoded)
     if name == networks.VAE_DECODER.name:
@@ -61,9 +67,12 @@ def plan_of(spec: ModelSpec) -> NetworkPlan:
         ("unet", "controlnet"),
         lambda parts: graphs.ServedControlUnet(parts["unet"], parts["controlnet"]),
         _controlled_noise,
+        lora=_LORA_UNET,
     )
 
 
-def _plan(spec: ModelSpec, part: str, served: Callable[[Any], Any], original: Any) -> NetworkPlan:
+def _plan(
+    spec: ModelSpec, part: str, served: Callable[[Any], Any], original: Any, *, lora: LoraPart | None = None
+) -> NetworkPlan:
     """The plan of a network that is one part of the checkpoint."""
-    return make_plan(spec, (part,), lambda parts: served(parts[part]), original)
+    return make_plan(spec, (part,), lambda parts: served(parts[part]), original, lora=lora)

@@ -8,6 +8,7 @@ nothing runs here: each step is one call of a network that other requests use at
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,7 @@ from darkroom.diffusion.generation import FinishedImage as FinishedImage
 from darkroom.diffusion.generation import GenerationJob, Phase, run
 from darkroom.diffusion.generation import GenerationProgress as GenerationProgress
 from darkroom.diffusion.guidance import doubled, guide
+from darkroom.diffusion.lora_weights import LoraWeights, require, row_inputs, with_loras
 from darkroom.diffusion.sampling import Step, get_generators, get_noise, get_schedule
 from darkroom.errors import InvalidInput
 from darkroom.images import Pixels, decode, opaque, resize
@@ -31,6 +33,7 @@ from darkroom.pipelines.sd15.request import ControlRequest, GenerateRequest, Res
 from darkroom.pipelines.sd15.settings import Settings
 from darkroom.png import encode_png
 from darkroom.prompts.clip import Tokenizer, encode_prompts
+from darkroom.serving.lora_cache import LoraCache
 from darkroom.serving.networks import Array, Network
 
 
@@ -40,6 +43,7 @@ class Components:
 
     :param text_encoder, unet, vae_decoder: the networks of `darkroom.pipelines.sd15.networks`.
     :param control_unets: by kind of control, for the kinds that this installation has.
+    :param loras: where the networks read LoRAs; None where they take none.
     :param stopped: asked before every step whether the client has gone.
     """
 
@@ -50,6 +54,7 @@ class Components:
     unet: Network
     vae_decoder: Network
     control_unets: Mapping[str, Network]
+    loras: LoraCache | None = None
     stopped: Callable[[], bool] = lambda: False
 
 
@@ -62,12 +67,15 @@ async def generate(
     :raises Cancelled: `components.stopped` said so.
     """
     resolved = request.completed(components.checkpoint, components.limits)
+    loras = resolved.lora_weights
+    require(loras, components.loras)
     schedule = get_schedule(resolved.scheduler, components.checkpoint.scheduler, resolved.steps)
     control_map = await _control_map(resolved, components)
     control_png = None if control_map is None else await asyncio.to_thread(encode_png, control_map)
     yield GenerationProgress(done=0, total=len(schedule), control_map=control_png)
     texts = [resolved.negative_prompt or "", resolved.prompt] if resolved.guided else [resolved.prompt]
-    embeds = await encode_prompts(texts, components.tokenizer, components.checkpoint, components.text_encoder)
+    encoder = with_loras(components.text_encoder, loras)
+    embeds = await encode_prompts(texts, components.tokenizer, components.checkpoint, encoder)
     generators = get_generators([resolved.seed + k for k in range(resolved.num_images)])
     noise = get_noise(generators, _latent_shape(resolved))
     predict = Prediction(
@@ -77,7 +85,7 @@ async def generate(
         request=resolved,
         checkpoint=components.checkpoint,
         vae_decoder=components.vae_decoder,
-        details=_control_details(resolved),
+        details={**_control_details(resolved), **_lora_details(resolved)},
         stopped=components.stopped,
     )
     async for event in run(job, noise, [Phase(schedule=schedule, predict=predict)], generators):
@@ -141,9 +149,14 @@ class Prediction:
             network = self.components.control_unets[control.kind]
             inputs["control_image"] = self._control_rows
             inputs["controlnet_conditioning_scale"] = np.full((rows, 1), control.conditioning_scale, np.float32)
-        answer = await network(inputs)
+        answer = await network({**inputs, **row_inputs(self.loras, rows, (step.index, self.steps))})
         noise_pred = torch.from_numpy(answer["noise_pred"])
         return guide(noise_pred, self.request.guidance_scale) if guided else noise_pred
+
+    @cached_property
+    def loras(self) -> tuple[LoraWeights, ...]:
+        """Of the request."""
+        return self.request.lora_weights
 
     @cached_property
     def _prompt_rows(self) -> Array:
@@ -160,6 +173,10 @@ class Prediction:
 def _acts(control: ControlRequest, index: int, steps: int) -> bool:
     """Whether the ControlNet acts at this step (diffusers' `controlnet_keep`)."""
     return index / steps >= control.start and (index + 1) / steps <= control.end
+
+
+def _lora_details(request: GenerateRequest) -> dict[str, Any]:
+    return {"loras": json.loads(request.loras)} if request.loras else {}
 
 
 def _control_details(request: GenerateRequest) -> dict[str, Any]:

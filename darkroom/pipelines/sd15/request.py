@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from typing_extensions import Self
 
 from darkroom.diffusion.controls import ControlOptions, control_names
+from darkroom.diffusion.lora_weights import LORAS_FIELD, LoraWeights, parse_loras
 from darkroom.diffusion.schedulers import SCHEDULERS, scheduler_name
 from darkroom.errors import InvalidInput
 from darkroom.pipelines.sd15.checkpoint import VAE_SCALE_FACTOR
@@ -103,6 +104,7 @@ class GenerateRequest(ImageRequest):
     ] = 1.0
     control_guidance_start: Annotated[float, _share("from")] = 0.0
     control_guidance_end: Annotated[float, _share("up to")] = 1.0
+    loras: Annotated[str | None, LORAS_FIELD] = None
 
     @property
     def control(self) -> ControlRequest | None:
@@ -117,6 +119,11 @@ class GenerateRequest(ImageRequest):
             start=self.control_guidance_start,
             end=self.control_guidance_end,
         )
+
+    @property
+    def lora_weights(self) -> tuple[LoraWeights, ...]:
+        """The LoRAs; none where the request names none."""
+        return parse_loras(self.loras) if self.loras else ()
 
     @property
     def cost_label(self) -> str:

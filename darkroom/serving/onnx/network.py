@@ -6,6 +6,7 @@ Configurations are the parsed JSON of a ModelConfig, with what they mean to NVID
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from darkroom.errors import DarkroomError, to_wire
 from darkroom.serving.batching import (
     NetworkCall,
     RequestError,
@@ -22,7 +24,10 @@ from darkroom.serving.batching import (
     pad_to_cap,
     run_calls,
 )
+from darkroom.serving.lora_cache import LoraCache
+from darkroom.serving.lora_layout import LoraLayout
 from darkroom.serving.networks import Array, RowCaps, Tensors
+from darkroom.serving.onnx.lora_graph import LoraGraph, Open, with_loras
 from darkroom.serving.onnx.session import (
     CPU,
     Config,
@@ -70,7 +75,9 @@ class OnnxNetwork:
         self._scalar_outputs = scalar_outputs(config, graph)
         self._run_options = run_options(config)
         self._caps = _row_caps(config)
-        self._run: Run = SessionsByShape([partial(self._run_session, session) for session in sessions])
+        plain = SessionsByShape([partial(self._run_session, session) for session in sessions])
+        reopen = partial(_load, options=options, wanted=wanted, name=self._name, folder=folder, warn=warn)
+        self._run: Run = with_loras(plain, _lora_graph(path.parent, reopen, device, self._run_options))
         if self._caps and not given_up and (above := count(config, "fill_above")):
             self._run = pad_to_cap(self._run, self._caps, above, int(config["max_batch_size"]))
         self._provider = str(sessions[0].get_providers()[0])
@@ -95,7 +102,7 @@ class OnnxNetwork:
 
     def error_text(self, error: Exception) -> str:
         """The text that a caller receives for an error from `execute`."""
-        return error_text(self._name, error)
+        return to_wire(error) if isinstance(error, DarkroomError) else error_text(self._name, error)
 
     def close(self) -> None:
         """Free the memory of the sessions; the network is not used again."""
@@ -134,6 +141,24 @@ def _load(
         raise LoadError(error_text(name, error).replace(f"{folder.parent}/", "")) from error
 
 
+def _lora_graph(folder: Path, open: Open, device: int, options: ort.RunOptions) -> LoraGraph | None:
+    """How the network of a version folder runs with LoRAs; None where it takes none.
+
+    :raises LoadError: lora.json is damaged.
+    """
+    try:
+        layout = LoraLayout.read(folder)
+    except (ValueError, KeyError, TypeError) as error:
+        raise LoadError(f"lora.json is damaged: {error!r}") from error
+    if layout is None:
+        return None
+    from darkroom.settings import Settings  # here, because few networks take LoRAs
+
+    settings = Settings()
+    cache, limit = LoraCache.of(settings), settings.lora_memory_gb * 1e9
+    return LoraGraph(layout, folder, cache, limit=limit, open=open, device=device, run_options=options)
+
+
 def _row_caps(config: Config) -> RowCaps | None:
     text = parameter(config, "rows_by_size")
     if not text:
@@ -151,4 +176,4 @@ def _decoded(call: NetworkCall) -> NetworkCall:
     inputs = {
         name: decode_strings(name, array) if array.dtype == np.object_ else array for name, array in call.inputs.items()
     }
-    return NetworkCall(inputs, call.outputs)
+    return replace(call, inputs=inputs)

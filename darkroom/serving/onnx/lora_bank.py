@@ -1,0 +1,223 @@
+"""The LoRAs that the rows of a network use now, as the matrices of its graph; see `darkroom.serving.lora_layout`.
+
+A slot holds what one row uses: its LoRAs with their ranks one after the other, so that several LoRAs cost what one of
+their ranks together costs. Slots are of a few ranks only (powers of two), and a batch takes its slots from the shelf of
+its largest rank, since a graph has one rank for all rows. Slot 0 of each shelf is zeros, for rows without LoRAs.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from darkroom.errors import InvalidInput
+from darkroom.serving.lora_cache import LoraCache
+from darkroom.serving.lora_layout import DOWN, INDEX, SCALE, UP, LoraLayout
+from darkroom.serving.loras import RowLoras
+from darkroom.serving.networks import Array
+
+Key = tuple[str, ...]
+"""The digests of the LoRAs in a slot, in their order there."""
+Pack = dict[str, tuple[Array, Array]]
+"""A LoRA's down (rank, in) and up (out, rank) by the name of the module."""
+Place = Callable[[Array], Any]
+"""Puts an array where the engine reads it."""
+
+SMALLEST_RANK = 4
+LARGEST_RANK = 4096
+"""Of all LoRAs of one row together."""
+
+
+def shelf_rank(rank: int) -> int:
+    """The rank of the slots that hold LoRAs of this rank: the next power of two."""
+    return max(SMALLEST_RANK, 1 << (rank - 1).bit_length())
+
+
+class LoraBank:
+    """The slots of one network. Not thread safe.
+
+    :param limit: bytes of all slots; a single batch may take more.
+    :param place: is given the matrices of a shelf each time that they have changed.
+    :ivar loads: how often a slot was written.
+    """
+
+    def __init__(self, layout: LoraLayout, cache: LoraCache, *, limit: float, place: Place) -> None:
+        self._layout = layout
+        self._cache = cache
+        self._dtype = np.dtype(layout.dtype)
+        self._limit = limit
+        self._place = place
+        self._ranks: dict[str, int] = {}
+        self._shelves: OrderedDict[int, _Shelf] = OrderedDict()
+        self.loads = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of all slots."""
+        return sum(shelf.size for shelf in self._shelves.values())
+
+    def inputs(self, loras: RowLoras) -> dict[str, Any] | None:
+        """The graph's further inputs for a batch: arrays, and the matrices as `place` gave them.
+
+        :returns: None where no LoRA of the batch changes anything in this network.
+        :raises LoraMissing: a LoRA is neither in a slot nor in the cache.
+        :raises InvalidInput: a LoRA does not fit the network, or is damaged.
+        """
+        rows = loras.rows()
+        if all(row == rows[0] for row in rows):
+            rows = rows[:1]  # once for all: the matrices need not be copied for each row then
+        packs: dict[str, Pack] = {}
+        for digest in {digest for row in rows for digest in row}:
+            if digest not in self._ranks:
+                packs[digest] = self._read(digest)
+        keys = [tuple(sorted(digest for digest in row if self._ranks[digest])) for row in rows]
+        if not any(keys):
+            return None
+        shelf = self._shelf(shelf_rank(max(self._rank(key) for key in keys)))
+        self._fill(shelf, {key for key in keys if key}, packs)
+        scale = np.zeros((len(rows), shelf.rank), np.float32)
+        for row, key, factors in zip(rows, keys, scale, strict=True):
+            at = 0
+            for digest in key:
+                factors[at : at + self._ranks[digest]] = row[digest]
+                at += self._ranks[digest]
+        index = np.array([shelf.slots[key] if key else 0 for key in keys], np.int64)
+        down, up = shelf.placed(self._place)
+        return {INDEX: index, SCALE: scale, DOWN: down, UP: up}
+
+    def _rank(self, key: Key) -> int:
+        rank = sum(self._ranks[digest] for digest in key)
+        if rank > LARGEST_RANK:
+            raise InvalidInput(
+                f"The LoRAs of an image may have a rank of {LARGEST_RANK} together; got {rank}.", param="loras"
+            )
+        return rank
+
+    def _read(self, digest: str) -> Pack:
+        """A LoRA's matrices for this network; notes its rank."""
+        pack = self._cache.read(digest, self._layout.component)
+        for name, (down, up) in pack.items():
+            target = self._layout.by_name.get(name)
+            if target is None:
+                raise InvalidInput(
+                    f"The LoRA {digest} changes {name}, which this network does not have.", param="loras"
+                )
+            fits = down.ndim == up.ndim == 2 and down.shape[0] == up.shape[1]
+            if not fits or (up.shape[0], down.shape[1]) != (target.out_features, target.in_features):
+                raise InvalidInput(
+                    f"The LoRA {digest} does not fit: {name} is {target.out_features} x {target.in_features}, its "
+                    f"matrices are {list(up.shape)} and {list(down.shape)}.",
+                    param="loras",
+                )
+        self._ranks[digest] = max((len(down) for down, _ in pack.values()), default=0)
+        return pack
+
+    def _shelf(self, rank: int) -> _Shelf:
+        """The shelf of a rank, which is now the one that was used last."""
+        if rank not in self._shelves:
+            self._shelves[rank] = _Shelf(rank, self._layout, self._dtype)
+        self._shelves.move_to_end(rank)
+        return self._shelves[rank]
+
+    def _fill(self, shelf: _Shelf, keys: set[Key], packs: dict[str, Pack]) -> None:
+        """Put the LoRAs of a batch into slots of its shelf.
+
+        :param packs: what has been read already.
+        """
+        for key in keys & shelf.slots.keys():
+            shelf.slots.move_to_end(key)
+        missing = sorted(keys - shelf.slots.keys())
+        for digest in {digest for key in missing for digest in key}:
+            if digest not in packs:
+                packs[digest] = self._read(digest)
+        for left, key in zip(range(len(missing), 0, -1), missing, strict=True):
+            slot = self._free_slot(shelf, keys, left)
+            shelf.write(slot, key, [(packs[digest], self._ranks[digest]) for digest in key])
+            self.loads += 1
+
+    def _free_slot(self, shelf: _Shelf, keys: set[Key], needed: int) -> int:
+        """A slot that nothing of this batch is in.
+
+        :param needed: slots that the batch still lacks.
+        """
+        if (slot := shelf.free()) is not None:
+            return slot
+        more = max(needed, shelf.capacity - 1)
+        if self.size + more * shelf.slot_size > self._limit:
+            for key in shelf.slots:  # the one that was not used for the longest time comes first
+                if key not in keys:
+                    return shelf.slots.pop(key)
+            more = needed
+            for rank in list(self._shelves)[:-1]:
+                if self.size + more * shelf.slot_size > self._limit:
+                    del self._shelves[rank]
+        shelf.grow(more)
+        slot = shelf.free()
+        assert slot is not None
+        return slot
+
+
+class _Shelf:
+    """Slots of one rank, in two arrays.
+
+    :ivar slots: the number of the slot by what is in it, least recently used first.
+    """
+
+    def __init__(self, rank: int, layout: LoraLayout, dtype: np.dtype[Any]) -> None:
+        self.rank = rank
+        self.slots: OrderedDict[Key, int] = OrderedDict()
+        self._layout = layout
+        self._down = np.zeros((1, rank, layout.in_features), dtype)
+        self._up = np.zeros((1, layout.out_features, rank), dtype)
+        self._placed: tuple[Any, Any] | None = None
+
+    @property
+    def capacity(self) -> int:
+        """Slots, with the one of zeros."""
+        return len(self._down)
+
+    @property
+    def slot_size(self) -> int:
+        """Bytes of one slot."""
+        return int(self._down[0].nbytes + self._up[0].nbytes)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all slots."""
+        return self.capacity * self.slot_size
+
+    def free(self) -> int | None:
+        """The number of an empty slot."""
+        taken = {0, *self.slots.values()}
+        return next((slot for slot in range(self.capacity) if slot not in taken), None)
+
+    def grow(self, more: int) -> None:
+        """Add empty slots."""
+        self._placed = None
+        self._down = np.concatenate([self._down, np.zeros((more, *self._down.shape[1:]), self._down.dtype)])
+        self._up = np.concatenate([self._up, np.zeros((more, *self._up.shape[1:]), self._up.dtype)])
+
+    def write(self, slot: int, key: Key, packs: Sequence[tuple[Pack, int]]) -> None:
+        """Fill a slot with LoRAs, each with its rank."""
+        self._placed = None
+        down, up, at = self._down[slot], self._up[slot], 0
+        down[...] = 0
+        up[...] = 0
+        for pack, rank in packs:
+            for name, (one_down, one_up) in pack.items():
+                target = self._layout.by_name[name]
+                columns = slice(target.in_offset, target.in_offset + target.in_features)
+                lines = slice(target.out_offset, target.out_offset + target.out_features)
+                down[at : at + len(one_down), columns] = one_down
+                up[lines, at : at + len(one_down)] = one_up
+            at += rank
+        self.slots[key] = slot
+
+    def placed(self, place: Place) -> tuple[Any, Any]:
+        """Both arrays where the engine reads them."""
+        if self._placed is None:
+            self._placed = place(self._down), place(self._up)
+        return self._placed

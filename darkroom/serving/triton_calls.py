@@ -1,0 +1,16 @@
+"""Requests to a network as Triton's Python stub gives them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from darkroom.serving.batching import NetworkCall
+from darkroom.serving.calls import LORAS
+
+
+def call_of(request: Any) -> NetworkCall:
+    """The call that an InferenceRequest of a stub is."""
+    inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+    parameters = json.loads(request.parameters() or "{}")
+    return NetworkCall(inputs, request.requested_output_names(), str(parameters.get(LORAS, "")))

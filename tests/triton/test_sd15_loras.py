@@ -1,0 +1,93 @@
+"""LoRAs through a real tritonserver: requests with different ones share executions, and a missing one is named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from tritonclient.utils import InferenceServerException
+
+from darkroom.diffusion.lora_weights import LoraWeights, loras_text
+from darkroom.errors import LoraMissing, from_wire
+from darkroom.pipelines.sd15 import networks
+from darkroom.serving.lora_cache import LoraCache
+from darkroom.serving.lora_layout import LoraLayout
+from exporters.config import Placement, render
+from tests.conftest import RunningTriton, running_triton
+from tests.families.sd15.loras import make_lora
+from tests.pictures import pixels
+from tests.service import ROOT, link_models
+from tests.triton.streams import Stream, rows_and_executions
+
+UNET = networks.UNET.name
+A, B = "a" * 64, "b" * 64
+FIELDS: dict[str, Any] = {"prompt": "a photo of a cat", "seed": np.int64(5), "width": 64, "height": 64, "steps": 4}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> LoraCache:
+    return LoraCache(tmp_path_factory.mktemp("loras"), limit=1e9)
+
+
+@pytest.fixture(scope="module")
+def triton(tmp_path_factory: pytest.TempPathFactory, cache: LoraCache) -> Iterator[RunningTriton]:
+    folder = tmp_path_factory.mktemp("sd15")
+    repository = link_models(
+        folder / "repository",
+        *(spec.name for spec in (networks.TEXT_ENCODER, networks.VAE_DECODER, networks.PIPELINE)),
+    )
+    (repository / UNET).mkdir()
+    (repository / UNET / "1").symlink_to(ROOT / "model_repository" / UNET / "1")
+    waiting = render(networks.UNET, Placement(threads=1, queue_delay_us=20000))
+    (repository / UNET / "config.pbtxt").write_text(waiting)
+    layouts = [LoraLayout.read(repository / spec.name / "1") for spec in (networks.UNET, networks.TEXT_ENCODER)]
+    for seed, (digest, rank) in enumerate(((A, 4), (B, 16))):
+        cache.write(digest, make_lora([layout for layout in layouts if layout is not None], rank, seed))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LORA_CACHE_DIR", str(cache.folder))
+        with running_triton(repository, folder, timeout=120) as running:
+            yield running
+
+
+def _loras(*digests: str) -> str:
+    return loras_text([LoraWeights(digest=digest, weight=0.8) for digest in digests])
+
+
+def _image(stream: Stream) -> np.ndarray[Any, Any]:
+    return pixels(stream.all()[-1]["image"].tobytes())
+
+
+def test_lora_requests_share_executions(triton: RunningTriton) -> None:
+    wanted: list[dict[str, Any]] = [{}, {"loras": _loras(A)}, {"loras": _loras(B)}, {"loras": _loras(A, B)}]
+    alone = [_image(Stream(triton, "sd15", **FIELDS, **more)) for more in wanted]
+    rows, batches = rows_and_executions(triton, UNET)
+    streams = [Stream(triton, "sd15", **FIELDS, **more) for more in wanted]
+    together = [_image(stream) for stream in streams]
+    more_rows, more_batches = (after - before for after, before in
+                               zip(rows_and_executions(triton, UNET), (rows, batches), strict=True))  # fmt: skip
+    assert more_batches < 0.6 * more_rows / 2, "steps of different LoRAs ran together"
+    for first, second in zip(alone, together, strict=True):
+        assert np.abs(first.astype(int) - second).max() <= 2
+    for other in alone[1:]:
+        assert np.abs(alone[0].astype(int) - other).max() > 20
+
+
+def test_lora_that_is_missing_is_named(triton: RunningTriton) -> None:
+    unknown = "0" * 64
+    with pytest.raises(InferenceServerException) as caught:
+        Stream(triton, "sd15", **FIELDS, loras=_loras(unknown)).all()
+    error = from_wire(caught.value.message())
+    assert isinstance(error, LoraMissing)
+    assert error.digest == unknown
+
+
+def test_lora_that_comes_later_is_read(triton: RunningTriton, cache: LoraCache) -> None:
+    late = "c" * 64
+    with pytest.raises(InferenceServerException, match="lora_missing"):
+        Stream(triton, "sd15", **FIELDS, loras=_loras(late)).all()
+    layout = LoraLayout.read(ROOT / "model_repository" / UNET / "1")
+    assert layout is not None
+    cache.write(late, make_lora([layout], 8, 7))
+    assert np.abs(_image(Stream(triton, "sd15", **FIELDS, loras=_loras(late))).astype(int)).std() > 5
