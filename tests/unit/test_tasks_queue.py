@@ -23,8 +23,8 @@ from proxy.gate import Gate
 from proxy.gateway import Gateway
 from proxy.readiness import Monitor
 from proxy.services import Services
-from proxy.streams import Told
-from proxy.surfaces.tasks import narrate, router
+from proxy.streams import EventQueue
+from proxy.surfaces.tasks import router, stream_events
 from proxy.tasks import lock_file, upkeep
 from proxy.tasks.models import Draft, Work
 from proxy.tasks.runner import TaskRunner
@@ -250,10 +250,10 @@ def test_queue_skips_previews_for_a_client_that_does_not_read(tmp_path: Path, ru
         async with part(tmp_path, None, operation) as made:
             task = await made.submit("watched")
             await operation.begun.acquire()
-            live, told, events = made.tasks.live(task.id), Told(), list[bytes | None]()
+            live, told, events = made.tasks.live(task.id), EventQueue(), list[bytes | None]()
             assert live is not None
             request = Request({"type": "http", "path": "/", "headers": [], "server": ("host", 80), "router": router})
-            following = asyncio.ensure_future(narrate(made.tasks, task.id, request, told))
+            following = asyncio.ensure_future(stream_events(made.tasks, task.id, request, told))
             for step in range(20):
                 live.emit(step, 20, b"preview")
                 await asyncio.sleep(0.15)
