@@ -115,7 +115,7 @@ def test_openapi_examples_are_accepted(client: httpx.Client, document: dict[str,
                 sent += 1
                 for id in _task_ids(answer):
                     client.delete(f"/tasks/{id}")
-    assert sent == 14
+    assert sent == 17
 
 
 def _task_ids(answer: httpx.Response) -> list[str]:
