@@ -37,8 +37,8 @@ class GenerateOptions(TypedDict, total=False):
     :param controlnet_conditioning_scale: How strongly the reference image steers.
     :param control_guidance_start: The share of the steps from which the ControlNet acts.
     :param control_guidance_end: The share of the steps up to which the ControlNet acts.
-    :param refiner_start: The share of the noise schedule after which the refiner goes on, without guidance; 1:
-        never. Without a refiner in the installation it does nothing.
+    :param refiner_start: The share of the noise schedule after which the refiner takes over, without guidance. 1
+        leaves the refiner out. It does nothing where no refiner is installed.
     :param original_width: Micro-conditioning: the width in pixels that a training image like this one had before
         it was resized. By default width.
     :param original_height: Micro-conditioning: the height in pixels that a training image like this one had
@@ -128,7 +128,7 @@ HELP: dict[str, dict[str, str]] = {
         "controlnet_conditioning_scale": "How strongly the reference image steers.",
         "control_guidance_start": "The share of the steps from which the ControlNet acts.",
         "control_guidance_end": "The share of the steps up to which the ControlNet acts.",
-        "refiner_start": "The share of the noise schedule after which the refiner goes on, without guidance; 1: never. Without a refiner in the installation it does nothing.",
+        "refiner_start": "The share of the noise schedule after which the refiner takes over, without guidance. 1 leaves the refiner out. It does nothing where no refiner is installed.",
         "original_width": "Micro-conditioning: the width in pixels that a training image like this one had before it was resized. By default width.",
         "original_height": "Micro-conditioning: the height in pixels that a training image like this one had before it was resized. By default height.",
         "crop_top": "Micro-conditioning: pixels that were cut off above. Above 0 the objects are cut off more often.",

@@ -36,6 +36,22 @@ FormatField = Field(
 )
 QualityField = Field(help="1 to 100, of WebP and JPEG.", low=QUALITY_RANGE[0], high=QUALITY_RANGE[1])
 
+CheckpointStepsField = Field(
+    help="Denoising steps. By default what suits the checkpoint.",
+    low=1,
+    high="max_steps",
+    aliases=("num_inference_steps",),
+    from_checkpoint=True,
+)
+"""`steps` of families whose checkpoints say how many they want."""
+CheckpointGuidanceField = Field(
+    help="1 and below: no guidance, in half the time. By default what the checkpoint asks for.",
+    low=GUIDANCE_RANGE[0],
+    high=GUIDANCE_RANGE[1],
+    from_checkpoint=True,
+)
+"""`guidance_scale` of families whose checkpoints say what they want."""
+
 
 def side_field(multiple: int) -> Field:
     """Width or height in pixels, a multiple of `multiple`."""

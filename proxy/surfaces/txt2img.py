@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 
 from darkroom.errors import InvalidInput, NotFound
-from darkroom.request.edge import Text, Whole, optional
+from darkroom.request.edge import Text, optional
 from darkroom.request.fields import shown
 from proxy.answers import Txt2img
 from proxy.documented import IMAGE, WORK, answers
@@ -31,11 +31,17 @@ _PREFERRED = "sdxl"
 """The model that this contract is of."""
 
 
+def _number_as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 class LoraFields(BaseModel):
     """The fields of this contract that are no fields of a model."""
 
     use_lora: bool | None = optional("Whether the newest LoRA of the session changes the base.", False)
-    session_id: Text | Whole | None = optional("Of GET /create_session; a number, or a text of digits.")
+    session_id: Annotated[Text, BeforeValidator(_number_as_text)] | None = optional(
+        "The session of the LoRA; a text, or a number in JSON."
+    )
 
 
 LORA_NAMES = frozenset(LoraFields.model_fields)

@@ -121,7 +121,7 @@ def test_openapi_examples_are_accepted(client: httpx.Client, document: dict[str,
                 sent += 1
                 for id in _task_ids(answer):
                     client.delete(f"/tasks/{id}")
-    assert sent == 18
+    assert sent == 21
 
 
 def _task_ids(answer: httpx.Response) -> list[str]:

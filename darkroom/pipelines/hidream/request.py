@@ -11,7 +11,7 @@ from darkroom.pipelines.hidream.checkpoint import PATCH_SIZE, VAE_SCALE_FACTOR
 from darkroom.pipelines.hidream.variants import DEFAULT, VARIANTS
 from darkroom.request.field import Field
 from darkroom.request.fields import check_pixels
-from darkroom.request.image import ImageRequest, side_field
+from darkroom.request.image import CheckpointGuidanceField, CheckpointStepsField, ImageRequest, side_field
 
 SIDE_MULTIPLE = VAE_SCALE_FACTOR * PATCH_SIZE
 """Pixels of a token along each axis."""
@@ -35,25 +35,8 @@ class GenerateRequest(ImageRequest):
             may_be_empty=True,
         ),
     ]
-    steps: Annotated[
-        int,
-        Field(
-            help="Denoising steps. By default what suits the checkpoint.",
-            low=1,
-            high="max_steps",
-            aliases=("num_inference_steps",),
-            from_checkpoint=True,
-        ),
-    ] = VARIANTS[DEFAULT].steps
-    guidance_scale: Annotated[
-        float,
-        Field(
-            help="1 and below: no guidance, in half the time. By default what the checkpoint asks for.",
-            low=0.0,
-            high=50.0,
-            from_checkpoint=True,
-        ),
-    ] = VARIANTS[DEFAULT].guidance_scale
+    steps: Annotated[int, CheckpointStepsField] = VARIANTS[DEFAULT].steps
+    guidance_scale: Annotated[float, CheckpointGuidanceField] = VARIANTS[DEFAULT].guidance_scale
     width: Annotated[int | None, side_field(SIDE_MULTIPLE)] = None
     height: Annotated[int | None, side_field(SIDE_MULTIPLE)] = None
     scheduler: Annotated[

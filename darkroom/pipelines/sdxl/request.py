@@ -7,13 +7,19 @@ from typing import Annotated, Any, ClassVar
 from darkroom.diffusion.schedulers import SCHEDULERS, scheduler_name
 from darkroom.pipelines.sdxl.checkpoint import GUIDANCE_SCALE, STEPS, VAE_SCALE_FACTOR
 from darkroom.request.field import Field, Shorthand
-from darkroom.request.fields import GUIDANCE_RANGE, check_pixels
-from darkroom.request.image import ImageRequest, side_field, size_shorthand
+from darkroom.request.fields import check_pixels
+from darkroom.request.image import (
+    CheckpointGuidanceField,
+    CheckpointStepsField,
+    ImageRequest,
+    side_field,
+    size_shorthand,
+)
 
 REFINER_START = 0.8
 AESTHETIC_SCORE = 6.0
 _LARGEST = 16384
-"""Pixels of a side that the checkpoint may be told of."""
+"""Pixels: the largest size and crop of micro-conditioning."""
 
 
 def _side(when: str, usual: str) -> Field:
@@ -39,8 +45,8 @@ class GenerateRequest(ImageRequest):
     request that names none are the checkpoint's. An absent negative prompt is not the same as an empty one: see
     `SdxlCheckpointInfo.force_zeros_for_empty_prompt`.
 
-    Micro-conditioning (Podell et al. 2023, section 2.2) tells the networks which image of its training set an image
-    should be like: of which size before it was resized, where it was cropped, and of which size then.
+    Micro-conditioning (Podell et al. 2023, section 2.2) tells the networks which training images the result should
+    resemble: by their size before they were resized, where they were cropped, and their size afterwards.
     """
 
     shorthands: ClassVar[dict[str, Shorthand]] = {
@@ -61,25 +67,8 @@ class GenerateRequest(ImageRequest):
             may_be_empty=True,
         ),
     ]
-    steps: Annotated[
-        int,
-        Field(
-            help="Denoising steps. By default what suits the checkpoint.",
-            low=1,
-            high="max_steps",
-            aliases=("num_inference_steps",),
-            from_checkpoint=True,
-        ),
-    ] = STEPS
-    guidance_scale: Annotated[
-        float,
-        Field(
-            help="1 and below: no guidance, in half the time. By default what the checkpoint asks for.",
-            low=GUIDANCE_RANGE[0],
-            high=GUIDANCE_RANGE[1],
-            from_checkpoint=True,
-        ),
-    ] = GUIDANCE_SCALE
+    steps: Annotated[int, CheckpointStepsField] = STEPS
+    guidance_scale: Annotated[float, CheckpointGuidanceField] = GUIDANCE_SCALE
     width: Annotated[int | None, side_field(VAE_SCALE_FACTOR)] = None
     height: Annotated[int | None, side_field(VAE_SCALE_FACTOR)] = None
     scheduler: Annotated[
@@ -93,8 +82,8 @@ class GenerateRequest(ImageRequest):
     refiner_start: Annotated[
         float,
         Field(
-            help="The share of the noise schedule after which the refiner goes on, without guidance; 1: never. Without "
-            "a refiner in the installation it does nothing.",
+            help="The share of the noise schedule after which the refiner takes over, without guidance. 1 leaves the "
+            "refiner out. It does nothing where no refiner is installed.",
             low=0.0,
             high=1.0,
             aliases=("denoising_end",),
