@@ -40,6 +40,10 @@ class LoraPart:
     within: str
     prefix: str = ""
 
+    def full(self, name: str) -> str:
+        """The name in files of a module of the part."""
+        return name if name.startswith(self.prefix) else self.prefix + name
+
 
 @dataclass(frozen=True)
 class _Point:

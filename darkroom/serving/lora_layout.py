@@ -48,19 +48,41 @@ class LoraTarget:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OtherModule:
+    """A module that LoRA files may change, too, and for which the graph takes no matrices: files that do are refused.
+
+    :param kernel: side of a convolution's kernel; 1 for a linear layer.
+    """
+
+    name: str
+    kind: Kind
+    in_features: int
+    out_features: int
+    kernel: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoraLayout:
     """All modules of a network that take low-rank matrices.
 
     :param component: of the checkpoint: "unet", "text_encoder".
     :param dtype: of the matrices in the graph.
+    :param others: the modules that do not.
     """
 
     component: str
     dtype: DType
     targets: tuple[LoraTarget, ...]
+    others: tuple[OtherModule, ...] = ()
 
     @classmethod
-    def of(cls, component: str, dtype: DType, modules: Sequence[tuple[str, Kind, int, int]]) -> LoraLayout:
+    def of(
+        cls,
+        component: str,
+        dtype: DType,
+        modules: Sequence[tuple[str, Kind, int, int]],
+        others: Sequence[OtherModule] = (),
+    ) -> LoraLayout:
         """One module after the other.
 
         :param modules: (name, kind, in_features, out_features).
@@ -78,7 +100,7 @@ class LoraLayout:
                 )
             )
             at_in, at_out = at_in + in_features, at_out + out_features
-        return cls(component=component, dtype=dtype, targets=tuple(targets))
+        return cls(component=component, dtype=dtype, targets=tuple(targets), others=tuple(others))
 
     @classmethod
     def read(cls, folder: Path) -> LoraLayout | None:
@@ -94,6 +116,7 @@ class LoraLayout:
             component=raw["component"],
             dtype=raw["dtype"],
             targets=tuple(LoraTarget(**target) for target in raw["targets"]),
+            others=tuple(OtherModule(**module) for module in raw["others"]),
         )
 
     def to_json(self) -> str:

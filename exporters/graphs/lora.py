@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from darkroom.serving.lora_layout import DType, Kind, LoraLayout
+from darkroom.serving.lora_layout import DType, Kind, LoraLayout, OtherModule
 from exporters.lora import DOMAIN, OPERATOR, LoraPart
 
 
@@ -33,31 +33,42 @@ def _(given: Tensor, result: Tensor, target: int) -> Tensor:
 
 def targets_of(network: nn.Module, part: LoraPart) -> dict[str, nn.Module]:
     """The modules of a part of the checkpoint that LoRAs can change, by the names that LoRA files know them by."""
-    found: dict[str, nn.Module] = {}
-    for name, module in network.named_modules():
-        if re.fullmatch(part.within, name) and _kind(module) is not None:
-            found[name if name.startswith(part.prefix) else part.prefix + name] = module
-    return found
+    return {part.full(name): module for name, module in network.named_modules() if _is_target(name, module, part)}
 
 
-def _kind(module: nn.Module) -> Kind | None:
-    if isinstance(module, nn.Linear):
-        return "linear"
-    if isinstance(module, nn.Conv2d) and module.kernel_size == module.stride == (1, 1) and module.groups == 1:
-        return "conv"
-    return None
+def _is_target(name: str, module: nn.Module, part: LoraPart) -> bool:
+    pointwise = isinstance(module, nn.Conv2d) and module.kernel_size == module.stride == (1, 1) and module.groups == 1
+    return (isinstance(module, nn.Linear) or pointwise) and re.fullmatch(part.within, name) is not None
+
+
+def _others(network: nn.Module, part: LoraPart) -> list[OtherModule]:
+    """The linear layers and convolutions that the graph takes no matrices for."""
+    return [
+        OtherModule(
+            name=part.full(name),
+            kind=_kind(module),
+            in_features=module.weight.shape[1],
+            out_features=module.weight.shape[0],
+            kernel=module.kernel_size[0] if isinstance(module, nn.Conv2d) else 1,
+        )
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d) and not _is_target(name, module, part)
+    ]
+
+
+def _kind(module: nn.Module) -> Kind:
+    return "linear" if isinstance(module, nn.Linear) else "conv"
 
 
 def layout_of(network: nn.Module, part: LoraPart) -> LoraLayout:
     """Where the matrices of each module stand in the inputs of the served graph."""
     modules: list[tuple[str, Kind, int, int]] = []
     for name, module in targets_of(network, part).items():
-        kind, weight = _kind(module), module.weight
-        assert kind is not None
+        weight = module.weight
         assert isinstance(weight, Tensor)
-        modules.append((name, kind, weight.shape[1], weight.shape[0]))
+        modules.append((name, _kind(module), weight.shape[1], weight.shape[0]))
     dtype: DType = "float16" if next(network.parameters()).dtype == torch.float16 else "float32"
-    return LoraLayout.of(part.component, dtype, modules)
+    return LoraLayout.of(part.component, dtype, modules, _others(network, part))
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from darkroom.diffusion.lora_targets import targets_of
 from darkroom.serving.lora_layout import DOWN, INDEX, SCALE, UP, LoraLayout
 from darkroom.serving.networks import Array, OrtNetwork
 from exporters import lora as lora_graph
@@ -107,14 +108,18 @@ def layout_in(folder: Path) -> LoraLayout:
 
 
 def test_lora_targets_are_linear_layers_and_pointwise_convolutions(folder: Path) -> None:
-    found = [
-        (target.name, target.kind, target.in_features, target.out_features) for target in layout_in(folder).targets
-    ]
-    assert found == [
+    layout = layout_in(folder)
+    assert [(target.name, target.kind, target.in_features, target.out_features) for target in layout.targets] == [
         ("model.blocks.into", "conv", 4, 8),
         ("model.blocks.first", "linear", 8, 16),
         ("model.blocks.second", "linear", 16, 6),
     ]
+    targets = targets_of("net", [layout]).components["net"]
+    assert [(target.name, target.kernel, target.kind) for target in targets if not target.servable] == [
+        ("model.blocks.wide", 3, "conv"),
+        ("model.outside", 1, "linear"),
+    ]
+    assert [target.name for target in targets if target.servable] == list(layout.by_name)
 
 
 def test_lora_plain_graph_has_no_trace_of_the_marks(net: Net, folder: Path) -> None:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from darkroom.diffusion.lora_weights import LoraWeights, loras_text
+from darkroom.diffusion.lora_weights import loras_text
 from darkroom.errors import LoraMissing, from_wire
 from darkroom.pipelines.sd15 import networks
+from darkroom.request.loras import LoraChoice
 from darkroom.serving.lora_cache import LoraCache
 from darkroom.serving.lora_layout import LoraLayout
 from exporters.config import Placement, render
@@ -52,11 +53,19 @@ def triton(tmp_path_factory: pytest.TempPathFactory, cache: LoraCache) -> Iterat
 
 
 def _loras(*digests: str) -> str:
-    return loras_text([LoraWeights(digest=digest, weight=0.8) for digest in digests])
+    return loras_text([LoraChoice(digest=digest, weight=0.8) for digest in digests])
 
 
 def _image(stream: Stream) -> np.ndarray[Any, Any]:
     return pixels(stream.all()[-1]["image"].tobytes())
+
+
+def _refused(triton: RunningTriton, digest: str) -> InferenceServerException:
+    stream = Stream(triton, "sd15", **FIELDS, loras=_loras(digest))
+    with pytest.raises(InferenceServerException) as caught:
+        stream.all()
+    stream.close()
+    return caught.value
 
 
 def test_lora_requests_share_executions(triton: RunningTriton) -> None:
@@ -76,17 +85,14 @@ def test_lora_requests_share_executions(triton: RunningTriton) -> None:
 
 def test_lora_that_is_missing_is_named(triton: RunningTriton) -> None:
     unknown = "0" * 64
-    with pytest.raises(InferenceServerException) as caught:
-        Stream(triton, "sd15", **FIELDS, loras=_loras(unknown)).all()
-    error = from_wire(caught.value.message())
+    error = from_wire(_refused(triton, unknown).message())
     assert isinstance(error, LoraMissing)
     assert error.digest == unknown
 
 
 def test_lora_that_comes_later_is_read(triton: RunningTriton, cache: LoraCache) -> None:
     late = "c" * 64
-    with pytest.raises(InferenceServerException, match="lora_missing"):
-        Stream(triton, "sd15", **FIELDS, loras=_loras(late)).all()
+    assert "lora_missing" in _refused(triton, late).message()
     layout = LoraLayout.read(ROOT / "model_repository" / UNET / "1")
     assert layout is not None
     cache.write(late, make_lora([layout], 8, 7))

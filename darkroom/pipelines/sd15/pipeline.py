@@ -23,7 +23,7 @@ from darkroom.diffusion.generation import FinishedImage as FinishedImage
 from darkroom.diffusion.generation import GenerationJob, Phase, run
 from darkroom.diffusion.generation import GenerationProgress as GenerationProgress
 from darkroom.diffusion.guidance import doubled, guide
-from darkroom.diffusion.lora_weights import LoraWeights, require, row_inputs, with_loras
+from darkroom.diffusion.lora_weights import require, row_inputs, with_loras
 from darkroom.diffusion.sampling import Step, get_generators, get_noise, get_schedule
 from darkroom.errors import InvalidInput
 from darkroom.images import Pixels, decode, opaque, resize
@@ -33,6 +33,7 @@ from darkroom.pipelines.sd15.request import ControlRequest, GenerateRequest, Res
 from darkroom.pipelines.sd15.settings import Settings
 from darkroom.png import encode_png
 from darkroom.prompts.clip import Tokenizer, encode_prompts
+from darkroom.request.loras import LoraChoice
 from darkroom.serving.lora_cache import LoraCache
 from darkroom.serving.networks import Array, Network
 
@@ -67,7 +68,7 @@ async def generate(
     :raises Cancelled: `components.stopped` said so.
     """
     resolved = request.completed(components.checkpoint, components.limits)
-    loras = resolved.lora_weights
+    loras = resolved.lora_choices
     require(loras, components.loras)
     schedule = get_schedule(resolved.scheduler, components.checkpoint.scheduler, resolved.steps)
     control_map = await _control_map(resolved, components)
@@ -154,9 +155,9 @@ class Prediction:
         return guide(noise_pred, self.request.guidance_scale) if guided else noise_pred
 
     @cached_property
-    def loras(self) -> tuple[LoraWeights, ...]:
+    def loras(self) -> tuple[LoraChoice, ...]:
         """Of the request."""
-        return self.request.lora_weights
+        return self.request.lora_choices
 
     @cached_property
     def _prompt_rows(self) -> Array:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from typing_extensions import Self
 
 from darkroom.diffusion.controls import ControlOptions, control_names
-from darkroom.diffusion.lora_weights import LORAS_FIELD, LoraWeights, parse_loras
+from darkroom.diffusion.lora_weights import LORAS_FIELD, read_loras
 from darkroom.diffusion.schedulers import SCHEDULERS, scheduler_name
 from darkroom.errors import InvalidInput
 from darkroom.pipelines.sd15.checkpoint import VAE_SCALE_FACTOR
@@ -19,6 +19,7 @@ from darkroom.request.fields import SEED_RANGE as SEED_RANGE
 from darkroom.request.fields import SIDE_MINIMUM as SIDE_MINIMUM
 from darkroom.request.fields import check_pixels
 from darkroom.request.image import ImageRequest, side_field
+from darkroom.request.loras import LoraChoice
 
 GUIDANCE_SCALE = 7.5
 """The usual value for Stable Diffusion 1.5; a checkpoint may set another one."""
@@ -121,9 +122,9 @@ class GenerateRequest(ImageRequest):
         )
 
     @property
-    def lora_weights(self) -> tuple[LoraWeights, ...]:
+    def lora_choices(self) -> tuple[LoraChoice, ...]:
         """The LoRAs; none where the request names none."""
-        return parse_loras(self.loras) if self.loras else ()
+        return read_loras(self.loras) if self.loras else ()
 
     @property
     def cost_label(self) -> str:

@@ -14,11 +14,12 @@ import pytest
 from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 
-from darkroom.diffusion.lora_weights import LoraWeights, loras_text
+from darkroom.diffusion.lora_weights import loras_text, weight_at
 from darkroom.errors import InvalidInput, LoraMissing
 from darkroom.parameters import read_image
 from darkroom.pipelines.sd15 import networks
 from darkroom.pipelines.sd15.settings import Settings
+from darkroom.request.loras import LoraChoice
 from darkroom.serving.in_process import InProcess
 from darkroom.serving.lora_cache import LoraCache
 from darkroom.serving.lora_layout import LoraLayout
@@ -76,7 +77,7 @@ def with_models(repository: Path, work: Callable[[InProcess], Awaitable[T]]) -> 
 
 def choice(**weights: float) -> str:
     """The field of a request."""
-    return loras_text([LoraWeights(digest=letter * 64, weight=weight) for letter, weight in weights.items()])
+    return loras_text([LoraChoice(digest=letter * 64, weight=weight) for letter, weight in weights.items()])
 
 
 def pictures(responses: list[dict[str, Any]]) -> Pictures:
@@ -175,10 +176,10 @@ def test_lora_of_weight_0_is_no_lora(repository: Path) -> None:
 
 def test_lora_weights_by_step(repository: Path) -> None:
     """A LoRA of the UNet alone, whose weight is 0 up to the half and then 1: the same as to start at the half."""
-    half = [LoraWeights(digest=C, weights_by_step=(0.0, 1.0))]
-    start = [LoraWeights(digest=C, start=0.5)]
-    whole = [LoraWeights(digest=C)]
-    flat = [LoraWeights(digest=C, weights_by_step=(1.0, 1.0, 1.0, 1.0))]
+    half = [LoraChoice(digest=C, weights_by_step=(0.0, 1.0))]
+    start = [LoraChoice(digest=C, start=0.5)]
+    whole = [LoraChoice(digest=C)]
+    flat = [LoraChoice(digest=C, weights_by_step=(1.0, 1.0, 1.0, 1.0))]
 
     async def work(models: InProcess) -> list[Pictures]:
         job = {**FIELDS, "seed": seeded(3), "scheduler": "euler"}
@@ -257,7 +258,7 @@ def test_lora_image_is_that_of_diffusers_adapters(
 
 
 def test_lora_stands_in_the_image(repository: Path) -> None:
-    given = [LoraWeights(digest=A, weight=0.5), LoraWeights(digest=C, weights_by_step=(1.0, 0.5), end=0.9)]
+    given = [LoraChoice(digest=A, weight=0.5), LoraChoice(digest=C, weights_by_step=(1.0, 0.5), end=0.9)]
 
     async def work(models: InProcess) -> list[dict[str, Any]]:
         return await collect(models, "sd15", **FIELDS, seed=seeded(1), loras=loras_text(given))
@@ -275,7 +276,7 @@ def test_lora_that_is_not_there_is_named(repository: Path) -> None:
     unknown = "0" * 64
 
     async def work(models: InProcess) -> list[Any]:
-        request = collect(models, "sd15", **FIELDS, loras=loras_text([LoraWeights(digest=unknown)]))
+        request = collect(models, "sd15", **FIELDS, loras=loras_text([LoraChoice(digest=unknown)]))
         ids = {"input_ids": np.zeros((1, 77), np.int64), **RowLoras.same(1, {unknown: 1.0}).inputs()}
         return await asyncio.gather(request, models._execute(networks.TEXT_ENCODER, ids), return_exceptions=True)
 
@@ -307,20 +308,29 @@ def test_lora_is_refused_where_a_network_takes_none(repository: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{}", "must be a JSON list of objects"),
-        ("[3]", "must be a JSON list of objects"),
-        ('[{"digest": "abc"}]', "digest must be a SHA-256"),
-        ('[{"weight": 1}]', "digest must be a SHA-256"),
-        (json.dumps([{"digest": A, "weight": 11}]), "weight must be from -10 to 10; got 11"),
-        (json.dumps([{"digest": A, "weight": True}]), "weight must be from"),
-        (json.dumps([{"digest": A, "weights_by_step": [1, "2"]}]), "weights_by_step must be from"),
-        (json.dumps([{"digest": A, "weights_by_step": 3}]), "weights_by_step must be a list"),
-        (json.dumps([{"digest": A, "start": 0.5, "end": 0.5}]), "start must be below end"),
-        (json.dumps([{"digest": A, "name": "x"}]), "name.* is no field"),
-        (json.dumps([{"digest": A}, {"digest": A}]), "twice"),
-        (json.dumps([{"digest": f"{n:064x}"} for n in range(9)]), "at most 8; got 9"),
+        ("{", "must be a JSON list of objects"),
+        ('[{"name": "cats"}]', r"loras\[0\].digest is missing"),
+        (json.dumps([{"digest": A}, {"session_id": "x"}]), r"loras\[1\].digest is missing"),
+        (json.dumps([{"digest": A, "weight": 11}]), r"loras\[0\].weight must be from -10 to 10; got 11"),
     ],
 )
 def test_lora_field_is_refused_with_its_range(text: str, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         networks.GenerateRequest.parse({"prompt": "", "loras": text}, Settings())
+
+
+@pytest.mark.parametrize(
+    ("more", "weights"),
+    [
+        ({}, [0.5, 0.5, 0.5, 0.5]),
+        ({"start": 0.5}, [0, 0, 0.5, 0.5]),
+        ({"end": 0.5}, [0.5, 0.5, 0, 0]),
+        ({"start": 0.2, "end": 0.9}, [0, 0.5, 0.5, 0]),
+        ({"weights_by_step": (1.0, 2.0)}, [1, 1, 2, 2]),
+        ({"weights_by_step": (1.0, 2.0, 3.0, 4.0)}, [1, 2, 3, 4]),
+        ({"weights_by_step": (1.0, 2.0, 3.0), "start": 0.25}, [0, 1, 2, 3]),
+    ],
+)
+def test_lora_weight_at_each_step(more: dict[str, Any], weights: list[float]) -> None:
+    lora = LoraChoice(digest=A, weight=0.5, **more)
+    assert [weight_at(lora, index, 4) for index in range(4)] == weights
