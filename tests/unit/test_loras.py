@@ -13,13 +13,16 @@ import pytest
 
 from darkroom.errors import InvalidInput, LoraMissing, NetworkError, from_wire, to_wire
 from darkroom.serving.batching import NetworkCall, RequestError, pad_to_cap, run_calls
+from darkroom.serving.host import Host, PipelineModel, Reply
 from darkroom.serving.lora_cache import LoraCache
 from darkroom.serving.lora_layout import DOWN, INDEX, SCALE, UP, LoraLayout
 from darkroom.serving.loras import DIGESTS, SCALES, RowLoras, is_digest
-from darkroom.serving.networks import Array, RowCaps, Tensors
+from darkroom.serving.networks import Array, ModelSpec, RowCaps, Tensors
 from darkroom.serving.onnx.lora_bank import LoraBank, shelf_rank
 from darkroom.serving.onnx.lora_graph import with_loras
+from darkroom.serving.pipeline_host import PipelineHost
 from darkroom.serving.shared_network import network_error
+from supervisor.triton import TritonInstall
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 LAYOUT = LoraLayout.of("unet", "float32", [("to_q", "linear", 3, 5), ("proj_in", "conv", 4, 2)])
@@ -396,3 +399,48 @@ def test_layout_goes_through_its_file(tmp_path: Path) -> None:
 def test_names_of_the_arrays() -> None:
     """Pipelines and hosts agree on them."""
     assert set(loras_of({A: 1.0}).inputs()) == {DIGESTS, SCALES}
+
+
+# --- who takes them -------------------------------------------------------------------------------------------
+
+
+class Nothing(PipelineModel):
+    spec = ModelSpec(name="pipeline", backend="python", inputs=(), outputs=())
+
+    def setup(self, host: Host) -> None:
+        pass
+
+    async def answer(self, fields: dict[str, Any], reply: Reply) -> None:
+        pass
+
+
+async def _never(spec: ModelSpec, inputs: Tensors) -> dict[str, Array]:
+    raise AssertionError
+
+
+def takes_loras(repository: Path) -> bool:
+    network = ModelSpec(name="net", backend="onnxruntime", inputs=(), outputs=())
+    return PipelineHost(Nothing(), repository / "pipeline", "1", _never).loras([network]) is not None
+
+
+@pytest.mark.parametrize(("backend", "expected"), [("onnxruntime", True), ("tensorrt", False), ("python", False)])
+def test_only_networks_with_the_second_graph_take_loras(tmp_path: Path, backend: str, expected: bool) -> None:
+    version = tmp_path / "net" / "1"
+    version.mkdir(parents=True)
+    assert not takes_loras(tmp_path)
+    (version.parent / "config.pbtxt").write_text(f'name: "net"\nbackend: "{backend}"\n')
+    assert not takes_loras(tmp_path)
+    (version / "lora.json").write_text(LAYOUT.to_json())
+    assert takes_loras(tmp_path) is expected
+
+
+def test_native_backend_takes_no_loras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVIDIA's own, which would leave out without a word what it does not know."""
+    version = tmp_path / "net" / "1"
+    version.mkdir(parents=True)
+    (version.parent / "config.pbtxt").write_text('name: "net"\nbackend: "onnxruntime"\n')
+    (version / "lora.json").write_text(LAYOUT.to_json())
+    for backends in (tmp_path, None):
+        install = TritonInstall(binary=tmp_path / "tritonserver", source="", backends=backends, library_path=())
+        monkeypatch.setattr(os, "environ", install.environment())
+        assert takes_loras(tmp_path) is (backends is not None)
