@@ -105,7 +105,7 @@ def test_no_rank_reads_more_than_its_part(folder: Path, monkeypatch: pytest.Monk
             read.append(part.untyped_storage().nbytes() // part.itemsize)  # all that the part keeps alive
             return part
 
-    monkeypatch.setattr(shard, "Checkpoint", Counting)
+    monkeypatch.setattr(shard, "ShardedCheckpoint", Counting)
     layout = layout_for(count)
     with ShardedCheckpoint(folder) as checkpoint:
         sizes = {name: torch.Size(checkpoint.shape(name)).numel() for name in checkpoint.names()}

@@ -92,7 +92,7 @@ def test_task_that_kills_the_server_each_time_fails_alone(tmp_path: Path, monkey
             killer = made.task(ids["killer"])
             assert killer.error is not None
             assert killer.error["code"] == "network_error"
-            assert "each of the 5 times" in killer.error["message"]
+            assert "each of the 5 attempts" in killer.error["message"]
             assert made.operation.runs.count("killer") == 5
 
     run(scenario)
