@@ -15,6 +15,7 @@ from safetensors.numpy import save
 from tests.pictures import encoded, photo, pixels
 from tests.service import RunningService
 
+JSON = {"content-type": "application/json"}
 LORA = save({"unet.mid_block.x.lora_A.weight": np.ones((4, 8), np.float32)})
 
 
@@ -137,3 +138,15 @@ def test_session_fields_that_are_not_known_are_named(http: httpx.Client, session
     answer = http.post("/delete_session", json={"session_id": session, "force": True})
     assert answer.headers["x-ignored-fields"] == "force"
     assert answer.json()["warnings"][0]["field"] == "force"
+
+
+@pytest.mark.parametrize("digits", [9, 25, 400, 5000])
+def test_session_numbers_that_are_huge(http: httpx.Client, session: str, digits: int) -> None:
+    huge = "9" * digits
+    unknown = http.post("/get_lora", content=f'{{"session_id": {huge}}}', headers=JSON)
+    assert (unknown.status_code, unknown.json()["error"]["param"]) == (404, "session_id")
+    assert len(unknown.text) < 700
+    body = f'{{"session_id": "{session}", "iteration": {huge}}}'
+    refused = http.post("/get_lora", content=body, headers=JSON)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (404 if digits == 9 else 422, "iteration")
+    assert len(refused.text) < 700
