@@ -73,7 +73,7 @@ def serving_device(providers: Iterable[str]) -> dict[str, str]:
 class GpuReading:
     """What the driver says of one GPU.
 
-    :param used, total: bytes of its memory, whoever has them.
+    :param used, total: bytes of its memory, of all processes.
     :param processes: bytes by process id; None where the driver does not say (in a container, on Windows).
     """
 

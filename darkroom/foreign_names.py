@@ -46,7 +46,7 @@ def scheduler_fields(sampler: str, schedule: str | None = None, *, ours: bool = 
 
     :param schedule: None where nothing is said of it.
     :param ours: whether this service wrote them: only then it is one of flow matching, or a checkpoint's own class.
-    :returns: "scheduler", a name of ours; where there is none, "sampler", "schedule_type" where one was told, and
+    :returns: "scheduler", a name of ours; where there is none, "sampler", "schedule_type" where one was given, and
         "unsupported".
     """
     told = (schedule or "").strip().lower().replace(" ", "_")

@@ -111,7 +111,7 @@ def _header(source: Source, data: bytes, max_pixels: int, param: str) -> Header:
 
 
 def trimmed(data: bytes) -> bytes:
-    """The file without what lies behind the end of its image. Where the end cannot be told, all of it: `decode` then
+    """The file without what lies behind the end of its image. If the end is unknown, all of it: `decode` then
     says what is wrong with it, or has no use for an end, as of a TIFF."""
     try:
         return data[: containers.read(data).end]

@@ -51,7 +51,7 @@ def parse_json(text: str) -> dict[str, Any] | None:
 
 
 def is_json(text: str) -> bool:
-    """Whether a text is a JSON object or list, which is no prompt that somebody wrote."""
+    """Whether a text is a JSON object or list, and so not a prompt."""
     return text.lstrip()[:1] in ("{", "[") and isinstance(plain_json(text), (dict, list))
 
 

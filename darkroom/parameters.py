@@ -24,9 +24,9 @@ from darkroom.png import MAX_TEXT_BYTES, read_text
 WEB_UI_KEY = "parameters"
 JSON_KEY = "darkroom"
 _JSON_KEYS = (WEB_UI_KEY, "invokeai_metadata", "sd-metadata", "Comment")
-"""Where other programs put JSON."""
+"""Text chunks in which other programs store JSON."""
 _MAX_PIXELS = 1 << 24
-"""Of an image without its end, which has to be decoded to know whether it is whole."""
+"""Maximum number of pixels of an image whose end is missing: it has to be decoded to know whether it is complete."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -83,7 +83,7 @@ class Settings(BaseSettings):
         300,
         gt=0,
         description="Seconds that a request may take, waiting included; then 504. A durable task may take as long as "
-        "it needs, but counts as stuck, and is restarted, after so many seconds without a step.",
+        "it needs, but counts as stuck, and is restarted, after that many seconds without a step.",
     )
     training_concurrent_tasks: int = Field(
         1,

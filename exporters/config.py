@@ -92,7 +92,7 @@ def _max_batch(spec: ModelSpec, placement: Placement) -> int:
         if wanted > engine.max_batch:
             raise ExportError(
                 f"The engine of {spec.name} takes batches of up to {engine.max_batch}; got --max-batch {wanted}. Build "
-                f"it anew: python -m exporters tensorrt --model {spec.name} --max-batch {wanted}"
+                f"it again: python -m exporters tensorrt --model {spec.name} --max-batch {wanted}"
             )
         return wanted
     if placement.max_batch is not None:
@@ -168,7 +168,7 @@ def placement_of(text: str, spec: ModelSpec) -> Placement:
 
 
 def config_path(repository: Path, spec: ModelSpec) -> Path:
-    """Where the config of a model lies."""
+    """Return the path of the config of a model."""
     return repository / spec.name / "config.pbtxt"
 
 
@@ -207,7 +207,7 @@ def write_code(repository: Path, spec: ModelSpec) -> None:
 
 
 def code_path(repository: Path, spec: ModelSpec) -> Path:
-    """Where the code of a model of Triton's Python backend is."""
+    """Return the path of the code of a model of Triton's Python backend."""
     return repository / spec.name / "1" / "model.py"
 
 

@@ -1,4 +1,4 @@
-"""Where the checkout's files lie, finished files, and digests."""
+"""Paths of the checkout, atomic writes, and digests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout: model_repository/ and .darkroom/ lie in it."""
 CACHE = ROOT / ".darkroom" / "cache"
-"""Where downloaded weights are kept."""
+"""Folder of downloaded weights."""
 
 
 def move_into_place(made: Path, path: Path) -> None:

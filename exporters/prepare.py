@@ -53,7 +53,7 @@ def prepare() -> None:
 
 
 def _write_configs(settings: Settings, repository: Path, families: Mapping[str, Family]) -> None:
-    """The configs of the chosen families, but in a repository of somebody else's, which keeps its own."""
+    """Write the configs of the chosen families, except in a repository that the user made, which keeps its own."""
     managed = repository == settings.state_dir / "model_repository"
     if not managed and any(repository.glob("*/config.pbtxt")):
         return

@@ -1,4 +1,4 @@
-"""`python -m proxy`: the REST server alone, in front of a Triton that somebody else runs."""
+"""`python -m proxy`: the REST server alone, in front of a Triton that is already running."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class DrainingServer(uvicorn.Server):
                 http=protocol(settings.request_timeout),
                 log_config=None,
                 access_log=False,
-                # Whoever is trusted says who the clients are; to trust this machine, which is uvicorn's default, would
+                # Trusted proxies say who the clients are; to trust this machine, which is uvicorn's default, would
                 # let every program on it be as many clients as it likes.
                 proxy_headers=bool(settings.forwarded_allow_ips),
                 forwarded_allow_ips=settings.forwarded_allow_ips,

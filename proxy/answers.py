@@ -107,7 +107,7 @@ class ApiHealth(Answer):
 
 
 class Root(Answer):
-    """Where to go from here."""
+    """Links to the endpoints."""
 
     service: str
     version: str

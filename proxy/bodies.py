@@ -80,7 +80,7 @@ class Fields:
         )
 
     def schema(self, media: str, more: Mapping[str, Schema] | None = None, required: Iterable[str] = ()) -> Schema:
-        """As a schema for a media type, with `more` fields before."""
+        """Return the schema for a media type, with the `more` fields first."""
         properties: dict[str, Schema] = dict(more or {})
         needed = [*required, *self.required]
         for kind in self.kinds:

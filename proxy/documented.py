@@ -112,7 +112,7 @@ def _first_line(kind: type[DarkroomError]) -> str:
 
 
 def healths(model: type[BaseModel], *, raises: Raised = ()) -> dict[str, Any]:
-    """As `answers`, for a route whose 503 has the same shape as its 200."""
+    """Return what `answers` does, for a route whose 503 has the same shape as its 200."""
     said = answers(model, raises=raises)
     said["responses"][STATUS[errors.NotReady]] = {
         "model": model,

@@ -109,7 +109,7 @@ class Gate:
             yield job
 
     def _has_slot(self, source: str) -> bool:
-        """Whether a task of that client could begin now, were nobody before it."""
+        """Whether a task of that client could start now if no other task waited before it."""
         taken = self._running.total()
         return taken < self.capacity + (0 if self._running[source] else self.guests)
 

@@ -2,8 +2,8 @@
 
 Everything goes through ModelStreamInfer, also single-response models: early cancels of unary calls crash
 Triton 2.51. And a gRPC call that is cancelled while its last response is on the way leaks that response in tritonserver
-(measured: docs/decisions/0021-streams-are-read-to-their-end.md). So whoever loses interest in a call asks the model to
-stop, with a request of its own, and the stream is read on in the background until it ends by itself.
+(measured: docs/decisions/0021-streams-are-read-to-their-end.md). So a caller that no longer needs a call asks the
+model to stop, with a request of its own, and the stream is read on in the background until it ends by itself.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _TritonError: TypeAlias = InferenceServerException | grpc.aio.AioRpcError
 _RESTARTING = "The inference server is starting or restarting; try again in a moment."
 _RETRY_AFTER = 5
 _STOP_SECONDS = 30.0
-"""How long a call that nobody reads any more may take to end by itself: a step, or a few tiles on a slow CPU."""
+"""Seconds that a cancelled call may take to end by itself: a step, or a few tiles on a slow CPU."""
 _END_SECONDS = 0.02
-"""Behind an error the stream ends at once, and there is nothing to stop."""
+"""After an error the stream ends at once, and there is nothing to stop."""
 _ASK_SECONDS = 1.0
 """Between two requests to stop: the first one may have overtaken the call that it is for."""
 
@@ -44,7 +44,7 @@ class Gateway:
 
     :param address: host:port of its gRPC.
 
-    `retry_after` gives the seconds that a model which is unavailable will still be so; whoever knows them sets it.
+    `retry_after` returns the expected seconds until an unavailable model is back; the readiness monitor sets it.
 
     :ivar answered: calls of each model that ended without an error.
     """
@@ -187,7 +187,7 @@ class _Call:
         return one
 
     async def wait(self, seconds: float) -> bool:
-        """Wait for the end, so long at most; whether it has come."""
+        """Wait for the end for at most that long; return whether it has come."""
         await asyncio.wait({self._reader}, timeout=seconds)
         return self.ended
 

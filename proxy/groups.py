@@ -22,7 +22,7 @@ class Group:
 
     @property
     def name(self) -> str:
-        """That of the pipeline's model."""
+        """The name of the pipeline's model."""
         return self.pipeline.name
 
     @property

@@ -160,7 +160,7 @@ class Load:
         return max(self.seconds or 1.0, sum(ages) / len(ages) if ages else 0.0)
 
     def had(self) -> dict[str, float]:
-        """Of each task at work here, the seconds of its work alone that are done."""
+        """For each running task of this proxy, the seconds of its work that are done, as if it ran alone."""
         self._tick()
         return {job.id: job.had for job in self._jobs if job.id}
 

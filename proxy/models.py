@@ -69,7 +69,7 @@ class ServedModel:
         services.monitor.require(self.name)
 
     def require(self, services: Services) -> None:
-        """:raises NotFound: this installation does not have it. While Triton is unavailable, nobody knows."""
+        """:raises NotFound: this installation does not have it. Not checked while Triton is unavailable."""
         services.require_chosen(self.name)
         served = services.monitor.models
         if served and self.name not in served:
@@ -128,7 +128,7 @@ def choose_model(services: Services, operation: Operation, name: object) -> Serv
 
     :param name: of a family, of a pipeline with the label of its checkpoint, of a label alone, or of a checkpoint;
         None or "" for the default.
-    :raises InvalidInput: nobody knows the name, or it is for another operation.
+    :raises InvalidInput: the name is unknown, or the model is for another operation.
     :raises NotFound: it is known, and not installed.
     """
     if name is None or name == "":

@@ -212,7 +212,7 @@ class Monitor:
 
     @property
     def _unknown(self) -> int:
-        """Seconds until Triton is there whose models nobody has seen yet."""
+        """Expected seconds until Triton is ready, before its models were ever seen."""
         passed = time.monotonic() - self._started
         return math.ceil(_FIRST_RECOVERY - passed) if passed < _FIRST_RECOVERY else _LATE_SECONDS
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 RETRY_AFTER_RANGE = (1, 300)
 _REMEMBERED = 16
 _PRIOR = 2
-"""So many admissions of the expected interval are taken in with those that were seen."""
+"""The weight of the expected interval in the average, as a number of admissions."""
 
 
 class Appointments:
@@ -27,7 +27,7 @@ class Appointments:
         """Whole seconds until `count` places are likely, beyond those that others were sent away to wait for.
 
         :param seconds: until the k-th place from now is free; k from 1.
-        :param most: places that there are in all: whoever is refused again and again is promised no later one.
+        :param most: the number of slots: a client that is refused repeatedly is not given a later time than that.
         """
         now = self._clock()
         self._promised = [moment for moment in self._promised if moment > now]

@@ -35,7 +35,7 @@ class Services:
     started: float = field(default_factory=time.monotonic)
 
     def run_model(self, model: str, inputs: Mapping[str, Any]) -> AsyncGenerator[dict[str, Array], None]:
-        """`Gateway.stream` under the id of the request at hand, in the name of whoever sent it."""
+        """`Gateway.stream` with the id of the current request, for the client that sent it."""
         self.gate.load.calls(model)
         return self.gateway.stream(model, inputs, request_id=REQUEST_ID.get(), client=SOURCE.get())
 
@@ -47,7 +47,7 @@ class Services:
     async def admitted(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         """Wait for a place at the gate, then do the work, all within TASK_TIMEOUT.
 
-        :raises QueueFull, NotReady: the gate lets nobody in.
+        :raises QueueFull, NotReady: the gate admits no request.
         :raises TaskTimeout: it took too long.
         """
 

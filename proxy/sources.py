@@ -1,4 +1,4 @@
-"""Where a request comes from: whoever takes turns with others.
+"""Where a request comes from: the client that takes turns with others.
 
 Not who owns a task (`client_of` in surfaces/tasks.py): the service has no keys of its own yet, so a key that a request
 carries proves nothing, and one client could be as many as it invents. What it cannot invent is its address.
@@ -12,7 +12,7 @@ import ipaddress
 from fastapi import Request
 
 SOURCE: contextvars.ContextVar[str] = contextvars.ContextVar("source", default="")
-"""Of the request or the task at hand."""
+"""The source of the current request or task."""
 
 _IPV6_PREFIX = 64
 """Bits; the rest of an address is the host's own choice."""

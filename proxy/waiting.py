@@ -18,7 +18,9 @@ async def at_most(seconds: float, work: Awaitable[Result]) -> Result:
     :raises asyncio.TimeoutError: the work took longer.
     """
     job = asyncio.ensure_future(work)
-    job.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody has to look at it
+    job.add_done_callback(
+        lambda done: done.cancelled() or done.exception()
+    )  # asyncio logs exceptions that are never read
     try:
         if not (await asyncio.wait({job}, timeout=seconds))[0]:
             raise asyncio.TimeoutError

@@ -67,7 +67,7 @@ class Child:
         return self._process.returncode if self._process else None
 
     async def start(self) -> None:
-        """Start it, anew if it has ended."""
+        """Start it, or restart it if it has ended."""
         self.started = time.monotonic()
         self._process = self._reader = None  # the last one's number may be another's by now
         pipe = asyncio.subprocess.PIPE if self._log else None

@@ -34,15 +34,15 @@ def sweep_shared_memory(prefix: str = SHM_PREFIX, folder: Path = SHARED_MEMORY) 
 
 
 def _is_in_use(region: Path) -> bool:
-    """Whether a process, of any container, has the file open or mapped for writing; also True if that cannot be told.
+    """Whether a process, of any container, has the file open or mapped for writing; also True if that is unknown.
 
-    The kernel answers it: it grants a read lease only where nobody writes (fcntl(2), "Leases"). A server has its
+    The kernel answers it: it grants a read lease only where no process writes (fcntl(2), "Leases"). A server has its
     regions mapped from their creation to its end.
     """
     try:
         file = os.open(region, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
-        return True  # gone, or somebody else's
+        return True  # gone, or of another user
     try:
         fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError:
@@ -66,7 +66,7 @@ def sweep_environments(folder: Path = _ENVIRONMENTS) -> int:
             if any(first - _CLOCK_SECONDS <= made <= last + _CLOCK_SECONDS for first, last in owners):
                 continue
             path.rmdir()
-        except OSError:  # somebody was faster, or has put something in
+        except OSError:  # another process removed it, or put something in
             continue
         removed += 1
     return removed
@@ -93,7 +93,7 @@ def _server_starts() -> Iterator[tuple[float, float]]:
 
 
 def _folders_made(server: psutil.Process) -> float:
-    """A server makes the folder of a backend before the backend's first stub. Infinity if that cannot be told yet, or
+    """A server makes the folder of a backend before the backend's first stub. Infinity if that is not known yet, or
     not any more."""
     first: dict[str, float] = {}  # by backend: its stubs are given a model.py or a model.onnx
     try:
@@ -102,7 +102,7 @@ def _folders_made(server: psutil.Process) -> float:
                 backend = Path(stub.cmdline()[1]).suffix
                 first[backend] = min(first.get(backend, float("inf")), stub.create_time())
         wanted = _backends_of(server)
-    except (psutil.Error, IndexError, OSError):  # a process that is ending, or somebody else's
+    except (psutil.Error, IndexError, OSError):  # a process that is ending, or of another user
         return float("inf")
     return max(first.values()) if first and wanted <= first.keys() else float("inf")
 

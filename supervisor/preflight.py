@@ -40,7 +40,7 @@ def missing_exports(settings: Settings) -> list[str]:
 
 
 def taken_ports(settings: Settings) -> list[str]:
-    """Ports of ours that somebody else listens on."""
+    """Return our ports that another process listens on."""
     wanted = [
         ("PORT", settings.host, settings.port),
         ("TRITON_GRPC_PORT", settings.triton_grpc_bind, settings.triton_grpc_port),

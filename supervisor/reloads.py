@@ -9,7 +9,7 @@ from typing import Any
 from supervisor.served import Served
 
 _POLL_TWICE = 3.0
-"""Seconds in which the server has surely seen that a link is gone, where it cannot be told from the model's state."""
+"""Seconds after which the server has certainly noticed a removed link, if the model's state does not show it."""
 
 
 _RESTS = (30.0, 60.0, 120.0, 300.0, 600.0)

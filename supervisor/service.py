@@ -32,12 +32,12 @@ _TICK = 0.5
 _CALM_TICK = 2.0
 """Between two looks at the proxy's /health while everything is up: dead processes are seen without it."""
 _BACKOFF = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
-_CALM_SECONDS = 60.0  # after so long without a death the backoff starts again from the beginning
+_CALM_SECONDS = 60.0  # after that time without a failure the backoff starts again from the beginning
 _TRITON_GRACE = 15.0
 _CANARY_FAILURES = 2
-_CANARY_GRACE = 10.0  # so long after a start the proxy may still count the failures of the Triton before
+_CANARY_GRACE = 10.0  # that long after a start the proxy may still count failures of the Triton before
 _ALONE = 3
-"""So often a model is loaded again alone before the server is restarted."""
+"""How often a model is loaded again alone before the server is restarted."""
 _REMEMBERED_SECONDS = 300.0
 _PATIENCE_SECONDS = 30.0
 """Between two attempts with a model that a restart of the server did not help."""
@@ -313,7 +313,7 @@ class Service:
 
 
 def address_of(host: str, port: int) -> str:
-    """Where this machine reaches what listens there."""
+    """Return the URL by which this machine reaches the service."""
     host = _loopback(host)
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -324,7 +324,7 @@ def _loopback(host: str) -> str:
 
 
 async def _listens(host: str, port: int) -> bool:
-    """Whether somebody answers at a port of this machine."""
+    """Whether a port of this machine accepts connections."""
     try:
         _, writer = await asyncio.wait_for(asyncio.open_connection(_loopback(host), port), 1)
     except (OSError, asyncio.TimeoutError):

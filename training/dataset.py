@@ -133,8 +133,8 @@ def unpack_edges(packed: Tensor) -> Tensor:
 
 
 def load_dataset(run: TrainingRun, source: Source, size: int, report: Report) -> Dataset:
-    """Read the chunks that are there and make the missing ones; another VAE, or other positions, make them
-    all anew."""
+    """Read the chunks that are there and make the missing ones; with another VAE, or other positions, all
+    of them are made again."""
     mark = f"{_digest(source.vae)} {source.strays}"
     counts = [min(CHUNK, size - start) for start in range(0, size, CHUNK)]
     paths = [run.folder / source.folder / f"{number:03d}.pt" for number in range(len(counts))]
@@ -159,7 +159,7 @@ def load_dataset(run: TrainingRun, source: Source, size: int, report: Report) ->
 
 
 def _stored(path: Path, mark: str, count: int) -> dict[str, Tensor] | None:
-    """The chunk in a file, if it is of that VAE and has so many samples."""
+    """The chunk in a file, if it is of that VAE and has at least that number of samples."""
     if not path.is_file():
         return None
     content: dict[str, Any] = torch.load(path, weights_only=True)

@@ -39,7 +39,7 @@ _GLYPHS_KEPT = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
-    """Where a glyph may stand and how large it is drawn."""
+    """A position of a glyph, and its size."""
 
     place: str
     size: str

@@ -48,7 +48,7 @@ class Measurement:
 
     @property
     def folder(self) -> Path:
-        """Of the family's checkpoint."""
+        """The folder of the family's checkpoint."""
         return self.checkpoints / self.family.folder
 
     @property
@@ -69,7 +69,7 @@ class Measurement:
 def measure_adherence(settings: Measurement, report: Report) -> dict[str, Any]:
     """Make a picture for each held-out prompt, half of them with two objects, and judge it.
 
-    Writes adherence.json and adherence.jpg beside the checkpoint, and its card anew.
+    Writes adherence.json and adherence.jpg beside the checkpoint, and updates its card.
     """
     scenes, folder = settings.scenes(), settings.folder
     pipeline = load_pipeline(settings.family, folder).to(settings.device)

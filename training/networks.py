@@ -108,7 +108,7 @@ def make_t5(tokenizer: T5Tokenizer, *, width: int, head: int, layers: int = 2, h
 def make_llama(tokenizer: PreTrainedTokenizerFast, *, width: int, layers: int, tied: bool = True) -> LlamaForCausalLM:
     """Heads share keys in pairs.
 
-    :param tied: whether the head, which nobody asks, is the embedding.
+    :param tied: whether the head, which is not used, is the embedding.
     """
     return LlamaForCausalLM(
         LlamaConfig(

@@ -1,4 +1,4 @@
-"""From a scene to its picture."""
+"""Render a scene as an image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From checkpoints back to states of training, so that it can go on where only the checkpoints were kept."""
+"""Make training states of checkpoints, so that training can continue where only the checkpoints were kept."""
 
 from __future__ import annotations
 

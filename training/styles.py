@@ -41,7 +41,7 @@ def styled(name: str, side: int, style: str) -> NDArray[np.uint8]:
 
 
 def _contour(plain: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Where the lines of a (side, side, 4) glyph are, 0 to 1: the edges of its shape and of its colours."""
+    """Return the edges of a (side, side, 4) glyph, 0 to 1: those of its shape and of its colours."""
     alpha = plain[..., 3:].astype(np.float32) / 255
     layers = np.concatenate([plain[..., :3] * alpha, plain[..., 3:]], axis=-1).clip(0, 255).astype(np.uint8)
     radius = plain.shape[0] / 50  # the same glyph has the same lines at every size

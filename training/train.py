@@ -16,7 +16,7 @@ from training.trainer import Budget, Report, Trainer, TrainingRun, TrainingStage
 def train_stages(run: TrainingRun, budgets: Mapping[str, Budget], threads: int | None, report: Report) -> None:
     """Train the stages of `budgets` in their order, each until its budget is spent.
 
-    :param threads: at most so many; fewer while other programs need the cores.
+    :param threads: the maximum; fewer while other programs need the cores.
     :raises KeyboardInterrupt: Ctrl-C or SIGTERM; the state is saved.
     """
     signal.signal(signal.SIGINT, _interrupt)  # nohup from a script leaves SIGINT ignored

@@ -20,11 +20,11 @@ from darkroom.files import write_atomically
 Report = Callable[[str], None]
 _STEPS_PER_WARMUP = 200
 _WARMUP = 0.05
-"""The learning rate rises over so many steps, or this share of the budget where that is less."""
+"""Steps over which the learning rate rises, or this share of the budget where that is less."""
 _FINAL_RATE = 0.02
 """The learning rate ends at this share of its peak."""
 _CAPABILITIES: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-"""Of this machine's CPU; older versions of torch do not say."""
+"""Capabilities of this machine's CPU; empty with older versions of torch."""
 _CHECK_STEPS = 50
 """Between looks at the loss. A GPU would wait for its next step while the CPU waits for the loss of the last one."""
 
@@ -140,7 +140,7 @@ class _Clock:
 
 
 def state_path(run: TrainingRun, stage: str) -> Path:
-    """Where a stage's state lies."""
+    """Return the path of a stage's state."""
     return run.folder / f"{stage}.pt"
 
 
@@ -168,7 +168,7 @@ def save_file(path: Path, content: object) -> None:
 
 
 def write_state(run: TrainingRun, stage: str, weights: dict[str, Tensor], *, clock: dict[str, Any]) -> None:
-    """Write a state of finished weights, from which optimizer, learning rate and budget begin anew.
+    """Write a state of finished weights, from which optimizer, learning rate and budget start again.
 
     :param clock: step, samples and seconds that were spent, and the seed.
     """
@@ -179,7 +179,7 @@ def write_state(run: TrainingRun, stage: str, weights: dict[str, Tensor], *, clo
 
 
 class Trainer:
-    """Trains one stage until its budget is spent or somebody presses Ctrl-C; saves its state then and in between."""
+    """Trains one stage until its budget is spent or Ctrl-C is pressed; saves its state then and in between."""
 
     def __init__(
         self, run: TrainingRun, stage: TrainingStage, report: Report, between: Callable[[], None] = lambda: None
@@ -199,7 +199,7 @@ class Trainer:
     def train(self, budget: Budget) -> None:
         """Train until `budget` is spent.
 
-        :raises KeyboardInterrupt: somebody pressed Ctrl-C; the state is saved.
+        :raises KeyboardInterrupt: Ctrl-C was pressed; the state is saved.
         :raises FloatingPointError: the loss is not a number any more; the state is the last that was saved.
         """
         saved = reported = time.monotonic()

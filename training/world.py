@@ -166,7 +166,7 @@ def training_scenes(seed: int) -> Iterator[Scene]:
 def held_out_scenes(count: int, *, objects: int, seed: int = 2024) -> list[Scene]:
     """`count` different held-out scenes of one or two objects; the same for the same seed.
 
-    :raises ValueError: there are not so many; 216 hold one object, and thousands hold two.
+    :raises ValueError: there are fewer; 216 hold one object, and thousands hold two.
     """
     rng = random.Random(seed)
     scenes: dict[Scene, None] = {}

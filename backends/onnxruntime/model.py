@@ -15,10 +15,10 @@ served by this file, unchanged. Behaviour follows triton-inference-server/onnxru
 - Errors: when a batch fails, its requests are run again one by one, so that each gets its own answer.
 - The parameter `rows_by_size` ("latents 1024:16 4096:8") limits what runs together by the size of an input; native
   knows `max_batch_size` only. With `fill_above` ("2") batches of more rows are filled up to that limit, and `engines`
-  ("2") opens the network so often: both spare GPUs the planning of new shapes.
+  ("2") is the number of sessions of the network: both save GPUs the planning of new shapes.
 - Where lora.json and lora.onnx lie beside the weights, the request parameter `loras` names the LoRAs of each row
   (`darkroom.serving.loras`).
-- Outputs that nobody asked for are not fetched (ONNX Runtime still computes the whole graph).
+- Outputs that were not requested are not fetched (ONNX Runtime still computes the whole graph).
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20, keepal
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Where and how to connect, resolved from the constructor's arguments and the environment."""
+    """The address and options of the connection, from the constructor's arguments and the environment."""
 
     base_url: str
     headers: Mapping[str, str]

@@ -131,7 +131,7 @@ def _follow(client: Client, task_id: str, output: Path | None, as_json: bool) ->
 
 
 def _lines(bar: OnProgress, live: bool) -> Any:
-    """What is told of a task's state: by the bar on a terminal, else a line for each change."""
+    """Report a task's state: with a bar on a terminal, otherwise with a line for each change."""
     told: list[str] = []
 
     def tell(task: TaskInfo) -> None:

@@ -102,7 +102,7 @@ def carry_out(run: UpscaleRun) -> int:
 
 def _how_to_resume(run: UpscaleRun) -> str:
     if run.overwrite:
-        # Outputs of an earlier run and of this one cannot be told apart.
+        # Outputs of an earlier run and of this one cannot be distinguished.
         how = "The same command starts over; without --overwrite it makes only what is missing."
     else:
         how = "To go on, give the same command again: what is done will be skipped."

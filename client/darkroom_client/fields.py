@@ -52,7 +52,8 @@ class GenerateOptions(TypedDict, total=False):
     :param target_height: Micro-conditioning: the height in pixels that a training image like this one had after
         it was cropped. By default height.
     :param aesthetic_score: Micro-conditioning of the refiner: how beautiful the image is to be.
-    :param max_sequence_length: Tokens that each encoder reads of a prompt; fewer where it cannot read so many.
+    :param max_sequence_length: Maximum number of tokens that each encoder reads of a prompt; some encoders have a
+        lower limit.
     :param model: Which model; a name that the service lists under /models.
     """
 
@@ -136,7 +137,7 @@ HELP: dict[str, dict[str, str]] = {
         "target_width": "Micro-conditioning: the width in pixels that a training image like this one had after it was cropped. By default width.",
         "target_height": "Micro-conditioning: the height in pixels that a training image like this one had after it was cropped. By default height.",
         "aesthetic_score": "Micro-conditioning of the refiner: how beautiful the image is to be.",
-        "max_sequence_length": "Tokens that each encoder reads of a prompt; fewer where it cannot read so many.",
+        "max_sequence_length": "Maximum number of tokens that each encoder reads of a prompt; some encoders have a lower limit.",
     },
     "upscale": {
         "model": "The network.",

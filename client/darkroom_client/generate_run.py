@@ -1,4 +1,4 @@
-"""A run of `darkroom generate`: requests to the service, pictures to files, and what is told of it."""
+"""A run of `darkroom generate`: send the requests, write the images to files, and report progress."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ class Session:
         """Put all pictures into one, if all are there."""
         run, plan = self._run, self._run.plan
         if sum(outcome.count for outcome in self._outcomes) < len(plan.shots):
-            return  # it is told of those already
+            return  # those are reported already
         if any(outcome.state == "failed" and outcome.count for outcome in self._outcomes):
             self.report_grid("failed", "some of its pictures are missing")
         elif self.grid_is_there:

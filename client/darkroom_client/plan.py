@@ -154,7 +154,7 @@ def _without_results(pictures: list[Path], base: Path, output: Path) -> list[Pat
     base, output = base.resolve(), output.resolve()
     if base == output:
         raise click.UsageError(
-            f"The pictures are in the output folder {str(output)!r} itself, where the results could not be told "
+            f"The images are in the output folder {str(output)!r} itself, where the results could not be distinguished "
             "from them: choose another one with -o."
         )
     if base not in output.parents:

@@ -74,7 +74,7 @@ def read_recorded(path: Path) -> Mapping[str, Any] | None:
                 if keyword == KEYWORD:
                     content = json.loads(text)
                     return content if isinstance(content, dict) else None
-    except (OSError, ValueError, RecursionError):  # somebody else's file, or a damaged one
+    except (OSError, ValueError, RecursionError):  # a file of another program, or a damaged one
         pass
     return None
 

@@ -84,7 +84,7 @@ def _utf_16(text: bytes) -> str:
 
 
 def _sense(text: str) -> float:
-    """Higher for texts that somebody may have written: ASCII, letters, of few scripts."""
+    """A score that is higher for text that a person may have written: ASCII, letters, few scripts."""
     sample = text[:2048]
     worth = {"L": 0.75, "N": 0.5, "P": 0.5, "Z": 0.5, "C": -3.0}
     score = 0.0

@@ -6,7 +6,7 @@ from darkroom.containers.source import Source
 from darkroom.errors import TooLarge
 
 _MAX_BLOCKS = 1 << 20
-"""Of 255 bytes: a file of 267 MB."""
+"""Maximum number of sub-blocks, of 255 bytes each: a file of 267 MB."""
 _EXTENSION, _IMAGE, _TRAILER = 0x21, 0x2C, 0x3B
 
 
@@ -21,7 +21,7 @@ def _colours(flags: int) -> int:
 
 
 def _end(data: bytes) -> int | None:
-    """Behind the trailer; None in a file that is cut short or damaged before it."""
+    """Return the position behind the trailer; None if the file is cut short or damaged before it."""
     blocks = 0
     try:
         at = 13 + _colours(data[10])

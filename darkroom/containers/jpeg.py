@@ -119,7 +119,7 @@ def _segments(data: bytes, at: int, walk: _Walk) -> int | None:
 
 
 def _segment_end(data: bytes, at: int) -> int | None:
-    """Where the segment of the marker at `at` ends; None where it is cut short."""
+    """Return the end of the segment whose marker is at `at`; None if it is cut short."""
     if at + 4 > len(data):
         return None
     end = at + 2 + max(2, int(struct.unpack_from(">H", data, at + 2)[0]))

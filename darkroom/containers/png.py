@@ -14,9 +14,9 @@ from darkroom.errors import NotAnImage, TooLarge
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_TEXT_BYTES = 1 << 20
-"""Of one text chunk, decompressed, and Pillow's limit as well: for colour profiles, too."""
+"""Maximum decompressed size of one text chunk or colour profile. Pillow has the same limit."""
 _MAX_TEXTS_BYTES = 64 << 20
-"""Of all compressed texts of a file together."""
+"""Maximum size of all compressed texts of a file together."""
 
 _NAME = re.compile(rb"[A-Za-z]{4}")
 _NEEDED = (b"IHDR", b"PLTE", b"IDAT")

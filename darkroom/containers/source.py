@@ -7,7 +7,7 @@ from dataclasses import dataclass
 MAX_PIECES = 1 << 16
 """Chunks or segments of one file: a large image has some thousands, and walking over millions takes seconds."""
 MAX_PROFILE_BYTES = 1 << 24
-"""Of a colour profile: the largest ones in use, of printers, have a few megabytes."""
+"""Maximum size of a colour profile. The largest in use are those of printers, with a few megabytes."""
 
 
 @dataclass(frozen=True, kw_only=True)

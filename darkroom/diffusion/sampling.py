@@ -112,7 +112,7 @@ def get_schedule(
     :param sigmas: noise levels (steps,), largest first, in place of the solver's own; they are shifted as those are.
     :param start, end: shares (0..1) of the noise schedule that another network has done before, and that are done when
         this part ends: `denoising_start` and `denoising_end` of diffusers' Stable Diffusion XL pipelines.
-    :raises InvalidInput: this solver cannot do so many steps, or takes no noise levels.
+    :raises InvalidInput: this solver cannot do that number of steps, or takes no noise levels.
     :raises ValueError: there is not one noise level for each step.
     """
     scheduler = make_scheduler(name, config)

@@ -145,7 +145,7 @@ def _unknown(text: str, schedulers: Mapping[str, SchedulerSpec]) -> InvalidInput
 
 
 def known_name(text: str) -> str:
-    """As `scheduler_name`, among the schedulers of all kinds of models."""
+    """Return the name as `scheduler_name` does, looking at the schedulers of all kinds of models."""
     return scheduler_name(text, _ALL)
 
 

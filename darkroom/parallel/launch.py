@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def _run(private: Path, ranks: str) -> None:
-    """torchrun; when it has ended, or was told to, signals disturb this process no more."""
+    """Run torchrun. After it has ended, or was stopped, this process handles signals as before."""
     for number in (LEADER_ENDED, signal.SIGTERM):  # the second until torchrun has a handler of its own
         signal.signal(number, _end)
     try:

@@ -38,7 +38,7 @@ class Layout:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where one rank stands in the grid."""
+    """The position of one rank in the grid."""
 
     layout: Layout
     rank: int

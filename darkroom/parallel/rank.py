@@ -1,7 +1,7 @@
 """One rank, started by torchrun: `python -m darkroom.parallel.rank PRIVATE_FOLDER`, with RANK in the environment.
 
-It says hello to the leader, loads the job's program, and runs it whenever it is told to. All ranks read a call's inputs
-from the same memory; the first one writes the answer there.
+It connects to the leader, loads the job's program, and runs it on the leader's command. All ranks read a call's
+inputs from the same memory; the first one writes the answer there.
 """
 
 from __future__ import annotations
@@ -65,7 +65,10 @@ class Lifeline:
 
 
 def main() -> None:
-    """Until the leader ends the connection. :raises Exception: whatever went wrong; the leader was told."""
+    """Serve until the leader closes the connection.
+
+    :raises Exception: any failure, after it was reported to the leader.
+    """
     die_with_parent(signal.SIGKILL)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     from darkroom.parallel.channel import Channel  # torch: a second that a dead parent should not have to wait

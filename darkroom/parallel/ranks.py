@@ -145,7 +145,7 @@ class Ranks:
         return self._failed_at
 
     def status(self) -> list[dict[str, Any]]:
-        """Of every rank that was ever heard of: rank, pid, device, parameters, alive, seconds since it last beat."""
+        """The state of every known rank: rank, pid, device, parameters, alive, seconds since its last heartbeat."""
         now = time.monotonic()
         with self._changed:
             ranks = sorted(self._ranks.items())
@@ -223,7 +223,7 @@ class Ranks:
         return subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def _hear(self, selector: selectors.BaseSelector, sender: _Rank | Channel | None) -> None:
-        """One message: of a rank, or of a process that has not said yet which rank it is. None: somebody connects."""
+        """One message: of a rank, or of a process whose rank is not known yet. None: a new connection."""
         if sender is None:
             channel = Channel(self._listener.accept()[0])
             selector.register(channel, selectors.EVENT_READ, channel)

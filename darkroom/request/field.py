@@ -39,7 +39,7 @@ class Field:
     :param input: whether the Triton model takes it.
     :param rest: whether REST endpoints take it; False for what only programs that call Triton say.
     :param rest_words: the words that REST endpoints take, where they take fewer.
-    :param needed: a request without this image is refused, by whoever has the image.
+    :param needed: a request without this image is refused where the image is read.
     :param max_pixels: of an image.
     :param called: how REST endpoints call an image in errors, where it is not by the field's name.
     :param schema: keywords for the OpenAPI schema.

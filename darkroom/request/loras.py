@@ -15,9 +15,9 @@ FIELD = "loras"
 WEIGHT_RANGE = (-10.0, 10.0)
 SHARE_RANGE = (0.0, 1.0)
 MOST_LORAS = 8
-"""Of one request."""
+"""Maximum number of LoRAs in one request."""
 MOST_WEIGHTS = 1000
-"""Of `weights_by_step`."""
+"""Maximum number of entries in `weights_by_step`."""
 LONGEST_NAME = 200
 _REFERENCES = ("name", "session_id", "digest")
 _DIGEST = re.compile(r"[0-9a-f]{64}")

@@ -50,7 +50,7 @@ class Host(Protocol):
         """Whether the repository places this network, under the pipeline's label, on the CPU."""
 
     def loras(self, specs: Iterable[ModelSpec]) -> LoraCache | None:
-        """Where these networks, under the pipeline's label, read LoRAs; None where one of them takes none."""
+        """Return where these networks, under the pipeline's label, read LoRAs; None if one takes none."""
 
 
 class Reply(Protocol):

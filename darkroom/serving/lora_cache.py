@@ -1,6 +1,6 @@
 """A folder of LoRAs on the machine of the networks: one file for each, named by the digest of the file it was made of.
 
-Whoever has a LoRA writes it here once; the networks read it when a row first names it. Only the matrices are kept, as
+A LoRA is written here once; the networks read it when a row first names it. Only the matrices are kept, as
 safetensors: `<component>/<module>/down` (rank, in) and `.../up` (out, rank), with alpha / rank multiplied in.
 """
 

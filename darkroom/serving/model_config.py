@@ -19,7 +19,7 @@ def read_config(model: Path) -> Any | None:
 
 
 def on_cpu(config: Any | None) -> bool:
-    """Whether a network runs on the CPU. Without a config nobody knows, and it does not count as one that does."""
+    """Whether a network runs on the CPU. Without a config this is unknown, and the answer is False."""
     return config is not None and any(group.kind == group.KIND_CPU for group in config.instance_group)
 
 

@@ -126,7 +126,7 @@ class RowCaps:
     Rows of large images gain nothing from company: together they only take longer and need more memory.
 
     :param input: the input that has the size.
-    :param rows: (size, rows) pairs, smallest first; rows of a size up to `size` run at most so many at once, and
+    :param rows: (size, rows) pairs, smallest first; at most `rows` rows of a size up to `size` run at once, and
         larger ones alone.
     :param size: the rule for the size of a row.
     """

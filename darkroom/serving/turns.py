@@ -42,8 +42,8 @@ MEMBER: contextvars.ContextVar[Member | None] = contextvars.ContextVar("member",
 class _Account:
     """The service that a client or a request has received.
 
-    :ivar served: work so far; whoever has the least is next. It never lies behind the rivals' clock when its owner
-        comes back, so nobody saves up turns by staying away.
+    :ivar served: work so far; the member with the least is next. It is never behind the rivals' clock when its owner
+        comes back, so no client can save up turns by pausing.
     :ivar held: room that it takes now.
     :ivar waits: turns that it waits for.
     """
@@ -153,7 +153,7 @@ class Turns:
             wait.granted.set_result(None)
 
     def _next(self) -> _Wait | None:
-        """The next turn; None while there is nobody, or no room for it."""
+        """Return the next turn; None while no member waits, or there is no room for it."""
         requests = [request for client in self._clients.values() for request in client.requests.values()]
         first = [wait for request in requests if (wait := request.first()) is not None]
         for wait in sorted(first, key=_order):

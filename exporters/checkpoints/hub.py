@@ -69,7 +69,7 @@ class Snapshot:
 
 @dataclass(frozen=True, kw_only=True)
 class _Hub:
-    """Where to ask and as whom. The token stays out of its repr, and so out of logs and tracebacks."""
+    """The address of the hub, and the token. The token is not in the repr, and so not in logs and tracebacks."""
 
     endpoint: str
     token: str | None = field(repr=False)
@@ -103,7 +103,7 @@ def resolve(
 
     :param checkpoint: a folder, or "owner/name" with an optional "@revision".
     :param patterns: wildcards for the wanted files' paths in the repository ("unet/*"); "*" matches "/" as well.
-    :param report: is told, in a sentence, what is downloaded.
+    :param report: called with a sentence that says what is downloaded.
     :raises ExportError: neither a folder nor a repository that can be had; says why and what to do.
     """
     found = parse(checkpoint)
@@ -254,7 +254,7 @@ def _download(
 
 @contextmanager
 def _progress(label: str, total: int, have: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal's stderr; gives what moves it by so many bytes."""
+    """Show a bar on a terminal's stderr; yields the function that advances it by a number of bytes."""
     console = Console(file=sys.stderr)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(

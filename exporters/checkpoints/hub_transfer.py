@@ -48,7 +48,7 @@ class RemoteFile:
 
 
 def part_path(target: Path) -> Path:
-    """Where a file lies while it is incomplete."""
+    """Return the path of a file while it is incomplete."""
     return target.with_name(target.name + ".part")
 
 

@@ -61,7 +61,7 @@ def _kind(module: nn.Module) -> Kind:
 
 
 def layout_of(network: nn.Module, part: LoraPart) -> LoraLayout:
-    """Where the matrices of each module stand in the inputs of the served graph."""
+    """Return the positions of each module's matrices in the inputs of the served graph."""
     modules: list[tuple[str, Kind, int, int]] = []
     for name, module in targets_of(network, part).items():
         weight = module.weight

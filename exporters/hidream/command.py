@@ -105,7 +105,7 @@ def prepare(settings: Settings, repository: Path) -> None:
 
 
 def placement(settings: Settings, spec: ModelSpec, usual: Placement) -> Placement:
-    """Where a model of the family runs: the transformer may have devices of its own."""
+    """Return the placement of a model of the family: the transformer may have devices of its own."""
     if split_label(spec.name)[0] != networks.TRANSFORMER.name:
         return usual
     wanted = HidreamSettings.of(settings)
@@ -148,7 +148,7 @@ def _place_transformer(settings: Settings, repository: Path, spec: ModelSpec) ->
 def transformer_placement(usual: Placement, device_type: str | None, devices: tuple[int, ...]) -> Placement:
     """Where the transformer runs, which has devices of its own (HIDREAM_DEVICE_TYPE, HIDREAM_DEVICES).
 
-    It is one instance as soon as it is told of devices, however many: it divides itself over them (decision 12).
+    If devices are given, it is one instance whatever their number: it divides itself over them (decision 12).
 
     :param usual: of the other networks, and of the transformer when neither is given.
     :param device_type: None = where the other networks run.

@@ -21,7 +21,7 @@ from exporters.errors import ExportError
 from exporters.files import sha256
 
 CONFIG = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-"""Whose configuration and tokenizer a file has, unless somebody says otherwise."""
+"""Checkpoint whose configuration and tokenizer are used for a file, unless the caller names another."""
 PATTERNS = ("model_index.json", "*/config.json", "tokenizer/*", "scheduler/*", "generation_config.json")
 """What of a repository is needed for that: no weights."""
 _UNET, _VAE, _TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
@@ -133,7 +133,7 @@ def _of(state: Mapping[str, Any], start: str) -> dict[str, Any]:
 
 
 def _text_encoder(state: Mapping[str, Any]) -> dict[str, Any]:
-    """As transformers names them. Position numbers are no weights, and stored as any type."""
+    """Return the weights by the names of transformers. Position ids are left out: they are not weights."""
     found = {name.removeprefix(_TEXT): value for name, value in _of(state, _TEXT).items()}
     return {
         f"text_model.{name}" if name.startswith(_BARE_TEXT) else name: value

@@ -17,7 +17,7 @@ from exporters.plan import NetworkPlan, Parts, Random, Shape
 from exporters.sdxl.weights import REFINER, TEXT_ENCODERS, UNET, VAE
 
 _LARGEST = 2048
-"""Of the sizes and crops that are compared; larger ones are the same sinusoids."""
+"""Maximum of the sizes and crops that are compared; larger ones are the same sinusoids."""
 
 
 def plan_of(spec: ModelSpec, *, projection: int, scored: bool = False) -> NetworkPlan:

@@ -37,7 +37,7 @@ KINDS = {
 }
 """The class of each part of a base checkpoint."""
 _SCORED_IDS, _SIZED_IDS = 5, 6
-"""Numbers that a UNet is told of: four, and either the aesthetic score or the target size."""
+"""Numbers of a UNet's micro-conditioning: four, and either the aesthetic score or the target size."""
 # What would need inputs that the served graphs do not have.
 _EXTRA_CONDITIONS = ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim")
 

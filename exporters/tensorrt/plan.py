@@ -199,7 +199,7 @@ def _profile(
 def _side(what: str, dim: int | None, axis: Axis | None, ranges: Mapping[str, Range]) -> Range:
     """The sizes of one dimension, in elements.
 
-    :raises ExportError: it is dynamic and nobody says how large it gets, or a limit is no whole number of elements.
+    :raises ExportError: it is dynamic and its maximum is unknown, or a limit is no whole number of elements.
     """
     if dim is not None:
         return Range(minimum=dim, optimum=dim, maximum=dim)

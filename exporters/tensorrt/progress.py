@@ -22,7 +22,7 @@ class Phases:
         self._share = 0.0
 
     def start(self, name: str, parent: str | None, steps: int) -> None:
-        """A phase of so many steps begins."""
+        """Called when a phase with that number of steps begins."""
         with self._lock:
             self._running[name] = _Phase(parent, max(steps, 1))
 

@@ -1,4 +1,4 @@
-"""Where an engine runs: it belongs to one kind of GPU and one version of TensorRT."""
+"""The target of an engine: it belongs to one kind of GPU and one version of TensorRT."""
 
 from __future__ import annotations
 

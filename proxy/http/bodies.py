@@ -19,7 +19,7 @@ MEGABYTE = 1 << 20
 
 
 class Kind(str, Enum):
-    """Of a body, by its Content-Type."""
+    """The kind of a body, by its Content-Type."""
 
     JSON = "application/json"
     MULTIPART = "multipart/form-data"
@@ -114,7 +114,7 @@ class Bodies:
             if not answered:
                 await refuse(refused.response, scope, receive, send)
         except BrokenOff:
-            return  # nobody is there to be told; the access log says 499
+            return  # the client is gone; the access log says 499
 
 
 class BrokenOff(BaseException):
@@ -136,7 +136,7 @@ class _Reader:
     async def next(self, answered: bool) -> Message:
         """The next message.
 
-        :param answered: an answer has begun, so that nobody waits for the body any more.
+        :param answered: an answer has started, so the body is not needed any more.
         :raises Refused, BrokenOff: the body is not as it should be; it will not come.
         """
         if self._complete or answered:

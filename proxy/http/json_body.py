@@ -120,7 +120,7 @@ def _without_long_strings(body: bytes) -> tuple[bytes, dict[str, tuple[int, int]
 
 
 def _closing(body: bytes, at: int) -> int:
-    """Where a string ends that has begun; -1 if it does not."""
+    """Return the end of the string that began before `at`; -1 if it does not end."""
     while (end := body.find(b'"', at)) >= 0:
         before = end
         while body[before - 1] == 0x5C and before > at:

@@ -33,7 +33,7 @@ class Methods:
 
 
 async def _head(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """A stream would go on for long: it is told that the client has gone, as soon as the headers are out."""
+    """A stream would last long: it receives a disconnect as soon as the headers are sent."""
     over = False
 
     async def without_content(message: Message) -> None:

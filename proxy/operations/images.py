@@ -35,7 +35,7 @@ class ImageJob:
 
     @property
     def media_type(self) -> str:
-        """Of the images."""
+        """The media type of the images."""
         return MEDIA_TYPES[self.request.format]
 
 

@@ -179,7 +179,7 @@ class SessionStore:
 
     @contextlib.contextmanager
     def _locked(self, session_id: str | None) -> Iterator[None]:
-        """Hold the lock of a session, or of the list of sessions. The file of the lock stays: whoever waits has it
+        """Hold the lock of a session, or of the list of sessions. The file of the lock stays: a waiting process has it
         open."""
         locks = self._folder / ".locks"
         locks.mkdir(parents=True, exist_ok=True)

@@ -54,7 +54,7 @@ async def _read_call(request: Request, services: Use) -> GenerateCall:
     if accepted in _IMAGES and asked in ("", _IMAGES[accepted]):
         settled["format"] = _IMAGES[accepted]
     parsed = (await take(services, model, fields, **settled)).request
-    if not events:  # progress and previews would reach nobody, and every message costs time
+    if not events:  # nothing reads progress and previews, and every message costs time
         parsed = parsed.with_values(progress_every=0, preview_every=0)
     job = ImageJob.of(model, parsed)
     if accepted in _IMAGES:

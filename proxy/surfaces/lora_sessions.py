@@ -28,7 +28,7 @@ router = APIRouter(tags=["LoRA sessions"])
 IMAGE_FIELD = "image_base64"
 LORA_FIELD = "lora_base64"
 _MAX_PIXELS = 64_000_000
-"""Of an image: training makes it smaller in any case."""
+"""Maximum number of pixels of an image: training makes it smaller in any case."""
 ITERATIONS = {"iteration": (1, 999_999_999)}
 _NO_TRAINING = {"status": "none", "progress": 0}
 

@@ -28,7 +28,7 @@ _VARIES = {"Vary": "Accept"}
     **answers(Root, media=("text/html",), headers=("Vary",)),
 )
 async def root(request: Request, services: Use) -> Response:
-    """Where to go from here; a browser, which asks for HTML, gets a page that makes pictures as durable tasks."""
+    """Links to the endpoints. A browser, which asks for HTML, gets a page that makes images as durable tasks."""
     if accept_of(request).prefers("text/html", "application/json"):
         return HTMLResponse(_PAGE, headers=_VARIES)
     return JSONResponse(_described(services), headers=_VARIES)

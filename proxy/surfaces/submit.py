@@ -121,7 +121,7 @@ class ImageGenerationRequest(BaseModel):
 
 
 def default_steps(most: int) -> int:
-    """Of the contract, or what the installation allows."""
+    """Return the contract's number of steps, or the installation's maximum if that is lower."""
     return min(_USUAL_STEPS, most)
 
 
@@ -174,7 +174,7 @@ async def batch_submit(
 
 
 def _ignored(body: ImageGenerationRequest, services: Services, prefix: str = "") -> list[dict[str, Any]]:
-    """What there is to say of fields that nobody knows; those that are elsewhere are refused."""
+    """Return warnings for unknown fields; fields that belong to another endpoint are refused."""
     names = _TAKEN | submit_operation(services).names | ELSEWHERE.keys()
     return ignored(body.model_extra or {}, names, prefix)
 

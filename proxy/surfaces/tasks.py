@@ -77,7 +77,7 @@ def moment(seconds: float | None) -> str | None:
 
 
 def result_urls(task: Task, request: Request) -> list[str]:
-    """Where its results are: images where they have always been, other files below the task."""
+    """Return the URLs of the results: images below /images, other files below the task."""
     return [str(_result_url(task, result, request)) for result in task.results]
 
 

@@ -1,9 +1,9 @@
 """Tasks with the same key run one at a time, on all proxies together. `Store` has the transactions.
 
 Of the tasks with one key at most one is in the queue or runs. The others are *held*: they have a row and are in no
-queue, so that they take no slot and nobody waits behind them. When the one has ended, and its run has stopped as well,
-the first of the held ones is released. A task that was cancelled has ended before its run has stopped: the column
-`worker` names the proxy whose run may still be at work.
+queue, so that they take no slot and no other task waits behind them. When the one has ended and its run has
+stopped, the first of the held ones is released. A task that was cancelled has ended before its run has stopped: the
+column `worker` names the proxy whose run may still be at work.
 """
 
 from __future__ import annotations

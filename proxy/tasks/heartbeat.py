@@ -16,7 +16,7 @@ _BLIND_SECONDS = LOST_SECONDS / 2
 class Heartbeats:
     """Each proxy counts up a number of its own and watches those of the others.
 
-    Whether one has stopped is measured by the clock of whoever watches: clocks of several machines need not agree.
+    Whether one has stopped is measured by the clock of the observer: clocks of several machines need not agree.
     The methods wait for the database: `Store.call` takes them to a thread.
     """
 

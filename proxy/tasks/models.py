@@ -203,7 +203,7 @@ class TaskContext:
 
 
 START_SECONDS = 0.2
-"""From the acceptance to the start on an idle service (half a look of the queue), and to write the results."""
+"""Seconds from acceptance to start on an idle service (half a polling interval), and for writing the results."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,13 +253,13 @@ class QueueEstimate:
         return next((k for k, one in enumerate(self.waiting, 1) if one == id), None)
 
     def seconds_until_done(self, task: Task) -> float:
-        """As far as one can tell."""
+        """The best estimate at this moment."""
         if task.ended:
             return 0.0
         return self.forecast.ends.get(task.id, task.estimate) + (START_SECONDS if task.state == "queued" else 0.0)
 
     def seconds_until_room(self, count: int) -> float:
-        """Until so many of them have ended."""
+        """Seconds until that number of them have ended."""
         moments = self.forecast.moments
         return moments[min(count, len(moments)) - 1] if moments else 0.0
 

@@ -49,7 +49,7 @@ class Overview:
         return await self._store.call(partial(self._store.queue_estimates, loads, arriving=arriving))
 
     async def recent_estimates(self) -> QueueEstimates:
-        """As `queue_estimates`, but up to a quarter of a second old, so that all followers share one query."""
+        """Return `queue_estimates`, up to a quarter of a second old, so that all followers share one query."""
         now = time.monotonic()
         if self._look is None or now > self._look_until:
             self._look, self._look_until = asyncio.ensure_future(self.queue_estimates()), now + _ESTIMATE_SECONDS

@@ -80,7 +80,7 @@ class Retention:
         return outlived
 
     def _total_bytes(self) -> int:
-        """Of inputs and results, and of the workspaces of tasks that were begun and have not ended."""
+        """The bytes of inputs and results, and of the workspaces of tasks that have started and not ended."""
         begun = sa.select(TASKS.c.id).where(TASKS.c.state.in_(LIVE), TASKS.c.started_at.is_not(None))
         size = sa.select(sa.func.sum(TASKS.c.bytes)).where(TASKS.c.expired_at.is_(None))
         with self._store.transaction() as connection:

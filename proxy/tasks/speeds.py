@@ -20,7 +20,7 @@ BATCH_GAP = 1e-6
 """Tasks that arrive within this many seconds of each other belong to one batch."""
 _BURST_SECONDS = 1.0
 _LEAST_LEFT = 0.1
-"""Of a running task's demand, when it had more than that already."""
+"""Seconds that are assumed to be left of a running task that has taken longer than expected."""
 _ESTIMATED = (
     "id",
     "operation",

@@ -1,6 +1,7 @@
 """The tasks in the database, as clients see them. SQLite and PostgreSQL, with the same statements.
 
-Every change of a task's state is one conditional UPDATE: whoever finds the condition true did it, and nobody else.
+Every change of a task's state is one conditional UPDATE: only the process that finds the condition true makes
+the change.
 The methods wait for the database: `Store.call` takes them to a thread.
 """
 
@@ -44,12 +45,12 @@ _PATIENCE = {
 }
 """A PostgreSQL that is out of reach is one that does not answer; requests get 503 and do not wait for ever. And a proxy
 that stands still in the middle of an acceptance does not keep the others from theirs."""
-_ADMISSION_LOCK = 0x6461726B  # any number that nobody else in the database uses
+_ADMISSION_LOCK = 0x6461726B  # any number that no other application uses in this database
 _ROUNDS = 2**29
 """`order` is the number of the priority times this, plus the round: DBOS takes priorities up to 2^31 - 1."""
 _BUSY_MILLISECONDS = 30_000
 IDS_AT_A_TIME = 500
-"""A database takes only so many values in one statement."""
+"""Maximum number of values in one statement: databases have a limit."""
 _KEY = "Idempotency-Key"
 
 
@@ -253,7 +254,7 @@ class Store:
         return None if row is None else _task(row)
 
     def accepted(self, ids: Sequence[str]) -> set[str]:
-        """As `known`, once the acceptances that are under way have come to their end."""
+        """Return what `known` does, after the acceptances in progress have finished."""
         with self.transaction(locked=True) as connection:
             return set(connection.scalars(sa.select(TASKS.c.id).where(TASKS.c.id.in_(ids))))
 

@@ -50,7 +50,7 @@ class GenerateRequest(ImageRequest):
     max_sequence_length: Annotated[
         int,
         Field(
-            help="Tokens that each encoder reads of a prompt; fewer where it cannot read so many.",
+            help="Maximum number of tokens that each encoder reads of a prompt; some encoders have a lower limit.",
             low=SEQUENCE_RANGE[0],
             high=SEQUENCE_RANGE[1],
         ),

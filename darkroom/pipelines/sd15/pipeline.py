@@ -156,7 +156,7 @@ class Prediction:
 
     @cached_property
     def loras(self) -> tuple[LoraChoice, ...]:
-        """Of the request."""
+        """The LoRAs of the request."""
         return self.request.lora_choices
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The Real-ESRGAN networks as data: what they are called, what they compute, what Triton is told of them.
+"""The Real-ESRGAN networks as data: their names, what they compute, and their Triton signature.
 
 Architectures and weights are those of https://github.com/xinntao/Real-ESRGAN (BSD-3-Clause). A network takes
 and gives 8-bit pictures: scaling to 0..1, clamping and rounding are part of the graph, because moving a tile

@@ -47,7 +47,7 @@ class UpscaleContext:
     :param network: takes `image` uint8 (n, height, width, 3), gives `upscaled` uint8, `scale` times as large.
     :param limits: of the installation.
     :param window: side in pixels of the largest window where the request does not say; None = any.
-    :param on_progress: told the tiles done and the tiles in all, from the loop's thread.
+    :param on_progress: called with the number of finished tiles and of all tiles, from the loop's thread.
     :param stopped: asked before every tile whether the client has gone.
     """
 

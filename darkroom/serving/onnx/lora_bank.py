@@ -28,7 +28,7 @@ Place = Callable[[Array], Any]
 
 SMALLEST_RANK = 4
 LARGEST_RANK = 4096
-"""Of all LoRAs of one row together."""
+"""Maximum rank of all LoRAs of one row together."""
 
 
 def shelf_rank(rank: int) -> int:

@@ -53,7 +53,7 @@ class OnnxNetwork:
     :param folder: of the model, in which the folder `version` lies.
     :param kind: Triton's instance kind, "CPU" or "GPU".
     :param device: the number of the GPU.
-    :param warn: is told of every execution provider that does not work here.
+    :param warn: called with a sentence for every execution provider that does not work here.
     :raises LoadError: the model cannot be served as configured.
     """
 

@@ -193,7 +193,7 @@ def open_session(path: Path, options: ort.SessionOptions, wanted: Sequence[Provi
     :raises Exception: ONNX Runtime's own, when the file is at fault or the last provider fails too.
     """
     if any(provider.name in (CUDA, TENSORRT) for provider in wanted) and CUDA in ort.get_available_providers():
-        # CUDA and cuDNN from pip are on no library path, and nobody imports torch here, which would load them.
+        # CUDA and cuDNN from pip are on no library path, and this process does not import torch, which would load them.
         ort.preload_dlls()
 
     def build(providers: Sequence[Provider]) -> Any:

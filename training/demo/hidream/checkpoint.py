@@ -1,4 +1,4 @@
-"""From trained states to the checkpoint of the family, and back."""
+"""Write trained states as the checkpoint of the family, and read it back."""
 
 from __future__ import annotations
 

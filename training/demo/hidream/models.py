@@ -102,7 +102,7 @@ def encode(parts: nn.ModuleDict, words: Words, tokens: Tensor) -> dict[str, Tens
     """
     clip, t5, llama = torch.split(tokens, LENGTH, dim=1)
     t5_mask, llama_mask = (t5 != words.t5.pad_token_id).long(), (llama != words.llama.pad_token_id).long()
-    language_model: Any = parts[LLAMA].model  # without the head, which nobody asks
+    language_model: Any = parts[LLAMA].model  # without the head, which is not used
     answer = language_model(input_ids=llama, attention_mask=llama_mask, use_cache=False, output_hidden_states=True)
     return {
         "pooled_embeds": torch.cat([parts[part](input_ids=clip).text_embeds for part in (CLIP_L, CLIP_G)], dim=-1),

@@ -27,7 +27,7 @@ _TOLERANCE = 1
 def measure_canny(settings: Measurement, report: Report) -> dict[str, Any]:
     """Make a picture for each held-out scene from its prompt and its edges, and compare the edges.
 
-    Writes canny.json and canny.jpg (control above result) beside the ControlNet, and its card anew.
+    Writes canny.json and canny.jpg (control above result) beside the ControlNet, and updates its card.
     """
     scenes = settings.scenes()
     rng = random.Random(settings.seed)

@@ -1,4 +1,4 @@
-"""From trained states to the checkpoints of the family, and back."""
+"""Write trained states as the checkpoints of the family, and read them back."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from training.render import SIDE
 WIDTHS = (128, 64)
 """Widths of the two text encoders. The base attends to both side by side, the refiner to the second."""
 TIME_WIDTH = 16
-"""Of the sinusoidal embedding of each number of the micro-conditioning; 256 in SDXL."""
+"""Width of the sinusoidal embedding of each number of the micro-conditioning; 256 in SDXL."""
 BASE_NUMBERS, REFINER_NUMBERS = 6, 5
 """Micro-conditioning of the base: original size, crop, target size; of the refiner: original size, crop, score."""
 REFINER_BELOW = 200
