@@ -87,8 +87,8 @@ def _mended(given: Any, case: schemathesis.Case) -> Any:
     for low, high, bounds in _PAIRS:
         if low in body or high in body:
             body[low], body[high] = bounds
-    if body.get("use_lora"):
-        body.setdefault("session_id", "1")
+    if body.get("use_lora") and not body.get("session_id"):
+        body["session_id"] = "1"
     if "enlarge" not in body:
         body.pop("enlarge_model", None)
     return _quick(body, case.operation.path)

@@ -12,9 +12,8 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, BeforeValidator
 
-from darkroom.errors import InvalidInput, NotFound
+from darkroom.errors import InvalidInput
 from darkroom.request.edge import Text, optional
-from darkroom.request.fields import shown
 from proxy.answers import Txt2img
 from proxy.documented import IMAGE, WORK, answers
 from proxy.ignored import ignored, note
@@ -22,6 +21,7 @@ from proxy.models import ServedModel, default_model, installed
 from proxy.operations.images import GeneratedImages, ImageJob, run
 from proxy.operations.taking import MODEL, names_of, take, take_model
 from proxy.services import Services, Use, while_connected
+from proxy.surfaces.lora_sessions import store_of
 from proxy.uploads import read_fields
 from proxy.validation import validated
 
@@ -64,20 +64,24 @@ async def _job(request: Request, services: Use) -> tuple[ImageJob, dict[str, Any
     warnings = note(request, ignored(fields, names_of(model) - ELSEWHERE))
     known = {name: value for name, value in fields.items() if name not in {MODEL, *ELSEWHERE}}
     parsed = (await take(services, model, known)).request
-    _refuse_lora(lora)
+    await asyncio.to_thread(_refuse_lora, services, lora)
     return ImageJob.of(model, parsed.with_values(progress_every=0, preview_every=0)), warnings
 
 
-def _refuse_lora(fields: LoraFields) -> None:
+def _refuse_lora(services: Services, fields: LoraFields) -> None:
     """
-    :raises InvalidInput: a LoRA is asked for, and no session is named.
-    :raises NotFound: there is no such session.
+    :raises InvalidInput: a LoRA is asked for, and no session is named, or the session has one: no model of this
+        contract takes LoRAs yet.
+    :raises NotFound: there is no such session, or it has no LoRA.
     """
     if not fields.use_lora:
         return
     if fields.session_id is None:
         raise InvalidInput("session_id is missing: use_lora takes the newest LoRA of a session.", param="session_id")
-    raise NotFound(f"There is no session {shown(fields.session_id)}.", param="session_id")
+    store_of(services).read_lora(fields.session_id)
+    raise InvalidInput(
+        "use_lora must be false: this version does not apply the LoRAs of sessions yet.", param="use_lora"
+    )
 
 
 @router.post(

@@ -99,8 +99,8 @@ def test_txt2img_takes_a_form(http: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("fields", "status", "param"),
     [
-        ({"use_lora": True, "session_id": "1"}, 404, "session_id"),
-        ({"use_lora": True, "session_id": 1}, 404, "session_id"),
+        ({"use_lora": True, "session_id": "987654"}, 404, "session_id"),
+        ({"use_lora": True, "session_id": 987654}, 404, "session_id"),
         ({"use_lora": True}, 422, "session_id"),
         ({"use_lora": "perhaps"}, 422, "use_lora"),
         ({"width": 100}, 422, "width"),
