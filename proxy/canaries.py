@@ -1,4 +1,4 @@
-"""Canaries: small real inferences, by which the service learns that the models of a group work."""
+"""Canaries: small real inferences that show whether the models of a group work."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from proxy.waiting import at_most
 log = logging.getLogger(__name__)
 
 Counts = Mapping[str, int]
-"""Requests that each model has answered without an error so far; a pipeline those that this proxy sent."""
+"""Number of requests that each model has answered without an error; for a pipeline only those of this proxy."""
 
 
 class CanaryFailed(Exception):
-    """A canary failed. No request sees this error, so it is not one of the error tree.
+    """A canary failed. No request receives this error, so it is not in the error tree.
 
     :ivar message: why, in one sentence.
-    :ivar models: those that may be the reason: what is to be loaded again.
+    :ivar models: the models that may be the reason and should be loaded again.
     """
 
     def __init__(self, message: str, models: tuple[str, ...]) -> None:
@@ -41,7 +41,7 @@ class _Failure:
 class Canaries:
     """Runs the canaries of groups.
 
-    :param successes: reads what each network has answered; empty while that cannot be read.
+    :param successes: returns the number of requests that each network has answered; empty while it is unknown.
     :param timeout: seconds that one canary may take.
     """
 
@@ -84,11 +84,11 @@ class Canaries:
 
     async def _one(self, group: Group, spec: ModelSpec, before: Counts | None) -> _Failure | None:
         """
-        :param before: of a group that worked: other work that goes on excuses a late canary.
+        :param before: counts of a group that worked; a late canary is excused if they have grown.
         """
         try:
             await at_most(self._timeout, self._consume(group, spec))
-        except DarkroomError as error:  # also NotReady: of what the look at Triton found loaded, it is a failure
+        except DarkroomError as error:  # NotReady is a failure too: Triton said that the model is loaded
             return _Failure(spec=spec, why=error.message)
         except asyncio.TimeoutError:
             if before and await self._works(group, spec, before):
@@ -98,7 +98,7 @@ class Canaries:
         return None
 
     async def _works(self, group: Group, spec: ModelSpec, before: Counts) -> bool:
-        """Whether the networks that the canary is to prove have answered others meanwhile."""
+        """Whether the networks of the canary have answered other requests meanwhile."""
         now = await self._successes()
         return any(_grew(name, before, now) for name in ([spec.name] if spec.is_network else group.without_canary()))
 
@@ -120,7 +120,7 @@ def _grew(model: str, before: Counts, now: Counts) -> bool:
 
 
 def _failed(group: Group, failures: list[_Failure]) -> CanaryFailed:
-    """A network whose own canary failed is the reason; else the pipeline, or a network that has no canary."""
+    """Return the error. It names networks whose own canary failed, else the pipeline and networks without one."""
     alone = [failure for failure in failures if failure.spec.is_network and not failure.spec.canary_model]
     failure = (alone or failures)[0]
     through = [f.spec.name for f in failures if f.spec.canary_model]

@@ -1,4 +1,4 @@
-"""Admission: how many tasks run at once, whose is next, how many may wait, and the door that closes while draining."""
+"""Admission: how many tasks run at once, which one is next, how many may wait, and the refusal while draining."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from proxy.retry import Appointments, Flow
 
 @dataclass(eq=False, frozen=True)
 class _Waiting:
-    """A task in the queue. `round` says how many turns of its client come before it."""
+    """A task in the queue. `round` is the number of turns of its client before it."""
 
     source: str
     round: int
@@ -28,8 +28,8 @@ class Gate:
     """Bounded concurrency. Clients take turns: a free slot goes to the one that has the fewest slots, and of those to
     the one whose turn it is; the tasks of one client come in their order.
 
-    A client that has no slot does not wait for the others' long tasks while one of a few guest slots is free, which
-    come on top of the capacity.
+    A client without a slot does not wait for the long tasks of others while a guest slot is free. Guest slots are
+    additional to the capacity.
 
     :param capacity: tasks that run at once.
     :param queue_size: tasks that may wait for a slot; further ones are refused with 429.
@@ -57,7 +57,7 @@ class Gate:
         self._idle.set()
 
     def check(self, source: str = "") -> None:
-        """Whether one more task of that client may come.
+        """Check whether one more task of that client is admitted.
 
         :raises NotReady: the service is draining.
         :raises QueueFull: `queue_size` tasks wait already.
@@ -71,7 +71,7 @@ class Gate:
 
     @asynccontextmanager
     async def admit(self, source: str = "") -> AsyncIterator[None]:
-        """Hold a slot while the body runs; raises as `check`."""
+        """Hold a slot while the body runs; raises what `check` raises."""
         self.check(source)
         self.queued += 1
         self._idle.clear()
@@ -95,10 +95,10 @@ class Gate:
 
     @asynccontextmanager
     async def slot(self, source: str = "") -> AsyncIterator[Running]:
-        """Hold a slot for a durable task. It has waited in a queue of its own, which is bounded elsewhere, so it is
-        not counted in this one; among those that wait here it takes its turn.
+        """Hold a slot for a durable task. Its own queue has a limit, so it is not counted here; it takes turns with
+        the requests that wait.
 
-        :raises NotReady: the service is draining; what has not begun by then begins after the next start.
+        :raises NotReady: the service is draining; the task starts after the next start of the service.
         """
         await self._acquire(source)
         if self.draining:
@@ -114,7 +114,7 @@ class Gate:
         return taken < self.capacity + (0 if self._running[source] else self.guests)
 
     async def _acquire(self, source: str) -> None:
-        """Wait for a slot and take it; to be given back by `_release`."""
+        """Wait for a slot and take it; `_release` returns it."""
         self._rounds[source] = turn = max(self._round, self._rounds.get(source, -1) + 1)
         waiting = _Waiting(source, turn, next(self._numbers), asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
@@ -135,7 +135,7 @@ class Gate:
         self._admit_next()
 
     def _admit_next(self) -> None:
-        """Give away what slots there are."""
+        """Give the free slots to waiting tasks."""
         while (waiting := self._next()) is not None:
             self._queue.remove(waiting)
             self._round = max(self._round, waiting.round)
@@ -143,12 +143,12 @@ class Gate:
             waiting.admitted.set_result(None)
 
     def _next(self) -> _Waiting | None:
-        # One that was cancelled a moment ago has not left the queue yet.
+        # A task that has just been cancelled may still be in the queue.
         ready = (one for one in self._queue if not one.admitted.done() and self._has_slot(one.source))
         return min(ready, key=lambda one: (self._running[one.source], one.round, one.number), default=None)
 
     def _forget(self, source: str) -> None:
-        """Keep nothing of a client that neither runs nor waits."""
+        """Forget a client that has no running and no waiting task."""
         if not self._running[source]:
             del self._running[source]
             if not any(one.source == source for one in self._queue):
@@ -156,7 +156,7 @@ class Gate:
 
     @contextmanager
     def _occupied(self, source: str) -> Iterator[Running]:
-        """Count a slot that was acquired, and give it back."""
+        """Record how long a slot was held, and return it."""
         self._idle.clear()
         self.active += 1
         self.total += 1
@@ -169,13 +169,13 @@ class Gate:
             self._note_idle()
 
     def retry_after(self) -> int:
-        """Whole seconds until there is likely room in the queue, another second for each who is refused."""
+        """Whole seconds until there is probably room in the queue; one second more for each refused client."""
         interval = self._flow.interval(self.load.expected_seconds() / self.capacity)
         return self._appointments.next(lambda number: number * interval, most=self.capacity + self.queue_size)
 
     @property
     def idle(self) -> bool:
-        """Nothing runs and nothing waits."""
+        """Whether nothing runs and nothing waits."""
         return self.active == 0 and self.queued == 0
 
     async def wait_idle(self) -> None:

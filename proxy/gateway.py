@@ -1,4 +1,4 @@
-"""The way to Triton: one gRPC stream per call, which is always read to its end.
+"""Calls models in Triton: one gRPC stream per call, which is always read to its end.
 
 Everything goes through ModelStreamInfer, also single-response models: early cancels of unary calls crash
 Triton 2.51. And a gRPC call that is cancelled while its last response is on the way leaks that response in tritonserver
@@ -36,13 +36,13 @@ _STOP_SECONDS = 30.0
 _END_SECONDS = 0.02
 """After an error the stream ends at once, and there is nothing to stop."""
 _ASK_SECONDS = 1.0
-"""Between two requests to stop: the first one may have overtaken the call that it is for."""
+"""Seconds between two requests to stop: the first one may have arrived before the call itself."""
 
 
 class Gateway:
     """A connection to one Triton server.
 
-    :param address: host:port of its gRPC.
+    :param address: host:port of its gRPC endpoint.
 
     `retry_after` returns the expected seconds until an unavailable model is back; the readiness monitor sets it.
 
@@ -57,14 +57,14 @@ class Gateway:
         self.answered: Counter[str] = Counter()
 
     async def close(self) -> None:
-        """Close the channel, and with it the calls that have not ended yet."""
+        """Close the channel and the running calls."""
         for task in self._stopping:
             task.cancel()
         await asyncio.gather(*self._stopping, return_exceptions=True)
         await self._client.close()
 
     async def models(self) -> dict[str, bool]:
-        """The models of the repository and whether each one is loaded.
+        """Return whether each model of the repository is loaded.
 
         :raises NotReady: Triton does not answer.
         """
@@ -85,7 +85,7 @@ class Gateway:
             raise translate(error) from error
 
     def break_off(self, model: str) -> None:
-        """End the calls of a model whose process is gone with NotReady: Triton would let them wait for ever."""
+        """End the calls of a model whose process has died with NotReady: Triton would never answer them."""
         for call in self._calls.get(model, ()):
             call.fail(NotReady(_RESTARTING, retry_after=self.retry_after(model)))
 
@@ -103,9 +103,9 @@ class Gateway:
         Leaving the iteration early, or cancelling the task that runs it, stops the request in Triton at its next step.
 
         :param inputs: arrays, or plain str/int/float for one-element inputs; None is left out.
-        :param client: who asks: in the pipelines clients take turns. Empty for a client of its own.
+        :param client: the client: in the pipelines clients take turns. Empty: the call counts as a client of its own.
         :param can_stop: the model is a pipeline, which can be asked to stop; the call of another one is cancelled.
-        :raises DarkroomError: the error that the model raised, or NotReady when Triton is away.
+        :raises DarkroomError: the error that the model raised, or NotReady when Triton is unavailable.
         """
         arrays = {name: as_array(value) for name, value in inputs.items() if value is not None}
         tensors = [_tensor(name, array) for name, array in arrays.items()]
@@ -150,11 +150,11 @@ class Gateway:
 
 
 class _Call:
-    """One call on its way: a task of its own reads the stream, so that it goes on when the caller is cancelled.
+    """One running call. A separate task reads the stream, so that reading continues when the caller is cancelled.
 
-    :param client: who asks.
-    :param translate: Triton's errors to ours.
-    :ivar name: by which the model can be asked to stop it.
+    :param client: the client, for turns.
+    :param translate: turns Triton's errors into ours.
+    :ivar name: id with which the model can be asked to stop the call.
     """
 
     def __init__(
@@ -177,9 +177,9 @@ class _Call:
         return self._reader.done()
 
     async def next(self) -> dict[str, Array] | None:
-        """The outputs of the next response; None at the end.
+        """Return the outputs of the next response; None at the end.
 
-        :raises DarkroomError: instead of a response there was an error.
+        :raises DarkroomError: the response is an error.
         """
         one = await self._queue.get()
         if isinstance(one, DarkroomError):
@@ -192,12 +192,12 @@ class _Call:
         return self.ended
 
     def fail(self, error: DarkroomError) -> None:
-        """Give its reader an error instead of what may still come, and break it off."""
+        """Give the reader an error in place of further responses, and cancel the call."""
         self._queue.put_nowait(error)
         self.cancel()
 
     def cancel(self) -> None:
-        """Break the call off; does nothing to one that has ended."""
+        """Cancel the call; does nothing if it has ended."""
         self._responses.cancel()
 
     async def _read(self) -> None:
@@ -230,7 +230,7 @@ def _tensor(name: str, array: Array) -> Any:
 
 
 def translate(error: _TritonError, retry_after: int = _RETRY_AFTER) -> DarkroomError:
-    """An error of Triton's, or of the connection to it, as one of ours; `retry_after` if the server is away."""
+    """Return our error for an error of Triton or of the connection; with `retry_after` if the server is unavailable."""
     if isinstance(error, grpc.aio.AioRpcError):
         text, status = error.details() or "", error.code().name
     else:
@@ -246,5 +246,5 @@ def translate(error: _TritonError, retry_after: int = _RETRY_AFTER) -> DarkroomE
 
 
 def _is_gone(text: str) -> bool:
-    """Whether Triton says so of a model: its process has died, or it is being loaded again."""
+    """Whether a message of Triton means that the model's process has died or that it is being loaded again."""
     return any(words in text for words in ("unknown model", "not ready", "is not healthy"))

@@ -10,10 +10,10 @@ from darkroom.serving.networks import ModelSpec, Tensors, split_label
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """One pipeline with its networks. Checkpoints of one family, which labels tell apart, are groups of their own.
+    """One pipeline with its networks. Checkpoints of one family with different labels are separate groups.
 
     :param family: the folder of `darkroom/pipelines` that it comes from.
-    :param networks: those of the repository that have the family and the label of the pipeline.
+    :param networks: the networks in the repository with the family and the label of the pipeline.
     """
 
     family: str
@@ -31,18 +31,18 @@ class Group:
         return (*self.networks, self.pipeline)
 
     def canary(self, spec: ModelSpec) -> Tensors | None:
-        """The inputs of the canary of one of the models; None where it has none."""
+        """Return the inputs of a model's canary; None if it has none."""
         if spec.canary_for is not None:
             return spec.canary_for({split_label(model.name)[0] for model in self.models})
         return spec.canary() if spec.canary is not None else None
 
     def without_canary(self) -> tuple[str, ...]:
-        """The networks that only the pipeline's canary reaches, or all networks where each one has its own."""
+        """The networks without a canary of their own, which only the pipeline's canary reaches; all if each has one."""
         return tuple(n.name for n in self.networks if self.canary(n) is None) or tuple(n.name for n in self.networks)
 
 
 def groups_of(models: Iterable[str], families: Mapping[str, tuple[ModelSpec, ...]]) -> dict[str, Group]:
-    """The groups of a repository, by name.
+    """Return the groups of a repository, by name.
 
     :param models: the names in the repository. A network without a pipeline is in no group.
     """

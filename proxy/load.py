@@ -1,5 +1,5 @@
-"""What works at the moment, and how much of the machine each job had: without it, a job that ran beside seven others
-would pass for one that is eight times as long."""
+"""Tracks the running jobs and the share of the machine that each had. Without it, a job that ran beside seven others
+would count as eight times as long."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GAIN_RANGE = (-0.3, 0.9)
 
 
 class Sharing(Protocol):
-    """What decides how much of the machine a job gets.
+    """The properties that decide which share of the machine a job gets.
 
     :ivar group: jobs of one group call the same networks; "" = not known.
     :ivar turn: seconds of one of its steps alone; 0 = not known.
@@ -29,13 +29,13 @@ class Sharing(Protocol):
 
 
 def shares(jobs: Sequence[Sharing], gain: float, machines: int = 1) -> list[float]:
-    """How fast each of the jobs goes while all of them run, in seconds of the job alone per second.
+    """Return the speed of each job while all of them run: seconds of its work, as if it ran alone, per second.
 
-    Groups have the machine in equal parts. In a group all jobs take a step in each round, so that long steps take more
-    of it. Together, n jobs do n^gain times the work of one.
+    Groups share the machine equally. Within a group all jobs take one step per round, so jobs with long steps get
+    more of it. Together, n jobs do n^gain times the work of one.
 
     :param gain: 0 = none; above 0 where batches or idle cores make n jobs cheaper than n times one.
-    :param machines: which have the jobs in equal parts.
+    :param machines: number of machines, among which the jobs are divided equally.
     """
     if not jobs:
         return []
@@ -53,11 +53,11 @@ def shares(jobs: Sequence[Sharing], gain: float, machines: int = 1) -> list[floa
 
 @dataclass(kw_only=True, eq=False)
 class Running:
-    """A job at work.
+    """A running job.
 
     :ivar id: of its task; "" for a direct request.
     :ivar had: seconds of its work alone that are done.
-    :ivar company: the logarithm of how many ran, integrated over the time.
+    :ivar company: the logarithm of the number of running jobs, integrated over time.
     """
 
     began: float
@@ -68,16 +68,16 @@ class Running:
     company: float = 0.0
 
     def mean_company(self, now: float) -> float:
-        """The logarithm of how many ran, on average."""
+        """The mean logarithm of the number of running jobs."""
         return self.company / (now - self.began) if now > self.began else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Used:
-    """What a job took.
+    """The measured cost of a job.
 
-    :ivar seconds: of its work alone: what of the machine it had.
-    :ivar company: the logarithm of how many ran beside it, itself counted; 0 for one that was alone.
+    :ivar seconds: of its work, as if it had run alone.
+    :ivar company: the mean logarithm of the number of running jobs, itself included; 0 for a job that ran alone.
     """
 
     seconds: float
@@ -86,7 +86,7 @@ class Used:
 
 @dataclass(frozen=True, kw_only=True)
 class Direct:
-    """A direct request that runs: what is probably left of it, in seconds of its work alone."""
+    """A running direct request, and the seconds that are probably left of its work, as if it ran alone."""
 
     group: str
     left: float
@@ -94,11 +94,11 @@ class Direct:
 
 
 CURRENT: ContextVar[Running | None] = ContextVar("current_job", default=None)
-"""The job that the code at hand works for."""
+"""The job of the current context."""
 
 
 class Load:
-    """The jobs at work in this process. Everything happens on its event loop.
+    """The running jobs of this process. All methods are called on its event loop.
 
     :param clock: seconds that only go up.
     """
@@ -114,7 +114,7 @@ class Load:
 
     @contextmanager
     def job(self) -> Iterator[Running]:
-        """A job that works while the body runs; `CURRENT` there."""
+        """Count a job while the body runs; there it is `CURRENT`."""
         self._tick()
         job = Running(began=self._now)
         self._jobs.append(job)
@@ -136,25 +136,25 @@ class Load:
             self._usual[job.group] = usual + _SMOOTHING * (job.had - usual)
 
     def describe(self, job: Running, *, id: str, group: str, turn: float) -> None:
-        """Say what a job is, once that is known. What it had before does not count."""
+        """Set the properties of a job once they are known. The time before does not count."""
         self._tick()
         job.id, job.group, job.turn = id, group, turn
         job.began, job.had, job.company = self._now, 0.0, 0.0
 
     def calls(self, group: str) -> None:
-        """The code at hand calls those networks for its job."""
+        """Note that the current job calls these networks."""
         job = CURRENT.get()
         if job is not None and job.group != group:
             self._tick()
             job.group = group
 
     def used(self, job: Running) -> Used:
-        """What it took until now."""
+        """Return the cost of a job so far."""
         self._tick()
         return Used(seconds=job.had, company=job.mean_company(self._now))
 
     def expected_seconds(self) -> float:
-        """How long a job holds its slot: what was seen, and at least as long as those at work have theirs."""
+        """Return the expected time that a job holds its slot: the average, and at least that of the running jobs."""
         self._tick()
         ages = [self._now - job.began for job in self._jobs]
         return max(self.seconds or 1.0, sum(ages) / len(ages) if ages else 0.0)
@@ -165,7 +165,7 @@ class Load:
         return {job.id: job.had for job in self._jobs if job.id}
 
     def direct(self, queued: int) -> tuple[list[Direct], list[Direct]]:
-        """The direct requests at work, and as many that wait."""
+        """Return the running direct requests, and as many usual ones as are queued."""
         self._tick()
         usual = sum(self._usual.values()) / len(self._usual) if self._usual else 1.0
         running = [
@@ -178,7 +178,7 @@ class Load:
         return running, [Direct(group=group, left=usual)] * queued
 
     def _tick(self) -> None:
-        """Give each job its part of the time since the last change."""
+        """Credit each job with its share of the time since the last change."""
         now = self._clock()
         passed, self._now = now - self._now, now
         if passed <= 0 or not self._jobs:

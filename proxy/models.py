@@ -40,11 +40,11 @@ class ServedModel:
 
     @property
     def name(self) -> str:
-        """The name of its pipeline in Triton, which requests use, too."""
+        """The name of its pipeline in Triton, which requests can use as well."""
         return self.pipeline.name
 
     def checkpoint(self, services: Services) -> CheckpointInfo | None:
-        """What the export wrote down; None where there is nothing, as for a repository on another machine."""
+        """The information from the export; None if it cannot be read, as for a repository on another machine."""
         return self.family.read_checkpoint(services.settings.model_repository, self.label)
 
     def limits(self, services: Services) -> Any:
@@ -52,7 +52,7 @@ class ServedModel:
         return services.settings.family(self.family.name)
 
     def parse(self, services: Services, fields: dict[str, Any]) -> Request:
-        """The request that the fields make.
+        """Make the request from the fields.
 
         :raises InvalidInput, TooLarge: one of them is out of range.
         """
@@ -60,20 +60,20 @@ class ServedModel:
         defaults = checkpoint.request_defaults if checkpoint else None
         request = self.family.request.parse(fields, limits, defaults)
         if checkpoint is not None:
-            request.completed(checkpoint, limits)  # refuses what the model would
+            request.completed(checkpoint, limits)  # the same checks as in the model
         return request
 
     def require_ready(self, services: Services) -> None:
-        """:raises NotFound, NotReady: this installation does not have it; it does not work now."""
+        """:raises NotFound, NotReady: the model is not installed; it does not work at the moment."""
         self.require(services)
         services.monitor.require(self.name)
 
     def require(self, services: Services) -> None:
-        """:raises NotFound: this installation does not have it. Not checked while Triton is unavailable."""
+        """:raises NotFound: the model is not installed. Not checked while Triton is unavailable."""
         services.require_chosen(self.name)
         served = services.monitor.models
         if served and self.name not in served:
-            # Not 503, which promises that it will be there soon.
+            # Not 503, which means that it will be available soon.
             raise NotFound(
                 f"This installation has no {_CALLED[self.family.operation]} {self.name}; export one: "
                 f"python -m exporters {self.family.name}.",
@@ -82,15 +82,15 @@ class ServedModel:
 
 
 def of_operation(operation: Operation) -> list[Family]:
-    """The families that can do it, the default first."""
+    """Return the families that can do an operation, the default first."""
     found = [family for family in families().values() if family.operation == operation]
     return sorted(found, key=lambda family: (family.order, family.name))
 
 
 def installed(services: Services, operation: Operation | None = None) -> list[ServedModel]:
-    """The models that are there, the default of each operation first.
+    """Return the installed models, the default of each operation first.
 
-    Triton knows; until it has started, the folders of the repository do.
+    They are those of Triton; until it has started, those with a folder in the repository.
     """
     names = set(services.monitor.models) or {path.name for path in services.settings.model_repository.glob("*")}
     order = sorted(families().values(), key=lambda family: (family.operation, family.order, family.name))
@@ -118,18 +118,18 @@ def _has_export(services: Services, model: ServedModel) -> bool:
 
 
 def default_model(services: Services, operation: Operation) -> ServedModel:
-    """The model of requests that name none: of those that are installed the first, else that of the first family."""
+    """Return the model for requests that name none: the first installed one, else that of the first family."""
     there = installed(services, operation)
     return there[0] if there else ServedModel(family=of_operation(operation)[0])
 
 
 def choose_model(services: Services, operation: Operation, name: object) -> ServedModel:
-    """The model that a request means.
+    """Return the model that a request names.
 
     :param name: of a family, of a pipeline with the label of its checkpoint, of a label alone, or of a checkpoint;
         None or "" for the default.
     :raises InvalidInput: the name is unknown, or the model is for another operation.
-    :raises NotFound: it is known, and not installed.
+    :raises NotFound: it is known but not installed.
     """
     if name is None or name == "":
         return default_model(services, operation)
@@ -152,7 +152,7 @@ def choose_model(services: Services, operation: Operation, name: object) -> Serv
 
 
 def _names(services: Services, model: ServedModel) -> set[str]:
-    """What requests may call a model, in lower case."""
+    """Return the names that requests may use for a model, in lower case."""
     checkpoint = model.checkpoint(services)
     names = {model.name, model.label, "" if model.label else model.family.name}
     return {name.lower() for name in (*names, checkpoint.name if checkpoint else "") if name}

@@ -1,4 +1,4 @@
-"""Is Triton really able to work? A loaded model may have a dead stub behind it; only an inference tells."""
+"""Checks whether the models in Triton work. A model that is loaded may have a dead stub; only an inference shows it."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
 _FIRST_RECOVERY = 20.0
-"""Seconds that a start of Triton takes, until one was measured."""
+"""Assumed seconds of a start of Triton, before one was measured."""
 _LATE_SECONDS = 5
-"""When to ask again if this start takes longer than the last one did."""
+"""Seconds for Retry-After if this start takes longer than the last one did."""
 _STARTING = "Triton is starting."
 
 
 @dataclass(eq=False, kw_only=True)
 class State:
-    """What is known of a group.
+    """The state of a group.
 
     :ivar reason: why it is not ready; "" while it is.
-    :ivar failures: checks in a row that failed.
-    :ivar failing: the models that may be the reason of the last failure.
+    :ivar failures: number of consecutive failed checks.
+    :ivar failing: the models that may have caused the last failure.
     """
 
     group: Group
@@ -51,22 +51,22 @@ class State:
 
     @property
     def ready(self) -> bool:
-        """Whether it has answered its canaries since it was last not ready."""
+        """Whether the group has answered its canaries since it was last not ready."""
         return self.ready_since is not None
 
     @property
     def ready_for(self) -> float | None:
-        """Seconds; None while it is not ready."""
+        """Seconds for which the group has been ready; None while it is not."""
         return None if self.ready_since is None else time.monotonic() - self.ready_since
 
     @property
     def retry_after(self) -> int:
-        """Seconds until it works again: what the last recovery took, less what has passed of this one."""
+        """Expected seconds until the group works: the time of the last recovery, less the time that has passed."""
         passed = 0.0 if self.ready else time.monotonic() - self.down_since
         return math.ceil(self.recovery - passed) if passed < self.recovery else _LATE_SECONDS
 
     def down(self, reason: str) -> None:
-        """It is not ready, for that reason."""
+        """Mark the group as not ready, with the reason."""
         if self.ready or reason != self.reason:
             log.warning("%s is not ready: %s", self.group.name, reason)
         if self.ready:
@@ -74,17 +74,17 @@ class State:
         self.ready_since, self.reason = None, reason
 
     def unloaded(self, reason: str) -> None:
-        """Its models are not there: what failed before were others."""
+        """Forget earlier failures: the models are not loaded, and those that come are new ones."""
         self.down(reason)
         self.failures, self.failing, self.was_unloaded = 0, (), True
 
     def stop_check(self) -> None:
-        """Whatever it finds out would not be true any more."""
+        """Discard the running check: its result would be out of date."""
         if self.check is not None:
             self.check.cancel()
 
     def up(self) -> None:
-        """Its canaries were answered."""
+        """Mark the group as ready: its canaries were answered."""
         self.ready_since = time.monotonic()
         if self.was_unloaded:  # else only the proxy was started again, or a canary was late
             self.recovery = self.ready_since - self.down_since
@@ -95,12 +95,12 @@ class Monitor:
     """Watches Triton: polls the models' states every second, and checks each group of models when it comes up and
     then every `interval` seconds, beside the others.
 
-    A check runs canaries, of a ready group only those of the models that have not worked since the last one. Canaries
-    wait behind the work that is there. One whose time is up while that work goes on is no sign of anything.
+    A check runs canaries; for a ready group only those of models that have answered no request since the last check.
+    Canaries wait behind other work. A canary that times out while that work makes progress does not count as a failure.
 
-    A model that was there is expected to come back, for as long as this Triton runs.
+    A model that was loaded once is expected to come back for as long as this Triton runs.
 
-    :param families: what is known of the models; of these the ones in Triton's repository are expected to work.
+    :param families: the specs of all models; those in Triton's repository are expected to work.
     :param timeout: seconds that one canary may take.
     """
 
@@ -117,7 +117,9 @@ class Monitor:
         self._families = families
         self._names = {spec.name for specs in families.values() for spec in specs}
         self._metrics_url = metrics_url
-        self._http = httpx.AsyncClient(timeout=5, trust_env=False)  # one: making one costs more than a reading
+        self._http = httpx.AsyncClient(
+            timeout=5, trust_env=False
+        )  # one client for all readings: making one costs more than a reading
         self._canaries = Canaries(gateway, self._successes, timeout)
         self._interval = interval
         self._started = time.monotonic()
@@ -132,7 +134,7 @@ class Monitor:
 
     @property
     def ready(self) -> bool:
-        """Whether all groups are."""
+        """Whether all groups are ready."""
         return bool(self.states) and not self._waiting
 
     @property
@@ -144,7 +146,7 @@ class Monitor:
 
     @property
     def reason(self) -> str:
-        """Why not all groups are ready; "" when they are."""
+        """The reason why not all groups are ready; "" when they are."""
         return " ".join(dict.fromkeys(state.reason for state in self._waiting)) or ("" if self.ready else self._reason)
 
     @property
@@ -154,11 +156,11 @@ class Monitor:
 
     @property
     def canary_failures(self) -> int:
-        """Checks in a row that failed, of the group that failed most."""
+        """The largest number of consecutive failed checks of any group."""
         return max((state.failures for state in self.states.values()), default=0)
 
     def ready_of(self, pipeline: str) -> bool:
-        """Whether a pipeline's group is ready, or there is nothing to wait for: this Triton does not have it."""
+        """Whether a pipeline's group is ready, or not in this Triton, so that waiting is useless."""
         state = self.states.get(pipeline)
         return state.ready if state is not None else bool(self.models)
 
@@ -183,7 +185,7 @@ class Monitor:
             await self._http.aclose()
 
     async def look(self) -> None:
-        """One look at the models; begins the checks that are due."""
+        """Poll the models once, and start the checks that are due."""
         try:
             self._note(await self._loaded())
         except DarkroomError as error:
@@ -196,15 +198,15 @@ class Monitor:
                 self._look_at(state)
 
     async def checked(self) -> None:
-        """Wait for the checks that run."""
+        """Wait for the running checks."""
         checks = [state.check for state in self.states.values() if state.check is not None]
         await asyncio.gather(*checks, return_exceptions=True)
 
     async def read_metrics(self) -> None:
-        """Bring `providers` and `ranks` up to date, from what the networks publish on Triton's metrics endpoint."""
+        """Update `providers` and `ranks` from Triton's metrics endpoint."""
         text = await self._read_metrics()
         self.ranks = ranks_of(text)
-        self.providers = providers_of(text) or self.providers  # where they run does not change much
+        self.providers = providers_of(text) or self.providers  # the execution providers change rarely
 
     @property
     def _waiting(self) -> list[State]:
@@ -221,7 +223,7 @@ class Monitor:
         return max(found, default=self.retry_after)
 
     async def _loaded(self) -> dict[str, bool]:
-        """The models and whether they are loaded. While one is loaded again the repository is without it for a moment.
+        """Return whether each model is loaded. A model that is loaded again is missing for a moment.
 
         :raises NotReady: Triton does not answer.
         """
@@ -289,7 +291,9 @@ class Monitor:
         await self.read_metrics()
         state.up()
         place = (list(self.states).index(state.group.name) + 1) / len(self.states)
-        state.due = time.monotonic() + self._interval * place  # or the groups would be checked all at once for ever
+        state.due = (
+            time.monotonic() + self._interval * place
+        )  # otherwise all groups would always be checked at the same time
         where = (f"{spec.name} ({self.providers.get(spec.name, 'pipeline')})" for spec in state.group.models)
         log.info("ready: %s", ", ".join(where))
 

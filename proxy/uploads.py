@@ -1,4 +1,4 @@
-"""What clients send: JSON or a form, and images in it as files or as base64, with or without a data URL around it."""
+"""Reads request bodies: JSON or a form, with images as files or as base64, with or without a data URL."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from proxy.http.json_body import decoded, in_turn, read_json
 from proxy.http.refused import Refused
 
 IMAGE_FIELDS = ("control_image", "file", "image", "image_base64", "reference_image")
-"""Every name that an image has at some endpoint. What comes under another one is text, and short."""
+"""Every field name that holds an image at some endpoint. All other fields are short texts."""
 _MAX_FILES = 8
 _PIECE = 1 << 20
 
 
 async def read_file(file: UploadFile, *, max_mb: float, param: str = "file") -> bytes:
-    """The bytes of an uploaded file.
+    """Return the bytes of an uploaded file.
 
     :raises TooLarge: over `max_mb`.
     """
@@ -30,13 +30,14 @@ async def read_file(file: UploadFile, *, max_mb: float, param: str = "file") -> 
 
 
 async def read_fields(request: Request, *, max_mb: float, images: Collection[str] = IMAGE_FIELDS) -> dict[str, Any]:
-    """The fields of a body, which is a form or else a JSON object: text and files (bytes) of the one, values of the
-    other. A form's file without a name and without content is a field that was left empty, and is left out. Images
-    in base64 that are too long for text have become bytes.
+    """Return the fields of a body: texts and files (as bytes) of a form, or the values of a JSON object.
+
+    A file of a form without a name and content is a field that was left empty, and is left out. Images in base64 that
+    are too long for text are returned as bytes.
 
     :param images: names of the fields that may hold images.
-    :param max_mb: of a file. The body as a whole has its own limit.
-    :raises InvalidInput, TooLarge, Refused: neither the one nor the other; a file over `max_mb`.
+    :param max_mb: limit of a file. The body as a whole has its own limit.
+    :raises InvalidInput, TooLarge, Refused: the body is neither; a file is over `max_mb`.
     """
     kind = kind_of(request.headers.get("content-type", ""))
     if kind is Kind.JSON:
@@ -59,7 +60,7 @@ async def read_fields(request: Request, *, max_mb: float, images: Collection[str
 
 
 async def _content(file: UploadFile, name: str, max_mb: float) -> bytes | str:
-    """The bytes of a part. One without a file name may be in base64, or a long text."""
+    """Return the content of a part. Without a file name it may be base64 or a long text."""
     if file.filename is not None or not _is_text(start := await file.read(_PIECE)):
         await file.seek(0)
         return await read_file(file, max_mb=max_mb, param=name)
@@ -79,15 +80,15 @@ async def _content(file: UploadFile, name: str, max_mb: float) -> bytes | str:
 
 
 def _is_text(start: bytes) -> bool:
-    """Whether bytes begin like text in base64, or any other."""
+    """Whether bytes start like text, in base64 or not."""
     return start[:1000].isascii() and b"\0" not in start[:1000]
 
 
 async def take_image(fields: dict[str, Any], names: Iterable[str], *, max_mb: float) -> tuple[str, bytes] | None:
-    """Take the picture out of `fields`: the name that it has there, and its bytes. None when there is none.
+    """Remove the image from `fields`; return its name there and its bytes, or None if there is none.
 
-    :param names: every name that it may have.
-    :raises InvalidInput: several of the names, or something that is no picture.
+    :param names: every name that the image may have.
+    :raises InvalidInput: several of the names are given, or the value is no image.
     :raises TooLarge: over `max_mb`.
     """
     values = {name: fields.pop(name, None) for name in names}

@@ -16,7 +16,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_TEXT_BYTES = 1 << 20
 """Maximum decompressed size of one text chunk or colour profile. Pillow has the same limit."""
 _MAX_TEXTS_BYTES = 64 << 20
-"""Maximum size of all compressed texts of a file together."""
+"""Maximum decompressed size of all compressed texts of a file together."""
 
 _NAME = re.compile(rb"[A-Za-z]{4}")
 _NEEDED = (b"IHDR", b"PLTE", b"IDAT")

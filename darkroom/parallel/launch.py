@@ -1,8 +1,8 @@
 """Runs torchrun for a leader, and dies with it: `python -m darkroom.parallel.launch PRIVATE_FOLDER RANKS`.
 
 The options are those of `torchrun --standalone`, but for the rendezvous: that one listens on every network interface
-and unpickles what it is sent. Here one file in the private folder does; its keep-alive would let it grow for ever, and
-there is nobody to keep it alive for.
+and unpickles what it is sent. Here it is one file in the private folder, without keep-alive: that would let
+the file grow for ever, and is not needed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def _run(private: Path, ranks: str) -> None:
-    """Run torchrun. After it has ended, or was stopped, this process handles signals as before."""
+    """Run torchrun. After it has ended, or was told to end, this process ignores these signals."""
     for number in (LEADER_ENDED, signal.SIGTERM):  # the second until torchrun has a handler of its own
         signal.signal(number, _end)
     try:

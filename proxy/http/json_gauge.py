@@ -8,7 +8,7 @@ MAX_ELEMENTS = 100_000
 _MAX_STRINGS = 100_000
 _MAX_QUOTES_ESCAPED = 100_000
 _MAX_ESCAPES, _ESCAPES_SHARE = 1_000_000, 10
-"""Number of elements above which a body is refused, if they are also more than a tenth of its bytes. An image in
+"""Number of escapes above which a body is refused, if they are also more than a tenth of its bytes. An image in
 base64 never has that many."""
 _MAX_OUTSIDE = 1 << 20
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b"[{,:"))

@@ -20,7 +20,7 @@ BATCH_GAP = 1e-6
 """Tasks that arrive within this many seconds of each other belong to one batch."""
 _BURST_SECONDS = 1.0
 _LEAST_LEFT = 0.1
-"""Seconds that are assumed to be left of a running task that has taken longer than expected."""
+"""Smallest share of a running task's demand that is assumed to be left, however long it has run."""
 _ESTIMATED = (
     "id",
     "operation",
