@@ -1,4 +1,4 @@
-"""The bodies of requests for `/openapi.json`: their fields with this installation's ranges, and an example each."""
+"""Describes request bodies for `/openapi.json`: fields with this installation's ranges, and an example each."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ _KEPT = ("description", "enum", "minLength", "pattern", "examples")
 
 @dataclass(frozen=True, kw_only=True)
 class Fields:
-    """What a body has.
+    """The fields of a body.
 
     :param kinds: types of its fields; the first one that has a field counts.
-    :param ranges: of the numbers.
-    :param images: names of its image, of which one may be there.
-    :param image_required: one has to be there.
-    :param extra: keywords for single fields.
-    :param required: fields that have to be there, whatever their type says.
-    :param left_out: fields of the kinds that it does not have.
+    :param ranges: of the numbers, by name.
+    :param images: names of the image field, of which one may be used.
+    :param image_required: whether an image is required.
+    :param extra: schema keywords for single fields.
+    :param required: fields that are required even if their type has a default.
+    :param left_out: fields of the kinds that the body does not have.
     :param example: values of an example.
     """
 
@@ -63,7 +63,7 @@ class Fields:
 
     @classmethod
     def of(cls, family: Family, limits: Any, defaults: Mapping[str, Any] | None = None) -> Fields:
-        """Those of a request to a family.
+        """Return the fields of a request to a family.
 
         :param limits: the family's settings.
         :param defaults: of a checkpoint.
@@ -95,7 +95,7 @@ class Fields:
         return found | ({"oneOf": [{"required": [name]} for name in self.images]} if self.image_required else {})
 
     def _property(self, name: str, described: Schema, media: str) -> Schema:
-        """A field: its type, and null in JSON where it may be left out."""
+        """Return the schema of a field: its type, and null in JSON if it is optional."""
         types = [one["type"] for one in described.get("anyOf", [described])]
         found: Schema = {key: described[key] for key in _KEPT if key in described}
         if described.get("default") is not None:
@@ -125,13 +125,13 @@ def _also(kind: type[Request], name: str) -> Mapping[int, str]:
 
 
 def _within_limits(kind: type[Request], example: Mapping[str, Any], limits: Any) -> dict[str, Any]:
-    """An example with no number above what this installation allows."""
+    """Limit the numbers of an example to what this installation allows."""
     ranges = kind.ranges(limits)
     return {name: min(value, int(ranges[name][1])) if name in ranges else value for name, value in example.items()}
 
 
 def _extra(kind: type[Request], limits: Any, defaults: Mapping[str, Any] | None) -> dict[str, Schema]:
-    """What the schema of single fields says of this installation beside type and range."""
+    """Return schema keywords of single fields for this installation, besides type and range."""
     found: dict[str, Schema] = {}
     for name, about in kind.fields().items():
         said: Schema = {}
@@ -165,7 +165,7 @@ def _request_fields(settings: Settings, family: Family) -> Fields:
 
 
 def _enlarged(fields: Fields) -> Fields:
-    """With the fields that tasks have besides."""
+    """Add the fields that only tasks have."""
     ranges = {**fields.ranges, **enlarge_ranges()}
     return replace(fields, kinds=[*fields.kinds, enlarge_fields()], ranges=ranges)
 
@@ -198,7 +198,7 @@ class _ModelField(BaseModel):
 
 
 def _with_model(fields: Fields, models: Sequence[str], *, required: bool = False) -> Fields:
-    """With the field that names the model."""
+    """Add the field that names the model."""
     allowed = {"type": "string", "enum": list(models)} if required else {"enum": [*models, None]}
     found = replace(fields, kinds=[*fields.kinds, _ModelField], extra={**fields.extra, "model": allowed})
     return replace(found, required=["model"], example={"model": models[0], **fields.example}) if required else found
@@ -236,7 +236,7 @@ def _txt2img(settings: Settings, model: ServedModel, models: Sequence[str]) -> F
 def request_bodies(
     settings: Settings, submits: Generate, draws: ServedModel, models: Sequence[str], schemas: dict[str, Any]
 ) -> dict[tuple[str, str], Schema]:
-    """The body of every operation that has one, by method and path.
+    """Return the body of every endpoint that has one, by method and path.
 
     :param submits: the operation of `POST /submit`.
     :param draws: the default model of `POST /txt2img`.
@@ -304,7 +304,7 @@ def _tiny_safetensors() -> str:
 
 
 def _one_of(several: Sequence[Fields], *media: str) -> Schema:
-    """A body that is one of several."""
+    """Return a body that has one of several schemas."""
     if len(several) == 1:
         return _body(several[0], *media)
     content: dict[str, Any] = {}
@@ -326,12 +326,12 @@ def _body(fields: Fields, *media: str) -> Schema:
 
 
 def _has_example(fields: Fields, media: str) -> bool:
-    """A file in a form cannot be written down."""
+    """Whether an example can be written: a file in a form cannot."""
     return media != MULTIPART or not fields.image_required
 
 
 def _batch(settings: Settings) -> Schema:
-    """Files, and the other fields of an upscale."""
+    """Return the schema of a batch: files, and the fields of an upscale."""
     of = _upscale(settings)
     made = Fields(kinds=of.kinds, ranges=of.ranges, extra=of.extra).schema(MULTIPART, required=["files"])
     files = {"type": "string", "format": "binary"}
@@ -346,7 +346,7 @@ def _batch(settings: Settings) -> Schema:
 
 
 def _tasks(settings: Settings, models: Sequence[str], schemas: dict[str, Any]) -> Schema:
-    """One schema per operation."""
+    """Return the body of a task: one schema per operation."""
     content: dict[str, Any] = {}
     operations = _operations(settings, models)
     for media, suffix in ((JSON, "Task"), (MULTIPART, "TaskForm"), (URLENCODED, "TaskText")):

@@ -1,4 +1,4 @@
-"""Fields that an endpoint does not know. They are no error, but clients are warnings of them, and what was meant."""
+"""Unknown fields. They are not an error: the answer has a warning for each, with the name that was probably meant."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 IGNORED = "X-Ignored-Fields"
 _STATE = "ignored_fields"
 _MOST = 20
-"""Fields that are named; a body may have many thousands."""
+"""Maximum number of fields that are named; a body may have thousands."""
 _LONGEST = 64
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.\-\[\]]")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
@@ -48,14 +48,14 @@ _MEANT = {
     "num_inference_steps": ("steps", "num_steps"),
     "num_images_per_prompt": ("num_images", "n", "n_iter", "batch_size"),
 }
-"""A field -> what other services, web UIs and libraries call it."""
+"""The names that other services, web UIs and libraries use, by our field."""
 
 
 def ignored(given: Iterable[str], known: Collection[str], prefix: str = "") -> list[dict[str, Any]]:
-    """What there is to say of the names that are not known: `field`, `message` and `suggestion` (or None) of each.
+    """Return a warning for each unknown name: `field`, `message` and `suggestion` (or None).
 
-    :param known: every name that the endpoint takes.
-    :param prefix: of the names, in a list of requests.
+    :param known: every name that the endpoint accepts.
+    :param prefix: put before the names, in a list of requests.
     """
     names = sorted({name for name in given if name not in known})
     warnings = [_warning(prefix + _safe(name), meant(name, known)) for name in names[:_MOST]]
@@ -71,7 +71,7 @@ def _warning(field: str, suggestion: str | None) -> dict[str, Any]:
 
 
 def meant(name: str, known: Collection[str]) -> str | None:
-    """The known name that was probably meant: `num_inference_steps` by "numInferenceSteps"."""
+    """Return the known name that was probably meant: `num_inference_steps` by "numInferenceSteps"."""
     plain = re.sub(r"[^a-z0-9]+", "_", _HUMP.sub("_", name[:_LONGEST]).lower()).strip("_")
     if plain in known:
         return plain
@@ -81,14 +81,14 @@ def meant(name: str, known: Collection[str]) -> str | None:
 
 
 def _safe(name: str) -> str:
-    """The name as a header may have it."""
+    """Return the name with the characters that a header may have."""
     return _UNSAFE.sub("?", name[:_LONGEST]) + ("..." if len(name) > _LONGEST else "")
 
 
 def note(request: Request, warnings: list[dict[str, Any]]) -> dict[str, Any]:
-    """Name the fields in the answer's header, whatever the answer will be.
+    """Name the fields in the answer's header, whatever the status of the answer.
 
-    :returns: what there is to add to an answer in JSON: nothing, or `warnings`.
+    :returns: the fields to add to a JSON answer: none, or `warnings`.
     """
     setattr(request.state, _STATE, [*getattr(request.state, _STATE, []), *warnings])
     return {"warnings": warnings} if warnings else {}

@@ -1,1 +1,1 @@
-"""HTTP itself: who may ask, how much may come, how a request is read from its connection."""
+"""HTTP itself: allowed hosts and origins, limits of bodies, and reading requests from connections."""

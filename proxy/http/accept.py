@@ -1,4 +1,4 @@
-"""What a client likes best, by its `Accept` (RFC 9110, section 12.5.1)."""
+"""Content negotiation by the `Accept` header (RFC 9110, section 12.5.1)."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ _NAMED, _KIND, _ANYTHING = 3, 2, 1
 
 
 class Accept:
-    """The wishes of one request. Without any, everything is as welcome."""
+    """The media ranges of one request. Without any, all media types are equal."""
 
     def __init__(self, header: str) -> None:
         self._wishes = [wish for part in header[:_LONGEST].lower().split(",") if (wish := _wish(part))]
 
     def weight(self, name: str) -> float:
-        """How welcome a media type is, 0 to 1; 0 is not at all."""
+        """Return the weight of a media type, 0 to 1; 0 means not acceptable."""
         return self._match(name)[1]
 
     def prefers(self, name: str, *others: str) -> bool:
-        """Whether it is asked for by name, or as `type/*`, and none of the others is more welcome."""
+        """Whether the media type is named, or matched by `type/*`, and no other one has a higher weight."""
         how, weight = self._match(name)
         return how >= _KIND and weight > 0 and all(self.weight(other) <= weight for other in others)
 
     def names(self, name: str) -> bool:
-        """Whether it is asked for by its whole name."""
+        """Whether the media type is named in full."""
         return self._match(name)[0] == _NAMED
 
     def best(self, offers: Sequence[str]) -> str:
-        """The most welcome one; of several that are as welcome the one that is named more exactly, then that which is
-        named first, then the first one. Also the first one where nothing is welcome: it may be of use all the same."""
+        """Return the offer with the highest weight; of equal ones the one that is named more exactly, then the one
+        named first, then the first offer. If none is acceptable, return the first one: it may be useful all the same."""
 
         def rank(offer: str) -> tuple[float, int, int]:
             how, weight = self._match(offer)
@@ -42,7 +42,7 @@ class Accept:
         return max(offers, key=rank)
 
     def _match(self, name: str) -> tuple[int, float]:
-        """How exactly it is named, and its weight: the most exact wish counts."""
+        """Return how exactly a media type is named, and its weight: the most exact range counts."""
         if not self._wishes:
             return 0, 1.0
         kind = name.partition("/")[0]
@@ -57,12 +57,12 @@ class Accept:
 
 
 def accept_of(request: Request) -> Accept:
-    """The wishes of a request."""
+    """Parse the media ranges of a request."""
     return Accept(",".join(request.headers.getlist("accept")))
 
 
 def _wish(part: str) -> tuple[str, float] | None:
-    """A media range and its weight; None for an empty part. A weight that is none refuses."""
+    """Return a media range and its weight; None for an empty part. An invalid weight counts as 0."""
     name, *parameters = (piece.strip() for piece in part.split(";"))
     if not name:
         return None

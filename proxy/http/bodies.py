@@ -1,4 +1,4 @@
-"""What a request's body may be: its kind, its size, and how fast it has to come."""
+"""Limits of request bodies: kind, size, and how long they may stand still."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Kind(str, Enum):
 
 
 def kind_of(content_type: str) -> Kind | None:
-    """None for what nothing here reads."""
+    """None for a kind that no endpoint reads."""
     name = content_type.partition(";")[0].strip().lower()
     if name.startswith("application/") and name.endswith("+json"):
         return Kind.JSON
@@ -36,7 +36,7 @@ def kind_of(content_type: str) -> Kind | None:
 
 @dataclass(frozen=True)
 class Intake:
-    """What one endpoint takes.
+    """The bodies that one endpoint accepts.
 
     :param sizes: the largest body in bytes of each kind; other kinds are refused with 415.
     """
@@ -44,9 +44,9 @@ class Intake:
     sizes: Mapping[Kind, int] = field(default_factory=lambda: dict.fromkeys(Kind, MEGABYTE))
 
     def check(self, headers: Headers) -> Kind | None:
-        """The kind of the body, as far as the headers tell; None where there is none.
+        """Return the kind of the body, as far as the headers say; None if there is no body.
 
-        :raises Refused: it is not wanted.
+        :raises Refused: the endpoint does not accept it.
         """
         declared = headers.get("content-length", "")
         if "transfer-encoding" not in headers and declared in ("", "0"):
@@ -82,8 +82,8 @@ _READS_NO_BODY = ("GET", "HEAD", "OPTIONS")
 
 class Bodies:
     """Refuses bodies that are too large (413), of a wrong kind (415) or that stand still (408): by the headers before
-    anything is read, else while it comes. Whatever reads the body may raise `Refused`. An upload that breaks off ends
-    the work on it, without an answer.
+    anything is read, otherwise while it is read. Code that reads the body may raise `Refused`. An upload that breaks
+    off ends the work on it, without an answer.
 
     :param intakes: of each path; other paths take a megabyte of any kind.
     :param stall_seconds: the longest time without a byte, while the body is being read.
@@ -118,11 +118,11 @@ class Bodies:
 
 
 class BrokenOff(BaseException):
-    """The client went away before its body was there. Passes through the framework's own handlers."""
+    """The client disconnected before the end of its body. The framework's handlers do not catch it."""
 
 
 class _Reader:
-    """Hands on the messages of one request and counts what is in them."""
+    """Passes on the messages of one request and counts their bytes and elements."""
 
     def __init__(self, receive: Receive, intake: Intake, kind: Kind | None, stall_seconds: float) -> None:
         self._receive = receive
@@ -137,7 +137,7 @@ class _Reader:
         """The next message.
 
         :param answered: an answer has started, so the body is not needed any more.
-        :raises Refused, BrokenOff: the body is not as it should be; it will not come.
+        :raises Refused, BrokenOff: the body is invalid; it will not arrive.
         """
         if self._complete or answered:
             return await self._receive()

@@ -1,4 +1,4 @@
-"""Files that a client may have already (RFC 9110, section 13)."""
+"""Answers with files that the client may have cached (RFC 9110, section 13)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from darkroom.images import MEDIA_TYPES
 
 _KEPT = ("etag", "last-modified", "cache-control", "vary", "x-content-type-options")
 SHOWN = frozenset(media_type for media_type in MEDIA_TYPES.values() if media_type.startswith("image/"))
-"""Media types that browsers are to show."""
+"""Media types that browsers show."""
 
 
 def file_answer(request: Request, path: Path, found: os.stat_result, *, media_type: str, filename: str) -> Response:
@@ -35,7 +35,7 @@ def file_answer(request: Request, path: Path, found: os.stat_result, *, media_ty
 
 
 def is_known(headers: Headers, *, etag: str, modified: str) -> bool:
-    """Whether the client has what has this tag and this date. The tag goes before the date."""
+    """Whether the client has the version with this tag and date. The tag takes precedence."""
     tags = headers.getlist("if-none-match")
     if tags:
         known = {tag.strip().removeprefix("W/") for tag in ",".join(tags).split(",")}

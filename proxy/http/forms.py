@@ -1,4 +1,4 @@
-"""Forms, read piece by piece: what is large goes to the disk as it comes, whether or not it has a file name."""
+"""Reads forms piece by piece: large parts are written to disk, whether or not they have a file name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from proxy.http.bodies import Kind, kind_of
 from proxy.http.refused import Refused
 
 MAX_TEXT = 1 << 20
-"""Bytes of all text fields together."""
+"""Maximum bytes of all text fields together."""
 MAX_FIELDS = 100
 _MAX_NAME = 200
 _MAX_HEADERS = 8192
@@ -75,7 +75,7 @@ class _Multipart:
             raise _wrong("The multipart form's boundary is too long.") from None
 
     async def feed(self, piece: bytes) -> None:
-        """Take in the next piece of the body."""
+        """Parse the next piece of the body."""
         try:
             self._parser.write(piece)
         except FormParserError as error:
@@ -95,9 +95,9 @@ class _Multipart:
         self._pending.clear()
 
     async def end(self) -> None:
-        """The body is through.
+        """End the body.
 
-        :raises Refused: it has no end.
+        :raises Refused: it is cut short.
         """
         if not self._ended:
             raise _wrong("The multipart form is cut short: its last boundary is missing.")
@@ -105,7 +105,7 @@ class _Multipart:
             await part.file.seek(0)
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Close all files."""
         for part in self.parts:
             part.file.file.close()
 

@@ -1,4 +1,4 @@
-"""Which pages and which host names may come: web pages of others must not work through a visitor's browser."""
+"""Checks host names and origins: foreign web pages must not submit work through a visitor's browser."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Guard:
     """Refuses hosts that are not trusted with 400, and with 403 requests that a browser sends for a page of another
     origin.
 
-    A form or a text can be sent across origins without being asked for leave first, so that CORS does not stop it.
+    A form or a text can be sent across origins without a preflight request, so CORS does not stop it.
     Browsers say in `Origin` which page it was; other clients send none.
 
     :param trusted_hosts: names without a port; `*.example.com` for all below one, `*` for all that there are.
-    :param origins: origins that may, besides the service's own; `*` for all.
+    :param origins: allowed origins, besides the service's own; `*` for all.
     """
 
     def __init__(self, app: ASGIApp, *, trusted_hosts: Sequence[str], origins: Sequence[str]) -> None:
@@ -66,7 +66,7 @@ class Guard:
             return False
         origin = origins[0].lower()
         # Behind a proxy that has put its own name into Host, X-Forwarded-Host has the one that the page came from; a
-        # page cannot set it or Sec-Fetch-Site without asking for leave first.
+        # page cannot set it or Sec-Fetch-Site without a preflight request.
         own = {_plain(headers.get(name, "")) for name in ("host", "x-forwarded-host")} - {""}
         return (
             origin in self.origins

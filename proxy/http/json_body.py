@@ -1,4 +1,4 @@
-"""JSON bodies that may hold images in base64: read without holding anybody else up."""
+"""Reads JSON bodies with images in base64, without blocking other requests."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from darkroom.errors import InvalidInput, TooLarge
 Result = TypeVar("Result")
 
 _LONG = 1 << 20
-"""Bytes of a string from which on it can only be an image."""
+"""Length in bytes above which a string can only be an image."""
 _MAX_TEXT = 4 << 20
-"""Bytes of all that is no such string."""
+"""Maximum bytes of the JSON without those strings."""
 _SMALL = 1 << 18
-"""Bytes of a body up to which it is read at once."""
+"""Size in bytes up to which a body is parsed at once."""
 _PIECE = 1 << 20
 """Base64 is decoded in pieces: nothing else runs in this process during one."""
 _SPOOL = 1 << 20
@@ -43,12 +43,12 @@ async def in_turn(work: Callable[..., Result], *given: Any) -> Result:
 
 
 async def read_json(request: Request, *, images: Collection[str], max_mb: float) -> dict[str, Any]:
-    """The JSON object in a body. Images, or those in a list, that are too long for text have been decoded from base64
-    and are bytes.
+    """Return the JSON object of a body. Images that are too long for text, also in lists, are decoded from base64 to
+    bytes.
 
     :param images: names of the fields that may hold images.
-    :param max_mb: of the bytes.
-    :raises InvalidInput, TooLarge: it is no object; an image that is no base64, or over `max_mb`; a text too long.
+    :param max_mb: limit of a decoded image.
+    :raises InvalidInput, TooLarge: the body is no object; an image is no base64 or over `max_mb`; a text is too long.
     """
     with SpooledTemporaryFile(max_size=_SPOOL) as body:
         size, pieces = 0, bytearray()
@@ -100,12 +100,12 @@ def _object(body: bytes, images: Collection[str], max_mb: float) -> dict[str, An
 
 
 def _whole_number(digits: str) -> int:
-    """Python reads no more than 4,300 digits; what is out of every range stays so with 1,000 of them."""
+    """Parse an integer. Python reads at most 4,300 digits; with 1,000 of them it is out of every range as well."""
     return int(digits[:1000])
 
 
 def _without_long_strings(body: bytes) -> tuple[bytes, dict[str, tuple[int, int]]]:
-    """The text with a short string in place of every long one; and by that string, where the long one is."""
+    """Return the text with a short placeholder for every long string, and the position of each by its placeholder."""
     if len(body) <= _LONG:
         return body, {}
     token, long, pieces, copied, at = secrets.token_hex(8), dict[str, tuple[int, int]](), list[bytes](), 0, 0
@@ -132,7 +132,7 @@ def _closing(body: bytes, at: int) -> int:
 
 
 def _unescaped(body: bytes, start: int, end: int) -> Iterator[bytes]:
-    """A JSON string in pieces."""
+    """Yield a JSON string in unescaped pieces."""
     while start < end:
         stop = min(end, start + _PIECE)
         if stop < end:  # not within an escape
@@ -149,9 +149,9 @@ def _unescaped(body: bytes, start: int, end: int) -> Iterator[bytes]:
 
 
 def decoded(pieces: Iterable[bytes], param: str, max_mb: float) -> bytes:
-    """The bytes that are in base64, with or without a data URL around it.
+    """Decode base64, with or without a data URL around it.
 
-    :raises InvalidInput, TooLarge: it is no base64; they are over `max_mb`.
+    :raises InvalidInput, TooLarge: it is no base64; the bytes are over `max_mb`.
     """
     data, head, start, held, ended = io.BytesIO(), True, b"", b"", False
     for piece in pieces:
@@ -182,7 +182,7 @@ def decoded(pieces: Iterable[bytes], param: str, max_mb: float) -> bytes:
 
 
 def _cut(piece: bytes) -> tuple[bytes, bytes, bytes]:
-    """A data URL's head, its comma, and the rest."""
+    """Split a data URL into its head, its comma, and the rest."""
     head, comma, _ = piece[:_HEAD].partition(b",")
     return head, comma, piece[len(head) + 1 :]
 

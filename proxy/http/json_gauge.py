@@ -1,4 +1,4 @@
-"""How much work a JSON text makes, found out piece by piece before anything is built of it."""
+"""Measures how costly a JSON text is to parse, piece by piece, before it is parsed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class JsonGauge:
         self._outside = 0
 
     def feed(self, piece: bytes) -> DarkroomError | None:
-        """Take in the next piece; what is wrong with the text so far, if anything is."""
+        """Count the next piece; return the error of the text so far, if there is one."""
         if b"\0" in piece:  # UTF-16 and UTF-32; no JSON in UTF-8 has one
             return InvalidInput("The body must be JSON in UTF-8; it has a NUL.", param="body")
         self._bytes += len(piece)
@@ -57,7 +57,7 @@ class JsonGauge:
         return None
 
     def _without_escapes(self, piece: bytes) -> bytes:
-        """Take out what would hide a quotation mark, and hold back a backslash at the end."""
+        """Remove escapes that would hide a quotation mark, and keep back a backslash at the end."""
         self._held = b""
         if b"\\" not in piece:
             return piece

@@ -1,4 +1,4 @@
-"""HEAD for everything that GET answers, and OPTIONS."""
+"""Adds HEAD for every path with GET, and OPTIONS."""
 
 from __future__ import annotations
 

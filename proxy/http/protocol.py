@@ -1,4 +1,4 @@
-"""Connections: requests that are none are refused in our shape, and those that do not come are not waited for."""
+"""Connections: invalid requests are refused with our JSON errors, and incomplete ones time out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WAITS_FOR_ANSWER = (h11.IDLE, h11.SEND_RESPONSE)
 
 
 class _Connection(h11.Connection):
-    """Refuses what h11 lets pass, and remembers why something was refused."""
+    """Refuses requests that h11 accepts, and stores the reason of a refusal."""
 
     refused: tuple[int, str] = (400, "")
 
@@ -49,7 +49,7 @@ class _Connection(h11.Connection):
             raise h11.RemoteProtocolError("", 431)
 
     def _check_data(self, data: h11.Data) -> None:
-        """Every chunk costs time, however little is in it."""
+        """Refuse bodies of too many small chunks: every chunk costs time, however small it is."""
         self._chunks += 1
         self._bytes += len(data.data)
         if self._chunks > _TINY_CHUNKS and self._bytes < self._chunks * _TINY:
@@ -68,7 +68,7 @@ class _Connection(h11.Connection):
 
 
 class _Transport:
-    """A connection that is not closed on bytes that were sent and not read: the answer could get lost on its way."""
+    """A connection that is not closed while unread bytes remain: the answer could get lost."""
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
         self._transport = transport
@@ -79,18 +79,18 @@ class _Transport:
         return getattr(self._transport, name)
 
     def is_closing(self) -> bool:
-        """Whether it is, for those who would write."""
+        """Whether the connection is closing, for writers."""
         return self.closed or self._transport.is_closing()
 
     def close(self) -> None:
-        """Close it, soon."""
+        """Close the connection soon."""
         if not self.closed:
             self.closed = True
             self._close()
 
 
 class Protocol(H11Protocol):
-    """HTTP/1.1 with an end to waiting: a request's headers have to be there `header_seconds` after its first byte, or
+    """HTTP/1.1 with a time limit: a request's headers have to arrive `header_seconds` after its first byte, or
     after the connection was made."""
 
     header_seconds = 10.0
@@ -103,7 +103,7 @@ class Protocol(H11Protocol):
         self._discarded = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        # asyncio reads 256 kB at a time; what comes of that keeps everybody else waiting.
+        # asyncio reads 256 kB at a time; handling them delays all other requests.
         with contextlib.suppress(AttributeError):  # uvloop's has no such setting
             transport.max_size = _READ_AT_A_TIME  # type: ignore[attr-defined]
         self._socket = transport
@@ -128,7 +128,7 @@ class Protocol(H11Protocol):
         self._watch_headers()
 
     def send_400_response(self, msg: str) -> None:
-        """uvicorn's answer to what is no request."""
+        """Answer an invalid request, in place of uvicorn."""
         self._refuse(*self._connection.refused)
 
     def shutdown(self) -> None:
@@ -139,7 +139,7 @@ class Protocol(H11Protocol):
             super().shutdown()
 
     def _watch_headers(self) -> None:
-        """Have the timer run exactly while the headers of a request are on their way."""
+        """Run the timer exactly while the headers of a request are incomplete."""
         begun = self.conn.their_state is h11.IDLE and (self.cycle is None or bool(self.conn.trailing_data[0]))
         if not begun or self.transport.is_closing():
             self._stop_watching()
@@ -165,7 +165,7 @@ class Protocol(H11Protocol):
             self._socket.close()
 
     def _refuse(self, status: int, message: str) -> None:
-        """Answer in place of the app, if that is still possible, and close."""
+        """Answer in place of the app, if no answer has started, and close."""
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -184,8 +184,8 @@ class Protocol(H11Protocol):
         self.transport.close()
 
     def _close(self) -> None:
-        """Close at once, or where a request is not through read on for a while without looking at it: many clients
-        look at an answer only after their upload."""
+        """Close at once, or if a request is incomplete, read and discard for a while: many clients read an answer only
+        after their upload."""
         self._stop_watching()
         if self.conn.their_state in (h11.SEND_BODY, h11.ERROR) and self._socket.can_write_eof():
             self._discards = True
@@ -196,7 +196,7 @@ class Protocol(H11Protocol):
             self._socket.close()
 
     def _discard(self, seconds: int, discarded: int) -> None:
-        """Go on as long as anything comes, for some seconds."""
+        """Continue for some seconds, as long as bytes arrive."""
         if seconds > _DISCARD_SECONDS or (seconds > 1 and self._discarded == discarded):
             self._socket.close()
         else:

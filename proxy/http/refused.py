@@ -1,4 +1,4 @@
-"""Refusing a request while its body is on the way."""
+"""Refuses a request while its body is being read."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from proxy.errors import answer, refusal
 
 
 class Refused(BaseException):
-    """Ends the work on a request with this answer, from wherever its body is read.
+    """Ends the handling of a request with this answer, from any place that reads its body.
 
-    No `Exception`: the framework would make another error of it.
+    It is no `Exception`, because the framework would turn that into another error.
     """
 
     def __init__(self, response: JSONResponse) -> None:
@@ -20,12 +20,12 @@ class Refused(BaseException):
 
     @classmethod
     def because(cls, error: Exception) -> Refused:
-        """With the answer that this error gets."""
+        """Make it with the answer to an error."""
         return cls(answer(error))
 
     @classmethod
     def with_status(cls, status: int, message: str, param: str | None = None) -> Refused:
-        """With this status."""
+        """Make it with a status."""
         return cls(refusal(status, message, param))
 
 

@@ -30,7 +30,7 @@ class RequestIds:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _USABLE_ID.fullmatch(given) else uuid.uuid4().hex
         token = REQUEST_ID.set(request_id)
-        started, status = time.monotonic(), 499  # stays when the client left before an answer began
+        started, status = time.monotonic(), 499  # stays if the client disconnected before an answer started
 
         async def send_with_id(message: Message) -> None:
             nonlocal status

@@ -1,4 +1,4 @@
-"""What can be asked for, each operation written once and given a family."""
+"""The operations that clients can request. Each is written once and given a family."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def _defaults() -> dict[str, Operation]:
 
 
 OPERATIONS: dict[str, Operation] = _defaults()
-"""By name, each with the family that is the default. Under the names of models there are the others."""
+"""The operations by name, with their default family. Other families are found by the names of their models."""
 
 
 def operation_named(name: object) -> Operation:
-    """An operation by its name, or by that of a model: what its family does, with that model.
+    """Return an operation by its name, or by the name of a model.
 
-    :raises InvalidInput: there is none of that name.
+    :raises InvalidInput: the name is unknown.
     """
     plain, label = split_label(name.strip().lower()) if isinstance(name, str) else ("", "")
     family = next((one for one in families().values() if plain == one.pipeline.name), None)
@@ -60,7 +60,7 @@ def model_of(operation: str) -> str | None:
 
 
 def group_of(operation: str) -> str:
-    """Whom an operation shares its networks with: the name of its pipeline; see `proxy.load.Sharing`.
+    """Return the group with which an operation shares its networks: the name of its pipeline; see `proxy.load.Sharing`.
 
     :param operation: as a task keeps it.
     """
@@ -69,7 +69,7 @@ def group_of(operation: str) -> str:
 
 
 def pipelines_of(operation: str, fields: Mapping[str, Any]) -> tuple[str, ...]:
-    """The pipelines that a task needs.
+    """Return the pipelines that a task needs.
 
     :param operation, fields: as the task keeps them.
     """
@@ -78,13 +78,13 @@ def pipelines_of(operation: str, fields: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def turn_of(operation: str, demand: float, steps: int) -> float:
-    """Seconds of one step of a task alone.
+    """Return the seconds of one step of a task that runs alone.
 
-    :param operation: as a task keeps it.
-    :param demand: of the whole task.
+    :param operation: the name as a task stores it.
+    :param demand: seconds of the whole task.
     """
     try:
         longest = operation_named(operation).longest_turn
-    except InvalidInput:  # of a family that is not there any more
+    except InvalidInput:  # its family no longer exists
         longest = math.inf
     return min(longest, demand / max(1, steps))

@@ -1,4 +1,4 @@
-"""Enlarges the images of a task when they are made: the fields `enlarge` and `enlarge_model`."""
+"""Enlarges the finished images of a task: the fields `enlarge` and `enlarge_model`."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def enlarge_ranges() -> dict[str, Bounds]:
 
 
 def enlarging(services: Services, fields: Mapping[str, Any], job: ImageJob) -> Enlarging | None:
-    """How the images of a job are enlarged; None when they are not.
+    """Return how the images of a job are enlarged; None if they are not.
 
     :raises InvalidInput: `enlarge` is out of range, or there is no such upscaler.
     """
@@ -98,6 +98,6 @@ def _by_our_name(error: InvalidInput) -> InvalidInput:
 
 
 async def enlarge(services: Services, how: Enlarging, image: bytes, emit: upscaling.Report) -> upscaling.Upscaled:
-    """Enlarge one image; `emit` gets the tiles done and in all."""
+    """Enlarge one image; `emit` receives the number of finished tiles and of all tiles."""
     request = how.request.with_values(image=image)
     return await upscaling.run(services, how.model, request, emit)

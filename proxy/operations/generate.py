@@ -1,4 +1,4 @@
-"""The operation `generate`: images of a text, with an upscaler behind it where they are to be larger."""
+"""The operation `generate`: makes images of a text, and enlarges them with an upscaler if requested."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Generate:
         values = {name: value for name, value in fields.items() if name not in ENLARGE_NAMES}
         job = ImageJob.of(self.model, self.model.parse(services, {**values, **context.files}))
         larger = enlarging(services, wanted, job)
-        if larger is not None:  # the upscaler decodes what it gets: nothing is lost on the way
+        if larger is not None:  # lossless: the upscaler decodes it again
             job = ImageJob.of(self.model, job.request.with_values(format="png"))
         afterwards = job.request.num_images if larger else 0
         steps = job.request.steps
@@ -110,13 +110,13 @@ class Generate:
 async def _results(
     services: Services, made: GeneratedImages, larger: Enlarging | None, steps: int, emit: Emit
 ) -> list[Output]:
-    """The images as results of a task, enlarged where that is asked for: one step for each of them."""
+    """Return the images as results of a task, enlarged if requested: one step for each image."""
     outputs = [Output(data=data, media_type=made.media_type, details=details) for data, details in made.images]
     if larger is None:
         return outputs
     total = steps + len(outputs)
     for index, (data, details) in enumerate(made.images):
-        # Tiles are no steps of the task, but they show that it goes on.
+        # Tiles are not steps of the task, but they show that it makes progress.
         result = await enlarge(services, larger, bytes(data), lambda *_, at=steps + index: emit(at, total, None))
         more = {**details, ENLARGE: larger.scale, ENLARGE_MODEL: result.details["model"]}
         outputs[index] = Output(data=result.data, media_type=result.media_type, details=more)

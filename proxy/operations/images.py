@@ -23,14 +23,14 @@ Outputs = dict[str, Array]
 
 @dataclass(frozen=True, kw_only=True)
 class ImageJob:
-    """A checked request for images, and the model that it is for."""
+    """A validated request for images, and its model."""
 
     model: ServedModel
     request: ImageRequest
 
     @classmethod
     def of(cls, model: ServedModel, request: Request) -> ImageJob:
-        """The job for a request of a family that generates."""
+        """Make the job for a request of a family that generates."""
         return cls(model=model, request=cast(ImageRequest, request))
 
     @property
@@ -41,21 +41,21 @@ class ImageJob:
 
 @dataclass(kw_only=True)
 class GeneratedImages:
-    """What came of a job: images with their details, in order, and what a ControlNet read."""
+    """The results of a job: images with their details, in order, and the control map that the ControlNet read."""
 
     media_type: str
     images: list[tuple[memoryview, dict[str, Any]]] = field(default_factory=list)
     control_map: memoryview | None = None
 
     def take(self, outputs: Outputs) -> None:
-        """Keep what one response of the model has."""
+        """Store the outputs of one response of the model."""
         if "control_map" in outputs:
             self.control_map = outputs["control_map"].data
         if "image" in outputs:
             self.images.append((outputs["image"].data, json.loads(outputs["details"][0])))
 
     def summary(self) -> dict[str, Any]:
-        """The answer without its images."""
+        """Return the answer without its images."""
         details = [details for _, details in self.images]
         return {
             "success": True,
@@ -68,7 +68,7 @@ class GeneratedImages:
         }
 
     def as_json(self, more: Mapping[str, Any]) -> bytes:
-        """The whole answer, and `more` in it. Encodes a lot of base64: call it in a thread."""
+        """Return the whole answer with the fields of `more`. It encodes a lot of base64, so call it in a thread."""
         answer = {**self.summary(), **more, "images": [data_url(data, self.media_type) for data, _ in self.images]}
         if self.control_map is not None:
             answer["control_map"] = data_url(self.control_map, MEDIA_TYPES["png"])

@@ -1,4 +1,4 @@
-"""Reads a request for a model at the edge: types, other names of fields, images."""
+"""Reads and validates a request for a model: types, aliases of fields, images."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from proxy.uploads import take_image
 from proxy.validation import validated
 
 MODEL = "model"
-"""The field that names the model."""
+"""The name of the field that names the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TakenImage:
     """An image of a request.
 
-    :param name: of the field that it came in.
+    :param name: the field in which it was sent.
     """
 
     name: str
@@ -35,9 +35,9 @@ class TakenImage:
 
 @dataclass(frozen=True, kw_only=True)
 class Taken:
-    """A checked request and what it was made of.
+    """A validated request and the values that it was made of.
 
-    :param values: what was given, by the names of the fields; JSON can hold it.
+    :param values: the given values by the names of the fields, as types that JSON has.
     :param images: by the names of the fields.
     """
 
@@ -48,12 +48,12 @@ class Taken:
 
 
 def names_of(model: ServedModel) -> frozenset[str]:
-    """Every name of a field that a request for a model may have."""
+    """Return all field names that a request for a model may have."""
     return rest_names(model.family.request) | {MODEL}
 
 
 def take_model(services: Services, operation: Operation, fields: dict[str, Any]) -> ServedModel:
-    """The model that a request is for. Its name is taken out of `fields`, unless it is a field of the family itself.
+    """Return the model of a request. Its name is removed from `fields`, unless the family itself has such a field.
 
     :raises InvalidInput, NotFound: there is no such model.
     """
@@ -63,9 +63,9 @@ def take_model(services: Services, operation: Operation, fields: dict[str, Any])
 
 
 async def take(services: Services, model: ServedModel, fields: dict[str, Any], **settled: Any) -> Taken:
-    """Read and check a request; its images are taken out of `fields`, and only their headers have been looked at.
+    """Read and validate a request. Its images are removed from `fields`; only their headers are read.
 
-    :param settled: values that the endpoint itself says; they go before what was sent.
+    :param settled: values that the endpoint sets; they take precedence over what was sent.
     :raises DarkroomError, RequestValidationError: the request is refused.
     """
     kind, limits = model.family.request, model.limits(services)
@@ -93,13 +93,13 @@ async def take(services: Services, model: ServedModel, fields: dict[str, Any], *
 
 
 def image_names(name: str, about: Field) -> tuple[str, ...]:
-    """The names of an image, the one that errors use first."""
+    """Return the names of an image field; the first one is used in errors."""
     names = (name, *about.aliases)
     return (about.called, *(one for one in names if one != about.called)) if about.called else names
 
 
 def _refuse_images_of_others(model: ServedModel, fields: dict[str, Any]) -> None:
-    """An image is never ignored: the answer would not be what the client means."""
+    """Refuse images of other families: if one were ignored, the answer would not be what the client means."""
     mine = names_of(model)
     for family in of_operation(model.family.operation):
         for name in family.request.images():

@@ -17,7 +17,7 @@ from proxy.tasks.models import Output, TaskContext, Work
 
 
 class _Costs(Protocol):
-    """What the request of every family that upscales says of its cost."""
+    """The properties of an upscale request that decide its cost."""
 
     def cost_units(self, width: int, height: int) -> float: ...
 
@@ -57,7 +57,7 @@ class Upscale:
         return Work(
             fields=taken.values,
             files={name: await asyncio.to_thread(trimmed, image.data)},
-            steps=1,  # the tiles are counted when the image is decoded
+            steps=1,  # the number of tiles is known when the image is decoded
             kind=taken.request.cost_label,
             units=costs.cost_units(image.header.width, image.header.height),
         )

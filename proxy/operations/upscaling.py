@@ -25,7 +25,7 @@ def _silent(done: int, total: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Upscaled:
-    """A finished image: its bytes (not copied out of the message they came in) and what was done."""
+    """A finished image: its bytes (without a copy out of the received message) and the details."""
 
     data: memoryview
     media_type: str
@@ -33,18 +33,18 @@ class Upscaled:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What was done, for clients that want to know."""
+        """The details of the result."""
         headers = {"X-Upscale-Model": self.details["model"], "X-Upscale-Scale": f"{self.details['scale']:g}"}
         dropped = self.details.get("dropped_metadata")
         return headers | ({"X-Dropped-Metadata": ", ".join(dropped)} if dropped else {})
 
     def as_json(self) -> dict[str, Any]:
-        """The image as a data URL, and what was done. Encodes a lot of base64: call it in a thread."""
+        """Return the image as a data URL, with the details. It encodes a lot of base64, so call it in a thread."""
         return {"image": data_url(self.data, self.media_type), "media_type": self.media_type, **self.details}
 
 
 async def run(services: Services, model: ServedModel, request: Request, report: Report = _silent) -> Upscaled:
-    """Run the model on the image of a request; `report` gets the tiles done and in all.
+    """Run the model on the image of a request; `report` receives the number of finished tiles and of all tiles.
 
     :raises DarkroomError: the error of the model, or NotReady while Triton is unavailable.
     """
