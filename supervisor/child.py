@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 _TAIL_LINES = 400
 _GONE_SECONDS = 20.0
-"""A killed process that is not gone by then is stuck in the kernel, or another one holds its output."""
+"""Seconds to wait for a killed process. After that it is stuck in the kernel, or another process holds its output."""
 
 
 class Child:
@@ -29,7 +29,7 @@ class Child:
 
     :param log_name: the output is copied line by line to the logger of this name; None lets the process write
         to our standard output itself.
-    :param heard: is given each of these lines.
+    :param heard: called with each of these lines.
     """
 
     def __init__(
@@ -63,13 +63,13 @@ class Child:
 
     @property
     def exit_code(self) -> int | None:
-        """How it ended; negative for a signal, None while it runs."""
+        """The exit code; negative for a signal, None while the process runs."""
         return self._process.returncode if self._process else None
 
     async def start(self) -> None:
         """Start it, or restart it if it has ended."""
         self.started = time.monotonic()
-        self._process = self._reader = None  # the last one's number may be another's by now
+        self._process = self._reader = None  # the old number may belong to another process by now
         pipe = asyncio.subprocess.PIPE if self._log else None
         self._process = await asyncio.create_subprocess_exec(
             *self._command,
@@ -84,7 +84,7 @@ class Child:
             self._reader = asyncio.create_task(self._copy(self._process.stdout))
 
     async def stop(self, *, grace: float) -> None:
-        """SIGTERM, `grace` seconds of patience, then SIGKILL; descendants are killed in any case."""
+        """Send SIGTERM, and after `grace` seconds SIGKILL. Descendants are killed in any case."""
         process = self._process
         if process is None:
             return
@@ -97,7 +97,7 @@ class Child:
         await self.kill()
 
     async def kill(self) -> None:
-        """SIGKILL for the process and its session; returns when it is gone, or cannot be waited for."""
+        """Kill the process and its session; return when it has ended, or cannot be waited for."""
         if self._process is None:
             return
         with contextlib.suppress(ProcessLookupError):  # nothing of the session is left

@@ -58,7 +58,7 @@ def serve(host: str | None, port: int | None, log_level: str | None, prepare: bo
     chosen = family_settings(of_families)
     given = {"HOST": host, "PORT": port, "LOG_LEVEL": log_level, **chosen}
     os.environ.update({name: str(value) for name, value in given.items() if value is not None})
-    os.chdir(ROOT)  # what is started imports from where it stands
+    os.chdir(ROOT)  # the started processes import from the working directory
     settings = _settings()
     if prepare or chosen:
         _prepare(settings)
@@ -73,7 +73,7 @@ def serve(host: str | None, port: int | None, log_level: str | None, prepare: bo
 
 
 def _prepare(settings: Settings) -> None:
-    """Export what the settings ask for, in a process that gives its memory back; ends this one when it fails."""
+    """Export what the settings ask for, in a separate process that frees its memory; exit if it fails."""
     for problem in family_problems(settings):  # an export may take an hour
         raise click.ClickException(problem)
     command = [sys.executable, "-m", "exporters", "prepare"]

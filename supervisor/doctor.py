@@ -1,4 +1,4 @@
-"""`darkroom doctor`: is this machine fit to serve, and what is to be fixed?"""
+"""`darkroom doctor`: checks whether this machine can serve, and says what to fix."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Finding:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """All checks, in the order in which a start would trip over them."""
+    """Run all checks, in the order in which a start would fail on them."""
     before: list[Callable[[Settings], Finding]] = [_python, _libpython, _triton, _numpy, _engine, _tasks]
     after: list[Callable[[Settings], Finding]] = [_exports, _ports, _shared_memory, _memory, _disk]
     return [
@@ -96,7 +96,7 @@ def _tasks(settings: Settings, python: tuple[int, ...] = sys.version_info[:3], s
 
 
 def _families(settings: Settings) -> list[Finding]:
-    """A line for each family that has a problem, or something to say of itself."""
+    """Return a line for each family that has a problem or a notice."""
     findings = []
     for name, family in settings.family_settings.items():
         problems, summary = family.problems(settings.gpus), family.summary()

@@ -1,4 +1,4 @@
-"""What can be wrong with a machine before anything is served."""
+"""Errors of the machine or the checkout, before anything is served."""
 
 from __future__ import annotations
 

@@ -11,16 +11,16 @@ import psutil
 
 SHARED_MEMORY = Path("/dev/shm")
 SHM_PREFIX = "darkroom_"
-"""What the names of all our shared-memory regions begin with, whatever the port of the service."""
+"""Prefix of the names of all our shared-memory regions, for any port of the service."""
 STUB = "triton_python_backend_stub"
 
 _ENVIRONMENTS = Path("/tmp")  # Triton's Python backend asks no TMPDIR
 _CLOCK_SECONDS = 2.0
-"""The start times of processes are that inexact: the kernel tells the time of its own start in whole seconds."""
+"""Inaccuracy in seconds of the start times of processes: the kernel gives its own start in whole seconds."""
 
 
 def sweep(prefix: str = SHM_PREFIX) -> None:
-    """Remove the leftovers of all servers of this machine that are gone, whatever their ports were."""
+    """Remove the leftovers of all ended servers of this machine, whatever their ports were."""
     sweep_shared_memory(prefix)
     sweep_environments()
 
@@ -36,7 +36,7 @@ def sweep_shared_memory(prefix: str = SHM_PREFIX, folder: Path = SHARED_MEMORY) 
 def _is_in_use(region: Path) -> bool:
     """Whether a process, of any container, has the file open or mapped for writing; also True if that is unknown.
 
-    The kernel answers it: it grants a read lease only where no process writes (fcntl(2), "Leases"). A server has its
+    The kernel knows: it grants a read lease only where no process writes (fcntl(2), "Leases"). A server has its
     regions mapped from their creation to its end.
     """
     try:
@@ -81,7 +81,7 @@ def _is_empty_folder_of_ours(path: Path) -> bool:
 
 
 def _server_starts() -> Iterator[tuple[float, float]]:
-    """When each living tritonserver began to start, and when it had made its folders at the latest (time.time)."""
+    """Return when each living tritonserver started, and the latest time at which it made its folders (time.time)."""
     for process in psutil.process_iter():
         try:
             if process.name() != "tritonserver" or process.status() == psutil.STATUS_ZOMBIE:
@@ -108,6 +108,6 @@ def _folders_made(server: psutil.Process) -> float:
 
 
 def _backends_of(server: psutil.Process) -> set[str]:
-    """Those that the models of its repository need, as `_folders_made` names them."""
+    """Return the backends that the models of its repository need, by the names of `_folders_made`."""
     folders = [word.partition("=")[2] for word in server.cmdline() if word.startswith("--model-repository=")]
     return {found.suffix for folder in folders for found in Path(folder).glob("*/*/model.*")} & {".py", ".onnx"}

@@ -21,7 +21,7 @@ def family_options(command: Command) -> Command:
 
 
 def family_epilog() -> str:
-    """What the families say of their options, with examples: the end of the command's help."""
+    """Return the families' texts about their options, with examples: the end of the command's help."""
     return "\n\n".join(module.EPILOG for module in _modules())
 
 
@@ -29,7 +29,7 @@ def family_settings(options: Mapping[str, Any]) -> dict[str, str]:
     """The environment variables that the options stand for; empty when none of them was given.
 
     :param options: as click gives them, by name.
-    :raises click.BadParameter, click.UsageError: a value that cannot be, or options that contradict each other.
+    :raises click.BadParameter, click.UsageError: an invalid value, or options that contradict each other.
     """
     return {name: value for module in _modules() for name, value in module.settings(options).items()}
 

@@ -1,4 +1,4 @@
-"""What must hold before anything is started; each problem is one sentence that says what to fix."""
+"""Checks before anything is started; each problem is one sentence that says what to fix."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def preflight(settings: Settings) -> None:
 
 
 def family_problems(settings: Settings) -> list[str]:
-    """What this machine lacks for the settings of the model families."""
+    """Return what this machine lacks for the settings of the model families."""
     return [problem for family in settings.family_settings.values() for problem in family.problems(settings.gpus)]
 
 
 def missing_exports(settings: Settings) -> list[str]:
-    """Models of the repository whose weights are not there yet."""
+    """Return the models of the repository whose weights are missing."""
     folders = [spec for spec in all_specs() if (settings.model_repository / spec.name / "config.pbtxt").exists()]
     if not folders:
         return [f"The model repository {settings.model_repository} has no models; run: python -m exporters config"]

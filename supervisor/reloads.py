@@ -13,7 +13,7 @@ _POLL_TWICE = 3.0
 
 
 _RESTS = (30.0, 60.0, 120.0, 300.0, 600.0)
-"""Seconds between attempts with a model that neither loading it again nor another server helped."""
+"""Seconds between attempts with a model that still fails after a restart of the server."""
 
 
 class ReloadFailed(Exception):
@@ -25,7 +25,7 @@ class ReloadFailed(Exception):
 
 
 class LastResort:
-    """Which models a restart of the server did not help, and when each of them is tried again.
+    """Models that still fail after a restart of the server, and when each of them is tried again.
 
     A restart takes every family down. It is worth that once; a model that fails on the new server as well is tried
     alone from then on, and the others go on. All times are `time.monotonic`.
@@ -58,7 +58,7 @@ class LastResort:
         return time.monotonic() < self._until.get(model, 0.0)
 
     def works(self, models: Iterable[str]) -> None:
-        """These models work: what was before counts no more."""
+        """These models work: forget their earlier failures."""
         for model in models:
             self._restarted_for.discard(model)
             self._rests.pop(model, None)
@@ -84,7 +84,7 @@ class Reloads:
         self.models = set()
 
     def give_up(self) -> None:
-        """Wait no longer. The models stay in the server's repository, where new files of theirs are noticed."""
+        """Stop waiting. The models stay in the server's repository, so that new files of theirs are noticed."""
         self._served.add(self.models)
         self.models = set()
 
@@ -98,7 +98,7 @@ class Reloads:
         self._were_loaded = {model for model in models if health.get("models", {}).get(model)}
 
     def step(self, health: Mapping[str, Any], failed: Mapping[str, str]) -> float | None:
-        """Load them when all are unloaded: a pipeline that loads looks which networks there are.
+        """Load them when all are unloaded, because a pipeline looks for its networks when it loads.
 
         :param failed: models that did not load, and why.
         :returns: once all of them work, the seconds that it took.

@@ -13,9 +13,9 @@ from pathlib import Path
 class Served:
     """The links.
 
-    :param folder: where they lie; nothing else may be there.
-    :param repository: what they lead to.
-    :param is_chosen: whether a model of that name is to be served.
+    :param folder: of the links; it must hold nothing else.
+    :param repository: the folder that they point to.
+    :param is_chosen: whether a model of a name is served.
     """
 
     def __init__(self, folder: Path, repository: Path, is_chosen: Callable[[str], bool]) -> None:

@@ -30,7 +30,7 @@ log = logging.getLogger("darkroom")
 
 _TICK = 0.5
 _CALM_TICK = 2.0
-"""Between two looks at the proxy's /health while everything is up: dead processes are seen without it."""
+"""Seconds between two requests for /health while everything works. Dead processes are noticed without it."""
 _BACKOFF = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 _CALM_SECONDS = 60.0  # after that time without a failure the backoff starts again from the beginning
 _TRITON_GRACE = 15.0
@@ -40,9 +40,10 @@ _ALONE = 3
 """How often a model is loaded again alone before the server is restarted."""
 _REMEMBERED_SECONDS = 300.0
 _PATIENCE_SECONDS = 30.0
-"""Between two attempts with a model that a restart of the server did not help."""
+"""Seconds between two attempts with a model that still fails after a restart of the server."""
 _LEFT_MOST = 50
-"""Every reload of a model that had work to do leaves 68 waiting threads and 2 MB in the server."""
+"""Maximum number of reloads before a restart: each reload of a model that was used leaves 68 waiting threads and
+2 MB in the server."""
 _RELOAD_SECONDS = 60.0
 _LOAD_FAILURE = re.compile(
     r"(?:failed to load '([^']+)' version \d+|Poll failed for model directory '([^']+)'): (?:\w+: )?(.*)"
@@ -129,8 +130,8 @@ class Service:
             await self._watch(self._seen, asked)
 
     async def _link(self) -> None:
-        """Have the models loaded once the server listens: it would not before all of them have loaded, and so each
-        family is ready when its own models are."""
+        """Link the models once the server listens. If they were linked before, it would listen only after all of them
+        have loaded; so each family is ready when its own models are."""
         if await _listens(self.settings.triton_grpc_bind, self.settings.triton_grpc_port):
             self._served.fill()
             self._linked = True
@@ -161,12 +162,12 @@ class Service:
         self._up = up
 
     def _is_ready(self, family: dict[str, Any], asked: float) -> bool:
-        """Whether the proxy has seen a family of this Triton work; for a moment it may still tell of the one before."""
+        """Whether a family works in this Triton; for a moment the proxy may still report the one before."""
         ready_for = family["ready_for"]
         return ready_for is not None and ready_for < asked - self.triton.started
 
     def _is_loading(self, health: dict[str, Any]) -> bool:
-        """Whether models load: the server looks at its repository again when all of them have."""
+        """Whether models are loading: the server looks at its repository again only when all of them have loaded."""
         return any(not loaded and model not in self._failed for model, loaded in health.get("models", {}).items())
 
     def _scan(self, ready: set[str], health: dict[str, Any]) -> None:
@@ -180,7 +181,7 @@ class Service:
         self._dead |= stubbed - set(found.values())
 
     def _count_stubs(self) -> None:
-        """Notice the dead ones. Those of a model whose files have changed are replaced by the server itself."""
+        """Find dead stubs. Those of a model whose files have changed are replaced by the server itself."""
         dead = {process: model for process, model in self._stubs.items() if not is_living_stub(process)}
         if not dead:
             return
@@ -191,12 +192,12 @@ class Service:
         self._stubs = {process: model for process, model in found.items() if model in models}
 
     def _not_loaded(self, health: dict[str, Any]) -> dict[str, str]:
-        """The models that failed to load. One that was loaded before goes on as it was, if its new files are broken."""
+        """Return the models that failed to load. A loaded model continues if its new files are broken."""
         loaded = health.get("models", {})
         return {m: f"did not load: {why}" for m, why in self._failed.items() if loaded.get(m) is False}
 
     def _sick(self, health: dict[str, Any]) -> dict[str, str]:
-        """The models whose canaries fail again and again, and why they are to be loaded again."""
+        """Return the models whose canaries fail repeatedly, with the reason for loading them again."""
         if time.monotonic() - self.triton.started < _CANARY_GRACE:
             return {}
         families = health.get("families", {}).values()
@@ -204,7 +205,7 @@ class Service:
         return {model: f"does not work: {family['reason']}" for family in failing for model in family["failing"]}
 
     def _bring_back(self, lost: dict[str, str], health: dict[str, Any]) -> None:
-        """Load models again, after one that was lost too often not at once.
+        """Load models again; with a pause if one was lost too often.
 
         :param lost: the models, and what happened to each.
         :raises ReloadFailed: that was done too often.
@@ -253,12 +254,12 @@ class Service:
         await self._revive(self.triton)
 
     def _heard(self, line: str) -> None:
-        """A line of the server's output."""
+        """Read a line of the server's output."""
         if (found := _LOAD_FAILURE.search(line)) is not None:
             self._failed[found[1] or found[2]] = found[3]
 
     async def _revive(self, child: Child) -> None:
-        """Start a dead child again, at once the first time and ever later when it keeps dying."""
+        """Restart a dead child: at once the first time, then after growing pauses."""
         if child is self.proxy and not self.ready:
             raise SetupError(f"The proxy ended with code {child.exit_code} while it started; see logs/proxy.log.")
         now = time.monotonic()
@@ -297,7 +298,7 @@ class Service:
             return
 
     async def _shut_down(self) -> None:
-        """The proxy first, which lets accepted work finish on a Triton that still runs."""
+        """Stop the proxy first, so that accepted work finishes while Triton still runs."""
         if self.proxy.alive:
             log.info("stopping: accepted work finishes first (again Ctrl-C or SIGTERM: stop at once)")
         await self.proxy.stop(grace=self.settings.drain_timeout + _TRITON_GRACE)
@@ -305,7 +306,7 @@ class Service:
         await asyncio.to_thread(sweep)
 
     def interrupt(self) -> None:
-        """What SIGTERM and Ctrl-C do: the first one drains, the second one does not wait."""
+        """Handle SIGTERM and Ctrl-C: the first one drains, the second one stops at once."""
         if not self.stopping.is_set():
             self.stopping.set()
         elif self.proxy.alive:
@@ -319,7 +320,7 @@ def address_of(host: str, port: int) -> str:
 
 
 def _loopback(host: str) -> str:
-    """The address of this machine where all of its addresses are meant."""
+    """Return the loopback address for a host that means all addresses."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
@@ -334,7 +335,7 @@ async def _listens(host: str, port: int) -> bool:
 
 
 def _last_error(child: Child) -> str:
-    """The line of its output that says best why it ended."""
+    """Return the line of its output that best explains why it ended."""
     lines = [line.strip() for line in child.tail]
     named = [f"the model {m[1] or m[2]} does not load: {m[3]}" for m in map(_LOAD_FAILURE.search, lines) if m]
     errors = [line for line in lines if "error" in line.lower()]

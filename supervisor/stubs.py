@@ -14,7 +14,7 @@ Stubs = Mapping[psutil.Process, str]
 
 
 def stubs_of(pid: int, repository: Path) -> dict[psutil.Process, str]:
-    """The living stubs below a server with that repository. Looks at every process of the machine."""
+    """Return the living stubs of a server with that repository. It looks at every process of the machine."""
     try:
         children = psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -27,7 +27,9 @@ def is_living_stub(process: psutil.Process) -> bool:
     """Whether a process that was a stub still is one."""
     try:
         # The kernel cuts names at 15 characters, which psutil completes from a command line that zombies lack.
-        named = process.is_running() and STUB.startswith(process.name()[:15])  # another may have its number by now
+        named = process.is_running() and STUB.startswith(
+            process.name()[:15]
+        )  # another process may have its number by now
         return named and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

@@ -22,7 +22,7 @@ from supervisor.errors import SetupError
 ROOT = Path(__file__).resolve().parents[1]
 POLLING = ("--model-control-mode=poll", "--repository-poll-secs=1")
 """The server looks every second which models its repository has, and loads and unloads them (docs/decisions/
-0022-one-model-is-loaded-again-alone.md). Nobody can tell it over the network to load something."""
+0022-one-model-is-loaded-again-alone.md). So models cannot be loaded over the network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class TritonInstall:
     library_path: tuple[Path, ...]
 
     def environment(self, base: Mapping[str, str] = os.environ) -> dict[str, str]:
-        """The environment for the server: `base`, its libraries, and this Python first on PATH for the stubs."""
+        """Return the environment for the server: `base`, its libraries, and this Python first on PATH for the stubs."""
         env = dict(base)
         libraries = [str(p) for p in self.library_path] + [env.get("LD_LIBRARY_PATH", "")]
         env["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))
@@ -46,7 +46,7 @@ class TritonInstall:
 
 
 def libpython_folder(minor: int = sys.version_info.minor) -> Path:
-    """The folder of libpython3.<minor>.so, which the stub is linked against.
+    """Return the folder of libpython3.<minor>.so, which the stub is linked against.
 
     :raises SetupError: this Python has no shared library; says how to get one.
     """
@@ -68,7 +68,7 @@ def libpython_folder(minor: int = sys.version_info.minor) -> Path:
 
 
 def find_triton(state_dir: Path) -> TritonInstall:
-    """The tritonserver on PATH (NVIDIA's container), else the one inside the nvidia-pytriton wheel.
+    """Return the tritonserver on PATH (NVIDIA's container), else the one in the nvidia-pytriton wheel.
 
     :param state_dir: where the wheel's backend folder may be assembled.
     :raises SetupError: there is neither, or a part is missing.
@@ -134,7 +134,7 @@ def triton_command(
     grpc_address: str = "127.0.0.1",
     extra: tuple[str, ...] = (),
 ) -> list[str]:
-    """The command line of the server: loopback only, HTTP off unless a port is given.
+    """Return the command line of the server: loopback only, HTTP off unless a port is given.
 
     HTTP is off because the HTTP front end of 2.51 can be crashed by a hostile body (fixed in 25.10).
 

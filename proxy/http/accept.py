@@ -33,7 +33,7 @@ class Accept:
 
     def best(self, offers: Sequence[str]) -> str:
         """Return the offer with the highest weight; of equal ones the one that is named more exactly, then the one
-        named first, then the first offer. If none is acceptable, return the first one: it may be useful all the same."""
+        named first, then the first offer. If none is acceptable, return the first: it may be useful all the same."""
 
         def rank(offer: str) -> tuple[float, int, int]:
             how, weight = self._match(offer)

@@ -65,7 +65,7 @@ async def _read_call(request: Request, services: Use) -> GenerateCall:
 
 
 def _preferred_answer(accept: Accept) -> str:
-    """What the client likes best of what there is: JSON, a kind of picture, or any picture. JSON if it has no wish."""
+    """Return the media type of the answer by `Accept`: JSON, an image type, or any image type; else JSON."""
     best = accept.best((_JSON, *_IMAGES))
     if best == _JSON:
         return _JSON
@@ -93,10 +93,10 @@ def _require_one(fits: bool, but: str, accepted: str) -> None:
 )
 async def generate(request: Request, services: Use, call: Annotated[GenerateCall, Depends(_read_call)]) -> Response:
     """Takes JSON or a form. Answers JSON: `images` as data URLs, `seed`, `seeds`, `parameters`, and with a reference
-    picture the `control_map` that was made of it. With `Accept: image/png` (webp, jpeg) and one picture it answers
-    the picture itself, and its seed in `X-Seed`.
+    image the `control_map` that was made of it. With `Accept: image/png` (webp, jpeg) and one image it answers the
+    image itself, and its seed in `X-Seed`.
 
-    With `Accept: text/event-stream` it answers events: `progress` with the steps done and in all, `control` with
+    With `Accept: text/event-stream` it answers events: `progress` with the finished and all steps, `control` with
     the control map, `preview`, `image` for each image when it is ready, then `done` with the rest of the answer, or
     `error`."""
     call.job.model.require_ready(services)
@@ -111,7 +111,7 @@ async def generate(request: Request, services: Use, call: Annotated[GenerateCall
 
 
 async def _stream_events(services: Services, call: GenerateCall, send: SendEvent) -> None:
-    """The job as events."""
+    """Send the events of a job."""
 
     async def on_response(outputs: Outputs) -> None:
         for one in await asyncio.to_thread(_events_of, outputs, call.job.media_type):
@@ -122,7 +122,7 @@ async def _stream_events(services: Services, call: GenerateCall, send: SendEvent
 
 
 def _events_of(outputs: Outputs, media_type: str) -> list[bytes]:
-    """One response of the model as events."""
+    """Encode one response of the model as events."""
     if "image" in outputs:
         details = json.loads(outputs["details"][0])
         image = data_url(outputs["image"].data, media_type)

@@ -1,4 +1,4 @@
-"""Is the service up? `GET /health` (merged contract A and B) and `GET /api/health` (contract D)."""
+"""State of the service: `GET /health` (merged contract A and B) and `GET /api/health` (contract D)."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ router = APIRouter(tags=["health"])
 
 CONTRACT_VERSION = "1.0.0"
 _RETRY_AFTER = 5
-"""Seconds, when something else than Triton is the reason."""
+"""Retry-After in seconds if the reason is not Triton."""
 
 
 @router.get("/health", summary="State of the service", **healths(Health))
 async def health(services: Use, tasks: UseTasks) -> JSONResponse:
     """200 when every model has answered a small inference, 503 while some of them load, restart or drain. `families`
-    says which work: each goes on by itself, and `GET /health/{family}` answers for one. Tasks that wait are counted in
-    `queue_length`, and in `total_tasks` all that are not forgotten, from before a restart too."""
+    says which of them work: they are independent, and `GET /health/{family}` answers for one. `queue_length` counts
+    waiting tasks, `total_tasks` all stored tasks, also those from before a restart."""
     gate, monitor = services.gate, services.monitor
     status, counts, reason = _status(services), dict[str, int](), monitor.reason
     try:
@@ -55,7 +55,7 @@ async def health(services: Use, tasks: UseTasks) -> JSONResponse:
 @router.get("/health/{family}", summary="State of one family of models", **healths(OneHealth, raises=(NotFound,)))
 async def one_health(family: str, services: Use) -> JSONResponse:
     """200 when this pipeline and the networks that it needs have answered a small inference, 503 while they load,
-    restart or drain; the names are those in `families` of `GET /health`. 404 where there is none of that name."""
+    restart or drain; the names are those in `families` of `GET /health`. 404 for an unknown name."""
     monitor = services.monitor
     state = monitor.states.get(family)
     if state is None and monitor.models:
@@ -65,7 +65,7 @@ async def one_health(family: str, services: Use) -> JSONResponse:
 
 
 def family_health(state: State) -> dict[str, Any]:
-    """How a group of models is."""
+    """Return the state of a group of models."""
     return {
         "ready": state.ready,
         "ready_for": state.ready_for,

@@ -48,13 +48,13 @@ SessionId = Annotated[
 
 
 class SessionFields(BaseModel):
-    """What names a session."""
+    """The fields that name a session."""
 
     session_id: SessionId
 
 
 class ImageFields(SessionFields):
-    """An image to train on comes with its prompt."""
+    """The fields of an image to train on."""
 
     prompt: Text = Field(description="What the image shows.", min_length=1, examples=["a red apple on a table"])
 
@@ -79,7 +79,7 @@ class LoraUpload(SessionFields):
 
 @router.get("/create_session", summary="Make a session", **answers(answer.CreatedSession))
 async def create_session(services: Use) -> dict[str, Any]:
-    """Each call makes a new one."""
+    """Each call makes a new session."""
     return {"session_id": await asyncio.to_thread(store_of(services).create)}
 
 
@@ -89,7 +89,7 @@ async def create_session(services: Use) -> dict[str, Any]:
     **answers(answer.Success, raises=(*IMAGE, NotFound)),
 )
 async def post_session_image(request: Request, services: Use) -> dict[str, Any]:
-    """The image is kept as PNG; it is turned upright, and what is transparent becomes white."""
+    """The image is stored upright as PNG; transparent pixels become white."""
     body = await read_json(request, images=(IMAGE_FIELD,), max_mb=services.settings.max_upload_mb)
     found = await take_image(body, (IMAGE_FIELD,), max_mb=services.settings.max_upload_mb)
     fields, warnings = _checked(request, body, ImageFields)
@@ -113,7 +113,7 @@ async def post_session_image(request: Request, services: Use) -> dict[str, Any]:
     **answers(answer.UploadedLora, raises=(*BODY, NotFound, Conflict)),
 )
 async def upload_lora(request: Request, services: Use) -> dict[str, Any]:
-    """Takes whole safetensors files only. A file that is there already, with the same content, is no error."""
+    """Accepts complete safetensors files only. Sending the same file again is no error."""
     body = await read_json(request, images=(LORA_FIELD,), max_mb=services.settings.max_upload_mb)
     found = await take_image(body, (LORA_FIELD,), max_mb=services.settings.max_upload_mb)
     fields, warnings = _checked(request, body, LoraUpload)
@@ -169,11 +169,11 @@ async def delete_session(request: Request, services: Use) -> dict[str, Any]:
 
 
 def store_of(services: Services) -> SessionStore:
-    """The sessions of this installation."""
+    """Return the sessions of this installation."""
     return SessionStore(services.settings.session_dir)
 
 
 def _checked(request: Request, body: dict[str, Any], kind: type[Fields]) -> tuple[Fields, dict[str, Any]]:
-    """The fields of a body, and what there is to say of those that are not known."""
+    """Validate the fields of a body; return them with the warnings for unknown fields."""
     warnings = note(request, ignored(body, kind.model_fields))
     return validated(body, kind, ITERATIONS), warnings

@@ -1,4 +1,4 @@
-"""Which models there are, what they can do and what a request to them may say."""
+"""Lists the models, their operations and the fields of their requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a picture says of how it was made."""
+"""Reads the parameters that an image carries."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ router = APIRouter(tags=["text to image"])
 PICTURE_FIELDS = ("file", "image", "image_base64")
 
 
-@router.post("/png-info", summary="Read a picture's parameters", **answers(answer.PngInfo, raises=IMAGE))
+@router.post("/png-info", summary="Read an image's parameters", **answers(answer.PngInfo, raises=IMAGE))
 async def png_info(request: Request, services: Use) -> dict[str, Any]:
     """The text chunks of a PNG or the texts in the EXIF of a JPEG or WebP, as `chunks`; of these `parameters`, the text
     that web UIs write, which `fields` takes apart, and `darkroom`, the exact parameters of images made here. Absent

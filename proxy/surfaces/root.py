@@ -1,4 +1,4 @@
-"""`GET /`: what this service is, and for a browser a page that makes pictures."""
+"""`GET /`: information about the service, and for a browser a page that makes images."""
 
 from __future__ import annotations
 

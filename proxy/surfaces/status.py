@@ -1,4 +1,4 @@
-"""What the service is doing and on what: contract A."""
+"""The state of workers, queue and devices: contract A."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ router = APIRouter(tags=["health"])
 
 @router.get("/status", summary="Workers, queue and devices", **answers(Status))
 async def status(services: Use, tasks: UseTasks) -> dict[str, Any]:
-    """`active_workers`: tasks that can run at once, while there is a family whose models work (`families`);
-    `task_queue_size`: tasks that wait, without the durable ones while their database is away; `pending_tasks`: tasks
-    that wait or run. Results go to their clients at once or to the disk, so that no result is ever in a queue. Memory
-    of GPUs in GiB; `memory_allocated` is that of this service (`memory_scope` "service") where the driver tells it,
-    else that of all programs ("device"), as `memory_reserved` always is. `ranks` of a model that is divided over
-    several devices: how many there should be and how many work, and why they were given up, if they were; it then goes
-    on with one device, its `provider`."""
+    """`active_workers`: tasks that can run at once, while at least one family works (`families`). `task_queue_size`:
+    waiting tasks, without the durable ones while their database is unavailable. `pending_tasks`: waiting and running
+    tasks. `result_queue_size` is always 0, because results go to the client at once or to the disk.
+
+    Memory of GPUs is in GiB. `memory_allocated` is that of this service (`memory_scope` "service") if the driver
+    reports it, else that of all programs ("device"); `memory_reserved` is always that of all programs. `ranks` of a
+    model that is divided over several devices: how many there should be, how many work, and why they were given up, if
+    they were; the model then runs on one device, its `provider`."""
     gate, monitor, settings = services.gate, services.monitor, services.settings
     queued = await _queued(services, tasks)
     gpus = await asyncio.to_thread(gpu_info, settings.num_gpus_to_use)
@@ -59,7 +60,7 @@ async def status(services: Use, tasks: UseTasks) -> dict[str, Any]:
 
 
 async def _queued(services: Services, tasks: Tasks) -> int:
-    """Tasks that wait, as far as one can tell."""
+    """Return the number of waiting tasks, as far as it is known."""
     durable = 0
     with contextlib.suppress(NotReady):
         durable = (await tasks.counts()).get("queued", 0)

@@ -47,9 +47,9 @@ RESOLUTIONS = ("1024x1024", "1024x768", "768x1024", "512x512")
 _ENUM: dict[str, Any] = {"enum": list(RESOLUTIONS)}
 _USUAL_STEPS = 50
 _OTHER_NAMES = {ours: name for name, ours in ImageRequest.aliases().items()}
-"""The operation's name of a field -> the contract's."""
+"""The contract's name of a field, by the operation's name."""
 BY_CONTRACT = frozenset(_OTHER_NAMES)
-"""Fields of the operation that this contract has another name for."""
+"""Fields of the operation that have another name in this contract."""
 ELSEWHERE = {
     "width": "resolution says the size",
     "height": "resolution says the size",
@@ -70,7 +70,7 @@ _AUTO = "auto"
 
 
 def submit_operation(services: Services) -> Generate:
-    """What `POST /submit` does: SUBMIT_OPERATION, or where that is auto, the contract's own model if it is there."""
+    """Return the operation of `POST /submit`: SUBMIT_OPERATION; for auto the contract's own model, if installed."""
     wanted: str = services.settings.submit_operation
     if wanted == _AUTO:
         there = {model.name for model in installed(services, "generate")}
@@ -142,7 +142,7 @@ async def submit(
     services: Use,
     tasks: UseTasks,
 ) -> Response:
-    """Answers at once; ask `/status/{task_id}` what became of it."""
+    """Answers at once; `/status/{task_id}` shows the progress and the result."""
     warnings = note(request, _ignored(body, services))
     ((task, new),) = await _submit([body], request, services, tasks)
     content = {**_accepted(task, await tasks.estimates_of_accepted()), **warnings}
