@@ -35,7 +35,7 @@ def as_png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def as_pixels(data: bytes) -> NDArray[np.uint8]:
-    """An encoded picture as pixels, (height, width, 3)."""
+    """An encoded image as pixels, (height, width, 3)."""
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("RGB"))
 

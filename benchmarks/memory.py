@@ -1,4 +1,4 @@
-"""The largest memory of the whole service while it makes a large picture."""
+"""The largest memory of the whole service while it makes a large image."""
 
 from __future__ import annotations
 

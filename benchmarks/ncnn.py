@@ -38,17 +38,17 @@ _NEEDED = "libomp5 and libvulkan1 (Debian/Ubuntu: apt install libomp5 libvulkan1
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """One picture: seconds in ncnn, without reading and writing files, and how many threads it kept busy."""
+    """One image: seconds in ncnn, without reading and writing files, and how many threads it kept busy."""
 
     seconds: float
     threads: float
 
 
 def upscale(image: Path, label: str, output: Path) -> float:
-    """Upscale one picture with ncnn and write the result as a PNG.
+    """Upscale one image with ncnn and write the result as a PNG.
 
     :param label: "x4plus", "x4plus-anime", "animevideov3-x2", "animevideov3-x3" or "animevideov3-x4".
-    :returns: seconds in ncnn; the first picture of a model is slower than the next ones.
+    :returns: seconds in ncnn; the first image of a model is slower than the next ones.
     :raises BenchmarkError: the reference cannot be had on this machine; says what is missing.
     """
     with Worker() as worker:
@@ -56,7 +56,7 @@ def upscale(image: Path, label: str, output: Path) -> float:
 
 
 class Worker:
-    """A process that keeps its models loaded between pictures. It ends with its standard input.
+    """A process that keeps its models loaded between images. It ends with its standard input.
 
     :raises BenchmarkError: the reference cannot be had on this machine; says what is missing.
     """
@@ -79,7 +79,7 @@ class Worker:
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         if kind is not None:
-            self._process.kill()  # it may be in the middle of a long picture
+            self._process.kill()  # it may be in the middle of a long image
         self._process.communicate()
 
     def upscale(self, image: Path, label: str, output: Path) -> Timing:

@@ -25,7 +25,7 @@ from proxy.gateway import Gateway
 
 MODEL = "animevideov3"
 TARGET = 1.10
-# The bound of the REST contract for one picture served alone and in a batch.
+# The bound of the REST contract for one image served alone and in a batch.
 _ROUNDING = 2
 _IDLE_SECONDS = 5
 
@@ -124,7 +124,7 @@ def _parts(data: bytes, result: bytes, rounds: int) -> Table:
 
 
 def _same_picture(one: bytes, other: bytes) -> None:
-    """:raises BenchmarkError: the two pictures differ by more than rounding, so their times mean nothing."""
+    """:raises BenchmarkError: the two images differ by more than rounding, so their times mean nothing."""
     difference = np.abs(as_pixels(one).astype(np.int16) - as_pixels(other)).max()
     if difference > _ROUNDING:
         raise BenchmarkError(f"the service and the loop made different pictures (by {difference} of 255 levels).")

@@ -1,4 +1,4 @@
-"""Darkroom against Real-ESRGAN by ncnn on the CPU, picture by picture."""
+"""Darkroom against Real-ESRGAN by ncnn on the CPU, image by image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TARGET = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One network and one square picture. `label` is ncnn's name of it, `model` the request's."""
+    """One network and one square image. `label` is ncnn's name of it, `model` the request's."""
 
     model: str
     label: str
@@ -88,6 +88,6 @@ def _compare(
 
 
 def _psnr(one: bytes, other: bytes) -> float:
-    """Peak signal-to-noise ratio of two encoded pictures in dB."""
+    """Peak signal-to-noise ratio of two encoded images in dB."""
     error = np.mean((as_pixels(one).astype(np.float64) - as_pixels(other)) ** 2)
     return float(10 * np.log10(255**2 / max(float(error), 1e-9)))

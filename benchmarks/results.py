@@ -62,7 +62,7 @@ class Section:
 class Report:
     """A whole run.
 
-    :param quick: fewer rounds and smaller pictures: it shows that the command works, its numbers mean little.
+    :param quick: fewer rounds and smaller images: it shows that the command works, its numbers mean little.
     :param machine: what ran it, as lines of a table; see `machine.describe`.
     :param command: what made it.
     """

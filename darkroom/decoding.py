@@ -33,16 +33,16 @@ DECODE_ERRORS = (
 """What Pillow's readers raise on damaged files; anything else is a bug of ours and stays one."""
 
 _FILLS = tuple(bytes([first << 5 | first]) + b"\x5a\xa5\x33\xcc\x0f\xf0\x92\x49" * 8 for first in range(1, 8))
-"""What may stand where the data of a picture is missing, one for each way to go on by three bits (the decoder's own are
-zeros): a picture that needs any of it shows the difference."""
+"""What may stand where the data of an image is missing, one for each way to go on by three bits (the decoder's own are
+zeros): an image that needs any of it shows the difference."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A decoded picture.
+    """A decoded image.
 
     :param rgb: (height, width, 3) uint8.
-    :param alpha: (height, width) uint8, or None for a picture without transparency.
+    :param alpha: (height, width) uint8, or None for an image without transparency.
     :param grey: the source was grey, so the result should be written grey.
     :param icc_profile: the colour profile that the pixel values are in; None means sRGB.
     """
@@ -54,12 +54,12 @@ class Picture:
 
     @property
     def channels(self) -> int:
-        """Channels of the interleaved picture, 1..4."""
+        """Channels of the interleaved image, 1..4."""
         return (1 if self.grey else 3) + (self.alpha is not None)
 
 
 def opened(source: Source) -> ImageFile.ImageFile:
-    """The picture, not decoded yet."""
+    """The image, not decoded yet."""
     return Image.open(io.BytesIO(source.data), formats=[source.kind])
 
 
@@ -67,7 +67,7 @@ def pixels_complete(source: Source) -> bool:
     """Whether a JPEG without its end marker has the data of all of its pixels.
 
     The decoder makes up what is missing, and says nothing of it. So it is asked several times, with other data behind
-    the end: a picture that is whole does not look at it.
+    the end: an image that is whole does not look at it.
     """
 
     def decoded(behind: bytes) -> Pixels:
@@ -99,7 +99,7 @@ def normalised(source: Source) -> Picture:
 
 
 def _keyed(image: Image.Image, source: Source) -> NDArray[np.bool_] | None:
-    """(height, width): where a picture without an alpha channel has its one transparent colour. None where it has
+    """(height, width): where an image without an alpha channel has its one transparent colour. None where it has
     none."""
     if source.key is None or source.bits is None:
         return None
@@ -193,7 +193,7 @@ def _cmyk_to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
             if converted is not None:
                 return converted
         except (ImageCms.PyCMSError, OSError, ValueError):
-            pass  # a damaged profile: the plain conversion is better than no picture
+            pass  # a damaged profile: the plain conversion is better than no image
     return image.convert("RGB")
 
 

@@ -37,7 +37,7 @@ class InvalidInput(DarkroomError):
 
 
 class NotAnImage(InvalidInput):
-    """The bytes are not a picture that can be read: unknown format, damaged, cut short, or two files in one."""
+    """The bytes are not an image that can be read: unknown format, damaged, cut short, or two files in one."""
 
     code = "not_an_image"
 

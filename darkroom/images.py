@@ -1,4 +1,4 @@
-"""Pictures in and out: bytes of any common kind to 8-bit pixels and back.
+"""Images in and out: bytes of any common kind to 8-bit pixels and back.
 
 `probe` looks at the header only and refuses what must not be decoded (bombs, files that are two things at once);
 `decode` then normalises orientation, colour and depth. Neither trusts a file name or a declared content type.
@@ -50,7 +50,7 @@ Image.MAX_IMAGE_PIXELS = None
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What a picture's header claims. Width and height are before EXIF orientation."""
+    """What an image's header claims. Width and height are before EXIF orientation."""
 
     format: str
     width: int
@@ -60,8 +60,8 @@ class Header:
 def probe(data: bytes, *, max_pixels: int, param: str = "file") -> Header:
     """Read the header, decode nothing.
 
-    :raises NotAnImage: no readable picture, or a picture with another file attached.
-    :raises TooLarge: more than `max_pixels` pixels, or more pieces than any picture needs.
+    :raises NotAnImage: no readable image, or an image with another file attached.
+    :raises TooLarge: more than `max_pixels` pixels, or more pieces than any image needs.
     """
     _refuse_attachments(data, param)
     return _header(containers.read(data, param=param, whole=False), data, max_pixels, param)
@@ -120,7 +120,7 @@ def trimmed(data: bytes) -> bytes:
 
 
 def check_side(width: int, height: int, format: Format) -> None:
-    """:raises InvalidInput: a picture of this size is larger than the format can hold."""
+    """:raises InvalidInput: an image of this size is larger than the format can hold."""
     limit = LARGEST_SIDE[format]
     if max(width, height) > limit:
         raise InvalidInput(
@@ -130,13 +130,13 @@ def check_side(width: int, height: int, format: Format) -> None:
 
 
 def encode(picture: Picture, *, format: Format, quality: int, text: Mapping[str, str] | None = None) -> bytes:
-    """Encode a picture.
+    """Encode an image.
 
     :param format: "jpeg" has no transparency: it is laid on white. "raw" is the bare rows, channels last.
     :param quality: 1..100 for WebP and JPEG; the others are lossless.
     :param text: by keyword, as `darkroom.parameters.text_chunks` makes it. PNG carries all of it; WebP and JPEG carry
         "parameters" as their EXIF comment, where the web UI puts it, and "darkroom" as their maker's note.
-    :raises InvalidInput: the picture is larger than the format can hold.
+    :raises InvalidInput: the image is larger than the format can hold.
     """
     height, width = picture.rgb.shape[:2]
     check_side(width, height, format)
@@ -171,7 +171,7 @@ def interleave(picture: Picture) -> Pixels:
 
 
 def opaque(picture: Picture) -> Pixels:
-    """(height, width, 3) uint8 RGB: on white, where the picture is transparent."""
+    """(height, width, 3) uint8 RGB: on white, where the image is transparent."""
     if picture.alpha is None:
         return picture.rgb
     return np.asarray(_on_white(Image.fromarray(interleave(picture)).convert("RGBA")))
@@ -203,9 +203,9 @@ def _document(tail: bytes) -> bool:
 
 
 def _refuse_attachments(data: bytes, param: str) -> None:
-    """Refuse empty files, and polyglots: files that are a picture to us and something else to the next program.
+    """Refuse empty files, and polyglots: files that are an image to us and something else to the next program.
 
-    Cameras and phones do append to their pictures: previews, films, what was cropped away. So only an archive or a
+    Cameras and phones do append to their images: previews, films, what was cropped away. So only an archive or a
     document counts; all else is not looked at, and not kept.
     """
     if not data:

@@ -46,7 +46,7 @@ class ImageInfo:
 
 
 def text_chunks(details: Mapping[str, Any]) -> dict[str, str]:
-    """The text chunks of a picture.
+    """The text chunks of an image.
 
     :param details: prompt, negative_prompt, steps, scheduler, guidance_scale, seed, width, height, model, model_hash,
         index, version; with control also control_type, low_threshold, high_threshold, controlnet_conditioning_scale,

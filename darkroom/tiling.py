@@ -1,4 +1,4 @@
-"""Cut a picture into overlapping windows that all have one shape, so that any of them can share a batch.
+"""Cut an image into overlapping windows that all have one shape, so that any of them can share a batch.
 
 Other tilers cut fixed cores and give border tiles other shapes. Here the image is divided evenly, and a window that
 reaches over the image's border sees the image mirrored there: a network that sees its zero padding instead gets the
@@ -20,7 +20,7 @@ _STEP = 8  # window sides are rounded up to this: fewer distinct shapes for batc
 class Span:
     """Along one axis: the network reads start..stop, and of its output only core_start..core_stop is kept.
 
-    `start` may be negative and `stop` beyond the picture's end; the cores divide the picture.
+    `start` may be negative and `stop` beyond the image's end; the cores divide the image.
     """
 
     start: int
@@ -31,7 +31,7 @@ class Span:
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """A window of the picture: the spans of its rows and its columns."""
+    """A window of the image: the spans of its rows and its columns."""
 
     rows: Span
     columns: Span
@@ -56,14 +56,14 @@ def spans(length: int, tile: int, pad: int) -> list[Span]:
 
 
 def tiles(height: int, width: int, *, tile: int, pad: int) -> list[Tile]:
-    """All windows of a picture, row by row."""
+    """All windows of an image, row by row."""
     return [
         Tile(rows=rows, columns=columns) for rows in spans(height, tile, pad) for columns in spans(width, tile, pad)
     ]
 
 
 def cut(source: NDArray[np.uint8], window: Tile) -> NDArray[np.uint8]:
-    """The window of a picture as a batch of one.
+    """The window of an image as a batch of one.
 
     :param source: (height, width, 3), or (height, width), which is repeated to three channels.
     :returns: (1, window height, window width, 3).

@@ -19,7 +19,7 @@ from exporters.tensorrt.engines import Served
 
 _HEADER = "# Rendered by `python -m exporters config`; edit networks.py of the family, not this file."
 
-# 1 = HEURISTIC. EXHAUSTIVE, the default of NVIDIA's backend, costs hundreds of milliseconds per new picture size.
+# 1 = HEURISTIC. EXHAUSTIVE, the default of NVIDIA's backend, costs hundreds of milliseconds per new image size.
 _GPU_PARAMETERS = {"cudnn_conv_algo_search": "1"}
 
 

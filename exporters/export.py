@@ -36,7 +36,7 @@ class Tolerance:
     """How far an export may be from diffusers in fp32.
 
     :param relative: of numbers: the largest difference as a share of the largest value.
-    :param levels: of pictures: the largest difference in levels of 255.
+    :param levels: of images: the largest difference in levels of 255.
     """
 
     relative: float
@@ -45,7 +45,7 @@ class Tolerance:
 
 # fp32: the sums are the same in another order; seen 2e-6. A pixel near a half may round to either side.
 # fp16: weights and the result of every operator are rounded to 11 bits (5e-4); seen 1e-3, and 1 level with trained
-# weights, 3 with random ones whose pictures are all contrast.
+# weights, 3 with random ones whose images are all contrast.
 TOLERANCE: Mapping[Precision, Tolerance] = {
     "fp32": Tolerance(relative=1e-4, levels=1),
     "fp16": Tolerance(relative=5e-3, levels=4),

@@ -76,7 +76,7 @@ class Manifest:
         name of a checkpoint.
     :param weights_sha256: of the weights; of several files, the hash of their hashes.
     :param files: what the export wrote beside this manifest.
-    :param max_error: largest difference to torch at the export: in levels of 255 where pictures come out, else as a
+    :param max_error: largest difference to torch at the export: in levels of 255 where images come out, else as a
         share of the largest value.
     :param error_share: share of values that differ at all, 0..1.
     :param sources: the checkpoints by their part in the export ("checkpoint", "controlnet").

@@ -1,4 +1,4 @@
-"""A zip that grows on disk, so that a batch never holds more than the picture at hand in memory."""
+"""A zip that grows on disk, so that a batch never holds more than the image at hand in memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f<>:\"|?*]")
 class Archive:
     """A zip in a temporary file; `close` it, send `path`, and `remove` it.
 
-    Entries are stored, not deflated: pictures are compressed already.
+    Entries are stored, not deflated: images are compressed already.
     """
 
     def __init__(self) -> None:

@@ -72,7 +72,7 @@ def make_chunks(orders: Iterable[Order], workers: int) -> Iterator[Chunk]:
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         for order in orders:
             waiting.append(pool.submit(make_chunk, order))
-            if len(waiting) > workers:  # a chunk has 100 MB of pictures
+            if len(waiting) > workers:  # a chunk has 100 MB of images
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

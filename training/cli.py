@@ -64,7 +64,7 @@ Training, exporting and measuring need more than the service does:
   pip install -e '.[demo]'""",
 )
 def main() -> None:
-    """A small world of emoji scenes with captions, a judge that reads pictures of it, and tiny models trained on it.
+    """A small world of emoji scenes with captions, a judge that reads images of it, and tiny models trained on it.
 
     The models have the real classes of the families at small widths, so that the service runs, and can be judged, with
     no download.
@@ -123,7 +123,7 @@ Example:
 )
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def judge_command(files: tuple[Path, ...]) -> None:
-    """Say what is on pictures of 128 x 128 pixels, and how much of each that explains."""
+    """Say what is on images of 128 x 128 pixels, and how much of each that explains."""
     import numpy as np
     from PIL import Image
 
@@ -349,9 +349,9 @@ def measure(
     checkpoints: Path,
     **flags: bool,
 ) -> None:
-    """Make pictures for prompts that training never saw, and let the judge read them.
+    """Make images for prompts that training never saw, and let the judge read them.
 
-    Writes a JSON file and a sheet of pictures into the checkpoint's folder, and the numbers into its model card.
+    Writes a JSON file and a sheet of images into the checkpoint's folder, and the numbers into its model card.
     """
     chosen = families()[family]
     asked = _asked_measure(chosen, flags)

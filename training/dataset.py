@@ -1,4 +1,4 @@
-"""The training pictures as latents, token ids and Canny edges: made once per VAE, kept in files, drawn in batches."""
+"""The training images as latents, token ids and Canny edges: made once per VAE, kept in files, drawn in batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The 40 things of the demo world: their names, their emoji, and the committed sheet of their pictures."""
+"""The 40 things of the demo world: their names, their emoji, and the committed sheet of their images."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Reads a picture of the demo world: which glyphs stand where, on which colour, in which style.
+"""Reads an image of the demo world: which glyphs stand where, on which colour, in which style.
 
-No network is trained for it: it explains the picture. With the background taken away, what is left of a picture is
+No network is trained for it: it explains the image. With the background taken away, what is left of an image is
 an energy, the sum of its squares; a glyph drawn in some style, size and place explains a part of that energy. The
 hypothesis that explains the most is the verdict. A search at half resolution proposes, one at full resolution
 decides.
@@ -22,7 +22,7 @@ from training.world import BACKGROUNDS, Placed, Scene
 Array = NDArray[np.float32]
 
 TRUST = 0.4
-"""A verdict that explains less of the picture's energy is a guess, and counts as nothing recognized."""
+"""A verdict that explains less of the image's energy is a guess, and counts as nothing recognized."""
 _RING = 5
 """Width of the border that tells the background, in pixels."""
 _REACH = JITTER // 2 + 1
@@ -30,7 +30,7 @@ _REACH = JITTER // 2 + 1
 _GROWTH = 4
 """How much larger or smaller than drawn a glyph may be, in pixels."""
 _AMPLITUDE = (0.6, 1.1)
-"""How much paler or stronger than its glyph a picture may be."""
+"""How much paler or stronger than its glyph an image may be."""
 _CLOSE = 0.8
 """What explains at least this share of the best goes to the second search, ..."""
 _GLYPHS_KEPT = 3
@@ -56,7 +56,7 @@ _LAYOUTS: tuple[tuple[int, ...], ...] = ((0,), (1,), (2,), (3, 4), (5, 6))
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the judge sees. `explained` is the share of the picture's energy that `scene` explains, 0 to 1."""
+    """What the judge sees. `explained` is the share of the image's energy that `scene` explains, 0 to 1."""
 
     scene: Scene
     explained: float
@@ -77,7 +77,7 @@ class _Find:
 
 
 def holds(asked: Scene, verdict: Verdict) -> bool:
-    """Whether the picture holds what was asked: the glyphs at their places, and the background."""
+    """Whether the image holds what was asked: the glyphs at their places, and the background."""
     seen = verdict.scene
     return verdict.sure and seen.background == asked.background and _glyphs(seen) == _glyphs(asked)
 
@@ -167,7 +167,7 @@ def _patches(image: Array, side: int, corners: list[tuple[int, int]]) -> Array:
 
 
 def _corners(centre: tuple[int, int], side: int, reach: int, limit: int) -> list[tuple[int, int]]:
-    """Corners of the squares around `centre` that lie in a picture of `limit` pixels, each once."""
+    """Corners of the squares around `centre` that lie in an image of `limit` pixels, each once."""
 
     def line(middle: int) -> list[int]:
         start = middle - side // 2

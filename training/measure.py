@@ -28,7 +28,7 @@ Picture = NDArray[np.uint8]
 _BATCH = 10
 _SHEET_COLUMNS = 10
 _FRAMES = ((200, 40, 40), (40, 160, 70))
-"""Around pictures that do not hold what was asked, and that do."""
+"""Around images that do not hold what was asked, and that do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class Measurement:
 
 
 def measure_adherence(settings: Measurement, report: Report) -> dict[str, Any]:
-    """Make a picture for each held-out prompt, half of them with two objects, and judge it.
+    """Make an image for each held-out prompt, half of them with two objects, and judge it.
 
     Writes adherence.json and adherence.jpg beside the checkpoint, and updates its card.
     """
@@ -155,13 +155,13 @@ def in_batches(
 
 
 def as_pictures(images: NDArray[np.float32]) -> list[Picture]:
-    """(B, H, W, 3) float 0 to 1 -> uint8 pictures."""
+    """(B, H, W, 3) float 0 to 1 -> uint8 images."""
     return [(image * 255).round().astype(np.uint8) for image in images]
 
 
 @torch.no_grad()
 def _through_vae(vae: AutoencoderKL, pictures: list[Picture]) -> list[Picture]:
-    """What is left of pictures that the VAE encodes and decodes."""
+    """What is left of images that the VAE encodes and decodes."""
     made: list[Picture] = []
     for start in range(0, len(pictures), _BATCH):
         batch = torch.from_numpy(np.stack(pictures[start : start + _BATCH])).permute(0, 3, 1, 2)

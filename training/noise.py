@@ -10,12 +10,12 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 _ALONE, _ALONE_FROM = 0.5, 750
 """Share of the samples that are noise alone, and their lowest timestep. Sampling begins with noise alone, but the last
-timestep of Stable Diffusion's schedule still has 0.5 % of the picture's variance (Lin et al. 2023), in which a UNet
-finds the right one of two pictures that change places in nine cases of ten: it never had to learn which of two things
-the sentence puts on the left. Pictures of few steps begin at 750."""
+timestep of Stable Diffusion's schedule still has 0.5 % of the image's variance (Lin et al. 2023), in which a UNet
+finds the right one of two images that change places in nine cases of ten: it never had to learn which of two things
+the sentence puts on the left. Images of few steps begin at 750."""
 _SNR_LIMIT = 5.0
 """Above this signal-to-noise ratio a sample's error counts less, as in Min-SNR weighting (Hang et al. 2023). Below it
-every error counts alike: what a picture shows is decided where the noise is strong, and there the error of epsilon is
+every error counts alike: what an image shows is decided where the noise is strong, and there the error of epsilon is
 so small that it teaches next to nothing."""
 
 

@@ -38,7 +38,7 @@ def ink(background: str) -> int:
 
 
 def render(scene: Scene, rng: random.Random, jitters: tuple[int, ...] = JITTERS) -> NDArray[np.uint8]:
-    """The picture of `scene`: (128, 128, 3) uint8 RGB. `rng` moves each box by one of `jitters` pixels, both ways."""
+    """The image of `scene`: (128, 128, 3) uint8 RGB. `rng` moves each box by one of `jitters` pixels, both ways."""
     picture = np.empty((SIDE, SIDE, 3), np.float32)
     picture[:] = BACKGROUNDS[scene.background]
     for item in scene.objects:

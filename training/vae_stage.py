@@ -1,4 +1,4 @@
-"""The VAE's training: 64-pixel crops first, whole pictures at the end."""
+"""The VAE's training: 64-pixel crops first, whole images at the end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _POOL = 2048
 _STEPS_PER_POOL = 400
 _CROP = 64
 _WHOLE_FROM = 0.8
-"""Share of the budget after which whole pictures are shown, for the attention in the middle sees more tokens there."""
+"""Share of the budget after which whole images are shown, for the attention in the middle sees more tokens there."""
 _KL = 4e-4
 """Of a latent's KL where a place has four of them, as in Stable Diffusion; each of sixteen is pulled as hard."""
 _PER_PLACE = 4
@@ -77,7 +77,7 @@ class VaeStage(TrainingStage):
         self._psnr = 0.0
 
     def loss(self, step: int, progress: float) -> tuple[Tensor, int]:
-        generator = self.run.generator(self.name, step, on="cpu")  # where the pictures are cut
+        generator = self.run.generator(self.name, step, on="cpu")  # where the images are cut
         pictures = self._pictures(step, progress, generator).to(self.run.device)
         with self.run.autocast():
             posterior = self.vae.encode(pictures).latent_dist
@@ -96,7 +96,7 @@ class VaeStage(TrainingStage):
         return f"(PSNR {self._psnr:.1f} dB)"
 
     def _pictures(self, step: int, progress: float, generator: torch.Generator) -> Tensor:
-        """(B, 3, 64, 64) crops or (B/4, 3, 128, 128) pictures, float32, -1 to 1."""
+        """(B, 3, 64, 64) crops or (B/4, 3, 128, 128) images, float32, -1 to 1."""
         if self._pool_number != step // _STEPS_PER_POOL:
             self._pool_number = step // _STEPS_PER_POOL
             self._pool = _render_pool(self.run.seed * 100_003 + self._pool_number)
@@ -116,7 +116,7 @@ def _begin_with(vae: AutoencoderKL, weights: dict[str, Tensor]) -> None:
 
 
 def _render_pool(seed: int) -> Tensor:
-    """(2048, 3, 128, 128) uint8 pictures of training scenes."""
+    """(2048, 3, 128, 128) uint8 images of training scenes."""
     rng = random.Random(seed)
     pictures = np.stack([render(scene, rng) for scene in islice(training_scenes(seed), _POOL)])
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()

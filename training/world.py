@@ -42,7 +42,7 @@ class Placed:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What a picture shows: one object in the centre, or two as (left, right) or (above, below).
+    """What an image shows: one object in the centre, or two as (left, right) or (above, below).
 
     :raises ValueError: a word that the world does not know, or places that do not go together.
     """

@@ -61,7 +61,7 @@ def _base64_pngs(images: Sequence[Image.Image]) -> list[str]:
 
 
 def _control_image(body: GenerateBody, generator: Generator) -> Image.Image | None:
-    """:raises HTTPException: it is not a picture, or there is no ControlNet."""
+    """:raises HTTPException: it is not an image, or there is no ControlNet."""
     if body.control_image is None:
         return None
     if not generator.controllable:

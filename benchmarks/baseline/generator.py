@@ -60,7 +60,7 @@ class Generator:
         torch.set_num_threads(self._threads)
 
     def __call__(self, body: GenerateBody, seed: int, control_image: Image.Image | None) -> list[Image.Image]:
-        """Run one job; the k-th picture has the seed `seed` + k."""
+        """Run one job; the k-th image has the seed `seed` + k."""
         generators = get_generators(range(seed, seed + body.num_images))
         scale = self._text.vae_scale_factor
         shape = (self._text.unet.config.in_channels, body.height // scale, body.width // scale)
@@ -74,7 +74,7 @@ class Generator:
             "num_images_per_prompt": body.num_images,
             "generator": generators,
             # Left to itself the pipeline draws in its own dtype, and in half precision torch before 2.12 draws other
-            # numbers than in single: the pictures would be those of another seed.
+            # numbers than in single: the images would be those of another seed.
             "latents": get_noise(generators, shape).to(self._text.unet.dtype),
         }
         pipeline = self._text

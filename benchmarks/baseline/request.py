@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class GenerateBody(BaseModel):
-    """One job. `control_image` is a base64 picture, with or without a data: prefix."""
+    """One job. `control_image` is a base64 image, with or without a data: prefix."""
 
     model_config = ConfigDict(extra="forbid")
 

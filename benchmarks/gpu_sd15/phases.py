@@ -81,7 +81,7 @@ def measure_darkroom(work: Work, counts: Counts, say: Say) -> None:
 def measure_diffusers(work: Work, counts: Counts, say: Say, *, compile_mode: str | None, batch: bool) -> None:
     """Start the baseline, eager or compiled, and measure it; the result is kept in `work`.
 
-    :param batch: also measure CLIENTS pictures as one batch, which the service that is replaced never had.
+    :param batch: also measure CLIENTS images as one batch, which the service that is replaced never had.
     :raises BenchmarkError: it does not come up.
     """
     case, name = work.case(), EAGER if compile_mode is None else COMPILED
@@ -102,7 +102,7 @@ def measure_diffusers(work: Work, counts: Counts, say: Say, *, compile_mode: str
 
 
 def _warm_up(server: Server, work: Work, name: str, counts: Counts, say: Say) -> None:
-    """Some jobs alone, then as many at once as there will be; keeps the picture of the first job."""
+    """Some jobs alone, then as many at once as there will be; keeps the image of the first job."""
     jobs = work.case().jobs(max(counts.warmups, CLIENTS))
     with Rest(server) as rest:
         for job in jobs[: counts.warmups]:

@@ -23,7 +23,7 @@ OURS, EAGER, COMPILED = "darkroom", "diffusers-eager", "diffusers-compiled"
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """The checkpoint, where it runs, and the pictures that are asked for."""
+    """The checkpoint, where it runs, and the images that are asked for."""
 
     size: Size
     device: str
@@ -104,7 +104,7 @@ class Work:
         return self.folder / "logs" / name
 
     def picture(self, name: str) -> Path:
-        """The picture that a subject made of the first job."""
+        """The image that a subject made of the first job."""
         return self.folder / f"{name}.png"
 
 

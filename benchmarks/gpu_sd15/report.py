@@ -22,7 +22,7 @@ from darkroom.pipelines.sd15.networks import UNET
 
 SUBJECTS = (OURS, EAGER, COMPILED)
 LIKENESS = 2.0
-"""Levels of 255 that the pictures of one seed may differ in the mean: fp16 by two sets of kernels."""
+"""Levels of 255 that the images of one seed may differ in the mean: fp16 by two sets of kernels."""
 _COMMAND = "python -m benchmarks.gpu_sd15"
 
 
@@ -95,7 +95,7 @@ def _together(results: Mapping[str, Any], case: Case) -> list[Finding]:
 
 
 def _likeness(work: Work, results: Mapping[str, Any]) -> list[Finding]:
-    """How far the pictures of one seed are from diffusers' own, so that it is known that the same work was done."""
+    """How far the images of one seed are from diffusers' own, so that it is known that the same work was done."""
     found = []
     for name in (EAGER, COMPILED):
         if OURS in results and name in results:

@@ -25,13 +25,13 @@ _PROMPTS = (
     "a star above a tree on a black background",
     "a small car on an orange background",
 )
-# The bound of the REST contract for one picture served alone and in a batch, and of parity with diffusers.
+# The bound of the REST contract for one image served alone and in a batch, and of parity with diffusers.
 _ROUNDING = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One request for pictures; what is not said stays at the checkpoint's and the contract's defaults.
+    """One request for images; what is not said stays at the checkpoint's and the contract's defaults.
 
     :param side: width and height in pixels.
     """
@@ -79,7 +79,7 @@ def content(answer: Answer | httpx.Response) -> dict[str, Any]:
 
 
 def require_same(one: Sequence[bytes], other: Sequence[bytes], who: str, *, bound: int = _ROUNDING) -> None:
-    """:raises BenchmarkError: pictures differ by more than rounding, so their times cannot be compared."""
+    """:raises BenchmarkError: images differ by more than rounding, so their times cannot be compared."""
     for ours, theirs in zip(one, other, strict=True):
         difference = np.abs(as_pixels(ours).astype(np.int16) - as_pixels(theirs)).max()
         if difference > bound:

@@ -14,7 +14,7 @@ from benchmarks.timing import in_turns, latencies, ratio, timed
 LOOP_TARGET = 1.10
 BASELINE_TARGET = 1 / 1.2
 STEPS = 20
-# The side of the demo pictures, and one at which computing dominates; rounds by side.
+# The side of the demo images, and one at which computing dominates; rounds by side.
 _SIDES = {128: 20, 256: 8}
 _QUICK_SIDES = {128: 1}
 

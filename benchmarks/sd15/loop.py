@@ -64,7 +64,7 @@ class Loop:
     def run(self, jobs: Sequence[Job]) -> list[bytes]:
         """The PNG files of some jobs, as one batch: all rows of all jobs in one call per step.
 
-        :param jobs: with guidance, of one picture each, and alike in steps, size and guidance scale.
+        :param jobs: with guidance, of one image each, and alike in steps, size and guidance scale.
         """
         job = jobs[0]
         side = job.side // VAE_SCALE_FACTOR

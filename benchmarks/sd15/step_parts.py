@@ -24,7 +24,7 @@ _SERVICE, _LOOP, _NETWORK = "service", "loop", "network"
 
 
 def run(context: Context) -> Section:
-    """Milliseconds of a step's parts, by the size of the picture."""
+    """Milliseconds of a step's parts, by the size of the image."""
     loop, network = Loop(context.repository), OrtNetwork(exported(context.repository, UNET))
     width = text_width(context.repository)
     lines: list[tuple[Cell, ...]] = []

@@ -107,7 +107,7 @@ def error_from(
 
 
 def is_event_stream(response: httpx.Response) -> bool:
-    """Whether the answer is a stream of events, and not an error or a picture in one piece."""
+    """Whether the answer is a stream of events, and not an error or an image in one piece."""
     kind: str = response.headers.get("content-type", "")
     return response.is_success and kind.partition(";")[0].strip() == "text/event-stream"
 

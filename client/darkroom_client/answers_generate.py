@@ -12,7 +12,7 @@ from .models import GeneratedImage, GenerateResult, PngInfo, Preview, Progress
 
 
 class GenerateEvents(Events[GenerateResult]):
-    """The answer of `POST /generate`, which has `count` pictures: they come as they are finished, in any order."""
+    """The answer of `POST /generate`, which has `count` images: they come as they are finished, in any order."""
 
     kinds = frozenset({"progress", "preview", "control", "image", "done"})
 

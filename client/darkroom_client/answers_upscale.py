@@ -56,7 +56,7 @@ class UpscaleEvents(Events[UpscaleResult]):
 
 
 def read_batch(response: httpx.Response, sent: int) -> list[BatchItem]:
-    """The items of a successful `POST /api/upscale-batch`, one for each of the `sent` pictures, in their order."""
+    """The items of a successful `POST /api/upscale-batch`, one for each of the `sent` images, in their order."""
     results = member(parsed(response.content), "results", list)
     if len(results) != sent:
         raise bad_answer(f"{sent} pictures were sent and {len(results)} results came")

@@ -59,7 +59,7 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """A picture in memory. All of it, so that a retry can send it again."""
+    """An image in memory. All of it, so that a retry can send it again."""
 
     filename: str
     data: bytes
@@ -126,7 +126,7 @@ def _retry(retries: int, *failures: type[httpx.HTTPError]) -> Retry:
 
 
 def load_image(image: ImageInput) -> Upload:
-    """Read a picture into memory.
+    """Read an image into memory.
 
     :raises OSError: the path cannot be read.
     :raises TypeError: it is none of bytes, a path, or a file opened for reading bytes.
@@ -149,7 +149,7 @@ def _sendable(name: str) -> str:
 
 
 def upscale_call(upload: Upload, options: UpscaleOptions, *, stream: bool) -> Call:
-    """`POST /api/upscale`; `stream` asks for progress events instead of the bare picture."""
+    """`POST /api/upscale`; `stream` asks for progress events instead of the bare image."""
     arguments = {
         "files": {"file": (upload.filename, upload.data)},
         "data": form_fields(options),
@@ -174,11 +174,11 @@ def form_fields(options: UpscaleOptions) -> dict[str, str]:
 
 
 def generate_call(prompt: str, options: GenerateOptions, *, stream: bool, preview: bool) -> Call:
-    """`POST /generate`; `stream` asks for events instead of one answer, `preview` for pictures of the state.
+    """`POST /generate`; `stream` asks for events instead of one answer, `preview` for images of the state.
 
     :raises TypeError: an option that there is not.
     :raises InvalidRequest: a number that is none, or text that is none.
-    :raises OSError: the path of the control picture cannot be read.
+    :raises OSError: the path of the control image cannot be read.
     """
     unknown = options.keys() - GenerateOptions.__annotations__.keys()
     if unknown:

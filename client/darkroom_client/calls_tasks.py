@@ -24,7 +24,7 @@ def submit_call(operation: str, priority: str | None, key: str | None, fields: M
     """`POST /tasks`.
 
     :raises InvalidRequest: a number that is none, text that is none, or a key that no header can carry.
-    :raises OSError: the path of a picture cannot be read.
+    :raises OSError: the path of an image cannot be read.
     """
     if key is not None:
         require_ascii("idempotency_key", key)
@@ -36,7 +36,7 @@ def submit_call(operation: str, priority: str | None, key: str | None, fields: M
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it: pictures in base64. Text stays text; the path of a picture has to be a path object."""
+    """A value as JSON has it: images in base64. Text stays text; the path of an image has to be a path object."""
     if isinstance(value, (bytes, bytearray, memoryview, os.PathLike, io.IOBase)):
         return base64.b64encode(load_image(value).data).decode("ascii")  # type: ignore[arg-type]
     return value

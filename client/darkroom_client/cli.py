@@ -153,9 +153,9 @@ def main(ctx: click.Context, url: str) -> None:
       darkroom health                          is the service up?
       darkroom info                            which models does it have?
       darkroom status                          what is it doing?
-      darkroom generate "a cat" -n 4 -o out/   four pictures of a text
+      darkroom generate "a cat" -n 4 -o out/   four images of a text
       darkroom png-info out/*.png              what were they made with?
-      darkroom upscale in.jpg out.png          enlarge one picture
+      darkroom upscale in.jpg out.png          enlarge one image
       darkroom upscale photos/ -o out/         a folder; can be stopped and resumed
       darkroom submit "a cat" --watch -o out/  a task that survives a crash of the service
       darkroom tasks                           what became of the tasks?

@@ -187,13 +187,13 @@ _run_options = _in_order(
 @_output_options
 @_run_options
 def generate(**given: Any) -> None:
-    """Make pictures of a text.
+    """Make images of a text.
 
     \b
     Examples:
       darkroom generate "a cat on a blue background"
       darkroom generate "a cat" -n 4 --steps 30 -o out/        four seeds, into a folder
-      darkroom generate "a cat" --seed 42 -o cat.png           the same picture each time
+      darkroom generate "a cat" --seed 42 -o cat.png           the same image each time
       darkroom generate "a cat" --size 512x768 -g 9 --negative-prompt "blurry, text"
       darkroom generate "a (red:1.4) house" --scheduler "DPM++ 2M Karras"
       darkroom generate "a pizza" --control drawing.jpg --control-scale 0.8
@@ -202,10 +202,10 @@ def generate(**given: Any) -> None:
       darkroom generate "a cat" -o - | darkroom upscale - big.png
       darkroom generate "a cat" -n 100 --json -o out/ | jq -r .file
 
-    Put each prompt into quotes. Pictures are called after prompt and seed, a-cat-42.png. One that is there
+    Put each prompt into quotes. Images are called after prompt and seed, a-cat-42.png. One that is there
     already is skipped, so a run with a --seed goes on where it was stopped when the same command is given again;
     if a PNG of that name was made with another prompt or other settings, the new one is called a-cat-42-2.png.
-    More pictures than the service takes at once go in several requests. The exit code is 0 when every picture is
+    More images than the service takes at once go in several requests. The exit code is 0 when every image is
     done or skipped, 1 when any failed, 2 for a wrong command, 130 after Ctrl-C.
     """
     prompts = _prompts(given.pop("prompts"), given.pop("prompts_file"))
@@ -244,7 +244,7 @@ def generate(**given: Any) -> None:
 
 
 def _prompts(words: tuple[str, ...], file: TextIO | None) -> list[str]:
-    """The prompts of the command line, then those of the file; each once, since twice would be the same picture."""
+    """The prompts of the command line, then those of the file; each once, since twice would be the same image."""
     prompts = list(words)
     if file is not None:
         try:
@@ -281,7 +281,7 @@ def _is_another(
     random_seed: bool,
     most_steps: Callable[[], int | None],
 ) -> bool:
-    """Whether a file holds another picture than the one wanted; if it is to be overwritten that is all the same."""
+    """Whether a file holds another image than the one wanted; if it is to be overwritten that is all the same."""
     seed = None if random_seed else shot.seed
     wanted = {**options, "prompt": shot.prompt, "seed": seed}
     return not overwrite and made_otherwise(path, wanted, most_steps)

@@ -23,7 +23,7 @@ from .runner import would_repeat
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each file, with all that is known.")
 @url_option
 def png_info(url: str, files: tuple[Path, ...], as_json: bool) -> None:
-    """Print what generated pictures were made with.
+    """Print what generated images were made with.
 
     \b
     Examples:

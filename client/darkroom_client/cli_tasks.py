@@ -72,7 +72,7 @@ def submit(prompt: str | None, url: str, follow: bool, output: Path | None, as_j
     \b
     Examples:
       darkroom submit "a cat on a blue background"          prints the id of the task
-      darkroom submit "a cat" -n 4 --watch -o out/          waits, then fetches the pictures
+      darkroom submit "a cat" -n 4 --watch -o out/          waits, then fetches the images
       darkroom submit "a cat" -s width=256 -s height=128 --priority low
       darkroom submit --operation upscale -i photo.jpg -s scale=2 --watch -o out/
 
@@ -109,7 +109,7 @@ def watch(task_id: str, url: str, output: Path | None, as_json: bool) -> None:
 
 
 def _follow(client: Client, task_id: str, output: Path | None, as_json: bool) -> int:
-    """Watch a task and fetch its pictures; the exit code."""
+    """Watch a task and fetch its images; the exit code."""
     with reporter(1, "tasks") as show, show.bar(f"task {task_id[:8]}") as bar:
         task = client.watch(task_id, on_state=_lines(bar, show.wants_progress), on_progress=bar)
     if task.state == "completed" and output is not None:

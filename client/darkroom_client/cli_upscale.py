@@ -47,13 +47,13 @@ def upscale(
     overwrite: bool,
     timeout: float,
 ) -> None:
-    """Enlarge pictures: files, folders, or patterns.
+    """Enlarge images: files, folders, or patterns.
 
     \b
     Examples:
       darkroom upscale in.jpg out.png --model x4plus
       darkroom upscale in.jpg                          writes in-upscaled.png
-      darkroom upscale photos/ -o out/                 the pictures of a folder
+      darkroom upscale photos/ -o out/                 the images of a folder
       darkroom upscale 'photos/**/*.jpg' -o out/       and of its sub-folders
       darkroom upscale *.jpg -o out/ --jobs 4 --format webp --quality 90
       darkroom upscale - - < in.jpg > out.png          as part of a pipe

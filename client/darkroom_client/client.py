@@ -122,17 +122,17 @@ class Client(TaskMethods):
         quality: int | None = None,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> UpscaleResult:
-        """Enlarge one picture. What is None is left to the service; `info()` tells its limits.
+        """Enlarge one image. What is None is left to the service; `info()` tells its limits.
 
         :param image: the bytes, a path, or a file opened for reading bytes; PNG, JPEG, WebP, BMP, TIFF or GIF.
         :param model: a name out of `info().models`.
         :param scale: output pixels per input pixel along each axis, 1..8; the model's own by default.
-        :param tile: edge of the tiles that the picture is cut into, input pixels, 32..4096; 0 for no tiles.
+        :param tile: edge of the tiles that the image is cut into, input pixels, 32..4096; 0 for no tiles.
         :param tile_pad: overlap of neighbouring tiles, input pixels.
         :param quality: of webp and jpeg, 1..100.
         :param on_progress: called after each tile. An exception that it raises ends the request, and the
             service stops working on it.
-        :raises InvalidRequest: the service refuses the picture or an option.
+        :raises InvalidRequest: the service refuses the image or an option.
         :raises Busy: the queue is full, after all retries.
         :raises Unavailable: no service answers, the service is not ready, or the connection broke.
         :raises TimedOut: the service gave up, or was silent for longer than `timeout`.
@@ -155,11 +155,11 @@ class Client(TaskMethods):
         format: Format | None = "png",
         quality: int | None = None,
     ) -> list[BatchItem]:
-        """Enlarge several pictures in one request; the options are those of `upscale` and hold for all.
+        """Enlarge several images in one request; the options are those of `upscale` and hold for all.
 
         All of them are in memory at once, going and coming: for a folder, call `upscale` for each.
 
-        :returns: one item for each picture, in order; a bad picture has an `error` and does not lose the others.
+        :returns: one item for each image, in order; a bad image has an `error` and does not lose the others.
         :raises DarkroomError: as for `upscale`, when the request as a whole fails.
         """
         options = UpscaleOptions(model=model, scale=scale, tile=tile, tile_pad=tile_pad, format=format, quality=quality)
@@ -176,7 +176,7 @@ class Client(TaskMethods):
         on_preview: Callable[[Preview], None] | None = None,
         **options: Unpack[GenerateOptions],
     ) -> GenerateResult:
-        """Make pictures of a text.
+        """Make images of a text.
 
             result = darkroom.generate("a cat on a blue background", steps=20, seed=42, num_images=4)
             for image in result.images:
@@ -185,7 +185,7 @@ class Client(TaskMethods):
         :param prompt: what to show; `(word:1.3)` weighs a word.
         :param on_progress: called after each step. An exception that it raises ends the request, and the
             service stops working on it within one step.
-        :param on_preview: called with a small picture of the state every `preview_every` steps (5 if not given).
+        :param on_preview: called with a small image of the state every `preview_every` steps (5 if not given).
         :param options: see `GenerateOptions`; what is not given or None is left to the service.
         :raises TypeError: there is no such option.
         :raises DarkroomError: as for `upscale`.
@@ -196,7 +196,7 @@ class Client(TaskMethods):
         return self._follow(call, GenerateEvents(options.get("num_images") or 1, on_progress, on_preview))
 
     def png_info(self, image: ImageInput) -> PngInfo:
-        """Read the parameters that a generated picture carries.
+        """Read the parameters that a generated image carries.
 
         :raises DarkroomError: as for `upscale`.
         :raises OSError: the path cannot be read.

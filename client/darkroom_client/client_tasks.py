@@ -43,14 +43,14 @@ class TaskMethods(ABC):
 
             task = darkroom.submit("generate", prompt="a cat on a blue background", num_images=4)
             task = darkroom.watch(task.id)
-            for index, picture in enumerate(task.pictures):
-                Path(picture.name).write_bytes(darkroom.download(task.id, index))
+            for index, image in enumerate(task.images):
+                Path(image.name).write_bytes(darkroom.download(task.id, index))
 
         :param operation: "generate" (the options of `generate`, and `enlarge`), "upscale" (`image`, and the options of
             `upscale`), or the name of a model.
         :param idempotency_key: the same request with the same key gets the same task. Chosen at random if not
             given, so that a request that is tried again does not make a second task.
-        :param fields: of the operation; what is None is left to the service. Pictures as bytes, a path object
+        :param fields: of the operation; what is None is left to the service. Images as bytes, a path object
             (`pathlib.Path`) or a file opened for reading bytes.
         :raises DarkroomError: as for `upscale`.
         :raises OSError: a path cannot be read.
@@ -78,9 +78,9 @@ class TaskMethods(ABC):
         return read_task(answers.checked(self._send(calls.Call(method="DELETE", path=task_path(task_id)))))
 
     def download(self, task_id: str, index: int = 0) -> bytes:
-        """A picture of a completed task, as it should be written to disk. It waits for the service as `watch` does.
+        """An image of a completed task, as it should be written to disk. It waits for the service as `watch` does.
 
-        :raises InvalidRequest: the task has not completed, has no such picture, or is unknown or deleted.
+        :raises InvalidRequest: the task has not completed, has no such image, or is unknown or deleted.
         """
         call = download_call(task_id, index)
         return _patiently(Patience(), lambda: answers.checked(self._send(call)).content)
@@ -97,7 +97,7 @@ class TaskMethods(ABC):
 
         :param on_state: called when the task's state or its place in the queue changes.
         :param on_progress: called after a step.
-        :param on_preview: called with a small picture of the state, if the task was submitted with `preview_every`.
+        :param on_preview: called with a small image of the state, if the task was submitted with `preview_every`.
         :returns: the task as it ended; look at its `state` and `error`.
         :raises Unavailable: no service answers for too long.
         :raises DarkroomError: as for `task`.

@@ -40,8 +40,8 @@ class GenerateRun:
 
     :param options: for all requests; the format among them, seed and num_images not.
     :param random_seed: the seed was not given but chosen at random; it is shown so that the run can be resumed.
-    :param control_map: where to write the picture that steered.
-    :param preview: keep a picture of the state beside the output while a request runs.
+    :param control_map: where to write the image that steered.
+    :param preview: keep an image of the state beside the output while a request runs.
     :param spelling: options of the command line by the fields whose names are not theirs.
     """
 
@@ -60,7 +60,7 @@ class GenerateRun:
 
     @property
     def to_stdout(self) -> bool:
-        """Whether a picture goes to standard output."""
+        """Whether an image goes to standard output."""
         if self.plan.grid != "none":
             return self.plan.grid_output is None
         return any(shot.output is None for shot in self.plan.shots)
@@ -107,13 +107,13 @@ def _how_to_resume(run: GenerateRun) -> str:
 
 
 class Session:
-    """A run while it runs. `outcomes` gets what became of each picture."""
+    """A run while it runs. `outcomes` gets what became of each image."""
 
     def __init__(self, run: GenerateRun, show: Reporter, outcomes: list[Outcome]) -> None:
         self._run = run
         self._show = show
         self._outcomes = outcomes
-        self._pictures: dict[Shot, bytes] = {}  # for the grid, if the pictures have no files of their own
+        self._pictures: dict[Shot, bytes] = {}  # for the grid, if the images have no files of their own
         self._control_map = run.control_map
 
     @property
@@ -201,7 +201,7 @@ class Session:
         self._report(Outcome(source="control map", output=shown(path), state=state, detail=detail, count=0))
 
     def make_grid(self) -> None:
-        """Put all pictures into one, if all are there."""
+        """Put all images into one, if all are there."""
         run, plan = self._run, self._run.plan
         if sum(outcome.count for outcome in self._outcomes) < len(plan.shots):
             return  # those are reported already
@@ -220,7 +220,7 @@ class Session:
                 self.report_grid(*self._written(plan.grid_output, grid, f"{len(pictures)} pictures"))
 
     def _written(self, path: Path | None, data: bytes, detail: str) -> tuple[State, str]:
-        """Write one more file that is no picture of its own; what became of it."""
+        """Write one more file that is no image of its own; what became of it."""
         if is_there(path) and not self._run.overwrite:
             return "skipped", ""
         try:
@@ -233,7 +233,7 @@ class Session:
         return "done", detail
 
     def report_grid(self, state: State, detail: str = "") -> None:
-        """Say what became of the grid, which is not counted among the pictures."""
+        """Say what became of the grid, which is not counted among the images."""
         path = self._run.plan.grid_output
         self._report(Outcome(source="grid", output=shown(path, "stdout"), state=state, detail=detail, count=0))
         self._print_json({"grid": _plain(path)}, state, detail)
@@ -279,7 +279,7 @@ class _PreviewFile:
 
 
 def _read(path: Path | None) -> bytes:
-    assert path is not None  # only pictures of a folder are read again
+    assert path is not None  # only images of a folder are read again
     return path.read_bytes()
 
 

@@ -1,4 +1,4 @@
-"""One picture of many. Needs Pillow, which is not installed with the client."""
+"""One image of many. Needs Pillow, which is not installed with the client."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GAP = 4  # pixels between neighbours
 
 
 def make_grid(pictures: Sequence[bytes], columns: int, format: Format, quality: int | None) -> bytes:
-    """Put encoded pictures into rows of `columns`, on white; smaller ones stand at the top left of their place.
+    """Put encoded images into rows of `columns`, on white; smaller ones stand at the top left of their place.
 
     :param quality: of webp and jpeg, 1..100; Pillow's default if None.
     :raises ImportError: Pillow is not installed.

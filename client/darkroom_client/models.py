@@ -17,7 +17,7 @@ from .fields import UpscaleOptions as UpscaleOptions
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# The bytes of a picture, the path of one (never base64), or a file opened for reading bytes.
+# The bytes of an image, the path of one (never base64), or a file opened for reading bytes.
 ImageInput = Union[bytes, str, "os.PathLike[str]", BinaryIO]
 
 
@@ -31,7 +31,7 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class UpscaleResult:
-    """One upscaled picture.
+    """One upscaled image.
 
     :param image: the encoded file, as it should be written to disk.
     :param media_type: "image/png", "image/webp" or "image/jpeg".
@@ -49,7 +49,7 @@ class UpscaleResult:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchItem:
-    """One picture of a batch: either `image` and `media_type`, or `error`; the other side is None."""
+    """One image of a batch: either `image` and `media_type`, or `error`; the other side is None."""
 
     filename: str
     image: bytes | None = None
@@ -59,7 +59,7 @@ class BatchItem:
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """A small encoded picture of the state after `done` of `total` steps."""
+    """A small encoded image of the state after `done` of `total` steps."""
 
     image: bytes
     media_type: str
@@ -69,11 +69,11 @@ class Preview:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedImage:
-    """One picture of a result.
+    """One image of a result.
 
     :param data: the encoded file, as it should be written to disk. A PNG carries its parameters.
     :param media_type: "image/png", "image/webp" or "image/jpeg".
-    :param seed: makes this picture again, with the other parameters.
+    :param seed: makes this image again, with the other parameters.
     :param index: its place in the request, from 0.
     """
 
@@ -83,7 +83,7 @@ class GeneratedImage:
     index: int
 
     def open(self) -> Image:
-        """The picture as Pillow has it.
+        """The image as Pillow has it.
 
         :raises ImportError: Pillow is not installed; `pip install 'darkroom-client[pillow]'`.
         """
@@ -93,13 +93,13 @@ class GeneratedImage:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateResult:
-    """The pictures of one prompt.
+    """The images of one prompt.
 
     :param images: in the order of their seeds.
     :param seed: of the first.
     :param width, height: of each, in pixels.
-    :param control_map: the encoded picture that steered, the edges of `control_image` say; None without one.
-    :param parameters: what the pictures were made with, defaults filled in.
+    :param control_map: the encoded image that steered, the edges of `control_image` say; None without one.
+    :param parameters: what the images were made with, defaults filled in.
     :param request_id: the id under which the service's log knows the request; "" if it gave none.
     """
 
@@ -114,7 +114,7 @@ class GenerateResult:
 
 @dataclass(frozen=True, kw_only=True)
 class PngInfo:
-    """What a picture says of how it was made; None where it does not.
+    """What an image says of how it was made; None where it does not.
 
     :param parameters: the text that the common web interfaces write and read.
     :param fields: the same, taken apart.

@@ -16,7 +16,7 @@ Priority = Literal["high", "normal", "low"]
 
 @dataclass(frozen=True, kw_only=True)
 class TaskPicture:
-    """A picture of a completed task; `Client.download` fetches it.
+    """An image of a completed task; `Client.download` fetches it.
 
     :param size: bytes of the encoded file.
     :param details: what it was made with.

@@ -23,7 +23,7 @@ SUFFIXES: dict[Format, str] = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
 
 @dataclass(frozen=True, kw_only=True)
 class UpscaleJob:
-    """One picture to make. None stands for standard input, or standard output."""
+    """One image to make. None stands for standard input, or standard output."""
 
     source: Path | None
     output: Path | None
@@ -36,7 +36,7 @@ class UpscaleJob:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The pictures to make, and the format that all of them get."""
+    """The images to make, and the format that all of them get."""
 
     jobs: tuple[UpscaleJob, ...]
     format: Format
@@ -130,7 +130,7 @@ def _plan_many(inputs: Sequence[str], output: str | None, format: Format | None)
 
 
 def _expand(word: str, output: Path) -> list[_Found]:
-    """The pictures that a word stands for, sorted: a file, the files of a folder, or those a pattern matches."""
+    """The images that a word stands for, sorted: a file, the files of a folder, or those a pattern matches."""
     if _has_wildcard(word):
         word = os.path.expanduser(word)  # noqa: PTH111 (a pattern is no path)
         parts = Path(word).parts

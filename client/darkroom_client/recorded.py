@@ -1,4 +1,4 @@
-"""What a PNG on the disk says it was made with. Read here, without the service and without decoding the picture."""
+"""What a PNG on the disk says it was made with. Read here, without the service and without decoding the image."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _CONTROL_DEFAULTS = {
         "control_guidance_end",
     )
 }
-# What pictures do not record that were made before there was such a field.
+# What images do not record that were made before there was such a field.
 _RECORDED = {"control_preprocess": True}
-# These say nothing about the picture, or cannot be seen in what is recorded.
+# These say nothing about the image, or cannot be seen in what is recorded.
 _NOT_COMPARED = {"num_images", "format", "quality", "preview_every", "control_image", "model"}
 
 

@@ -1,4 +1,4 @@
-"""Generation: from the prompts of a command line to the pictures to make and their files, before anything is sent."""
+"""Generation: from the prompts of a command line to the images to make and their files, before anything is sent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GridMode = Literal["none", "also", "only"]
 
 @dataclass(frozen=True, kw_only=True)
 class Shot:
-    """One picture to make. The output None stands for standard output, or for a place in the grid only."""
+    """One image to make. The output None stands for standard output, or for a place in the grid only."""
 
     prompt: str
     seed: int
@@ -38,10 +38,10 @@ class Shot:
 
 @dataclass(frozen=True, kw_only=True)
 class ShotPlan:
-    """The pictures to make.
+    """The images to make.
 
     :param format: of all of them, and of the grid.
-    :param grid: whether all are put into one picture as well, or only there.
+    :param grid: whether all are put into one image as well, or only there.
     :param grid_output: the file of the grid; None for standard output, or no grid.
     :param columns: of the grid: one for each seed if there are several prompts with several seeds each.
     """
@@ -53,7 +53,7 @@ class ShotPlan:
     columns: int
 
 
-# Tells whether a file holds another picture than the one wanted.
+# Tells whether a file holds another image than the one wanted.
 IsAnother = Callable[[Path, Shot], bool]
 
 
@@ -67,9 +67,9 @@ def make_plan(
     grid: GridMode,
     is_another: IsAnother,
 ) -> ShotPlan:
-    """Plan `count` pictures of each prompt, with seeds from `seed` on.
+    """Plan `count` images of each prompt, with seeds from `seed` on.
 
-    :raises click.UsageError: the pictures do not fit the output.
+    :raises click.UsageError: the images do not fit the output.
     """
     shots = [Shot(prompt=prompt, seed=seed + k, output=None) for prompt in prompts for k in range(count)]
     columns = count if count > 1 and len(prompts) > 1 else math.ceil(math.sqrt(len(shots)))
@@ -114,9 +114,9 @@ def _into_folder(plan: ShotPlan, folder: Path, is_another: IsAnother) -> ShotPla
 
 
 def _named(shot: Shot, folder: Path, suffix: str, taken: set[str], is_another: IsAnother) -> Shot:
-    """a-cat-42.png; where that holds another picture, or will, a-cat-42-2.png and so on.
+    """a-cat-42.png; where that holds another image, or will, a-cat-42-2.png and so on.
 
-    The name depends on nothing but the folder and the command, so the same command finds its pictures again.
+    The name depends on nothing but the folder and the command, so the same command finds its images again.
     """
     stem = f"{slug(shot.prompt)}-{shot.seed}"
     for number in itertools.count(1):

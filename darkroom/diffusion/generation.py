@@ -1,4 +1,4 @@
-"""From noise to encoded pictures: what the loops of all diffusion families do alike, and what they say meanwhile."""
+"""From noise to encoded images: what the loops of all diffusion families do alike, and what they say meanwhile."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class GenerationProgress:
 class FinishedImage:
     """One image is ready.
 
-    :param data: the encoded picture (or bare rows).
+    :param data: the encoded image (or bare rows).
     :param shape: (height, width, channels).
     :param details: everything that is needed to generate the image again.
     :param last: whether this is the last image.
@@ -70,7 +70,7 @@ class GenerationJob:
     """The images of one request.
 
     :param vae_decoder: latents (n, channels, h, w) -> image (n, 8h, 8w, 3) uint8.
-    :param details: what the pictures carry beside `base_details`.
+    :param details: what the images carry beside `base_details`.
     :param stopped: asked before every step whether the client has gone.
     """
 
@@ -92,7 +92,7 @@ async def run(
     """Denoise, decode and encode. Yields `GenerationProgress` for the steps that the request wants reported, then one
     `FinishedImage` per image.
 
-    :param noise: (n, channels, h, w), a row per picture.
+    :param noise: (n, channels, h, w), a row per image.
     :param phases: one after the other; each begins with the latents that the one before has left, as they are.
     :raises Cancelled: `job.stopped` said so.
     """
@@ -117,7 +117,7 @@ def _due(every: int, done: int) -> bool:
 
 
 def _preview(stepped: Stepped, schedule: Schedule, checkpoint: CheckpointInfo) -> bytes:
-    """PNG, one pixel per latent: a linear guess at what the VAE would make of the predicted picture."""
+    """PNG, one pixel per latent: a linear guess at what the VAE would make of the predicted image."""
     original = predicted_original(stepped, schedule)
     matrix = torch.tensor(checkpoint.latent_rgb)
     rgb = torch.einsum("nchw,cr->nhwr", original, matrix[:-1]) + matrix[-1]
@@ -126,7 +126,7 @@ def _preview(stepped: Stepped, schedule: Schedule, checkpoint: CheckpointInfo) -
 
 
 async def _pictures(latents: Tensor, job: GenerationJob) -> AsyncIterator[FinishedImage]:
-    """Decode and encode one picture after the other; the decoder has all of them from the start."""
+    """Decode and encode one image after the other; the decoder has all of them from the start."""
     images = (await job.vae_decoder({"latents": latents.numpy()}))["image"]
     for index, pixels in enumerate(images):
         details = {**base_details(job.request, job.checkpoint, index), **job.details}

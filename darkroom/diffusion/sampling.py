@@ -2,7 +2,7 @@
 
 Latents are torch tensors (n, channels, height, width) float32 on the CPU: next to a network call a step's arithmetic is
 nothing, and the solvers are diffusers'. The order of operations is that of diffusers'
-pipelines/stable_diffusion/pipeline_stable_diffusion.py, so that the same noise gives the same picture; pipelines of
+pipelines/stable_diffusion/pipeline_stable_diffusion.py, so that the same noise gives the same image; pipelines of
 flow matching differ in that their solvers start from plain noise and scale nothing.
 """
 
@@ -72,7 +72,7 @@ Predict = Callable[[Step], Awaitable[Tensor]]
 
 
 def get_generators(seeds: Sequence[int]) -> list[torch.Generator]:
-    """One source of random numbers per picture, on the CPU, where they are the same on every machine."""
+    """One source of random numbers per image, on the CPU, where they are the same on every machine."""
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
@@ -205,7 +205,7 @@ def _step_arguments(scheduler: Any, generators: Sequence[torch.Generator]) -> di
 
 
 def predicted_original(stepped: Stepped, schedule: Schedule) -> Tensor:
-    """The picture's latents as the network sees them at this step; shaped as the step's latents.
+    """The image's latents as the network sees them at this step; shaped as the step's latents.
 
     x0 of DDIM (Song et al. 2021, equation 12), which holds for every solver of that kind, because what they hand to
     the network is always variance preserving; of flow matching, what lies sigma times the velocity away.

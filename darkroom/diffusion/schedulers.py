@@ -90,7 +90,7 @@ FLOW_SCHEDULERS: dict[str, SchedulerSpec] = {
     # Also known as FlashFlowMatchEulerDiscreteScheduler: each step goes to the image and back, with new noise.
     "flow_flash": SchedulerSpec(diffusers_class="FlowMatchLCMScheduler", title="Flow Flash", shift="shift"),
 }
-"""For models that predict a velocity between picture and noise: flow matching (Lipman et al. 2023)."""
+"""For models that predict a velocity between image and noise: flow matching (Lipman et al. 2023)."""
 
 _ALL = {**SCHEDULERS, **FLOW_SCHEDULERS}
 _CLASS = re.compile(r"[A-Z][A-Za-z0-9]{2,60}Scheduler")

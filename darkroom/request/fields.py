@@ -1,4 +1,4 @@
-"""Fields of requests and their ranges: what the `request.py` of every family that makes pictures checks alike."""
+"""Fields of requests and their ranges: what the `request.py` of every family that makes images checks alike."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Bounds = tuple[float, float]
 
 GUIDANCE_RANGE = (0.0, 50.0)
 SEED_RANGE = (0, 2**63 - 1 - 1024)
-"""The k-th picture's seed is seed + k, and has to fit into 64 bits as well."""
+"""The k-th image's seed is seed + k, and has to fit into 64 bits as well."""
 SIDE_MINIMUM = 64
 QUALITY_RANGE = (1, 100)
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -28,7 +28,7 @@ _SHOWN = 60
 
 
 class PixelLimits(Protocol):
-    """Limits that say how many pixels a picture may have: width times height."""
+    """Limits that say how many pixels an image may have: width times height."""
 
     @property
     def max_pixels(self) -> int: ...

@@ -30,7 +30,7 @@ class Fit:
 
 
 def pictures(count: int = PICTURES, side: int = SIDE, seed: int = 0) -> NDArray[np.uint8]:
-    """Synthetic pictures (count, side, side, 3) of all hues: gradients with blocks and round shapes, half of them soft.
+    """Synthetic images (count, side, side, 3) of all hues: gradients with blocks and round shapes, half of them soft.
 
     Drawn by a seeded generator: the same on every machine.
     """
@@ -55,7 +55,7 @@ def pictures(count: int = PICTURES, side: int = SIDE, seed: int = 0) -> NDArray[
 
 
 def fit(vae: AutoencoderKL) -> Fit:
-    """Fit the colours of this VAE's own pictures: each is encoded, and decoded again from the mean of its posterior.
+    """Fit the colours of this VAE's own images: each is encoded, and decoded again from the mean of its posterior.
 
     The latents of the fit are those of the loop: without the VAE's shift, times its scaling factor.
     """

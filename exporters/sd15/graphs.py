@@ -1,7 +1,7 @@
 """The UNets' served graphs as torch modules around diffusers' own: their tensors are those of
 `darkroom.pipelines.sd15.networks`, fp32 outside whatever the precision inside.
 
-Dimensions: B rows, h x w latents (an eighth of the picture along each side), T tokens, C the text encoder's width.
+Dimensions: B rows, h x w latents (an eighth of the image along each side), T tokens, C the text encoder's width.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ def make_plan(
 
     :param precision: None takes that of the ONNX model.
     :param max_batch: rows; None takes the largest batch of the spec, which is what Triton may send.
-    :param max_side: in pixels; None takes the family's largest pictures.
+    :param max_side: in pixels; None takes the family's largest images.
     :param workspace: bytes.
     :raises ExportError: the model is not there or another one, or the wanted ranges make no sense.
     """
@@ -159,9 +159,9 @@ def _listed(ranks: Mapping[str, int]) -> str:
 
 
 def _capped(model: str, sizes: EngineSizes, max_side: int | None) -> list[SizeClass]:
-    """The size classes with pictures of up to `max_side` pixels a side; those that become alike are one.
+    """The size classes with images of up to `max_side` pixels a side; those that become alike are one.
 
-    :raises ExportError: no picture is that small, or it is no whole number of the network's steps.
+    :raises ExportError: no image is that small, or it is no whole number of the network's steps.
     """
     if max_side is None:
         return list(sizes.classes)

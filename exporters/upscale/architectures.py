@@ -2,7 +2,7 @@
 
 Parameter names are those of the official checkpoints, so a `state_dict` of theirs loads strictly.
 RRDBNet: ESRGAN, arXiv:1809.00219, section 3.1, and Real-ESRGAN, arXiv:2107.10833 (basicsr/archs/rrdbnet_arch.py).
-SRVGGNetCompact: realesrgan/archs/srvgg_arch.py. All feature maps are [N, C, H, W]; pictures are RGB in 0..1.
+SRVGGNetCompact: realesrgan/archs/srvgg_arch.py. All feature maps are [N, C, H, W]; images are RGB in 0..1.
 """
 
 from __future__ import annotations

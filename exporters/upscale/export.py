@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ImageArray = NDArray[np.uint8]
 
-# Batch, height, width of the pictures on which every export is compared with torch.
+# Batch, height, width of the images on which every export is compared with torch.
 CHECK_SHAPES = ((1, 24, 40), (3, 17, 9), (1, 1, 1), (2, 1, 37))
 # In levels of 255. fp32: a value near a half may round to either side. fp16: 11 bits of mantissa, through up to 351
 # convolutions; on noise all five networks differ by 1 level, in 2 to 3 % of the values, and one more is spare.

@@ -264,7 +264,7 @@ def _sized(sent: Mapping[str, Any], side: int | None, multiple: int, upscaler: s
 
 
 def _reduction(width: int, height: int, side: int, multiple: int) -> int:
-    """By how much a picture is made smaller than it was asked for, to be enlarged afterwards: a checkpoint draws well
+    """By how much an image is made smaller than it was asked for, to be enlarged afterwards: a checkpoint draws well
     at the number of pixels that it was trained at, and repeats itself on many more. The smallest whole number that
     reaches it, or comes closest.
 

@@ -164,9 +164,9 @@ def _precision(repository: Path, served: list[networks.UpscaleNetwork]) -> str |
 
 @router.post("/upscale", summary="Upscale one picture", response_class=Response, **_ONE)
 async def upscale(request: Request, services: Use, call: Annotated[UpscaleCall, Depends(_read_call)]) -> Response:
-    """Takes a form with a file, or the picture as base64 in it or in JSON. Answers the picture itself. With
+    """Takes a form with a file, or the image as base64 in it or in JSON. Answers the image itself. With
     `Accept: text/event-stream` it answers events instead: `progress` with the tiles done and in all, then `image` with
-    the picture as a data URL, or `error`.
+    the image as a data URL, or `error`.
 
     `X-Dropped-Metadata` (in JSON `dropped_metadata`) names what the answer has no room for: `icc_profile`, a colour
     profile so large that programs could not open the answer."""

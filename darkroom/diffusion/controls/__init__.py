@@ -30,7 +30,7 @@ class Control(Protocol):
     """One line for people."""
 
     def preprocess(self, picture: Pixels, options: ControlOptions) -> Pixels:
-        """What the ControlNet reads of a reference picture; both are (height, width, 3) uint8 RGB."""
+        """What the ControlNet reads of a reference image; both are (height, width, 3) uint8 RGB."""
 
 
 def control_names() -> tuple[str, ...]:

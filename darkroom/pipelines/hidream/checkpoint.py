@@ -40,7 +40,7 @@ class HidreamCheckpointInfo(checkpoint.CheckpointInfo):
     """A HiDream-I1-class checkpoint, without its weights.
 
     :param variant: a name of `darkroom.pipelines.hidream.variants.VARIANTS`.
-    :param max_tokens: of a picture that is not square.
+    :param max_tokens: of an image that is not square.
     :param padding: by encoder; each is the fields of a `Padding`.
     """
 

@@ -2,7 +2,7 @@
 
 Architecture: HiDream-ai/HiDream-I1-Full as diffusers lays it out, at any widths. Latents at every border are the
 scheduler's: the VAE's scaling factor and shift are part of its graph. Tensors are fp32 outside whatever the precision
-of the weights, and pictures are 8 bits, because they travel between processes.
+of the weights, and images are 8 bits, because they travel between processes.
 
 No repository has these models before they are exported (`on_demand`): few machines have room for the checkpoint.
 """

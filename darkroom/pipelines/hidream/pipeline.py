@@ -1,8 +1,8 @@
 """encode -> prepare -> denoise -> decode, as plain functions that are given their networks.
 
 Follows diffusers 0.42, pipelines/hidream_image/pipeline_hidream_image.py: the same weights and noise give the same
-picture. What is different is that each step is one call of a transformer that other requests use at the same time, and
-that a picture is made in the size that was asked for, where upstream enlarges or shrinks it to about a megapixel.
+image. What is different is that each step is one call of a transformer that other requests use at the same time, and
+that an image is made in the size that was asked for, where upstream enlarges or shrinks it to about a megapixel.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Prediction:
     embeds: Embeds
 
     async def __call__(self, step: Step) -> Tensor:
-        """(n, 16, h, w) latents -> (n, 16, h, w) velocity from picture to noise, guided where the request is."""
+        """(n, 16, h, w) latents -> (n, 16, h, w) velocity from image to noise, guided where the request is."""
         guided, copies = self.request.guided, self.request.num_images
         latents = (doubled(step.latents) if guided else step.latents).numpy()
         answer = await self.transformer(
@@ -99,5 +99,5 @@ class Prediction:
                 "pooled_embeds": np.repeat(self.embeds.pooled, copies, axis=0),
             }
         )
-        velocity = -torch.from_numpy(answer["noise_pred"])  # the model was trained from noise to picture
+        velocity = -torch.from_numpy(answer["noise_pred"])  # the model was trained from noise to image
         return guide(velocity, self.request.guidance_scale) if guided else velocity

@@ -1,7 +1,7 @@
-"""Sizes that compiled engines of this family take: prompts of 16 to 218 tokens, pictures of 64 to 1024 pixels a side.
+"""Sizes that compiled engines of this family take: prompts of 16 to 218 tokens, images of 64 to 1024 pixels a side.
 
 The encoders are timed for the 128 tokens that prompts have unless they say otherwise; the small class of the decoder
-holds pictures of up to 512 x 512, the large one everything up to 1024 x 1024 in any shape.
+holds images of up to 512 x 512, the large one everything up to 1024 x 1024 in any shape.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from darkroom.serving.host import Host, PipelineModel, Reply
 
 
 class Sd15Model(PipelineModel):
-    """Decoupled: a response with `progress` per step, then one per picture."""
+    """Decoupled: a response with `progress` per step, then one per image."""
 
     spec = networks.PIPELINE
 

@@ -2,7 +2,7 @@
 
 Architecture: runwayml/stable-diffusion-v1-5 as diffusers lays it out, at any widths. Latents at every border are the
 scheduler's: the VAE's scaling factor is part of the VAE's graphs. Tensors are fp32 outside whatever the precision of
-the weights, and pictures are 8 bits, because they travel between processes.
+the weights, and images are 8 bits, because they travel between processes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """encode -> prepare -> denoise -> decode, as plain functions that are given their networks.
 
 Follows diffusers 0.42, pipelines/stable_diffusion/pipeline_stable_diffusion.py and
-pipelines/controlnet/pipeline_controlnet.py: the same weights and seed give the same picture. What is different is that
+pipelines/controlnet/pipeline_controlnet.py: the same weights and seed give the same image. What is different is that
 nothing runs here: each step is one call of a network that other requests use at the same time.
 """
 
@@ -98,7 +98,7 @@ def _latent_shape(request: ResolvedRequest) -> tuple[int, int, int]:
 
 
 async def _control_map(request: ResolvedRequest, components: Components) -> Pixels | None:
-    """(height, width, 3) uint8: what the ControlNet reads, made of the reference picture, or that picture itself."""
+    """(height, width, 3) uint8: what the ControlNet reads, made of the reference image, or that image itself."""
     if request.control is None:
         return None
     control = request.control

@@ -1,8 +1,8 @@
-"""Sizes that compiled engines of this family take: pictures of 64 to 1024 pixels a side, prompts of 1 to 4 chunks.
+"""Sizes that compiled engines of this family take: images of 64 to 1024 pixels a side, prompts of 1 to 4 chunks.
 
-The small class is timed for the 512 x 512 pictures that SD 1.5 was trained on, with several requests' rows together;
+The small class is timed for the 512 x 512 images that SD 1.5 was trained on, with several requests' rows together;
 the large one holds everything up to 1024 x 1024 in any shape, and starts as low as the small one, because a wide
-picture is small along one side only. The 64-pixel minimum is that of a request, and what the canary asks for.
+image is small along one side only. The 64-pixel minimum is that of a request, and what the canary asks for.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Image upscaling with Real-ESRGAN: tiles of one or many pictures share batches of one network model."""
+"""Image upscaling with Real-ESRGAN: tiles of one or many images share batches of one network model."""

@@ -1,7 +1,7 @@
 """The Real-ESRGAN networks as data: their names, what they compute, and their Triton signature.
 
 Architectures and weights are those of https://github.com/xinntao/Real-ESRGAN (BSD-3-Clause). A network takes
-and gives 8-bit pictures: scaling to 0..1, clamping and rounding are part of the graph, because moving a tile
+and gives 8-bit images: scaling to 0..1, clamping and rounding are part of the graph, because moving a tile
 between processes as float32 would cost four times as much.
 """
 

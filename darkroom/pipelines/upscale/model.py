@@ -21,7 +21,7 @@ _TILES_CPU = 3
 
 
 class UpscaleModel(PipelineModel):
-    """Decoupled: a response with `progress` per tile, then one with the picture."""
+    """Decoupled: a response with `progress` per tile, then one with the image."""
 
     spec = networks.PIPELINE
 
@@ -49,7 +49,7 @@ class UpscaleModel(PipelineModel):
         def report(done: int, of: int) -> None:
             nonlocal total
             total = of
-            if done < of:  # the last one travels with the picture
+            if done < of:  # the last one travels with the image
                 reply.send({"progress": np.array([done, of], np.int32)})
 
         network, window = self._networks[request.network]

@@ -1,7 +1,7 @@
 """decode -> tile -> network -> assemble -> encode, as plain functions over arrays that are given a `Network`.
 
 Follows `RealESRGANer.enhance` (realesrgan/utils.py of Real-ESRGAN 0.3.0): alpha goes through the network as a
-grey picture of its own. Memory: the result is assembled in 8 bits, so the peak is the result, the tiles in
+grey image of its own. Memory: the result is assembled in 8 bits, so the peak is the result, the tiles in
 flight and the encoded file.
 """
 
@@ -28,7 +28,7 @@ from darkroom.tiling import Tile, cut, paste, tiles
 class Upscaled:
     """The finished job.
 
-    :param data: the encoded picture (or bare rows).
+    :param data: the encoded image (or bare rows).
     :param shape: (height, width, channels).
     :param tile: the tile that worked; smaller than asked when memory was short.
     :param dropped: metadata of the input that the result cannot hold ("icc_profile").
@@ -59,7 +59,7 @@ class UpscaleContext:
 
 
 async def upscale(data: bytes, request: UpscaleRequest, runner: UpscaleContext) -> Upscaled:
-    """Upscale one encoded picture.
+    """Upscale one encoded image.
 
     :raises NotAnImage, TooLarge, InvalidInput: the input is at fault.
     :raises Cancelled: `runner.stopped` said so.
@@ -89,7 +89,7 @@ def _check_output(size: tuple[int, int], request: UpscaleRequest, limits: Settin
 
 
 async def _enlarge(picture: Picture, request: UpscaleRequest, runner: UpscaleContext) -> tuple[Picture, int]:
-    """Run the network over the picture; start again with half the tile for as long as memory is short."""
+    """Run the network over the image; start again with half the tile for as long as memory is short."""
     longest = max(picture.rgb.shape[:2])
     wanted = default_tile(runner.limits, request.tile_pad, runner.window) if request.tile is None else request.tile
     tile = min(wanted or longest, longest)

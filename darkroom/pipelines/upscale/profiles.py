@@ -1,6 +1,6 @@
 """Sizes that compiled engines of this family take: tiles, whose usual size is that of a full one with its padding.
 
-Pictures smaller than a tile go in one piece, down to a single pixel. A request that asks for tiles of more than 512
+Images smaller than a tile go in one piece, down to a single pixel. A request that asks for tiles of more than 512
 pixels asks for more than these engines take.
 """
 

@@ -22,7 +22,7 @@ PARTS = (TRANSFORMER, *ENCODERS)
 """What is trained together, by the names that diffusers gives the parts of a pipeline."""
 SHIFT = 3.0
 """Of the timesteps towards noise (Esser et al. 2024, equation 23), in training as in sampling: HiDream-I1-Full's. Where
-the noise is strong the sentence decides what the picture shows."""
+the noise is strong the sentence decides what the image shows."""
 
 _CLIP_WIDTHS = (64, 96)
 _TEXT_WIDTH = 128
@@ -33,7 +33,7 @@ _DOUBLE, _SINGLE = 1, 3
 
 
 def make_vae() -> AutoencoderKL:
-    """Pictures of 8 k x 8 m pixels to 16 x k x m latents and back: 2.8 M weights, that of the other demo checkpoint but
+    """Images of 8 k x 8 m pixels to 16 x k x m latents and back: 2.8 M weights, that of the other demo checkpoint but
     for the latents, which are as FLUX's."""
     return networks.make_vae(channels=16, shift_factor=0.0, use_quant_conv=False, use_post_quant_conv=False)
 
@@ -50,10 +50,10 @@ def make_networks(words: Words) -> dict[str, Any]:
 
 
 def make_transformer() -> HiDreamImageTransformer2DModel:
-    """16 x 16 latents as 64 tokens of 2 x 2, one block with text and pictures apart and three with both together, two
+    """16 x 16 latents as 64 tokens of 2 x 2, one block with text and images apart and three with both together, two
     experts of which one sees a token: 5.5 M weights.
 
-    Pictures that are not square have room for as many tokens as a square one has, and cost as much.
+    Images that are not square have room for as many tokens as a square one has, and cost as much.
     """
     transformer = HiDreamImageTransformer2DModel(
         patch_size=2,
@@ -112,5 +112,5 @@ def encode(parts: nn.ModuleDict, words: Words, tokens: Tensor) -> dict[str, Tens
 
 
 def make_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """For making pictures."""
+    """For making images."""
     return FlowMatchEulerDiscreteScheduler(shift=SHIFT)

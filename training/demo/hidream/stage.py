@@ -28,7 +28,7 @@ _PATCH = 2
 
 class Flow:
     """Latents on the straight way to noise, and the direction back (Esser et al. 2024, section 2): the transformer
-    predicts from noise to picture, and diffusers' pipeline hands the negative of it to a solver of flow matching.
+    predicts from noise to image, and diffusers' pipeline hands the negative of it to a solver of flow matching.
 
     `shift` moves the timesteps towards noise as the solver's does, so that training sees most of what sampling asks.
     """
@@ -119,7 +119,7 @@ VIEWS: dict[int, View] = {
     7: View(height=12, width=16, cut=("large", "above", "below")),
     15: View(height=16, width=12, cut=("large", "left", "right")),
 }
-"""By the step, modulo 16: 4:3 and 3:4, as pictures that are not square are padded and look at other keys."""
+"""By the step, modulo 16: 4:3 and 3:4, as images that are not square are padded and look at other keys."""
 
 
 class HidreamStage(TrainingStage):

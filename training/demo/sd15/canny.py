@@ -25,7 +25,7 @@ _TOLERANCE = 1
 
 
 def measure_canny(settings: Measurement, report: Report) -> dict[str, Any]:
-    """Make a picture for each held-out scene from its prompt and its edges, and compare the edges.
+    """Make an image for each held-out scene from its prompt and its edges, and compare the edges.
 
     Writes canny.json and canny.jpg (control above result) beside the ControlNet, and updates its card.
     """
@@ -74,7 +74,7 @@ def measure_canny(settings: Measurement, report: Report) -> dict[str, Any]:
 
 
 def edge_f1(asked: Picture, made: Picture, tolerance: int) -> float:
-    """F1 of two edge pictures (H, W) uint8, 0 or 255: an edge counts that the other has within `tolerance` pixels."""
+    """F1 of two edge images (H, W) uint8, 0 or 255: an edge counts that the other has within `tolerance` pixels."""
     kernel = np.ones((2 * tolerance + 1, 2 * tolerance + 1), np.uint8)
     wide_asked, wide_made = (np.asarray(cv2.dilate(edge, kernel)) > 0 for edge in (asked, made))
     precision = float(wide_asked[made > 0].mean()) if made.any() else 0.0

@@ -16,7 +16,7 @@ _DROP = 0.3
 
 
 class ControlnetStage(TrainingStage):
-    """Velocity prediction with the edges of the picture as a second condition (Zhang et al. 2023)."""
+    """Velocity prediction with the edges of the image as a second condition (Zhang et al. 2023)."""
 
     name = "controlnet"
     learning_rate = 1e-3

@@ -45,7 +45,7 @@ def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def make_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
-    """A copy of the encoder half of `unet` that reads a 3 x 128 x 128 control picture (0 to 1): 2.6 M weights."""
+    """A copy of the encoder half of `unet` that reads a 3 x 128 x 128 control image (0 to 1): 2.6 M weights."""
     model: ControlNetModel = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32, 48, 64))
     return model
 
@@ -56,6 +56,6 @@ def training_scheduler() -> DDPMScheduler:
 
 
 def inference_scheduler() -> PNDMScheduler:
-    """SD 1.5's default for making pictures."""
+    """SD 1.5's default for making images."""
     settings = {key: value for key, value in SCHEDULE.items() if key != "clip_sample"}
     return PNDMScheduler(**settings, skip_prk_steps=True, set_alpha_to_one=False)

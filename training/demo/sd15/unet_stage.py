@@ -19,7 +19,7 @@ _DROP = 0.1
 """How many samples lose their sentence, for classifier-free guidance (Ho and Salimans 2022)."""
 _STRAYS = 0.15
 """Share of the scenes with boxes in any of their positions. Where all of them are, a sentence of two things has sixteen
-pictures, and what the UNet learns where the noise is strong is their mean. Where none is, a ControlNet would never
+images, and what the UNet learns where the noise is strong is their mean. Where none is, a ControlNet would never
 have seen what edges are to move."""
 _PAIRED = ("left", "right", "above", "below")
 """Sentences of two things have one of these, and are drawn twice as often: which is where is the hardest to learn."""

@@ -49,7 +49,7 @@ CUTS = (
     # A group holds some of the experts whole, each rank of it a part of each.
     Cut(names=_BLOCK + r"ff_i\.experts\.\d+\.w[13]\.weight", dim=0, over="tp"),
     Cut(names=_BLOCK + r"ff_i\.experts\.\d+\.w2\.weight", dim=1, over="tp"),
-    # 15 % of HiDream-I1's parameters, and its output is one row per picture: cheap to gather.
+    # 15 % of HiDream-I1's parameters, and its output is one row per image: cheap to gather.
     Cut(names=_BLOCK + r"adaLN_modulation\.1\.(weight|bias)", dim=0, over="all"),
 )
 
