@@ -165,11 +165,11 @@ def decode_data_url(text: str) -> tuple[str, bytes]:
     """Media type and bytes of `data:image/png;base64,...`."""
     head, comma, payload = text.partition(",")
     if not (comma and head.startswith("data:") and head.endswith(";base64")):
-        raise bad_answer(f"a picture should begin with data:image/...;base64, and begins with {text[:30]!r}")
+        raise bad_answer(f"an image should begin with data:image/...;base64, and begins with {text[:30]!r}")
     try:
         return head[len("data:") : -len(";base64")], base64.b64decode(payload, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise bad_answer(f"a picture's base64 is damaged ({error})") from None
+        raise bad_answer(f"an image's base64 is damaged ({error})") from None
 
 
 def parsed(text: str | bytes) -> Any:

@@ -51,7 +51,7 @@ class GenerateEvents(Events[GenerateResult]):
         body = parsed(response.content)
         images, seeds = member(body, "images", list), member(body, "seeds", list)
         if len(images) != len(seeds):
-            raise bad_answer(f"there are {len(images)} pictures and {len(seeds)} seeds")
+            raise bad_answer(f"there are {len(images)} images and {len(seeds)} seeds")
         for index, (image, seed) in enumerate(zip(images, seeds, strict=True)):
             self._take_image(index, image, seed)
         if body.get("control_map") is not None:
@@ -63,14 +63,14 @@ class GenerateEvents(Events[GenerateResult]):
 
     def _take_image(self, index: int, image: object, seed: object) -> None:
         if not isinstance(image, str) or not isinstance(seed, int):
-            raise bad_answer(f"picture {index} should be text and its seed a number")
+            raise bad_answer(f"image {index} should be text and its seed a number")
         media_type, data = decode_data_url(image)
         self._images[index] = GeneratedImage(data=data, media_type=media_type, seed=seed, index=index)
 
     def _assembled(self, body: Any) -> GenerateResult:
         images = tuple(self._images[index] for index in sorted(self._images))
         if [image.index for image in images] != list(range(self._count)):
-            raise bad_answer(f"{self._count} pictures were asked for and {len(images)} came")
+            raise bad_answer(f"{self._count} images were asked for and {len(images)} came")
         return GenerateResult(
             images=images,
             seed=member(body, "seed", int),

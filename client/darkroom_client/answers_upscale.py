@@ -41,7 +41,7 @@ class UpscaleEvents(Events[UpscaleResult]):
     def whole(self, response: httpx.Response) -> UpscaleResult:
         media_type = response.headers.get("content-type", "").partition(";")[0].strip()
         if not media_type.startswith("image/") or not response.content:
-            raise bad_answer(f"expected a picture, got {len(response.content)} bytes of {media_type or 'no type'}")
+            raise bad_answer(f"expected an image, got {len(response.content)} bytes of {media_type or 'no type'}")
         try:
             scale = float(response.headers.get("x-upscale-scale", ""))
         except ValueError:
@@ -59,7 +59,7 @@ def read_batch(response: httpx.Response, sent: int) -> list[BatchItem]:
     """The items of a successful `POST /api/upscale-batch`, one for each of the `sent` images, in their order."""
     results = member(parsed(response.content), "results", list)
     if len(results) != sent:
-        raise bad_answer(f"{sent} pictures were sent and {len(results)} results came")
+        raise bad_answer(f"{sent} images were sent and {len(results)} results came")
     return [_read_item(item) for item in results]
 
 

@@ -62,11 +62,9 @@ _picture_options = _in_order(
         metavar="N",
         default=1,
         show_default=True,
-        help="Pictures of each prompt; they get the seeds SEED, SEED+1 and so on.",
+        help="Images of each prompt; they get the seeds SEED, SEED+1 and so on.",
     ),
-    click.option(
-        "--seed", type=click.IntRange(0), metavar="N", help="Makes the same picture again; drawn if not given."
-    ),
+    click.option("--seed", type=click.IntRange(0), metavar="N", help="Makes the same image again; drawn if not given."),
     click.option("--steps", type=click.IntRange(1), metavar="N", help=_help("steps")),
     click.option(
         "-g",
@@ -153,18 +151,18 @@ _output_options = _in_order(
         "-o",
         "--output",
         metavar="PATH",
-        help="A folder; for one picture also a file, or - for standard output [default: this folder].",
+        help="A folder; for one image also a file, or - for standard output [default: this folder].",
     ),
     click.option("-f", "--format", type=click.Choice(["png", "webp", "jpeg"]), help="By the output's name, else png."),
     click.option("-q", "--quality", type=click.IntRange(1, 100), help="Of webp and jpeg."),
-    click.option("--grid", "grid", flag_value="also", default=None, help="Also put all pictures into one."),
+    click.option("--grid", "grid", flag_value="also", default=None, help="Also put all images into one."),
     click.option("--grid-only", "grid", flag_value="only", default=None, help="Write that one alone."),
     click.option("--preview", is_flag=True, help="While a request runs, keep NAME.preview.png up to date."),
     click.option(
         "--preview-every", type=click.IntRange(1), metavar="N", help="Steps between previews; means --preview."
     ),
-    click.option("--overwrite", is_flag=True, help="Make pictures again that are there already."),
-    click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each picture."),
+    click.option("--overwrite", is_flag=True, help="Make images again that are there already."),
+    click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each image."),
 )
 
 _run_options = _in_order(
@@ -267,7 +265,7 @@ def _options(given: dict[str, Any]) -> GenerateOptions:
             raise click.UsageError("Give the size either with --size or with --width and --height.")
         given["width"], given["height"] = given["size"]
     if given["control_map"] is not None and given["control_image"] is None:
-        raise click.UsageError("--control-map needs a --control picture.")
+        raise click.UsageError("--control-map needs a --control image.")
     names = GenerateOptions.__annotations__.keys() - {"seed", "num_images", "format"}
     return cast(GenerateOptions, {name: given[name] for name in names})
 

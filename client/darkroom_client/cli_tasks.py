@@ -27,7 +27,7 @@ _output_option = click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
-    help="Where its pictures go when it is done.",
+    help="Where its images go when it is done.",
 )
 _NO_FIELDS = {"operation": "--operation", "priority": "--priority", "idempotency_key": "--key"}
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -52,14 +52,14 @@ def _fields(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) 
     "--operation", default="generate", show_default=True, help="What to do: generate, upscale, or the name of a model."
 )
 @click.option(
-    "-i", "--image", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The picture to work on."
+    "-i", "--image", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The image to work on."
 )
 @click.option(
     "-s", "--set", "fields", multiple=True, metavar="NAME=VALUE", callback=_fields, help="A field of the operation."
 )
-@click.option("-n", "--num-images", type=click.IntRange(1), metavar="N", help="Pictures of the prompt.")
+@click.option("-n", "--num-images", type=click.IntRange(1), metavar="N", help="Images of the prompt.")
 @click.option("--steps", type=click.IntRange(1), metavar="N", help="Denoising steps.")
-@click.option("--seed", type=click.IntRange(0), metavar="N", help="Makes the same picture again.")
+@click.option("--seed", type=click.IntRange(0), metavar="N", help="Makes the same image again.")
 @click.option("--priority", type=click.Choice(["high", "normal", "low"]), help="Before or behind others [normal].")
 @click.option("--key", metavar="TEXT", help="The same key with the same request gives the same task.")
 @click.option("--watch", "follow", is_flag=True, help="Wait until it is done, and show how far it is.")

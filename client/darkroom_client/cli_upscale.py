@@ -114,7 +114,7 @@ def _read_stdin(jobs: tuple[UpscaleJob, ...]) -> bytes:
     if all(job.source for job in jobs):
         return b""
     if sys.stdin.isatty():
-        raise click.UsageError("Standard input is a terminal: send a picture into it, as in `< in.jpg`.")
+        raise click.UsageError("Standard input is a terminal: send an image into it, as in `< in.jpg`.")
     return sys.stdin.buffer.read()
 
 

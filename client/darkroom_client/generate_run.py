@@ -71,7 +71,7 @@ def carry_out(run: GenerateRun) -> int:
     _refuse_nonsense(run)
     shots, outcomes, stopped = run.plan.shots, list[Outcome](), 0
     try:
-        with reporter(len(shots), "pictures") as show:
+        with reporter(len(shots), "images") as show:
             session = Session(run, show, outcomes)
             if session.grid_is_there and run.plan.grid == "only":
                 session.report_grid("skipped")
@@ -91,7 +91,7 @@ def _refuse_nonsense(run: GenerateRun) -> None:
     if run.to_stdout and sys.stdout.isatty():
         raise click.UsageError("Standard output is a terminal: send it into a file, as in `> out.png`.")
     if run.to_stdout and run.as_json:
-        raise click.UsageError("Standard output cannot hold both a picture and --json.")
+        raise click.UsageError("Standard output cannot hold both an image and --json.")
     if run.preview and any(shot.output is None for shot in run.plan.shots):
         raise click.UsageError("--preview needs files to stand beside: give a folder or a file with -o.")
 
@@ -206,7 +206,7 @@ class Session:
         if sum(outcome.count for outcome in self._outcomes) < len(plan.shots):
             return  # those are reported already
         if any(outcome.state == "failed" and outcome.count for outcome in self._outcomes):
-            self.report_grid("failed", "some of its pictures are missing")
+            self.report_grid("failed", "some of its images are missing")
         elif self.grid_is_there:
             self.report_grid("skipped")
         else:
@@ -217,7 +217,7 @@ class Session:
             except (OSError, ValueError) as error:
                 self.report_grid("failed", describe(error))
             else:
-                self.report_grid(*self._written(plan.grid_output, grid, f"{len(pictures)} pictures"))
+                self.report_grid(*self._written(plan.grid_output, grid, f"{len(pictures)} images"))
 
     def _written(self, path: Path | None, data: bytes, detail: str) -> tuple[State, str]:
         """Write one more file that is no image of its own; what became of it."""
@@ -240,7 +240,7 @@ class Session:
 
     def _report_shots(self, shots: Sequence[Shot], state: State, detail: str = "") -> None:
         prompt, count = _title(shots[0].prompt), len(shots)
-        source = f"{prompt} ({count} pictures)" if count > 1 else prompt
+        source = f"{prompt} ({count} images)" if count > 1 else prompt
         output = "the grid" if self._run.plan.grid == "only" else shown(shots[0].output, "stdout")
         self._report(Outcome(source=source, output=output, state=state, detail=detail, count=count))
         for shot in shots:

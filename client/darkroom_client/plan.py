@@ -145,7 +145,7 @@ def _expand(word: str, output: Path) -> list[_Found]:
     pictures = sorted(path for path in paths if path.suffix.lower() in READABLE and path.is_file())
     pictures = _without_results(pictures, base, output)
     if not pictures:
-        raise click.UsageError(f"{word!r}: no pictures there ({', '.join(sorted(READABLE))}).")
+        raise click.UsageError(f"{word!r}: no images there ({', '.join(sorted(READABLE))}).")
     return [_Found(source=path, relative=path.relative_to(base)) for path in pictures]
 
 

@@ -91,7 +91,7 @@ def _refuse_several(plan: ShotPlan, reason: str) -> None:
         raise click.UsageError(f"--grid needs a folder to write into, and {reason}; --grid-only writes the grid alone.")
     if plan.grid == "none" and len(plan.shots) > 1:
         count = len(plan.shots)
-        raise click.UsageError(f"{count} pictures need a folder to write into (-o out/), and {reason}.")
+        raise click.UsageError(f"{count} images need a folder to write into (-o out/), and {reason}.")
 
 
 def _into_file(plan: ShotPlan, path: Path, format: Format, is_another: IsAnother) -> ShotPlan:

@@ -71,11 +71,11 @@ def test_events_give_the_same_picture(call: Call, service: RunningService, forma
         (SMALL, {"scale": 9}, 422, "scale"),
         (SMALL, {"tile": 7}, 422, "tile"),
         (SMALL, {"format": "gif"}, 422, "format"),
-        (b"no picture", {}, 415, "file"),
+        (b"no image", {}, 415, "file"),
         (b"", {}, 415, "file"),
         (bytes(21 << 20), {}, 413, None),
     ],
-    ids=["model", "scale", "tile", "format", "no picture", "empty", "too large"],
+    ids=["model", "scale", "tile", "format", "no image", "empty", "too large"],
 )
 def test_refusals_name_the_field(
     call: Call,
@@ -95,7 +95,7 @@ def test_refusals_name_the_field(
 
 
 def test_a_batch_with_one_bad_picture(call: Call, service: RunningService) -> None:
-    bad, good = call(service.url, "upscale_batch", [b"no picture", SMALL], format="webp", **FAST)
+    bad, good = call(service.url, "upscale_batch", [b"no image", SMALL], format="webp", **FAST)
     assert good.error is None
     assert good.media_type == "image/webp"
     assert pixels(good.image).shape == (64, 64, 3)
@@ -140,7 +140,7 @@ def test_the_command_line(service: RunningService, tmp_path: Path) -> None:
     photos, out = tmp_path / "photos", tmp_path / "out"
     photos.mkdir()
     (photos / "a.png").write_bytes(SMALL)
-    (photos / "b.png").write_bytes(b"no picture")
+    (photos / "b.png").write_bytes(b"no image")
     (photos / "c.jpg").write_bytes(encoded(photo(0, 0, 32, 32), "JPEG"))
     command = ["--url", service.url, "upscale", str(photos), "-o", str(out), "--model", "animevideov3-x2"]
     first = CliRunner().invoke(main, command)

@@ -28,7 +28,7 @@ DRAWING = encoded(photo(128, 0, 256, 256))
 
 
 def furthest(one: bytes, other: bytes) -> int:
-    """The largest difference of two pictures on any pixel, of 255."""
+    """The largest difference of two images on any pixel, of 255."""
     return int(np.abs(pixels(one).astype(int) - pixels(other).astype(int)).max())
 
 
@@ -140,7 +140,7 @@ def test_status(call: Call, service: RunningService) -> None:
         ({"num_images": 10_000}, "num_images"),
         ({"scheduler": "no-such"}, "scheduler"),
         ({"format": "gif"}, "format"),
-        ({"control_image": b"no picture"}, "control_image"),
+        ({"control_image": b"no image"}, "control_image"),
         ({"control_image": DRAWING, "controlnet_conditioning_scale": 9}, "controlnet_conditioning_scale"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

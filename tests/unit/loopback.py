@@ -267,7 +267,7 @@ def upscaler(request: Received) -> Answer:
         return HEALTHY
     content = request.file()
     if content == b"bad":
-        return failure(415, "not_an_image", "file: not a picture.", "file")
+        return failure(415, "not_an_image", "file: not an image.", "file")
     return picture(b"large " + content)
 
 

@@ -58,7 +58,7 @@ def test_a_file_name_that_is_no_text_can_be_sent(call: Call, tmp_path: Path) -> 
 
 def test_batch_gives_one_item_for_each_picture(call: Call, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"a")
-    broken = {"code": "not_an_image", "message": "Not a picture.", "param": "file"}
+    broken = {"code": "not_an_image", "message": "Not an image.", "param": "file"}
     full = {"code": "out_of_memory", "message": "No memory.", "param": None}
     results = [
         {"filename": "a.png", "success": True, "image": IMAGE_EVENT["image"], "media_type": "image/webp"},
@@ -72,7 +72,7 @@ def test_batch_gives_one_item_for_each_picture(call: Call, tmp_path: Path) -> No
     assert (items[1].error.code, items[1].error.param, str(items[1].error)) == (
         "not_an_image",
         "file",
-        "Not a picture.",
+        "Not an image.",
     )
     assert type(items[2].error) is ServerError
     request = server.received[0]
@@ -83,7 +83,7 @@ def test_batch_gives_one_item_for_each_picture(call: Call, tmp_path: Path) -> No
 
 def test_a_batch_that_lost_an_item_is_refused(call: Call) -> None:
     with loopback(in_turn(as_json({"results": []}))) as server:
-        with pytest.raises(ServerError, match="1 pictures were sent and 0 results came"):
+        with pytest.raises(ServerError, match="1 images were sent and 0 results came"):
             call(server.url, "upscale_batch", [b"a"])
         assert call(server.url, "upscale_batch", []) == []
     assert len(server.received) == 1

@@ -84,12 +84,12 @@ def test_where_one_file_goes(server: Loopback, here: Path, words: list[str], out
 
 
 def test_a_folder_with_one_bad_file(server: Loopback, here: Path) -> None:
-    write(here / "photos", a_jpg="a", b_png="bad", c_webp="c", notes_txt="no picture")
+    write(here / "photos", a_jpg="a", b_png="bad", c_webp="c", notes_txt="no image")
     write(here / "photos/sub", d_jpg="not asked for")
     result = darkroom(server.url, "upscale", "photos", "-o", "out")
     assert result.exit_code == 1
     assert tree(here / "out") == {"a.png": "large a", "c.png": "large c"}
-    assert "photos/b.png: failed: file: not a picture." in result.stderr
+    assert "photos/b.png: failed: file: not an image." in result.stderr
     assert "2 done, 1 failed" in result.stderr
 
 
@@ -155,8 +155,8 @@ def test_inputs_of_the_same_stem_keep_their_suffix(server: Loopback, here: Path)
         (["a.png", "-", "-o", "out"], "Standard input"),
         (["a.png", "out.tiff"], "an output ends in .png"),
         (["a.png", "out.jpg", "--format", "png"], "is the name of a jpeg file"),
-        (["empty", "-o", "out"], "no pictures there"),
-        (["*.gif", "-o", "out"], "no pictures there"),
+        (["empty", "-o", "out"], "no images there"),
+        (["*.gif", "-o", "out"], "no images there"),
         (["a.png", "out.png", "--scale", "9"], "--scale"),
         ([], "Missing argument"),
     ],

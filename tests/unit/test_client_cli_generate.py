@@ -194,8 +194,8 @@ def test_standard_output(server: Loopback, here: Path) -> None:
         ([], "Say what to show"),
         (["--prompts-file", "empty.txt"], "Say what to show"),
         (["--prompts-file", "missing.txt"], "No such file"),
-        (["a cat", "-n", "2", "-o", "a.png"], "2 pictures need a folder"),
-        (["a cat", "a dog", "-o", "-"], "2 pictures need a folder"),
+        (["a cat", "-n", "2", "-o", "a.png"], "2 images need a folder"),
+        (["a cat", "a dog", "-o", "-"], "2 images need a folder"),
         (["a cat", "-o", "a.gif"], "an output ends in .png"),
         (["a cat", "-o", "a.png", "--format", "webp"], "is the name of a png file"),
         (["a cat", "-o", "a.png", "--grid"], "--grid-only writes the grid alone"),
@@ -204,7 +204,7 @@ def test_standard_output(server: Loopback, here: Path) -> None:
         (["a cat", "--size", "64*64"], "is no size"),
         (["a cat", "--size", "64", "--width", "64"], "either with --size"),
         (["a cat", "--control", "missing.png"], "does not exist"),
-        (["a cat", "--control-map", "edges.png"], "needs a --control picture"),
+        (["a cat", "--control-map", "edges.png"], "needs a --control image"),
         (["a cat", "-o", "-", "--json"], "cannot hold both"),
         (["a cat", "-o", "-", "--preview"], "--preview needs files"),
         (["a cat", "-n", "2", "--grid-only", "--preview"], "--preview needs files"),
@@ -244,7 +244,7 @@ def test_json_lines(server: Loopback, here: Path) -> None:
             for seed in (1, 2)
         ),
     ]
-    assert "too much! (2 pictures): failed: prompt must" in result.stderr
+    assert "too much! (2 images): failed: prompt must" in result.stderr
     assert "1 done, 1 skipped, 2 failed" in result.stderr
 
 

@@ -135,7 +135,7 @@ def test_files_of_others_are_taken_for_the_picture_itself(server: Loopback, here
 
 
 def test_steps_of_a_service_with_a_lower_limit_are_its_default(here: Path) -> None:
-    """It makes ten steps where nothing is said, and the same command finds its picture again."""
+    """It makes ten steps where nothing is said, and the same command finds its image again."""
     counts = ("active_workers", "task_queue_size", "result_queue_size", "pending_tasks", "total_gpus")
     status = {"generate": {"limits": {"max_steps": 10}}, "gpu_info": [], **dict.fromkeys(counts, 0)}
 

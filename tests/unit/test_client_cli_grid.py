@@ -17,7 +17,7 @@ from tests.unit.loopback import HEALTHY, Answer, Loopback, Received, failure, ge
 
 
 def _grid_colours(data: bytes) -> list[list[int]]:
-    """The seeds that a grid of 8x6 pictures shows, row by row; 255 where it is white."""
+    """The seeds that a grid of 8x6 images shows, row by row; 255 where it is white."""
     with Image.open(io.BytesIO(data)) as image:
         columns, rows = (image.width + 4) // 12, (image.height + 4) // 10
         return [[image.getpixel((12 * x, 10 * y))[0] for x in range(columns)] for y in range(rows)]
@@ -29,7 +29,7 @@ def test_a_grid_beside_the_pictures(server: Loopback, here: Path) -> None:
     assert result.exit_code == 0, result.output
     assert names(here / "out") == {*(f"a-cat-{seed}.png" for seed in (42, 43, 44)), "a-cat-42-grid.png"}
     assert _grid_colours((here / "out/a-cat-42-grid.png").read_bytes()) == [[42, 43], [44, 255]]
-    assert "grid -> out/a-cat-42-grid.png (3 pictures)" in result.stderr
+    assert "grid -> out/a-cat-42-grid.png (3 images)" in result.stderr
     assert "3 done\n" in result.stderr
     assert json.loads(result.stdout.splitlines()[-1]) == {"grid": "out/a-cat-42-grid.png", "state": "done"}
     (here / "out/a-cat-42-grid.png").unlink()
@@ -62,11 +62,11 @@ def test_a_grid_with_a_hole_is_not_made(server: Loopback, here: Path) -> None:
     result = generate(server.url, "a cat", "no", "--seed", "1", "--grid")
     assert result.exit_code == 1
     assert names(here) == {"a-cat-1.png"}
-    assert "grid: failed: some of its pictures are missing" in result.stderr
+    assert "grid: failed: some of its images are missing" in result.stderr
 
 
 def test_a_picture_that_cannot_be_read_spoils_the_grid_only(server: Loopback, here: Path) -> None:
-    (here / "a-cat-1.png").write_bytes(b"no picture")
+    (here / "a-cat-1.png").write_bytes(b"no image")
     result = generate(server.url, "a cat", "-n", "2", "--seed", "1", "--grid")
     assert result.exit_code == 1
     assert "grid: failed: cannot identify image file" in result.stderr

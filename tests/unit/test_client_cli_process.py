@@ -39,7 +39,7 @@ def server() -> Iterator[Loopback]:
 
 
 def photos(folder: Path, names: str) -> None:
-    """Pictures a.jpg, b.jpg and so on, with their letter as their content."""
+    """Images a.jpg, b.jpg and so on, with their letter as their content."""
     folder.mkdir()
     for name in names:
         (folder / f"{name}.jpg").write_text(name)
@@ -185,7 +185,7 @@ def test_a_terminal_shows_a_bar_for_each_prompt(server: Loopback, here: Path) ->
     shown = _on_a_terminal(command)
     assert len(list((here / "out").iterdir())) == 20
     assert "/16" in shown
-    assert "all pictures" in shown
+    assert "all images" in shown
     assert "a dog [7..14]" in shown
     assert "a [red]cat[/red]" in shown
     assert "left" in shown

@@ -98,14 +98,14 @@ def test_png_info_prints_the_parameters(tmp_path: Path) -> None:
 def test_png_info_of_what_has_none(tmp_path: Path) -> None:
     (tmp_path / "plain.png").write_bytes(b"plain")
     (tmp_path / "text.txt").write_bytes(b"text")
-    refusal = failure(415, "not_an_image", "file: not a picture.", "file")
+    refusal = failure(415, "not_an_image", "file: not an image.", "file")
     with loopback(lambda request: as_json(NOTHING) if request.file() == b"plain" else refusal) as server:
         words = [str(tmp_path / name) for name in ("missing.png", "text.txt", "plain.png")]
         result = darkroom(server.url, "png-info", *words)
     assert (result.exit_code, result.stdout) == (1, "")
     assert [line.rpartition("/")[2] for line in result.stderr.splitlines()] == [
         "missing.png: failed: No such file or directory",
-        "text.txt: failed: file: not a picture.",
+        "text.txt: failed: file: not an image.",
         "plain.png: carries no parameters",
     ]
     nobody = darkroom(f"http://127.0.0.1:{free_port()}", "png-info", *words[1:])
@@ -143,7 +143,7 @@ def test_commands_of_other_packages(plugins: Callable[..., subprocess.CompletedP
     assert plugins("good").stdout == "did good\n"
     helped = plugins("--help")
     listed = " ".join(helped.stdout.split())
-    for line in ("good Do good", "broken (of the package extra)", "upscale Enlarge pictures", "generate Make pictures"):
+    for line in ("good Do good", "broken (of the package extra)", "upscale Enlarge images", "generate Make images"):
         assert line in listed
     assert "imported" not in helped.stderr
     for words, reason in (

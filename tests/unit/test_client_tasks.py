@@ -117,7 +117,7 @@ def test_a_key_that_no_header_can_carry(call: Call, key: str) -> None:
 
 
 def obliging(request: Received) -> Answer:
-    """A service that accepts a task, which is done at once and has a picture."""
+    """A service that accepts a task, which is done at once and has an image."""
     if request.method == "POST":
         return as_json(task(), status=202)
     return picture(b"large") if request.path.startswith("/download") else DONE
