@@ -1,4 +1,4 @@
-"""What the machine has, read from the driver and never invented."""
+"""The devices of the machine, as the driver reports them."""
 
 from __future__ import annotations
 

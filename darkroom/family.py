@@ -1,4 +1,4 @@
-"""A model family as data: what it is called, what it can do, what a request may say, and which models serve it.
+"""A model family as data: name, operation, fields of a request, and the models that serve it.
 
 `darkroom/pipelines/<family>/family.py` has the family's own as `FAMILY`.
 """
@@ -16,7 +16,7 @@ from darkroom.request.request import Request
 from darkroom.serving.networks import ModelSpec
 
 Operation = Literal["generate", "edit", "upscale", "train"]
-"""What can be asked for."""
+"""The operations that clients can request."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Family:
     :param specs: all of its models, the pipeline included.
     :param request: the fields of a request.
     :param checkpoint: the class that reads pipeline.json; None where the pipeline has no checkpoint of its own.
-    :param features: what else it can do, by a name for clients, of the names of the models that are served.
+    :param features: further abilities by a name for clients: a function of the names of the served models.
     :param example: the fields of an example request, without images.
     :param seconds_per_unit: of work, before any was measured: of a diffusion family, seconds per row and step.
     :param longest_turn: seconds that one call of a network may take alone; what takes longer is divided into calls.
@@ -51,12 +51,12 @@ class Family:
     longest_turn: float = math.inf
 
     def limits(self, settings: Any) -> dict[str, Any]:
-        """What the installation allows, of the family's settings."""
+        """Return the limits of the installation, from the family's settings."""
         return {name: getattr(settings, name) for name in type(settings).model_fields if name.startswith("max_")}
 
     def read_checkpoint(self, repository: Path, label: str = "") -> CheckpointInfo | None:
-        """What the export wrote down of a checkpoint; None where there is none, as for a repository on another
-        machine.
+        """Return the checkpoint information that the export wrote; None if it cannot be read, as for a repository on
+        another machine.
 
         :param label: see `ModelSpec.labelled`.
         """

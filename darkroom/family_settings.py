@@ -83,14 +83,15 @@ class FamilySettings(BaseSettings):
         return {self.variable(name): as_text(value) for name, value in self if value is not None}
 
     def problems(self, gpus: Sequence[int]) -> list[str]:
-        """What the machine lacks for these settings: sentences that say what to fix. The service does not start then.
+        """Return what the machine lacks for these settings: sentences that say what to fix. With any, the service
+        does not start.
 
         :param gpus: the GPUs that the networks run on.
         """
         return []
 
     def summary(self) -> str:
-        """What `darkroom doctor` says of this family where there is no problem; empty: nothing."""
+        """Return the text of `darkroom doctor` for this family if there is no problem; empty for none."""
         return ""
 
     @classmethod
@@ -139,12 +140,12 @@ def settings_classes() -> dict[str, type[FamilySettings]]:
 
 
 def split_at_commas(value: object) -> object:
-    """The parts of a text, for a setting that is several; other values are left as they are."""
+    """Split a text into the parts of a setting that is a list; other values are returned unchanged."""
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 def as_text(value: object) -> str:
-    """A value as the environment says it: true and false, and commas between the parts of several."""
+    """Format a value for the environment: true and false, and commas between the parts of a list."""
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -40,7 +40,7 @@ def all_specs() -> tuple[ModelSpec, ...]:
 
 
 def family_of(model: str) -> str | None:
-    """The family of a model in a repository, whatever its label; None where no family knows it."""
+    """Return the family of a model in a repository, whatever its label; None if no family has it."""
     plain, _ = split_label(model)
     found = (name for name, family in families().items() if any(spec.name == plain for spec in family.specs))
     return next(found, None)
@@ -54,7 +54,7 @@ class ChoosesFamilies(Protocol):
 
 
 def is_chosen(model: str, settings: ChoosesFamilies) -> bool:
-    """Whether FAMILIES, which is empty for all, leaves a model of the repository in. Models that no family knows
-    stay."""
+    """Whether a model of the repository belongs to a family that FAMILIES names; an empty FAMILIES means all. Models of
+    no known family always count."""
     family = family_of(model)
     return not settings.families or family is None or family in settings.families

@@ -1,4 +1,4 @@
-"""What REST endpoints take of a request: its fields with their types, other names and shorthands.
+"""The fields of a request as REST endpoints accept them: types, aliases and shorthands.
 
 The types are pydantic's, which reads JSON and texts of forms; the ranges are checked by `Request.parse`.
 """
@@ -20,12 +20,12 @@ from darkroom.request.fields import choice, shown
 from darkroom.request.request import Request, kind_of
 
 NO_SUCH_WORD = "word"
-"""pydantic's type of the error for a text that is none of a few words; its message is ours."""
+"""Type of the pydantic error for a text that is none of the allowed words; the message is ours."""
 _LONG_NUMBER = re.compile(r"\s*[+-]?\d{1000,}\s*")
 
 
 def _plain_number(value: Any) -> Any:
-    if isinstance(value, bool):  # which pydantic would take for 0 or 1
+    if isinstance(value, bool):  # pydantic would read it as 0 or 1
         raise PydanticCustomError("number_type", "Input should be a number")
     if isinstance(value, str) and _LONG_NUMBER.fullmatch(value):
         return value.strip()[:1000]  # out of every range as it was, and Python reads no more than 4,300 digits
@@ -35,7 +35,7 @@ def _plain_number(value: Any) -> Any:
 def _whole_characters(value: str) -> str:
     try:
         value.encode()
-    except UnicodeEncodeError:  # JSON can have half a surrogate pair, which is no character and not UTF-8
+    except UnicodeEncodeError:  # JSON can hold half a surrogate pair, which is not valid UTF-8
         raise PydanticCustomError("string_unicode", "Input should be a valid string") from None
     return value
 
@@ -66,7 +66,7 @@ def optional(help: str, default: Any = None, **schema: Any) -> Any:
 
 @cache
 def edge_model(kind: type[Request]) -> type[BaseModel]:
-    """The fields as a REST endpoint takes them but for images, each optional unless the request needs it."""
+    """Return the model of a REST endpoint's fields, without images; each is optional unless the request needs it."""
     made: dict[str, Any] = {}
     for name, about in kind.fields().items():
         if not about.rest or kind_of(kind, name) is bytes:
@@ -93,19 +93,19 @@ def _edge_field(kind: type[Request], name: str, about: Field) -> tuple[Any, Any]
 
 @cache
 def rest_names(kind: type[Request]) -> frozenset[str]:
-    """Every name that REST endpoints take: fields with their other names, shorthands and images."""
+    """Return every name that REST endpoints accept: fields, aliases, shorthands and images."""
     images = {name for image in kind.images() for name in (image, *kind.fields()[image].aliases)}
     return frozenset({*edge_model(kind).model_fields, *images})
 
 
 @cache
 def texts(kind: type[Request]) -> frozenset[str]:
-    """The fields that may be empty; others that are empty in a form were left empty."""
+    """Return the fields that may be empty texts. For others an empty text in a form counts as absent."""
     return frozenset(name for name, about in kind.fields().items() if about.may_be_empty)
 
 
 def named(kind: type[Request], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of an edge model by the names of the fields, without absent ones.
+    """Return the values of an edge model by the names of the fields, without absent ones.
 
     :raises InvalidInput: two names of one field, with different values; a shorthand that cannot be read.
     """
@@ -124,7 +124,7 @@ def named(kind: type[Request], values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _agree(found: dict[str, Any], name: str, other: str, value: Any) -> None:
-    """Take a value that came under another name, unless the field itself has a different one."""
+    """Store a value that was sent under an alias; refuse it if the field has a different value."""
     if found.get(name) not in (None, value):
         raise InvalidInput(
             f"{name} and {other} are one field; got {shown(found[name])} and {shown(value)}.", param=other

@@ -1,4 +1,4 @@
-"""A field of a request, written once: its type is an annotation, and everything else about it is a `Field` beside it.
+"""A field of a request, written once: its type is an annotation, with everything else about it in a `Field`.
 
 From these come the checks (`darkroom.request.request`), the inputs of the Triton model (`darkroom.request.tensors`),
 the types that a REST endpoint takes (`darkroom.request.edge`), the OpenAPI schema and the client's help.
@@ -14,13 +14,12 @@ from darkroom.errors import InvalidInput
 from darkroom.request.fields import Bounds, between, choice, integer, number, shown
 
 Limit = float | str | Callable[[Any], float] | None
-"""A number, the name of an attribute of the family's settings that holds it, or what makes it of the settings. None =
-no limit."""
+"""A number, the name of an attribute of the family's settings, or a function of the settings. None means no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
-    """What is said of one field beside its type.
+    """The properties of one field besides its type.
 
     :param help: one or two sentences for people.
     :param low, high: the smallest and the largest value of a number; both are allowed.
@@ -30,18 +29,18 @@ class Field:
     :param words: a text has to be one of these, in any case.
     :param other_words: further spellings of some of the words.
     :param convert: makes the field's value of a text; raises InvalidInput where it cannot.
-    :param may_be_empty: an empty text is a value; where it is not, an empty field of a form counts as absent.
+    :param may_be_empty: whether an empty text is a value; if not, an empty field of a form counts as absent.
     :param aliases: other names of the field.
     :param default: shown where the value that the class has as its default does not say it: the name of an attribute
         of the family's settings.
     :param from_checkpoint: the default depends on the checkpoint, so that the documentation shows none.
     :param dtype: of the Triton input, where it is another one than the type's usual one.
     :param input: whether the Triton model takes it.
-    :param rest: whether REST endpoints take it; False for what only programs that call Triton say.
+    :param rest: whether REST endpoints accept it; False for fields that only callers of Triton use.
     :param rest_words: the words that REST endpoints take, where they take fewer.
     :param needed: a request without this image is refused where the image is read.
     :param max_pixels: of an image.
-    :param called: how REST endpoints call an image in errors, where it is not by the field's name.
+    :param called: the name of an image in REST errors, if it is not the field's name.
     :param schema: keywords for the OpenAPI schema.
     """
 
@@ -82,11 +81,11 @@ class Field:
 
 @dataclass(frozen=True, kw_only=True)
 class Shorthand:
-    """A field that REST endpoints take and that stands for others: `size` for width and height.
+    """A field of REST endpoints that stands for others: `size` for width and height.
 
     :param kind: its type.
-    :param read: gives values of the fields that it stands for (None = says nothing of it); raises InvalidInput.
-    :param overrides: its values go before those of the fields themselves, which otherwise have to agree.
+    :param read: returns values of the fields that it stands for (None = not given); raises InvalidInput.
+    :param overrides: whether its values take precedence over the fields themselves; otherwise they have to agree.
     """
 
     help: str
@@ -98,14 +97,14 @@ class Shorthand:
 
 
 def resolved(limit: Limit, limits: object) -> Any:
-    """The number that a limit is in this installation."""
+    """Return the number of a limit in this installation."""
     if isinstance(limit, str):
         return getattr(limits, limit)
     return limit(limits) if callable(limit) else limit
 
 
 def check(kind: type, about: Field, name: str, value: Any, limits: object) -> Any:
-    """One value, checked and converted.
+    """Check and convert one value.
 
     :param kind: str, int, float, bool or bytes.
     :raises InvalidInput: names the field, its range and what came.
@@ -138,9 +137,9 @@ def _text(about: Field, name: str, value: Any, limits: object) -> str:
 
 
 def out_of_range(name: str, bounds: Bounds, came: object, what: str) -> InvalidInput:
-    """The error for a number that is none.
+    """Return the error for a value that is no number.
 
-    :param what: what it should have been: "a number".
+    :param what: the expected kind: "a number".
     """
     message = between(name, *bounds, came).message.replace("must be", f"must be {what}", 1)
     return InvalidInput(message, param=name)

@@ -1,4 +1,4 @@
-"""Fields of requests and their ranges: what the `request.py` of every family that makes images checks alike."""
+"""Fields of requests and their ranges: the checks that the `request.py` of every family shares."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SIDE_MINIMUM = 64
 QUALITY_RANGE = (1, 100)
 FORMATS: tuple[str, ...] = get_args(Format)
 DRAWN_SEEDS = 2**32
-"""Seeds that are drawn fit into what every web UI and JavaScript can hold."""
+"""Maximum of random seeds: every web UI and JavaScript can hold them."""
 ANY_SEED = -1
-"""What web UIs send for "draw one"."""
+"""The seed that web UIs send for a random seed."""
 OTHER_FORMATS = {"jpg": "jpeg"}
 _SHOWN = 60
-"""Characters of a value in an error message."""
+"""Maximum number of characters of a value in an error message."""
 
 
 class PixelLimits(Protocol):
@@ -44,7 +44,7 @@ def check_pixels(width: int, height: int, limits: PixelLimits) -> None:
 
 
 def shown(value: object, longest: int = _SHOWN) -> str:
-    """A value for an error message: short, in one line, and without an error itself, whatever the value is."""
+    """Format a value for an error message: short and on one line; never raises."""
     if isinstance(value, bool) or value is None:
         return repr(value)
     if isinstance(value, int):
@@ -64,7 +64,7 @@ def shown(value: object, longest: int = _SHOWN) -> str:
 
 
 def _shown_integer(value: int, longest: int) -> str:
-    """Python refuses to write whole numbers of more than 4,300 digits, so that long ones are cut before."""
+    """Format an integer. Python refuses to write more than 4,300 digits, so long ones are shortened before."""
     digits = int(abs(value).bit_length() * math.log10(2)) + 1  # or one more
     if digits <= longest:
         return str(value)
@@ -73,7 +73,7 @@ def _shown_integer(value: int, longest: int) -> str:
 
 
 def between(name: str, low: float, high: float, came: object, also: str = "") -> InvalidInput:
-    """The error for a number that is out of its range.
+    """Return the error for a number that is out of its range.
 
     :param also: what else is allowed.
     """

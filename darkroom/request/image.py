@@ -27,7 +27,7 @@ from darkroom.request.fields import (
 from darkroom.request.request import Request
 
 ENCODED_FORMATS = tuple(name for name in FORMATS if name != "raw")
-"""Bare rows are for programs on the same machine."""
+"""Formats for REST. Raw pixels are for programs on the same machine."""
 _SIZE = re.compile(r"(\d{1,9})\s*[xX*×]\s*(\d{1,9})")
 _ANY_SIZE = "auto"
 
@@ -43,14 +43,14 @@ CheckpointStepsField = Field(
     aliases=("num_inference_steps",),
     from_checkpoint=True,
 )
-"""`steps` of families whose checkpoints say how many they want."""
+"""`steps` of families whose checkpoints define the default."""
 CheckpointGuidanceField = Field(
     help="1 and below: no guidance, in half the time. By default what the checkpoint asks for.",
     low=GUIDANCE_RANGE[0],
     high=GUIDANCE_RANGE[1],
     from_checkpoint=True,
 )
-"""`guidance_scale` of families whose checkpoints say what they want."""
+"""`guidance_scale` of families whose checkpoints define the default."""
 
 
 def side_field(multiple: int) -> Field:
@@ -89,7 +89,7 @@ def size_shorthand(name: str, width: str, height: str, help: str) -> Shorthand:
 
 
 class ImageRequest(Request):
-    """What every request for images of a text says."""
+    """The fields of every request for images of a text."""
 
     shorthands: ClassVar[Mapping[str, Shorthand]] = {
         "size": size_shorthand("size", "width", "height", "Width and height in one:"),

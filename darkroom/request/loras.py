@@ -47,11 +47,11 @@ class LoraChoice:
 
     @property
     def reference(self) -> tuple[str, str]:
-        """Which of the three fields says it, and its value."""
+        """The one of the three fields that is given, and its value."""
         return next((kind, value) for kind in _REFERENCES if (value := getattr(self, kind)) is not None)
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `parse_loras` reads: what is not as usual."""
+        """Return the object that `parse_loras` reads: the values that differ from the defaults."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         usual = {field.name: field.default for field in fields(self)}
         return {
@@ -90,7 +90,7 @@ def parse_loras(value: object) -> tuple[LoraChoice, ...]:
 def _lora(entry: object, place: str) -> LoraChoice:
     """One entry.
 
-    :param place: how errors call it: "loras[0]".
+    :param place: its name in errors: "loras[0]".
     """
     if not isinstance(entry, Mapping):
         raise _invalid(place, "an object", entry)

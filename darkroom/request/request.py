@@ -1,8 +1,7 @@
 """The base of every family's request: a frozen pydantic model whose fields carry a `Field` each.
 
 A request is checked once, at the edge, by `parse`; the Triton model reads the same type of its inputs by the same
-`parse`. `model_fields_set` holds the fields that were given, so that what a request leaves to the checkpoint stays left
-to it on the way.
+`parse`. `model_fields_set` holds the given fields, so that absent ones can take the defaults of the checkpoint.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class Request(BaseModel):
         """Check named fields; those that are absent or None take their defaults.
 
         :param limits: the family's settings.
-        :param defaults: of the checkpoint: they go before those of the class, and do not count as given.
+        :param defaults: of the checkpoint: they take precedence over those of the class, and do not count as given.
         :raises InvalidInput: names the field, its range and what came.
         """
         given = {name: fields[name] for name in cls.fields() if fields.get(name) is not None}
@@ -51,36 +50,36 @@ class Request(BaseModel):
 
     @property
     def cost_label(self) -> str:
-        """What makes its steps or tiles slower or faster than others, for the queue estimates."""
+        """Return the values that decide the time of a step or tile, for the queue estimates."""
         return ""
 
     def checked(self, limits: Any) -> Self:
-        """This request after the checks of fields that depend on each other.
+        """Return this request after checking fields that depend on each other.
 
-        :raises InvalidInput: they do not fit.
+        :raises InvalidInput: they contradict each other.
         """
         return self
 
     def completed(self, checkpoint: Any, limits: Any) -> Request:
-        """This request with what the checkpoint says of absent fields.
+        """Return this request with the checkpoint's values for absent fields.
 
-        :param checkpoint: what the family's `Checkpoint` class read.
+        :param checkpoint: what the family's checkpoint class has read.
         :raises TooLarge: more is asked for than the checkpoint or the installation can do.
         """
         return self
 
     def resolved_as(self, kind: type[Resolved], **values: Any) -> Resolved:
-        """This request as a type that leaves less open, with the values for it."""
+        """Return this request as a type with fewer optional fields, and with values for them."""
         given = self.model_fields_set | values.keys()
         return cast(Resolved, kind.model_construct(_fields_set=set(given), **{**dict(self), **values}))
 
     def with_values(self, **values: Any) -> Self:
-        """This request with other values, which then count as given."""
+        """Return this request with other values, which then count as given."""
         return self.model_copy(update=values)
 
     @classmethod
     def default_of(cls, name: str, limits: Any, defaults: Mapping[str, Any] | None = None) -> Any:
-        """What an absent field is: of the checkpoint, of the settings or of the class, and never above the limit."""
+        """Return the default of a field: of the checkpoint, the settings or the class, and never above the limit."""
         about, value = cls.fields()[name], cls.model_fields[name].default
         if defaults is not None and name in defaults:
             value = defaults[name]
@@ -92,7 +91,7 @@ class Request(BaseModel):
 
     @classmethod
     def fields(cls) -> Mapping[str, Field]:
-        """What is said of each field, by its name."""
+        """Return the `Field` of each field, by its name."""
         return _fields(cls)
 
     @classmethod
@@ -107,7 +106,7 @@ class Request(BaseModel):
 
     @classmethod
     def aliases(cls) -> dict[str, str]:
-        """Another name of a field -> the field."""
+        """Return the names of fields by their aliases."""
         return {alias: name for name, about in cls.fields().items() for alias in about.aliases}
 
     @classmethod

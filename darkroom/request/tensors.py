@@ -1,4 +1,4 @@
-"""Between a request and the inputs of its Triton model."""
+"""Converts a request to the inputs of its Triton model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def triton_inputs(kind: type[Request]) -> tuple[TensorSpec, ...]:
 
 
 def to_tensors(request: Request) -> dict[str, Array]:
-    """The inputs for the fields that were given; the model has the same defaults for the others."""
+    """Return the inputs for the fields that were given; the model has the same defaults for the others."""
     kind = type(request)
     return {
         name: _tensor(getattr(request, name), _dtype(kind, name))

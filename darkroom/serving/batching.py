@@ -19,7 +19,7 @@ Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 class RequestError(Exception):
-    """The request's own fault; the message is for its sender."""
+    """The request itself is wrong; the message is for the client."""
 
 
 class BatchDimensionError(Exception):
@@ -56,7 +56,7 @@ def decode_strings(name: str, values: Array) -> Array:
 
 
 def groups(calls: Sequence[NetworkCall], *, batching: bool, caps: RowCaps | None = None) -> list[list[int]]:
-    """The positions of calls that can run together: equal inputs and equal shapes behind the batch dimension.
+    """Return the positions of calls that can run together: equal inputs and equal shapes behind the batch dimension.
 
     Without `batching` every call runs alone. A call is never divided, even when it has more rows than its cap.
     Calls with and without LoRAs run together.
@@ -143,10 +143,10 @@ def run_calls(
 
 
 def run_together(run: Run, calls: Sequence[NetworkCall], *, batching: bool) -> list[Tensors | Exception]:
-    """Each call's outputs, or the error that is its own.
+    """Return each call's outputs or its own error.
 
-    When the merged run fails, every call runs again alone: a bad request, or one too many for the memory, must
-    not take its batch-mates along. A wrong batch dimension is not tried again, since it would come and go
+    When the merged run fails, every call runs again alone: a bad request, or one that is too large for the memory,
+    must not fail the others of its batch. A wrong batch dimension is not tried again, since it would come and go
     with the load.
 
     :param calls: calls of one group.

@@ -1,4 +1,4 @@
-"""Networks: what a served model looks like (data), and how a pipeline calls one (a protocol).
+"""Networks: the description of a served model (data), and how a pipeline calls it (a protocol).
 
 A pipeline receives `Network` objects and knows neither Triton nor an engine. In a host the implementation is
 `darkroom.serving.shared_network.SharedNetwork`; in tests and benchmarks it is `OrtNetwork` or a function over torch.
@@ -101,7 +101,7 @@ def is_label(text: str) -> bool:
 
 
 RowSize = Callable[[Sequence[int]], int]
-"""The size of a row, of the shape of an input (rows, ...): what one row costs, compared with others of the network."""
+"""The rule for the size of a row, from the shape of an input (rows, ...): its cost compared with other rows."""
 
 
 def area(shape: Sequence[int]) -> int:
@@ -123,7 +123,7 @@ ROW_SIZES: Mapping[str, RowSize] = {"area": area, "tokens": tokens}
 class RowCaps:
     """How many rows run together, by the size of one input.
 
-    Rows of large images gain nothing from company: together they only take longer and need more memory.
+    Rows of large images gain nothing from sharing a batch: they only take longer and need more memory.
 
     :param input: the input that has the size.
     :param rows: (size, rows) pairs, smallest first; at most `rows` rows of a size up to `size` run at once, and
