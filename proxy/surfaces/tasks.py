@@ -106,7 +106,7 @@ def shown(task: Task, estimates: QueueEstimates, request: Request) -> dict[str, 
         "progress": math.floor(100 * task.share),
         "step": task.step,
         "total_steps": task.steps,
-        "queue_position": estimate.position(task.id),
+        "queue_position": _position(task, estimates),
         "estimated_time": round(estimate.seconds_until_done(task), 1),
         "attempts": task.attempts,
         "created_at": moment(task.created_at),
@@ -117,6 +117,11 @@ def shown(task: Task, estimates: QueueEstimates, request: Request) -> dict[str, 
         "results": [{**result, "url": url} for result, url in zip(task.results, urls, strict=True)],
         "error": task.error,
     }
+
+
+def _position(task: Task, estimates: QueueEstimates) -> int | None:
+    """The position in the queue; None for a task that does not wait. Estimates may be older than the task's state."""
+    return estimates[task.lane].position(task.id) if task.state == "queued" else None
 
 
 @router.post(
@@ -203,7 +208,7 @@ async def stream_events(tasks: Tasks, id: str, request: Request, send: EventQueu
         live = tasks.live(id)
         task = await tasks.get(id)
         estimates = await tasks.recent_estimates()
-        position = estimates[task.lane].position(id)
+        position = _position(task, estimates)
         step = (live.step, live.steps) if live and live.steps else (task.step, task.steps)
         behind = send.behind
         if (task.state, position) != sent_state:
