@@ -7,6 +7,15 @@ import tempfile
 from pathlib import Path
 
 
+def sync_folder(folder: Path) -> None:
+    """Flush the entries of a folder to the disk, so that a rename in it lasts."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to a temporary file beside `path`, then rename it; missing folders are made.
 

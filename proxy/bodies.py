@@ -282,7 +282,7 @@ def _sessions() -> dict[tuple[str, str], Schema]:
         "/upload_lora": Fields(
             kinds=[lora_sessions.LoraUpload, _LoraFile], example={**a_session, lora: _tiny_safetensors()}
         ),
-        "/get_lora": Fields(kinds=[lora_sessions.LoraChoice], ranges=lora_sessions.ITERATIONS, example=a_session),
+        "/get_lora": Fields(kinds=[lora_sessions.LoraDownload], ranges=lora_sessions.ITERATIONS, example=a_session),
         "/delete_session": Fields(kinds=[lora_sessions.SessionFields], example=a_session),
     }
     either = {"session_id": {"type": ["string", "integer"]}}

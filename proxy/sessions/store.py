@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import re
 import secrets
 import shutil
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from darkroom.errors import Conflict, InvalidInput, NotFound
-from darkroom.files import write_atomically
+from darkroom.files import sync_folder, write_atomically
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _FOLDER = re.compile(rf"session_({_ID.pattern})")
@@ -109,7 +108,7 @@ class SessionStore:
             except BaseException:
                 shutil.rmtree(made, ignore_errors=True)
                 raise
-            _sync(folder)
+            sync_folder(folder)
         return number
 
     def examples(self, session_id: str) -> list[Example]:
@@ -155,7 +154,15 @@ class SessionStore:
             if iteration is None or path.name == f"lora_{iteration}.safetensors":
                 with contextlib.suppress(FileNotFoundError):
                     return path.name, path.read_bytes()
-        raise NotFound("Requested LoRA not found", param="iteration" if iteration is not None else "session_id")
+        raise _no_lora("iteration" if iteration is not None else "session_id")
+
+    def require_lora(self, session_id: str) -> None:
+        """Check that a session has a LoRA file; none is read.
+
+        :raises NotFound: there is none.
+        """
+        if not self._loras(session_id):
+            raise _no_lora("session_id")
 
     def _loras(self, session_id: str) -> list[Path]:
         """The LoRA files, oldest first. Those of one moment are in the order of their numbers."""
@@ -188,14 +195,9 @@ class SessionStore:
             yield
 
 
+def _no_lora(param: str) -> NotFound:
+    return NotFound("Requested LoRA not found", param=param)
+
+
 def _no_session(session_id: str) -> NotFound:
     return NotFound(f"There is no session {session_id[:80]!r}.", param="session_id")
-
-
-def _sync(folder: Path) -> None:
-    """Make a rename in a folder last."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from dataclasses import asdict
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Request
@@ -29,20 +30,21 @@ IMAGE_FIELD = "image_base64"
 LORA_FIELD = "lora_base64"
 _MAX_PIXELS = 64_000_000
 """Maximum number of pixels of an image: training makes it smaller in any case."""
-ITERATIONS = {"iteration": (1, 999_999_999)}
+_FIRST, _LAST = 1, 999_999_999
+ITERATIONS = {"iteration": (_FIRST, _LAST)}
 _NO_TRAINING = {"status": "none", "progress": 0}
 
 Fields = TypeVar("Fields", bound=BaseModel)
 
 
-def _session_id(value: object) -> object:
-    """Numbers are taken as text."""
+def number_as_text(value: object) -> object:
+    """Turn an integer into text: the ids of sessions are texts that may be sent as numbers."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 SessionId = Annotated[
     Text,
-    BeforeValidator(_session_id),
+    BeforeValidator(number_as_text),
     Field(min_length=1, description="As `/create_session` gave it; a number or text.", examples=["1"]),
 ]
 
@@ -59,10 +61,10 @@ class ImageFields(SessionFields):
     prompt: Text = Field(description="What the image shows.", min_length=1, examples=["a red apple on a table"])
 
 
-class LoraChoice(SessionFields):
+class LoraDownload(SessionFields):
     """A LoRA file of a session."""
 
-    iteration: Annotated[Whole, Field(ge=1, le=999_999_999)] | None = Field(
+    iteration: Annotated[Whole, Field(ge=_FIRST, le=_LAST)] | None = Field(
         None, description="The k of `lora_<k>.safetensors`; absent: the newest file."
     )
 
@@ -90,12 +92,7 @@ async def create_session(services: Use) -> dict[str, Any]:
 )
 async def post_session_image(request: Request, services: Use) -> dict[str, Any]:
     """The image is stored upright as PNG; transparent pixels become white."""
-    body = await read_json(request, images=(IMAGE_FIELD,), max_mb=services.settings.max_upload_mb)
-    found = await take_image(body, (IMAGE_FIELD,), max_mb=services.settings.max_upload_mb)
-    fields, warnings = _checked(request, body, ImageFields)
-    if found is None:
-        raise InvalidInput(f"{IMAGE_FIELD} is missing.", param=IMAGE_FIELD)
-    data = found[1]
+    fields, data, warnings = await _with_file(request, services, ImageFields, IMAGE_FIELD)
 
     def add() -> None:
         store = store_of(services)
@@ -114,12 +111,7 @@ async def post_session_image(request: Request, services: Use) -> dict[str, Any]:
 )
 async def upload_lora(request: Request, services: Use) -> dict[str, Any]:
     """Accepts complete safetensors files only. Sending the same file again is no error."""
-    body = await read_json(request, images=(LORA_FIELD,), max_mb=services.settings.max_upload_mb)
-    found = await take_image(body, (LORA_FIELD,), max_mb=services.settings.max_upload_mb)
-    fields, warnings = _checked(request, body, LoraUpload)
-    if found is None:
-        raise InvalidInput(f"{LORA_FIELD} is missing.", param=LORA_FIELD)
-    data = found[1]
+    fields, data, warnings = await _with_file(request, services, LoraUpload, LORA_FIELD)
 
     def add() -> str:
         store = store_of(services)
@@ -133,7 +125,7 @@ async def upload_lora(request: Request, services: Use) -> dict[str, Any]:
 @router.post("/get_lora", summary="Download a LoRA file", **answers(answer.SessionLora, raises=(*BODY, NotFound)))
 async def get_lora(request: Request, services: Use) -> dict[str, Any]:
     """404 "Requested LoRA not found" where the session has none, or none of that number."""
-    fields, warnings = _checked(request, await read_json(request, images=(), max_mb=1), LoraChoice)
+    fields, warnings = _checked(request, await read_json(request, images=(), max_mb=1), LoraDownload)
 
     def read() -> tuple[str, str]:
         name, data = store_of(services).read_lora(fields.session_id, fields.iteration)
@@ -147,17 +139,7 @@ async def get_lora(request: Request, services: Use) -> dict[str, Any]:
 async def list_sessions(services: Use) -> dict[str, Any]:
     """`image_groups` counts the folders with images to train on."""
     found = await asyncio.to_thread(store_of(services).summaries)
-    return {
-        "sessions": [
-            {
-                "session_id": one.session_id,
-                "latest_lora": one.latest_lora,
-                "image_groups": one.image_groups,
-                "training": _NO_TRAINING,
-            }
-            for one in found
-        ]
-    }
+    return {"sessions": [{**asdict(one), "training": _NO_TRAINING} for one in found]}
 
 
 @router.post("/delete_session", summary="Delete a session", **answers(answer.DeletedSession, raises=(*BODY, NotFound)))
@@ -171,6 +153,23 @@ async def delete_session(request: Request, services: Use) -> dict[str, Any]:
 def store_of(services: Services) -> SessionStore:
     """Return the sessions of this installation."""
     return SessionStore(services.settings.session_dir)
+
+
+async def _with_file(
+    request: Request, services: Services, kind: type[Fields], name: str
+) -> tuple[Fields, bytes, dict[str, Any]]:
+    """Read a body with a file in base64; return its fields, the file, and the warnings for unknown fields.
+
+    :param name: of the field that holds the file.
+    :raises InvalidInput: the file is missing.
+    """
+    max_mb = services.settings.max_upload_mb
+    body = await read_json(request, images=(name,), max_mb=max_mb)
+    found = await take_image(body, (name,), max_mb=max_mb)
+    fields, warnings = _checked(request, body, kind)
+    if found is None:
+        raise InvalidInput(f"{name} is missing.", param=name)
+    return fields, found[1], warnings
 
 
 def _checked(request: Request, body: dict[str, Any], kind: type[Fields]) -> tuple[Fields, dict[str, Any]]:

@@ -21,7 +21,7 @@ from proxy.models import ServedModel, default_model, installed
 from proxy.operations.images import GeneratedImages, ImageJob, run
 from proxy.operations.taking import MODEL, names_of, take, take_model
 from proxy.services import Services, Use, while_connected
-from proxy.surfaces.lora_sessions import store_of
+from proxy.surfaces.lora_sessions import number_as_text, store_of
 from proxy.uploads import read_fields
 from proxy.validation import validated
 
@@ -31,15 +31,11 @@ _PREFERRED = "sdxl"
 """The model that this contract is of."""
 
 
-def _number_as_text(value: Any) -> Any:
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
 class LoraFields(BaseModel):
     """The fields of this contract that are no fields of a model."""
 
     use_lora: bool | None = optional("Whether the newest LoRA of the session changes the base.", False)
-    session_id: Annotated[Text, BeforeValidator(_number_as_text)] | None = optional(
+    session_id: Annotated[Text, BeforeValidator(number_as_text)] | None = optional(
         "The session of the LoRA; a text, or a number in JSON."
     )
 
@@ -78,7 +74,7 @@ def _refuse_lora(services: Services, fields: LoraFields) -> None:
         return
     if fields.session_id is None:
         raise InvalidInput("session_id is missing: use_lora takes the newest LoRA of a session.", param="session_id")
-    store_of(services).read_lora(fields.session_id)
+    store_of(services).require_lora(fields.session_id)
     raise InvalidInput(
         "use_lora must be false: this version does not apply the LoRAs of sessions yet.", param="use_lora"
     )

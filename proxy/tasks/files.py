@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from darkroom.errors import DarkroomError, InvalidInput, StorageFull
-from darkroom.files import write_atomically
+from darkroom.files import sync_folder, write_atomically
 from darkroom.images import MEDIA_TYPES
 from proxy.tasks.models import Output
 
@@ -166,7 +166,7 @@ class Files:
 
     def _sync_folders(self, id: str, folder: Path) -> None:
         for one in (folder, self._folder(id), self._folder(id).parent, self._root):
-            _sync_folder(one)
+            sync_folder(one)
 
 
 def extension(output: Output) -> str:
@@ -208,12 +208,3 @@ def _sync_file(path: Path) -> None:
     """Flush the content of a file to the disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flush the entries of a folder to the disk."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
