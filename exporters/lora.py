@@ -168,12 +168,10 @@ class _Writer:
 
     def _matrices(self, target: LoraTarget) -> tuple[onnx_ir.Value, onnx_ir.Value]:
         """(rows, rank, in) and (rows, out, rank) of one module."""
-        at_in, at_out = target.in_offset, target.out_offset
-        down = self._slice(self._downs, at_in, at_in + target.in_features, axis=2)
-        return down, self._slice(self._ups, at_out, at_out + target.out_features, axis=1)
+        return self._slice(self._downs, target.columns, axis=2), self._slice(self._ups, target.lines, axis=1)
 
-    def _slice(self, value: onnx_ir.Value, begin: int, end: int, *, axis: int) -> onnx_ir.Value:
-        return self._add("Slice", value, self._numbers(begin), self._numbers(end), self._numbers(axis))
+    def _slice(self, value: onnx_ir.Value, part: slice, *, axis: int) -> onnx_ir.Value:
+        return self._add("Slice", value, self._numbers(part.start), self._numbers(part.stop), self._numbers(axis))
 
     def _numbers(self, *numbers: int) -> onnx_ir.Value:
         """Whole numbers as a constant of the graph."""
@@ -216,6 +214,6 @@ def flat_matrices(layout: LoraLayout, slots: list[Mapping[str, tuple[Array, Arra
     for slot, matrices in enumerate(slots, start=1):
         for name, (one_down, one_up) in matrices.items():
             target = layout.by_name[name]
-            down[slot, :, target.in_offset : target.in_offset + target.in_features] = one_down
-            up[slot, target.out_offset : target.out_offset + target.out_features] = one_up
+            down[slot, :, target.columns] = one_down
+            up[slot, target.lines] = one_up
     return down, up

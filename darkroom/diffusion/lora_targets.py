@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from darkroom.diffusion.lora.pack import Target, Targets
-from darkroom.serving.lora_layout import LoraLayout
+from darkroom.serving.lora_layout import LoraLayout, LoraTarget, OtherModule
 
 
 def targets_of(base: str, layouts: Iterable[LoraLayout]) -> Targets:
@@ -17,19 +17,18 @@ def targets_of(base: str, layouts: Iterable[LoraLayout]) -> Targets:
 
 
 def _targets(layout: LoraLayout) -> tuple[Target, ...]:
-    served = (
-        Target(name=one.name, in_features=one.in_features, out_features=one.out_features, kind=one.kind)
-        for one in layout.targets
+    return (
+        *(_target(module, kernel=1, servable=True) for module in layout.targets),
+        *(_target(module, kernel=module.kernel, servable=False) for module in layout.others),
     )
-    others = (
-        Target(
-            name=one.name,
-            in_features=one.in_features,
-            out_features=one.out_features,
-            kernel=one.kernel,
-            kind=one.kind,
-            servable=False,
-        )
-        for one in layout.others
+
+
+def _target(module: LoraTarget | OtherModule, *, kernel: int, servable: bool) -> Target:
+    return Target(
+        name=module.name,
+        in_features=module.in_features,
+        out_features=module.out_features,
+        kernel=kernel,
+        kind=module.kind,
+        servable=servable,
     )
-    return (*served, *others)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from darkroom.diffusion.shares import acts_at
 from darkroom.errors import InvalidInput
 from darkroom.request.field import Field
 from darkroom.request.loras import FIELD, LoraChoice, parse_loras
@@ -54,13 +55,18 @@ def require(loras: Sequence[LoraChoice], cache: LoraCache | None) -> None:
             "The networks of this installation take no LoRAs; exporting the checkpoint again may help.", param=FIELD
         )
     for lora in loras:
-        if cache is not None and not cache.has(lora.digest or ""):
-            raise missing(lora.digest or "")
+        if cache is not None and not cache.has(_digest(lora)):
+            raise missing(_digest(lora))
+
+
+def _digest(lora: LoraChoice) -> str:
+    """The digest of a LoRA, which `read_loras` has checked to be there."""
+    return lora.reference[1]
 
 
 def weight_at(lora: LoraChoice, index: int, steps: int) -> float:
     """The weight at one of the steps, counted from 0."""
-    if index / steps < lora.start or (index + 1) / steps > lora.end:
+    if not acts_at(index, steps, lora.start, lora.end):
         return 0.0
     given = lora.weights_by_step
     return given[index * len(given) // steps] if given else lora.weight
@@ -71,7 +77,7 @@ def row_inputs(loras: Sequence[LoraChoice], rows: int, step: tuple[int, int] | N
 
     :param step: index and number of the steps; None for a network that is called once.
     """
-    scales = {lora.digest or "": lora.weight if step is None else weight_at(lora, *step) for lora in loras}
+    scales = {_digest(lora): lora.weight if step is None else weight_at(lora, *step) for lora in loras}
     return RowLoras.same(rows, scales).inputs() if any(scales.values()) else {}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from darkroom.errors import InvalidInput
 from darkroom.request.fields import Bounds, number, shown
+from darkroom.serving.loras import is_digest
 
 FIELD = "loras"
 WEIGHT_RANGE = (-10.0, 10.0)
@@ -20,7 +21,6 @@ MOST_WEIGHTS = 1000
 """Maximum number of entries in `weights_by_step`."""
 LONGEST_NAME = 200
 _REFERENCES = ("name", "session_id", "digest")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -119,7 +119,7 @@ def _reference(kind: str, value: object, place: str) -> str:
     """A name, a session's id or a digest."""
     if kind == "digest":
         digest = value.strip().lower() if isinstance(value, str) else ""
-        if not _DIGEST.fullmatch(digest):
+        if not is_digest(digest):
             raise _invalid(place, "a SHA-256 in 64 hexadecimal digits", value)
         return digest
     if kind == "session_id":

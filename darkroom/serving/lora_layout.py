@@ -46,6 +46,16 @@ class LoraTarget:
     in_offset: int
     out_offset: int
 
+    @property
+    def columns(self) -> slice:
+        """Where it lies in the sum of in."""
+        return slice(self.in_offset, self.in_offset + self.in_features)
+
+    @property
+    def lines(self) -> slice:
+        """Where it lies in the sum of out."""
+        return slice(self.out_offset, self.out_offset + self.out_features)
+
 
 @dataclass(frozen=True, kw_only=True)
 class OtherModule:

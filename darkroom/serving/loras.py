@@ -51,8 +51,7 @@ class RowLoras:
 
         :param scales: by digest.
         """
-        digests = np.array([list(scales)] * rows, np.object_).reshape(rows, len(scales))
-        return cls(digests=digests, scales=np.array([list(scales.values())] * rows, np.float32))
+        return cls.of_rows([scales] * rows)
 
     @property
     def act(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,11 +25,12 @@ from darkroom.diffusion.generation import GenerationProgress as GenerationProgre
 from darkroom.diffusion.guidance import doubled, guide
 from darkroom.diffusion.lora_weights import require, row_inputs, with_loras
 from darkroom.diffusion.sampling import Step, get_generators, get_noise, get_schedule
+from darkroom.diffusion.shares import acts_at
 from darkroom.errors import InvalidInput
 from darkroom.images import Pixels, decode, opaque, resize
 from darkroom.pipelines.sd15.checkpoint import Sd15CheckpointInfo
 from darkroom.pipelines.sd15.networks import LATENT_CHANNELS, VAE_SCALE_FACTOR
-from darkroom.pipelines.sd15.request import ControlRequest, GenerateRequest, ResolvedRequest
+from darkroom.pipelines.sd15.request import GenerateRequest, ResolvedRequest
 from darkroom.pipelines.sd15.settings import Settings
 from darkroom.png import encode_png
 from darkroom.prompts.clip import Tokenizer, encode_prompts
@@ -80,7 +81,12 @@ async def generate(
     generators = get_generators([resolved.seed + k for k in range(resolved.num_images)])
     noise = get_noise(generators, _latent_shape(resolved))
     predict = Prediction(
-        request=resolved, components=components, embeds=embeds, control_map=control_map, steps=len(schedule)
+        request=resolved,
+        components=components,
+        embeds=embeds,
+        control_map=control_map,
+        loras=loras,
+        steps=len(schedule),
     )
     job = GenerationJob(
         request=resolved,
@@ -125,7 +131,7 @@ class Prediction:
 
     :param embeds: (1 or 2, tokens, width) float32: the prompt's, or first the negative prompt's.
     :param control_map: (height, width, 3) uint8.
-    :param steps: of the whole loop, of which the ControlNet may act on a part.
+    :param steps: of the whole loop, of which the ControlNet and each LoRA may act on a part.
     """
 
     request: ResolvedRequest
@@ -133,6 +139,7 @@ class Prediction:
     embeds: Array
     control_map: Pixels | None
     steps: int
+    loras: Sequence[LoraChoice] = ()
 
     async def __call__(self, step: Step) -> Tensor:
         """(n, 4, h, w) latents -> (n, 4, h, w) prediction, guided where the request is."""
@@ -146,18 +153,17 @@ class Prediction:
         }
         network = self.components.unet
         control = self.request.control
-        if control is not None and self.control_map is not None and _acts(control, step.index, self.steps):
+        if (
+            control is not None
+            and self.control_map is not None
+            and acts_at(step.index, self.steps, control.start, control.end)
+        ):
             network = self.components.control_unets[control.kind]
             inputs["control_image"] = self._control_rows
             inputs["controlnet_conditioning_scale"] = np.full((rows, 1), control.conditioning_scale, np.float32)
         answer = await network({**inputs, **row_inputs(self.loras, rows, (step.index, self.steps))})
         noise_pred = torch.from_numpy(answer["noise_pred"])
         return guide(noise_pred, self.request.guidance_scale) if guided else noise_pred
-
-    @cached_property
-    def loras(self) -> tuple[LoraChoice, ...]:
-        """The LoRAs of the request."""
-        return self.request.lora_choices
 
     @cached_property
     def _prompt_rows(self) -> Array:
@@ -169,11 +175,6 @@ class Prediction:
         """`control_map` for every row of latents, in one piece of memory as Triton takes it; the same at every step."""
         assert self.control_map is not None
         return np.repeat(self.control_map[None], len(self._prompt_rows), axis=0)
-
-
-def _acts(control: ControlRequest, index: int, steps: int) -> bool:
-    """Whether the ControlNet acts at this step (diffusers' `controlnet_keep`)."""
-    return index / steps >= control.start and (index + 1) / steps <= control.end
 
 
 def _lora_details(request: GenerateRequest) -> dict[str, Any]:

@@ -209,10 +209,8 @@ class _Shelf:
         for pack, rank in packs:
             for name, (one_down, one_up) in pack.items():
                 target = self._layout.by_name[name]
-                columns = slice(target.in_offset, target.in_offset + target.in_features)
-                lines = slice(target.out_offset, target.out_offset + target.out_features)
-                down[at : at + len(one_down), columns] = one_down
-                up[lines, at : at + len(one_down)] = one_up
+                down[at : at + len(one_down), target.columns] = one_down
+                up[target.lines, at : at + len(one_down)] = one_up
             at += rank
         self.slots[key] = slot
 
