@@ -28,6 +28,12 @@ _BATCH = 64
 RARE: tuple[str, ...] = ("drawing", "outline")
 """Styles that are drawn twice as often as they are rendered: 70 of 100 scenes are photos, and what the other styles
 look like is no easier to learn."""
+STRAYS = 0.15
+"""Share of the scenes with boxes in any of their positions. Where all of them are, a sentence of two things has sixteen
+images, and what the UNet learns where the noise is strong is their mean. Where none is, a ControlNet would never
+have seen what edges are to move."""
+PAIRED = ("left", "right", "above", "below")
+"""Sentences of two things have one of these, and are drawn twice as often: which is where is the hardest to learn."""
 
 
 @dataclass(frozen=True, kw_only=True)

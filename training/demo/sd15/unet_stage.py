@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from training.dataset import Samples, Source, make_tokenizer, mentions, tokenize
+from training.dataset import PAIRED, STRAYS, Samples, Source, make_tokenizer, mentions, tokenize
 from training.demo.sd15.models import make_text_encoder, make_unet, training_scheduler
 from training.networks import make_vae
 from training.noise import Noiser, attend_plainly
@@ -17,12 +17,6 @@ from training.vae_stage import LatentScale, trained_vae
 
 _DROP = 0.1
 """How many samples lose their sentence, for classifier-free guidance (Ho and Salimans 2022)."""
-_STRAYS = 0.15
-"""Share of the scenes with boxes in any of their positions. Where all of them are, a sentence of two things has sixteen
-images, and what the UNet learns where the noise is strong is their mean. Where none is, a ControlNet would never
-have seen what edges are to move."""
-_PAIRED = ("left", "right", "above", "below")
-"""Sentences of two things have one of these, and are drawn twice as often: which is where is the hardest to learn."""
 
 
 def make_source(run: TrainingRun, tokenizer: CLIPTokenizer) -> Source:
@@ -35,7 +29,7 @@ def make_source(run: TrainingRun, tokenizer: CLIPTokenizer) -> Source:
         vae=trained_vae(run, "vae", make_vae()),
         tokenize=partial(tokenize, tokenizer),
         mentions=partial(mentions, tokenizer),
-        strays=_STRAYS,
+        strays=STRAYS,
     )
 
 
@@ -57,7 +51,7 @@ class UnetStage(TrainingStage):
         source = make_source(run, tokenizer)
         self.samples = Samples(run, source, report, drop=_DROP)
         scale.factor.copy_(self.samples.factor)
-        self.weights = self.samples.weights * (1 + self.samples.mention(_PAIRED, source).float())
+        self.weights = self.samples.weights * (1 + self.samples.mention(PAIRED, source).float())
         self.predict = run.maybe_compiled(self.unet)
         self.noiser = Noiser(training_scheduler(), run.device)
         self.take(run.batch_size(64), cpu=64)

@@ -10,18 +10,17 @@ from diffusers import AutoencoderKL, StableDiffusionXLImg2ImgPipeline, StableDif
 from torch import nn
 
 from darkroom.files import write_atomically
+from exporters.checkpoints.latent_diffusion import GENERATION
 from training.dataset import make_tokenizer
 from training.demo.sdxl import models
 from training.demo.sdxl.begin import smaller_checkpoint
 from training.demo.sdxl.card import BASE as BASE_FOLDER
 from training.demo.sdxl.card import GUIDANCE
 from training.demo.sdxl.card import REFINER as REFINER_FOLDER
-from training.demo.sdxl.stages import BASE, REFINER
+from training.demo.sdxl.family import BASE, REFINER
 from training.export import load_as_fp32, to_half, write_training
 from training.trainer import TrainingRun, averaged_weights, state_path
 from training.vae_stage import scale_of
-
-_GENERATION = "generation_config.json"
 
 
 def save(run: TrainingRun, folder: Path) -> None:
@@ -71,7 +70,7 @@ def _write(pipeline: Any, folder: Path, encoders: tuple[str, ...]) -> None:
     pipeline.save_pretrained(folder, safe_serialization=True)
     for name in encoders:
         load_as_fp32(folder / name / "config.json")
-    write_atomically(folder / _GENERATION, (json.dumps({"guidance_scale": GUIDANCE}) + "\n").encode())
+    write_atomically(folder / GENERATION, (json.dumps({"guidance_scale": GUIDANCE}) + "\n").encode())
 
 
 def load(checkpoints: Path) -> dict[str, tuple[Path, nn.ModuleDict]]:

@@ -11,13 +11,14 @@ from training.family import DemoFamily
 if TYPE_CHECKING:
     from training.trainer import Report, TrainingRun, TrainingStage
 
-_BASE, _REFINER = "sdxl-base", "sdxl-refiner"
+BASE, REFINER = "sdxl-base", "sdxl-refiner"
+"""The stages."""
 
 
 def _make_stage(name: str, run: TrainingRun, report: Report) -> TrainingStage:
     from training.demo.sdxl.stages import BaseStage, RefinerStage
 
-    return BaseStage(run, report) if name == _BASE else RefinerStage(run, report)
+    return BaseStage(run, report) if name == BASE else RefinerStage(run, report)
 
 
 def _save(run: TrainingRun, folder: Path) -> None:
@@ -40,7 +41,7 @@ def _load_pipeline(folder: Path) -> Any:
 
 FAMILY = DemoFamily(
     name="sdxl",
-    stages={_BASE: 2500, _REFINER: 1500},
+    stages={BASE: 2500, REFINER: 1500},
     folder=card.BASE,
     others=(card.REFINER,),
     guidance=card.GUIDANCE,

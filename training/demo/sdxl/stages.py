@@ -8,21 +8,18 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from training.dataset import Samples, Source, make_tokenizer, mentions, tokenize
+from training.dataset import PAIRED, STRAYS, Samples, Source, make_tokenizer, mentions, tokenize
 from training.demo.sdxl import models
 from training.demo.sdxl.begin import begin_text_encoder, begin_unet, frozen, smaller_checkpoint
+from training.demo.sdxl.family import BASE, REFINER
 from training.noise import Noiser, attend_plainly
 from training.render import SIDE
 from training.trainer import Report, TrainingRun, TrainingStage, averaged_weights
 from training.vae_stage import LatentScale
 
-BASE, REFINER = "sdxl-base", "sdxl-refiner"
 _ZEROED, _EMPTY = 0.08, 0.02
 """Shares of the samples without a text: with embeddings of zeros, which is how SDXL leaves the negative prompt out,
 and with an empty text."""
-_STRAYS = 0.15
-_PAIRED = ("left", "right", "above", "below")
-"""Sentences of two things have one of these and are drawn twice as often: which is where is the hardest to learn."""
 _LATENTS = SIDE // 8
 _SCORE = 6.0
 """The aesthetic score of every image in training. diffusers sends 6.0 with the prompt, 2.5 with the negative one."""
@@ -73,27 +70,35 @@ def choose_view(generator: torch.Generator) -> View:
 
 
 class _SdxlStage(TrainingStage):
-    """Samples of the smaller demo checkpoint's VAE, and batches of views."""
+    """A UNet on samples of the smaller demo checkpoint's VAE, in batches of views."""
 
     samples: Samples
     run: TrainingRun
     weights: dict[View | None, Tensor]
     empty: Tensor
 
-    def begin(self, run: TrainingRun, report: Report, vae: nn.Module) -> None:
+    def begin(
+        self, run: TrainingRun, report: Report, vae: nn.Module, unet: nn.Module, *, below: int | None = None
+    ) -> None:
+        """
+        :param below: see `Noiser`.
+        """
         tokenizer = make_tokenizer()
         source = Source(
             folder="samples",
             vae=frozen(vae, run.device),
             tokenize=partial(tokenize, tokenizer),
             mentions=partial(mentions, tokenizer),
-            strays=_STRAYS,
+            strays=STRAYS,
         )
         self.run, self.samples = run, Samples(run, source, report, drop=_EMPTY)
-        whole = self.samples.weights * (1 + self.samples.mention(_PAIRED, source).float())
+        whole = self.samples.weights * (1 + self.samples.mention(PAIRED, source).float())
         self.weights = {None: whole}
         for view, words in CUT.items():
             self.weights[view] = whole * ~self.samples.mention(words, source)
+        self.predict = run.maybe_compiled(unet)
+        self.noiser = Noiser(models.training_scheduler(), run.device, below=below)
+        self.take(run.batch_size(64), cpu=64)
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, View, Tensor]:
         """Latents, tokens, their view, and (B,) which of them lose their text."""
@@ -128,11 +133,8 @@ class BaseStage(_SdxlStage):
                 "scale": scale,
             }
         )
-        self.begin(run, report, smaller["vae"])
+        self.begin(run, report, smaller["vae"], self.unet)
         scale.factor.copy_(self.samples.factor)
-        self.predict = run.maybe_compiled(self.unet)
-        self.noiser = Noiser(models.training_scheduler(), run.device)
-        self.take(run.batch_size(64), cpu=64)
 
     def loss(self, step: int, progress: float) -> tuple[Tensor, int]:
         generator = self.run.generator(self.name, step)
@@ -164,10 +166,7 @@ class RefinerStage(_SdxlStage):
         self.text_encoder_2.to(run.device).eval().requires_grad_(False)
         attend_plainly(run.device, self.text_encoder_2, self.unet)
         self.modules = nn.ModuleDict({"unet": self.unet})
-        self.begin(run, report, smaller_checkpoint()["vae"])
-        self.predict = run.maybe_compiled(self.unet)
-        self.noiser = Noiser(models.training_scheduler(), run.device, below=models.REFINER_BELOW)
-        self.take(run.batch_size(64), cpu=64)
+        self.begin(run, report, smaller_checkpoint()["vae"], self.unet, below=models.REFINER_BELOW)
 
     def loss(self, step: int, progress: float) -> tuple[Tensor, int]:
         generator = self.run.generator(self.name, step)
