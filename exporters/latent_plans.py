@@ -17,6 +17,14 @@ from exporters.plan import NetworkPlan, Parts, Random, Shape
 
 Makers = Mapping[str, Callable[[], Array]]
 """What makes an input, by its name."""
+MODULES = (
+    *plan.SHARED,
+    "exporters.graphs.clip",
+    "exporters.graphs.unet",
+    "exporters.graphs.vae",
+    "exporters.latent_plans",
+)
+"""What shapes the graphs, beside the modules of the family."""
 CHANNELS = 4
 FACTOR = 8
 """Pixels per latent along each axis."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from darkroom.errors import InvalidInput
+from darkroom.request.field import Field
 from darkroom.request.fields import shown
 
 
@@ -231,3 +232,11 @@ def _as_configured(name: str | None, config: Mapping[str, Any]) -> SchedulerSpec
     if name is not None and name != own and name not in classes:
         raise _unknown(name, FLOW_SCHEDULERS if is_flow(config) else SCHEDULERS)
     return SchedulerSpec(diffusers_class=name or own, title="")
+
+
+SCHEDULER_FIELD = Field(
+    help="By default the checkpoint's own. The names of web UIs and of diffusers are understood, too.",
+    words=tuple(SCHEDULERS),
+    convert=scheduler_name,
+)
+"""The field of requests to families that predict noise."""

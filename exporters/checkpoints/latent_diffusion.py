@@ -7,12 +7,45 @@ from pathlib import Path
 from typing import Any
 
 from darkroom.request.fields import Bounds
-from exporters.checkpoints.components import SCHEDULER, Component, expect
+from exporters.checkpoints.components import INDEX, SCHEDULER, Component, class_of, expect
 from exporters.checkpoints.files import read_json
 from exporters.errors import ExportError
 
 GENERATION = "generation_config.json"
 """A file that a checkpoint may have: {"guidance_scale": 2.0} for requests that name none."""
+
+
+def check_class(root: Path, index: Mapping[str, Any], part: str, kind: str, family: str) -> None:
+    """Check that a model_index.json names a class for a part.
+
+    :param index: its content.
+    :param family: its title, for the error.
+    :raises ExportError: it names another one, or has no such part.
+    """
+    if class_of(index, part) != kind:
+        raise other_kind(root, index, part, kind, family)
+
+
+def other_kind(root: Path, index: Mapping[str, Any], part: str, kind: str, family: str) -> ExportError:
+    """Return the error for a checkpoint of another kind; see `check_class`."""
+    return ExportError(
+        f"{root.name} is no checkpoint of the {family} kind: {INDEX} says {index.get('_class_name', 'no class')} with "
+        f"{part} {class_of(index, part) or 'missing'}; expected one {kind}."
+    )
+
+
+def check_unet(unet: Component, *, channels: int, conditions: Mapping[str, Any], width: int, why: str) -> None:
+    """Check that a UNet has `channels` latent channels, and attends to embeddings of this width.
+
+    :param conditions: what its config.json has to say of further inputs; None = nothing.
+    :param why: what the width is, for the error.
+    :raises ExportError: it is another one.
+    """
+    for name in ("in_channels", "out_channels"):
+        expect(unet, name, channels, default=channels)
+    for name, wanted in conditions.items():
+        expect(unet, name, wanted)
+    expect(unet, "cross_attention_dim", width, why=why)
 
 
 def check_vae(vae: Component, *, channels: int, factor: int) -> None:

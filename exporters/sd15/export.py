@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from darkroom.pipelines.sd15 import networks
 from darkroom.serving.networks import split_label
-from exporters import manifest, plan
+from exporters import latent_plans, manifest
 from exporters.checkpoints.components import Component
 from exporters.export import ModelExport, Recipe, network_task
 from exporters.manifest import SourceCheckpoint
@@ -16,11 +16,7 @@ from exporters.tasks import ExportTask
 CONTROLNET = "controlnet"
 """The role of a ControlNet in an export, and the part of the plan that it is."""
 _MODULES = (
-    *plan.SHARED,
-    "exporters.graphs.clip",
-    "exporters.graphs.unet",
-    "exporters.graphs.vae",
-    "exporters.latent_plans",
+    *latent_plans.MODULES,
     "exporters.sd15.graphs",
     "exporters.sd15.plans",
 )

@@ -17,12 +17,11 @@ from exporters.checkpoints.components import (
     INDEX,
     TRANSFORMERS_STEMS,
     Component,
-    class_of,
     expect,
     read_component,
 )
 from exporters.checkpoints.files import read_json
-from exporters.checkpoints.latent_diffusion import check_vae
+from exporters.checkpoints.latent_diffusion import check_class, check_unet, check_vae, other_kind
 from exporters.errors import ExportError
 
 KINDS = {
@@ -32,6 +31,7 @@ KINDS = {
     "controlnet": "ControlNetModel",
 }
 """The class of each part."""
+_FAMILY = "Stable Diffusion 1.5"
 _CHECKPOINT_PARTS = ("unet", "vae", "text_encoder")
 # What would need inputs that the served graphs do not have.
 _EXTRA_CONDITIONS = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type",
@@ -61,12 +61,9 @@ def read_checkpoint(root: Path) -> Sd15Checkpoint:
     """
     index = read_json(root, INDEX)
     for part in _CHECKPOINT_PARTS:
-        kind, found = KINDS[part], class_of(index, part)
-        if found != kind or f"{part}_2" in index:
-            raise ExportError(
-                f"{root.name} is no checkpoint of the Stable Diffusion 1.5 kind: {INDEX} says "
-                f"{index.get('_class_name', 'no class')} with {part} {found or 'missing'}; expected one {kind}."
-            )
+        check_class(root, index, part, KINDS[part], _FAMILY)
+        if f"{part}_2" in index:
+            raise other_kind(root, index, part, KINDS[part], _FAMILY)
     stems = {"text_encoder": TRANSFORMERS_STEMS}
     parts = {
         part: read_component(root, part, KINDS[part], stems.get(part, DIFFUSERS_STEMS)) for part in _CHECKPOINT_PARTS
@@ -100,12 +97,9 @@ def read_controlnet(root: Path, unet: Component) -> Component:
 
 def _check_unet(checkpoint: Sd15Checkpoint) -> None:
     unet = checkpoint.unet
-    for name in ("in_channels", "out_channels"):
-        expect(unet, name, LATENT_CHANNELS, default=LATENT_CHANNELS)
-    for name in _EXTRA_CONDITIONS:
-        expect(unet, name, None)
     width = checkpoint.text_encoder.config.get("hidden_size", 512)  # transformers leaves defaults out
-    expect(unet, "cross_attention_dim", width, why="the width of the text encoder")
+    conditions = dict.fromkeys(_EXTRA_CONDITIONS)
+    check_unet(unet, channels=LATENT_CHANNELS, conditions=conditions, width=width, why="the width of the text encoder")
 
 
 def load(part: str, component: Component) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from darkroom.pipelines.sdxl import networks
 from darkroom.serving.networks import split_label
-from exporters import manifest, plan
+from exporters import latent_plans, manifest
 from exporters.export import ModelExport, Recipe, network_task
 from exporters.sdxl import plans, weights
 from exporters.tasks import ExportTask
@@ -12,11 +12,7 @@ from exporters.tasks import ExportTask
 BASE = "base"
 """The role of the base checkpoint in the export of a refiner."""
 _MODULES = (
-    *plan.SHARED,
-    "exporters.graphs.clip",
-    "exporters.graphs.unet",
-    "exporters.graphs.vae",
-    "exporters.latent_plans",
+    *latent_plans.MODULES,
     "exporters.sdxl.graphs",
     "exporters.sdxl.plans",
 )

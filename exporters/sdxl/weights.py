@@ -18,14 +18,12 @@ from exporters.checkpoints.components import (
     INDEX,
     TRANSFORMERS_STEMS,
     Component,
-    class_of,
     expect,
     read_component,
     require,
 )
 from exporters.checkpoints.files import read_json
-from exporters.checkpoints.latent_diffusion import check_vae
-from exporters.errors import ExportError
+from exporters.checkpoints.latent_diffusion import check_class, check_unet, check_vae
 
 UNET, VAE, REFINER = "unet", "vae", "refiner"
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
@@ -38,8 +36,12 @@ KINDS = {
 """The class of each part of a base checkpoint."""
 _SCORED_IDS, _SIZED_IDS = 5, 6
 """Numbers of a UNet's micro-conditioning: four, and either the aesthetic score or the target size."""
-# What would need inputs that the served graphs do not have.
-_EXTRA_CONDITIONS = ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim")
+_CONDITIONS = {
+    "addition_embed_type": "text_time",
+    # What would need inputs that the served graphs do not have.
+    **dict.fromkeys(("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim")),
+}
+_FAMILY = "Stable Diffusion XL"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,7 @@ def read_checkpoint(root: Path) -> SdxlCheckpoint:
     """
     index = read_json(root, INDEX)
     for part, kind in KINDS.items():
-        _expect_class(root, index, part, kind)
+        check_class(root, index, part, kind, _FAMILY)
     stems = dict.fromkeys(TEXT_ENCODERS, TRANSFORMERS_STEMS)
     parts = {part: read_component(root, part, kind, stems.get(part, DIFFUSERS_STEMS)) for part, kind in KINDS.items()}
     checkpoint = SdxlCheckpoint(root=root, index=index, parts=parts)
@@ -101,7 +103,7 @@ def read_refiner(root: Path, base: SdxlCheckpoint) -> Refiner:
     :raises ExportError: as `read_checkpoint`.
     """
     index = read_json(root, INDEX)
-    _expect_class(root, index, UNET, KINDS[UNET])
+    check_class(root, index, UNET, KINDS[UNET], _FAMILY)
     unet = read_component(root, UNET, KINDS[UNET], DIFFUSERS_STEMS)
     _check_unet(unet, base.width(TEXT_ENCODERS[1]), "the width of the base's second text encoder")
     scored = bool(index.get("requires_aesthetics_score", False))
@@ -109,22 +111,8 @@ def read_refiner(root: Path, base: SdxlCheckpoint) -> Refiner:
     return Refiner(unet=unet, scored=scored)
 
 
-def _expect_class(root: Path, index: Mapping[str, Any], part: str, kind: str) -> None:
-    found = class_of(index, part)
-    if found != kind:
-        raise ExportError(
-            f"{root.name} is no checkpoint of the Stable Diffusion XL kind: {INDEX} says "
-            f"{index.get('_class_name', 'no class')} with {part} {found or 'missing'}; expected one {kind}."
-        )
-
-
 def _check_unet(unet: Component, width: int, why: str) -> None:
-    for name in ("in_channels", "out_channels"):
-        expect(unet, name, LATENT_CHANNELS, default=LATENT_CHANNELS)
-    expect(unet, "addition_embed_type", "text_time")
-    for name in _EXTRA_CONDITIONS:
-        expect(unet, name, None)
-    expect(unet, "cross_attention_dim", width, why=why)
+    check_unet(unet, channels=LATENT_CHANNELS, conditions=_CONDITIONS, width=width, why=why)
 
 
 def _check_conditions(unet: Component, ids: int, projection: int) -> None:

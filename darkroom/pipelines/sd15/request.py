@@ -9,7 +9,7 @@ from typing_extensions import Self
 
 from darkroom.diffusion.controls import ControlOptions, control_names
 from darkroom.diffusion.lora_weights import LORAS_FIELD, read_loras
-from darkroom.diffusion.schedulers import SCHEDULERS, scheduler_name
+from darkroom.diffusion.schedulers import SCHEDULER_FIELD
 from darkroom.errors import InvalidInput
 from darkroom.pipelines.sd15.checkpoint import VAE_SCALE_FACTOR
 from darkroom.request.field import Field
@@ -78,14 +78,7 @@ class GenerateRequest(ImageRequest):
     guidance_scale: Annotated[float | None, _GUIDANCE] = None
     width: Annotated[int | None, side_field(VAE_SCALE_FACTOR)] = None
     height: Annotated[int | None, side_field(VAE_SCALE_FACTOR)] = None
-    scheduler: Annotated[
-        str | None,
-        Field(
-            help="By default the checkpoint's own. The names of web UIs and of diffusers are understood, too.",
-            words=tuple(SCHEDULERS),
-            convert=scheduler_name,
-        ),
-    ] = None
+    scheduler: Annotated[str | None, SCHEDULER_FIELD] = None
     control_type: Annotated[str, Field(help="How the reference image steers.", words=control_names)] = _USUAL_CONTROL
     control_image: Annotated[
         bytes | None,

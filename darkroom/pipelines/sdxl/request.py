@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from darkroom.diffusion.schedulers import SCHEDULERS, scheduler_name
+from darkroom.diffusion.schedulers import SCHEDULER_FIELD
 from darkroom.pipelines.sdxl.checkpoint import GUIDANCE_SCALE, STEPS, VAE_SCALE_FACTOR
 from darkroom.request.field import Field, Shorthand
 from darkroom.request.fields import check_pixels
@@ -71,14 +71,7 @@ class GenerateRequest(ImageRequest):
     guidance_scale: Annotated[float, CheckpointGuidanceField] = GUIDANCE_SCALE
     width: Annotated[int | None, side_field(VAE_SCALE_FACTOR)] = None
     height: Annotated[int | None, side_field(VAE_SCALE_FACTOR)] = None
-    scheduler: Annotated[
-        str | None,
-        Field(
-            help="By default the checkpoint's own. The names of web UIs and of diffusers are understood, too.",
-            words=tuple(SCHEDULERS),
-            convert=scheduler_name,
-        ),
-    ] = None
+    scheduler: Annotated[str | None, SCHEDULER_FIELD] = None
     refiner_start: Annotated[
         float,
         Field(
