@@ -152,7 +152,10 @@ def test_lora_approximation_is_the_best_one_and_says_its_error() -> None:
 
 def test_lora_approximation_that_is_too_far_is_refused() -> None:
     delta = random(*weights(LINEAR))
-    with pytest.raises(InvalidInput, match=rf"at rank 2 they differ .* more than 20%: unet.{LINEAR.name} \(\d\d%\)"):
+    with pytest.raises(
+        InvalidInput,
+        match=rf"some layers cannot be served: at rank 2 they differ .* more than 20%: unet.{LINEAR.name} \(\d\d%\)",
+    ):
         read(file(LINEAR, {"diff": delta}), BASE, max_rank=2)
 
 
@@ -163,6 +166,23 @@ def test_lora_truncated_of_both_orientations(shape: tuple[int, int]) -> None:
     assert found.rank == 9
     np.testing.assert_allclose(found.delta(), whole, atol=1e-5)
     assert not truncated(np.zeros(shape), 3).delta().any()
+
+
+@pytest.mark.parametrize("shape", [(500, 300), (300, 500)])
+def test_lora_approximation_of_a_large_matrix_is_nearly_the_best_one(shape: tuple[int, int]) -> None:
+    """By random vectors, and the same every time. The error is that of what came out."""
+    rng = np.random.default_rng(5)
+    left, right = (np.linalg.qr(rng.standard_normal((side, 300)))[0] for side in shape)
+    values = 1.0 / np.arange(1, 301)
+    whole = ((left * values) @ right.T).astype(np.float32)
+    found, again = truncated(whole, 40), truncated(whole, 40)
+    best = float(np.sqrt((values[40:] ** 2).sum() / (values**2).sum()))
+    assert best <= found.error <= 1.01 * best
+    measured = np.linalg.norm(found.delta() - whole) / np.linalg.norm(whole)
+    assert measured == pytest.approx(found.error, rel=1e-3)
+    assert found.up.tobytes() == again.up.tobytes()
+    low = truncated(whole @ right[:, :7] @ right[:, :7].T, 40)
+    assert (low.rank, low.error) == (7, 0.0)
 
 
 def test_lora_high_rank_is_reduced() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,10 @@ Parts = Mapping[str, Matrix]
 
 ENOUGH = 1e-3
 """Relative error from which on more ranks are not worth their time: less than the rounding of float16."""
+
+
+SKETCH = 32
+"""Vectors that a large matrix is applied to, beyond its wanted rank."""
 
 
 class Misfit(ValueError):
@@ -54,33 +59,52 @@ def low_rank(parts: Parts, target: Target, scale: Scale, max_rank: int) -> LowRa
         down = np.concatenate([factors.down for factors in found])
         up = np.concatenate([factors.up for factors in found], axis=1)
         return LowRank(down=np.ascontiguousarray(down, np.float32), up=np.ascontiguousarray(up, np.float32))
-    whole = sum(factors.up.astype(np.float64) @ factors.down.astype(np.float64) for factors in found)
-    return truncated(np.asarray(whole), max_rank)
+    return truncated(np.asarray(sum(factors.up @ factors.down for factors in found)), max_rank)
 
 
-def truncated(whole: NDArray[np.float64], max_rank: int) -> LowRank:
-    """The best approximation of a matrix with a lower rank, from the eigenvectors of its smaller Gram matrix.
+def truncated(whole: NDArray[np.floating[Any]], max_rank: int) -> LowRank:
+    """The best approximation of a matrix with a lower rank, or nearly the best one of a large matrix.
 
     :param whole: (out, columns).
     :param max_rank: fewer are taken where the error is below ENOUGH with them.
     """
     wide = whole.shape[0] < whole.shape[1]
-    gram = whole @ whole.T if wide else whole.T @ whole
-    energies, vectors = np.linalg.eigh(gram)
-    energies, vectors = np.maximum(energies[::-1], 0.0), vectors[:, ::-1]
-    total = float(energies.sum())
+    short = whole if wide else whole.T  # no more rows than columns
+    total = float(np.square(short, dtype=np.float64).sum())
     if total == 0.0:
         return _zero(whole.shape)
-    left = np.maximum(1.0 - np.cumsum(energies) / total, 0.0) ** 0.5
-    rank = min(int(np.argmax(left <= ENOUGH)) + 1, max_rank)
-    basis = vectors[:, :rank]
-    up, down = (basis, basis.T @ whole) if wide else (whole @ basis, basis.T)
-    error = float(left[rank - 1])
+    basis = _basis(short, max_rank + SKETCH)
+    core = (short if basis is None else basis.T @ short).astype(np.float64)
+    energies, vectors = np.linalg.eigh(core @ core.T)
+    left = np.maximum(1.0 - np.cumsum(np.maximum(energies[::-1], 0.0)) / total, 0.0) ** 0.5
+    enough = np.flatnonzero(left <= ENOUGH)
+    rank = min(int(enough[0]) + 1 if len(enough) else len(left), max_rank)
+    main = vectors[:, ::-1][:, :rank]
+    main = main if basis is None else basis @ main
+    rest, error = main.T @ short, float(left[rank - 1])
+    up, down = (main, rest) if wide else (rest.T, main.T)
     return LowRank(
         down=np.ascontiguousarray(down, np.float32),
         up=np.ascontiguousarray(up, np.float32),
         error=error if error > ENOUGH else 0.0,
     )
+
+
+def _basis(short: NDArray[np.floating[Any]], width: int) -> NDArray[np.floating[Any]] | None:
+    """Orthonormal columns that span nearly all that a large matrix does, by random vectors that it is applied to.
+
+    Halko et al., https://arxiv.org/abs/0909.4061, algorithm 4.4; the same vectors every time.
+
+    :returns: (rows, width); None for a matrix that is not much larger than that.
+    """
+    rows, columns = short.shape
+    if rows <= 2 * width:
+        return None
+    start = np.random.default_rng(0).standard_normal((columns, width), np.float32)
+    basis = np.linalg.qr(short @ start)[0]
+    for _ in range(2):
+        basis = np.linalg.qr(short @ (short.T @ basis))[0]
+    return basis
 
 
 def _zero(shape: tuple[int, ...]) -> LowRank:

@@ -20,6 +20,8 @@ MAX_RANK = 128
 """Changes of a higher rank are approximated. It bounds what a batch with such a LoRA costs."""
 MAX_ERROR = 0.2
 """Relative Frobenius error of an approximation, over which a file is refused."""
+SOME = 5
+"""Names that a message lists."""
 _LEFT_OUT = {BIAS: "changes of biases", NORM: "changes of norms", EMBEDDING: "embeddings of new tokens"}
 """Kinds of tensors that do not act, because no low-rank matrix can say them; the rest of their file does."""
 
@@ -72,8 +74,7 @@ def read(
     found = _sort(file, targets)
     _check_base(found, file, targets, others)
     _check_served(found)
-    layers = _layers(found, file, targets, max_rank)
-    _check_errors(layers, max_error, max_rank)
+    layers = _layers(found, file, max_rank, max_error)
     used = {name for parts in found.modules.values() for name in parts.values()}
     return LoraPack(
         digest=hashlib.sha256(data).hexdigest(),
@@ -203,14 +204,16 @@ def _check_served(found: _Sorted) -> None:
         )
 
 
-def _layers(found: _Sorted, file: TensorFile, targets: Targets, max_rank: int) -> dict[str, dict[str, LowRank]]:
+def _layers(found: _Sorted, file: TensorFile, max_rank: int, max_error: float) -> dict[str, dict[str, LowRank]]:
     """The matrices of every module.
 
-    :raises InvalidInput: a tensor is missing, or has a wrong shape or values that are not finite.
+    :raises InvalidInput: a tensor is missing, or has a wrong shape or values that are not finite; or some changes are
+        not nearly of `max_rank`.
     """
     in_config = adapter_scale(file.metadata)
     layers: dict[str, dict[str, LowRank]] = {}
-    wrong = []
+    wrong: list[str] = []
+    far: list[str] = []
     for (component, module), names in found.modules.items():
         parts = {part: file.array(name) for part, name in names.items()}
         scale = _scale(parts.pop("alpha", None), names.get("alpha", ""), component, module, in_config)
@@ -220,8 +223,17 @@ def _layers(found: _Sorted, file: TensorFile, targets: Targets, max_rank: int) -
             wrong.append(f"{component}.{module} {misfit}.")
             continue
         layers.setdefault(component, {})[module] = layer
+        if layer.error > max_error:
+            far.append(f"{component}.{module} ({layer.error:.0%})")
+        if len(far) == SOME:  # an approximation of every layer of a large file takes minutes
+            break
     if wrong:
         raise damaged(f"its layers are not complete, or shapes are wrong. {_listed(wrong)}")
+    if far:
+        raise damaged(
+            f"some layers cannot be served: at rank {max_rank} they differ from the file by more than "
+            f"{max_error:.0%}: {_listed(far)}."
+        )
     return layers
 
 
@@ -246,16 +258,6 @@ def _scale(
         return 1.0 if said is None else said
 
     return scale
-
-
-def _check_errors(layers: Mapping[str, Mapping[str, LowRank]], max_error: float, max_rank: int) -> None:
-    """:raises InvalidInput: an approximation is too far from what the file says."""
-    bad = [f"{name} ({layer.error:.0%})" for name, layer in _approximated(layers) if layer.error > max_error]
-    if bad:
-        raise damaged(
-            f"{len(bad):,} layers cannot be served: at rank {max_rank} they differ from the file by more than "
-            f"{max_error:.0%}: {_listed(bad)}."
-        )
 
 
 def _approximated(layers: Mapping[str, Mapping[str, LowRank]]) -> list[tuple[str, LowRank]]:
@@ -295,7 +297,7 @@ def _named(tensors: Iterable[str]) -> str:
     return _listed([quoted(name) for name in tensors])
 
 
-def _listed(names: Sequence[str], most: int = 5) -> str:
+def _listed(names: Sequence[str], most: int = SOME) -> str:
     """Some names, and how many more there are."""
     text = (" " if names and names[0].endswith(".") else ", ").join(names[:most])
     return text if len(names) <= most else f"{text} and {len(names) - most:,} more"
