@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Annotated, Any
 
 from darkroom.diffusion.shares import acts_at
 from darkroom.errors import InvalidInput
 from darkroom.request.field import Field
+from darkroom.request.image import ImageRequest
 from darkroom.request.loras import FIELD, LoraChoice, parse_loras
 from darkroom.serving.lora_cache import LoraCache, missing
 from darkroom.serving.loras import RowLoras
@@ -35,12 +37,27 @@ def loras_text(loras: Sequence[LoraChoice]) -> str:
     return json.dumps([lora.to_json() for lora in loras])
 
 
-LORAS_FIELD = Field(
-    help="LoRAs by the digests of their files, with their weights: a JSON list of objects.",
-    convert=lambda text: loras_text(read_loras(text)),
-    rest=False,
-)
-"""The field of a request."""
+class LoraRequest(ImageRequest):
+    """The request of a family whose networks take LoRAs."""
+
+    loras: Annotated[
+        str | None,
+        Field(
+            help="LoRAs by the digests of their files, with their weights: a JSON list of objects.",
+            convert=lambda text: loras_text(read_loras(text)),
+            rest=False,
+        ),
+    ] = None
+
+    @property
+    def lora_choices(self) -> tuple[LoraChoice, ...]:
+        """The LoRAs; none where the request names none."""
+        return read_loras(self.loras) if self.loras else ()
+
+    @property
+    def lora_details(self) -> dict[str, Any]:
+        """What the details of an image say of its LoRAs."""
+        return {"loras": [lora.to_json() for lora in self.lora_choices]} if self.loras else {}
 
 
 def require(loras: Sequence[LoraChoice], cache: LoraCache | None) -> None:

@@ -17,7 +17,7 @@ from darkroom.serving.lora_cache import LoraCache
 from darkroom.serving.lora_layout import LoraLayout
 from exporters.config import Placement, render
 from tests.conftest import RunningTriton, running_triton
-from tests.families.sd15.loras import make_lora
+from tests.lora_matrices import make_lora
 from tests.pictures import pixels
 from tests.service import ROOT, link_models
 from tests.triton.streams import Stream, rows_and_executions

@@ -8,7 +8,6 @@ nothing runs here: each step is one call of a network that other requests use at
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -92,7 +91,7 @@ async def generate(
         request=resolved,
         checkpoint=components.checkpoint,
         vae_decoder=components.vae_decoder,
-        details={**_control_details(resolved), **_lora_details(resolved)},
+        details={**_control_details(resolved), **resolved.lora_details},
         stopped=components.stopped,
     )
     async for event in run(job, noise, [Phase(schedule=schedule, predict=predict)], generators):
@@ -175,10 +174,6 @@ class Prediction:
         """`control_map` for every row of latents, in one piece of memory as Triton takes it; the same at every step."""
         assert self.control_map is not None
         return np.repeat(self.control_map[None], len(self._prompt_rows), axis=0)
-
-
-def _lora_details(request: GenerateRequest) -> dict[str, Any]:
-    return {"loras": json.loads(request.loras)} if request.loras else {}
 
 
 def _control_details(request: GenerateRequest) -> dict[str, Any]:

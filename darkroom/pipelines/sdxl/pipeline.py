@@ -19,11 +19,14 @@ from torch import Tensor
 
 from darkroom.diffusion.generation import FinishedImage, GenerationJob, GenerationProgress, Phase, run
 from darkroom.diffusion.guidance import doubled, guide
+from darkroom.diffusion.lora_weights import require, row_inputs, with_loras
 from darkroom.diffusion.sampling import Step, get_generators, get_noise, get_schedule
 from darkroom.pipelines.sdxl.checkpoint import LATENT_CHANNELS, VAE_SCALE_FACTOR, SdxlCheckpointInfo
 from darkroom.pipelines.sdxl.prompts import Embeds, PromptTokenizer, encode_prompts
 from darkroom.pipelines.sdxl.request import GenerateRequest, ResolvedRequest
 from darkroom.pipelines.sdxl.settings import Settings
+from darkroom.request.loras import LoraChoice
+from darkroom.serving.lora_cache import LoraCache
 from darkroom.serving.networks import Array, Network
 
 NO_GUIDANCE = 1.0
@@ -36,6 +39,7 @@ class Components:
     :param readers, text_encoders: tokenizers and networks of the two text encoders.
     :param unet, vae_decoder: the networks of `darkroom.pipelines.sdxl.networks`.
     :param refiner_unet: None where this installation has no refiner: the base does all steps.
+    :param loras: where the networks read LoRAs; None where they take none.
     :param stopped: asked before every step whether the client has gone.
     """
 
@@ -46,6 +50,7 @@ class Components:
     unet: Network
     vae_decoder: Network
     refiner_unet: Network | None = None
+    loras: LoraCache | None = None
     stopped: Callable[[], bool] = lambda: False
 
 
@@ -59,6 +64,7 @@ async def generate(
     """
     checkpoint = components.checkpoint
     resolved = request.completed(checkpoint, components.limits)
+    require(resolved.lora_choices, components.loras)
     refined = components.refiner_unet is not None and resolved.refiner_start < 1
     parts = [(0.0, resolved.refiner_start), (resolved.refiner_start, 1.0)] if refined else [(0.0, 1.0)]
     schedules = [
@@ -66,11 +72,13 @@ async def generate(
         for start, end in parts
     ]
     yield GenerationProgress(done=0, total=sum(map(len, schedules)))
-    embeds = await _embeds(resolved, components)
-    predictions = [_base(resolved, embeds, components.unet)]
+    embeds = await _embeds(resolved, components, resolved.lora_choices)
+    predictions = [_base(resolved, embeds, components.unet, steps=sum(map(len, schedules)))]
     if refined:
         assert components.refiner_unet is not None
-        predictions.append(_refiner(resolved, embeds, components.refiner_unet))
+        # LoRAs are for the base: the refiner reads what the text encoders say without them.
+        plain = await _embeds(resolved, components, ()) if resolved.lora_choices else embeds
+        predictions.append(_refiner(resolved, plain, components.refiner_unet))
     generators = get_generators([resolved.seed + k for k in range(resolved.num_images)])
     shape = (LATENT_CHANNELS, resolved.height // VAE_SCALE_FACTOR, resolved.width // VAE_SCALE_FACTOR)
     job = GenerationJob(
@@ -85,11 +93,12 @@ async def generate(
         yield event
 
 
-async def _embeds(request: ResolvedRequest, components: Components) -> Embeds:
+async def _embeds(request: ResolvedRequest, components: Components, loras: Sequence[LoraChoice]) -> Embeds:
     """A row for the prompt; of a guided request one for the negative prompt before it."""
     zeros = request.negative_prompt is None and components.checkpoint.force_zeros_for_empty_prompt
     texts = [request.negative_prompt or "", request.prompt] if request.guided and not zeros else [request.prompt]
-    embeds = await encode_prompts(texts, components.readers, components.text_encoders)
+    encoders = [with_loras(encoder, loras) for encoder in components.text_encoders]
+    embeds = await encode_prompts(texts, components.readers, encoders)
     return embeds.after_zeros() if request.guided and zeros else embeds
 
 
@@ -99,30 +108,40 @@ class Prediction:
 
     :param guidance_scale: 1 and below: no guidance, and `conditions` have a row per image instead of two.
     :param conditions: the other inputs of the network, with all rows; the same at every step.
+    :param steps: of all phases, of which each LoRA may act on a part.
     """
 
     network: Network
     guidance_scale: float
     conditions: Mapping[str, Array]
+    loras: Sequence[LoraChoice] = ()
+    steps: int = 0
 
     async def __call__(self, step: Step) -> Tensor:
         """(n, 4, h, w) latents -> (n, 4, h, w) prediction, guided where the request is."""
         guided = self.guidance_scale > 1
         latents = (doubled(step.latents) if guided else step.latents).numpy()
         times = np.full((len(latents), 1), step.timestep, np.float32)
-        answer = await self.network({"latents": latents, "timestep": times, **self.conditions})
+        loras = row_inputs(self.loras, len(latents), (step.index, self.steps))
+        answer = await self.network({"latents": latents, "timestep": times, **self.conditions, **loras})
         noise_pred = torch.from_numpy(answer["noise_pred"])
         return guide(noise_pred, self.guidance_scale) if guided else noise_pred
 
 
-def _base(request: ResolvedRequest, embeds: Embeds, network: Network) -> Prediction:
+def _base(request: ResolvedRequest, embeds: Embeds, network: Network, *, steps: int) -> Prediction:
     rows = request.num_images * len(embeds.prompt_embeds)
     conditions = {
         "prompt_embeds": np.repeat(embeds.prompt_embeds, request.num_images, axis=0),
         "text_embeds": np.repeat(embeds.text_embeds, request.num_images, axis=0),
         "time_ids": np.tile(np.array(_sizes(request), np.float32), (rows, 1)),
     }
-    return Prediction(network=network, guidance_scale=request.guidance_scale, conditions=conditions)
+    return Prediction(
+        network=network,
+        guidance_scale=request.guidance_scale,
+        conditions=conditions,
+        loras=request.lora_choices,
+        steps=steps,
+    )
 
 
 def _refiner(request: ResolvedRequest, embeds: Embeds, network: Network) -> Prediction:
@@ -153,4 +172,5 @@ def _details(request: ResolvedRequest, *, refined: bool) -> dict[str, Any]:
     names = ("original_width", "original_height", "crop_top", "crop_left", "target_width", "target_height")
     more = ("refiner_start", "aesthetic_score") if refined else ()
     # None and not "": an absent negative prompt makes another image than an empty one.
-    return {"negative_prompt": request.negative_prompt, **{name: getattr(request, name) for name in (*names, *more)}}
+    told = {name: getattr(request, name) for name in (*names, *more)}
+    return {"negative_prompt": request.negative_prompt, **told, **request.lora_details}

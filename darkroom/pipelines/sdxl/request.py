@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
+from darkroom.diffusion.lora_weights import LoraRequest
 from darkroom.diffusion.schedulers import SCHEDULER_FIELD
 from darkroom.pipelines.sdxl.checkpoint import GUIDANCE_SCALE, STEPS, VAE_SCALE_FACTOR
 from darkroom.request.field import Field, Shorthand
@@ -38,7 +39,7 @@ def _crop(where: str) -> Field:
 _BEFORE, _AFTER = "before it was resized", "after it was cropped"
 
 
-class GenerateRequest(ImageRequest):
+class GenerateRequest(LoraRequest):
     """One request; what is not said here, as every request for images.
 
     Without width and height an image is as large as what the checkpoint was trained on. Steps and guidance of a

@@ -26,7 +26,7 @@ from darkroom.serving.lora_layout import LoraLayout
 from darkroom.serving.loras import RowLoras
 from darkroom.serving.networks import Array
 from exporters.onnx_export import quiet
-from tests.families.sd15.loras import Layers, make_lora, merge, write_diffusers_file
+from tests.lora_matrices import Layers, make_lora, merge, write_diffusers_file
 from tests.pictures import pixels
 from tests.served_networks import collect
 from tests.service import ROOT, link_models
