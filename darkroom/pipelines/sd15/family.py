@@ -27,6 +27,7 @@ FAMILY = Family(
     pipeline=networks.PIPELINE,
     specs=networks.specs(),
     request=GenerateRequest,
+    lora_reader=networks.LORAS,
     checkpoint=Sd15CheckpointInfo,
     features=_features,
     example={"prompt": "a red cat on grass", "steps": 20, "seed": 7, "width": 64, "height": 64},

@@ -35,7 +35,7 @@ class Sd15Model(PipelineModel):
             text_encoder=host.network(networks.TEXT_ENCODER),
             unet=host.network(networks.UNET),
             vae_decoder=host.network(networks.VAE_DECODER),
-            loras=host.loras([networks.TEXT_ENCODER, networks.UNET, *controls.values()]),
+            loras=host.loras([networks.UNET, networks.TEXT_ENCODER, *controls.values()]),
             control_unets={kind: host.network(spec) for kind, spec in controls.items()},
         )
 

@@ -34,7 +34,7 @@ from darkroom.pipelines.sd15.settings import Settings
 from darkroom.png import encode_png
 from darkroom.prompts.clip import Tokenizer, encode_prompts
 from darkroom.request.loras import LoraChoice
-from darkroom.serving.lora_cache import LoraCache
+from darkroom.serving.lora_cache import BaseLoras
 from darkroom.serving.networks import Array, Network
 
 
@@ -44,7 +44,7 @@ class Components:
 
     :param text_encoder, unet, vae_decoder: the networks of `darkroom.pipelines.sd15.networks`.
     :param control_unets: by kind of control, for the kinds that this installation has.
-    :param loras: where the networks read LoRAs; None where they take none.
+    :param loras: those that the networks can use; None where they take none.
     :param stopped: asked before every step whether the client has gone.
     """
 
@@ -55,7 +55,7 @@ class Components:
     unet: Network
     vae_decoder: Network
     control_unets: Mapping[str, Network]
-    loras: LoraCache | None = None
+    loras: BaseLoras | None = None
     stopped: Callable[[], bool] = lambda: False
 
 
@@ -69,7 +69,7 @@ async def generate(
     """
     resolved = request.completed(components.checkpoint, components.limits)
     loras = resolved.lora_choices
-    require(loras, components.loras)
+    files = require(loras, components.loras)
     schedule = get_schedule(resolved.scheduler, components.checkpoint.scheduler, resolved.steps)
     control_map = await _control_map(resolved, components)
     control_png = None if control_map is None else await asyncio.to_thread(encode_png, control_map)
@@ -91,7 +91,7 @@ async def generate(
         request=resolved,
         checkpoint=components.checkpoint,
         vae_decoder=components.vae_decoder,
-        details={**_control_details(resolved), **resolved.lora_details},
+        details={**_control_details(resolved), **resolved.lora_details(files)},
         stopped=components.stopped,
     )
     async for event in run(job, noise, [Phase(schedule=schedule, predict=predict)], generators):

@@ -24,6 +24,7 @@ FAMILY = Family(
     pipeline=networks.PIPELINE,
     specs=networks.specs(),
     request=GenerateRequest,
+    lora_reader=networks.LORAS,
     checkpoint=SdxlCheckpointInfo,
     features=_features,
     example={"prompt": "a red cat on grass", "seed": 7},

@@ -34,7 +34,7 @@ class SdxlModel(PipelineModel):
             unet=host.network(networks.UNET),
             refiner_unet=host.network(networks.REFINER_UNET) if refined else None,
             vae_decoder=host.network(networks.VAE_DECODER),
-            loras=host.loras([*networks.TEXT_ENCODERS, networks.UNET]),
+            loras=host.loras([networks.UNET, *networks.TEXT_ENCODERS]),
         )
 
     async def answer(self, fields: dict[str, Any], reply: Reply) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Collection
 
 import numpy as np
 
+from darkroom.diffusion.lora_reader import reader_spec
 from darkroom.pipelines.sdxl.checkpoint import LATENT_CHANNELS, TOKENIZERS
 from darkroom.pipelines.sdxl.request import GenerateRequest
 from darkroom.request.tensors import triton_inputs
@@ -116,6 +117,9 @@ PIPELINE = ModelSpec(
 )
 
 
+LORAS = reader_spec("sdxl", on_demand=True)
+
+
 def networks() -> tuple[ModelSpec, ...]:
     """Every network of this family."""
     return (*TEXT_ENCODERS, UNET, REFINER_UNET, VAE_DECODER)
@@ -123,4 +127,4 @@ def networks() -> tuple[ModelSpec, ...]:
 
 def specs() -> tuple[ModelSpec, ...]:
     """Every model of this family, for the renderer of the model repository."""
-    return (*networks(), PIPELINE)
+    return (*networks(), LORAS, PIPELINE)

@@ -26,7 +26,7 @@ from darkroom.pipelines.sdxl.prompts import Embeds, PromptTokenizer, encode_prom
 from darkroom.pipelines.sdxl.request import GenerateRequest, ResolvedRequest
 from darkroom.pipelines.sdxl.settings import Settings
 from darkroom.request.loras import LoraChoice
-from darkroom.serving.lora_cache import LoraCache
+from darkroom.serving.lora_cache import BaseLoras
 from darkroom.serving.networks import Array, Network
 
 NO_GUIDANCE = 1.0
@@ -39,7 +39,7 @@ class Components:
     :param readers, text_encoders: tokenizers and networks of the two text encoders.
     :param unet, vae_decoder: the networks of `darkroom.pipelines.sdxl.networks`.
     :param refiner_unet: None where this installation has no refiner: the base does all steps.
-    :param loras: where the networks read LoRAs; None where they take none.
+    :param loras: those that the networks can use; None where they take none.
     :param stopped: asked before every step whether the client has gone.
     """
 
@@ -50,7 +50,7 @@ class Components:
     unet: Network
     vae_decoder: Network
     refiner_unet: Network | None = None
-    loras: LoraCache | None = None
+    loras: BaseLoras | None = None
     stopped: Callable[[], bool] = lambda: False
 
 
@@ -64,7 +64,7 @@ async def generate(
     """
     checkpoint = components.checkpoint
     resolved = request.completed(checkpoint, components.limits)
-    require(resolved.lora_choices, components.loras)
+    files = require(resolved.lora_choices, components.loras)
     refined = components.refiner_unet is not None and resolved.refiner_start < 1
     parts = [(0.0, resolved.refiner_start), (resolved.refiner_start, 1.0)] if refined else [(0.0, 1.0)]
     schedules = [
@@ -85,7 +85,7 @@ async def generate(
         request=resolved,
         checkpoint=checkpoint,
         vae_decoder=components.vae_decoder,
-        details=_details(resolved, refined=refined),
+        details={**_details(resolved, refined=refined), **resolved.lora_details(files)},
         stopped=components.stopped,
     )
     phases = [Phase(schedule=one, predict=predict) for one, predict in zip(schedules, predictions, strict=True)]
@@ -173,4 +173,4 @@ def _details(request: ResolvedRequest, *, refined: bool) -> dict[str, Any]:
     more = ("refiner_start", "aesthetic_score") if refined else ()
     # None and not "": an absent negative prompt makes another image than an empty one.
     told = {name: getattr(request, name) for name in (*names, *more)}
-    return {"negative_prompt": request.negative_prompt, **told, **request.lora_details}
+    return {"negative_prompt": request.negative_prompt, **told}

@@ -19,10 +19,10 @@ from darkroom.diffusion.lora_weights import loras_text
 from darkroom.pipelines.sdxl import networks
 from darkroom.request.loras import LoraChoice
 from darkroom.serving.in_process import InProcess
-from darkroom.serving.lora_cache import LoraCache
+from darkroom.serving.lora_cache import BaseLoras, LoraCache
 from darkroom.serving.lora_layout import LoraLayout
 from exporters.onnx_export import quiet
-from tests.lora_matrices import Layers, Matrices, make_lora, merge, write_diffusers_file
+from tests.lora_matrices import Layers, make_lora, merge, write_diffusers_file
 from tests.pictures import pixels
 from tests.served_networks import collect
 
@@ -54,9 +54,11 @@ def loras(layouts: dict[str, LoraLayout]) -> dict[str, Layers]:
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory, loras: dict[str, Layers]) -> Iterator[LoraCache]:
+def stored(
+    tmp_path_factory: pytest.TempPathFactory, layouts: dict[str, LoraLayout], loras: dict[str, Layers]
+) -> Iterator[BaseLoras]:
     folder = tmp_path_factory.mktemp("loras")
-    made = LoraCache(folder, limit=1e9)
+    made = BaseLoras(cache=LoraCache(folder, limit=1e9), layouts=list(layouts.values()))
     for digest, layers in loras.items():
         made.write(digest, layers)
     with pytest.MonkeyPatch.context() as patch:
@@ -118,7 +120,7 @@ def theirs(base: StableDiffusionXLPipeline, refiner: StableDiffusionXLImg2ImgPip
 
 
 def test_sdxl_two_weighted_loras_give_diffusers_image(
-    sdxl_repository: Path, layouts: dict[str, LoraLayout], loras: dict[str, Layers], cache: LoraCache, tmp_path: Path
+    sdxl_repository: Path, layouts: dict[str, LoraLayout], loras: dict[str, Layers], stored: BaseLoras, tmp_path: Path
 ) -> None:
     """The UNet's as adapters of diffusers, those of the text encoders merged into their weights."""
     base, refiner = load(sdxl_repository.parent / "checkpoint")
@@ -138,10 +140,11 @@ def test_sdxl_two_weighted_loras_give_diffusers_image(
     assert distance(ours(sdxl_repository, []), plain) <= TOLERANCE
 
 
-def test_sdxl_lora_steps_are_those_of_base_and_refiner_together(sdxl_repository: Path, cache: LoraCache) -> None:
+def test_sdxl_lora_steps_are_those_of_base_and_refiner_together(
+    sdxl_repository: Path, loras: dict[str, Layers], stored: BaseLoras
+) -> None:
     """A LoRA of the UNet alone that acts after the base has ended changes nothing; where the base goes on it does."""
-    unet = {name: Matrices(down, up) for name, (down, up) in cache.read(A, "unet").items()}
-    cache.write(C, {"unet": unet})
+    stored.write(C, {"unet": loras[A]["unet"]})
     late = [LoraChoice(digest=C, weight=10.0, start=0.8)]
     np.testing.assert_array_equal(ours(sdxl_repository, late), ours(sdxl_repository, []))
     alone = {"refiner_start": 1.0}
