@@ -168,6 +168,11 @@ class Settings(BaseSettings):
         description="Where the sessions that LoRAs are trained in are kept, one folder each. Empty: the folder "
         "session_data in DATA_DIR.",
     )
+    lora_dir: Path = Field(
+        default_factory=lambda data: data["data_dir"] / "loras",
+        description="The library of LoRA files, which requests name. Empty: the folder loras in DATA_DIR.",
+    )
+    lora_max_mb: float = Field(300, gt=0, description="Megabytes of the largest LoRA file that can be uploaded.")
     lora_cache_dir: Path = Field(
         default_factory=lambda data: data["state_dir"] / "loras",
         description="Where LoRAs are kept for the networks to read. Empty: the folder loras in STATE_DIR.",
@@ -247,7 +252,14 @@ class Settings(BaseSettings):
         return value
 
     @field_validator(
-        "model_repository", "state_dir", "data_dir", "session_dir", "lora_cache_dir", "log_dir", "families_path"
+        "model_repository",
+        "state_dir",
+        "data_dir",
+        "session_dir",
+        "lora_dir",
+        "lora_cache_dir",
+        "log_dir",
+        "families_path",
     )
     @classmethod
     def _from_the_checkout(cls, value: Path | None) -> Path | None:

@@ -27,7 +27,7 @@ from proxy.operations import OPERATIONS
 from proxy.operations.enlarging import enlarge_fields, enlarge_ranges
 from proxy.operations.generate import Generate
 from proxy.operations.taking import image_names
-from proxy.surfaces import lora_sessions, png_info, submit, txt2img
+from proxy.surfaces import lora_sessions, loras, png_info, submit, txt2img
 from proxy.tasks.models import PRIORITIES
 
 JSON = "application/json"
@@ -253,6 +253,15 @@ def request_bodies(
         ("post", "/api/upscale-batch"): {"required": True, "content": {MULTIPART: {"schema": batch}}},
         ("post", "/png-info"): _body(png, JSON, MULTIPART, URLENCODED),
         **_sessions(),
+        ("post", "/loras"): _body(
+            Fields(
+                kinds=[loras.LoraUpload],
+                images=(loras.FILE,),
+                image_required=True,
+            ),
+            JSON,
+            MULTIPART,
+        ),
         ("post", "/tasks"): _tasks(settings, models, schemas),
         ("post", "/submit"): _body(one, JSON),
         ("post", "/txt2img"): _body(_txt2img(settings, draws, models), JSON, MULTIPART, URLENCODED),
@@ -326,8 +335,8 @@ def _body(fields: Fields, *media: str) -> Schema:
 
 
 def _has_example(fields: Fields, media: str) -> bool:
-    """Whether an example can be written: a file in a form cannot."""
-    return media != MULTIPART or not fields.image_required
+    """Whether an example can be written: a file in a form cannot, and a LoRA fits only some models."""
+    return bool(fields.example) and (media != MULTIPART or not fields.image_required)
 
 
 def _batch(settings: Settings) -> Schema:

@@ -29,6 +29,9 @@ class GenerateOptions(TypedDict, total=False):
     :param preview_every: Steps between previews in a stream of events; 0 for none.
     :param format: How the images are encoded.
     :param quality: 1 to 100, of WebP and JPEG.
+    :param loras: LoRAs with their weights: a JSON list of objects with `name`, `session_id` or `digest` (SHA-256
+        of the file), `weight` (-10 to 10, default 1), `weights_by_step`, and `start` and `end` (shares of the
+        steps). Triton takes digests alone.
     :param control_type: How the reference image steers.
     :param control_image: The reference image, in any format. Without one, the fields of the control do nothing.
     :param control_preprocess: Whether the map is made of the reference image. False: it is a map already.
@@ -69,6 +72,7 @@ class GenerateOptions(TypedDict, total=False):
     preview_every: int | None
     format: Format | None
     quality: int | None
+    loras: str | None
     control_type: str | None
     control_image: ImageInput | None
     control_preprocess: bool | None
@@ -121,6 +125,7 @@ HELP: dict[str, dict[str, str]] = {
         "preview_every": "Steps between previews in a stream of events; 0 for none.",
         "format": "How the images are encoded.",
         "quality": "1 to 100, of WebP and JPEG.",
+        "loras": "LoRAs with their weights: a JSON list of objects with `name`, `session_id` or `digest` (SHA-256 of the file), `weight` (-10 to 10, default 1), `weights_by_step`, and `start` and `end` (shares of the steps). Triton takes digests alone.",
         "control_type": "How the reference image steers.",
         "control_image": "The reference image, in any format. Without one, the fields of the control do nothing.",
         "control_preprocess": "Whether the map is made of the reference image. False: it is a map already.",

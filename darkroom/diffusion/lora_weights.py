@@ -19,6 +19,13 @@ from darkroom.serving.lora_cache import BaseLoras, missing
 from darkroom.serving.loras import RowLoras
 from darkroom.serving.networks import Array, Network, Tensors
 
+SCHEMA = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array"},
+        {"type": "null"},
+    ]
+}
 TAKES_NONE = "The networks of this installation take no LoRAs; exporting the checkpoint again may help."
 
 
@@ -45,9 +52,12 @@ class LoraRequest(ImageRequest):
     loras: Annotated[
         str | None,
         Field(
-            help="LoRAs by the digests of their files, with their weights: a JSON list of objects.",
-            convert=lambda text: loras_text(read_loras(text)),
-            rest=False,
+            help="LoRAs with their weights: a JSON list of objects with `name`, `session_id` or `digest` (SHA-256 of "
+            "the file), `weight` (-10 to 10, default 1), `weights_by_step`, and `start` and `end` (shares of the "
+            "steps). Triton takes digests alone.",
+            convert=lambda text: loras_text(parse_loras(text)),
+            json=True,
+            schema=SCHEMA,
         ),
     ] = None
 

@@ -194,6 +194,7 @@ def base_tasks(base: Origin, repository: Path, precision: Precision | None, labe
         stages=pipeline.STAGES,
         exporter=pipeline.current_hash,
         export=lambda stage: pipeline.export(loop, stage),
+        also=(networks.LORAS.labelled(label),),
     )
     return [*map(export.task_of, wanted), last]
 

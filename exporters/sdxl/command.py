@@ -110,6 +110,7 @@ def base_tasks(base: Origin, repository: Path, precision: Precision | None, labe
         stages=pipeline.STAGES,
         exporter=pipeline.current_hash,
         export=lambda stage: pipeline.export(loop, stage),
+        also=(networks.LORAS.labelled(label),),
     )
     return [
         *(network(spec, precision) for spec in networks.TEXT_ENCODERS),

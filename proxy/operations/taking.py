@@ -78,6 +78,7 @@ async def take(services: Services, model: ServedModel, fields: dict[str, Any], *
             sent_images[name] = (found, resolved(about.max_pixels, limits))
     values = named(kind, validated(fields, edge_model(kind), kind.ranges(limits), texts(kind)).model_dump())
     values |= settled
+    values = await services.loras.settled(services, model, values)
     data = {name: found[1] for name, (found, _) in sent_images.items()}
     request = model.parse(services, {**values, **data})
     for name in kind.images():

@@ -156,13 +156,21 @@ class SessionStore:
                     return path.name, path.read_bytes()
         raise _no_lora("iteration" if iteration is not None else "session_id")
 
-    def require_lora(self, session_id: str) -> None:
-        """Check that a session has a LoRA file; none is read.
+    def newest_lora(self, session_id: str) -> Path:
+        """The newest LoRA file of a session.
 
         :raises NotFound: there is none.
         """
-        if not self._loras(session_id):
+        found = self._loras(session_id)
+        if not found:
             raise _no_lora("session_id")
+        return found[-1]
+
+    def lora_paths(self) -> Iterator[Path]:
+        """The LoRA files of all sessions."""
+        for session_id in self._ids():
+            with contextlib.suppress(NotFound, FileNotFoundError):  # deleted meanwhile
+                yield from self._loras(session_id)
 
     def _loras(self, session_id: str) -> list[Path]:
         """The LoRA files, oldest first. Those of one moment are in the order of their numbers."""

@@ -76,6 +76,7 @@ def test_openapi_says_every_kind_of_body(document: dict[str, Any]) -> None:
         "/submit": {"application/json"},
         "/batch_submit": {"application/json"},
         "/post_session_image": {"application/json"},
+        "/loras": {"application/json", "multipart/form-data"},
         "/upload_lora": {"application/json"},
         "/get_lora": {"application/json"},
         "/delete_session": {"application/json"},
