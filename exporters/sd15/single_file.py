@@ -14,6 +14,7 @@ DEMO = ROOT / "checkpoints" / "demo-sd15"
 _TEXT = "cond_stage_model.transformer."
 KIND = Kind(
     title="checkpoint of the Stable Diffusion 1.5 kind",
+    looks="Stable Diffusion 1.5",
     mark=_TEXT,
     parts=(UNET, VAE, clip_part("text_encoder", "text encoder", _TEXT)),
     configs=Path(__file__).with_name("single_file.json"),

@@ -15,6 +15,7 @@ DEMO_REFINER = ROOT / "checkpoints" / "demo-sdxl-refiner"
 _FIRST, _SECOND = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
 BASE = Kind(
     title="checkpoint of the Stable Diffusion XL kind",
+    looks="Stable Diffusion XL",
     mark=_SECOND,
     parts=(
         UNET,
@@ -29,6 +30,7 @@ BASE = Kind(
 )
 REFINER = Kind(
     title="refiner of the Stable Diffusion XL kind",
+    looks="a refiner of Stable Diffusion XL",
     mark="conditioner.embedders.0.model.",
     parts=(UNET,),  # the text encoder and the VAE are those of the base
     configs=Path(__file__).with_name("single_file_refiner.json"),

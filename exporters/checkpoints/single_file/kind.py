@@ -50,6 +50,7 @@ class Kind:
     """A kind of file.
 
     :param title: for errors, "checkpoint of the Stable Diffusion 1.5 kind".
+    :param looks: what `looks_like` says of its files.
     :param mark: begins the names of a text encoder that only files of this kind have.
     :param configs: a JSON file with the usual content of the JSON files of the diffusers layout, by their paths.
     :param classes: those that the model_index.json of a folder in the diffusers layout may name.
@@ -58,6 +59,7 @@ class Kind:
     """
 
     title: str
+    looks: str
     mark: str
     parts: tuple[Part, ...]
     configs: Path
@@ -77,8 +79,10 @@ class Kind:
         """
         missing = [part.title for part in self.parts if not header.has(part.prefix)]
         if missing or not header.has(self.mark):
-            other = None if header.has(self.mark) else looks_like(header.names)
-            what = f"it looks like {other}" if other else f"it has no {' and no '.join(missing) or 'usual names'}"
+            other = self.looks if header.has(self.mark) else looks_like(header.names)
+            what = f"it has no {' and no '.join(missing) or 'usual names'}"
+            if other not in (None, self.looks):
+                what = f"it looks like {other}"
             raise ExportError(f"{header.file.name} is no {self.title}: {what}.")
         read = header.shapes.get(f"{UNET.prefix}input_blocks.0.0.weight", (0, 4))[1]
         if read in _OTHER_INPUTS:
