@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,7 +78,7 @@ def test_a_single_file_is_unpacked_once(made: Path, single: Path, monkeypatch: p
     assert opened(single).root == first, "in place of what the file was before, with the same configuration"
     after = weights_of(first, "vae")
     assert all(torch.equal(after[name], value + 1) for name, value in before.items())
-    assert [path.name for path in first.parent.iterdir()] == [first.name]
+    assert {path.name for path in first.parent.iterdir()} == {first.name, ".lock"}
 
 
 def test_a_changed_configuration_is_read_again(made: Path, single: Path, tmp_path: Path) -> None:
@@ -214,7 +217,7 @@ def test_a_file_that_cannot_be_exported_writes_nothing(
     with pytest.raises(ExportError, match=words):
         raise answer.exception
     assert not list((tmp_path / "models").glob("*/*"))
-    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert {path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()} <= {".lock"}
 
 
 def test_a_missing_weight_is_found_when_the_network_is_read(made: Path, tmp_path: Path) -> None:
@@ -255,6 +258,39 @@ def test_a_full_disk_is_named(made: Path, single: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(unpack.shutil, "disk_usage", lambda folder: Usage)
     with pytest.raises(ExportError, match=r"photos.v1.safetensors needs .* has 1.0 kB left; .* with --cache"):
         _ = opened(single, made).root
+
+
+def test_a_cache_that_cannot_be_written_is_named(made: Path, single: Path) -> None:
+    (single.parent / "cache").write_text("a file")
+    with pytest.raises(
+        ExportError, match=r"photos.v1.safetensors could not be unpacked into .*cache.*: Not a dir"
+    ):
+        _ = opened(single, made).root
+
+
+def test_two_processes_unpack_a_file_once(made: Path, single: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unpacked: list[str] = []
+    make = unpack._make
+
+    def slow(*given: Any) -> None:
+        unpacked.append("begun")
+        time.sleep(0.5)
+        make(*given)
+
+    monkeypatch.setattr(unpack, "_make", slow)
+    with ThreadPoolExecutor(2) as pool:  # locks of two open files exclude each other in one process, too
+        roots = set(pool.map(lambda _: opened(single, made).root, range(2)))
+    assert (len(roots), unpacked) == (1, ["begun"])
+    assert read_checkpoint(roots.pop())
+
+
+def test_leftovers_of_a_killed_run_go(made: Path, single: Path) -> None:
+    parent = opened(single, made).root.parent
+    (parent / ".unpacking-left").mkdir()
+    (parent / ".unpacking-left" / "half").write_bytes(b"x")
+    single.touch()
+    _ = opened(single).root
+    assert not (parent / ".unpacking-left").exists()
 
 
 def test_configuration_that_is_not_there(single: Path, made: Path, tmp_path: Path) -> None:

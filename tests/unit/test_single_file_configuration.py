@@ -70,17 +70,19 @@ def part_of(kind: str, name: str) -> Part:
     return next(part for part in KINDS[kind].parts if part.name == name)
 
 
-def original_shapes(kind: str, name: str) -> dict[str, tuple[int, ...]]:
+def original_state(kind: str, name: str) -> dict[str, Tensor]:
     """By the original names, without the prefix."""
     found = real(kind, name)
     if name == "unet":
-        state = {single_files.unet_name(key, found.config): value for key, value in found.state.items()}
-    elif name == "vae":
-        state = {single_files.vae_name(key, found.config): value for key, value in found.state.items()}
-    else:
-        whole = single_files.open_clip_state if name.endswith("_2") else single_files.clip_state
-        state = whole(found.state)
-    return {key: tuple(value.shape) for key, value in state.items()}
+        return {single_files.unet_name(key, found.config): value for key, value in found.state.items()}
+    if name == "vae":
+        return {single_files.vae_name(key, found.config): value for key, value in found.state.items()}
+    return (single_files.open_clip_state if name.endswith("_2") else single_files.clip_state)(found.state)
+
+
+def original_shapes(kind: str, name: str) -> dict[str, tuple[int, ...]]:
+    """By the original names, without the prefix."""
+    return {key: tuple(value.shape) for key, value in original_state(kind, name).items()}
 
 
 def header_of(kind: str, file: Path) -> Header:
@@ -116,6 +118,19 @@ def test_shapes_of_the_real_networks_tell_their_configuration(kind: str, name: s
         assert derived.pop("transformer_layers_per_block") == [1, 4, 4, 4]
     assert derived == {entry: usual[entry] for entry in derived}
     assert part_of(kind, name).width in derived
+
+
+@pytest.mark.parametrize(("kind", "name"), WEIGHTS)
+def test_every_weight_of_the_real_networks_finds_its_place(kind: str, name: str) -> None:
+    """More than ten blocks, of which one name begins another one: input_blocks.1 and input_blocks.10."""
+    part, found = part_of(kind, name), real(kind, name)
+    state = {f"{part.prefix}{key}": value for key, value in original_state(kind, name).items()}
+    translated = part.translate(state, found.config)
+    ours = {key.removeprefix("text_model."): value for key, value in translated.items()}
+    theirs = {key.removeprefix("text_model."): value for key, value in found.state.items()}
+    assert {key: value.shape for key, value in ours.items()} == {key: value.shape for key, value in theirs.items()}
+    if name == "unet":  # only names change, so that every weight is the same object
+        assert all(ours[key] is value for key, value in theirs.items())
 
 
 def test_a_real_sd15_file_needs_nothing_else(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -89,8 +91,29 @@ def unpack(kind: Kind, file: Path, cache: Path, choices: Choices, resolve: Calla
     if noted == state:
         return folder
     source = _folder(file, resolve, named) if named else None
-    _make(kind, header, configuration.read(kind, header, source, wanted.prediction), folder, state)
+    found = configuration.read(kind, header, source, wanted.prediction)
+    with _alone(file, folder.parent):
+        if _note(folder) != state:
+            _make(kind, header, found, folder, state)
     return folder
+
+
+@contextmanager
+def _alone(file: Path, folder: Path) -> Iterator[None]:
+    """Wait for another process that unpacks the same file.
+
+    :raises ExportError: in place of an error of the disk.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ExportError(f"{file.name} could not be unpacked into {folder}: {reason}.") from None
 
 
 def _folder(file: Path, resolve: Callable[[str], Origin], named: str) -> Path:
@@ -128,7 +151,6 @@ def _state(kind: Kind, file: Path, named: str | None) -> dict[str, Any]:
 def _make(kind: Kind, header: Header, found: Configuration, folder: Path, state: dict[str, Any]) -> None:
     """Fill a folder beside, and put it into place as a whole; leftovers of a killed run go."""
     parent = folder.parent
-    parent.mkdir(parents=True, exist_ok=True)
     for left in parent.glob(f"{_STAGING}*"):
         shutil.rmtree(left, ignore_errors=True)
     _require_space(header.file, parent)
