@@ -19,13 +19,13 @@ class Settings(FamilySettings):
 
     checkpoint: str = Field(
         "checkpoints/demo-sdxl-base",
-        description="The base checkpoint, perhaps a Turbo or Lightning one: a folder in the diffusers layout, or a "
-        "hub id. Takes effect with the next export (./start.sh), as the next two do.",
+        description="The base checkpoint, perhaps a Turbo or Lightning one: a folder in the diffusers layout, one "
+        ".safetensors file, or a hub id. Takes effect with the next export (./start.sh), as the next two do.",
     )
     refiner: str = Field(
         "checkpoints/demo-sdxl-refiner",
-        description="The refiner, which does the last steps: a folder in the diffusers layout, or a hub id; none to do "
-        "without one. The default one goes with the default checkpoint alone.",
+        description="The refiner, which does the last steps: a folder in the diffusers layout, one .safetensors file, "
+        "or a hub id; none to do without one. The default one goes with the default checkpoint alone.",
     )
     fp16: bool = Field(
         True, description="Half precision where there is a GPU. The VAE stays in fp32, because it overflows in fp16."
