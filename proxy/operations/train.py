@@ -27,7 +27,7 @@ from proxy.validation import validated
 
 LOSSES = "loss.csv"
 _NEEDED = "peft"
-_LORA, _NAME = "lora.safetensors", "lora_name"
+LORA, NAME = "lora.safetensors", "lora_name"
 """Files in the workspace: the finished LoRA, and the name that it has, or is about to get, in its session."""
 
 
@@ -99,7 +99,7 @@ class Train:
             alive=emit,
             save=lambda: services.gate.draining,
         )
-        name = await asyncio.to_thread(_keep, store, session, workspace)
+        name = await asyncio.to_thread(keep_lora, store, session, workspace)
         details = {
             "lora": name,
             "session_id": session,
@@ -107,7 +107,7 @@ class Train:
             "loss": last_loss(workspace / LOSSES),
         }
         return [
-            Output(data=workspace / _LORA, media_type="application/octet-stream", details=details, name=name),
+            Output(data=workspace / LORA, media_type="application/octet-stream", details=details, name=name),
             Output(data=workspace / LOSSES, media_type="text/csv", name=LOSSES),
         ]
 
@@ -123,7 +123,7 @@ def last_loss(table: Path) -> float | None:
 def _arguments(fields: Mapping[str, Any], images: Path, workspace: Path, settings: Settings) -> list[str]:
     """The arguments of `python -m training lora`."""
     given: dict[str, Any] = {name: fields[name] for name in TrainingOptions.fields() if name in fields}
-    given |= {"checkpoint": fields["checkpoint"], "state": workspace, "output": workspace / _LORA}
+    given |= {"checkpoint": fields["checkpoint"], "state": workspace, "output": workspace / LORA}
     given |= {"title": f"session_{fields['session_id']}", "device": settings.train_device, "nice": settings.train_nice}
     given |= {"save_seconds": settings.train_save_seconds}
     if settings.train_threads is not None:
@@ -131,14 +131,14 @@ def _arguments(fields: Mapping[str, Any], images: Path, workspace: Path, setting
     return [str(images), *(f"--{name.replace('_', '-')}={value}" for name, value in given.items())]
 
 
-def _keep(store: SessionStore, session: str, workspace: Path) -> str:
+def keep_lora(store: SessionStore, session: str, workspace: Path) -> str:
     """Put the finished LoRA into its session; returns its name there.
 
     The name is written down before: a run after a crash finds it, and adds no second copy.
 
     :raises NotFound: the session was deleted.
     """
-    note, data = workspace / _NAME, (workspace / _LORA).read_bytes()
+    note, data = workspace / NAME, (workspace / LORA).read_bytes()
     name = note.read_text() if note.is_file() else store.next_lora_name(session)
     while True:
         write_atomically(note, name.encode())

@@ -190,6 +190,11 @@ def test_training_is_documented(http: httpx.Client) -> None:
     assert (rank["minimum"], rank["maximum"], rank["default"]) == (1, 128, 4)
     said = document["paths"]["/train_lora"]["post"]["responses"].keys()
     assert {"200", "400", "404", "409", "422", "429", "503"} <= said
+    example = document["paths"]["/train_lora"]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    session = make_session(http, 1)
+    begun = http.post("/train_lora", json={**example["usual"]["value"], "session_id": session})
+    assert (begun.status_code, "x-ignored-fields" in begun.headers) == (200, False)
+    assert http.post("/delete_session", json={"session_id": session}).status_code == 200
     assert "200" in document["paths"]["/train_status"]["post"]["responses"]
     assert document["components"]["schemas"]["TrainTask"]["required"] == ["operation", "session_id"]
 
