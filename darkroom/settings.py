@@ -127,7 +127,9 @@ class Settings(BaseSettings):
         "or a hub id. Empty: the one that the exported Stable Diffusion XL was made of, else Stable Diffusion 1.5.",
     )
     train_device: str = Field(
-        "auto", description="What trains: cpu, cuda, or cuda:N for GPU N; auto is CUDA where there is one."
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$",
+        description="What trains: cpu, cuda, or cuda:N for GPU N; auto is CUDA where there is one.",
     )
     train_threads: int | None = Field(
         None, ge=1, le=256, description="Threads of a training on a CPU; empty uses half of the cores."

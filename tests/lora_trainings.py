@@ -32,7 +32,7 @@ def write_images(folder: Path) -> Path:
     """Four images of two shapes, as a session has them, and what is none."""
     for index, size in enumerate([(120, 120), (260, 70), (90, 100), (100, 96)]):
         group = folder / str(index)
-        group.mkdir()
+        group.mkdir(parents=True)
         photo(20 * index, 10, *size).save(group / f"{index}.png")
         (group / f"{index}.txt").write_text(f"a photo of a cat, number {index}")
     (folder / "0" / "other.png").write_bytes(b"an image without a caption is not looked at")

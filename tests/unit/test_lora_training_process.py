@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import pytest
 
+from darkroom.errors import Conflict, from_wire
 from tests.conftest import heed_ctrl_c
 from tests.lora_trainings import OPTIONS, WRITERS, write_checkpoints, write_images
 from tests.service import ROOT
@@ -106,6 +107,18 @@ def test_training_command_stops_at_ctrl_c_with_a_state(
     assert process.returncode == 130
     assert (output.with_suffix(".state") / STATE).is_file()
     assert not output.exists()
+
+
+def test_training_on_a_device_that_is_not_there_is_refused(
+    tmp_path: Path, images: Path, checkpoints: dict[str, Path]
+) -> None:
+    command = endless(images, checkpoints["sd15"], tmp_path / "made.safetensors")
+    with started([*command, "--device=cuda:999"]) as process:
+        (line,) = [json.loads(text) for text in output_of(process)]
+        assert process.wait(60) == 1
+    refused = from_wire(line["error"])
+    assert isinstance(refused, Conflict)
+    assert "'cuda:999'" in refused.message
 
 
 def test_training_dies_with_its_parent(tmp_path: Path, images: Path, checkpoints: dict[str, Path]) -> None:

@@ -44,9 +44,9 @@ def trained(unet: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 def weights_of(unet: nn.Module) -> dict[str, Tensor]:
-    """Names such as "down_blocks...to_q.lora_A.weight" -> the weights, float32 on the CPU, sorted by name."""
+    """Names such as "down_blocks...to_q.lora_A.weight" -> copies of the weights, float32 on the CPU, sorted by name."""
     named = {name.replace(".default.", "."): weight.detach() for name, weight in trained(unet)}
-    return {name: weight.float().cpu().contiguous() for name, weight in sorted(named.items())}
+    return {name: weight.to("cpu", torch.float32, copy=True).contiguous() for name, weight in sorted(named.items())}
 
 
 def load_weights(unet: nn.Module, weights: dict[str, Tensor]) -> None:

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,9 @@ from darkroom.parallel.processes import die_with_parent
 from darkroom.request.request import kind_of
 from darkroom.request.training import TrainingOptions
 from exporters.errors import ExportError
+
+if TYPE_CHECKING:
+    import torch
 
 STOPPED = 130
 """Exit code of a run that was stopped and can go on."""
@@ -84,12 +87,9 @@ def lora(
         die_with_parent(signal.SIGKILL, parent)
     os.nice(nice)
     stop = _stopped_by_signals()
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it CUDA's sums differ from run to run
-
     from training.lora.plan import seed_of
     from training.lora.run import LoraRun, run_training
     from training.lora.trainer import Stopped
-    from training.train import choose_device
 
     folder = state or output.with_suffix(".state")
     options["seed"] = seed_of(folder) if options["seed"] is None else options["seed"]
@@ -101,7 +101,7 @@ def lora(
             output=output,
             title=title or output.stem,
             options=TrainingOptions.parse(options, None),
-            device=choose_device(device),
+            device=_device(device),
             threads=threads or max(1, (os.cpu_count() or 1) // 2),
             save_seconds=save_seconds,
         )
@@ -116,6 +116,25 @@ def lora(
         # The text may have paths, which are for the log alone.
         _report({"error": to_wire(Conflict("The checkpoint cannot be trained on; the log of the service says why."))})
         raise click.ClickException(str(error)) from None
+
+
+def _device(name: str) -> torch.device:
+    """The device of that name, whose sums are the same from run to run as far as it can.
+
+    :raises Conflict: it is not there.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    import torch
+
+    from training.train import choose_device
+
+    try:
+        device = choose_device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):  # torch asserts that it was built for CUDA
+        raise Conflict(f"There is no device {name!r} to train on here.", param="device") from None
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    return device
 
 
 def _report(line: dict[str, Any]) -> None:

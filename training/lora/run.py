@@ -59,7 +59,6 @@ def run_training(run: LoraRun, report: Report, stop: threading.Event) -> None:
     :raises Conflict: the state folder is another training's, or in use.
     :raises ExportError: the checkpoint cannot be used.
     """
-    torch.use_deterministic_algorithms(True, warn_only=True)
     with _only_one(run.state):
         family, root = find_checkpoint(run.checkpoint)
         plan = prepare(

@@ -105,7 +105,7 @@ class LoraTrainer:
             unet.set_attn_processor(AttnProcessor())  # torch's fused attention is slow backwards on a CPU
         add_adapter(unet, self.plan.request)
         unet.enable_gradient_checkpointing()
-        return unet.to(self.device).train()
+        return unet.to(self.device)  # in evaluation mode: dropout would draw other numbers after a resume
 
     def _step(self, step: int) -> float:
         """One optimizer step; returns its loss.
