@@ -231,7 +231,7 @@ def test_training_is_handed_back_when_the_service_stops(tmp_path: Path, checkpoi
         assert trainers(tmp_path) == []
     assert list(tmp_path.glob(f"state/data/tasks/*/{task}/workspace/checkpoint.pt")), "it was asked to save its state"
     with training_proxy(tmp_path, checkpoint) as (_, http):
-        wait_for_step(http, session, 6)
+        wait_for_step(http, session, status(http, session)["step"] + 5)
         assert http.get(f"/tasks/{task}").json()["attempts"] == 1
         http.post("/delete_session", json={"session_id": session}).raise_for_status()
 
