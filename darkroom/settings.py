@@ -29,6 +29,7 @@ SECTIONS: Mapping[str, str] = MappingProxyType(
         "host": "The REST service",
         "max_concurrent_tasks": "Limits",
         "database_url": "Durable tasks (docs/tasks.md)",
+        "train_checkpoint": "Training of LoRAs",
         "max_upload_mb": "Uploads",
         "hf_token": "Where checkpoints come from",
         "num_gpus_to_use": "GPUs",
@@ -118,6 +119,26 @@ class Settings(BaseSettings):
         "animevideov3",
         description="POST /submit makes images that are larger than the checkpoint was trained for at a size that it "
         'knows, and enlarges them with this upscaler. "none": they are made at the size that was asked for.',
+    )
+
+    train_checkpoint: str | None = Field(
+        None,
+        description="The checkpoint that LoRAs are trained on: a folder in the diffusers layout, a .safetensors file, "
+        "or a hub id. Empty: the one that the exported Stable Diffusion XL was made of, else Stable Diffusion 1.5.",
+    )
+    train_device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$",
+        description="What trains: cpu, cuda, or cuda:N for GPU N; auto is CUDA where there is one.",
+    )
+    train_threads: int | None = Field(
+        None, ge=1, le=256, description="Threads of a training on a CPU; empty uses half of the cores."
+    )
+    train_nice: int = Field(
+        19, ge=0, le=19, description="How far a training gives way to other work on the CPU: 0 not at all, 19 always."
+    )
+    train_save_seconds: float = Field(
+        60, ge=0, description="Seconds between two saved states of a training; a killed one loses the steps since."
     )
 
     max_upload_mb: float = Field(50, gt=0, description="Largest upload, in MB.")

@@ -27,6 +27,7 @@ from proxy.surfaces import (
     generate,
     health,
     lora_sessions,
+    lora_training,
     loras,
     models,
     png_info,
@@ -89,20 +90,8 @@ def create_app(settings: Settings) -> FastAPI:
     )
     errors.install(app)
     openapi.install(app, settings)
-    for route in (
-        root,
-        health,
-        status,
-        models,
-        generate,
-        png_info,
-        upscale,
-        tasks,
-        submit,
-        txt2img,
-        lora_sessions,
-        loras,
-    ):
+    sessions = (lora_sessions, lora_training, loras)
+    for route in (root, health, status, models, generate, png_info, upscale, tasks, submit, txt2img, *sessions):
         app.include_router(route.router)
     app.add_middleware(IgnoredFields)
     app.add_middleware(Bodies, intakes=_intakes(settings), stall_seconds=settings.request_timeout)
@@ -135,6 +124,8 @@ def _intakes(settings: Settings) -> dict[str, Intake]:
         "/upload_lora": Intake({Kind.JSON: upload}),
         "/get_lora": Intake({Kind.JSON: MEGABYTE}),
         "/delete_session": Intake({Kind.JSON: MEGABYTE}),
+        "/train_lora": Intake({Kind.JSON: MEGABYTE}),
+        "/train_status": Intake({Kind.JSON: MEGABYTE}),
         "/submit": Intake({Kind.JSON: MEGABYTE}),
         "/batch_submit": Intake({Kind.JSON: _BATCH_JSON}),
         "/api/upscale": any_kind,

@@ -20,6 +20,7 @@ from darkroom.request.edge import Text, edge_model, optional
 from darkroom.request.field import resolved
 from darkroom.request.fields import Bounds
 from darkroom.request.request import Request
+from darkroom.request.training import TrainingOptions
 from darkroom.serving.networks import split_label
 from darkroom.settings import Settings
 from proxy.models import ServedModel, of_operation
@@ -27,6 +28,8 @@ from proxy.operations import OPERATIONS
 from proxy.operations.enlarging import enlarge_fields, enlarge_ranges
 from proxy.operations.generate import Generate
 from proxy.operations.taking import image_names
+from proxy.operations.train import Train
+from proxy.sessions.fields import SessionFields
 from proxy.surfaces import lora_sessions, loras, png_info, submit, txt2img
 from proxy.tasks.models import PRIORITIES
 
@@ -180,7 +183,7 @@ def _operations(settings: Settings, models: Sequence[str]) -> dict[str, Fields]:
         fields = _enlarged(fields) if family.operation == "generate" else fields
         mine = [one for one in models if split_label(one)[0] == family.pipeline.name]
         found[name] = _with_model(fields, mine) if name == family.operation == "generate" else fields
-    return found
+    return {**found, Train.name: _training()}
 
 
 def _generate(settings: Settings, models: Sequence[str]) -> list[Fields]:
@@ -292,10 +295,26 @@ def _sessions() -> dict[tuple[str, str], Schema]:
             kinds=[lora_sessions.LoraUpload, _LoraFile], example={**a_session, lora: _tiny_safetensors()}
         ),
         "/get_lora": Fields(kinds=[lora_sessions.LoraDownload], ranges=lora_sessions.ITERATIONS, example=a_session),
-        "/delete_session": Fields(kinds=[lora_sessions.SessionFields], example=a_session),
+        "/delete_session": Fields(kinds=[SessionFields], example=a_session),
+        "/train_lora": _training(),
+        "/train_status": Fields(kinds=[SessionFields], example=a_session),
     }
     either = {"session_id": {"type": ["string", "integer"]}}
-    return {("post", path): _body(replace(fields, extra=either), JSON) for path, fields in bodies.items()}
+    return {
+        ("post", path): _body(replace(fields, extra={**fields.extra, **either}), JSON)
+        for path, fields in bodies.items()
+    }
+
+
+def _training() -> Fields:
+    """The fields of a training."""
+    kind = TrainingOptions
+    return Fields(
+        kinds=[SessionFields, edge_model(kind)],
+        ranges={name: bounds for name, bounds in kind.ranges(None).items() if not _also(kind, name)},
+        extra=_extra(kind, None, None),
+        example={"session_id": "1", "steps": 100, "rank": 8},
+    )
 
 
 class _LoraFile(BaseModel):

@@ -24,7 +24,7 @@ from proxy.models import ServedModel, default_model, installed
 from proxy.operations.images import GeneratedImages, ImageJob, run
 from proxy.operations.taking import MODEL, names_of, take, take_model
 from proxy.services import Services, Use, while_connected
-from proxy.surfaces.lora_sessions import number_as_text
+from proxy.sessions.fields import number_as_text
 from proxy.uploads import read_fields
 from proxy.validation import validated
 

@@ -262,9 +262,7 @@ def test_a_full_disk_is_named(made: Path, single: Path, monkeypatch: pytest.Monk
 
 def test_a_cache_that_cannot_be_written_is_named(made: Path, single: Path) -> None:
     (single.parent / "cache").write_text("a file")
-    with pytest.raises(
-        ExportError, match=r"photos.v1.safetensors could not be unpacked into .*cache.*: Not a dir"
-    ):
+    with pytest.raises(ExportError, match=r"photos.v1.safetensors could not be unpacked into .*cache.*: Not a dir"):
         _ = opened(single, made).root
 
 

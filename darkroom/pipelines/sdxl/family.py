@@ -27,6 +27,7 @@ FAMILY = Family(
     lora_reader=networks.LORAS,
     checkpoint=SdxlCheckpointInfo,
     features=_features,
+    lora_training=10,
     example={"prompt": "a red cat on grass", "seed": 7},
     seconds_per_unit=0.5,
 )
