@@ -11,10 +11,10 @@ from darkroom.request.fields import check_pixels
 from darkroom.request.image import (
     CheckpointGuidanceField,
     CheckpointStepsField,
-    ImageRequest,
     side_field,
     size_shorthand,
 )
+from darkroom.request.init_image import InitImageRequest
 
 REFINER_START = 0.8
 AESTHETIC_SCORE = 6.0
@@ -38,8 +38,8 @@ def _crop(where: str) -> Field:
 _BEFORE, _AFTER = "before it was resized", "after it was cropped"
 
 
-class GenerateRequest(ImageRequest):
-    """One request; what is not said here, as every request for images.
+class GenerateRequest(InitImageRequest):
+    """One request; what is not said here, as every request for images that may begin with one.
 
     Without width and height an image is as large as what the checkpoint was trained on. Steps and guidance of a
     request that names none are the checkpoint's. An absent negative prompt is not the same as an empty one: see
@@ -50,7 +50,7 @@ class GenerateRequest(ImageRequest):
     """
 
     shorthands: ClassVar[dict[str, Shorthand]] = {
-        **ImageRequest.shorthands,
+        **InitImageRequest.shorthands,
         "original_size": size_shorthand(
             "original_size", "original_width", "original_height", "original_width and original_height in one:"
         ),
