@@ -19,7 +19,7 @@ from darkroom.registry import families
 from darkroom.request.edge import Text, edge_model, optional
 from darkroom.request.field import resolved
 from darkroom.request.fields import Bounds
-from darkroom.request.request import Request
+from darkroom.request.request import Request, kind_of
 from darkroom.request.training import TrainingOptions
 from darkroom.serving.networks import split_label
 from darkroom.settings import Settings
@@ -47,8 +47,8 @@ class Fields:
 
     :param kinds: types of its fields; the first one that has a field counts.
     :param ranges: of the numbers, by name.
-    :param images: names of the image field, of which one may be used.
-    :param image_required: whether an image is required.
+    :param images: for each image field its names, of which one may be used.
+    :param image_required: whether the first image is required.
     :param extra: schema keywords for single fields.
     :param required: fields that are required even if their type has a default.
     :param left_out: fields of the kinds that the body does not have.
@@ -57,7 +57,7 @@ class Fields:
 
     kinds: Sequence[type[BaseModel]] = ()
     ranges: Mapping[str, Bounds] = field(default_factory=dict)
-    images: Sequence[str] = ()
+    images: Sequence[Sequence[str]] = ()
     image_required: bool = False
     extra: Mapping[str, Schema] = field(default_factory=dict)
     required: Sequence[str] = ()
@@ -71,13 +71,13 @@ class Fields:
         :param limits: the family's settings.
         :param defaults: of a checkpoint.
         """
-        kind, images = family.request, family.request.images()
-        about = kind.fields()[images[0]] if images else None
+        kind = family.request
+        images = {name: kind.fields()[name] for name in kind.images()}
         return cls(
             kinds=[edge_model(kind)],
             ranges={name: bounds for name, bounds in kind.ranges(limits).items() if not _also(kind, name)},
-            images=image_names(images[0], about) if about else (),
-            image_required=about is not None and about.needed,
+            images=[image_names(name, about) for name, about in images.items()],
+            image_required=any(about.needed for about in images.values()),
             extra=_extra(kind, limits, defaults),
             example=_within_limits(kind, family.example, limits),
         )
@@ -92,10 +92,11 @@ class Fields:
             for name, described in made["properties"].items():
                 if name not in properties and name not in self.left_out:
                     properties[name] = self._property(name, described, media)
-        properties |= {name: _image(name, self.images, media) for name in self.images}
+        for names in self.images:
+            properties |= {name: _image(name, names, media) | self.extra.get(name, {}) for name in names}
         found: Schema = {"type": "object", "properties": properties}
         found |= {"required": needed} if needed else {}
-        return found | ({"oneOf": [{"required": [name]} for name in self.images]} if self.image_required else {})
+        return found | ({"oneOf": [{"required": [name]} for name in self.images[0]]} if self.image_required else {})
 
     def _property(self, name: str, described: Schema, media: str) -> Schema:
         """Return the schema of a field: its type, and null in JSON if it is optional."""
@@ -148,7 +149,9 @@ def _extra(kind: type[Request], limits: Any, defaults: Mapping[str, Any] | None)
             said["default"] = usual
         if about.also and bounds is not None:
             said |= _range_and(bounds, about.also)
-        found[name] = said
+        if kind_of(kind, name) is bytes:
+            said["description"] = f"{about.help} Base64 may have a data URL around it."
+        found[about.called or name] = said
     return found
 
 
@@ -164,7 +167,7 @@ def _request_fields(settings: Settings, family: Family) -> Fields:
     made = Fields.of(family, settings.family(family.name))
     if not made.image_required:
         return made
-    return replace(made, example={made.images[1]: _tiny_png(), **made.example})
+    return replace(made, example={made.images[0][1]: _tiny_png(), **made.example})
 
 
 def _enlarged(fields: Fields) -> Fields:
@@ -249,7 +252,7 @@ def request_bodies(
     one, batch = _submit(settings, submits, models), _batch(settings)
     schemas["ImageGenerationRequest"] = one.schema(JSON)
     several: Schema = {"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/ImageGenerationRequest"}}
-    png = Fields(images=png_info.PICTURE_FIELDS, image_required=True, example={"image": _tiny_png()})
+    png = Fields(images=[png_info.PICTURE_FIELDS], image_required=True, example={"image": _tiny_png()})
     return {
         ("post", "/generate"): _one_of(_generate(settings, models), JSON, MULTIPART, URLENCODED),
         ("post", "/api/upscale"): _body(_upscale(settings), JSON, MULTIPART, URLENCODED),
@@ -287,7 +290,7 @@ def _sessions() -> dict[tuple[str, str], Schema]:
     bodies = {
         "/post_session_image": Fields(
             kinds=[lora_sessions.ImageFields],
-            images=(image,),
+            images=[(image,)],
             image_required=True,
             example={**a_session, image: _tiny_png(), "prompt": "a red apple on a table"},
         ),

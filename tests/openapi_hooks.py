@@ -25,9 +25,13 @@ _GROUPS = (
     ("control_image", "image", "image_base64", "reference_image"),
     ("steps", "num_inference_steps"),
     ("num_images", "num_images_per_prompt"),
+    ("init_image", "init_images"),
+    ("mask", "mask_image"),
+    ("strength", "denoising_strength"),
 )
 """Names of one field each: two of them with different values are refused."""
-_IMAGE_NAMES = ("file", *_GROUPS[0])
+_MASKS = _GROUPS[4]
+_IMAGE_NAMES = ("file", *_GROUPS[0], *_GROUPS[3], *_MASKS)
 _PAIRS = (
     ("low_threshold", "high_threshold", (100, 200)),
     ("control_guidance_start", "control_guidance_end", (0, 0.5)),
@@ -104,6 +108,8 @@ def _mended(given: Any, case: schemathesis.Case) -> Any:
             body[low], body[high] = bounds
     if body.get("use_lora") and not body.get("session_id"):
         body["session_id"] = "1"
+    if not any(name in body for name in _GROUPS[3]):  # a mask says where an image is changed
+        body = {name: value for name, value in body.items() if name not in _MASKS}
     if "enlarge" not in body:
         body.pop("enlarge_model", None)
     return _quick(_with_loras(body, case), case.operation.path)

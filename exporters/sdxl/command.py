@@ -83,9 +83,9 @@ def sdxl(
 ) -> None:
     """Export a checkpoint of the Stable Diffusion XL kind to ONNX, and a refiner.
 
-    Both text encoders, VAE decoder and UNet, and what the pipeline has to know of them. Every network is compared with
-    diffusers before it is installed; what is up to date is left alone. The VAE stays in fp32, because it overflows in
-    fp16. The refiner's UNet goes with the second text encoder and the VAE of the base.
+    Both text encoders, VAE encoder and decoder, and UNet, and what the pipeline has to know of them. Every network is
+    compared with diffusers before it is installed; what is up to date is left alone. The VAE stays in fp32, because it
+    overflows in fp16. The refiner's UNet goes with the second text encoder and the VAE of the base.
     """
     base = origin(checkpoint, Path.cwd(), cache, Choices(config=config, prediction=prediction))
     run_tasks(base_tasks(base, output, precision, label), force=force)
@@ -155,6 +155,7 @@ def base_tasks(base: Origin, repository: Path, precision: Precision | None, labe
     )
     return [
         *(network(spec, precision) for spec in networks.TEXT_ENCODERS),
+        network(networks.VAE_ENCODER, "fp32"),
         network(networks.VAE_DECODER, "fp32"),
         network(networks.UNET, precision),
         last,

@@ -12,7 +12,7 @@ import numpy as np
 
 from darkroom.pipelines.sdxl import networks
 from darkroom.serving.networks import ModelSpec, split_label
-from exporters.latent_plans import Makers, decoded, make_plan
+from exporters.latent_plans import Makers, decoded, encoded, make_plan
 from exporters.lora import LoraPart
 from exporters.plan import NetworkPlan, Parts, Random, Shape
 from exporters.sdxl.weights import REFINER, TEXT_ENCODERS, UNET, VAE
@@ -49,6 +49,8 @@ def plan_of(spec: ModelSpec, *, projection: int, scored: bool = False) -> Networ
             lambda parts, given: _read(parts[second], given),
             lora=_LORA_TEXTS[1],
         )
+    if name == networks.VAE_ENCODER.name:
+        return _plan(spec, VAE, vae.ServedVaeEncoder, encoded)
     if name == networks.VAE_DECODER.name:
         return _plan(spec, VAE, vae.ServedVaeDecoder, decoded)
     more = _conditions(spec, projection)

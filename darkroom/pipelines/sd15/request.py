@@ -19,6 +19,7 @@ from darkroom.request.fields import SEED_RANGE as SEED_RANGE
 from darkroom.request.fields import SIDE_MINIMUM as SIDE_MINIMUM
 from darkroom.request.fields import check_pixels
 from darkroom.request.image import side_field
+from darkroom.request.init_image import InitImageRequest
 
 GUIDANCE_SCALE = 7.5
 """The usual value for Stable Diffusion 1.5; a checkpoint may set another one."""
@@ -59,8 +60,8 @@ def _share(which: str) -> Field:
     return Field(help=f"The share of the steps {which} which the ControlNet acts.", low=0.0, high=1.0)
 
 
-class GenerateRequest(LoraRequest):
-    """One request; what is not said here, as every request for images.
+class GenerateRequest(LoraRequest, InitImageRequest):
+    """One request; what is not said here, as every request for images that may begin with one.
 
     `(word:1.3)` in a prompt weighs a word. pndm calls the UNet once more than there are steps, and heun, dpm2 and
     dpm2_a nearly twice for each. Without width and height an image is as large as what the checkpoint was trained on.

@@ -3,8 +3,11 @@ networks.
 
 Follows diffusers 0.42, pipelines/stable_diffusion_xl/pipeline_stable_diffusion_xl.py with `denoising_end`, then
 pipeline_stable_diffusion_xl_img2img.py with `denoising_start` and a guidance scale of 1: the same weights and seed give
-the same image. The refiner reads the embeddings of the base's second text encoder, and the base's VAE decodes, which is
-how diffusers' documentation has the two share their parts.
+the same image. A request with an image begins with the latter's `strength` on the base, with a mask it is
+pipeline_stable_diffusion_xl_inpaint.py on both; where `strength` leaves the base no step, the refiner does it alone.
+
+The refiner reads the embeddings of the base's second text encoder, and the base's VAE decodes, which is how
+diffusers' documentation has the two share their parts.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from torch import Tensor
 from darkroom.diffusion.generation import FinishedImage, GenerationJob, GenerationProgress, Phase, run
 from darkroom.diffusion.guidance import doubled, guide
 from darkroom.diffusion.lora_weights import require, row_inputs, with_loras
-from darkroom.diffusion.sampling import Step, get_generators, get_noise, get_schedule
+from darkroom.diffusion.originals import draw_noise, init_details, read_init
+from darkroom.diffusion.sampling import Step, get_generators, get_schedule
 from darkroom.pipelines.sdxl.checkpoint import LATENT_CHANNELS, VAE_SCALE_FACTOR, SdxlCheckpointInfo
 from darkroom.pipelines.sdxl.prompts import Embeds, PromptTokenizer, encode_prompts
 from darkroom.pipelines.sdxl.request import GenerateRequest, ResolvedRequest
@@ -40,6 +44,7 @@ class Components:
     :param unet, vae_decoder: the networks of `darkroom.pipelines.sdxl.networks`.
     :param refiner_unet: None where this installation has no refiner: the base does all steps.
     :param loras: those that the networks can use; None where they take none.
+    :param vae_encoder: None where this installation has none: no image can be changed.
     :param stopped: asked before every step whether the client has gone.
     """
 
@@ -51,6 +56,7 @@ class Components:
     vae_decoder: Network
     refiner_unet: Network | None = None
     loras: BaseLoras | None = None
+    vae_encoder: Network | None = None
     stopped: Callable[[], bool] = lambda: False
 
 
@@ -67,8 +73,10 @@ async def generate(
     files = require(resolved.lora_choices, components.loras)
     refined = components.refiner_unet is not None and resolved.refiner_start < 1
     parts = [(0.0, resolved.refiner_start), (resolved.refiner_start, 1.0)] if refined else [(0.0, 1.0)]
+    init = await read_init(resolved, components.limits, components.vae_encoder)
+    strength = None if init is None else resolved.strength
     schedules = [
-        get_schedule(resolved.scheduler, checkpoint.scheduler, resolved.steps, start=start, end=end)
+        get_schedule(resolved.scheduler, checkpoint.scheduler, resolved.steps, start=start, end=end, strength=strength)
         for start, end in parts
     ]
     yield GenerationProgress(done=0, total=sum(map(len, schedules)))
@@ -80,17 +88,23 @@ async def generate(
         plain = await _embeds(resolved, components, ()) if resolved.lora_choices else embeds
         predictions.append(_refiner(resolved, plain, components.refiner_unet))
     generators = get_generators([resolved.seed + k for k in range(resolved.num_images)])
-    shape = (LATENT_CHANNELS, resolved.height // VAE_SCALE_FACTOR, resolved.width // VAE_SCALE_FACTOR)
+    noise, original = await draw_noise(
+        init, components.vae_encoder, generators, shape=_latent_shape(resolved), strength=resolved.strength
+    )
     job = GenerationJob(
         request=resolved,
         checkpoint=checkpoint,
         vae_decoder=components.vae_decoder,
-        details={**_details(resolved, refined=refined), **resolved.lora_details(files)},
+        details={**init_details(resolved), **_details(resolved, refined=refined), **resolved.lora_details(files)},
         stopped=components.stopped,
     )
     phases = [Phase(schedule=one, predict=predict) for one, predict in zip(schedules, predictions, strict=True)]
-    async for event in run(job, get_noise(generators, shape), phases, generators):
+    async for event in run(job, noise, phases, generators, original):
         yield event
+
+
+def _latent_shape(request: ResolvedRequest) -> tuple[int, int, int]:
+    return LATENT_CHANNELS, request.height // VAE_SCALE_FACTOR, request.width // VAE_SCALE_FACTOR
 
 
 async def _embeds(request: ResolvedRequest, components: Components, loras: Sequence[LoraChoice]) -> Embeds:

@@ -12,10 +12,10 @@ from darkroom.request.fields import check_pixels
 from darkroom.request.image import (
     CheckpointGuidanceField,
     CheckpointStepsField,
-    ImageRequest,
     side_field,
     size_shorthand,
 )
+from darkroom.request.init_image import InitImageRequest
 
 REFINER_START = 0.8
 AESTHETIC_SCORE = 6.0
@@ -39,8 +39,8 @@ def _crop(where: str) -> Field:
 _BEFORE, _AFTER = "before it was resized", "after it was cropped"
 
 
-class GenerateRequest(LoraRequest):
-    """One request; what is not said here, as every request for images.
+class GenerateRequest(LoraRequest, InitImageRequest):
+    """One request; what is not said here, as every request for images that may begin with one.
 
     Without width and height an image is as large as what the checkpoint was trained on. Steps and guidance of a
     request that names none are the checkpoint's. An absent negative prompt is not the same as an empty one: see
@@ -51,7 +51,7 @@ class GenerateRequest(LoraRequest):
     """
 
     shorthands: ClassVar[dict[str, Shorthand]] = {
-        **ImageRequest.shorthands,
+        **InitImageRequest.shorthands,
         "original_size": size_shorthand(
             "original_size", "original_width", "original_height", "original_width and original_height in one:"
         ),

@@ -36,3 +36,8 @@ class Settings(FamilySettings):
     max_steps: int = Field(150, ge=4, le=1000, description="Most denoising steps of a request.")
     max_images: int = Field(8, ge=1, le=1024, description="Most images of a request.")
     max_prompt: int = Field(4000, ge=1, description="Most characters of a prompt, and of a negative prompt.")
+    max_init_pixels: int = Field(
+        4096 * 4096,
+        ge=SIDE_MINIMUM**2,
+        description="Largest init_image and mask, in pixels; larger ones are refused after a look at their header.",
+    )
