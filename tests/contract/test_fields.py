@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from darkroom.request.init_image import InitImageRequest
-from proxy.bodies import MULTIPART
+from proxy.body_fields import MULTIPART
 from tests.contract.small_service import SMALL, small_repository
 from tests.pictures import encoded, pixels
 from tests.service import RunningService, running_service
