@@ -12,6 +12,7 @@ from darkroom.family import Operation
 from darkroom.images import Header, probe
 from darkroom.request.edge import edge_model, named, rest_names, texts
 from darkroom.request.field import Field, resolved
+from darkroom.request.loras import FIELD as LORAS
 from darkroom.request.request import Request
 from proxy.models import ServedModel, choose_model, of_operation
 from proxy.services import Services
@@ -70,7 +71,7 @@ async def take(services: Services, model: ServedModel, fields: dict[str, Any], *
     :raises DarkroomError, RequestValidationError: the request is refused.
     """
     kind, limits = model.family.request, model.limits(services)
-    _refuse_images_of_others(model, fields)
+    _refuse_fields_of_others(model, fields)
     sent_images = {}
     for name in kind.images():
         about = kind.fields()[name]
@@ -103,13 +104,15 @@ def image_names(name: str, about: Field) -> tuple[str, ...]:
     return (about.called, *(one for one in names if one != about.called)) if about.called else names
 
 
-def _refuse_images_of_others(model: ServedModel, fields: dict[str, Any]) -> None:
-    """Refuse images of other families: if one were ignored, the answer would not be what the client means."""
+def _refuse_fields_of_others(model: ServedModel, fields: dict[str, Any]) -> None:
+    """Refuse images and LoRAs for other families: if they were ignored, the answer would not be what the client
+    means."""
     mine = names_of(model)
     for family in of_operation(model.family.operation):
-        for name in family.request.images():
+        loras = [LORAS] if family.lora_reader is not None else []
+        for name in [*family.request.images(), *loras]:
             for one in (name, *family.request.fields()[name].aliases):
-                if one not in mine and fields.get(one) not in (None, ""):
+                if one not in mine and fields.get(one) not in (None, "", []):
                     raise InvalidInput(
                         f"{one} is not a field of the model {model.name}; {family.name} has it.", param=one
                     )

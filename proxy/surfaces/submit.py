@@ -133,9 +133,7 @@ class BatchRequest(BaseModel):
     requests: list[ImageGenerationRequest] = Field(min_length=1, max_length=1000)
 
 
-@router.post(
-    "/submit", summary="Submit an image to be made", **answers(Submitted, raises=_RAISES, headers=(REPLAYED,))
-)
+@router.post("/submit", summary="Submit an image to be made", **answers(Submitted, raises=_RAISES, headers=(REPLAYED,)))
 async def submit(
     body: Annotated[ImageGenerationRequest, Depends(_body(ImageGenerationRequest))],
     request: Request,
