@@ -37,7 +37,7 @@ def schedule_prompts(prompt: str, negative_prompt: str | None, steps: int) -> Pr
     """The texts that every step of a request reads.
 
     :param negative_prompt: None where no step reads one.
-    :param steps: calls of the networks that predict the noise, in all phases together.
+    :param steps: calls of the networks that predict the noise, in all phases together; of none there is one row, too.
     :raises InvalidInput: a prompt has `AND`, a LoRA tag, a weight that is out of range, or too many changes.
     """
     given = {"prompt": prompt} if negative_prompt is None else {"negative_prompt": negative_prompt, "prompt": prompt}
@@ -46,7 +46,7 @@ def schedule_prompts(prompt: str, negative_prompt: str | None, steps: int) -> Pr
     for param, text in given.items():
         _refuse_tag(text, param)
         _refuse_and(text, param)
-        found, column = _by_step(text, steps, param)
+        found, column = _by_step(text, max(steps, 1), param)
         columns.append([len(texts) + row for row in column])
         texts += found
         for one in found:
@@ -61,11 +61,13 @@ def schedule_prompts(prompt: str, negative_prompt: str | None, steps: int) -> Pr
 
 
 def check_prompts(prompt: str, negative_prompt: str | None, steps: int) -> None:
-    """Refuse prompts of which `schedule_prompts` can make nothing, apart from their LoRA tags.
+    """Refuse prompts of which `schedule_prompts` can make nothing, apart from LoRA tags in the prompt.
+
+    Those are taken out on the way to the pipeline. A negative prompt has none, in the web UI neither.
 
     :raises InvalidInput: as `schedule_prompts` does.
     """
-    schedule_prompts(without_tags(prompt), without_tags(negative_prompt or ""), steps)
+    schedule_prompts(without_tags(prompt), negative_prompt or "", steps)
 
 
 def _by_step(text: str, steps: int, param: str) -> tuple[list[str], list[int]]:

@@ -44,7 +44,7 @@ def named(answer: httpx.Response, status: int, param: str, words: tuple[str, ...
         ("prompt", "\ud800", ("string",)),
         ("prompt", "a cat AND a dog", ("AND", "lower case")),
         ("prompt", "[a|b]" * 65, ("64", "65")),
-        ("prompt", "a <lora:ink:0.8> cat", ("<lora:ink:0.8>",)),
+        ("negative_prompt", "a <lora:ink:0.8> cat", ("<lora:ink:0.8>",)),
         ("negative_prompt", "x" * 4001, ("4000", "4001")),
         ("negative_prompt", ["x"], ("string",)),
         ("steps", 0, ("1", "150", "0")),

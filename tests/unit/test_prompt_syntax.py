@@ -148,6 +148,7 @@ def test_prompt_schedule_has_each_text_once() -> None:
     assert schedule.rows == ((0, 2), (0, 3), (1, 2), (1, 3))
     assert schedule_prompts("a [b|b]", None, 3).texts == ("a b",)
     assert schedule_prompts("a", None, 2).rows == ((0,), (0,))
+    assert schedule_prompts("[a:b:0.5]", "c", 0).rows == ((0, 1),), "no step, but something to encode"
     same = schedule_prompts("a", "a", 2)
     assert (same.texts, same.rows) == (("a", "a"), ((0, 1), (0, 1))), "as it was before prompts could change"
 
@@ -187,7 +188,6 @@ def test_prompt_limits_are_named() -> None:
         "猫 AND 狗",
         "[a cat AND a dog:b:0.5]",
         "a cat AND 2 DOGS",
-        "a <lora:x:1> AND b",
     ],
 )
 @pytest.mark.parametrize("param", ["prompt", "negative_prompt"])
@@ -212,20 +212,24 @@ def test_prompt_with_the_word_and_in_capitals_is_refused(text: str, param: str) 
         "a cat And a dog",
         "rock_AND_roll",
         "SAND castle",
-        "<lora:cat AND dog:1> a cat",
     ],
 )
 def test_prompt_all_in_capitals_keeps_its_word_and(text: str) -> None:
-    check_prompts(text, text, 2)
+    check_prompts(f"<lora:cat AND dog:1> {text}", text, 2)
 
 
 @pytest.mark.parametrize("param", ["prompt", "negative_prompt"])
 def test_prompt_with_a_lora_tag_has_no_schedule(param: str) -> None:
     given = {"prompt": "", "negative_prompt": "", param: "a [cat <LORA:ink:0.8>:dog:3]"}
-    check_prompts(**given, steps=2)
     with pytest.raises(InvalidInput, match=rf"^{param}: the LoRA tag '<LORA:ink:0.8>' cannot be used") as caught:
         schedule_prompts(**given, steps=2)
     assert caught.value.param == param
+
+
+def test_prompt_may_have_lora_tags_before_they_are_taken_out() -> None:
+    check_prompts("a [cat <LORA:ink:0.8>:dog:3]", None, 2)
+    assert refusal("a <lora:x:1> AND b").message.startswith("prompt: AND between prompts")
+    assert "the LoRA tag '<lora:ink:1>' cannot be used" in refusal("a cat", "<lora:ink:1> a dog").message
 
 
 @dataclass

@@ -204,7 +204,7 @@ def test_sd15_prompts_that_are_refused(components: Components) -> None:
         GenerateRequest.parse({"prompt": "a cat AND a dog"}, components.limits)
     with pytest.raises(InvalidInput, match=r"^prompt: the steps of a request may read at most 64 different texts"):
         GenerateRequest.parse({"prompt": f"[{'|'.join(map(str, range(99)))}]", "steps": 99}, components.limits)
-    with pytest.raises(InvalidInput, match=r"^negative_prompt: the LoRA tag '<lora:ink:1>' cannot be used"):
-        ours(components, prompt=CAT, negative_prompt="<lora:ink:1> a dog")
+    with pytest.raises(InvalidInput, match=r"^prompt: the LoRA tag '<lora:ink:1>' cannot be used"):
+        ours(components, prompt="<lora:ink:1> a dog")
     with pytest.raises(InvalidInput, match=r"^prompt: all texts of a request may have at most 512 chunks"):
         ours(components, prompt="a BREAK " * 400)
