@@ -13,10 +13,10 @@ cd "$(dirname "$0")"
 say() { printf '\033[1m%s\033[0m\n' "$*"; }
 die() { printf 'install.sh: %s\n' "$*" >&2; exit 1; }
 
-extras=export
+extras=export,train
 for option in "$@"; do
   case $option in
-    --dev) extras=export,dev ;;
+    --dev) extras=export,train,dev ;;
     -h|--help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) die "unknown option $option; see ./install.sh --help" ;;
   esac
@@ -53,7 +53,7 @@ esac
 gpu=false
 if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then gpu=true; fi
 want="$(cat pyproject.toml client/pyproject.toml install.sh | sha256sum | cut -c1-16) gpu=$gpu torch=$TORCH"
-if [ -f "$mark" ] && grep -q "^$want .*" "$mark" && { [ "$extras" = export ] || grep -q "dev" "$mark"; }; then
+if [ -f "$mark" ] && grep -q "^$want .*" "$mark" && { [ "$extras" = export,train ] || grep -q "dev" "$mark"; }; then
   exit 0
 fi
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .models import ImageInput
 
 Format = Literal["png", "webp", "jpeg"]'''
+_IMAGES = '"""The fields that hold images."""'
 _DEFAULTS = '"""What the service takes for fields that a request does not name."""'
 
 
@@ -44,10 +45,12 @@ def render() -> str:
         parts.append(_options(operation, name, fields))
         helps[operation] = {field: about.help for field, (_, about) in fields.items()}
         defaults[operation] = {field: kind.model_fields[field].default for field, (kind, _) in fields.items()}
+    images = tuple(name for name, (kind, _) in _fields("generate").items() if kind_of(kind, name) is bytes)
+    parts.append(f"GENERATE_IMAGES: tuple[str, ...] = {_literal_tuple(images)}\n{_IMAGES}")
     parts.append(f"HELP: dict[str, dict[str, str]] = {_literal(helps)}")
     known = {name: {field: v for field, v in one.items() if v is not None} for name, one in defaults.items()}
     parts.append(f"DEFAULTS: dict[str, dict[str, Any]] = {_literal(known)}\n{_DEFAULTS}")
-    return "\n\n".join(parts).replace("\nclass", "\n\nclass").replace("\nHELP", "\n\nHELP") + "\n"
+    return "\n\n".join(parts).replace("\nclass", "\n\nclass").replace("\nGENERATE", "\n\nGENERATE") + "\n"
 
 
 def _fields(operation: Operation) -> dict[str, tuple[type[Request], Field]]:
@@ -82,6 +85,10 @@ def _type(kind: type[Request], field: str) -> str:
         return "Format"
     of = kind_of(kind, field)
     return "ImageInput" if of is bytes else of.__name__
+
+
+def _literal_tuple(values: tuple[str, ...]) -> str:
+    return "(" + ", ".join(f'"{value}"' for value in values) + ("," if len(values) == 1 else "") + ")"
 
 
 def _literal(value: object, indent: str = "") -> str:

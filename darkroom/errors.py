@@ -36,6 +36,12 @@ class InvalidInput(DarkroomError):
     code = "invalid_input"
 
 
+class NoImages(InvalidInput):
+    """A session has no images to train on."""
+
+    code = "no_images"
+
+
 class NotAnImage(InvalidInput):
     """The bytes are not an image that can be read: unknown format, damaged, cut short, or two files in one."""
 

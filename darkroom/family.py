@@ -31,7 +31,10 @@ class Family:
     :param specs: all of its models, the pipeline included.
     :param request: the fields of a request.
     :param checkpoint: the class that reads pipeline.json; None where the pipeline has no checkpoint of its own.
+    :param lora_reader: the model that takes LoRA files (`darkroom.diffusion.lora_reader`); None where it takes none.
     :param features: further abilities by a name for clients: a function of the names of the served models.
+    :param lora_training: of the families that are exported, LoRAs of the one with the lowest number are trained where
+        nothing else is set; None: its LoRAs cannot be trained.
     :param example: the fields of an example request, without images.
     :param seconds_per_unit: of work, before any was measured: of a diffusion family, seconds per row and step.
     :param longest_turn: seconds that one call of a network may take alone; what takes longer is divided into calls.
@@ -45,7 +48,9 @@ class Family:
     specs: tuple[ModelSpec, ...]
     request: type[Request]
     checkpoint: type[CheckpointInfo] | None = None
+    lora_reader: ModelSpec | None = None
     features: Callable[[Collection[str]], Mapping[str, Any]] = lambda served: {}
+    lora_training: int | None = None
     example: Mapping[str, Any] = field(default_factory=dict)
     seconds_per_unit: float
     longest_turn: float = math.inf

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from darkroom import containers
@@ -65,6 +66,18 @@ def probe(data: bytes, *, max_pixels: int, param: str = "file") -> Header:
     """
     _refuse_attachments(data, param)
     return _header(containers.read(data, param=param, whole=False), data, max_pixels, param)
+
+
+def upright_size(data: bytes, *, max_pixels: int, param: str = "file") -> tuple[int, int]:
+    """The width and the height that `decode` gives; decodes nothing.
+
+    :raises NotAnImage, TooLarge: as `probe`.
+    """
+    _refuse_attachments(data, param)
+    source = containers.read(data, param=param)
+    header = _header(source, data, max_pixels, param)
+    swapped = containers.orientation(source) >= 5
+    return (header.height, header.width) if swapped else (header.width, header.height)
 
 
 def decode(data: bytes, *, max_pixels: int, param: str = "file") -> Picture:
@@ -185,6 +198,30 @@ def resize(picture: Picture, *, width: int, height: int) -> Picture:
 
     alpha = None if picture.alpha is None else one(picture.alpha)
     return Picture(rgb=one(picture.rgb), alpha=alpha, grey=picture.grey, icc_profile=picture.icc_profile)
+
+
+def read_rgb(data: bytes, *, width: int, height: int, max_pixels: int, param: str) -> Pixels:
+    """(height, width, 3) uint8: an encoded image as networks read it, resized and opaque.
+
+    :raises NotAnImage, TooLarge: as `decode`.
+    """
+    picture = decode(data, max_pixels=max_pixels, param=param)
+    return opaque(resize(picture, width=width, height=height))
+
+
+def read_mask(data: bytes, *, width: int, height: int, max_pixels: int, param: str) -> NDArray[np.bool_]:
+    """(height, width): where an encoded image is transparent; without transparency, where it is white.
+
+    An alpha channel that is opaque everywhere says nothing, so that the colours count: canvases of browsers always have
+    one. Grey values are resampled and cut at half, as by diffusers' `mask_processor`.
+
+    :raises NotAnImage, TooLarge: as `decode`.
+    """
+    picture = decode(data, max_pixels=max_pixels, param=param)
+    resized = resize(picture, width=width, height=height)
+    if picture.alpha is not None and resized.alpha is not None and picture.alpha.min() < 255:
+        return resized.alpha < 128
+    return _luma(resized.rgb) >= 128
 
 
 def _luma(rgb: Pixels) -> Pixels:

@@ -34,8 +34,8 @@ def parse(text: str) -> dict[str, Any]:
     """Read the web UI's layout, ours or a foreign one.
 
     :returns: "prompt", "negative_prompt" and, as far as they are there, "steps", "scheduler" (one of ours), "sampler"
-        and "schedule_type" (where none of ours is the same), "guidance_scale", "seed", "width", "height", "model",
-        "model_hash", "version" and the six fields of control. "other" has the remaining pairs as they are, and
+        and "schedule_type" (where none of ours is the same), "guidance_scale", "seed", "width", "height", "strength",
+        "model", "model_hash", "version" and the six fields of control. "other" has the remaining pairs as they are, and
         "unsupported" what a request has a field for and this service no value.
     """
     lines = text.rstrip().split("\n")
@@ -70,6 +70,8 @@ def web_ui_text(details: Mapping[str, Any]) -> str:
         "Model hash": details["model_hash"],
         "Model": details["model"],
     }
+    if "strength" in details:
+        pairs["Denoising strength"] = details["strength"]
     if "control_type" in details:
         pairs[_CONTROL] = _joined({label: details[name] for label, name in _CONTROL_NAMES.items()})
     pairs["Version"] = _PRODUCT + str(details["version"])
@@ -119,6 +121,7 @@ _READERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "Steps": ("steps", int),
     "CFG scale": ("guidance_scale", _finite),
     "Seed": ("seed", int),
+    "Denoising strength": ("strength", _finite),
     "Model hash": ("model_hash", str),
     "Model": ("model", str),
     "Version": ("version", lambda text: text.removeprefix(_PRODUCT)),

@@ -49,8 +49,9 @@ def text_chunks(details: Mapping[str, Any]) -> dict[str, str]:
     """The text chunks of an image.
 
     :param details: prompt, negative_prompt, steps, scheduler, guidance_scale, seed, width, height, model, model_hash,
-        index, version; with control also control_type, low_threshold, high_threshold, controlnet_conditioning_scale,
-        control_guidance_start, control_guidance_end. JSON can hold all of it.
+        index, version; of an image that was changed also strength and masked; with control also control_type,
+        low_threshold, high_threshold, controlnet_conditioning_scale, control_guidance_start, control_guidance_end.
+        JSON can hold all of it.
     :returns: "parameters" in the web UI's layout and "darkroom", the details as JSON (in ASCII).
     """
     # PNG forbids zero bytes in texts; the JSON has them escaped.

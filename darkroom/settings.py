@@ -29,6 +29,7 @@ SECTIONS: Mapping[str, str] = MappingProxyType(
         "host": "The REST service",
         "max_concurrent_tasks": "Limits",
         "database_url": "Durable tasks (docs/tasks.md)",
+        "train_checkpoint": "Training of LoRAs",
         "max_upload_mb": "Uploads",
         "hf_token": "Where checkpoints come from",
         "num_gpus_to_use": "GPUs",
@@ -120,6 +121,26 @@ class Settings(BaseSettings):
         'knows, and enlarges them with this upscaler. "none": they are made at the size that was asked for.',
     )
 
+    train_checkpoint: str | None = Field(
+        None,
+        description="The checkpoint that LoRAs are trained on: a folder in the diffusers layout, a .safetensors file, "
+        "or a hub id. Empty: the one that the exported Stable Diffusion XL was made of, else Stable Diffusion 1.5.",
+    )
+    train_device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$",
+        description="What trains: cpu, cuda, or cuda:N for GPU N; auto is CUDA where there is one.",
+    )
+    train_threads: int | None = Field(
+        None, ge=1, le=256, description="Threads of a training on a CPU; empty uses half of the cores."
+    )
+    train_nice: int = Field(
+        19, ge=0, le=19, description="How far a training gives way to other work on the CPU: 0 not at all, 19 always."
+    )
+    train_save_seconds: float = Field(
+        60, ge=0, description="Seconds between two saved states of a training; a killed one loses the steps since."
+    )
+
     max_upload_mb: float = Field(50, gt=0, description="Largest upload, in MB.")
     max_batch_mb: float = Field(200, gt=0, description="Largest batch, in MB.")
     max_batch_files: int = Field(50, ge=1, description="Most images in a batch.")
@@ -168,6 +189,11 @@ class Settings(BaseSettings):
         description="Where the sessions that LoRAs are trained in are kept, one folder each. Empty: the folder "
         "session_data in DATA_DIR.",
     )
+    lora_dir: Path = Field(
+        default_factory=lambda data: data["data_dir"] / "loras",
+        description="The library of LoRA files, which requests name. Empty: the folder loras in DATA_DIR.",
+    )
+    lora_max_mb: float = Field(300, gt=0, description="Megabytes of the largest LoRA file that can be uploaded.")
     lora_cache_dir: Path = Field(
         default_factory=lambda data: data["state_dir"] / "loras",
         description="Where LoRAs are kept for the networks to read. Empty: the folder loras in STATE_DIR.",
@@ -247,7 +273,14 @@ class Settings(BaseSettings):
         return value
 
     @field_validator(
-        "model_repository", "state_dir", "data_dir", "session_dir", "lora_cache_dir", "log_dir", "families_path"
+        "model_repository",
+        "state_dir",
+        "data_dir",
+        "session_dir",
+        "lora_dir",
+        "lora_cache_dir",
+        "log_dir",
+        "families_path",
     )
     @classmethod
     def _from_the_checkout(cls, value: Path | None) -> Path | None:

@@ -77,9 +77,8 @@ def export_command(ctx: click.Context, /, checkpoint: str, options: tuple[str, .
     contents = read_contents(found)
     family = registry.family_of(contents)
     label = f".{given['label']}" if given["label"] else ""
-    click.echo(
-        f"{contents.title} is a {family.kind} checkpoint ({contents.described}): exporting as {family.name}{label}"
-    )
+    form = contents.class_name or "a single file"
+    click.echo(f"{contents.title} is a {family.kind} checkpoint ({form}): exporting as {family.name}{label}")
     command = family.commands[0]
     arguments = [*family.arguments(found.name, contents), *_given(ctx), *options]
     command.main(arguments, prog_name=f"python -m exporters {command.name}", standalone_mode=False)

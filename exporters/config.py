@@ -206,6 +206,16 @@ def write_code(repository: Path, spec: ModelSpec) -> None:
         _write(code_path(repository, spec), model_code(spec))
 
 
+def renew(repository: Path, spec: ModelSpec) -> None:
+    """Write again what an older version may have written otherwise: the model.py, and the config of a pipeline, which
+    has the same inputs as a request has fields. Files that the user wrote stay."""
+    path = config_path(repository, spec)
+    if code_path(repository, spec).is_file():
+        write_code(repository, spec)
+    if not spec.is_network and path.is_file() and path.read_text().startswith(_HEADER):
+        _write(path, render(spec, Placement()))
+
+
 def code_path(repository: Path, spec: ModelSpec) -> Path:
     """Return the path of the code of a model of Triton's Python backend."""
     return repository / spec.name / "1" / "model.py"

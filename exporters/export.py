@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -168,15 +168,20 @@ def pipeline_task(
     stages: tuple[str, ...],
     exporter: Callable[[], str],
     export: Callable[[Stage], Manifest],
+    also: Sequence[ModelSpec] = (),
 ) -> ExportTask:
-    """The export of what a pipeline has to know of a checkpoint as a task."""
-    return model_task(
+    """The export of what a pipeline has to know of a checkpoint as a task.
+
+    :param also: see `ExportTask`.
+    """
+    task = model_task(
         wanted,
         stages=stages,
         exporter=exporter,
         export=export,
         difference=lambda result: f"colours of previews are off by {result.max_error:.1%} (root mean square)",
     )
+    return replace(task, also=tuple(also))
 
 
 def export_network(wanted: ModelExport, recipe: Recipe, stage: Stage) -> Manifest:

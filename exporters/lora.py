@@ -56,7 +56,7 @@ class _Point:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraPoints:
-    """The modules of a graph that LoRAs can change."""
+    """The modules of a graph that LoRAs can change; those of `layout` that are not in the graph change nothing."""
 
     layout: LoraLayout
     points: tuple[_Point, ...]
@@ -65,7 +65,10 @@ class LoraPoints:
 def take_marks(model: onnx_ir.Model, layout: LoraLayout) -> LoraPoints:
     """Take the marks out of a traced network.
 
-    :raises ValueError: a module of the layout has no mark, or several: it is not called once.
+    A module without a mark changes none of the outputs, as the last layer of an encoder whose state before that layer
+    is read. Its matrices have their place in the layout all the same: files have them.
+
+    :raises ValueError: a module of the layout has several marks: it is called more than once.
     """
     graph, found = model.graph, {}
     marks = [node for node in graph if (node.domain, node.op_type) == (DOMAIN, OPERATOR)]
@@ -78,9 +81,10 @@ def take_marks(model: onnx_ir.Model, layout: LoraLayout) -> LoraPoints:
         node.outputs[0].replace_all_uses_with(result)
         graph.remove(node, safe=True)
     model.opset_imports.pop(DOMAIN, None)
-    if len(marks) != len(found) or len(found) != len(layout.targets):
+    if len(marks) != len(found):
         raise ValueError(f"{len(marks)} calls of {len(found)} of the {len(layout.targets)} modules were traced")
-    return LoraPoints(layout=layout, points=tuple(found[target.name] for target in layout.targets))
+    in_order = (found[target.name] for target in layout.targets if target.name in found)
+    return LoraPoints(layout=layout, points=tuple(in_order))
 
 
 def save(model: onnx_ir.Model, points: LoraPoints, folder: Path) -> list[Path]:

@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from darkroom.files import write_atomically
-from exporters.files import move_into_place, sha256, sha256_file
+from darkroom.files import sha256_file, write_atomically
+from exporters.files import move_into_place, sha256
 
 Precision = Literal["fp32", "fp16"]
 FILE_NAME = "export.json"

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from darkroom.serving.networks import is_label
+from exporters.checkpoints.single_file.configuration import PREDICTIONS
 from exporters.files import CACHE, ROOT
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -36,6 +37,20 @@ label_option = click.option(
     help="Export beside the checkpoint that has no label, under names such as MODEL.LABEL.",
 )
 force_option = click.option("--force", is_flag=True, help="Export even what is up to date.")
+
+
+config_option = click.option(
+    "--config",
+    help="For a single .safetensors file: a folder in the diffusers layout or a hub id with its configuration and its "
+    "tokenizers. Default: as it was exported before, else the folder that the file lies in, else the usual one.",
+)
+prediction_option = click.option(
+    "--prediction-type",
+    "prediction",
+    type=click.Choice(PREDICTIONS),
+    help="For a single .safetensors file: what its UNet predicts. Default: as it was exported before, else as the file "
+    "or its configuration says.",
+)
 
 
 def output_option(help: str) -> Callable[[Command], Command]:

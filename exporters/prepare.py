@@ -11,8 +11,8 @@ import click
 from darkroom.registry import families as served_families
 from darkroom.serving.networks import split_label
 from darkroom.settings import Settings
-from exporters import registry
-from exporters.config import Placement, code_path, write_code, write_configs
+from exporters import config, registry
+from exporters.config import Placement, write_configs
 from exporters.errors import ExportError
 from exporters.registry import Family
 from exporters.repository import specs_of
@@ -37,8 +37,7 @@ def prepare() -> None:
     settings = Settings()
     repository, families = settings.model_repository, registry.chosen(settings)
     for spec in specs_of(repository):
-        if code_path(repository, spec).is_file():  # of an older version, perhaps
-            write_code(repository, spec)
+        config.renew(repository, spec)
     _write_configs(settings, repository, families)
     failures = []
     for family in families.values():

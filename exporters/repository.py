@@ -54,11 +54,13 @@ def installed(repository: Path, spec: ModelSpec) -> bool:
 
 
 def place(repository: Path, spec: ModelSpec, like: ModelSpec | None = None) -> None:
-    """Give a model that came to a repository a config for the devices that its networks run on.
+    """Give a model that came to a repository a config for the devices that its networks run on. One that is there
+    stays, except as `config.renew` says.
 
     :param like: the model whose devices it gets, where that has a config.
     """
     if config.config_path(repository, spec).is_file():
+        config.renew(repository, spec)
         return
     found = placement_in(repository, [like] if like else []) or placement_in(repository, specs_of(repository))
     config.write_configs(repository, [spec], found or Placement(gpus=Settings().gpus))

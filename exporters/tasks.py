@@ -29,6 +29,7 @@ class ExportTask:
     :param up_to_date: the installed export when there is nothing to do, else None. Imports no torch.
     :param export: does it. May raise ExportError.
     :param difference: text about a finished export, shown beside its size and time.
+    :param also: models without files that come to the repository with it.
     :param like: the model whose devices it gets where it is new in the repository; None = the usual ones there.
     """
 
@@ -39,6 +40,7 @@ class ExportTask:
     export: Callable[[Stage], Manifest]
     difference: Callable[[Manifest], str]
     like: ModelSpec | None = None
+    also: Sequence[ModelSpec] = ()
 
     @property
     def name(self) -> str:
@@ -60,7 +62,8 @@ def run_tasks(tasks: Iterable[ExportTask], *, force: bool = False, quiet: bool =
     """
     for task in tasks:
         run_task(task, force=force, quiet=quiet)
-        repository.place(task.repository, task.spec, task.like)
+        for spec in (task.spec, *task.also):
+            repository.place(task.repository, spec, task.like)
 
 
 def run_task(task: ExportTask, *, force: bool, quiet: bool) -> None:

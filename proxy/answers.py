@@ -331,11 +331,27 @@ class SessionLora(Warned):
     lora_base64: str
 
 
+class StartedTraining(Warned):
+    """A training that was accepted."""
+
+    status: Literal["started"]
+    task_id: str = Field(description="Of the task that trains; see `GET /tasks/{task_id}`.")
+
+
 class SessionTraining(Answer):
-    """How far the training of a session is."""
+    """How far the newest training of a session is."""
 
     status: Literal["none", "in-progress", "completed", "error"]
     progress: int = _PROGRESS
+    task_id: str | None = Field(None, description="Of the task that trains; absent if there was no training.")
+    lora: str | None = Field(None, description="The file in the session; only there when it has completed.")
+    message: str | None = Field(None, description="Why it failed; only there when it did.")
+
+
+class TrainingStatus(SessionTraining, Warned):
+    """How far the newest training of a session is."""
+
+    loss: float | None = Field(None, description="Of the last step; only there while it runs, null before a step.")
 
 
 class ListedSession(Answer):

@@ -20,12 +20,15 @@ from proxy.http.guard import Guard
 from proxy.http.methods import Methods
 from proxy.http.requests import RequestIds
 from proxy.ignored import IGNORED, IgnoredFields
+from proxy.loras.files import LoraFiles
 from proxy.readiness import Monitor
 from proxy.services import Services
 from proxy.surfaces import (
     generate,
     health,
     lora_sessions,
+    lora_training,
+    loras,
     models,
     png_info,
     root,
@@ -67,7 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
             timeout=settings.canary_timeout,
         )
         gate = Gate(capacity=settings.max_concurrent_tasks, queue_size=settings.task_queue_size)
-        services = Services(settings=settings, gateway=gateway, monitor=monitor, gate=gate)
+        services = Services(settings=settings, gateway=gateway, monitor=monitor, gate=gate, loras=LoraFiles(settings))
         app.state.tasks = Tasks(services)
         await app.state.tasks.start()
         app.state.services = services
@@ -87,7 +90,8 @@ def create_app(settings: Settings) -> FastAPI:
     )
     errors.install(app)
     openapi.install(app, settings)
-    for route in (root, health, status, models, generate, png_info, upscale, tasks, submit, txt2img, lora_sessions):
+    sessions = (lora_sessions, lora_training, loras)
+    for route in (root, health, status, models, generate, png_info, upscale, tasks, submit, txt2img, *sessions):
         app.include_router(route.router)
     app.add_middleware(IgnoredFields)
     app.add_middleware(Bodies, intakes=_intakes(settings), stall_seconds=settings.request_timeout)
@@ -116,9 +120,12 @@ def _intakes(settings: Settings) -> dict[str, Intake]:
         "/txt2img": any_kind,
         "/png-info": any_kind,
         "/post_session_image": Intake({Kind.JSON: upload}),
+        "/loras": Intake({Kind.JSON: upload, Kind.MULTIPART: int(settings.lora_max_mb * MEGABYTE) + _OVERHEAD}),
         "/upload_lora": Intake({Kind.JSON: upload}),
         "/get_lora": Intake({Kind.JSON: MEGABYTE}),
         "/delete_session": Intake({Kind.JSON: MEGABYTE}),
+        "/train_lora": Intake({Kind.JSON: MEGABYTE}),
+        "/train_status": Intake({Kind.JSON: MEGABYTE}),
         "/submit": Intake({Kind.JSON: MEGABYTE}),
         "/batch_submit": Intake({Kind.JSON: _BATCH_JSON}),
         "/api/upscale": any_kind,

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 STATUS: dict[type[DarkroomError], int] = {
     errors.DarkroomError: 500,
     errors.InvalidInput: 422,
+    errors.NoImages: 400,
     errors.NotAnImage: 415,
     errors.TooLarge: 413,
     errors.NotFound: 404,

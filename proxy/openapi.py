@@ -12,7 +12,8 @@ from fastapi.openapi.utils import get_openapi
 from darkroom import errors
 from darkroom.settings import Settings
 from proxy.answers import Error
-from proxy.bodies import JSON, request_bodies
+from proxy.bodies import request_bodies
+from proxy.body_fields import JSON
 from proxy.documented import header, refusal, refusals
 from proxy.errors import CODES
 from proxy.ignored import IGNORED

@@ -16,6 +16,7 @@ from darkroom.serving.networks import Array
 from darkroom.settings import Settings
 from proxy.gate import Gate
 from proxy.gateway import Gateway
+from proxy.loras.files import LoraFiles
 from proxy.observability import REQUEST_ID
 from proxy.readiness import Monitor
 from proxy.sources import SOURCE, source_of
@@ -26,12 +27,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """Settings, the way to Triton, its state, and the door for work."""
+    """Settings, the way to Triton, its state, the door for work, and the LoRA files."""
 
     settings: Settings
     gateway: Gateway
     monitor: Monitor
     gate: Gate
+    loras: LoraFiles
     started: float = field(default_factory=time.monotonic)
 
     def run_model(self, model: str, inputs: Mapping[str, Any]) -> AsyncGenerator[dict[str, Array], None]:

@@ -14,7 +14,10 @@ from proxy.http.forms import MAX_TEXT, read_form
 from proxy.http.json_body import decoded, in_turn, read_json
 from proxy.http.refused import Refused
 
-IMAGE_FIELDS = ("control_image", "file", "image", "image_base64", "reference_image")
+IMAGE_FIELDS = (
+    *("control_image", "file", "image", "image_base64", "reference_image"),
+    *("init_image", "init_images", "mask", "mask_image"),
+)
 """Every field name that holds an image at some endpoint. All other fields are short texts."""
 _MAX_FILES = 8
 _PIECE = 1 << 20
@@ -85,7 +88,8 @@ def _is_text(start: bytes) -> bool:
 
 
 async def take_image(fields: dict[str, Any], names: Iterable[str], *, max_mb: float) -> tuple[str, bytes] | None:
-    """Remove the image from `fields`; return its name there and its bytes, or None if there is none.
+    """Remove the image from `fields`; return its name there and its bytes, or None if there is none. It may be in a
+    list of one, as web UIs send it.
 
     :param names: every name that the image may have.
     :raises InvalidInput: several of the names are given, or the value is no image.
@@ -99,6 +103,8 @@ async def take_image(fields: dict[str, Any], names: Iterable[str], *, max_mb: fl
         both = " and ".join(name for name, _ in given)
         raise InvalidInput(f"{both} are names of one field; send one of them.", param=given[1][0])
     name, value = given[0]
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
     if isinstance(value, bytes):
         return name, value
     if not isinstance(value, str):

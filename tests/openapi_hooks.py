@@ -18,13 +18,20 @@ from PIL import Image
 from safetensors.numpy import save
 from schemathesis.transport.serialization import Binary
 
+from benchmarks.machine import ROOT
+from darkroom.serving.lora_layout import LoraLayout
+
 _GROUPS = (
     ("control_image", "image", "image_base64", "reference_image"),
     ("steps", "num_inference_steps"),
     ("num_images", "num_images_per_prompt"),
+    ("init_image", "init_images"),
+    ("mask", "mask_image"),
+    ("strength", "denoising_strength"),
 )
 """Names of one field each: two of them with different values are refused."""
-_IMAGE_NAMES = ("file", *_GROUPS[0])
+_MASKS = _GROUPS[4]
+_IMAGE_NAMES = ("file", *_GROUPS[0], *_GROUPS[3], *_MASKS)
 _PAIRS = (
     ("low_threshold", "high_threshold", (100, 200)),
     ("control_guidance_start", "control_guidance_end", (0, 0.5)),
@@ -34,7 +41,19 @@ _NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?\s*", re.I)
 _TEXTS = {"prompt", "negative_prompt", *_IMAGE_NAMES}
 _REQUIRED = {"prompt", "negative_prompt"}
 _VOCABULARIES = {"scheduler", "control_type", "format", "model", "enlarge_model", "size", "operation", "priority"}
-_LORA = save({"unet.x.lora_A.weight": np.ones((1, 4), np.float32)})
+
+
+def _lora() -> bytes:
+    """A LoRA file of rank 1 for one module of the demo checkpoint."""
+    layout = LoraLayout.read(ROOT / "model_repository" / "sd15_unet" / "1")
+    assert layout is not None
+    target = next(one for one in layout.targets if one.kind == "linear")
+    shapes = {"A": (1, target.in_features), "B": (target.out_features, 1)}
+    name = f"unet.{target.name}.lora"
+    return save({f"{name}_{part}.weight": np.ones(shape, np.float32) for part, shape in shapes.items()})
+
+
+_LORA = _lora()
 _TRUTHS = {"randomize_seed", "control_preprocess"}
 _TRUE = {"true", "1", "yes", "on", "t", "y"}
 _WORDS = {*_TRUE, "false", "0", "no", "off", "f", "n"}
@@ -89,9 +108,20 @@ def _mended(given: Any, case: schemathesis.Case) -> Any:
             body[low], body[high] = bounds
     if body.get("use_lora") and not body.get("session_id"):
         body["session_id"] = "1"
+    if not any(name in body for name in _GROUPS[3]):  # a mask says where an image is changed
+        body = {name: value for name, value in body.items() if name not in _MASKS}
     if "enlarge" not in body:
         body.pop("enlarge_model", None)
-    return _quick(body, case.operation.path)
+    return _quick(_with_loras(body, case), case.operation.path)
+
+
+def _with_loras(body: dict[str, Any], case: schemathesis.Case) -> dict[str, Any]:
+    """The same with a LoRA file that fits, and without naming LoRAs, of which there are none."""
+    if "loras" in body:
+        body["loras"] = "[]"
+    if case.operation.path == "/loras":
+        body["file"] = Binary(_LORA) if case.media_type == "multipart/form-data" else _text(_LORA)
+    return body
 
 
 def _quick(body: dict[str, Any], path: str) -> dict[str, Any]:

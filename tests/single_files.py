@@ -1,94 +1,189 @@
-"""The checkpoint of `tests.sd15_checkpoints` in one file, under the names of CompVis' original code."""
+"""Checkpoints of the diffusers layout in one file, under the names of the original code.
+
+The names are made of the structure of the networks, as in diffusers' own scripts outside the package
+(scripts/convert_diffusers_to_original_sdxl.py), and not of the translation that the exporter uses.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers.loaders import single_file_utils
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from exporters.checkpoints.files import read_json
-from tests.sd15_checkpoints import TEXT, UNET, VAE
 
-_RESNET = ("in_layers.0", "in_layers.2", "emb_layers.1", "out_layers.0", "out_layers.3", "skip_connection")
-_TRANSFORMER = tuple(
-    f"transformer_blocks.0.{name}"
-    for name in (
-        *(f"attn{k}.to_{letter}" for k in (1, 2) for letter in ("q", "k", "v", "out.0")),
-        *("ff.net.0.proj", "ff.net.2", "norm1", "norm2", "norm3"),
-    )
+UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
+FIRST, SECOND, ALONE = (
+    "conditioner.embedders.0.transformer.",
+    "conditioner.embedders.1.model.",
+    "conditioner.embedders.0.model.",
 )
-_ATTENTION = ("norm", "proj_in", "proj_out", *_TRANSFORMER)
-_VAE_RESNET = ("norm1", "conv1", "norm2", "conv2", "nin_shortcut")
-_VAE_ATTENTION = ("norm", "q", "k", "v", "proj_out")
+_FILES = {"text_encoder": "model", "text_encoder_2": "model"}
+_UNET_ENDS = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+_UNET_RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+_MIDDLE = {"resnets.0": 0, "attentions.0": 1, "resnets.1": 2}
+_VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+_OPEN_CLIP = {
+    "encoder.layers.": "transformer.resblocks.",
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+    "self_attn.out_proj": "attn.out_proj",
+    "embeddings.token_embedding": "token_embedding",
+    "final_layer_norm": "ln_final",
+}
 
 
-def _unet_layers() -> Iterator[str]:
-    """Of three levels with one layer each; attention in the first one and in the middle."""
-    yield from ("time_embed.0", "time_embed.2", "out.0", "out.2", "input_blocks.0.0")
-    for block in (1, 3, 5, *()):
-        yield from (f"input_blocks.{block}.0.{name}" for name in _RESNET)
-    yield from (f"input_blocks.1.1.{name}" for name in _ATTENTION)
-    yield from ("input_blocks.2.0.op", "input_blocks.4.0.op")
-    for block in (0, 2):
-        yield from (f"middle_block.{block}.{name}" for name in _RESNET)
-    yield from (f"middle_block.1.{name}" for name in _ATTENTION)
-    for block in range(6):
-        yield from (f"output_blocks.{block}.0.{name}" for name in _RESNET)
-    yield from ("output_blocks.1.1.conv", "output_blocks.3.1.conv")
+def unet_name(name: str, config: Mapping[str, Any]) -> str:
+    """The original name of a weight of a UNet2DConditionModel."""
+    stem, _, kind = name.rpartition(".")
+    if stem in _UNET_ENDS:
+        return f"{_UNET_ENDS[stem]}.{kind}"
+    if found := re.fullmatch(r"mid_block\.(\w+\.\d)\.(.*)", name):
+        return f"middle_block.{_MIDDLE[found[1]]}.{_within(found[1], found[2])}"
+    found = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.*)", name)
+    assert found, name
+    way, level, what, layer, rest = found[1], int(found[2]), found[3], int(found[4]), found[5]
+    layers = config["layers_per_block"] + 1
+    if what == "downsamplers":
+        return f"input_blocks.{layers * (level + 1)}.0.op.{kind}"
+    if what == "upsamplers":
+        behind = 1 + config["up_block_types"][level].startswith("CrossAttn")
+        return f"output_blocks.{layers * (level + 1) - 1}.{behind}.conv.{kind}"
+    block = f"input_blocks.{layers * level + layer + 1}" if way == "down" else f"output_blocks.{layers * level + layer}"
+    return f"{block}.{int(what == 'attentions')}.{_within(what, rest)}"
 
 
-def _vae_layers() -> Iterator[str]:
-    """Of four levels."""
-    yield from ("quant_conv", "post_quant_conv")
-    for half, way, change, blocks, levels in (
-        ("encoder", "down", "downsample", 2, (0, 1, 2)),
-        ("decoder", "up", "upsample", 3, (1, 2, 3)),
-    ):
-        yield from (f"{half}.{name}" for name in ("conv_in", "norm_out", "conv_out"))
-        yield from (f"{half}.mid.block_{k}.{name}" for k in (1, 2) for name in _VAE_RESNET)
-        yield from (f"{half}.mid.attn_1.{name}" for name in _VAE_ATTENTION)
-        yield from (
-            f"{half}.{way}.{level}.block.{block}.{name}"
-            for level in range(4)
-            for block in range(blocks)
-            for name in _VAE_RESNET
-        )
-        yield from (f"{half}.{way}.{level}.{change}.conv" for level in levels)
+def _within(what: str, rest: str) -> str:
+    stem, _, kind = rest.rpartition(".")
+    return f"{_UNET_RESNET[stem]}.{kind}" if what.startswith("resnets") else rest
 
 
-def _names(layers: Iterator[str], prefix: str) -> list[str]:
-    return [f"{prefix}{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
+def vae_name(name: str, config: Mapping[str, Any]) -> str:
+    """The original name of a weight of an AutoencoderKL. The decoder's levels are counted from the other end."""
+    last = len(config["block_out_channels"]) - 1
+    name = name.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
+    name = re.sub(r"mid_block\.resnets\.(\d)", lambda found: f"mid.block_{int(found[1]) + 1}", name)
+    name = re.sub(r"mid_block\.attentions\.0\.(.*)\.", lambda found: f"mid.attn_1.{_VAE_ATTENTION[found[1]]}.", name)
+    name = re.sub(r"down_blocks\.(\d)", r"down.\1", name)
+    name = re.sub(r"up_blocks\.(\d)", lambda found: f"up.{last - int(found[1])}", name)
+    return name.replace("resnets", "block").replace("samplers.0.conv", "sample.conv")
 
 
-def original_state(folder: Path) -> dict[str, Tensor]:
-    """All weights of a folder under their original names; which is which, diffusers' own translation tells."""
+def open_clip_state(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A CLIPTextModelWithProjection as OpenCLIP has it: query, key and value in one matrix, the projection turned."""
     state: dict[str, Tensor] = {}
-    for file, part, layers, prefix, translate in (
-        (UNET, "unet", _unet_layers(), "model.diffusion_model.", single_file_utils.convert_ldm_unet_checkpoint),
-        (VAE, "vae", _vae_layers(), "first_stage_model.", single_file_utils.convert_ldm_vae_checkpoint),
-    ):
-        names = _names(layers, prefix)
-        numbered = {name: torch.tensor([float(index)]) for index, name in enumerate(names)}
-        meant = translate(numbered, read_json(folder, f"{part}/config.json"))
-        weights = load_file(folder / file)
-        assert weights.keys() <= meant.keys()
-        for name, value in weights.items():
-            original = names[int(meant[name].item())]
-            # The original has its VAE's attention as convolutions of one pixel.
-            flat = ".mid.attn_1." in original and value.ndim == 2
-            state[original] = value[:, :, None, None].contiguous() if flat else value
-    for name, value in load_file(folder / TEXT).items():
-        state[f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}"] = value
-    state["cond_stage_model.transformer.text_model.embeddings.position_ids"] = torch.arange(77)[None]
-    state["alphas_cumprod"] = torch.linspace(1, 0, 1000)
+    for name, value in weights.items():
+        name = name.removeprefix("text_model.")
+        if name == "text_projection.weight":
+            state["text_projection"] = value.T.contiguous()
+        elif name == "embeddings.position_embedding.weight":
+            state["positional_embedding"] = value
+        elif found := re.fullmatch(r"encoder\.layers\.(\d+)\.self_attn\.q_proj\.(\w+)", name):
+            parts = [weights[_full(weights, name.replace("q_proj", f"{letter}_proj"))] for letter in "qkv"]
+            state[f"transformer.resblocks.{found[1]}.attn.in_proj_{found[2]}"] = torch.cat(parts)
+        elif not re.search(r"\.[kv]_proj\.", name):
+            for ours, theirs in _OPEN_CLIP.items():
+                name = name.replace(ours, theirs)
+            state[name] = value
+    state["logit_scale"] = torch.tensor(4.6)
     return state
 
 
-def write_single_file(folder: Path, file: Path) -> Path:
-    """`folder` in one file."""
-    save_file(original_state(folder), file)
+def _full(weights: Mapping[str, Tensor], name: str) -> str:
+    return name if name in weights else f"text_model.{name}"
+
+
+def clip_state(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A CLIPTextModel, with the position ids that old files carry."""
+    named = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in weights.items()}
+    return {**named, "text_model.embeddings.position_ids": torch.arange(77)[None]}
+
+
+def _part(folder: Path, part: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    stem = _FILES.get(part, "diffusion_pytorch_model")
+    return load_file(folder / part / f"{stem}.safetensors"), read_json(folder, f"{part}/config.json")
+
+
+def _named(folder: Path, part: str, prefix: str, name_of: Callable[[str, Mapping[str, Any]], str]) -> dict[str, Tensor]:
+    weights, config = _part(folder, part)
+    return {f"{prefix}{name_of(name, config)}": value for name, value in weights.items()}
+
+
+def _vae_state(folder: Path) -> dict[str, Tensor]:
+    """The original has its VAE's attention as convolutions of one pixel."""
+    state = _named(folder, "vae", VAE, vae_name)
+    flat = [name for name, value in state.items() if ".mid.attn_1." in name and value.ndim == 2]
+    return {**state, **{name: state[name][:, :, None, None].contiguous() for name in flat}}
+
+
+def _prefixed(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+def original_state(folder: Path) -> dict[str, Tensor]:
+    """All weights of a folder of SD 1.5's classes under their original names, and what else such files carry."""
+    return {
+        **_named(folder, "unet", UNET, unet_name),
+        **_vae_state(folder),
+        **_prefixed(TEXT, clip_state(_part(folder, "text_encoder")[0])),
+        "alphas_cumprod": torch.linspace(1, 0, 1000),
+        "model_ema.decay": torch.tensor(0.9999),
+    }
+
+
+def original_xl_state(folder: Path) -> dict[str, Tensor]:
+    """The same of a folder of SDXL's classes."""
+    return {
+        **_named(folder, "unet", UNET, unet_name),
+        **_vae_state(folder),
+        **_prefixed(FIRST, clip_state(_part(folder, "text_encoder")[0])),
+        **_prefixed(SECOND, open_clip_state(_part(folder, "text_encoder_2")[0])),
+        "denoiser.sigmas": torch.linspace(0, 1, 1000),
+    }
+
+
+def original_refiner_state(folder: Path) -> dict[str, Tensor]:
+    """The same of a refiner's folder."""
+    return {
+        **_named(folder, "unet", UNET, unet_name),
+        **_vae_state(folder),
+        **_prefixed(ALONE, open_clip_state(_part(folder, "text_encoder_2")[0])),
+    }
+
+
+def write_single_file(
+    folder: Path,
+    file: Path,
+    state_of: Callable[[Path], dict[str, Tensor]] = original_state,
+    *,
+    half: bool = False,
+    metadata: dict[str, str] | None = None,
+) -> Path:
+    """`folder` in one file; `half` stores fp16."""
+    state = state_of(folder)
+    if half:
+        state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    save_file(state, file, metadata)
     return file

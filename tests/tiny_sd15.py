@@ -29,7 +29,7 @@ from darkroom.pipelines.sd15.request import GenerateRequest
 from darkroom.pipelines.sd15.settings import Settings
 from darkroom.serving.networks import Array, Network, Tensors
 from exporters.graphs.clip import ServedTextEncoder
-from exporters.graphs.vae import ServedVaeDecoder
+from exporters.graphs.vae import ServedVaeDecoder, ServedVaeEncoder
 from exporters.onnx_export import quiet
 from exporters.sd15 import graphs
 from exporters.sd15.pipeline import effective_scheduler
@@ -85,6 +85,7 @@ def make_components(pipeline: StableDiffusionPipeline, controlnet: ControlNetMod
         limits=Settings(),
         text_encoder=network(ServedTextEncoder(pipeline.text_encoder), "prompt_embeds"),
         unet=network(graphs.ServedUnet(unet), "noise_pred"),
+        vae_encoder=network(ServedVaeEncoder(vae), "mean", "std"),
         vae_decoder=network(ServedVaeDecoder(vae), "image"),
         control_unets={kind: network(module, "noise_pred") for kind, module in controls.items()},
     )
@@ -109,15 +110,16 @@ def their_pictures(pipeline: Any, *, seed: int, num_images: int = 1, **arguments
     return np.stack([np.asarray(image) for image in images])
 
 
-def network(module: nn.Module, output: str) -> Network:
-    """A torch module of named arguments as a network of one output."""
+def network(module: nn.Module, *outputs: str) -> Network:
+    """A torch module of named arguments as a network of one output, or of several."""
     names: Callable[..., Any] = module.forward
 
     async def call(inputs: Tensors) -> dict[str, Array]:
         assert set(inputs) == set(inspect.signature(names).parameters)
         with torch.no_grad():
             answer = module(**{name: torch.from_numpy(value.copy()) for name, value in inputs.items()})
-        return {output: answer.numpy()}
+        several = answer if isinstance(answer, tuple) else (answer,)
+        return {name: one.numpy() for name, one in zip(outputs, several, strict=True)}
 
     return call
 

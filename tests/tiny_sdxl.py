@@ -22,7 +22,7 @@ from darkroom.pipelines.sdxl.prompts import PromptTokenizer
 from darkroom.pipelines.sdxl.settings import Settings
 from darkroom.serving.networks import Array, Network, Tensors
 from exporters.graphs.clip import ServedPooledStatesEncoder, ServedStatesEncoder
-from exporters.graphs.vae import ServedVaeDecoder
+from exporters.graphs.vae import ServedVaeDecoder, ServedVaeEncoder
 from exporters.onnx_export import quiet
 from exporters.sdxl import graphs
 from tests import sd15_checkpoints
@@ -196,6 +196,7 @@ def make_components(
         ],
         unet=network(graphs.ServedUnet(pipeline.unet), "noise_pred"),
         refiner_unet=refined,
+        vae_encoder=network(ServedVaeEncoder(pipeline.vae), "mean", "std"),
         vae_decoder=network(ServedVaeDecoder(pipeline.vae), "image"),
     )
 

@@ -14,6 +14,7 @@ import click
 
 from exporters.files import ROOT
 from training.family import DemoFamily, families
+from training.lora.cli import lora
 
 if TYPE_CHECKING:
     from training.trainer import Budget
@@ -69,6 +70,9 @@ def main() -> None:
     The models have the real classes of the families at small widths, so that the service runs, and can be judged, with
     no download.
     """
+
+
+main.add_command(lora)
 
 
 @main.command(

@@ -15,8 +15,8 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from PIL import Image
 
-from darkroom.files import write_atomically
-from exporters.files import sha256, sha256_file
+from darkroom.files import sha256_file, write_atomically
+from exporters.files import sha256
 from training.card import ADHERENCE, write_cards
 from training.family import DemoFamily
 from training.judge import holds, judge

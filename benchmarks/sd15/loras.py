@@ -103,7 +103,7 @@ def _network(repository: Path, count: int) -> Iterator[tuple[OnnxNetwork, list[s
         cache, random = LoraCache(Path(name), limit=np.inf), np.random.default_rng(0)
         for digest in digests:
             matrices = random_matrices(layout, RANK, random)
-            cache.write(digest, {layout.component: {name: _Matrices(*pair) for name, pair in matrices.items()}})
+            cache.write(digest, layout, {name: _Matrices(*pair) for name, pair in matrices.items()})
         os.environ["LORA_CACHE_DIR"] = name
         try:
             yield OnnxNetwork(as_dict(config), folder.parent, "1", kind="CPU", device=0, warn=print), digests

@@ -18,6 +18,7 @@ import httpx
 from httpx_retries import Retry
 
 from .errors import InvalidRequest
+from .fields import GENERATE_IMAGES
 from .models import GenerateOptions, ImageInput, UpscaleOptions
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -178,16 +179,16 @@ def generate_call(prompt: str, options: GenerateOptions, *, stream: bool, previe
 
     :raises TypeError: an option that there is not.
     :raises InvalidRequest: a number that is none, or text that is none.
-    :raises OSError: the path of the control image cannot be read.
+    :raises OSError: the path of an image cannot be read.
     """
     unknown = options.keys() - GenerateOptions.__annotations__.keys()
     if unknown:
         known = ", ".join(GenerateOptions.__annotations__)
         raise TypeError(f"generate() has no option {min(unknown)!r}; there are {known}")
     body: dict[str, Any] = {"prompt": prompt} | {name: value for name, value in options.items() if value is not None}
-    control = options.get("control_image")
-    if control is not None:
-        body["control_image"] = base64.b64encode(load_image(control).data).decode("ascii")
+    for name in GENERATE_IMAGES:
+        if name in body:
+            body[name] = base64.b64encode(load_image(body[name]).data).decode("ascii")
     if preview:
         body.setdefault("preview_every", PREVIEW_EVERY)
     accept = "text/event-stream" if stream else "application/json"

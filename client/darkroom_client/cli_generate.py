@@ -100,6 +100,17 @@ _refiner_options = _in_order(
     )
 )
 
+_init_options = _in_order(
+    click.option(
+        "--init",
+        "init_image",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help=_help("init_image"),
+    ),
+    click.option("--mask", type=click.Path(exists=True, dir_okay=False, path_type=Path), help=_help("mask")),
+    click.option("--strength", type=float, metavar="X", help=_help("strength")),
+)
+
 _control_options = _in_order(
     click.option(
         "--control",
@@ -181,6 +192,7 @@ _run_options = _in_order(
 @click.argument("prompts", nargs=-1, metavar="PROMPT...")
 @_picture_options
 @_refiner_options
+@_init_options
 @_control_options
 @_output_options
 @_run_options
@@ -195,6 +207,8 @@ def generate(**given: Any) -> None:
       darkroom generate "a cat" --size 512x768 -g 9 --negative-prompt "blurry, text"
       darkroom generate "a (red:1.4) house" --scheduler "DPM++ 2M Karras"
       darkroom generate "a pizza" --control drawing.jpg --control-scale 0.8
+      darkroom generate "a watercolour" --init photo.jpg --strength 0.6
+      darkroom generate "a hat" --init cat.png --mask head.png
       darkroom generate "a cat" "a dog" -n 3 --grid -o out/    rows are prompts, columns are seeds
       darkroom generate --prompts-file prompts.txt --seed 1 --jobs 4 -o out/
       darkroom generate "a cat" -o - | darkroom upscale - big.png
@@ -266,6 +280,9 @@ def _options(given: dict[str, Any]) -> GenerateOptions:
         given["width"], given["height"] = given["size"]
     if given["control_map"] is not None and given["control_image"] is None:
         raise click.UsageError("--control-map needs a --control image.")
+    for name in ("mask", "strength"):
+        if given[name] is not None and given["init_image"] is None:
+            raise click.UsageError(f"--{name} needs an --init image.")
     names = GenerateOptions.__annotations__.keys() - {"seed", "num_images", "format"}
     return cast(GenerateOptions, {name: given[name] for name in names})
 

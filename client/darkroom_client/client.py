@@ -189,7 +189,7 @@ class Client(TaskMethods):
         :param options: see `GenerateOptions`; what is not given or None is left to the service.
         :raises TypeError: there is no such option.
         :raises DarkroomError: as for `upscale`.
-        :raises OSError: the path of `control_image` cannot be read.
+        :raises OSError: the path of an image cannot be read.
         """
         stream = on_progress is not None or on_preview is not None
         call = calls.generate_call(prompt, options, stream=stream, preview=on_preview is not None)

@@ -29,6 +29,15 @@ class GenerateOptions(TypedDict, total=False):
     :param preview_every: Steps between previews in a stream of events; 0 for none.
     :param format: How the images are encoded.
     :param quality: 1 to 100, of WebP and JPEG.
+    :param init_image: An image to be changed, in any format. It is resized to width and height, which by default
+        are its own, rounded down to what the checkpoint can make.
+    :param mask: Where init_image is painted again, in any format and size: where the mask is transparent; of a
+        mask without transparency, where it is white.
+    :param strength: How much of init_image is changed: the share of the steps that are done. 1 is all of it; 0
+        only encodes and decodes it. Without init_image it does nothing.
+    :param loras: LoRAs with their weights: a JSON list of objects with `name`, `session_id` or `digest` (SHA-256
+        of the file), `weight` (-10 to 10, default 1), `weights_by_step`, and `start` and `end` (shares of the
+        steps). Triton takes digests alone.
     :param control_type: How the reference image steers.
     :param control_image: The reference image, in any format. Without one, the fields of the control do nothing.
     :param control_preprocess: Whether the map is made of the reference image. False: it is a map already.
@@ -69,6 +78,10 @@ class GenerateOptions(TypedDict, total=False):
     preview_every: int | None
     format: Format | None
     quality: int | None
+    init_image: ImageInput | None
+    mask: ImageInput | None
+    strength: float | None
+    loras: str | None
     control_type: str | None
     control_image: ImageInput | None
     control_preprocess: bool | None
@@ -108,6 +121,9 @@ class UpscaleOptions(TypedDict, total=False):
     quality: int | None
 
 
+GENERATE_IMAGES: tuple[str, ...] = ("init_image", "mask", "control_image")
+"""The fields that hold images."""
+
 HELP: dict[str, dict[str, str]] = {
     "generate": {
         "negative_prompt": "What not to show.",
@@ -121,6 +137,10 @@ HELP: dict[str, dict[str, str]] = {
         "preview_every": "Steps between previews in a stream of events; 0 for none.",
         "format": "How the images are encoded.",
         "quality": "1 to 100, of WebP and JPEG.",
+        "init_image": "An image to be changed, in any format. It is resized to width and height, which by default are its own, rounded down to what the checkpoint can make.",
+        "mask": "Where init_image is painted again, in any format and size: where the mask is transparent; of a mask without transparency, where it is white.",
+        "strength": "How much of init_image is changed: the share of the steps that are done. 1 is all of it; 0 only encodes and decodes it. Without init_image it does nothing.",
+        "loras": "LoRAs with their weights: a JSON list of objects with `name`, `session_id` or `digest` (SHA-256 of the file), `weight` (-10 to 10, default 1), `weights_by_step`, and `start` and `end` (shares of the steps). Triton takes digests alone.",
         "control_type": "How the reference image steers.",
         "control_image": "The reference image, in any format. Without one, the fields of the control do nothing.",
         "control_preprocess": "Whether the map is made of the reference image. False: it is a map already.",
@@ -157,6 +177,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "preview_every": 0,
         "format": "png",
         "quality": 90,
+        "strength": 0.8,
         "control_type": "canny",
         "control_preprocess": True,
         "low_threshold": 100,

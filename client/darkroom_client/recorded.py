@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .fields import DEFAULTS
+from .fields import DEFAULTS, GENERATE_IMAGES
 
 KEYWORD = b"darkroom"  # of the text chunk (tEXt) that holds all parameters as JSON
 LARGEST_TEXT = 1 << 20  # bytes; a chunk that claims more is none of ours
@@ -16,6 +16,7 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 # Of what is not asked for, the service takes these.
 _DEFAULTS: dict[str, Any] = {"steps": DEFAULTS["generate"]["steps"], "negative_prompt": "", "control_type": None}
+_DEFAULTS |= {"strength": None, "masked": None}
 _CONTROL_DEFAULTS = {
     name: DEFAULTS["generate"][name]
     for name in (
@@ -31,7 +32,7 @@ _CONTROL_DEFAULTS = {
 # What images do not record that were made before there was such a field.
 _RECORDED = {"control_preprocess": True}
 # These say nothing about the image, or cannot be seen in what is recorded.
-_NOT_COMPARED = {"num_images", "format", "quality", "preview_every", "control_image", "model"}
+_NOT_COMPARED = {"num_images", "format", "quality", "preview_every", "model", *GENERATE_IMAGES}
 
 
 def made_otherwise(path: Path, wanted: Mapping[str, Any], most_steps: Callable[[], int | None] = lambda: None) -> bool:
@@ -47,7 +48,8 @@ def made_otherwise(path: Path, wanted: Mapping[str, Any], most_steps: Callable[[
     if recorded is None:
         return False
     given = {name: value for name, value in wanted.items() if value is not None}
-    wanted = {**_DEFAULTS, **(_CONTROL_DEFAULTS if "control_image" in given else {}), **given}
+    image = {"strength": DEFAULTS["generate"]["strength"], "masked": "mask" in given} if "init_image" in given else {}
+    wanted = {**_DEFAULTS, **(_CONTROL_DEFAULTS if "control_image" in given else {}), **image, **given}
     recorded = {**(_RECORDED if "control_type" in recorded else {}), **recorded}
     if "steps" not in given and _is_less(recorded.get("steps"), _DEFAULTS["steps"]):
         wanted["steps"] = min(_DEFAULTS["steps"], most_steps() or _DEFAULTS["steps"])

@@ -15,7 +15,16 @@ from torch import Tensor
 
 from darkroom import __version__
 from darkroom.diffusion.checkpoint import CheckpointInfo
-from darkroom.diffusion.sampling import Predict, Schedule, Stepped, denoise, initial_latents, predicted_original
+from darkroom.diffusion.originals import Original
+from darkroom.diffusion.sampling import (
+    Predict,
+    Schedule,
+    Stepped,
+    denoise,
+    get_noise,
+    initial_latents,
+    predicted_original,
+)
 from darkroom.diffusion.schedulers import scheduler_key
 from darkroom.images import Picture, Pixels, encode
 from darkroom.parameters import text_chunks
@@ -87,20 +96,30 @@ def steps_of(phases: Sequence[Phase]) -> int:
 
 
 async def run(
-    job: GenerationJob, noise: Tensor, phases: Sequence[Phase], generators: Sequence[torch.Generator]
+    job: GenerationJob,
+    noise: Tensor,
+    phases: Sequence[Phase],
+    generators: Sequence[torch.Generator],
+    original: Original | None = None,
 ) -> AsyncGenerator[GenerationProgress | FinishedImage, None]:
     """Denoise, decode and encode. Yields `GenerationProgress` for the steps that the request wants reported, then one
     `FinishedImage` per image.
 
     :param noise: (n, channels, h, w), a row per image.
     :param phases: one after the other; each begins with the latents that the one before has left, as they are.
+    :param original: the image that is changed, if there is one.
     :raises Cancelled: `job.stopped` said so.
     """
-    request, latents = job.request, initial_latents(noise, phases[0].schedule)
+    request = job.request
+    if original is not None:
+        phases = [phase for phase in phases if len(phase.schedule)] or phases[:1]
+    first = phases[0].schedule
+    latents = initial_latents(noise, first) if original is None else original.begin(noise, first)
     done, total = 0, steps_of(phases)
     for phase in phases:
+        keep = None if original is None else original.keep(noise)
         async for stepped in denoise(
-            latents, phase.schedule, phase.predict, generators=generators, stopped=job.stopped
+            latents, phase.schedule, phase.predict, generators=generators, stopped=job.stopped, keep=keep
         ):
             latents = stepped.latents
             done += 1
@@ -108,6 +127,8 @@ async def run(
             preview = _preview(stepped, phase.schedule, job.checkpoint) if wanted else None
             if wanted or _due(request.progress_every, done):
                 yield GenerationProgress(done=done, total=total, preview=preview)
+        if keep is not None:  # the pipeline of the next network draws its own, in diffusers
+            noise = get_noise(generators, latents.shape[1:])
     async for picture in _pictures(latents, job):
         yield picture
 

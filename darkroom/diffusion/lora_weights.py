@@ -7,15 +7,26 @@ resolved to digests before.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 from darkroom.diffusion.shares import acts_at
 from darkroom.errors import InvalidInput
 from darkroom.request.field import Field
+from darkroom.request.image import ImageRequest
 from darkroom.request.loras import FIELD, LoraChoice, parse_loras
-from darkroom.serving.lora_cache import LoraCache, missing
+from darkroom.serving.lora_cache import BaseLoras, missing
 from darkroom.serving.loras import RowLoras
 from darkroom.serving.networks import Array, Network, Tensors
+
+SCHEMA = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array"},
+        {"type": "null"},
+    ]
+}
+TAKES_NONE = "The networks of this installation take no LoRAs; exporting the checkpoint again may help."
 
 
 def read_loras(text: str) -> tuple[LoraChoice, ...]:
@@ -35,28 +46,49 @@ def loras_text(loras: Sequence[LoraChoice]) -> str:
     return json.dumps([lora.to_json() for lora in loras])
 
 
-LORAS_FIELD = Field(
-    help="LoRAs by the digests of their files, with their weights: a JSON list of objects.",
-    convert=lambda text: loras_text(read_loras(text)),
-    rest=False,
-)
-"""The field of a request."""
+class LoraRequest(ImageRequest):
+    """The request of a family whose networks take LoRAs."""
+
+    loras: Annotated[
+        str | None,
+        Field(
+            help="LoRAs with their weights: a JSON list of objects with `name`, `session_id` or `digest` (SHA-256 of "
+            "the file), `weight` (-10 to 10, default 1), `weights_by_step`, and `start` and `end` (shares of the "
+            "steps). Triton takes digests alone.",
+            convert=lambda text: loras_text(parse_loras(text)),
+            json=True,
+            schema=SCHEMA,
+        ),
+    ] = None
+
+    @property
+    def lora_choices(self) -> tuple[LoraChoice, ...]:
+        """The LoRAs; none where the request names none."""
+        return read_loras(self.loras) if self.loras else ()
+
+    def lora_details(self, files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """What the details of an image say of its LoRAs: the field of the request, and what was read of the files.
+
+        :param files: as `require` returns them.
+        """
+        return {"loras": [lora.to_json() for lora in self.lora_choices], "lora_files": list(files)} if files else {}
 
 
-def require(loras: Sequence[LoraChoice], cache: LoraCache | None) -> None:
-    """Refuse LoRAs before the first step.
+def require(loras: Sequence[LoraChoice], stored: BaseLoras | None) -> list[dict[str, Any]]:
+    """Refuse LoRAs before the first step; return what was read of their files, for the details of the images.
 
-    :param cache: None where the networks take no LoRAs.
+    :param stored: None where the networks take no LoRAs.
     :raises InvalidInput: no network takes them.
     :raises LoraMissing: one is not on this machine.
     """
-    if loras and cache is None:
-        raise InvalidInput(
-            "The networks of this installation take no LoRAs; exporting the checkpoint again may help.", param=FIELD
-        )
+    if stored is None:
+        if loras:
+            raise InvalidInput(TAKES_NONE, param=FIELD)
+        return []
     for lora in loras:
-        if cache is not None and not cache.has(_digest(lora)):
+        if not stored.has(_digest(lora)):
             raise missing(_digest(lora))
+    return [{"name": lora.name, "digest": _digest(lora), **stored.summary(_digest(lora))} for lora in loras]
 
 
 def _digest(lora: LoraChoice) -> str:

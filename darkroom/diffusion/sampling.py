@@ -19,6 +19,7 @@ from torch import Tensor
 
 from darkroom.diffusion.schedulers import is_flow, make_scheduler
 from darkroom.errors import Cancelled, InvalidInput
+from darkroom.request.init_image import strength_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,8 @@ class Stepped:
 
 
 Predict = Callable[[Step], Awaitable[Tensor]]
+Keep = Callable[[Tensor, Schedule, int], Tensor]
+"""Of the latents after a step, its schedule and its index: the latents that the next step starts from."""
 
 
 def get_generators(seeds: Sequence[int]) -> list[torch.Generator]:
@@ -76,9 +79,9 @@ def get_generators(seeds: Sequence[int]) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def get_noise(generators: Sequence[torch.Generator], shape: tuple[int, int, int]) -> Tensor:
+def get_noise(generators: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
     """(n, *shape) of standard normal noise; row k comes from the k-th generator alone."""
-    return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+    return torch.stack([torch.randn(tuple(shape), generator=generator) for generator in generators])
 
 
 def calculate_shift(tokens: int, config: Mapping[str, Any]) -> float:
@@ -103,6 +106,7 @@ def get_schedule(
     sigmas: Sequence[float] | None = None,
     start: float = 0.0,
     end: float = 1.0,
+    strength: float | None = None,
 ) -> Schedule:
     """A solver for `steps` steps, or for a part of them.
 
@@ -112,6 +116,8 @@ def get_schedule(
     :param sigmas: noise levels (steps,), largest first, in place of the solver's own; they are shifted as those are.
     :param start, end: shares (0..1) of the noise schedule that another network has done before, and that are done when
         this part ends: `denoising_start` and `denoising_end` of diffusers' Stable Diffusion XL pipelines.
+    :param strength: of an image that is changed, 0..1: only this share of the steps is done, the last ones. None: there
+        is no image.
     :raises InvalidInput: this solver cannot do that number of steps, or takes no noise levels.
     :raises ValueError: there is not one noise level for each step.
     """
@@ -133,11 +139,19 @@ def get_schedule(
             raise ValueError("its timesteps are not finite")
     except ValueError as error:
         raise InvalidInput(f"steps: {steps} steps do not work with {label} ({error}).", param="steps") from None
-    return _part(Schedule(scheduler=scheduler, config=config, timesteps=scheduler.timesteps), start, end)
+    whole = Schedule(scheduler=scheduler, config=config, timesteps=scheduler.timesteps)
+    return _part(whole, start, end, None if strength is None else _skipped(whole, steps, strength))
 
 
-def _part(schedule: Schedule, start: float, end: float) -> Schedule:
-    """The steps of a schedule whose timesteps are between the two shares.
+def _skipped(schedule: Schedule, steps: int, strength: float) -> int:
+    """How many timesteps are left out for an image that is changed: as by `get_timesteps` of diffusers' img2img
+    pipelines, and all where `strength` is less than a step."""
+    done = strength_steps(steps, strength)
+    return (steps - done) * int(schedule.scheduler.order) if done else len(schedule)
+
+
+def _part(schedule: Schedule, start: float, end: float, skipped: int | None) -> Schedule:
+    """The steps of a schedule whose timesteps are between the two shares, without the `skipped` first ones of all.
 
     Cut as in diffusers 0.42, pipelines/stable_diffusion_xl: `end` by pipeline_stable_diffusion_xl.py (8.1, "Apply
     denoising_end"), `start` by `get_timesteps` of pipeline_stable_diffusion_xl_img2img.py. Both compare timesteps with
@@ -149,11 +163,13 @@ def _part(schedule: Schedule, start: float, end: float) -> Schedule:
         if schedule.scheduler.order == 2 and count % 2 == 0:
             count += 1  # the second half of a step of two calls cannot be the first
         begin = max(len(timesteps) - count, 0)
-        if hasattr(schedule.scheduler, "set_begin_index"):
-            schedule.scheduler.set_begin_index(begin)
+    if skipped is not None:
+        begin = min(max(begin, skipped), len(timesteps))
+    if (start > 0 or skipped is not None) and hasattr(schedule.scheduler, "set_begin_index"):
+        schedule.scheduler.set_begin_index(begin)
     stop = len(timesteps)
     if end < 1:
-        stop = int((timesteps >= _cutoff(schedule.scheduler, end)).sum())
+        stop = max(begin, int((timesteps >= _cutoff(schedule.scheduler, end)).sum()))
     return replace(schedule, timesteps=timesteps[begin:stop], begin=begin)
 
 
@@ -176,6 +192,7 @@ async def denoise(
     *,
     generators: Sequence[torch.Generator],
     stopped: Callable[[], bool] = lambda: False,
+    keep: Keep | None = None,
 ) -> AsyncIterator[Stepped]:
     """Run the loop; yields after every step.
 
@@ -183,6 +200,7 @@ async def denoise(
     :param predict: asks the network; the answer is shaped as the step's latents.
     :param generators: for the solvers that add noise at every step.
     :param stopped: asked before every step whether the client has gone.
+    :param keep: keeps something of another image.
     :raises Cancelled: it has.
     """
     scheduler = schedule.scheduler
@@ -195,6 +213,8 @@ async def denoise(
         step = Step(index=index, timestep=float(timestep), latents=scaled)
         noise_pred = await predict(step)
         latents = scheduler.step(noise_pred, timestep, latents, return_dict=False, **extra)[0]
+        if keep is not None:
+            latents = keep(latents, schedule, index)
         yield Stepped(step=step, latents=latents, noise_pred=noise_pred)
 
 

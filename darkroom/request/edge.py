@@ -5,6 +5,7 @@ The types are pydantic's, which reads JSON and texts of forms; the ranges are ch
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -43,6 +44,7 @@ def _whole_characters(value: str) -> str:
 Text = Annotated[str, AfterValidator(_whole_characters)]
 Whole = Annotated[int, BeforeValidator(_plain_number)]
 Number = Annotated[float, BeforeValidator(_plain_number)]
+_JSON_TEXT = Annotated[str, BeforeValidator(lambda value: value if isinstance(value, str) else json.dumps(value))]
 _TYPES: dict[type, Any] = {str: Text, int: Whole, float: Number, bool: bool}
 
 
@@ -81,7 +83,7 @@ def edge_model(kind: type[Request]) -> type[BaseModel]:
 
 def _edge_field(kind: type[Request], name: str, about: Field) -> tuple[Any, Any]:
     info, words = kind.model_fields[name], about.rest_words or about.allowed_words()
-    of = _TYPES[kind_of(kind, name)]
+    of = _JSON_TEXT if about.json else _TYPES[kind_of(kind, name)]
     if words and about.convert is None:
         of = Annotated[of, word(name, words, about.other_words)]
     if info.is_required():

@@ -156,6 +156,11 @@ class ImageRequest(Request):
         """Whether there is classifier-free guidance (Ho and Salimans 2022): two rows per image instead of one."""
         return self.guidance_scale is None or self.guidance_scale > 1
 
+    @property
+    def steps_left(self) -> int:
+        """How many of the steps are done: fewer where an image is given that is changed a little."""
+        return self.steps
+
     def checked(self, limits: Any) -> Self:
         if self.width and self.height:
             check_pixels(self.width, self.height, limits)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -21,12 +20,12 @@ MOST_WEIGHTS = 1000
 """Maximum number of entries in `weights_by_step`."""
 LONGEST_NAME = 200
 _REFERENCES = ("name", "session_id", "digest")
-_SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoraChoice:
-    """One LoRA of a request. Exactly one of `name`, `session_id` and `digest` says which.
+    """One LoRA of a request. Exactly one of `name`, `session_id` and `digest` says which; beside a digest, `name` is
+    only what people call it.
 
     :param name: in the library of this installation.
     :param session_id: of the training that made it.
@@ -48,7 +47,7 @@ class LoraChoice:
     @property
     def reference(self) -> tuple[str, str]:
         """The one of the three fields that is given, and its value."""
-        return next((kind, value) for kind in _REFERENCES if (value := getattr(self, kind)) is not None)
+        return next((kind, value) for kind in reversed(_REFERENCES) if (value := getattr(self, kind)) is not None)
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `parse_loras` reads: the values that differ from the defaults."""
@@ -98,11 +97,11 @@ def _lora(entry: object, place: str) -> LoraChoice:
     if unknown := next((name for name in given if name not in _KNOWN), None):
         raise InvalidInput(f"{place} has no field {shown(unknown)}; it has {', '.join(_KNOWN)}.", param=place)
     references = [name for name in _REFERENCES if name in given]
-    if len(references) != 1:
+    if len(references) != 1 and references != ["name", "digest"]:
         came = " and ".join(references) or "none of them"
         raise InvalidInput(f"{place} must have exactly one of {', '.join(_REFERENCES)}; got {came}.", param=place)
     lora = LoraChoice(
-        **{references[0]: _reference(references[0], given[references[0]], f"{place}.{references[0]}")},
+        **{kind: _reference(kind, given[kind], f"{place}.{kind}") for kind in references},
         weight=_number(given, "weight", 1.0, WEIGHT_RANGE, place),
         weights_by_step=_weights(given.get("weights_by_step", ()), f"{place}.weights_by_step"),
         start=_number(given, "start", 0.0, SHARE_RANGE, place),
@@ -123,9 +122,9 @@ def _reference(kind: str, value: object, place: str) -> str:
             raise _invalid(place, "a SHA-256 in 64 hexadecimal digits", value)
         return digest
     if kind == "session_id":
-        if not isinstance(value, str) or not _SESSION.fullmatch(value):
-            raise _invalid(place, "an id of letters, digits, - and _", value)
-        return value
+        if not isinstance(value, str | int) or isinstance(value, bool):
+            raise _invalid(place, "the id of a session", value)
+        return str(value)
     name = value.strip() if isinstance(value, str) else ""
     if not name or len(name) > LONGEST_NAME or not name.isprintable():
         raise _invalid(place, f"a text of 1 to {LONGEST_NAME} characters in one line", value)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from darkroom.serving.lora_cache import LoraCache
+from darkroom.serving.lora_cache import BaseLoras
 from darkroom.serving.networks import Array, ModelSpec, Network, RowSize, Tensors
 
 
@@ -49,8 +49,8 @@ class Host(Protocol):
     def on_cpu(self, spec: ModelSpec) -> bool:
         """Whether the repository places this network, under the pipeline's label, on the CPU."""
 
-    def loras(self, specs: Iterable[ModelSpec]) -> LoraCache | None:
-        """Return where these networks, under the pipeline's label, read LoRAs; None if one takes none."""
+    def loras(self, specs: Iterable[ModelSpec]) -> BaseLoras | None:
+        """Return the LoRAs that these networks, under the pipeline's label, can use; None if one takes none."""
 
 
 class Reply(Protocol):

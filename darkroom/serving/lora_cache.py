@@ -1,14 +1,18 @@
-"""A folder of LoRAs on the machine of the networks: one file for each, named by the digest of the file it was made of.
+"""A folder of LoRAs on the machine of the networks: a file for each LoRA and network.
 
-A LoRA is written here once; the networks read it when a row first names it. Only the matrices are kept, as
-safetensors: `<component>/<module>/down` (rank, in) and `.../up` (out, rank), with alpha / rank multiplied in.
+A LoRA is written here once; the networks read it when a row first names it. The name of a file has the digest of the
+file that the LoRA was made of, and the key of the network's layout: the same LoRA may be read for several base models,
+and each has modules of its own. Only the matrices are kept, as safetensors: `<module>/down` (rank, in) and `.../up`
+(out, rank), with alpha / rank multiplied in. The metadata says what was read of the LoRA file.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,13 +22,14 @@ from safetensors.numpy import save
 
 from darkroom.errors import InvalidInput, LoraMissing
 from darkroom.files import write_atomically
+from darkroom.serving.lora_layout import LoraLayout
 from darkroom.serving.loras import is_digest
 from darkroom.serving.networks import Array
 
 if TYPE_CHECKING:
     from darkroom.settings import Settings
 
-_SUFFIX = ".safetensors"
+_SUFFIX, _SUMMARY = ".safetensors", "summary"
 
 
 class Matrices(Protocol):
@@ -37,6 +42,17 @@ class Matrices(Protocol):
     @property
     def up(self) -> Any:
         """(out, rank)."""
+
+
+@contextlib.contextmanager
+def _opened(path: Path, digest: str) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="np") as file:
+            yield file
+    except FileNotFoundError:
+        raise missing(digest) from None
+    except (SafetensorError, ValueError) as error:
+        raise InvalidInput(f"The LoRA {digest} cannot be read: {error}", param="loras") from None
 
 
 Layers = Mapping[str, Mapping[str, Matrices]]
@@ -59,59 +75,60 @@ class LoraCache:
         """The folder that the settings name."""
         return cls(settings.lora_cache_dir, limit=settings.lora_cache_gb * 1e9)
 
-    def has(self, digest: str) -> bool:
-        """Whether a LoRA is there."""
-        return is_digest(digest) and self._path(digest).is_file()
+    def has(self, digest: str, layout: LoraLayout) -> bool:
+        """Whether a LoRA is there for a network."""
+        return is_digest(digest) and self._path(digest, layout).is_file()
 
-    def write(self, digest: str, layers: Layers) -> None:
-        """Put a LoRA there, unless it is there already.
+    def write(
+        self, digest: str, layout: LoraLayout, modules: Mapping[str, Matrices], summary: Mapping[str, Any] | None = None
+    ) -> None:
+        """Put a LoRA there for a network, unless it is there already.
 
+        :param modules: by their names; none where the LoRA changes nothing in this network.
+        :param summary: what was read of the LoRA file, as JSON has it.
         :raises OSError: the folder cannot be written.
         """
-        if self.has(digest):
+        if self.has(digest, layout):
             return
         tensors = {
-            f"{component}/{module}/{name}": np.ascontiguousarray(matrix, np.float32)
-            for component, modules in layers.items()
+            f"{module}/{name}": np.ascontiguousarray(matrix, np.float32)
             for module, matrices in modules.items()
             for name, matrix in (("down", matrices.down), ("up", matrices.up))
         }
-        write_atomically(self._path(digest), save(tensors))
-        self._prune(keep=digest)
+        path = self._path(digest, layout)
+        write_atomically(path, save(tensors, {_SUMMARY: json.dumps(summary or {})}))
+        self._prune(keep=path)
 
-    def read(self, digest: str, component: str) -> dict[str, tuple[Array, Array]]:
-        """The matrices (down, up) of the modules of one component; none where the LoRA changes nothing in it.
+    def read(self, digest: str, layout: LoraLayout) -> dict[str, tuple[Array, Array]]:
+        """The matrices (down, up) of the modules of a network; none where the LoRA changes nothing in it.
 
         :raises LoraMissing: it is not there.
         :raises InvalidInput: the file is damaged.
         """
-        path = self._path(digest)
-        try:
-            with safe_open(path, framework="np") as file:
-                names = [name.split("/") for name in file.keys()]  # noqa: SIM118  # a handle, not a dict
-                modules = {module for part, module, _ in names if part == component}
-                found = {
-                    module: (
-                        file.get_tensor(f"{component}/{module}/down"),
-                        file.get_tensor(f"{component}/{module}/up"),
-                    )
-                    for module in modules
-                }
-        except FileNotFoundError:
-            raise missing(digest) from None
-        except (SafetensorError, ValueError) as error:
-            raise InvalidInput(f"The LoRA {digest} cannot be read: {error}", param="loras") from None
+        path = self._path(digest, layout)
+        with _opened(path, digest) as file:
+            modules = {name.rpartition("/")[0] for name in file.keys()}  # noqa: SIM118  # a handle, not a dict
+            found = {module: (file.get_tensor(f"{module}/down"), file.get_tensor(f"{module}/up")) for module in modules}
         with contextlib.suppress(OSError):  # only when it was used last
             os.utime(path)
         return found
 
-    def _path(self, digest: str) -> Path:
+    def summary(self, digest: str, layout: LoraLayout) -> dict[str, Any]:
+        """What was read of the LoRA file, as `write` was told.
+
+        :raises LoraMissing, InvalidInput: as `read`.
+        """
+        with _opened(self._path(digest, layout), digest) as file:
+            found: dict[str, Any] = json.loads((file.metadata() or {}).get(_SUMMARY, "{}"))
+            return found
+
+    def _path(self, digest: str, layout: LoraLayout) -> Path:
         """:raises InvalidInput: not a digest: no other text may become the name of a file."""
         if not is_digest(digest):
             raise InvalidInput("A LoRA is named by the SHA-256 of its file, 64 lower-case digits.", param="loras")
-        return self.folder / f"{digest}{_SUFFIX}"
+        return self.folder / f"{digest}.{layout.key}{_SUFFIX}"
 
-    def _prune(self, *, keep: str) -> None:
+    def _prune(self, *, keep: Path) -> None:
         """Delete what was not used for the longest time, until the rest is within the limit."""
         states = []
         for path in self.folder.glob(f"*{_SUFFIX}"):
@@ -122,9 +139,39 @@ class LoraCache:
         for _, size, path in sorted(states):
             if total <= self._limit:
                 return
-            if path.name != f"{keep}{_SUFFIX}":
+            if path != keep:
                 path.unlink(missing_ok=True)
                 total -= size
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseLoras:
+    """The LoRAs of one base model: those of all its networks.
+
+    :param layouts: of its networks; several may have the same one.
+    """
+
+    cache: LoraCache
+    layouts: Sequence[LoraLayout]
+
+    def has(self, digest: str) -> bool:
+        """Whether a LoRA is there for all networks."""
+        return all(self.cache.has(digest, layout) for layout in self.layouts)
+
+    def write(self, digest: str, layers: Layers, summary: Mapping[str, Any] | None = None) -> None:
+        """Put a LoRA there for all networks.
+
+        :raises OSError: the folder cannot be written.
+        """
+        for layout in self.layouts:
+            self.cache.write(digest, layout, layers.get(layout.component, {}), summary)
+
+    def summary(self, digest: str) -> dict[str, Any]:
+        """What was read of the LoRA file.
+
+        :raises LoraMissing, InvalidInput: as `LoraCache.read`.
+        """
+        return self.cache.summary(digest, self.layouts[0])
 
 
 def missing(digest: str) -> LoraMissing:

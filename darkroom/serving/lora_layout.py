@@ -11,6 +11,7 @@ Each module adds ((x down^T) * scale) up^T to its output. Slots and rank are dyn
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -132,6 +133,12 @@ class LoraLayout:
     def to_json(self) -> str:
         """The content of lora.json."""
         return json.dumps(asdict(self), indent=1) + "\n"
+
+    @cached_property
+    def key(self) -> str:
+        """16 hexadecimal digits that networks have in common exactly when the same LoRA files fit them."""
+        modules = [[one.name, one.kind, one.in_features, one.out_features] for one in self.targets]
+        return hashlib.sha256(json.dumps([self.component, sorted(modules)]).encode()).hexdigest()[:16]
 
     @cached_property
     def by_name(self) -> Mapping[str, LoraTarget]:

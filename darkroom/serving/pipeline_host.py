@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from darkroom.serving.host import PipelineModel, Reply
-from darkroom.serving.lora_cache import LoraCache
-from darkroom.serving.lora_layout import FILE_NAME as LORA_LAYOUT
-from darkroom.serving.lora_layout import NATIVE
+from darkroom.serving.lora_cache import BaseLoras, LoraCache
+from darkroom.serving.lora_layout import NATIVE, LoraLayout
 from darkroom.serving.model_config import on_cpu, read_config
 from darkroom.serving.networks import Array, ModelSpec, RowSize, Tensors, split_label
 from darkroom.serving.shared_network import Execute, SharedNetwork, shared_network
@@ -60,14 +59,15 @@ class PipelineHost:
         """See `Host`."""
         return on_cpu(read_config(self._repository / spec.labelled(self.label).name))
 
-    def loras(self, specs: Iterable[ModelSpec]) -> LoraCache | None:
+    def loras(self, specs: Iterable[ModelSpec]) -> BaseLoras | None:
         """See `Host`."""
-        folders = [self._repository / spec.labelled(self.label).name for spec in specs]
-        if NATIVE in os.environ or not all(_takes_loras(folder) for folder in folders):
+        layouts = [_layout(self._repository / spec.labelled(self.label).name) for spec in specs]
+        known = [layout for layout in layouts if layout is not None]
+        if NATIVE in os.environ or len(known) != len(layouts):
             return None
         from darkroom.settings import Settings  # here, because few pipelines need it
 
-        return LoraCache.of(Settings())
+        return BaseLoras(cache=LoraCache.of(Settings()), layouts=known)
 
     async def serve(self, inputs: Mapping[str, Array], reply: Reply, *, client: str) -> None:
         """Answer one request; raises what the pipeline raises. Call it in a context of its own, as a task has.
@@ -90,10 +90,13 @@ class PipelineHost:
         }
 
 
-def _takes_loras(folder: Path) -> bool:
-    """Whether a network of a repository takes LoRAs: an engine of another kind has none of the second graph."""
+def _layout(folder: Path) -> LoraLayout | None:
+    """How a network of a repository takes LoRAs; None where it takes none, as an engine without the second graph."""
     config = read_config(folder)
-    return config is not None and config.backend == "onnxruntime" and any(folder.glob(f"*/{LORA_LAYOUT}"))
+    if config is None or config.backend != "onnxruntime":
+        return None
+    found = (LoraLayout.read(version) for version in sorted(folder.glob("*/")))
+    return next((layout for layout in found if layout is not None), None)
 
 
 def plain(value: Array) -> Any:

@@ -10,12 +10,15 @@ from typing import Any
 from exporters.checkpoints.components import INDEX
 from exporters.checkpoints.files import read_json
 from exporters.checkpoints.origin import SINGLE, Origin
+from exporters.checkpoints.single_file.header import read_header
 from exporters.errors import ExportError
 
 PATTERNS = (INDEX,)
 """What of a repository of the hub is needed to look at it."""
 _LOOKS = {
+    "conditioner.embedders.0.model.": "a refiner of Stable Diffusion XL",
     "conditioner.embedders.": "Stable Diffusion XL",
+    "cond_stage_model.transformer.": "Stable Diffusion 1.5",
     "cond_stage_model.model.": "Stable Diffusion 2",
     "model.diffusion_model.joint_blocks.": "Stable Diffusion 3",
     "model.diffusion_model.double_blocks.": "Flux",
@@ -65,31 +68,13 @@ def read_contents(origin: Origin) -> Contents:
     """
     path = Path(origin.name)
     if origin.local and path.is_file():
-        return Contents(title=origin.title, names=tensor_names(path))
+        return Contents(title=origin.title, names=read_header(path).names)
     if origin.local and path.suffix in SINGLE and not path.exists():
         raise ExportError(f"The checkpoint {path} is not there.")
     root = origin.root
     if not (root / INDEX).is_file() and (root / "config.json").is_file():  # one network alone, as ControlNets are
         return Contents(title=origin.title, index=read_json(root, "config.json"))
     return Contents(title=origin.title, index=read_json(root, INDEX))
-
-
-def tensor_names(file: Path) -> frozenset[str]:
-    """The names of the weights in a .safetensors file; the weights are not read.
-
-    :raises ExportError: it is another kind of file, or damaged.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    if file.suffix != ".safetensors":
-        raise ExportError(
-            f"{file.name} is no .safetensors file: pickles (.ckpt) can run code when they are read. Convert it first."
-        )
-    try:
-        with safe_open(file, "np") as content:
-            return frozenset(content.keys())
-    except (OSError, SafetensorError, ValueError) as error:
-        raise ExportError(f"{file.name} cannot be read as safetensors: {error}.") from None
 
 
 def looks_like(names: frozenset[str]) -> str | None:

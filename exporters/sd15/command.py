@@ -18,17 +18,26 @@ from exporters.checkpoints.contents import Contents
 from exporters.checkpoints.latent_diffusion import GENERATION
 from exporters.checkpoints.origin import Origin
 from exporters.checkpoints.origin import origin as origin_of
+from exporters.checkpoints.single_file.unpack import Choices, single_file_origin
 from exporters.defaults import is_other_checkpoint, precision_of
 from exporters.errors import ExportError
 from exporters.export import ModelExport, pipeline_task
 from exporters.files import CACHE, ROOT
 from exporters.manifest import Precision
-from exporters.options import cache_option, force_option, label_option, output_option, precision_option
+from exporters.options import (
+    cache_option,
+    config_option,
+    force_option,
+    label_option,
+    output_option,
+    precision_option,
+    prediction_option,
+)
 from exporters.repository import installed
 from exporters.sd15 import controls, export, pipeline, single_file
+from exporters.sd15.single_file import DEMO
 from exporters.tasks import ExportTask, run_tasks
 
-DEMO = ROOT / "checkpoints" / "demo-sd15"
 DEMO_CANNY = ROOT / "checkpoints" / "demo-sd15-canny"
 KIND = "Stable Diffusion 1.5"
 CLASSES = ("StableDiffusionPipeline",)
@@ -39,10 +48,6 @@ PATTERNS = (INDEX, GENERATION, "unet/*", "vae/*", "text_encoder/*", "tokenizer/*
 CONTROLNET_PATTERNS = ("config.json", "diffusion_pytorch_model*")
 
 _checkpoint_help = "A folder in the diffusers layout, or a hub id."
-_config_help = (
-    "For a single .safetensors file: a folder or hub id with the configuration and the tokenizer that belong to it. "
-    "A folder in the diffusers layout that the file lies in comes first."
-)
 _output_option = output_option("The model repository to write to.")
 _cache_option = cache_option("Where downloads are kept.")
 
@@ -63,7 +68,8 @@ Examples:
     show_default="checkpoints/demo-sd15",
     help="A folder in the diffusers layout, a single .safetensors file as web UIs use them, or a hub id.",
 )
-@click.option("--config", show_default=single_file.CONFIG, help=_config_help)
+@config_option
+@prediction_option
 @label_option
 @precision_option
 @_output_option
@@ -72,6 +78,7 @@ Examples:
 def sd15(
     checkpoint: str,
     config: str | None,
+    prediction: str | None,
     label: str,
     precision: Precision | None,
     output: Path,
@@ -84,7 +91,7 @@ def sd15(
     before it is installed; what is up to date is left alone. UNets with a ControlNet that are in the repository are
     exported again for this checkpoint, or removed where that cannot be done.
     """
-    base = origin(checkpoint, Path.cwd(), cache, config=config)
+    base = origin(checkpoint, Path.cwd(), cache, Choices(config=config, prediction=prediction))
     run_tasks(base_tasks(base, output, precision, label), force=force)
     export_controls(base, output, precision, cache, label=label)
 
@@ -137,8 +144,8 @@ COMMANDS = (sd15, sd15_controlnet)
 
 
 def recognises(contents: Contents) -> bool:
-    """Whether a folder's pipeline is of this family, or a single file holds its three networks."""
-    return contents.class_name in CLASSES or single_file.is_whole(contents.names)
+    """Whether a folder's pipeline is of this family, or a single file."""
+    return contents.class_name in CLASSES or single_file.KIND.recognises(contents.names)
 
 
 def prepare(settings: Settings, repository: Path) -> None:
@@ -157,31 +164,12 @@ def prepare(settings: Settings, repository: Path) -> None:
     export_controls(checkpoint, repository, precision, CACHE, named=wanted.controlnet_of, quiet=True)
 
 
-def origin(text: str, base: Path, cache: Path, *, config: str | None = None) -> Origin:
-    """A checkpoint by what a user calls it.
+def origin(text: str, base: Path, cache: Path, choices: Choices | None = None) -> Origin:
+    """A checkpoint by what a user calls it: a folder or a single file, relative to `base`, or a hub id.
 
-    :param text: a folder or a single file, relative to `base`, or a hub id.
-    :param config: for a single file: where its configuration and its tokenizer are, a folder or a hub id. None = as
-        it was unpacked before, else Stable Diffusion 1.5's own.
+    :param choices: for a single file.
     """
-
-    def unpack(file: Path) -> Path:
-        beside = origin_of(config or single_file.CONFIG, base, cache, single_file.PATTERNS)
-
-        def folder() -> Path:
-            if config is None and DEMO.is_dir() and single_file.fits(file, DEMO):
-                return DEMO
-            try:
-                return beside.root
-            except ExportError as error:
-                raise ExportError(
-                    f"{file.name} holds weights only; its configuration cannot be had: {error} "
-                    "Name a folder that has it with --config."
-                ) from None
-
-        return single_file.unpack(file, folder, cache, named=config and beside.name)
-
-    return origin_of(text, base, cache, PATTERNS, unpack=unpack)
+    return single_file_origin(text, base, cache, PATTERNS, single_file.KIND, choices)
 
 
 def base_tasks(base: Origin, repository: Path, precision: Precision | None, label: str = "") -> list[ExportTask]:
@@ -194,6 +182,7 @@ def base_tasks(base: Origin, repository: Path, precision: Precision | None, labe
         stages=pipeline.STAGES,
         exporter=pipeline.current_hash,
         export=lambda stage: pipeline.export(loop, stage),
+        also=(networks.LORAS.labelled(label),),
     )
     return [*map(export.task_of, wanted), last]
 

@@ -20,6 +20,7 @@ _PARTS = {
     networks.TEXT_ENCODER.name: weights.TEXT_ENCODERS[0],
     networks.TEXT_ENCODER_2.name: weights.TEXT_ENCODERS[1],
     networks.UNET.name: weights.UNET,
+    networks.VAE_ENCODER.name: weights.VAE,
     networks.VAE_DECODER.name: weights.VAE,
 }
 

@@ -12,10 +12,16 @@ import numpy as np
 
 from darkroom.pipelines.sdxl import networks
 from darkroom.serving.networks import ModelSpec, split_label
-from exporters.latent_plans import Makers, decoded, make_plan
+from exporters.latent_plans import Makers, decoded, encoded, make_plan
+from exporters.lora import LoraPart
 from exporters.plan import NetworkPlan, Parts, Random, Shape
 from exporters.sdxl.weights import REFINER, TEXT_ENCODERS, UNET, VAE
 
+_LORA_UNET = LoraPart(component=UNET, attribute="unet", within=r".*\.attentions\..*")
+_LORA_TEXTS = tuple(
+    LoraPart(component=part, attribute="encoder", within=r".*encoder\.layers\..*", prefix=prefix)
+    for part, prefix in zip(TEXT_ENCODERS, ("text_model.", ""), strict=True)
+)
 _LARGEST = 2048
 """Maximum of the sizes and crops that are compared; larger ones are the same sinusoids."""
 
@@ -32,14 +38,24 @@ def plan_of(spec: ModelSpec, *, projection: int, scored: bool = False) -> Networ
     name, _ = split_label(spec.name)
     first, second = TEXT_ENCODERS
     if name == networks.TEXT_ENCODER.name:
-        return _plan(spec, first, clip.ServedStatesEncoder, lambda parts, given: _read(parts[first], given))
+        return _plan(
+            spec, first, clip.ServedStatesEncoder, lambda parts, given: _read(parts[first], given), lora=_LORA_TEXTS[0]
+        )
     if name == networks.TEXT_ENCODER_2.name:
-        return _plan(spec, second, clip.ServedPooledStatesEncoder, lambda parts, given: _read(parts[second], given))
+        return _plan(
+            spec,
+            second,
+            clip.ServedPooledStatesEncoder,
+            lambda parts, given: _read(parts[second], given),
+            lora=_LORA_TEXTS[1],
+        )
+    if name == networks.VAE_ENCODER.name:
+        return _plan(spec, VAE, vae.ServedVaeEncoder, encoded)
     if name == networks.VAE_DECODER.name:
         return _plan(spec, VAE, vae.ServedVaeDecoder, decoded)
     more = _conditions(spec, projection)
     if name == networks.UNET.name:
-        return make_plan(spec, (UNET,), lambda parts: graphs.ServedUnet(parts[UNET]), _noise, more)
+        return make_plan(spec, (UNET,), lambda parts: graphs.ServedUnet(parts[UNET]), _noise, more, lora=_LORA_UNET)
     return make_plan(
         spec,
         (REFINER,),
@@ -49,9 +65,11 @@ def plan_of(spec: ModelSpec, *, projection: int, scored: bool = False) -> Networ
     )
 
 
-def _plan(spec: ModelSpec, part: str, served: Callable[[Any], Any], original: Any) -> NetworkPlan:
+def _plan(
+    spec: ModelSpec, part: str, served: Callable[[Any], Any], original: Any, *, lora: LoraPart | None = None
+) -> NetworkPlan:
     """The plan of a network that is one part of the checkpoint."""
-    return make_plan(spec, (part,), lambda parts: served(parts[part]), original)
+    return make_plan(spec, (part,), lambda parts: served(parts[part]), original, lora=lora)
 
 
 def _conditions(spec: ModelSpec, projection: int) -> Callable[[Parts, Shape, Random], Makers]:

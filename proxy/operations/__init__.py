@@ -14,6 +14,7 @@ from proxy.models import ServedModel
 from proxy.operations.base import Operation
 from proxy.operations.enlarging import ENLARGE
 from proxy.operations.generate import Generate
+from proxy.operations.train import Train
 from proxy.operations.upscale import Upscale
 
 _KINDS: dict[str, type[Generate] | type[Upscale]] = {"generate": Generate, "upscale": Upscale}
@@ -25,7 +26,7 @@ def _defaults() -> dict[str, Operation]:
         if family.operation in _KINDS and family.operation not in found:
             kind = _KINDS[family.operation]
             found[family.operation] = kind(name=family.operation, model=ServedModel(family=family))
-    return found
+    return {**found, Train.name: Train()}
 
 
 OPERATIONS: dict[str, Operation] = _defaults()

@@ -73,15 +73,16 @@ class Generate:
         if larger is not None:
             wanted[ENLARGE] = larger.scale
         size = f"{request.width or 'default'}x{request.height or 'default'}"
+        steps = max(1, request.steps_left)
         parts = (size, request.cost_label, larger.label if larger else "")
         # What is kept has nothing behind the end of the image.
         files = {name: await asyncio.to_thread(trimmed, image.data) for name, image in taken.images.items()}
         return Work(
             fields={**taken.values, **wanted, "seed": request.seed},
             files=files,
-            steps=request.steps + (request.num_images if larger else 0),
+            steps=steps + (request.num_images if larger else 0),
             kind=" ".join(part for part in parts if part),
-            units=request.steps * request.num_images * (2 if request.guided else 1),
+            units=steps * request.num_images * (2 if request.guided else 1),
             pictures=request.num_images,
         )
 
@@ -95,7 +96,7 @@ class Generate:
         if larger is not None:  # lossless: the upscaler decodes it again
             job = ImageJob.of(self.model, job.request.with_values(format="png"))
         afterwards = job.request.num_images if larger else 0
-        steps = job.request.steps
+        steps = job.request.steps_left
 
         async def on_response(outputs: Outputs) -> None:
             nonlocal steps

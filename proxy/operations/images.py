@@ -8,9 +8,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from darkroom.errors import NetworkError
+from darkroom.errors import LoraMissing, NetworkError
 from darkroom.images import MEDIA_TYPES
 from darkroom.request.image import ImageRequest
+from darkroom.request.loras import MOST_LORAS
 from darkroom.request.request import Request
 from darkroom.request.tensors import to_tensors
 from darkroom.serving.networks import Array
@@ -78,10 +79,23 @@ class GeneratedImages:
 async def run(
     services: Services, job: ImageJob, on_response: Callable[[Outputs], Awaitable[None]] | None = None
 ) -> GeneratedImages:
-    """Run the model to its end; `on_response` gets every response.
+    """Run the model to its end; `on_response` gets every response. LoRA files that the model lacks are sent to it.
 
     :raises DarkroomError: the error of the model, or NotReady while Triton is unavailable.
     """
+    for sent in range(MOST_LORAS + 1):
+        try:
+            return await _run(services, job, on_response)
+        except LoraMissing as error:  # the server of the networks is another one now, or has deleted it
+            if sent == MOST_LORAS:
+                raise
+            await services.loras.send(services, job.model, error.digest)
+    raise AssertionError("the loop returns or raises")
+
+
+async def _run(
+    services: Services, job: ImageJob, on_response: Callable[[Outputs], Awaitable[None]] | None
+) -> GeneratedImages:
     made, name = GeneratedImages(media_type=job.media_type), job.model.name
     async with aclosing(services.run_model(name, to_tensors(job.request))) as responses:
         async for outputs in responses:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from darkroom.errors import InvalidInput
@@ -75,20 +76,24 @@ async def take(services: Services, model: ServedModel, fields: dict[str, Any], *
         about = kind.fields()[name]
         found = await take_image(fields, image_names(name, about), max_mb=services.settings.max_upload_mb)
         if found is not None:
-            sent_images[name] = (found, resolved(about.max_pixels, limits))
+            sent_images[name] = found
     values = named(kind, validated(fields, edge_model(kind), kind.ranges(limits), texts(kind)).model_dump())
     values |= settled
-    data = {name: found[1] for name, (found, _) in sent_images.items()}
-    request = model.parse(services, {**values, **data})
+    values = await services.loras.settled(services, model, values)
+    # Before the request is made, because an image may decide the size of the result.
+    images = {}
+    for name, (sent_as, content) in sent_images.items():
+        most = resolved(kind.fields()[name].max_pixels, limits)
+        header = await asyncio.to_thread(probe, content, max_pixels=most, param=sent_as)
+        images[name] = TakenImage(name=sent_as, data=content, header=header)
+    data = {name: image.data for name, image in images.items()}
+    parse = partial(model.parse, services, {**values, **data})
+    request = await asyncio.to_thread(parse) if images else parse()
     for name in kind.images():
         about = kind.fields()[name]
         if about.needed and name not in sent_images:
             called = about.called or name
             raise InvalidInput(f"{called} is missing: send an image.", param=called)
-    images = {}
-    for name, ((sent_as, content), most) in sent_images.items():
-        header = await asyncio.to_thread(probe, content, max_pixels=most, param=sent_as)
-        images[name] = TakenImage(name=sent_as, data=content, header=header)
     return Taken(model=model, request=request, values=values, images=images)
 
 

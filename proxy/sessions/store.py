@@ -16,23 +16,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from darkroom.captioned_images import CaptionedImage, captioned_images, subfolders
 from darkroom.errors import Conflict, InvalidInput, NotFound
 from darkroom.files import sync_folder, write_atomically
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _FOLDER = re.compile(rf"session_({_ID.pattern})")
+_LOCKS = ".locks"
 _LORA = re.compile(r"lora_([1-9]\d{0,8})\.safetensors")
 LORA_NAME = r"[A-Za-z0-9][A-Za-z0-9 ._()+\-]{0,119}\.safetensors"
 """A regular expression: the names that a LoRA file may have."""
-_IMAGES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Example:
-    """An image that a session is trained on, and the file with its prompt."""
-
-    image: Path
-    prompt: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +51,26 @@ class SessionStore:
         self._folder = folder
 
     def create(self) -> int:
-        """Make a session; returns its number, which is one more than the largest so far."""
+        """Make a session; returns its number, which is one more than the largest so far.
+
+        The numbers of deleted sessions are not given again: a client that still has one must not reach another session.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         with self._locked(None):
-            number = max((int(one) for one in self._ids() if one.isdecimal()), default=0) + 1
+            last = self._folder / _LOCKS / "last"
+            largest = int(last.read_text()) if last.is_file() else 0
+            number = max([largest, *(int(one) for one in self._ids() if one.isdecimal())]) + 1
+            write_atomically(last, str(number).encode())
             (self._folder / f"session_{number}").mkdir()
         return number
 
     def require(self, session_id: str) -> None:
         """Check that there is a session."""
         self._of(session_id)
+
+    def folder(self, session_id: str) -> Path:
+        """The folder of a session, for reading."""
+        return self._of(session_id)
 
     def summaries(self) -> list[SessionSummary]:
         """All sessions: numbers first, in order, then names."""
@@ -111,16 +114,9 @@ class SessionStore:
             sync_folder(folder)
         return number
 
-    def examples(self, session_id: str) -> list[Example]:
+    def examples(self, session_id: str) -> list[CaptionedImage]:
         """The images to train on, in the order of their paths: each one in a sub-folder, beside a text of its name."""
-        folder = self._of(session_id)
-        found = []
-        for group in sorted(one for one in folder.iterdir() if one.is_dir() and not one.name.startswith(".")):
-            for image in sorted(group.iterdir()):
-                prompt = image.with_suffix(".txt")
-                if image.suffix.lower() in _IMAGES and prompt.is_file():
-                    found.append(Example(image=image, prompt=prompt))
-        return found
+        return [one for group in subfolders(self._of(session_id)) for one in captioned_images(group)]
 
     def add_lora(self, session_id: str, data: bytes, name: str | None = None) -> str:
         """Add a LoRA file; returns its name.
@@ -137,12 +133,15 @@ class SessionStore:
         folder = self._of(session_id)
         with self._locked(session_id):
             self._of(session_id)
-            found = [int(match[1]) for one in folder.iterdir() if (match := _LORA.fullmatch(one.name))]
-            path = folder / (name or f"lora_{max(found, default=0) + 1}.safetensors")
+            path = folder / (name or _next_name(folder))
             if path.exists() and path.read_bytes() != data:
                 raise Conflict(f"The session has another file named {path.name}.", param="filename")
             write_atomically(path, data)
         return path.name
+
+    def next_lora_name(self, session_id: str) -> str:
+        """`lora_<k>.safetensors` with the next number, which another process may take before this one does."""
+        return _next_name(self._of(session_id))
 
     def read_lora(self, session_id: str, iteration: int | None = None) -> tuple[str, bytes]:
         """The name and the bytes of a LoRA file.
@@ -156,13 +155,21 @@ class SessionStore:
                     return path.name, path.read_bytes()
         raise _no_lora("iteration" if iteration is not None else "session_id")
 
-    def require_lora(self, session_id: str) -> None:
-        """Check that a session has a LoRA file; none is read.
+    def newest_lora(self, session_id: str) -> Path:
+        """The newest LoRA file of a session.
 
         :raises NotFound: there is none.
         """
-        if not self._loras(session_id):
+        found = self._loras(session_id)
+        if not found:
             raise _no_lora("session_id")
+        return found[-1]
+
+    def lora_paths(self) -> Iterator[Path]:
+        """The LoRA files of all sessions."""
+        for session_id in self._ids():
+            with contextlib.suppress(NotFound, FileNotFoundError):  # deleted meanwhile
+                yield from self._loras(session_id)
 
     def _loras(self, session_id: str) -> list[Path]:
         """The LoRA files, oldest first. Those of one moment are in the order of their numbers."""
@@ -188,11 +195,16 @@ class SessionStore:
     def _locked(self, session_id: str | None) -> Iterator[None]:
         """Hold the lock of a session, or of the list of sessions. The file of the lock stays: a waiting process has it
         open."""
-        locks = self._folder / ".locks"
+        locks = self._folder / _LOCKS
         locks.mkdir(parents=True, exist_ok=True)
         with (locks / f"{session_id or '.sessions'}.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _next_name(folder: Path) -> str:
+    found = [int(match[1]) for one in folder.iterdir() if (match := _LORA.fullmatch(one.name))]
+    return f"lora_{max(found, default=0) + 1}.safetensors"
 
 
 def _no_lora(param: str) -> NotFound:

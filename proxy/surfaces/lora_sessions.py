@@ -8,10 +8,11 @@ from dataclasses import asdict
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, Field
 
 from darkroom import safetensors
-from darkroom.errors import Conflict, InvalidInput, NotFound
+from darkroom.captioned_images import MAX_PIXELS
+from darkroom.errors import Conflict, InvalidInput, NotFound, NotReady
 from darkroom.images import decode, opaque
 from darkroom.png import encode_png
 from darkroom.request.edge import Text, Whole
@@ -19,8 +20,12 @@ from proxy import answers as answer
 from proxy.documented import BODY, IMAGE, answers
 from proxy.http.json_body import read_json
 from proxy.ignored import ignored, note
+from proxy.operations.train import key_of
 from proxy.services import Services, Use
+from proxy.sessions.fields import SessionFields
 from proxy.sessions.store import LORA_NAME, SessionStore
+from proxy.sessions.training import training_of
+from proxy.tasks.tasks import UseTasks
 from proxy.uploads import take_image
 from proxy.validation import validated
 
@@ -28,31 +33,10 @@ router = APIRouter(tags=["LoRA sessions"])
 
 IMAGE_FIELD = "image_base64"
 LORA_FIELD = "lora_base64"
-_MAX_PIXELS = 64_000_000
-"""Maximum number of pixels of an image: training makes it smaller in any case."""
 _FIRST, _LAST = 1, 999_999_999
 ITERATIONS = {"iteration": (_FIRST, _LAST)}
-_NO_TRAINING = {"status": "none", "progress": 0}
 
 Fields = TypeVar("Fields", bound=BaseModel)
-
-
-def number_as_text(value: object) -> object:
-    """Turn an integer into text: the ids of sessions are texts that may be sent as numbers."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-SessionId = Annotated[
-    Text,
-    BeforeValidator(number_as_text),
-    Field(min_length=1, description="As `/create_session` gave it; a number or text.", examples=["1"]),
-]
-
-
-class SessionFields(BaseModel):
-    """The fields that name a session."""
-
-    session_id: SessionId
 
 
 class ImageFields(SessionFields):
@@ -97,7 +81,7 @@ async def post_session_image(request: Request, services: Use) -> dict[str, Any]:
     def add() -> None:
         store = store_of(services)
         store.require(fields.session_id)
-        picture = decode(data, max_pixels=_MAX_PIXELS, param=IMAGE_FIELD)
+        picture = decode(data, max_pixels=MAX_PIXELS, param=IMAGE_FIELD)
         store.add_image(fields.session_id, encode_png(opaque(picture)), fields.prompt)
 
     await asyncio.to_thread(add)
@@ -135,18 +119,26 @@ async def get_lora(request: Request, services: Use) -> dict[str, Any]:
     return {"session_id": fields.session_id, "lora_filename": name, "lora_base64": text, **warnings}
 
 
-@router.get("/list_sessions", summary="List sessions", **answers(answer.SessionList))
-async def list_sessions(services: Use) -> dict[str, Any]:
-    """`image_groups` counts the folders with images to train on."""
+@router.get("/list_sessions", summary="List sessions", **answers(answer.SessionList, raises=(NotReady,)))
+async def list_sessions(services: Use, tasks: UseTasks) -> dict[str, Any]:
+    """`image_groups` counts the folders with images to train on; `training` is as `/train_status` has it."""
     found = await asyncio.to_thread(store_of(services).summaries)
-    return {"sessions": [{**asdict(one), "training": _NO_TRAINING} for one in found]}
+    newest = await tasks.newest([key_of(one.session_id) for one in found])
+    return {"sessions": [{**asdict(one), "training": training_of(newest.get(key_of(one.session_id)))} for one in found]}
 
 
-@router.post("/delete_session", summary="Delete a session", **answers(answer.DeletedSession, raises=(*BODY, NotFound)))
-async def delete_session(request: Request, services: Use) -> dict[str, Any]:
-    """Its images and LoRA files are deleted with it."""
+@router.post(
+    "/delete_session",
+    summary="Delete a session",
+    **answers(answer.DeletedSession, raises=(*BODY, NotFound, Conflict, NotReady)),
+)
+async def delete_session(request: Request, services: Use, tasks: UseTasks) -> dict[str, Any]:
+    """Its images and LoRA files are deleted with it, and the files of its trainings. One that runs is stopped."""
     fields, warnings = _checked(request, await read_json(request, images=(), max_mb=1), SessionFields)
-    await asyncio.to_thread(store_of(services).delete, fields.session_id)
+    store = store_of(services)
+    await asyncio.to_thread(store.require, fields.session_id)
+    await tasks.remove_all(key_of(fields.session_id))
+    await asyncio.to_thread(store.delete, fields.session_id)
     return {"status": "deleted", "session_id": fields.session_id, **warnings}
 
 

@@ -12,7 +12,7 @@ from darkroom.errors import NotFound
 from darkroom.family import Family
 from darkroom.registry import families
 from proxy.answers import Model, Models
-from proxy.bodies import JSON, Fields
+from proxy.body_fields import JSON, Fields
 from proxy.documented import answers
 from proxy.models import ServedModel, default_model, installed
 from proxy.services import Services, Use

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any
 
@@ -14,6 +15,8 @@ from pydantic import BaseModel, BeforeValidator
 
 from darkroom.errors import InvalidInput
 from darkroom.request.edge import Text, optional
+from darkroom.request.loras import FIELD as LORAS
+from darkroom.request.loras import parse_loras
 from proxy.answers import Txt2img
 from proxy.documented import IMAGE, WORK, answers
 from proxy.ignored import ignored, note
@@ -21,7 +24,7 @@ from proxy.models import ServedModel, default_model, installed
 from proxy.operations.images import GeneratedImages, ImageJob, run
 from proxy.operations.taking import MODEL, names_of, take, take_model
 from proxy.services import Services, Use, while_connected
-from proxy.surfaces.lora_sessions import number_as_text, store_of
+from proxy.sessions.fields import number_as_text
 from proxy.uploads import read_fields
 from proxy.validation import validated
 
@@ -59,25 +62,23 @@ async def _job(request: Request, services: Use) -> tuple[ImageJob, dict[str, Any
     model = take_model(services, "generate", fields) if fields.get(MODEL) else preferred_model(services)
     warnings = note(request, ignored(fields, names_of(model) - ELSEWHERE))
     known = {name: value for name, value in fields.items() if name not in {MODEL, *ELSEWHERE}}
+    known |= _session_lora(lora, known)
     parsed = (await take(services, model, known)).request
-    await asyncio.to_thread(_refuse_lora, services, lora)
     return ImageJob.of(model, parsed.with_values(progress_every=0, preview_every=0)), warnings
 
 
-def _refuse_lora(services: Services, fields: LoraFields) -> None:
+def _session_lora(wanted: LoraFields, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The field `loras` where `use_lora` adds one to it.
+
+    :raises InvalidInput: no session is named.
     """
-    :raises InvalidInput: a LoRA is asked for, and no session is named, or the session has one: no model of this
-        contract takes LoRAs yet.
-    :raises NotFound: there is no such session, or it has no LoRA.
-    """
-    if not fields.use_lora:
-        return
-    if fields.session_id is None:
+    if not wanted.use_lora:
+        return {}
+    if wanted.session_id is None:
         raise InvalidInput("session_id is missing: use_lora takes the newest LoRA of a session.", param="session_id")
-    store_of(services).require_lora(fields.session_id)
-    raise InvalidInput(
-        "use_lora must be false: this version does not apply the LoRAs of sessions yet.", param="use_lora"
-    )
+    return {
+        LORAS: [*(one.to_json() for one in parse_loras(fields.get(LORAS) or ())), {"session_id": wanted.session_id}]
+    }
 
 
 @router.post(

@@ -40,14 +40,21 @@ class Retention:
         :raises NotReady: the database is unavailable.
         """
         for id in self._outlived():
-            self._files.remove(id)  # first: what is marked is never looked at again
-            mark = sa.update(TASKS).where(TASKS.c.id == id).values(expired_at=time.time(), bytes=0)
-            with self._store.transaction() as connection:
-                connection.execute(mark)
+            self.expire(id)
         if time.monotonic() - self._looked > _ORPHAN_ROUND_SECONDS:
             self._looked = time.monotonic()
             self._remove_orphans()
         return self._forgettable()
+
+    def expire(self, id: str) -> None:
+        """Remove the files of a task that has ended.
+
+        :raises NotReady: the database is unavailable.
+        """
+        self._files.remove(id)  # first: what is marked is never looked at again
+        mark = sa.update(TASKS).where(TASKS.c.id == id).values(expired_at=time.time(), bytes=0)
+        with self._store.transaction() as connection:
+            connection.execute(mark)
 
     def forget(self, ids: Sequence[str]) -> None:
         """Forget tasks altogether."""

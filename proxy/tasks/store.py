@@ -184,7 +184,7 @@ class Store:
             raise Conflict(f"Another request came with this key; it made task {row.id}.", param=_KEY)
         if row.expired_at is not None:
             raise Gone(f"What came with this key made task {row.id}, whose results are deleted.", param=_KEY)
-        return _task(row)
+        return task_of(row)
 
     def _insert(self, connection: sa.Connection, draft: Draft, fallback: float, now: float, slots: int) -> Task:
         round = self._next_round(connection, draft)
@@ -224,7 +224,7 @@ class Store:
             )
             .returning(*TASKS.c)
         ).one()
-        return _task(row)
+        return task_of(row)
 
     def _next_round(self, connection: sa.Connection, draft: Draft) -> int:
         """Start-time fair queueing (Goyal, Vin, Cheng 1996), every task of the same length: a source's next task comes
@@ -251,7 +251,7 @@ class Store:
         """A task, or None."""
         with self.transaction() as connection:
             row = connection.execute(sa.select(TASKS).where(TASKS.c.id == id)).one_or_none()
-        return None if row is None else _task(row)
+        return None if row is None else task_of(row)
 
     def accepted(self, ids: Sequence[str]) -> set[str]:
         """Return what `known` does, after the acceptances in progress have finished."""
@@ -273,13 +273,13 @@ class Store:
         if state is not None:
             query = query.where(TASKS.c.state == state)
         with self.transaction() as connection:
-            return [_task(row) for row in connection.execute(query.order_by(TASKS.c.created_at.desc()).limit(limit))]
+            return [task_of(row) for row in connection.execute(query.order_by(TASKS.c.created_at.desc()).limit(limit))]
 
     def living(self, *, before: float) -> list[Task]:
         """The tasks that have not ended, of those that were created before then."""
         query = sa.select(TASKS).where(TASKS.c.state.in_(LIVE), TASKS.c.created_at < before)
         with self.transaction() as connection:
-            return [_task(row) for row in connection.execute(query)]
+            return [task_of(row) for row in connection.execute(query)]
 
     def counts(self, *, live: bool = False) -> dict[str, int]:
         """How many tasks there are in each state.
@@ -349,7 +349,7 @@ class Store:
             if not exclusive.is_any_held(connection):
                 return []
         with self.transaction(locked=True) as connection:
-            return [_task(row) for row in exclusive.release(connection)]
+            return [task_of(row) for row in exclusive.release(connection)]
 
     def workers(self) -> set[str]:
         """The proxies whose runs may have tasks with keys."""
@@ -367,7 +367,7 @@ class Store:
             query = query.where(TASKS.c.run == run)
         with self.transaction() as connection:
             row = connection.execute(query).one_or_none()
-        return None if row is None else _task(row)
+        return None if row is None else task_of(row)
 
     def gain(self, lane: str) -> float:
         """What is learnt of running together in a lane; see `proxy.load.shares`."""
@@ -391,5 +391,6 @@ def _count(*where: Any) -> sa.Select[Any]:
     return sa.select(sa.func.count()).select_from(TASKS).where(*where)
 
 
-def _task(row: Any) -> Task:
+def task_of(row: Any) -> Task:
+    """A row of the table as a task."""
     return Task(**{name: getattr(row, name) for name in Task.__dataclass_fields__})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from fastapi import Depends, Request
 
 from darkroom.errors import Conflict, Gone, NotFound, NotReady
 from proxy.services import Services
-from proxy.tasks import lock_file
+from proxy.tasks import keys, lock_file
 from proxy.tasks.admission import QUEUE_SECONDS, Admission
 from proxy.tasks.files import Files
 from proxy.tasks.lanes import LANES, gates_of
@@ -29,6 +30,9 @@ from proxy.tasks.store import Store, connect
 from proxy.tasks.upkeep import Upkeep
 from proxy.waiting import at_most
 
+_STOP_SECONDS = 60.0
+"""How long a cancelled run may take to stop."""
+_POLL_SECONDS = 0.1
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -57,7 +61,7 @@ class Tasks:
             worker=self._queue.executor,
             release=self._admission.release,
         )
-        retention = Retention(
+        self._retention = retention = Retention(
             self._store, self.files, hours=settings.task_retention_hours, gigabytes=settings.task_retention_gb
         )
         self._upkeep = Upkeep(services, gates, self._store, self._queue, self._runner, self._admission, retention)
@@ -173,6 +177,30 @@ class Tasks:
         if task.state != "cancelled":
             raise Conflict(f"The task has {task.state} already.", param="task_id")
         return task
+
+    async def newest(self, of: Sequence[str]) -> dict[str, Task]:
+        """The newest task of each of these keys that has any; see `Work.exclusive`.
+
+        :raises NotReady: the database is unavailable.
+        """
+        return await self._store.call(keys.newest, self._store, of)
+
+    async def remove_all(self, key: str) -> None:
+        """Cancel the tasks with a key, wait until their runs have stopped, and remove their files.
+
+        :raises NotReady: the database is unavailable.
+        :raises Conflict: a run does not stop.
+        """
+        deadline = time.monotonic() + _STOP_SECONDS
+        while running := await self._store.call(keys.unfinished, self._store, key):
+            for id in running:
+                with suppress(Conflict, Gone, NotFound):  # it has ended meanwhile
+                    await self.cancel(id)
+            if time.monotonic() > deadline:
+                raise Conflict(f"Task {running[0]} does not stop; try again in a moment.")
+            await asyncio.sleep(_POLL_SECONDS)
+        for id in await self._store.call(keys.kept, self._store, key):
+            await self._store.call(self._retention.expire, id)
 
 
 def of(request: Request) -> Tasks:

@@ -24,6 +24,7 @@ def small_repository(folder: Path) -> Path:
     """SD 1.5 with its ControlNet, and the upscaler."""
     return link_models(
         folder / "models",
-        *("sd15", "sd15_text_encoder", "sd15_unet", "sd15_unet_canny", "sd15_vae_decoder", "sd15_vae_encoder"),
+        *("sd15", "sd15_loras", "sd15_text_encoder", "sd15_unet", "sd15_unet_canny"),
+        *("sd15_vae_decoder", "sd15_vae_encoder"),
         *("upscale", *(network.model_name for network in NETWORKS)),
     )

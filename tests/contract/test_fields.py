@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from darkroom.request.image import ImageRequest
-from proxy.bodies import MULTIPART
+from darkroom.request.init_image import InitImageRequest
+from proxy.body_fields import MULTIPART
 from tests.contract.small_service import SMALL, small_repository
 from tests.pictures import encoded, pixels
 from tests.service import RunningService, running_service
@@ -84,7 +84,7 @@ def _body(path: str, operation: str, name: str) -> dict[str, Any]:
         return {"prompt": "a cat"}
     if "upscale" in (path.rsplit("/", 1)[-1], operation) or path == "/api/upscale-batch":
         return {"operation": operation} if operation else {}
-    others = {key: value for key, value in QUICK.items() if key != ImageRequest.aliases().get(name)}
+    others = {key: value for key, value in QUICK.items() if key != InitImageRequest.aliases().get(name)}
     return {**({"operation": operation} if operation else {}), **others}
 
 
@@ -149,8 +149,7 @@ def test_huge_numbers_in_queries_and_paths(small: httpx.Client, kind: str) -> No
 def _refused(answer: httpx.Response, name: str, path: str) -> None:
     assert answer.status_code == 422, (path, name, answer.text[:300])
     error = answer.json()["error"]
-    ours = {"num_inference_steps": "steps", "num_images_per_prompt": "num_images"}
-    assert error["param"] in (name, ours.get(name, name)), (path, answer.text[:300])
+    assert error["param"] in (name, InitImageRequest.aliases().get(name)), (path, answer.text[:300])
     assert len(error["message"]) < 300, error
     assert any(words in error["message"] for words in ("from ", "than or equal to", "integer", "at most")), error
 

@@ -15,7 +15,7 @@ from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipelin
 from numpy.typing import NDArray
 
 from exporters.onnx_export import quiet
-from tests.pictures import pixels
+from tests.pictures import encoded, photo, pixels
 from tests.service import RunningService, link_models, running_service
 
 FIELDS = {"prompt": "a cat on a blue background", "negative_prompt": "", "steps": 5, "seed": 7}
@@ -55,6 +55,19 @@ def test_txt2img_answers_bare_base64_and_the_seeds(http: httpx.Client) -> None:
     parameters = body["parameters"]
     assert (parameters["guidance_scale"], parameters["refiner_start"]) == (7.0, 0.8), "of the contract"
     assert post(http, num_images=2).json()["images_base64"] == body["images_base64"], "the same seed, the same bytes"
+
+
+def test_txt2img_changes_an_image(service: RunningService, http: httpx.Client) -> None:
+    image = base64.b64encode(encoded(photo(0, 0, 75, 99))).decode()
+    networks = ("sdxl_unet", "sdxl_refiner_unet")
+    before = [service.counter("nv_inference_exec_count", name) for name in networks]
+    answer = post(http, init_image=image, mask_image=image, strength=0.6)
+    assert [made.shape for made in images(answer)] == [(96, 72, 3)]
+    assert "warnings" not in answer.json()
+    assert answer.json()["parameters"]["strength"] == 0.6
+    after = [service.counter("nv_inference_exec_count", name) for name in networks]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [2, 1], "three of five steps are left"
+    assert images(post(http, init_image=image, strength=0))[0].shape == (96, 72, 3)
 
 
 def test_txt2img_base_and_refiner_both_work(service: RunningService, http: httpx.Client) -> None:

@@ -20,6 +20,7 @@ PAGES = (
     "docs/exporting.md",
     "docs/licences.md",
     "docs/tasks.md",
+    "docs/training-loras.md",
 )
 
 REASONS = ("hub", "gpu", "long")

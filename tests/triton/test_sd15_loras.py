@@ -13,11 +13,11 @@ from darkroom.diffusion.lora_weights import loras_text
 from darkroom.errors import LoraMissing, from_wire
 from darkroom.pipelines.sd15 import networks
 from darkroom.request.loras import LoraChoice
-from darkroom.serving.lora_cache import LoraCache
+from darkroom.serving.lora_cache import BaseLoras, LoraCache
 from darkroom.serving.lora_layout import LoraLayout
 from exporters.config import Placement, render
 from tests.conftest import RunningTriton, running_triton
-from tests.families.sd15.loras import make_lora
+from tests.lora_matrices import make_lora
 from tests.pictures import pixels
 from tests.service import ROOT, link_models
 from tests.triton.streams import Stream, rows_and_executions
@@ -28,12 +28,16 @@ FIELDS: dict[str, Any] = {"prompt": "a photo of a cat", "seed": np.int64(5), "wi
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> LoraCache:
-    return LoraCache(tmp_path_factory.mktemp("loras"), limit=1e9)
+def stored(tmp_path_factory: pytest.TempPathFactory) -> BaseLoras:
+    found = [
+        LoraLayout.read(ROOT / "model_repository" / one.name / "1") for one in (networks.UNET, networks.TEXT_ENCODER)
+    ]
+    cache = LoraCache(tmp_path_factory.mktemp("loras"), limit=1e9)
+    return BaseLoras(cache=cache, layouts=[layout for layout in found if layout is not None])
 
 
 @pytest.fixture(scope="module")
-def triton(tmp_path_factory: pytest.TempPathFactory, cache: LoraCache) -> Iterator[RunningTriton]:
+def triton(tmp_path_factory: pytest.TempPathFactory, stored: BaseLoras) -> Iterator[RunningTriton]:
     folder = tmp_path_factory.mktemp("sd15")
     repository = link_models(
         folder / "repository",
@@ -43,11 +47,10 @@ def triton(tmp_path_factory: pytest.TempPathFactory, cache: LoraCache) -> Iterat
     (repository / UNET / "1").symlink_to(ROOT / "model_repository" / UNET / "1")
     waiting = render(networks.UNET, Placement(threads=1, queue_delay_us=20000))
     (repository / UNET / "config.pbtxt").write_text(waiting)
-    layouts = [LoraLayout.read(repository / spec.name / "1") for spec in (networks.UNET, networks.TEXT_ENCODER)]
     for seed, (digest, rank) in enumerate(((A, 4), (B, 16))):
-        cache.write(digest, make_lora([layout for layout in layouts if layout is not None], rank, seed))
+        stored.write(digest, make_lora(list(stored.layouts), rank, seed))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LORA_CACHE_DIR", str(cache.folder))
+        patch.setenv("LORA_CACHE_DIR", str(stored.cache.folder))
         with running_triton(repository, folder, timeout=120) as running:
             yield running
 
@@ -90,10 +93,8 @@ def test_lora_that_is_missing_is_named(triton: RunningTriton) -> None:
     assert error.digest == unknown
 
 
-def test_lora_that_comes_later_is_read(triton: RunningTriton, cache: LoraCache) -> None:
+def test_lora_that_comes_later_is_read(triton: RunningTriton, stored: BaseLoras) -> None:
     late = "c" * 64
     assert "lora_missing" in _refused(triton, late).message()
-    layout = LoraLayout.read(ROOT / "model_repository" / UNET / "1")
-    assert layout is not None
-    cache.write(late, make_lora([layout], 8, 7))
+    stored.write(late, make_lora(list(stored.layouts[:1]), 8, 7))
     assert np.abs(_image(Stream(triton, "sd15", **FIELDS, loras=_loras(late))).astype(int)).std() > 5

@@ -51,6 +51,8 @@ def test_every_option_reaches_the_service(server: Loopback, here: Path) -> None:
     other = ("--model=toy", "--max-sequence-length=64", "--refiner-start=0.7", "--aesthetic-score=7")
     told = ("--original-width=80", "--original-height=160", "--crop-top=1", "--crop-left=2")
     told += ("--target-width=72", "--target-height=144")
+    (here / "mask.png").write_bytes(b"hole")
+    told += ("--init=in.jpg", "--mask=mask.png", "--strength=0.6")
     assert generate(server.url, "a cat", *picture, *control, *more_control, *output, *other, *told).exit_code == 0
     body = sent(server)[0]
     assert body == {
@@ -63,6 +65,9 @@ def test_every_option_reaches_the_service(server: Loopback, here: Path) -> None:
         "height": 128,
         "num_images": 2,
         "scheduler": "lcm",
+        "init_image": base64.b64encode(b"drawing").decode(),
+        "mask": base64.b64encode(b"hole").decode(),
+        "strength": 0.6,
         "control_image": base64.b64encode(b"drawing").decode(),
         "control_type": "canny",
         "control_preprocess": False,
@@ -86,7 +91,15 @@ def test_every_option_reaches_the_service(server: Loopback, here: Path) -> None:
         "target_height": 144,
     }
     assert body.keys() == GenerateOptions.__annotations__.keys() | {"prompt"}
-    assert names(here) == {"in.jpg", "a-cat-3.webp", "a-cat-4.webp"}
+    assert names(here) == {"in.jpg", "mask.png", "a-cat-3.webp", "a-cat-4.webp"}
+
+
+@pytest.mark.parametrize("option", ["--mask=in.jpg", "--strength=0.5"])
+def test_options_of_an_image_that_is_changed_need_one(server: Loopback, here: Path, option: str) -> None:
+    (here / "in.jpg").write_bytes(b"drawing")
+    result = generate(server.url, "a cat", option)
+    assert result.exit_code == 2
+    assert f"{option.partition('=')[0]} needs an --init image." in result.output
 
 
 @pytest.mark.parametrize(("words", "size"), [(["--size", "96"], (96, 96)), (["--height", "64"], (None, 64))])

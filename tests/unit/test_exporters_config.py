@@ -152,6 +152,23 @@ def test_placement_is_read_off_a_config(placement: Placement) -> None:
     assert config.placement_of(config.render(NETWORK, placement), NETWORK) == placement
 
 
+def test_renew_writes_a_pipeline_again_and_nothing_that_users_wrote(tmp_path: Path) -> None:
+    pipelines = [spec for spec in all_specs() if not spec.is_network]
+    config.write_configs(tmp_path, [*pipelines, NETWORK], Placement())
+    older, mine, network = (config_path(tmp_path, spec) for spec in (pipelines[0], pipelines[1], NETWORK))
+    rendered = older.read_text()
+    older.write_text(rendered.replace('name: "seed"', 'name: "chance"'))
+    mine.write_text("# mine")
+    network.write_text(network.read_text() + "# by hand")
+    kept = network.read_text()
+
+    for spec in (*pipelines, NETWORK):
+        config.renew(tmp_path, spec)
+
+    assert older.read_text() == rendered
+    assert (mine.read_text(), network.read_text()) == ("# mine", kept)
+
+
 # --- what ./start.sh prepares
 
 

@@ -205,6 +205,21 @@ def test_export_finds_the_family_of_a_single_file(tmp_path: Path, exported: list
     assert exported == [("sd15", ["--checkpoint", str(file)])]
 
 
+def test_export_finds_a_base_of_two_text_encoders(tmp_path: Path, exported: list[tuple[str, list[str]]]) -> None:
+    names = ["model.diffusion_model.x", "conditioner.embedders.0.transformer.x", "conditioner.embedders.1.model.x"]
+    file = file_of(names, tmp_path / "photos.safetensors")
+    result = CliRunner().invoke(main, ["export", str(file), "--as", "xl"])
+    assert result.output == "photos is a Stable Diffusion XL checkpoint (a single file): exporting as sdxl.xl\n"
+    assert exported == [("sdxl", ["--checkpoint", str(file), "--as", "xl"])]
+
+
+def test_export_says_how_a_refiner_is_exported(tmp_path: Path, exported: list[tuple[str, list[str]]]) -> None:
+    file = file_of(["model.diffusion_model.x", "conditioner.embedders.0.model.x"], tmp_path / "fine.safetensors")
+    with pytest.raises(ExportError, match=f"fine is a refiner, .* exporters sdxl --checkpoint BASE --refiner {file}"):
+        CliRunner().invoke(main, ["export", str(file)], catch_exceptions=False)
+    assert exported == []
+
+
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.label)
 def test_export_finds_upscalers(tmp_path: Path, exported: list[tuple[str, list[str]]], network: Any) -> None:
     """By the names that the architectures really have."""
@@ -232,7 +247,8 @@ def test_export_refuses_an_unknown_class(tmp_path: Path, exported: list[tuple[st
     ("names", "words"),
     [
         (["lora_unet_down.weight"], "a LoRA"),
-        (["conditioner.embedders.0.x", "model.diffusion_model.input_blocks.0.0.weight"], "Stable Diffusion XL"),
+        (["cond_stage_model.model.x", "model.diffusion_model.input_blocks.0.0.weight"], "Stable Diffusion 2"),
+        (["conditioner.embedders.0.x", "conditioner.embedders.1.x"], "Stable Diffusion XL"),
         (["something.else"], "a single file"),
     ],
 )

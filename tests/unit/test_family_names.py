@@ -11,7 +11,7 @@ from darkroom.registry import families
 from tests.service import ROOT
 
 PACKAGES = ("backends", "client", "darkroom", "exporters", "proxy", "supervisor", "training")
-OWN = ("darkroom/pipelines/{}/", "exporters/{}/", "training/demo/{}/")
+OWN = ("darkroom/pipelines/{}/", "exporters/{}/", "training/demo/{}/", "training/lora/{}/")
 OLD_SERVICES = {
     "hidream": "proxy/surfaces/submit.py",
     "sdxl": "proxy/surfaces/txt2img.py",

@@ -13,7 +13,7 @@ import pytest
 
 from darkroom.errors import InvalidInput, LoraMissing, NetworkError, from_wire, to_wire
 from darkroom.serving.batching import NetworkCall, RequestError, pad_to_cap, run_calls
-from darkroom.serving.lora_cache import LoraCache
+from darkroom.serving.lora_cache import BaseLoras, Layers, LoraCache
 from darkroom.serving.lora_layout import DOWN, INDEX, SCALE, UP, LoraLayout
 from darkroom.serving.loras import DIGESTS, SCALES, RowLoras
 from darkroom.serving.networks import Array, RowCaps, Tensors
@@ -49,6 +49,10 @@ def lora(rank: int, seed: int, *names: str) -> dict[str, dict[str, Matrices]]:
 @pytest.fixture
 def cache(tmp_path: Path) -> LoraCache:
     return LoraCache(tmp_path / "loras", limit=1e9)
+
+
+def write(cache: LoraCache, digest: str, layers: Layers, *layouts: LoraLayout) -> None:
+    BaseLoras(cache=cache, layouts=layouts or [LAYOUT]).write(digest, layers)
 
 
 def make_bank(cache: LoraCache, *, limit: float = 1e9) -> LoraBank:
@@ -167,51 +171,65 @@ def test_missing_lora_is_named_on_its_way_to_the_client() -> None:
 # --- the folder -----------------------------------------------------------------------------------------------
 
 
-def test_cache_gives_back_the_matrices_of_a_component(cache: LoraCache) -> None:
+def test_cache_gives_back_the_matrices_of_a_network(cache: LoraCache) -> None:
+    text = LoraLayout.of("text_encoder", "float32", [("fc1", "linear", 2, 3)])
+    more = LoraLayout.of("text_encoder_2", "float32", [("fc1", "linear", 2, 3)])
     layers = lora(2, 0)
     layers["text_encoder"] = {"fc1": Matrices(np.ones((1, 2), np.float32), np.ones((3, 1), np.float32))}
-    assert not cache.has(A)
-    cache.write(A, layers)
-    assert cache.has(A)
-    found = cache.read(A, "unet")
+    base = BaseLoras(cache=cache, layouts=[LAYOUT, text, more])
+    assert not base.has(A)
+    base.write(A, layers, {"rank": 2})
+    assert base.has(A)
+    assert base.summary(A) == {"rank": 2}
+    found = cache.read(A, LAYOUT)
     assert set(found) == {"to_q", "proj_in"}
     np.testing.assert_array_equal(found["to_q"][0], layers["unet"]["to_q"].down)
     np.testing.assert_array_equal(found["to_q"][1], layers["unet"]["to_q"].up)
-    assert set(cache.read(A, "text_encoder")) == {"fc1"}
-    assert cache.read(A, "text_encoder_2") == {}
+    assert set(cache.read(A, text)) == {"fc1"}
+    assert cache.read(A, more) == {}
+
+
+def test_cache_has_a_lora_for_each_base_model_apart(cache: LoraCache) -> None:
+    """The same file read for a model with other modules is other matrices."""
+    other = LoraLayout.of("unet", "float32", [("to_q", "linear", 4, 5), ("to_k", "linear", 4, 5)])
+    write(cache, A, lora(2, 0))
+    assert cache.has(A, LAYOUT)
+    assert not cache.has(A, other)
+    half = LoraLayout.of("unet", "float16", [(t.name, t.kind, t.in_features, t.out_features) for t in LAYOUT.targets])
+    assert half.key == LAYOUT.key, "the type is the graph's alone"
 
 
 def test_cache_says_what_is_missing(cache: LoraCache) -> None:
     with pytest.raises(LoraMissing) as caught:
-        cache.read(B, "unet")
+        cache.read(B, LAYOUT)
     assert caught.value.digest == B
 
 
 @pytest.mark.parametrize("name", ["", "../secret", f"../{A[3:]}", A.upper(), f"{A}.safetensors"])
 def test_cache_takes_no_other_names(cache: LoraCache, name: str) -> None:
-    assert not cache.has(name)
-    for act in (lambda: cache.read(name, "unet"), lambda: cache.write(name, lora(1, 0))):
+    assert not cache.has(name, LAYOUT)
+    for act in (lambda: cache.read(name, LAYOUT), lambda: write(cache, name, lora(1, 0))):
         with pytest.raises(InvalidInput, match="SHA-256"):
             act()
 
 
 @pytest.mark.parametrize("content", [b"", b"no safetensors", b"\xff" * 64])
 def test_damaged_file_is_an_error_of_the_request(cache: LoraCache, tmp_path: Path, content: bytes) -> None:
-    cache.write(A, lora(1, 0))
-    (tmp_path / "loras" / f"{A}.safetensors").write_bytes(content)
+    write(cache, A, lora(1, 0))
+    (tmp_path / "loras" / f"{A}.{LAYOUT.key}.safetensors").write_bytes(content)
     with pytest.raises(InvalidInput, match=A):
-        cache.read(A, "unet")
+        cache.read(A, LAYOUT)
 
 
 def test_what_was_not_used_for_the_longest_time_is_deleted(tmp_path: Path) -> None:
     cache = LoraCache(tmp_path, limit=1e9)
     for age, digest in ((300, A), (200, B)):
-        cache.write(digest, lora(4, 0))
-        os.utime(tmp_path / f"{digest}.safetensors", (1e9 - age, 1e9 - age))
-    size = (tmp_path / f"{A}.safetensors").stat().st_size
-    cache.read(A, "unet")  # now B is the older one
-    LoraCache(tmp_path, limit=2.5 * size).write(C, lora(4, 0))
-    assert [cache.has(digest) for digest in (A, B, C)] == [True, False, True]
+        write(cache, digest, lora(4, 0))
+        os.utime(tmp_path / f"{digest}.{LAYOUT.key}.safetensors", (1e9 - age, 1e9 - age))
+    size = (tmp_path / f"{A}.{LAYOUT.key}.safetensors").stat().st_size
+    cache.read(A, LAYOUT)  # now B is the older one
+    write(LoraCache(tmp_path, limit=2.5 * size), C, lora(4, 0))
+    assert [cache.has(digest, LAYOUT) for digest in (A, B, C)] == [True, False, True]
 
 
 # --- the bank -------------------------------------------------------------------------------------------------
@@ -226,8 +244,8 @@ def test_shelf_ranks(rank: int, shelf: int) -> None:
 
 def test_rows_get_their_own_sums(cache: LoraCache) -> None:
     first, second = lora(2, 1), lora(5, 2, "to_q")
-    cache.write(A, first)
-    cache.write(B, second)
+    write(cache, A, first)
+    write(cache, B, second)
     given = make_bank(cache).inputs(loras_of({A: 0.5}, {}, {B: -1.0, A: 2.0}, {A: 0.25}))
     assert given is not None
     assert given[INDEX].dtype == np.int64
@@ -243,7 +261,7 @@ def test_rows_get_their_own_sums(cache: LoraCache) -> None:
 
 
 def test_equal_rows_are_one(cache: LoraCache) -> None:
-    cache.write(A, lora(2, 1))
+    write(cache, A, lora(2, 1))
     bank = make_bank(cache)
     same = bank.inputs(loras_of({A: 0.5}, {A: 0.5}, {A: 0.5}))
     other = bank.inputs(loras_of({A: 0.5}, {A: 0.5}, {A: 0.25}))
@@ -255,11 +273,11 @@ def test_equal_rows_are_one(cache: LoraCache) -> None:
 
 
 def test_slots_are_written_once(cache: LoraCache, tmp_path: Path) -> None:
-    cache.write(A, lora(2, 1))
-    cache.write(B, lora(2, 2))
+    write(cache, A, lora(2, 1))
+    write(cache, B, lora(2, 2))
     bank = make_bank(cache)
     bank.inputs(loras_of({A: 1.0}))
-    (tmp_path / "loras" / f"{A}.safetensors").unlink()
+    (tmp_path / "loras" / f"{A}.{LAYOUT.key}.safetensors").unlink()
     bank.inputs(loras_of({B: 1.0}))
     given = bank.inputs(loras_of({A: 0.5}))
     assert bank.loads == 2
@@ -269,8 +287,8 @@ def test_slots_are_written_once(cache: LoraCache, tmp_path: Path) -> None:
 
 def test_batch_costs_its_largest_rank(cache: LoraCache) -> None:
     small, large = lora(3, 1), lora(20, 2)
-    cache.write(A, small)
-    cache.write(B, large)
+    write(cache, A, small)
+    write(cache, B, large)
     bank = make_bank(cache)
     alone = bank.inputs(loras_of({A: 1.0}))
     together = bank.inputs(loras_of({A: 1.0}, {B: 1.0}))
@@ -290,7 +308,7 @@ def test_limit_holds_and_the_least_used_slot_goes(cache: LoraCache, slots: int) 
     digests = [f"{n:064x}" for n in range(6)]
     packs = [lora(4, n) for n in range(6)]
     for digest, pack in zip(digests, packs, strict=True):
-        cache.write(digest, pack)
+        write(cache, digest, pack)
     size = 4 * 4 * (LAYOUT.in_features + LAYOUT.out_features)
     limit = (slots + 1) * size
     bank = make_bank(cache, limit=limit)
@@ -305,8 +323,8 @@ def test_limit_holds_and_the_least_used_slot_goes(cache: LoraCache, slots: int) 
 
 
 def test_batch_may_take_more_than_the_limit(cache: LoraCache) -> None:
-    cache.write(A, lora(4, 1))
-    cache.write(B, lora(40, 2))
+    write(cache, A, lora(4, 1))
+    write(cache, B, lora(40, 2))
     bank = make_bank(cache, limit=1)
     for rows in ([{A: 1.0}], [{B: 1.0}], [{A: 1.0}, {B: 1.0}], [{A: 1.0}]):
         assert bank.inputs(loras_of(*rows)) is not None
@@ -314,16 +332,16 @@ def test_batch_may_take_more_than_the_limit(cache: LoraCache) -> None:
 
 
 def test_lora_of_other_parts_changes_nothing_here(cache: LoraCache) -> None:
-    cache.write(A, {"text_encoder": lora(2, 1)["unet"]})
+    write(cache, A, {"text_encoder": lora(2, 1)["unet"]})
     assert make_bank(cache).inputs(loras_of({A: 1.0})) is None
 
 
 def test_lora_of_another_checkpoint_is_refused(cache: LoraCache) -> None:
     bank = make_bank(cache)
-    cache.write(A, {"unet": {"to_k": Matrices(np.ones((1, 3)), np.ones((5, 1)))}})
+    write(cache, A, {"unet": {"to_k": Matrices(np.ones((1, 3)), np.ones((5, 1)))}})
     with pytest.raises(InvalidInput, match=r"changes to_k, which this network does not have"):
         bank.inputs(loras_of({A: 1.0}))
-    cache.write(B, {"unet": {"to_q": Matrices(np.ones((1, 4)), np.ones((5, 1)))}})
+    write(cache, B, {"unet": {"to_q": Matrices(np.ones((1, 4)), np.ones((5, 1)))}})
     with pytest.raises(InvalidInput, match=r"to_q is 5 x 3, its matrices are \[5, 1\] and \[1, 4\]"):
         bank.inputs(loras_of({B: 1.0}))
     with pytest.raises(LoraMissing):
@@ -331,8 +349,8 @@ def test_lora_of_another_checkpoint_is_refused(cache: LoraCache) -> None:
 
 
 def test_rank_of_all_loras_of_a_row_has_a_limit(cache: LoraCache) -> None:
-    cache.write(A, lora(2500, 1, "to_q"))
-    cache.write(B, lora(2500, 2, "to_q"))
+    write(cache, A, lora(2500, 1, "to_q"))
+    write(cache, B, lora(2500, 2, "to_q"))
     bank = make_bank(cache)
     assert bank.inputs(loras_of({A: 1.0}, {B: 1.0})) is not None
     with pytest.raises(InvalidInput, match="4096 together; got 5000"):

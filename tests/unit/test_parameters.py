@@ -144,6 +144,7 @@ def test_a_picture_of_the_web_ui() -> None:
         "model_hash": "6ce0161689",
         "model": "v1-5-pruned-emaonly",
         "version": "v1.10.1",
+        "strength": 0.4,
         "control_type": "canny",
         "controlnet_conditioning_scale": 1.0,
         "low_threshold": 100,
@@ -151,7 +152,7 @@ def test_a_picture_of_the_web_ui() -> None:
         "control_guidance_start": 0.0,
         "control_guidance_end": 1.0,
     }
-    assert (other["Lora hashes"], other["Denoising strength"]) == ("x: 1234, y: 5678", "0.4")
+    assert other["Lora hashes"] == "x: 1234, y: 5678"
     assert "control_v11p_sd15_canny [d14c016b]" in other["ControlNet 0"]  # not lost, though we have no name for it
 
 

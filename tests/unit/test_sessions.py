@@ -32,6 +32,13 @@ def test_sessions_are_numbered_from_one(store: SessionStore, tmp_path: Path) -> 
     assert [one.session_id for one in store.summaries()] == ["1", "2", "7", "8", "mine"]
 
 
+def test_session_numbers_of_deleted_sessions_are_not_given_again(store: SessionStore) -> None:
+    assert [store.create(), store.create()] == [1, 2]
+    store.delete("2")
+    store.delete("1")
+    assert store.create() == 3
+
+
 def test_sessions_of_several_processes_get_different_numbers(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda _: SessionStore(tmp_path / "sessions").create(), range(40)))

@@ -301,8 +301,10 @@ def test_full_queue_refuses_with_a_new_error_each_time(tmp_path: Path) -> None:
         gateway, gate = Gateway("127.0.0.1:1"), Gate(capacity=1, queue_size=0)
         monitor = Monitor(gateway, {}, metrics_url="http://127.0.0.1:1", interval=1, timeout=1)
         made = Tasks(Services(settings=settings, gateway=gateway, monitor=monitor, gate=gate))
-        refused_before = made._admission._refusals["images"]
-        refused_before.full, refused_before.full_until = QueueFull("Full.", retry_after=3), float("inf")
+        for (
+            refused_before
+        ) in made._admission._refusals.values():  # of every lane, as it is not known which one is meant
+            refused_before.full, refused_before.full_until = QueueFull("Full.", retry_after=3), float("inf")
         refusals = []
         for _ in range(2):
             with pytest.raises(QueueFull, match="Full") as refused:

@@ -27,8 +27,10 @@ FAMILY = Family(
     pipeline=networks.PIPELINE,
     specs=networks.specs(),
     request=GenerateRequest,
+    lora_reader=networks.LORAS,
     checkpoint=Sd15CheckpointInfo,
     features=_features,
+    lora_training=20,
     example={"prompt": "a red cat on grass", "steps": 20, "seed": 7, "width": 64, "height": 64},
     seconds_per_unit=0.1,
 )

@@ -34,8 +34,9 @@ class Sd15Model(PipelineModel):
             limits=limits,
             text_encoder=host.network(networks.TEXT_ENCODER),
             unet=host.network(networks.UNET),
+            vae_encoder=host.network(networks.VAE_ENCODER) if host.has_neighbour(networks.VAE_ENCODER) else None,
             vae_decoder=host.network(networks.VAE_DECODER),
-            loras=host.loras([networks.TEXT_ENCODER, networks.UNET, *controls.values()]),
+            loras=host.loras([networks.UNET, networks.TEXT_ENCODER, *controls.values()]),
             control_unets={kind: host.network(spec) for kind, spec in controls.items()},
         )
 

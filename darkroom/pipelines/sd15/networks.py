@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from darkroom.diffusion.controls import control_names
+from darkroom.diffusion.lora_reader import reader_spec
 from darkroom.pipelines.sd15.checkpoint import LATENT_CHANNELS as LATENT_CHANNELS
 from darkroom.pipelines.sd15.checkpoint import VAE_SCALE_FACTOR as VAE_SCALE_FACTOR
 from darkroom.pipelines.sd15.request import GenerateRequest
@@ -145,6 +146,9 @@ PIPELINE = ModelSpec(
 )
 
 
+LORAS = reader_spec("sd15")
+
+
 def networks() -> tuple[ModelSpec, ...]:
     """Every network of this family."""
     return (TEXT_ENCODER, UNET, *CONTROL_UNETS.values(), VAE_ENCODER, VAE_DECODER)
@@ -152,4 +156,4 @@ def networks() -> tuple[ModelSpec, ...]:
 
 def specs() -> tuple[ModelSpec, ...]:
     """Every model of this family, for the renderer of the model repository."""
-    return (*networks(), PIPELINE)
+    return (*networks(), LORAS, PIPELINE)

@@ -1,14 +1,14 @@
 """encode -> prepare -> denoise -> decode, as plain functions that are given their networks.
 
 Follows diffusers 0.42, pipelines/stable_diffusion/pipeline_stable_diffusion.py and
-pipelines/controlnet/pipeline_controlnet.py: the same weights and seed give the same image. What is different is that
-nothing runs here: each step is one call of a network that other requests use at the same time.
+pipelines/controlnet/pipeline_controlnet.py, and their variants that begin with an image: the same weights and seed give
+the same image. What is different is that nothing runs here: each step is one call of a network that other requests use
+at the same time.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,10 +24,11 @@ from darkroom.diffusion.generation import GenerationJob, Phase, run
 from darkroom.diffusion.generation import GenerationProgress as GenerationProgress
 from darkroom.diffusion.guidance import doubled, guide
 from darkroom.diffusion.lora_weights import require, row_inputs, with_loras
-from darkroom.diffusion.sampling import Step, get_generators, get_noise, get_schedule
+from darkroom.diffusion.originals import draw_noise, init_details, read_init
+from darkroom.diffusion.sampling import Step, get_generators, get_schedule
 from darkroom.diffusion.shares import acts_at
 from darkroom.errors import InvalidInput
-from darkroom.images import Pixels, decode, opaque, resize
+from darkroom.images import Pixels, read_rgb
 from darkroom.pipelines.sd15.checkpoint import Sd15CheckpointInfo
 from darkroom.pipelines.sd15.networks import LATENT_CHANNELS, VAE_SCALE_FACTOR
 from darkroom.pipelines.sd15.request import GenerateRequest, ResolvedRequest
@@ -37,7 +38,7 @@ from darkroom.prompts.by_step import EmbedsByStep
 from darkroom.prompts.clip import Tokenizer, encode_prompts
 from darkroom.prompts.schedule import schedule_prompts
 from darkroom.request.loras import LoraChoice
-from darkroom.serving.lora_cache import LoraCache
+from darkroom.serving.lora_cache import BaseLoras
 from darkroom.serving.networks import Array, Network
 
 
@@ -47,7 +48,8 @@ class Components:
 
     :param text_encoder, unet, vae_decoder: the networks of `darkroom.pipelines.sd15.networks`.
     :param control_unets: by kind of control, for the kinds that this installation has.
-    :param loras: where the networks read LoRAs; None where they take none.
+    :param loras: those that the networks can use; None where they take none.
+    :param vae_encoder: None where this installation has none: no image can be changed.
     :param stopped: asked before every step whether the client has gone.
     """
 
@@ -58,7 +60,8 @@ class Components:
     unet: Network
     vae_decoder: Network
     control_unets: Mapping[str, Network]
-    loras: LoraCache | None = None
+    loras: BaseLoras | None = None
+    vae_encoder: Network | None = None
     stopped: Callable[[], bool] = lambda: False
 
 
@@ -72,15 +75,23 @@ async def generate(
     """
     resolved = request.completed(components.checkpoint, components.limits)
     loras = resolved.lora_choices
-    require(loras, components.loras)
-    schedule = get_schedule(resolved.scheduler, components.checkpoint.scheduler, resolved.steps)
+    files = require(loras, components.loras)
+    init = await read_init(resolved, components.limits, components.vae_encoder)
+    schedule = get_schedule(
+        resolved.scheduler,
+        components.checkpoint.scheduler,
+        resolved.steps,
+        strength=None if init is None else resolved.strength,
+    )
     control_map = await _control_map(resolved, components)
     control_png = None if control_map is None else await asyncio.to_thread(encode_png, control_map)
     yield GenerationProgress(done=0, total=len(schedule), control_map=control_png)
     encoder = with_loras(components.text_encoder, loras)
     prompts = await _prompts(resolved, components, encoder, len(schedule))
     generators = get_generators([resolved.seed + k for k in range(resolved.num_images)])
-    noise = get_noise(generators, _latent_shape(resolved))
+    noise, original = await draw_noise(
+        init, components.vae_encoder, generators, shape=_latent_shape(resolved), strength=resolved.strength
+    )
     predict = Prediction(
         request=resolved,
         components=components,
@@ -93,10 +104,10 @@ async def generate(
         request=resolved,
         checkpoint=components.checkpoint,
         vae_decoder=components.vae_decoder,
-        details={**_control_details(resolved), **_lora_details(resolved)},
+        details={**init_details(resolved), **_control_details(resolved), **resolved.lora_details(files)},
         stopped=components.stopped,
     )
-    async for event in run(job, noise, [Phase(schedule=schedule, predict=predict)], generators):
+    async for event in run(job, noise, [Phase(schedule=schedule, predict=predict)], generators, original):
         yield event
 
 
@@ -125,10 +136,13 @@ async def _control_map(request: ResolvedRequest, components: Components) -> Pixe
         )
 
     def make() -> Pixels:
-        most = components.limits.max_control_pixels
-        picture = decode(request.control_image or b"", max_pixels=most, param="control_image")
-        fitted = resize(picture, width=request.width, height=request.height)
-        pixels = opaque(fitted)
+        pixels = read_rgb(
+            request.control_image or b"",
+            width=request.width,
+            height=request.height,
+            max_pixels=components.limits.max_control_pixels,
+            param="control_image",
+        )
         return load_control(kind).preprocess(pixels, control.options) if control.preprocess else pixels
 
     return await asyncio.to_thread(make)
@@ -180,10 +194,6 @@ class Prediction:
         assert self.control_map is not None
         rows = self.request.num_images * (2 if self.request.guided else 1)
         return np.repeat(self.control_map[None], rows, axis=0)
-
-
-def _lora_details(request: GenerateRequest) -> dict[str, Any]:
-    return {"loras": json.loads(request.loras)} if request.loras else {}
 
 
 def _control_details(request: GenerateRequest) -> dict[str, Any]:

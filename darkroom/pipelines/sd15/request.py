@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from typing_extensions import Self
 
 from darkroom.diffusion.controls import ControlOptions, control_names
-from darkroom.diffusion.lora_weights import LORAS_FIELD, read_loras
+from darkroom.diffusion.lora_weights import LoraRequest
 from darkroom.diffusion.schedulers import SCHEDULER_FIELD
 from darkroom.errors import InvalidInput
 from darkroom.pipelines.sd15.checkpoint import VAE_SCALE_FACTOR
@@ -19,8 +19,8 @@ from darkroom.request.fields import QUALITY_RANGE as QUALITY_RANGE
 from darkroom.request.fields import SEED_RANGE as SEED_RANGE
 from darkroom.request.fields import SIDE_MINIMUM as SIDE_MINIMUM
 from darkroom.request.fields import check_pixels
-from darkroom.request.image import ImageRequest, side_field
-from darkroom.request.loras import LoraChoice
+from darkroom.request.image import side_field
+from darkroom.request.init_image import InitImageRequest
 
 GUIDANCE_SCALE = 7.5
 """The usual value for Stable Diffusion 1.5; a checkpoint may set another one."""
@@ -61,8 +61,8 @@ def _share(which: str) -> Field:
     return Field(help=f"The share of the steps {which} which the ControlNet acts.", low=0.0, high=1.0)
 
 
-class GenerateRequest(ImageRequest):
-    """One request; what is not said here, as every request for images.
+class GenerateRequest(LoraRequest, InitImageRequest):
+    """One request; what is not said here, as every request for images that may begin with one.
 
     `(word:1.3)` in a prompt weighs a word. pndm calls the UNet once more than there are steps, and heun, dpm2 and
     dpm2_a nearly twice for each. Without width and height an image is as large as what the checkpoint was trained on.
@@ -100,7 +100,6 @@ class GenerateRequest(ImageRequest):
     ] = 1.0
     control_guidance_start: Annotated[float, _share("from")] = 0.0
     control_guidance_end: Annotated[float, _share("up to")] = 1.0
-    loras: Annotated[str | None, LORAS_FIELD] = None
 
     @property
     def control(self) -> ControlRequest | None:
@@ -115,11 +114,6 @@ class GenerateRequest(ImageRequest):
             start=self.control_guidance_start,
             end=self.control_guidance_end,
         )
-
-    @property
-    def lora_choices(self) -> tuple[LoraChoice, ...]:
-        """The LoRAs; none where the request names none."""
-        return read_loras(self.loras) if self.loras else ()
 
     @property
     def cost_label(self) -> str:

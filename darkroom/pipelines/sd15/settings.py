@@ -43,6 +43,11 @@ class Settings(FamilySettings):
         ge=1,
         description="Largest reference image, in pixels; larger ones are refused after a look at their header.",
     )
+    max_init_pixels: int = Field(
+        4096 * 4096,
+        ge=SIDE_MINIMUM**2,
+        description="Largest init_image and mask, in pixels; larger ones are refused after a look at their header.",
+    )
 
     @property
     def controlnet_of(self) -> dict[str, str]:

@@ -24,8 +24,10 @@ FAMILY = Family(
     pipeline=networks.PIPELINE,
     specs=networks.specs(),
     request=GenerateRequest,
+    lora_reader=networks.LORAS,
     checkpoint=SdxlCheckpointInfo,
     features=_features,
+    lora_training=10,
     example={"prompt": "a red cat on grass", "seed": 7},
     seconds_per_unit=0.5,
 )

@@ -33,7 +33,9 @@ class SdxlModel(PipelineModel):
             text_encoders=[host.network(spec) for spec in networks.TEXT_ENCODERS],
             unet=host.network(networks.UNET),
             refiner_unet=host.network(networks.REFINER_UNET) if refined else None,
+            vae_encoder=host.network(networks.VAE_ENCODER) if host.has_neighbour(networks.VAE_ENCODER) else None,
             vae_decoder=host.network(networks.VAE_DECODER),
+            loras=host.loras([networks.UNET, *networks.TEXT_ENCODERS]),
         )
 
     async def answer(self, fields: dict[str, Any], reply: Reply) -> None:

@@ -1,7 +1,7 @@
-"""The models of the family as data: five kinds of network, and the pipeline that calls them.
+"""The models of the family as data: six kinds of network, and the pipeline that calls them.
 
 Architecture: stabilityai/stable-diffusion-xl-base-1.0 and -refiner-1.0 as diffusers lays them out, at any widths.
-Latents at every border are the scheduler's: the VAE's scaling factor is part of its graph. Tensors are fp32 outside
+Latents at every border are the scheduler's: the VAE's scaling factor is part of its graphs. Tensors are fp32 outside
 whatever the precision of the weights, and images have 8 bits, because they travel between processes.
 
 No repository has these models before they are exported (`on_demand`): the checkpoint is one that few have room for.
@@ -13,6 +13,7 @@ from collections.abc import Collection
 
 import numpy as np
 
+from darkroom.diffusion.lora_reader import reader_spec
 from darkroom.pipelines.sdxl.checkpoint import LATENT_CHANNELS, TOKENIZERS
 from darkroom.pipelines.sdxl.request import GenerateRequest
 from darkroom.request.tensors import triton_inputs
@@ -77,6 +78,19 @@ TEXT_ENCODER = _text_encoder("sdxl_text_encoder", _STATES)
 TEXT_ENCODER_2 = _text_encoder("sdxl_text_encoder_2", _STATES, _POOLED)
 UNET = _unet("sdxl_unet", BASE_IDS, _SIZES)
 REFINER_UNET = _unet("sdxl_refiner_unet", REFINER_IDS, f"{_SIZES}, aesthetic score")
+VAE_ENCODER = ModelSpec(
+    name="sdxl_vae_encoder",
+    backend="onnxruntime",
+    on_demand=True,
+    inputs=(TensorSpec(name="image", dtype="UINT8", dims=(-1, -1, 3), help="RGB, sides multiples of 8"),),
+    outputs=(
+        TensorSpec(name="mean", dtype="FP32", dims=_LATENTS, help="of the posterior, times the scaling factor"),
+        TensorSpec(name="std", dtype="FP32", dims=_LATENTS, help="of the posterior, times the scaling factor"),
+    ),
+    max_batch_size=4,
+    files=("model.onnx",),
+    canary=lambda: {"image": np.zeros((1, 64, 64, 3), np.uint8)},
+)
 VAE_DECODER = ModelSpec(
     name="sdxl_vae_decoder",
     backend="onnxruntime",
@@ -116,11 +130,14 @@ PIPELINE = ModelSpec(
 )
 
 
+LORAS = reader_spec("sdxl", on_demand=True)
+
+
 def networks() -> tuple[ModelSpec, ...]:
     """Every network of this family."""
-    return (*TEXT_ENCODERS, UNET, REFINER_UNET, VAE_DECODER)
+    return (*TEXT_ENCODERS, UNET, REFINER_UNET, VAE_ENCODER, VAE_DECODER)
 
 
 def specs() -> tuple[ModelSpec, ...]:
     """Every model of this family, for the renderer of the model repository."""
-    return (*networks(), PIPELINE)
+    return (*networks(), LORAS, PIPELINE)

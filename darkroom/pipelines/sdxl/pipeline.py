@@ -3,8 +3,11 @@ networks.
 
 Follows diffusers 0.42, pipelines/stable_diffusion_xl/pipeline_stable_diffusion_xl.py with `denoising_end`, then
 pipeline_stable_diffusion_xl_img2img.py with `denoising_start` and a guidance scale of 1: the same weights and seed give
-the same image. The refiner reads the embeddings of the base's second text encoder, and the base's VAE decodes, which is
-how diffusers' documentation has the two share their parts.
+the same image. A request with an image begins with the latter's `strength` on the base, with a mask it is
+pipeline_stable_diffusion_xl_inpaint.py on both; where `strength` leaves the base no step, the refiner does it alone.
+
+The refiner reads the embeddings of the base's second text encoder, and the base's VAE decodes, which is how
+diffusers' documentation has the two share their parts.
 """
 
 from __future__ import annotations
@@ -19,13 +22,17 @@ from torch import Tensor
 
 from darkroom.diffusion.generation import FinishedImage, GenerationJob, GenerationProgress, Phase, run
 from darkroom.diffusion.guidance import doubled, guide
-from darkroom.diffusion.sampling import Step, get_generators, get_noise, get_schedule
+from darkroom.diffusion.lora_weights import require, row_inputs, with_loras
+from darkroom.diffusion.originals import draw_noise, init_details, read_init
+from darkroom.diffusion.sampling import Step, get_generators, get_schedule
 from darkroom.pipelines.sdxl.checkpoint import LATENT_CHANNELS, VAE_SCALE_FACTOR, SdxlCheckpointInfo
 from darkroom.pipelines.sdxl.prompts import Embeds, PromptTokenizer, encode_prompts
 from darkroom.pipelines.sdxl.request import GenerateRequest, ResolvedRequest
 from darkroom.pipelines.sdxl.settings import Settings
 from darkroom.prompts.by_step import EmbedsByStep
 from darkroom.prompts.schedule import schedule_prompts
+from darkroom.request.loras import LoraChoice
+from darkroom.serving.lora_cache import BaseLoras
 from darkroom.serving.networks import Array, Network
 
 NO_GUIDANCE = 1.0
@@ -38,6 +45,8 @@ class Components:
     :param readers, text_encoders: tokenizers and networks of the two text encoders.
     :param unet, vae_decoder: the networks of `darkroom.pipelines.sdxl.networks`.
     :param refiner_unet: None where this installation has no refiner: the base does all steps.
+    :param loras: those that the networks can use; None where they take none.
+    :param vae_encoder: None where this installation has none: no image can be changed.
     :param stopped: asked before every step whether the client has gone.
     """
 
@@ -48,6 +57,8 @@ class Components:
     unet: Network
     vae_decoder: Network
     refiner_unet: Network | None = None
+    loras: BaseLoras | None = None
+    vae_encoder: Network | None = None
     stopped: Callable[[], bool] = lambda: False
 
 
@@ -61,43 +72,57 @@ async def generate(
     """
     checkpoint = components.checkpoint
     resolved = request.completed(checkpoint, components.limits)
+    files = require(resolved.lora_choices, components.loras)
     refined = components.refiner_unet is not None and resolved.refiner_start < 1
     parts = [(0.0, resolved.refiner_start), (resolved.refiner_start, 1.0)] if refined else [(0.0, 1.0)]
+    init = await read_init(resolved, components.limits, components.vae_encoder)
+    strength = None if init is None else resolved.strength
     schedules = [
-        get_schedule(resolved.scheduler, checkpoint.scheduler, resolved.steps, start=start, end=end)
+        get_schedule(resolved.scheduler, checkpoint.scheduler, resolved.steps, start=start, end=end, strength=strength)
         for start, end in parts
     ]
     steps = sum(map(len, schedules))
     yield GenerationProgress(done=0, total=steps)
-    embeds, rows = await _embeds(resolved, components, steps)
+    embeds, rows = await _embeds(resolved, components, steps, resolved.lora_choices)
     predictions = [_base(resolved, embeds, rows, components.unet)]
     if refined:
         assert components.refiner_unet is not None
+        if resolved.lora_choices:  # they are for the base: the refiner reads what the text encoders say without them
+            embeds, rows = await _embeds(resolved, components, steps, ())
         predictions.append(_refiner(resolved, embeds, rows[len(schedules[0]) :], components.refiner_unet))
     generators = get_generators([resolved.seed + k for k in range(resolved.num_images)])
-    shape = (LATENT_CHANNELS, resolved.height // VAE_SCALE_FACTOR, resolved.width // VAE_SCALE_FACTOR)
+    noise, original = await draw_noise(
+        init, components.vae_encoder, generators, shape=_latent_shape(resolved), strength=resolved.strength
+    )
     job = GenerationJob(
         request=resolved,
         checkpoint=checkpoint,
         vae_decoder=components.vae_decoder,
-        details=_details(resolved, refined=refined),
+        details={**init_details(resolved), **_details(resolved, refined=refined), **resolved.lora_details(files)},
         stopped=components.stopped,
     )
     phases = [Phase(schedule=one, predict=predict) for one, predict in zip(schedules, predictions, strict=True)]
-    async for event in run(job, get_noise(generators, shape), phases, generators):
+    async for event in run(job, noise, phases, generators, original):
         yield event
+
+
+def _latent_shape(request: ResolvedRequest) -> tuple[int, int, int]:
+    return LATENT_CHANNELS, request.height // VAE_SCALE_FACTOR, request.width // VAE_SCALE_FACTOR
 
 
 Rows = Sequence[tuple[int, ...]]
 """For each step the rows of `Embeds` that it reads: the negative prompt's and the prompt's, or the latter alone."""
 
 
-async def _embeds(request: ResolvedRequest, components: Components, steps: int) -> tuple[Embeds, Rows]:
+async def _embeds(
+    request: ResolvedRequest, components: Components, steps: int, loras: Sequence[LoraChoice]
+) -> tuple[Embeds, Rows]:
     """A row for each text that a step reads; before them zeros, where those stand for the negative prompt."""
     zeros = request.guided and request.negative_prompt is None and components.checkpoint.force_zeros_for_empty_prompt
     negative = (request.negative_prompt or "") if request.guided and not zeros else None
     texts = schedule_prompts(request.prompt, negative, steps)
-    embeds = await encode_prompts(texts.texts, components.readers, components.text_encoders)
+    encoders = [with_loras(encoder, loras) for encoder in components.text_encoders]
+    embeds = await encode_prompts(texts.texts, components.readers, encoders)
     if zeros:
         return embeds.after_zeros(), [(0, row + 1) for (row,) in texts.rows]
     return embeds, texts.rows
@@ -110,12 +135,15 @@ class Prediction:
     :param guidance_scale: 1 and below: no guidance, and a row per image instead of two.
     :param prompts: `prompt_embeds` and `text_embeds` of each step.
     :param time_ids: (rows, numbers): the micro-conditioning, the same at every step.
+    :param steps: of all phases, of which each LoRA may act on a part.
     """
 
     network: Network
     guidance_scale: float
     prompts: EmbedsByStep
     time_ids: Array
+    loras: Sequence[LoraChoice] = ()
+    steps: int = 0
 
     async def __call__(self, step: Step) -> Tensor:
         """(n, 4, h, w) latents -> (n, 4, h, w) prediction, guided where the request is."""
@@ -123,7 +151,8 @@ class Prediction:
         latents = (doubled(step.latents) if guided else step.latents).numpy()
         times = np.full((len(latents), 1), step.timestep, np.float32)
         conditions = {**self.prompts.at(step.index), "time_ids": self.time_ids}
-        answer = await self.network({"latents": latents, "timestep": times, **conditions})
+        loras = row_inputs(self.loras, len(latents), (step.index, self.steps))
+        answer = await self.network({"latents": latents, "timestep": times, **conditions, **loras})
         noise_pred = torch.from_numpy(answer["noise_pred"])
         return guide(noise_pred, self.guidance_scale) if guided else noise_pred
 
@@ -136,6 +165,8 @@ def _base(request: ResolvedRequest, embeds: Embeds, rows: Rows, network: Network
         guidance_scale=request.guidance_scale,
         prompts=EmbedsByStep(given, rows, request.num_images),
         time_ids=np.tile(time_ids, (request.num_images * len(rows[0]), 1)),
+        loras=request.lora_choices,
+        steps=len(rows),
     )
 
 
@@ -171,4 +202,5 @@ def _details(request: ResolvedRequest, *, refined: bool) -> dict[str, Any]:
     names = ("original_width", "original_height", "crop_top", "crop_left", "target_width", "target_height")
     more = ("refiner_start", "aesthetic_score") if refined else ()
     # None and not "": an absent negative prompt makes another image than an empty one.
-    return {"negative_prompt": request.negative_prompt, **{name: getattr(request, name) for name in (*names, *more)}}
+    told = {name: getattr(request, name) for name in (*names, *more)}
+    return {"negative_prompt": request.negative_prompt, **told}

@@ -18,6 +18,7 @@ CHUNK = 77
 MAX_CHUNKS = 4
 
 _LATENTS = (None, Axis(name="height", step=VAE_SCALE_FACTOR), Axis(name="width", step=VAE_SCALE_FACTOR))
+_PIXELS = (Axis(name="height"), Axis(name="width"), None)
 _SMALL = Range(minimum=64, optimum=512, maximum=512)
 _LARGE = Range(minimum=64, optimum=1024, maximum=1024)
 _TOKENS = Range(minimum=CHUNK, optimum=CHUNK, maximum=MAX_CHUNKS * CHUNK)
@@ -50,5 +51,6 @@ SIZES: Mapping[str, EngineSizes] = {
     },
     networks.UNET.name: _UNET,
     networks.REFINER_UNET.name: _UNET,
+    networks.VAE_ENCODER.name: EngineSizes(axes={"image": _PIXELS}, classes=_classes(1, 1)),
     networks.VAE_DECODER.name: EngineSizes(axes={"latents": _LATENTS}, classes=_classes(1, 1)),
 }

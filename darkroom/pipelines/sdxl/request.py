@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from typing_extensions import Self
 
+from darkroom.diffusion.lora_weights import LoraRequest
 from darkroom.diffusion.schedulers import SCHEDULER_FIELD
 from darkroom.pipelines.sdxl.checkpoint import GUIDANCE_SCALE, STEPS, VAE_SCALE_FACTOR
 from darkroom.prompts.schedule import check_prompts
@@ -14,10 +15,10 @@ from darkroom.request.fields import check_pixels
 from darkroom.request.image import (
     CheckpointGuidanceField,
     CheckpointStepsField,
-    ImageRequest,
     side_field,
     size_shorthand,
 )
+from darkroom.request.init_image import InitImageRequest
 
 REFINER_START = 0.8
 AESTHETIC_SCORE = 6.0
@@ -41,8 +42,8 @@ def _crop(where: str) -> Field:
 _BEFORE, _AFTER = "before it was resized", "after it was cropped"
 
 
-class GenerateRequest(ImageRequest):
-    """One request; what is not said here, as every request for images.
+class GenerateRequest(LoraRequest, InitImageRequest):
+    """One request; what is not said here, as every request for images that may begin with one.
 
     Without width and height an image is as large as what the checkpoint was trained on. Steps and guidance of a
     request that names none are the checkpoint's. An absent negative prompt is not the same as an empty one: see
@@ -53,7 +54,7 @@ class GenerateRequest(ImageRequest):
     """
 
     shorthands: ClassVar[dict[str, Shorthand]] = {
-        **ImageRequest.shorthands,
+        **InitImageRequest.shorthands,
         "original_size": size_shorthand(
             "original_size", "original_width", "original_height", "original_width and original_height in one:"
         ),

@@ -98,7 +98,7 @@ class LoraBank:
 
     def _read(self, digest: str) -> Pack:
         """A LoRA's matrices for this network; notes its rank."""
-        pack = self._cache.read(digest, self._layout.component)
+        pack = self._cache.read(digest, self._layout)
         for name, (down, up) in pack.items():
             target = self._layout.by_name.get(name)
             if target is None:

@@ -21,12 +21,12 @@ from darkroom.pipelines.sd15 import networks
 from darkroom.pipelines.sd15.settings import Settings
 from darkroom.request.loras import LoraChoice
 from darkroom.serving.in_process import InProcess
-from darkroom.serving.lora_cache import LoraCache
+from darkroom.serving.lora_cache import BaseLoras, LoraCache
 from darkroom.serving.lora_layout import LoraLayout
 from darkroom.serving.loras import RowLoras
 from darkroom.serving.networks import Array
 from exporters.onnx_export import quiet
-from tests.families.sd15.loras import Layers, make_lora, merge, write_diffusers_file
+from tests.lora_matrices import Layers, make_lora, merge, write_diffusers_file
 from tests.pictures import pixels
 from tests.served_networks import collect
 from tests.service import ROOT, link_models
@@ -59,9 +59,9 @@ def loras() -> dict[str, Layers]:
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory, loras: dict[str, Layers]) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("loras")
-    cache = LoraCache(folder / "cache", limit=1e9)
+    stored = BaseLoras(cache=LoraCache(folder / "cache", limit=1e9), layouts=layouts())
     for digest, layers in loras.items():
-        cache.write(digest, layers)
+        stored.write(digest, layers)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LORA_CACHE_DIR", str(folder / "cache"))
         yield link_models(folder / "models", *(spec.name for spec in MODELS))
@@ -247,9 +247,9 @@ def test_lora_image_is_that_of_diffusers_adapters(
         diffusers_pipeline.set_adapters(list(names), [0.8, 0.6])
         expected = theirs(diffusers_pipeline, 6)
         diffusers_pipeline.unload_lora_weights()
-    cache = LoraCache(repository.parent / "cache", limit=1e9)
+    stored = BaseLoras(cache=LoraCache(repository.parent / "cache", limit=1e9), layouts=layouts())
     for letter, digest in (("e", A), ("f", B)):
-        cache.write(letter * 64, {"unet": loras[digest]["unet"]})
+        stored.write(letter * 64, {"unet": loras[digest]["unet"]})
     assert distance(expected, theirs(diffusers_pipeline, 6)) > 20
     assert distance(ours(repository, 6, choice(e=0.8, f=0.6)), expected) <= TOLERANCE
 

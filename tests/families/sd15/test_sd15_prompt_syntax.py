@@ -22,6 +22,7 @@ from darkroom.pipelines.sd15.request import GenerateRequest
 from darkroom.prompts.clip import encode_prompts
 from darkroom.serving.networks import Array, Tensors
 from tests import tiny_sd15
+from tests.pictures import encoded, photo
 from tests.tiny_sd15 import Pictures
 
 TOLERANCE = 2
@@ -185,6 +186,15 @@ def test_sd15_changes_to_the_same_text_change_nothing(components: Components) ->
     assert (plain == ours(components, prompt=f"a ([{CAT}|{CAT}]:1.2)")).all()
     assert (plain == ours(components, prompt=f"a ([{CAT}:{DOG}:1.0]:1.2)")).all()
     assert (plain == ours(components, prompt=f"a ([{DOG}:{CAT}:0]:1.2)")).all()
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.7])
+def test_sd15_changes_count_the_steps_that_an_init_image_leaves(components: Components, strength: float) -> None:
+    """No step, or four of six, of which 0.25 is one."""
+    given = {"init_image": encoded(photo(64, 64), "PNG"), "strength": strength, "scheduler": "ddim"}
+    made = ours(components, prompt=f"[{CAT}:{DOG}:0.25]", **given)
+    assert (made == ours(components, prompt=f"[{CAT}:{DOG}:1]", **given)).all()
+    assert (made != ours(components, prompt=CAT, **given)).any() == (strength > 0)
 
 
 def test_sd15_details_have_the_prompts_as_they_were_sent(components: Components) -> None:

@@ -114,6 +114,17 @@ def test_sdxl_unets_with_rows_of_their_own_timesteps_and_sizes(
     agree(ours, theirs)
 
 
+@pytest.mark.parametrize(("rows", "height", "width"), [(1, 72, 104), (2, 64, 64)])
+def test_sdxl_vae_encoder_gives_the_posterior(made: Made, rows: int, height: int, width: int) -> None:
+    image = np.random.default_rng(2).integers(0, 256, (rows, height, width, 3), np.uint8)
+    ours = made.network(networks.VAE_ENCODER).run({"image": image})
+    vae = made.base.vae
+    with torch.no_grad():
+        theirs = vae.encode(torch.from_numpy(image).permute(0, 3, 1, 2) / 127.5 - 1).latent_dist
+    agree(ours["mean"], theirs.mean * vae.config.scaling_factor)
+    agree(ours["std"], theirs.std * vae.config.scaling_factor)
+
+
 def test_sdxl_engines_know_the_widths_of_embeddings(made: Made) -> None:
     found = read_graph(made.repository / networks.UNET.name / "1" / "model.onnx").inputs
     assert found["prompt_embeds"] == (None, None, sum(tiny_sdxl.WIDTHS))
@@ -168,7 +179,11 @@ def test_sdxl_vae_stays_in_fp32(made: Made, tmp_path: Path) -> None:
     """It overflows in fp16: images would be black."""
     base = origin(made.repository.parent / "checkpoint" / "base")
     tasks = {task.name: task for task in command.base_tasks(base, tmp_path, "fp16")}
-    for name, precision in ((networks.VAE_DECODER.name, "fp32"), (networks.UNET.name, "fp16")):
+    for name, precision in (
+        (networks.VAE_ENCODER.name, "fp32"),
+        (networks.VAE_DECODER.name, "fp32"),
+        (networks.UNET.name, "fp16"),
+    ):
         run_task(tasks[name], force=False, quiet=True)
         found = manifest.read(tmp_path / name / "1")
         assert found is not None

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from darkroom.diffusion.checkpoint import FILE_NAME
 from darkroom.diffusion.generation import FinishedImage
@@ -19,6 +20,7 @@ from darkroom.pipelines.sdxl.request import GenerateRequest
 from darkroom.serving.in_process import InProcess
 from darkroom.serving.networks import ModelSpec
 from tests import tiny_sdxl
+from tests.pictures import encoded, photo
 from tests.served_networks import add_model, add_network, collect
 from tests.tiny_sd15 import plain_tokenizer
 
@@ -46,6 +48,8 @@ def make_tiny(folder: Path, *, refiner: bool) -> Tiny:
         (networks.UNET, components.unet),
         (networks.VAE_DECODER, components.vae_decoder),
     ]
+    if components.vae_encoder is not None:
+        served.append((networks.VAE_ENCODER, components.vae_encoder))
     if components.refiner_unet is not None:
         served.append((networks.REFINER_UNET, components.refiner_unet))
     specs = [add_network(repository, spec, network) for spec, network in served]
@@ -93,6 +97,31 @@ def test_sdxl_in_process_requests_share_batches_of_both_unets(tiny: Tiny) -> Non
     assert (rows, refined_rows) == (4 * 2 * 8, 4 * 2)
     assert batches < rows / 2, "alone every step would be a batch of two rows"
     assert refined_batches < refined_rows
+
+
+def test_sdxl_in_process_images_that_are_changed_share_batches_with_others(tiny: Tiny) -> None:
+    picture = encoded(photo(0, 0, 90, 64))
+    requests: list[dict[str, Any]] = [
+        {"steps": 10},
+        {"steps": 10, "init_image": picture, "strength": 0.5, "scheduler": "ddim"},
+        {"steps": 10, "init_image": picture, "mask": encoded(Image.linear_gradient("L")), "strength": 1.0},
+    ]
+
+    def tensors(request: dict[str, Any]) -> dict[str, Any]:
+        files = {name: np.frombuffer(data, np.uint8) for name, data in request.items() if isinstance(data, bytes)}
+        return {**FIELDS, **request, **files, "format": "raw"}
+
+    async def work() -> tuple[list[Any], tuple[int, int]]:
+        async with InProcess(tiny.repository, tiny.specs) as models:
+            found = await asyncio.gather(*(collect(models, "sdxl", **tensors(one)) for one in requests))
+            return found, models.counts(networks.UNET.name)
+
+    answers, (rows, batches) = asyncio.run(work())
+    assert rows == 2 * (8 + 3 + 8)
+    assert batches < rows / 2
+    for request, answer in zip(requests, answers, strict=True):
+        (made,), (alone,) = images(answer), directly(tiny, **FIELDS, **request, format="raw")
+        assert np.abs(np.frombuffer(made, np.uint8).astype(int) - np.frombuffer(alone, np.uint8)).max() <= 2
 
 
 def test_sdxl_in_process_without_a_refiner_the_base_does_all_steps(tmp_path: Path, tiny: Tiny) -> None:

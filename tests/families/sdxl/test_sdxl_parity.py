@@ -198,6 +198,14 @@ def test_sdxl_turbo_class_checkpoint_needs_one_step(tmp_path: Any) -> None:
     assert distance(made, expected) <= TOLERANCE
 
 
+@pytest.mark.parametrize("name", [None, "ddim", "euler_a"])
+def test_sdxl_checkpoint_that_predicts_v_and_ends_in_noise(tmp_path: Any, name: str | None) -> None:
+    """As single files say it with the marks v_pred and ztsnr."""
+    base = tiny_sdxl.make_pipeline(tmp_path, prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    components = tiny_sdxl.make_components(base)
+    assert distance(ours(components, scheduler=name), theirs(base, scheduler=name)) <= TOLERANCE
+
+
 def test_sdxl_long_prompts_reach_both_encoders_whole(components: Components) -> None:
     long = "a cat on a blue background and a dog, " * 12
     assert (ours(components, prompt=long) != ours(components, prompt=f"{long}above")).any()

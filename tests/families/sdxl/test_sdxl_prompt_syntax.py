@@ -20,6 +20,7 @@ from darkroom.pipelines.sdxl.pipeline import Components, generate
 from darkroom.pipelines.sdxl.request import GenerateRequest
 from darkroom.serving.networks import Array, Network, Tensors
 from tests import tiny_sdxl
+from tests.pictures import encoded, photo
 from tests.tiny_sd15 import strengthen_prompts
 
 TOLERANCE = 2
@@ -164,6 +165,15 @@ def test_sdxl_texts_are_encoded_once_in_one_call_of_each_encoder(components: Com
     ours(counting, prompt="[a|b|c]", negative_prompt="[d:e:2]")
     ours(counting, prompt="[a|b|c]")
     assert asked == [5, 5, 3, 3]
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5, 0.9])
+def test_sdxl_changes_count_the_steps_that_an_init_image_leaves(components: Components, strength: float) -> None:
+    """None, those of the refiner alone, or two of the base and all of the refiner."""
+    given = {"init_image": encoded(photo(64, 64), "PNG"), "strength": strength}
+    made = ours(components, prompt=f"[{CAT}:{DOG}:0.4]", **given)
+    assert (made == ours(components, prompt=f"[{CAT}:{DOG}:{int(0.4 * 10 * strength)}]", **given)).all()
+    assert (made != ours(components, prompt=DOG, **given)).any() == (strength > 0)
 
 
 def test_sdxl_changes_to_the_same_text_change_nothing(components: Components) -> None:

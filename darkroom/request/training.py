@@ -1,0 +1,58 @@
+"""The options of a LoRA training: their ranges and defaults, for the service and for the command line."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated, Any
+
+from typing_extensions import Self
+
+from darkroom.request.field import Field
+from darkroom.request.fields import ANY_SEED, DRAWN_SEEDS, SEED_RANGE
+from darkroom.request.request import Request
+
+RESOLUTION_STEP = 64
+"""Sides of training images are multiples of it, in pixels."""
+
+
+class TrainingOptions(Request):
+    """What a training may be asked for, besides its images and its checkpoint."""
+
+    steps: Annotated[
+        int | None, Field(help="Optimizer steps. By default `epochs` passes over all images.", low=1, high=100_000)
+    ] = None
+    epochs: Annotated[int, Field(help="Passes over all images, where `steps` is absent.", low=1, high=1000)] = 1
+    batch_size: Annotated[int, Field(help="Images of a step.", low=1, high=64)] = 4
+    learning_rate: Annotated[float, Field(help="Of AdamW; it stays the same.", low=1e-8, high=1.0)] = 1e-4
+    rank: Annotated[int, Field(help="Of the low-rank matrices.", low=1, high=128)] = 4
+    alpha: Annotated[
+        float | None, Field(help="The change is scaled by alpha / rank. By default `rank`.", low=0.01, high=1024.0)
+    ] = None
+    resolution: Annotated[
+        int | None,
+        Field(
+            help="Images are resized to about this many pixels squared, with their aspect ratio. By default the side "
+            "that the checkpoint was trained at.",
+            low=64,
+            high=2048,
+            multiple=RESOLUTION_STEP,
+            from_checkpoint=True,
+        ),
+    ] = None
+    seed: Annotated[
+        int,
+        Field(
+            help="Of noise, timesteps, the order of the images and the first weights. Random if absent or -1.",
+            low=SEED_RANGE[0],
+            high=SEED_RANGE[1],
+            also={ANY_SEED: "any"},
+        ),
+    ] = ANY_SEED
+
+    def checked(self, limits: Any) -> Self:
+        return self if self.seed != ANY_SEED else self.with_values(seed=secrets.randbelow(DRAWN_SEEDS))
+
+    @property
+    def used_alpha(self) -> float:
+        """The alpha that is trained with."""
+        return float(self.rank) if self.alpha is None else self.alpha

@@ -1,0 +1,160 @@
+"""What requests mean by the name of a LoRA, the id of a session or a digest; and LoRA files on their way to Triton."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from darkroom.diffusion.lora.tags import parse_tags
+from darkroom.errors import InvalidInput, LoraMissing, NotReady
+from darkroom.request.loras import FIELD, MOST_LORAS, LoraChoice, parse_loras
+from darkroom.settings import Settings
+from proxy.loras.library import Digests, LoraLibrary
+from proxy.sessions.store import SessionStore
+
+if TYPE_CHECKING:
+    from proxy.models import ServedModel
+    from proxy.services import Services
+
+PROMPT = "prompt"
+
+
+class LoraFiles:
+    """The LoRA files of this installation: those of the library and those of sessions.
+
+    :ivar library: those that people name.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.library = LoraLibrary(settings.lora_dir)
+        self._sessions = SessionStore(settings.session_dir)
+        self._digests = Digests()
+        self._paths: dict[str, Path] = {}
+        self._sent: dict[tuple[str, str], dict[str, Any]] = {}
+        self._sending = asyncio.Lock()
+
+    async def settled(self, services: Services, model: ServedModel, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of a request whose LoRAs are named by digests, those of tags in the prompt among them.
+
+        The model has the files then, unless Triton is not ready.
+
+        :raises InvalidInput: the model takes no LoRAs; two of them are the same; a file does not fit the model.
+        :raises NotFound: there is no such LoRA.
+        """
+        prompt = values.get(PROMPT)
+        text, tags = parse_tags(prompt) if isinstance(prompt, str) else (prompt, [])
+        given = values.get(FIELD)
+        if not tags and given is None:
+            return dict(values)
+        if model.family.lora_reader is None:
+            raise InvalidInput(f"The model {model.name} takes no LoRAs.", param=PROMPT if tags else FIELD)
+        wanted = [*parse_loras(given or ()), *(LoraChoice(name=name, weight=weight) for name, weight in tags)]
+        if len(wanted) > MOST_LORAS:
+            raise InvalidInput(f"A request may have at most {MOST_LORAS} LoRAs; got {len(wanted)}.", param=FIELD)
+        choices = await asyncio.to_thread(self._resolved, wanted)
+        for choice in choices:
+            try:
+                await self.summary(services, model, str(choice.digest))
+            except NotReady:  # the request waits, too, or is refused with this error
+                break
+        found = {**values, FIELD: json.dumps([choice.to_json() for choice in choices])}
+        return {**found, PROMPT: text} if tags else found
+
+    async def summary(self, services: Services, model: ServedModel, digest: str) -> dict[str, Any]:
+        """What the model has read of a LoRA file. It is sent the file, unless it has been.
+
+        :raises LoraMissing: no file here has the digest.
+        :raises InvalidInput: the file does not fit the model, or is damaged.
+        """
+        key = model.name, digest
+        if key not in self._sent:
+            await self.send(services, model, digest)
+        return self._sent[key]
+
+    async def send(self, services: Services, model: ServedModel, digest: str) -> None:
+        """Send a LoRA file to a model; one file at a time, because each takes several times its size of memory.
+
+        :raises LoraMissing, InvalidInput: as `summary`.
+        """
+        async with self._sending:
+            path = await asyncio.to_thread(self.path_of, digest)
+            try:
+                data = await asyncio.to_thread(path.read_bytes)
+            except FileNotFoundError:
+                raise _missing(digest) from None
+            self._sent[model.name, digest] = await read_by(services, model, data)
+
+    def path_of(self, digest: str) -> Path:
+        """The file with a digest. It reads files that it does not know yet: call it in a thread.
+
+        :raises LoraMissing: there is none.
+        """
+        known = self._paths.get(digest)
+        for path in ([known] if known else []), self._all():
+            for one in path:
+                try:
+                    found = self.digest_of(one)
+                except OSError:  # deleted meanwhile
+                    continue
+                if found == digest:
+                    return one
+        raise _missing(digest)
+
+    def digest_of(self, path: Path) -> str:
+        """The SHA-256 of a LoRA file."""
+        digest = self._digests.of(path)
+        self._paths[digest] = path
+        return digest
+
+    def _all(self) -> Iterator[Path]:
+        yield from (file.path for file in self.library.files())
+        yield from self._sessions.lora_paths()
+
+    def _resolved(self, choices: Sequence[LoraChoice]) -> list[LoraChoice]:
+        """The same choices, by digests.
+
+        :raises NotFound: a name or a session has no LoRA.
+        :raises InvalidInput: two choices are the same file.
+        """
+        found: list[LoraChoice] = []
+        for index, choice in enumerate(choices):
+            kind, value = choice.reference
+            place = f"{FIELD}[{index}].{kind}"
+            if kind == "digest":
+                resolved = choice
+            else:
+                path = (
+                    self.library.find(value, param=place).path if kind == "name" else self._sessions.newest_lora(value)
+                )
+                resolved = replace(choice, name=path.stem, session_id=None, digest=self.digest_of(path))
+            if resolved.digest in [one.digest for one in found]:
+                raise InvalidInput(f"{FIELD} has the LoRA {value!r:.80} twice.", param=place)
+            found.append(resolved)
+        return found
+
+
+async def read_by(services: Services, model: ServedModel, data: bytes) -> dict[str, Any]:
+    """Have a model read a LoRA file and keep it; returns what it has read.
+
+    :raises InvalidInput: the file does not fit the model, or is damaged.
+    """
+    reader = model.family.lora_reader
+    if reader is None:
+        raise InvalidInput(f"The model {model.name} takes no LoRAs.", param=FIELD)
+    content = np.frombuffer(data, np.uint8)
+    summary: dict[str, Any] = {}
+    async for outputs in services.gateway.stream(reader.labelled(model.label).name, {"file": content}):
+        summary = json.loads(outputs["summary"].reshape(-1)[0])
+    return summary
+
+
+def _missing(digest: str) -> LoraMissing:
+    return LoraMissing(
+        f"No LoRA file here has the SHA-256 {digest}; upload it with POST /loras.", param=FIELD, digest=digest
+    )

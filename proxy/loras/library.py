@@ -1,0 +1,164 @@
+"""The library of LoRA files: `.safetensors` files in a folder and the folders in it, named without that ending.
+
+People may put files there by hand. Everything that is written here appears at once and whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from darkroom.errors import Conflict, InvalidInput, NotFound, TooLarge
+from darkroom.files import sha256_file, sync_folder
+from darkroom.request.fields import shown
+
+SUFFIX = ".safetensors"
+NAME = r"[^\s./\\:*?\"<>|\x00-\x1f\x7f]([^/\\:*?\"<>|\x00-\x1f\x7f]{0,98}[^\s./\\:*?\"<>|\x00-\x1f\x7f])?"
+"""A regular expression: the names that uploaded files may have, without their ending."""
+_PIECE = 1 << 20
+_MEGABYTE = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraFile:
+    """A file.
+
+    :param name: its path in the library, without the ending.
+    :param size: bytes.
+    :param modified: nanoseconds since the epoch.
+    """
+
+    name: str
+    path: Path
+    size: int
+    modified: int
+
+
+class Digests:
+    """The SHA-256 of files. Each is read once, and again when its size or time has changed."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[tuple[int, int], str]] = {}
+
+    def of(self, path: Path) -> str:
+        """Return the digest of a file: 64 lower-case hexadecimal digits.
+
+        :raises OSError: it cannot be read.
+        """
+        status = path.stat()
+        state = (status.st_size, status.st_mtime_ns)
+        known = self._known.get(path)
+        if known is None or known[0] != state:
+            self._known[path] = known = state, sha256_file(path)
+        return known[1]
+
+
+class LoraLibrary:
+    """The folder, which need not be there yet. All methods read and write files: call them in a thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def files(self) -> list[LoraFile]:
+        """All files, by their names."""
+        return sorted(self._files(), key=lambda file: file.name.lower())
+
+    def find(self, name: str, *, param: str = "name") -> LoraFile:
+        """The file of a name. The name of its folder may be left out where only one file is called so.
+
+        :param param: the field that the name is from.
+        :raises NotFound: there is none; the message has similar names.
+        :raises InvalidInput: several folders have one.
+        """
+        wanted, there = name.removesuffix(SUFFIX), self.files()
+        for file in there:
+            if file.name == wanted:
+                return file
+        found = [file for file in there if file.name.rpartition("/")[2] == wanted]
+        if len(found) > 1:
+            names = ", ".join(file.name for file in found[:5])
+            raise InvalidInput(f"{param} {shown(name)} means several LoRAs: {names}.", param=param)
+        if not found:
+            near = difflib.get_close_matches(wanted, [file.name for file in there], n=3)
+            hint = f" Similar names: {', '.join(near)}." if near else " GET /loras lists those that there are."
+            raise NotFound(f"There is no LoRA {shown(name)}.{hint}", param=param)
+        return found[0]
+
+    def add(self, name: str, source: BinaryIO, *, max_mb: float) -> LoraFile:
+        """Store a file. Storing the same one again is no error.
+
+        :param name: without folders; its ending may be there.
+        :raises InvalidInput: the name cannot be one of a file.
+        :raises TooLarge: the file is over `max_mb`.
+        :raises Conflict: another file has the name.
+        """
+        plain = name.removesuffix(SUFFIX)
+        if not re.fullmatch(NAME, plain) or len(plain.encode()) > 240:
+            raise InvalidInput(
+                'name must be 1 to 100 characters without / \\ : * ? " < > | and must not begin with a dot; got '
+                f"{shown(name)}.",
+                param="name",
+            )
+        path = self._folder / f"{plain}{SUFFIX}"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        made = self._folder / f".{secrets.token_hex(8)}.tmp"
+        try:
+            _copy(source, made, max_mb)
+            try:
+                os.link(made, path)  # which fails where a file is there, whoever put it there
+            except FileExistsError:
+                if sha256_file(path) != sha256_file(made):
+                    raise Conflict(
+                        f"There is another LoRA {shown(plain)}; delete it first, or choose another name.", param="name"
+                    ) from None
+            sync_folder(self._folder)
+        finally:
+            made.unlink(missing_ok=True)
+        return self.find(plain)
+
+    def delete(self, name: str) -> LoraFile:
+        """Delete the file of a name; returns what it was.
+
+        :raises NotFound, InvalidInput: as `find`.
+        """
+        file = self.find(name)
+        file.path.unlink(missing_ok=True)
+        sync_folder(file.path.parent)
+        return file
+
+    def _files(self) -> Iterator[LoraFile]:
+        for path in self._folder.rglob(f"*{SUFFIX}"):
+            relative = path.relative_to(self._folder)
+            if any(part.startswith(".") for part in relative.parts):
+                continue
+            with contextlib.suppress(OSError):  # deleted meanwhile, or a broken link
+                status = path.stat()
+                yield LoraFile(
+                    name=relative.as_posix().removesuffix(SUFFIX),
+                    path=path,
+                    size=status.st_size,
+                    modified=status.st_mtime_ns,
+                )
+
+
+def _copy(source: BinaryIO, target: Path, max_mb: float) -> None:
+    """Write a stream to a file and onto the disk.
+
+    :raises TooLarge: it is over `max_mb`.
+    """
+    size = 0
+    with target.open("wb") as file:
+        while piece := source.read(_PIECE):
+            size += len(piece)
+            if size > max_mb * _MEGABYTE:
+                raise TooLarge(f"The file is over LORA_MAX_MB = {max_mb:g} MB.", param="file")
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,148 @@
+"""The operation `train`: trains a LoRA on the images of a session and puts it there."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from darkroom.errors import Conflict, NoImages
+from darkroom.files import write_atomically
+from darkroom.request.edge import edge_model, named, rest_names
+from darkroom.request.training import TrainingOptions
+from darkroom.serving.networks import ModelSpec
+from darkroom.settings import Settings
+from proxy.operations import trainer_process
+from proxy.operations.base import Operation
+from proxy.operations.checkpoints import training_checkpoint
+from proxy.services import Services
+from proxy.sessions.fields import SessionFields
+from proxy.sessions.store import SessionStore
+from proxy.tasks.models import Output, TaskContext, Work
+from proxy.validation import validated
+
+LOSSES = "loss.csv"
+_NEEDED = "peft"
+LORA, NAME = "lora.safetensors", "lora_name"
+"""Files in the workspace: the finished LoRA, and the name that it has, or is about to get, in its session."""
+
+
+def key_of(session_id: str) -> str:
+    """The key of the trainings of a session, of which one runs at a time; see `Work.exclusive`."""
+    return f"session:{session_id}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """The fields are `session_id` and those of `TrainingOptions`.
+
+    The trainer is a process of its own, which keeps its progress in the workspace of the task.
+    """
+
+    name: ClassVar[str] = "train"
+    lane: ClassVar[str] = "training"
+    pipeline: ClassVar[ModelSpec | None] = None
+    longest_turn: ClassVar[float] = math.inf
+    fallback_seconds: ClassVar[float] = 2.0
+
+    @property
+    def names(self) -> frozenset[str]:
+        return rest_names(TrainingOptions) | SessionFields.model_fields.keys()
+
+    def bound(self, services: Services, fields: dict[str, Any]) -> Operation:
+        return self
+
+    async def accept(self, services: Services, fields: dict[str, Any]) -> Work:
+        session = validated(fields, SessionFields).session_id
+        sent = validated(fields, edge_model(TrainingOptions), TrainingOptions.ranges(None)).model_dump()
+        options = TrainingOptions.parse(named(TrainingOptions, sent), None)
+        store = SessionStore(services.settings.session_dir)
+        images = len(await asyncio.to_thread(store.examples, session))
+        if not images:
+            raise NoImages("The session has no images to train on; see POST /post_session_image.", param="session_id")
+        if importlib.util.find_spec(_NEEDED) is None:
+            raise Conflict("Training is not installed here: it needs PEFT, pip install 'darkroom[train]'.")
+        checkpoint = await asyncio.to_thread(training_checkpoint, services.settings)
+        # Images of different shapes do not share steps, so there may be a few more.
+        steps = options.steps or options.epochs * math.ceil(images / options.batch_size)
+        return Work(
+            fields={"session_id": session, "checkpoint": checkpoint, **options.model_dump(exclude_none=True)},
+            steps=steps,
+            kind=f"{Path(checkpoint).name[:60]} {options.resolution or 'default'}",
+            units=steps * options.batch_size,
+            pictures=images,
+            exclusive=key_of(session),
+            exclusive_or_refuse=True,
+        )
+
+    async def run(self, context: TaskContext) -> list[Output]:
+        services, fields, workspace = context.services, context.fields, context.workspace
+        store, session = SessionStore(services.settings.session_dir), str(fields["session_id"])
+        images = await asyncio.to_thread(store.folder, session)
+        progress: dict[str, Any] = {"step": 0, "steps": 0}
+
+        def heard(said: dict[str, Any]) -> None:
+            progress.update(said)
+            emit()
+
+        def emit() -> None:
+            context.emit(progress["step"], progress["steps"], None)
+
+        await trainer_process.train(
+            _arguments(fields, images, workspace, services.settings),
+            services.settings,
+            heard=heard,
+            alive=emit,
+            save=lambda: services.gate.draining,
+        )
+        name = await asyncio.to_thread(keep_lora, store, session, workspace)
+        details = {
+            "lora": name,
+            "session_id": session,
+            "steps": progress["steps"],
+            "loss": last_loss(workspace / LOSSES),
+        }
+        return [
+            Output(data=workspace / LORA, media_type="application/octet-stream", details=details, name=name),
+            Output(data=workspace / LOSSES, media_type="text/csv", name=LOSSES),
+        ]
+
+
+def last_loss(table: Path) -> float | None:
+    """The loss of the last step in a table of the trainer; None while there is none."""
+    try:
+        return float(table.read_text().splitlines()[-1].partition(",")[2])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _arguments(fields: Mapping[str, Any], images: Path, workspace: Path, settings: Settings) -> list[str]:
+    """The arguments of `python -m training lora`."""
+    given: dict[str, Any] = {name: fields[name] for name in TrainingOptions.fields() if name in fields}
+    given |= {"checkpoint": fields["checkpoint"], "state": workspace, "output": workspace / LORA}
+    given |= {"title": f"session_{fields['session_id']}", "device": settings.train_device, "nice": settings.train_nice}
+    given |= {"save_seconds": settings.train_save_seconds}
+    if settings.train_threads is not None:
+        given["threads"] = settings.train_threads
+    return [str(images), *(f"--{name.replace('_', '-')}={value}" for name, value in given.items())]
+
+
+def keep_lora(store: SessionStore, session: str, workspace: Path) -> str:
+    """Put the finished LoRA into its session; returns its name there.
+
+    The name is written down before: a run after a crash finds it, and adds no second copy.
+
+    :raises NotFound: the session was deleted.
+    """
+    note, data = workspace / NAME, (workspace / LORA).read_bytes()
+    name = note.read_text() if note.is_file() else store.next_lora_name(session)
+    while True:
+        write_atomically(note, name.encode())
+        try:
+            return store.add_lora(session, data, name)
+        except Conflict:  # another file got the name meanwhile
+            name = store.next_lora_name(session)

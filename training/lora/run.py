@@ -1,0 +1,126 @@
+"""One run from images to a LoRA file, in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from darkroom.errors import Conflict, InvalidInput
+from darkroom.files import write_atomically
+from darkroom.request.training import TrainingOptions
+from exporters.checkpoints.files import read_json
+from training.lora.cache import SampleCache
+from training.lora.family import find_checkpoint
+from training.lora.file import lora_file
+from training.lora.plan import prepare
+from training.lora.trainer import LoraTrainer, Report, Stopped
+
+_LOCK_SECONDS = 60.0
+"""How long a run waits for another one in its state folder, which may just be ending."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraRun:
+    """What to train, and where.
+
+    :param images: a folder with captioned images in it or in its sub-folders.
+    :param checkpoint: a folder, a single file, or a hub id.
+    :param state: a folder for everything that a resumed run needs. It belongs to one training.
+    :param output: the LoRA file.
+    :param title: what its metadata call it.
+    :param threads: of the CPU; a resumed run uses as many as it began with.
+    :param save_seconds: between saved states.
+    """
+
+    images: Path
+    checkpoint: str
+    state: Path
+    output: Path
+    title: str
+    options: TrainingOptions
+    device: torch.device
+    threads: int
+    save_seconds: float
+
+
+def run_training(run: LoraRun, report: Report, stop: threading.Event) -> None:
+    """Train, or go on with it, and write the LoRA file.
+
+    :param stop: ends the run after the current step.
+    :raises Stopped: `stop` was set.
+    :raises InvalidInput: images or options cannot be used, the loss is not finite, or the memory does not suffice.
+    :raises Conflict: the state folder is another training's, or in use.
+    :raises ExportError: the checkpoint cannot be used.
+    """
+    with _only_one(run.state):
+        family, root = find_checkpoint(run.checkpoint)
+        plan = prepare(
+            run.state,
+            run.images,
+            run.options,
+            checkpoint=run.checkpoint,
+            root=root,
+            side=_side(root),
+            threads=run.threads,
+        )
+        torch.set_num_threads(plan.threads)
+        report({"step": 0, "steps": plan.steps, "images": len(plan.examples)})
+
+        def cached(done: int) -> None:
+            report({"step": 0, "steps": plan.steps, "images": len(plan.examples), "cached": done})
+            if stop.is_set():
+                raise Stopped
+
+        with _memory():
+            SampleCache(run.state, plan).fill(family, root, run.images, run.device, cached)
+            trainer = LoraTrainer(run.state, plan, family, root, run.device)
+            trainer.train(report, stop, run.save_seconds)
+        prediction, losses = trainer.objective.prediction, trainer.losses
+        data = lora_file(trainer.weights, plan, family, prediction=prediction, title=run.title, losses=losses)
+        write_atomically(run.output, data)
+
+
+def _side(root: Path) -> int:
+    """The side in pixels that a checkpoint was trained at."""
+    latents = int(read_json(root, "unet/config.json").get("sample_size") or 64)
+    levels = len(read_json(root, "vae/config.json").get("block_out_channels", ())) or 4
+    return int(latents * 2 ** (levels - 1))
+
+
+@contextlib.contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Hold the lock of a state folder.
+
+    :raises Conflict: another process has it and keeps it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise Conflict("Another process trains in this state folder.") from None
+                time.sleep(0.2)
+        yield
+
+
+@contextlib.contextmanager
+def _memory() -> Iterator[None]:
+    """:raises InvalidInput: the device has not enough memory."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError):
+        raise InvalidInput(
+            "The training does not fit into the memory of the device; a smaller batch_size or resolution may.",
+            param="batch_size",
+        ) from None

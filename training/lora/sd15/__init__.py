@@ -1,0 +1,1 @@
+"""LoRAs of Stable Diffusion 1.5."""

@@ -1,0 +1,1 @@
+"""LoRAs of Stable Diffusion XL."""
