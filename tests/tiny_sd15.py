@@ -50,6 +50,14 @@ def make_pipeline(folder: Path) -> StableDiffusionPipeline:
     return pipeline
 
 
+def strengthen_prompts(unet: UNet2DConditionModel, factor: float = 30.0) -> None:
+    """Multiply what `unet` reads of its prompt: with random weights it hardly changes an image."""
+    with torch.no_grad():
+        for name, weight in unet.named_parameters():
+            if "attn2.to_out" in name or "attn2.to_v" in name:
+                weight *= factor**0.5
+
+
 def make_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
     """A ControlNet of `unet` that does something; its weights are the same every time."""
     torch.manual_seed(1)

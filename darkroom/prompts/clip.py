@@ -1,24 +1,28 @@
 """Prompts of any length with weighted words, as rows of token ids for CLIP's text encoders and back into embeddings.
 
 Over 75 tokens a prompt is cut into chunks that are encoded one by one and laid end to end, as the common web UI does it
-(AUTOMATIC1111, modules/sd_hijack_clip.py).
+(AUTOMATIC1111, modules/sd_hijack_clip.py). The word `BREAK` ends a chunk before it is full.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from darkroom.errors import InvalidInput
 from darkroom.prompts.weights import parse_weights
 from darkroom.serving.networks import Array, Network
 
 _RESCALE_RANGE = (0.5, 2.0)
 _LEAST_MEAN = 0.02
 """Below this share of the mean size of the values their mean says nothing of their size."""
-_FIELDS = ("negative_prompt", "prompt")
+MOST_CHUNKS = 512
+"""Maximum number of chunks of all texts of one request together; two prompts of 4,000 characters have fewer."""
+_BREAK = re.compile(r"\bBREAK\b")
 
 
 class Encoding(Protocol):
@@ -76,33 +80,49 @@ class Encoded:
     text_embeds: Array | None
 
 
-def chunk(text: str, tokenizer: Tokenizer, special: SpecialTokens, param: str = "prompt") -> Chunks:
-    """Token ids and weights of one prompt, at least one chunk.
+def chunk(text: str, tokenizer: Tokenizer, special: SpecialTokens) -> Chunks:
+    """Token ids and weights of one text, at least one chunk.
 
-    :param param: the field that the text is from.
     :raises InvalidInput: a weight is out of range.
     """
-    ids: list[int] = []
-    weights: list[float] = []
-    for words, weight in parse_weights(text, param):
-        found = tokenizer.encode(words, add_special_tokens=False).ids
-        ids += found
-        weights += [weight] * len(found)
     size = special.max_tokens - 2
-    rows = [_row(ids[at : at + size], special) for at in range(0, max(len(ids), 1), size)]
-    factors = np.ones((len(rows), special.max_tokens), np.float32)
-    for at, weight in enumerate(weights):
-        factors[at // size, 1 + at % size] = weight
-    return Chunks(ids=np.array(rows, np.int64), weights=factors)
+    rows: list[list[int]] = []
+    factors: list[list[float]] = []
+    for tokens in _sections(text, tokenizer):
+        for at in range(0, max(len(tokens), 1), size):
+            ids, weights = zip(*tokens[at : at + size], strict=True) if tokens else ((), ())
+            rows.append(_row(ids, special))
+            factors.append([1.0, *weights, *[1.0] * (special.max_tokens - 1 - len(weights))])
+    return Chunks(ids=np.array(rows, np.int64), weights=np.array(factors, np.float32))
 
 
-def chunk_all(texts: Sequence[str], tokenizer: Tokenizer, special: SpecialTokens) -> list[Chunks]:
-    """The chunks of each text.
+def _sections(text: str, tokenizer: Tokenizer) -> list[list[tuple[int, float]]]:
+    """Token ids with their weights, in a list for each part between the words BREAK; at least one.
 
-    :param texts: the prompt, or the negative prompt and the prompt.
-    :raises InvalidInput: a weight is out of range.
+    As in the web UI, nothing comes of a BREAK at the end, and an empty chunk of one at the beginning.
     """
-    return [chunk(text, tokenizer, special, field) for text, field in zip(texts, _FIELDS[-len(texts) :], strict=True)]
+    sections: list[list[tuple[int, float]]] = [[]]
+    for words, weight in parse_weights(text):
+        for number, part in enumerate(_BREAK.split(words)):
+            if number:
+                sections.append([])
+            sections[-1] += [(token, weight) for token in tokenizer.encode(part, add_special_tokens=False).ids]
+    return sections if sections[-1] else sections[:-1] or sections
+
+
+def common_length(parts: Sequence[Chunks]) -> int:
+    """The number of chunks that all texts of a request get: that of the longest one.
+
+    :raises InvalidInput: they would have more than MOST_CHUNKS together.
+    """
+    length = max(len(part.ids) for part in parts)
+    if length * len(parts) > MOST_CHUNKS:
+        raise InvalidInput(
+            f"prompt: all texts of a request may have at most {MOST_CHUNKS} chunks of tokens; got {len(parts)} times "
+            f"{length}. Long texts, BREAK, and words that change from step to step make chunks.",
+            param="prompt",
+        )
+    return length
 
 
 def _row(ids: Sequence[int], special: SpecialTokens) -> list[int]:
@@ -133,12 +153,10 @@ async def encode_prompts(
 ) -> Array:
     """(len(texts), 77 x chunks, width) float32: the embeddings of a single encoder.
 
-    :param texts: the prompt, or the negative prompt and the prompt.
-    :raises InvalidInput: a weight is out of range.
+    :raises InvalidInput: a weight is out of range, or there are too many chunks.
     """
-    parts = chunk_all(texts, tokenizer, special)
-    length = max(len(part.ids) for part in parts)
-    return (await encode_chunks(parts, special, text_encoder, length=length)).prompt_embeds
+    parts = [chunk(text, tokenizer, special) for text in texts]
+    return (await encode_chunks(parts, special, text_encoder, length=common_length(parts))).prompt_embeds
 
 
 def _weighted(embeds: Array, weights: Array) -> Array:

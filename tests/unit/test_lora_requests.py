@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from darkroom.diffusion.lora.tags import parse_tags
+from darkroom.diffusion.lora.tags import first_tag, parse_tags, take_loras, without_tags
 from darkroom.errors import InvalidInput
 from darkroom.request.loras import LoraChoice, parse_loras
 
@@ -34,6 +34,9 @@ DIGEST = "0123456789abcdef" * 4
 )
 def test_lora_tags(prompt: str, clean: str, found: list[tuple[str, float]]) -> None:
     assert parse_tags(prompt) == (clean, found)
+    assert take_loras(prompt) == (clean, tuple(LoraChoice(name=name, weight=weight) for name, weight in found))
+    assert without_tags(prompt) == clean
+    assert bool(first_tag(prompt)) == bool(found)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +44,7 @@ def test_lora_tags(prompt: str, clean: str, found: list[tuple[str, float]]) -> N
     [
         ("<lora:>", "'<lora:>' must have a name"),
         ("<lora: :1>", "must have a name"),
+        ("<lora:a\nb:1>", "must have a name of 1 to 200 characters in one line"),
         (f"<lora:{'a' * 201}>", "must have a name of 1 to 200 characters"),
         ("<lora:a:>", "the weight of '<lora:a:>' must be from -10 to 10; got ''"),
         ("<lora:a:strong>", "must be from -10 to 10; got 'strong'"),

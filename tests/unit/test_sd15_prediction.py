@@ -18,6 +18,7 @@ from darkroom.pipelines.sd15.checkpoint import Sd15CheckpointInfo
 from darkroom.pipelines.sd15.pipeline import Components, GenerationProgress, Prediction
 from darkroom.pipelines.sd15.request import GenerateRequest
 from darkroom.pipelines.sd15.settings import Settings
+from darkroom.prompts.by_step import EmbedsByStep
 from darkroom.serving.networks import Array
 
 CHECKPOINT = Sd15CheckpointInfo(
@@ -58,8 +59,9 @@ def test_prediction_repeats_prompt_and_control_map_once_for_all_steps() -> None:
     assert request.control is not None
     embeds = np.arange(2 * 77 * 4, dtype=np.float32).reshape(2, 77, 4)
     control_map = np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)
+    prompts = EmbedsByStep({"prompt_embeds": embeds}, [(0, 1)] * 2, images=2)
     predict = Prediction(
-        request=request, components=_components(asked), embeds=embeds, control_map=control_map, steps=2
+        request=request, components=_components(asked), prompts=prompts, control_map=control_map, steps=2
     )
     for index in range(2):
         asyncio.run(predict(Step(index=index, timestep=1.0, latents=torch.zeros(2, 4, 8, 8))))

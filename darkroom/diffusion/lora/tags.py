@@ -10,7 +10,7 @@ import re
 
 from darkroom.errors import InvalidInput
 from darkroom.request.fields import shown
-from darkroom.request.loras import LONGEST_NAME, MOST_LORAS, WEIGHT_RANGE
+from darkroom.request.loras import LONGEST_NAME, MOST_LORAS, WEIGHT_RANGE, LoraChoice
 
 _TAG = re.compile(r"<(?:lora|lyco):([^<>]*)>", re.IGNORECASE)
 """`lyco` was the name of LyCORIS' extension, whose files are read like others."""
@@ -34,14 +34,36 @@ def parse_tags(prompt: str, param: str = "prompt") -> tuple[str, list[tuple[str,
         raise InvalidInput(f"{param} must name at most {MOST_LORAS} LoRAs; got {len(weights)}.", param=param)
     for name, weight in weights.items():
         _check(weight, f"the tags of {shown(name)}", param)
-    return _TAG.sub("", prompt), list(weights.items())
+    return without_tags(prompt), list(weights.items())
+
+
+def take_loras(prompt: str, param: str = "prompt") -> tuple[str, tuple[LoraChoice, ...]]:
+    """Take the tags out of a prompt, as LoRAs that are given by their names.
+
+    :raises InvalidInput: as `parse_tags` does.
+    """
+    clean, found = parse_tags(prompt, param)
+    return clean, tuple(LoraChoice(name=name, weight=weight) for name, weight in found)
+
+
+def without_tags(prompt: str) -> str:
+    """A prompt without its tags, whatever they say."""
+    return _TAG.sub("", prompt)
+
+
+def first_tag(prompt: str) -> str:
+    """The first tag of a prompt as it stands there; empty if there is none."""
+    found = _TAG.search(prompt)
+    return found[0] if found else ""
 
 
 def _parsed(text: str, tag: str, param: str) -> tuple[str, float]:
     """Name and weight of one tag; without a weight it is 1."""
     name, *rest = (part.strip() for part in text.split(":"))
-    if not name or len(name) > LONGEST_NAME:
-        raise InvalidInput(f"{param}: {shown(tag)} must have a name of 1 to {LONGEST_NAME} characters.", param=param)
+    if not name or len(name) > LONGEST_NAME or not name.isprintable():
+        raise InvalidInput(
+            f"{param}: {shown(tag)} must have a name of 1 to {LONGEST_NAME} characters in one line.", param=param
+        )
     if len(rest) > 1:
         raise InvalidInput(
             f"{param}: {shown(tag)} must have one weight, which all networks share; got {len(rest)}.", param=param

@@ -34,7 +34,9 @@ from darkroom.pipelines.sd15.networks import LATENT_CHANNELS, VAE_SCALE_FACTOR
 from darkroom.pipelines.sd15.request import GenerateRequest, ResolvedRequest
 from darkroom.pipelines.sd15.settings import Settings
 from darkroom.png import encode_png
+from darkroom.prompts.by_step import EmbedsByStep
 from darkroom.prompts.clip import Tokenizer, encode_prompts
+from darkroom.prompts.schedule import schedule_prompts
 from darkroom.request.loras import LoraChoice
 from darkroom.serving.lora_cache import BaseLoras
 from darkroom.serving.networks import Array, Network
@@ -84,9 +86,8 @@ async def generate(
     control_map = await _control_map(resolved, components)
     control_png = None if control_map is None else await asyncio.to_thread(encode_png, control_map)
     yield GenerationProgress(done=0, total=len(schedule), control_map=control_png)
-    texts = [resolved.negative_prompt or "", resolved.prompt] if resolved.guided else [resolved.prompt]
     encoder = with_loras(components.text_encoder, loras)
-    embeds = await encode_prompts(texts, components.tokenizer, components.checkpoint, encoder)
+    prompts = await _prompts(resolved, components, encoder, len(schedule))
     generators = get_generators([resolved.seed + k for k in range(resolved.num_images)])
     noise, original = await draw_noise(
         init, components.vae_encoder, generators, shape=_latent_shape(resolved), strength=resolved.strength
@@ -94,7 +95,7 @@ async def generate(
     predict = Prediction(
         request=resolved,
         components=components,
-        embeds=embeds,
+        prompts=prompts,
         control_map=control_map,
         loras=loras,
         steps=len(schedule),
@@ -108,6 +109,14 @@ async def generate(
     )
     async for event in run(job, noise, [Phase(schedule=schedule, predict=predict)], generators, original):
         yield event
+
+
+async def _prompts(request: ResolvedRequest, components: Components, encoder: Network, steps: int) -> EmbedsByStep:
+    """What each step reads of the negative prompt, of a guided request, and of the prompt."""
+    negative = (request.negative_prompt or "") if request.guided else None
+    texts = schedule_prompts(request.prompt, negative, steps)
+    embeds = await encode_prompts(texts.texts, components.tokenizer, components.checkpoint, encoder)
+    return EmbedsByStep({"prompt_embeds": embeds}, texts.rows, request.num_images)
 
 
 def _latent_shape(request: ResolvedRequest) -> tuple[int, int, int]:
@@ -143,14 +152,14 @@ async def _control_map(request: ResolvedRequest, components: Components) -> Pixe
 class Prediction:
     """Asks the UNet what is noise in the rows of one request: the `Predict` of its loop.
 
-    :param embeds: (1 or 2, tokens, width) float32: the prompt's, or first the negative prompt's.
+    :param prompts: `prompt_embeds` of each step: of the prompt, or first of the negative prompt.
     :param control_map: (height, width, 3) uint8.
     :param steps: of the whole loop, of which the ControlNet and each LoRA may act on a part.
     """
 
     request: ResolvedRequest
     components: Components
-    embeds: Array
+    prompts: EmbedsByStep
     control_map: Pixels | None
     steps: int
     loras: Sequence[LoraChoice] = ()
@@ -163,7 +172,7 @@ class Prediction:
         inputs: dict[str, Array] = {
             "latents": latents,
             "timestep": np.full((rows, 1), step.timestep, np.float32),
-            "prompt_embeds": self._prompt_rows,
+            **self.prompts.at(step.index),
         }
         network = self.components.unet
         control = self.request.control
@@ -180,15 +189,11 @@ class Prediction:
         return guide(noise_pred, self.request.guidance_scale) if guided else noise_pred
 
     @cached_property
-    def _prompt_rows(self) -> Array:
-        """`embeds`, with a row for every row of latents; the same at every step."""
-        return np.repeat(self.embeds, self.request.num_images, axis=0)
-
-    @cached_property
     def _control_rows(self) -> Array:
         """`control_map` for every row of latents, in one piece of memory as Triton takes it; the same at every step."""
         assert self.control_map is not None
-        return np.repeat(self.control_map[None], len(self._prompt_rows), axis=0)
+        rows = self.request.num_images * (2 if self.request.guided else 1)
+        return np.repeat(self.control_map[None], rows, axis=0)
 
 
 def _control_details(request: GenerateRequest) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from darkroom.diffusion.lora_weights import LoraRequest
 from darkroom.diffusion.schedulers import SCHEDULER_FIELD
 from darkroom.errors import InvalidInput
 from darkroom.pipelines.sd15.checkpoint import VAE_SCALE_FACTOR
+from darkroom.prompts.schedule import check_prompts
 from darkroom.request.field import Field
 from darkroom.request.fields import GUIDANCE_RANGE as GUIDANCE_RANGE
 from darkroom.request.fields import QUALITY_RANGE as QUALITY_RANGE
@@ -70,7 +71,8 @@ class GenerateRequest(LoraRequest, InitImageRequest):
     prompt: Annotated[
         str,
         Field(
-            help="`(word:1.3)` weighs a word. Of any length up to SD15_MAX_PROMPT.",
+            help="`(word:1.3)` weighs a word; `[a:b:0.5]`, `[a|b]` and BREAK are as in web UIs. Of any length up to "
+            "SD15_MAX_PROMPT.",
             longest="max_prompt",
             may_be_empty=True,
         ),
@@ -131,6 +133,7 @@ class GenerateRequest(LoraRequest, InitImageRequest):
                 f"and {self.control_guidance_end:g}.",
                 param="control_guidance_start",
             )
+        check_prompts(self.prompt, self.negative_prompt, self.steps)
         return super().checked(limits)
 
     def completed(self, checkpoint: Any, limits: Any) -> ResolvedRequest:

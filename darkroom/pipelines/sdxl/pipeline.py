@@ -12,7 +12,7 @@ diffusers' documentation has the two share their parts.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,8 @@ from darkroom.pipelines.sdxl.checkpoint import LATENT_CHANNELS, VAE_SCALE_FACTOR
 from darkroom.pipelines.sdxl.prompts import Embeds, PromptTokenizer, encode_prompts
 from darkroom.pipelines.sdxl.request import GenerateRequest, ResolvedRequest
 from darkroom.pipelines.sdxl.settings import Settings
+from darkroom.prompts.by_step import EmbedsByStep
+from darkroom.prompts.schedule import schedule_prompts
 from darkroom.request.loras import LoraChoice
 from darkroom.serving.lora_cache import BaseLoras
 from darkroom.serving.networks import Array, Network
@@ -79,14 +81,15 @@ async def generate(
         get_schedule(resolved.scheduler, checkpoint.scheduler, resolved.steps, start=start, end=end, strength=strength)
         for start, end in parts
     ]
-    yield GenerationProgress(done=0, total=sum(map(len, schedules)))
-    embeds = await _embeds(resolved, components, resolved.lora_choices)
-    predictions = [_base(resolved, embeds, components.unet, steps=sum(map(len, schedules)))]
+    steps = sum(map(len, schedules))
+    yield GenerationProgress(done=0, total=steps)
+    embeds, rows = await _embeds(resolved, components, steps, resolved.lora_choices)
+    predictions = [_base(resolved, embeds, rows, components.unet)]
     if refined:
         assert components.refiner_unet is not None
-        # LoRAs are for the base: the refiner reads what the text encoders say without them.
-        plain = await _embeds(resolved, components, ()) if resolved.lora_choices else embeds
-        predictions.append(_refiner(resolved, plain, components.refiner_unet))
+        if resolved.lora_choices:  # they are for the base: the refiner reads what the text encoders say without them
+            embeds, rows = await _embeds(resolved, components, steps, ())
+        predictions.append(_refiner(resolved, embeds, rows[len(schedules[0]) :], components.refiner_unet))
     generators = get_generators([resolved.seed + k for k in range(resolved.num_images)])
     noise, original = await draw_noise(
         init, components.vae_encoder, generators, shape=_latent_shape(resolved), strength=resolved.strength
@@ -107,27 +110,38 @@ def _latent_shape(request: ResolvedRequest) -> tuple[int, int, int]:
     return LATENT_CHANNELS, request.height // VAE_SCALE_FACTOR, request.width // VAE_SCALE_FACTOR
 
 
-async def _embeds(request: ResolvedRequest, components: Components, loras: Sequence[LoraChoice]) -> Embeds:
-    """A row for the prompt; of a guided request one for the negative prompt before it."""
-    zeros = request.negative_prompt is None and components.checkpoint.force_zeros_for_empty_prompt
-    texts = [request.negative_prompt or "", request.prompt] if request.guided and not zeros else [request.prompt]
+Rows = Sequence[tuple[int, ...]]
+"""For each step the rows of `Embeds` that it reads: the negative prompt's and the prompt's, or the latter alone."""
+
+
+async def _embeds(
+    request: ResolvedRequest, components: Components, steps: int, loras: Sequence[LoraChoice]
+) -> tuple[Embeds, Rows]:
+    """A row for each text that a step reads; before them zeros, where those stand for the negative prompt."""
+    zeros = request.guided and request.negative_prompt is None and components.checkpoint.force_zeros_for_empty_prompt
+    negative = (request.negative_prompt or "") if request.guided and not zeros else None
+    texts = schedule_prompts(request.prompt, negative, steps)
     encoders = [with_loras(encoder, loras) for encoder in components.text_encoders]
-    embeds = await encode_prompts(texts, components.readers, encoders)
-    return embeds.after_zeros() if request.guided and zeros else embeds
+    embeds = await encode_prompts(texts.texts, components.readers, encoders)
+    if zeros:
+        return embeds.after_zeros(), [(0, row + 1) for (row,) in texts.rows]
+    return embeds, texts.rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
     """Asks a UNet what is noise in the rows of one request: the `Predict` of a phase.
 
-    :param guidance_scale: 1 and below: no guidance, and `conditions` have a row per image instead of two.
-    :param conditions: the other inputs of the network, with all rows; the same at every step.
+    :param guidance_scale: 1 and below: no guidance, and a row per image instead of two.
+    :param prompts: `prompt_embeds` and `text_embeds` of each step.
+    :param time_ids: (rows, numbers): the micro-conditioning, the same at every step.
     :param steps: of all phases, of which each LoRA may act on a part.
     """
 
     network: Network
     guidance_scale: float
-    conditions: Mapping[str, Array]
+    prompts: EmbedsByStep
+    time_ids: Array
     loras: Sequence[LoraChoice] = ()
     steps: int = 0
 
@@ -136,37 +150,39 @@ class Prediction:
         guided = self.guidance_scale > 1
         latents = (doubled(step.latents) if guided else step.latents).numpy()
         times = np.full((len(latents), 1), step.timestep, np.float32)
+        conditions = {**self.prompts.at(step.index), "time_ids": self.time_ids}
         loras = row_inputs(self.loras, len(latents), (step.index, self.steps))
-        answer = await self.network({"latents": latents, "timestep": times, **self.conditions, **loras})
+        answer = await self.network({"latents": latents, "timestep": times, **conditions, **loras})
         noise_pred = torch.from_numpy(answer["noise_pred"])
         return guide(noise_pred, self.guidance_scale) if guided else noise_pred
 
 
-def _base(request: ResolvedRequest, embeds: Embeds, network: Network, *, steps: int) -> Prediction:
-    rows = request.num_images * len(embeds.prompt_embeds)
-    conditions = {
-        "prompt_embeds": np.repeat(embeds.prompt_embeds, request.num_images, axis=0),
-        "text_embeds": np.repeat(embeds.text_embeds, request.num_images, axis=0),
-        "time_ids": np.tile(np.array(_sizes(request), np.float32), (rows, 1)),
-    }
+def _base(request: ResolvedRequest, embeds: Embeds, rows: Rows, network: Network) -> Prediction:
+    given = {"prompt_embeds": embeds.prompt_embeds, "text_embeds": embeds.text_embeds}
+    time_ids = np.array(_sizes(request), np.float32)
     return Prediction(
         network=network,
         guidance_scale=request.guidance_scale,
-        conditions=conditions,
+        prompts=EmbedsByStep(given, rows, request.num_images),
+        time_ids=np.tile(time_ids, (request.num_images * len(rows[0]), 1)),
         loras=request.lora_choices,
-        steps=steps,
+        steps=len(rows),
     )
 
 
-def _refiner(request: ResolvedRequest, embeds: Embeds, network: Network) -> Prediction:
-    """Without guidance: the prompt alone, which is the last row."""
-    rows = request.num_images
-    conditions = {
-        "prompt_embeds": np.repeat(embeds.refiner_embeds[-1:], rows, axis=0),
-        "text_embeds": np.repeat(embeds.text_embeds[-1:], rows, axis=0),
-        "time_ids": np.tile(np.array([*_sizes(request), request.aesthetic_score], np.float32), (rows, 1)),
-    }
-    return Prediction(network=network, guidance_scale=NO_GUIDANCE, conditions=conditions)
+def _refiner(request: ResolvedRequest, embeds: Embeds, rows: Rows, network: Network) -> Prediction:
+    """Without guidance: the prompt alone, which is the last text of a step.
+
+    :param rows: from the refiner's first step on.
+    """
+    given = {"prompt_embeds": embeds.refiner_embeds, "text_embeds": embeds.text_embeds}
+    time_ids = np.array([*_sizes(request), request.aesthetic_score], np.float32)
+    return Prediction(
+        network=network,
+        guidance_scale=NO_GUIDANCE,
+        prompts=EmbedsByStep(given, [row[-1:] for row in rows], request.num_images),
+        time_ids=np.tile(time_ids, (request.num_images, 1)),
+    )
 
 
 def _sizes(request: ResolvedRequest) -> tuple[int, int, int, int, int, int]:

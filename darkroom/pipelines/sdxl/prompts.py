@@ -15,7 +15,7 @@ import numpy as np
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from darkroom.pipelines.sdxl.checkpoint import TOKENIZERS, ClipTokens, SdxlCheckpointInfo
-from darkroom.prompts.clip import Tokenizer, chunk_all, encode_chunks
+from darkroom.prompts.clip import Tokenizer, chunk, common_length, encode_chunks
 from darkroom.serving.networks import Array, Network
 
 
@@ -29,7 +29,7 @@ class PromptTokenizer:
 
 @dataclass(frozen=True, kw_only=True)
 class Embeds:
-    """What the UNets read of the prompts, float32: a row for the prompt, or first one for the negative prompt.
+    """What the UNets read of the prompts, float32: a row for each text.
 
     :param prompt_embeds: (n, tokens, width): of both encoders, one beside the other.
     :param text_embeds: (n, width of the projection): the pooled embedding of the second encoder.
@@ -41,7 +41,7 @@ class Embeds:
     refiner_embeds: Array
 
     def after_zeros(self) -> Embeds:
-        """A row of zeros before these rows, as the negative prompt."""
+        """A row of zeros before these rows, as that of an absent negative prompt."""
         return Embeds(
             prompt_embeds=_after_zeros(self.prompt_embeds),
             text_embeds=_after_zeros(self.text_embeds),
@@ -66,11 +66,10 @@ async def encode_prompts(
 ) -> Embeds:
     """Both encoders read all texts, at the same time. All texts get as many chunks as the longest one has.
 
-    :param texts: the prompt, or the negative prompt and the prompt.
-    :raises InvalidInput: a weight is out of range.
+    :raises InvalidInput: a weight is out of range, or there are too many chunks.
     """
-    parts = [chunk_all(texts, reader.tokenizer, reader.tokens) for reader in readers]
-    length = max(len(one.ids) for several in parts for one in several)
+    parts = [[chunk(text, reader.tokenizer, reader.tokens) for text in texts] for reader in readers]
+    length = max(map(common_length, parts))
     first, second = await asyncio.gather(
         *(
             encode_chunks(several, reader.tokens, encoder, length=length)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
+from typing_extensions import Self
+
 from darkroom.diffusion.lora_weights import LoraRequest
 from darkroom.diffusion.schedulers import SCHEDULER_FIELD
 from darkroom.pipelines.sdxl.checkpoint import GUIDANCE_SCALE, STEPS, VAE_SCALE_FACTOR
+from darkroom.prompts.schedule import check_prompts
 from darkroom.request.field import Field, Shorthand
 from darkroom.request.fields import check_pixels
 from darkroom.request.image import (
@@ -63,7 +66,8 @@ class GenerateRequest(LoraRequest, InitImageRequest):
     prompt: Annotated[
         str,
         Field(
-            help="`(word:1.3)` weighs a word. Of any length up to SDXL_MAX_PROMPT.",
+            help="`(word:1.3)` weighs a word; `[a:b:0.5]`, `[a|b]` and BREAK are as in web UIs. Of any length up to "
+            "SDXL_MAX_PROMPT.",
             longest="max_prompt",
             may_be_empty=True,
         ),
@@ -92,6 +96,10 @@ class GenerateRequest(LoraRequest, InitImageRequest):
     aesthetic_score: Annotated[
         float, Field(help="Micro-conditioning of the refiner: how beautiful the image is to be.", low=0.0, high=10.0)
     ] = AESTHETIC_SCORE
+
+    def checked(self, limits: Any) -> Self:
+        check_prompts(self.prompt, self.negative_prompt, self.steps)
+        return super().checked(limits)
 
     def completed(self, checkpoint: Any, limits: Any) -> ResolvedRequest:
         """This request with its absent sizes filled in.
