@@ -15,9 +15,14 @@ from darkroom.family import Operation
 from darkroom.registry import families
 from darkroom.request.field import Field
 from darkroom.request.request import Request, kind_of
+from darkroom.request.training import TrainingOptions
 
 TARGET = Path(__file__).resolve().parents[1] / "client" / "darkroom_client" / "fields.py"
-_OPTIONS: Mapping[Operation, str] = {"generate": "GenerateOptions", "upscale": "UpscaleOptions"}
+_OPTIONS: Mapping[Operation, str] = {
+    "generate": "GenerateOptions",
+    "upscale": "UpscaleOptions",
+    "train": "TrainOptions",
+}
 _MODEL = Field(help="Which model; a name that the service lists under /models.")
 _HEAD = '''"""Fields of requests, for the types and the help of this client.
 
@@ -27,6 +32,7 @@ Written by `python -m darkroom.client_types`; change the fields in `darkroom/pip
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 if TYPE_CHECKING:
@@ -55,8 +61,9 @@ def render() -> str:
 
 def _fields(operation: Operation) -> dict[str, tuple[type[Request], Field]]:
     """The fields of all families that can do it, those of the default one first, without what the call itself takes:
-    the prompt, or the image to be enlarged."""
+    the prompt, or the image to be enlarged. Of a training, its options."""
     kinds = [f.request for f in sorted(families().values(), key=lambda f: f.order) if f.operation == operation]
+    kinds += [TrainingOptions] if operation == "train" else []
     found: dict[str, tuple[type[Request], Field]] = {}
     for kind in kinds:
         for name, about in kind.fields().items():
@@ -71,18 +78,21 @@ def _options(operation: Operation, name: str, fields: Mapping[str, tuple[type[Re
     for field, (_, about) in fields.items():
         text = f":param {field}: {about.help}"
         lines += textwrap.wrap(text, 114, initial_indent="    ", subsequent_indent="        ")
-    if "model" not in fields:
+    without_model = "model" not in fields and operation != "train"
+    if without_model:
         lines.append(f"    :param model: {_MODEL.help}")
     lines += ['    """', ""]
-    if "model" not in fields:
+    if without_model:
         lines.append("    model: str | None")
-    lines += [f"    {field}: {_type(kind, field)} | None" for field, (kind, _) in fields.items()]
+    lines += [f"    {field}: {_type(kind, field, about)} | None" for field, (kind, about) in fields.items()]
     return "\n".join(lines)
 
 
-def _type(kind: type[Request], field: str) -> str:
+def _type(kind: type[Request], field: str, about: Field) -> str:
     if field == "format":
         return "Format"
+    if about.json:
+        return "Sequence[Mapping[str, Any]] | str"
     of = kind_of(kind, field)
     return "ImageInput" if of is bytes else of.__name__
 

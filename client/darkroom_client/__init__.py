@@ -37,8 +37,10 @@ if TYPE_CHECKING:
         Preview,
         Progress,
         Status,
+        TrainOptions,
         UpscaleResult,
     )
+    from .models_loras import LoraInfo, LoraRead, SessionInfo, SessionLora, TrainingInfo
     from .models_tasks import TaskInfo, TaskPicture
 
 __all__ = [
@@ -56,15 +58,21 @@ __all__ = [
     "ImageInput",
     "Info",
     "InvalidRequest",
+    "LoraInfo",
+    "LoraRead",
     "ModelInfo",
     "PngInfo",
     "Preview",
     "Progress",
     "ServerError",
+    "SessionInfo",
+    "SessionLora",
     "Status",
     "TaskInfo",
     "TaskPicture",
     "TimedOut",
+    "TrainOptions",
+    "TrainingInfo",
     "Unavailable",
     "UpscaleResult",
 ]
@@ -73,7 +81,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first used: `darkroom --help` passes here and needs no HTTP stack."""
     if name in __all__:
-        for module in (".errors", ".models", ".models_tasks", ".client"):
+        for module in (".errors", ".models", ".models_loras", ".models_tasks", ".client"):
             found = import_module(module, __name__)
             if hasattr(found, name):
                 return getattr(found, name)

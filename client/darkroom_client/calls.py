@@ -203,10 +203,19 @@ def as_json(body: Mapping[str, Any]) -> bytes:
     """
     for name, value in body.items():
         try:
-            json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+            json.dumps(value, allow_nan=False, ensure_ascii=False, default=_plain).encode()
         except ValueError as error:  # NaN and infinity; text with half a character, which is no UTF-8
             raise _invalid(name, f"cannot be sent: {error}") from None
-    return json.dumps(body).encode()
+    return json.dumps(body, default=_plain).encode()
+
+
+def _plain(value: object) -> object:
+    """What JSON has for mappings and sequences that are no dict and no list."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray, memoryview)):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} cannot be sent as JSON")
 
 
 def png_info_call(upload: Upload) -> Call:

@@ -12,11 +12,14 @@ from typing import Any, TextIO, cast
 
 import click
 
-from .cli import Command, url_option
+from .cli import url_option
+from .cli_options import field_help, in_order
 from .client import Client
 from .errors import DarkroomError
-from .fields import DEFAULTS, HELP
+from .fields import HELP
 from .generate_run import GenerateRun, carry_out
+from .lora_choice import DigestOf, parse_choice
+from .lora_digests import LoraDigests
 from .models import GenerateOptions, pillow
 from .recorded import made_otherwise
 from .shots import GridMode, Shot, make_plan
@@ -35,24 +38,15 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tupl
     return width, int(sides[2] or width)
 
 
-def _help(name: str) -> str:
-    """What a field is for, with the service's default."""
-    default = DEFAULTS["generate"].get(name)
-    return HELP["generate"][name] + ("" if default in (None, "") else f" [service: {default}]")
+def _loras(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]) -> list[dict[str, Any]] | None:
+    """NAME:WEIGHT, any number of times."""
+    try:
+        return [parse_choice(word) for word in words] or None
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
-def _in_order(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Several options as one decorator, in the order in which --help shows them."""
-
-    def decorate(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-_picture_options = _in_order(
+_picture_options = in_order(
     click.option("-m", "--model", metavar="NAME", help="A name of GET /models [service: its default]."),
     click.option(
         "-n",
@@ -65,15 +59,15 @@ _picture_options = _in_order(
         help="Images of each prompt; they get the seeds SEED, SEED+1 and so on.",
     ),
     click.option("--seed", type=click.IntRange(0), metavar="N", help="Makes the same image again; drawn if not given."),
-    click.option("--steps", type=click.IntRange(1), metavar="N", help=_help("steps")),
+    click.option("--steps", type=click.IntRange(1), metavar="N", help=field_help("steps")),
     click.option(
         "-g",
         "--guidance-scale",
         type=float,
         metavar="X",
-        help=_help("guidance_scale"),
+        help=field_help("guidance_scale"),
     ),
-    click.option("--negative-prompt", metavar="TEXT", help=_help("negative_prompt")),
+    click.option("--negative-prompt", metavar="TEXT", help=field_help("negative_prompt")),
     click.option(
         "--size",
         metavar="WxH",
@@ -82,15 +76,24 @@ _picture_options = _in_order(
     ),
     click.option("--width", type=click.IntRange(1), metavar="N", help="Instead of --size."),
     click.option("--height", type=click.IntRange(1), metavar="N", help="Instead of --size."),
-    click.option("--max-sequence-length", type=int, metavar="N", help=_help("max_sequence_length")),
+    click.option("--max-sequence-length", type=int, metavar="N", help=field_help("max_sequence_length")),
     click.option(
         "--scheduler", metavar="NAME", help=f"Such as euler_a or 'DPM++ 2M Karras'. {HELP['generate']['scheduler']}"
     ),
+    click.option(
+        "--lora",
+        "loras",
+        multiple=True,
+        metavar="NAME:WEIGHT",
+        callback=_loras,
+        help="A LoRA of `darkroom lora list`, any number of times; NAME alone has weight 1. session:ID:WEIGHT is the "
+        "newest of a session, sha256:DIGEST:WEIGHT a file by its digest.",
+    ),
 )
 
-_refiner_options = _in_order(
+_refiner_options = in_order(
     *(
-        click.option(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=_help(name))
+        click.option(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=field_help(name))
         for kind, metavar, names in (
             (float, "X", ("refiner_start", "aesthetic_score")),
             (int, "N", ("original_width", "original_height", "crop_top", "crop_left")),
@@ -100,25 +103,25 @@ _refiner_options = _in_order(
     )
 )
 
-_init_options = _in_order(
+_init_options = in_order(
     click.option(
         "--init",
         "init_image",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help=_help("init_image"),
+        help=field_help("init_image"),
     ),
-    click.option("--mask", type=click.Path(exists=True, dir_okay=False, path_type=Path), help=_help("mask")),
-    click.option("--strength", type=float, metavar="X", help=_help("strength")),
+    click.option("--mask", type=click.Path(exists=True, dir_okay=False, path_type=Path), help=field_help("mask")),
+    click.option("--strength", type=float, metavar="X", help=field_help("strength")),
 )
 
-_control_options = _in_order(
+_control_options = in_order(
     click.option(
         "--control",
         "control_image",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help=_help("control_image"),
+        help=field_help("control_image"),
     ),
-    click.option("--control-type", metavar="KIND", help=_help("control_type")),
+    click.option("--control-type", metavar="KIND", help=field_help("control_type")),
     click.option(
         "--no-control-preprocess",
         "control_preprocess",
@@ -127,28 +130,28 @@ _control_options = _in_order(
         type=bool,
         help="The reference image is a map already, of edges for example.",
     ),
-    click.option("--low-threshold", type=int, metavar="N", help=_help("low_threshold")),
-    click.option("--high-threshold", type=int, metavar="N", help=_help("high_threshold")),
+    click.option("--low-threshold", type=int, metavar="N", help=field_help("low_threshold")),
+    click.option("--high-threshold", type=int, metavar="N", help=field_help("high_threshold")),
     click.option(
         "--control-scale",
         "controlnet_conditioning_scale",
         type=float,
         metavar="X",
-        help=_help("controlnet_conditioning_scale"),
+        help=field_help("controlnet_conditioning_scale"),
     ),
     click.option(
         "--control-start",
         "control_guidance_start",
         type=float,
         metavar="X",
-        help=_help("control_guidance_start"),
+        help=field_help("control_guidance_start"),
     ),
     click.option(
         "--control-end",
         "control_guidance_end",
         type=float,
         metavar="X",
-        help=_help("control_guidance_end"),
+        help=field_help("control_guidance_end"),
     ),
     click.option(
         "--control-map",
@@ -157,7 +160,7 @@ _control_options = _in_order(
     ),
 )
 
-_output_options = _in_order(
+_output_options = in_order(
     click.option(
         "-o",
         "--output",
@@ -176,7 +179,7 @@ _output_options = _in_order(
     click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each image."),
 )
 
-_run_options = _in_order(
+_run_options = in_order(
     click.option(
         "--prompts-file",
         type=click.File(encoding="utf-8-sig"),
@@ -206,6 +209,7 @@ def generate(**given: Any) -> None:
       darkroom generate "a cat" --seed 42 -o cat.png           the same image each time
       darkroom generate "a cat" --size 512x768 -g 9 --negative-prompt "blurry, text"
       darkroom generate "a (red:1.4) house" --scheduler "DPM++ 2M Karras"
+      darkroom generate "a cat" --lora ink:0.8 --lora session:1       LoRAs; see darkroom lora --help
       darkroom generate "a pizza" --control drawing.jpg --control-scale 0.8
       darkroom generate "a watercolour" --init photo.jpg --strength 0.6
       darkroom generate "a hat" --init cat.png --mask head.png
@@ -236,6 +240,7 @@ def generate(**given: Any) -> None:
             overwrite=overwrite,
             random_seed=seed is None,
             most_steps=cache(partial(_most_steps, given["url"], given["timeout"])),
+            digest_of=LoraDigests(given["url"], given["timeout"]),
         ),
     )
     options["format"] = plan.format
@@ -295,11 +300,12 @@ def _is_another(
     overwrite: bool,
     random_seed: bool,
     most_steps: Callable[[], int | None],
+    digest_of: DigestOf,
 ) -> bool:
     """Whether a file holds another image than the one wanted; if it is to be overwritten that is all the same."""
     seed = None if random_seed else shot.seed
     wanted = {**options, "prompt": shot.prompt, "seed": seed}
-    return not overwrite and made_otherwise(path, wanted, most_steps)
+    return not overwrite and made_otherwise(path, wanted, most_steps, digest_of)
 
 
 def _most_steps(url: str, timeout: float) -> int | None:

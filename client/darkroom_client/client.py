@@ -17,6 +17,7 @@ from .answers import Result
 from .answers_generate import GenerateEvents, read_png_info
 from .answers_service import read_health, read_info, read_status
 from .answers_upscale import UpscaleEvents, read_batch
+from .client_loras import AsyncLoraMethods, LoraMethods
 from .client_tasks import AsyncTaskMethods, TaskMethods
 from .models import (
     BatchItem,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack  # every type checker has it; nothing is installed for it
 
 
-class Client(TaskMethods):
+class Client(TaskMethods, LoraMethods):
     """A connection to a Darkroom service.
 
         with Client() as darkroom:
@@ -222,7 +223,7 @@ class Client(TaskMethods):
             return events.result()
 
 
-class AsyncClient(AsyncTaskMethods):
+class AsyncClient(AsyncTaskMethods, AsyncLoraMethods):
     """`Client` for asyncio: the same arguments and methods, to be awaited. See there for all of them.
 
     Cancelling the task that awaits `upscale` or `generate` closes the connection, and the service stops working

@@ -83,7 +83,7 @@ class TaskMethods(ABC):
         :raises InvalidRequest: the task has not completed, has no such image, or is unknown or deleted.
         """
         call = download_call(task_id, index)
-        return _patiently(Patience(), lambda: answers.checked(self._send(call)).content)
+        return patiently(Patience(), lambda: answers.checked(self._send(call)).content)
 
     def watch(
         self,
@@ -104,7 +104,7 @@ class TaskMethods(ABC):
         """
         call, lost = _events_call(task_id), Patience()
         heard = lost.ended_by(on_state)
-        return _patiently(lost, lambda: self._follow(call, TaskEvents(heard, on_progress, on_preview)))
+        return patiently(lost, lambda: self._follow(call, TaskEvents(heard, on_progress, on_preview)))
 
 
 class AsyncTaskMethods(ABC):
@@ -150,7 +150,7 @@ class AsyncTaskMethods(ABC):
         async def fetch() -> bytes:
             return answers.checked(await self._send(call)).content
 
-        return await _patiently_async(Patience(), fetch)
+        return await patiently_async(Patience(), fetch)
 
     async def watch(
         self,
@@ -163,7 +163,7 @@ class AsyncTaskMethods(ABC):
         """See `Client.watch`. Its callbacks are ordinary functions here too."""
         call, lost = _events_call(task_id), Patience()
         heard = lost.ended_by(on_state)
-        return await _patiently_async(lost, lambda: self._follow(call, TaskEvents(heard, on_progress, on_preview)))
+        return await patiently_async(lost, lambda: self._follow(call, TaskEvents(heard, on_progress, on_preview)))
 
 
 def _events_call(task_id: str) -> calls.Call:
@@ -201,7 +201,7 @@ class Patience:
             raise error
 
 
-def _patiently(lost: Patience, attempt: Callable[[], T]) -> T:
+def patiently(lost: Patience, attempt: Callable[[], T]) -> T:
     """Try until it succeeds or the service has been away for too long."""
     while True:
         try:
@@ -211,8 +211,8 @@ def _patiently(lost: Patience, attempt: Callable[[], T]) -> T:
         time.sleep(RECONNECT_SECONDS)
 
 
-async def _patiently_async(lost: Patience, attempt: Callable[[], Awaitable[T]]) -> T:
-    """See `_patiently`."""
+async def patiently_async(lost: Patience, attempt: Callable[[], Awaitable[T]]) -> T:
+    """See `patiently`."""
     while True:
         try:
             return await attempt()

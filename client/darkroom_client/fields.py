@@ -6,6 +6,7 @@ Written by `python -m darkroom.client_types`; change the fields in `darkroom/pip
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class GenerateOptions(TypedDict, total=False):
     init_image: ImageInput | None
     mask: ImageInput | None
     strength: float | None
-    loras: str | None
+    loras: Sequence[Mapping[str, Any]] | str | None
     control_type: str | None
     control_image: ImageInput | None
     control_preprocess: bool | None
@@ -119,6 +120,30 @@ class UpscaleOptions(TypedDict, total=False):
     tile_pad: int | None
     format: Format | None
     quality: int | None
+
+
+class TrainOptions(TypedDict, total=False):
+    """Fields of `train`; None leaves the choice to the service.
+
+    :param steps: Optimizer steps. By default `epochs` passes over all images.
+    :param epochs: Passes over all images, where `steps` is absent.
+    :param batch_size: Images of a step.
+    :param learning_rate: Of AdamW; it stays the same.
+    :param rank: Of the low-rank matrices.
+    :param alpha: The change is scaled by alpha / rank. By default `rank`.
+    :param resolution: Images are resized to about this many pixels squared, with their aspect ratio. By default
+        the side that the checkpoint was trained at.
+    :param seed: Of noise, timesteps, the order of the images and the first weights. Random if absent or -1.
+    """
+
+    steps: int | None
+    epochs: int | None
+    batch_size: int | None
+    learning_rate: float | None
+    rank: int | None
+    alpha: float | None
+    resolution: int | None
+    seed: int | None
 
 
 GENERATE_IMAGES: tuple[str, ...] = ("init_image", "mask", "control_image")
@@ -167,6 +192,16 @@ HELP: dict[str, dict[str, str]] = {
         "format": "Of the result; raw are bare rows.",
         "quality": "1 to 100, of WebP and JPEG.",
     },
+    "train": {
+        "steps": "Optimizer steps. By default `epochs` passes over all images.",
+        "epochs": "Passes over all images, where `steps` is absent.",
+        "batch_size": "Images of a step.",
+        "learning_rate": "Of AdamW; it stays the same.",
+        "rank": "Of the low-rank matrices.",
+        "alpha": "The change is scaled by alpha / rank. By default `rank`.",
+        "resolution": "Images are resized to about this many pixels squared, with their aspect ratio. By default the side that the checkpoint was trained at.",
+        "seed": "Of noise, timesteps, the order of the images and the first weights. Random if absent or -1.",
+    },
 }
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -196,6 +231,13 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "tile_pad": 10,
         "format": "png",
         "quality": 90,
+    },
+    "train": {
+        "epochs": 1,
+        "batch_size": 4,
+        "learning_rate": 0.0001,
+        "rank": 4,
+        "seed": -1,
     },
 }
 """What the service takes for fields that a request does not name."""

@@ -21,7 +21,7 @@ from .files import is_there, write_whole
 from .grid import make_grid
 from .models import GenerateOptions, GenerateResult, Preview
 from .report import Outcome, Reporter, State, conclude, reporter, shown
-from .runner import RETRIES, ask_once, run_all, run_until_stopped, would_repeat
+from .runner import RETRIES, ask_once, field_of, run_all, run_until_stopped, would_repeat
 from .shots import Shot, ShotPlan, split_into_requests
 
 # What a service takes in one request unless it is set to less, which is found out. More in one would gain nothing,
@@ -189,7 +189,7 @@ class Session:
             write_whole(shot.output, data)
 
     def _reason(self, error: DarkroomError) -> str:
-        option = self._run.spelling.get(error.param or "")
+        option = self._run.spelling.get(field_of(error.param))
         return f"{describe(error)} ({option})" if option else describe(error)
 
     def _write_control_map(self, data: bytes | None) -> None:

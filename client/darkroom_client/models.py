@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Union
 from .errors import DarkroomError
 from .fields import Format as Format
 from .fields import GenerateOptions as GenerateOptions
+from .fields import TrainOptions as TrainOptions
 from .fields import UpscaleOptions as UpscaleOptions
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .fields import DEFAULTS, GENERATE_IMAGES
+from .lora_choice import DigestOf, are_others, without_tags
 
 KEYWORD = b"darkroom"  # of the text chunk (tEXt) that holds all parameters as JSON
 LARGEST_TEXT = 1 << 20  # bytes; a chunk that claims more is none of ours
@@ -32,10 +33,15 @@ _CONTROL_DEFAULTS = {
 # What images do not record that were made before there was such a field.
 _RECORDED = {"control_preprocess": True}
 # These say nothing about the image, or cannot be seen in what is recorded.
-_NOT_COMPARED = {"num_images", "format", "quality", "preview_every", "model", *GENERATE_IMAGES}
+_NOT_COMPARED = {"num_images", "format", "quality", "preview_every", "model", "loras", *GENERATE_IMAGES}
 
 
-def made_otherwise(path: Path, wanted: Mapping[str, Any], most_steps: Callable[[], int | None] = lambda: None) -> bool:
+def made_otherwise(
+    path: Path,
+    wanted: Mapping[str, Any],
+    most_steps: Callable[[], int | None] = lambda: None,
+    digest_of: DigestOf = lambda _: None,
+) -> bool:
     """Whether a file was certainly made with other settings than the `wanted` ones, which are fields of a request.
 
     False where the file does not say, because it is no PNG, say. Size, guidance scale and scheduler count where they
@@ -43,18 +49,22 @@ def made_otherwise(path: Path, wanted: Mapping[str, Any], most_steps: Callable[[
 
     :param most_steps: asks the service for its limit, which is its default if it is less than the usual one. Called
         only where it makes a difference.
+    :param digest_of: asks the service which file a LoRA is. Called only where all else is the same.
     """
     recorded = read_recorded(path)
     if recorded is None:
         return False
     given = {name: value for name, value in wanted.items() if value is not None}
     image = {"strength": DEFAULTS["generate"]["strength"], "masked": "mask" in given} if "init_image" in given else {}
+    given["prompt"], tags = without_tags(given.get("prompt", ""))
     wanted = {**_DEFAULTS, **(_CONTROL_DEFAULTS if "control_image" in given else {}), **image, **given}
     recorded = {**(_RECORDED if "control_type" in recorded else {}), **recorded}
     if "steps" not in given and _is_less(recorded.get("steps"), _DEFAULTS["steps"]):
         wanted["steps"] = min(_DEFAULTS["steps"], most_steps() or _DEFAULTS["steps"])
     names = wanted.keys() - _NOT_COMPARED
-    return any(_comparable(name, recorded.get(name)) != _comparable(name, wanted[name]) for name in names)
+    if any(_comparable(name, recorded.get(name)) != _comparable(name, wanted[name]) for name in names):
+        return True
+    return are_others([*given.get("loras", ()), *tags], recorded.get("loras"), digest_of)
 
 
 def _is_less(value: Any, other: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -37,7 +37,10 @@ class Outcome:
     count: int = 1
 
 
-OnProgress = Callable[[Progress], None]
+class OnProgress(Protocol):
+    """Takes the progress of one request, and where it changes the title of its bar."""
+
+    def __call__(self, progress: Progress, /, title: str | None = None) -> None: ...
 
 
 class Reporter(Protocol):
@@ -54,6 +57,10 @@ class Reporter(Protocol):
         ...
 
 
+def _ignore(progress: Progress, /, title: str | None = None) -> None:
+    """Show nothing."""
+
+
 class LineReporter:
     """For logs and pipes: one line for each output, and no control codes."""
 
@@ -61,7 +68,7 @@ class LineReporter:
 
     @contextmanager
     def bar(self, title: str) -> Iterator[OnProgress]:
-        yield lambda _: None
+        yield _ignore
 
     def report(self, outcome: Outcome) -> None:
         click.echo(outcome_line(outcome), err=True)
@@ -80,8 +87,12 @@ class BarReporter:
     def bar(self, title: str) -> Iterator[OnProgress]:
         # No total yet: the bar pulses while the request is sent and waits for its turn.
         task = self._bars.add_task(title, total=None)
+
+        def update(progress: Progress, /, title: str | None = None) -> None:
+            self._bars.update(task, completed=progress.done, total=progress.total, description=title)
+
         try:
-            yield lambda progress: self._bars.update(task, completed=progress.done, total=progress.total)
+            yield update
         finally:
             self._bars.remove_task(task)
 

@@ -44,12 +44,17 @@ async def run_all(jobs: Iterable[Item], at_a_time: int, work: Callable[[Item], A
     await asyncio.gather(*(worker() for _ in range(at_a_time)))
 
 
-def would_repeat(error: Exception, shared: Container[str | None]) -> bool:
+def would_repeat(error: Exception, shared: Container[str]) -> bool:
     """Whether the remaining jobs would fail too: the service is unreachable, it does not support the request at all
     (404), or it refuses a field that all jobs share."""
     if isinstance(error, InvalidRequest):
-        return error.status == 404 or error.param in shared
+        return error.status == 404 or (error.param is not None and field_of(error.param) in shared)
     return isinstance(error, Unavailable) and error.code != "connection_lost"
+
+
+def field_of(param: str | None) -> str:
+    """The field of a request that an error is about: `loras` for "loras[0].weight"."""
+    return (param or "").partition("[")[0]
 
 
 def run_until_stopped(work: Coroutine[Any, Any, None]) -> int:

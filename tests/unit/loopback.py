@@ -99,7 +99,7 @@ def loopback(respond: Respond, port: int = 0) -> Iterator[Loopback]:
             except ConnectionError:  # the client left, as some tests make it do
                 self.close_connection = True
 
-        do_POST = do_GET  # noqa: N815
+        do_POST = do_DELETE = do_GET  # noqa: N815
 
         def _send(self, answer: Answer) -> None:
             self.send_response(answer.status)

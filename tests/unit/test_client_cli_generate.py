@@ -52,7 +52,7 @@ def test_every_option_reaches_the_service(server: Loopback, here: Path) -> None:
     told = ("--original-width=80", "--original-height=160", "--crop-top=1", "--crop-left=2")
     told += ("--target-width=72", "--target-height=144")
     (here / "mask.png").write_bytes(b"hole")
-    told += ("--init=in.jpg", "--mask=mask.png", "--strength=0.6")
+    told += ("--init=in.jpg", "--mask=mask.png", "--strength=0.6", "--lora=styles/my ink:0.5", "--lora=session:1")
     assert generate(server.url, "a cat", *picture, *control, *more_control, *output, *other, *told).exit_code == 0
     body = sent(server)[0]
     assert body == {
@@ -68,6 +68,7 @@ def test_every_option_reaches_the_service(server: Loopback, here: Path) -> None:
         "init_image": base64.b64encode(b"drawing").decode(),
         "mask": base64.b64encode(b"hole").decode(),
         "strength": 0.6,
+        "loras": [{"name": "styles/my ink", "weight": 0.5}, {"session_id": "1"}],
         "control_image": base64.b64encode(b"drawing").decode(),
         "control_type": "canny",
         "control_preprocess": False,
