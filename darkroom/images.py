@@ -92,12 +92,12 @@ def decode(data: bytes, *, max_pixels: int, param: str = "file") -> Picture:
     _header(source, data, max_pixels, param)
     try:
         if source.unfinished and not pixels_complete(source):
-            raise NotAnImage("The picture is cut short: not all of its pixels are there.", param=param)
+            raise NotAnImage("The image is cut short: not all of its pixels are there.", param=param)
         return normalised(source)
     except MemoryError:
-        raise TooLarge("The picture needs more memory to decode than there is.", param=param) from None
+        raise TooLarge("The image needs more memory to decode than there is.", param=param) from None
     except DECODE_ERRORS as error:
-        raise NotAnImage(f"The picture is damaged or cut short ({_reason(error)}).", param=param) from error
+        raise NotAnImage(f"The image is damaged or cut short ({_reason(error)}).", param=param) from error
 
 
 def _header(source: Source, data: bytes, max_pixels: int, param: str) -> Header:
@@ -106,18 +106,18 @@ def _header(source: Source, data: bytes, max_pixels: int, param: str) -> Header:
             width, height = image.size
     except UnidentifiedImageError:
         raise NotAnImage(
-            "This is not a picture that can be read; send a PNG, JPEG, WebP, BMP, TIFF or GIF.",
+            "This is not an image that can be read; send a PNG, JPEG, WebP, BMP, TIFF or GIF.",
             param=param,
         ) from None
     except DECODE_ERRORS as error:
-        raise NotAnImage(f"The picture has a damaged header ({_reason(error)}).", param=param) from error
+        raise NotAnImage(f"The image has a damaged header ({_reason(error)}).", param=param) from error
     if width * height > max_pixels:
         raise TooLarge(
-            f"The picture has {width}x{height} = {width * height:,} pixels; at most {max_pixels:,} are accepted.",
+            f"The image has {width}x{height} = {width * height:,} pixels; at most {max_pixels:,} are accepted.",
             param=param,
         )
     if min(width, height) < 1:
-        raise NotAnImage(f"The picture has no pixels ({width}x{height}).", param=param)
+        raise NotAnImage(f"The image has no pixels ({width}x{height}).", param=param)
     if source.kind in _ENDING and source.end is not None and _document(data[source.end : source.end + 4096]):
         raise NotAnImage(f"This is a {source.kind} and a document in one file.", param=param)
     return Header(format=source.kind, width=width, height=height)
@@ -249,9 +249,9 @@ def _refuse_attachments(data: bytes, param: str) -> None:
         raise NotAnImage("The file is empty (0 bytes); send a PNG, JPEG, WebP, BMP, TIFF or GIF.", param=param)
     tail = data.rfind(b"PK\x05\x06", max(0, len(data) - 65557))
     if tail >= 0 and len(data) >= tail + 22 and tail + 22 + struct.unpack_from("<H", data, tail + 20)[0] == len(data):
-        raise NotAnImage("This is a picture and a zip archive in one file.", param=param)
+        raise NotAnImage("This is an image and a zip archive in one file.", param=param)
     if b"%PDF-" in data[:1024]:
-        raise NotAnImage("This is a picture and a PDF document in one file.", param=param)
+        raise NotAnImage("This is an image and a PDF document in one file.", param=param)
 
 
 def _reason(error: BaseException) -> str:

@@ -13,7 +13,8 @@ class Group:
     """One pipeline with its networks. Checkpoints of one family with different labels are separate groups.
 
     :param family: the folder of `darkroom/pipelines` that it comes from.
-    :param networks: the networks in the repository with the family and the label of the pipeline.
+    :param networks: the networks in the repository with the family and the label of the pipeline; none of a pipeline
+        that calls none.
     """
 
     family: str
@@ -54,9 +55,13 @@ def groups_of(models: Iterable[str], families: Mapping[str, tuple[ModelSpec, ...
             family, spec = known[plain]
             found.setdefault((family, label), []).append(spec.labelled(label))
     groups = [
-        Group(family=family, pipeline=pipeline, networks=tuple(spec for spec in specs if spec.is_network))
+        Group(family=family, pipeline=pipeline, networks=_networks(specs) if pipeline.calls_networks else ())
         for (family, _), specs in found.items()
         for pipeline in specs
         if not pipeline.is_network
     ]
     return {group.name: group for group in groups}
+
+
+def _networks(specs: Iterable[ModelSpec]) -> tuple[ModelSpec, ...]:
+    return tuple(spec for spec in specs if spec.is_network)

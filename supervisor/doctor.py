@@ -118,7 +118,7 @@ def _ports(settings: Settings) -> Finding:
 
 def _shared_memory(_: Settings) -> Finding:
     free = shutil.disk_usage("/dev/shm").free
-    advice = f"{_size(free)} free in /dev/shm; large pictures need {_size(_MIN_SHARED_MEMORY)} (Docker: --shm-size=1g)."
+    advice = f"{_size(free)} free in /dev/shm; large images need {_size(_MIN_SHARED_MEMORY)} (Docker: --shm-size=1g)."
     return _judge("/dev/shm", free >= _MIN_SHARED_MEMORY, f"{_size(free)} free", advice, "warning")
 
 

@@ -50,7 +50,7 @@ def read(data: bytes, *, param: str = "file", whole: bool = True) -> Source:
     kind = kind_of(data)
     if kind is None:
         raise NotAnImage(
-            "This is not a picture that can be read; send a PNG, JPEG, WebP, BMP, TIFF or GIF.",
+            "This is not an image that can be read; send a PNG, JPEG, WebP, BMP, TIFF or GIF.",
             param=param,
         )
     try:

@@ -33,6 +33,7 @@ def reader_spec(family: str, *, on_demand: bool = False) -> ModelSpec:
         implementation=f"darkroom.pipelines.{family}.loras:Loras",
         decoupled=True,
         on_demand=on_demand,
+        calls_networks=False,
         inputs=(TensorSpec(name=FILE, dtype="UINT8", dims=(-1,), help="a LoRA file in safetensors; empty: none"),),
         outputs=(TensorSpec(name=SUMMARY, dtype="STRING", dims=(1,), help="JSON: what was read of it"),),
         canary=lambda: {FILE: np.zeros(0, np.uint8)},

@@ -38,6 +38,7 @@ class ModelSpec:
 
     `implementation` is the class ("package.module:Class") that a model of Triton's Python backend is.
     With `on_demand` a repository has the model only once it is exported: nothing is missing where it is not.
+    A pipeline that calls none of its family's networks says so with `calls_networks`: it works while they do not.
     `max_batch_size` 0 means that there is no batch dimension (pipelines). Where `max_batch_size_cpu` is given
     it replaces `max_batch_size` for instances on a CPU, where a larger batch costs memory and gains nothing;
     `parameters_cpu` come on top of `parameters` there, and `parameters_gpu` on GPUs.
@@ -56,6 +57,7 @@ class ModelSpec:
     outputs: tuple[TensorSpec, ...]
     implementation: str = ""
     on_demand: bool = False
+    calls_networks: bool = True
     max_batch_size: int = 0
     max_batch_size_cpu: int | None = None
     decoupled: bool = False

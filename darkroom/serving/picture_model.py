@@ -9,7 +9,7 @@ from darkroom.serving.networks import Tensors, TensorSpec
 PROGRESS = TensorSpec(name="progress", dtype="INT32", dims=(2,), help="steps done, steps in all; in every response")
 PREVIEW = TensorSpec(name="preview", dtype="UINT8", dims=(-1,), help="a small PNG, in responses of preview steps")
 PICTURE = (
-    TensorSpec(name="image", dtype="UINT8", dims=(-1,), help="one encoded picture; in the last num_images ones"),
+    TensorSpec(name="image", dtype="UINT8", dims=(-1,), help="one encoded image; in the last num_images ones"),
     TensorSpec(name="shape", dtype="INT32", dims=(3,), help="height, width, channels; beside an image"),
     TensorSpec(name="details", dtype="STRING", dims=(1,), help="JSON: index, seed, parameters; beside an image"),
 )

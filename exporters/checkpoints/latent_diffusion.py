@@ -59,7 +59,7 @@ def check_vae(vae: Component, *, channels: int, factor: int) -> None:
     found = 2 ** (len(vae.config.get("block_out_channels", (64,))) - 1)
     if found != factor:
         raise ExportError(
-            f"{vae.root.name}: the VAE makes pictures {found} times the size of the latents, expected {factor} times."
+            f"{vae.root.name}: the VAE makes images {found} times the size of the latents, expected {factor} times."
         )
 
 

@@ -85,7 +85,7 @@ def read_controlnet(root: Path, unet: Component) -> Component:
     for name in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"):
         expect(controlnet, name, None)
     if 2 ** (len(controlnet.config.get("conditioning_embedding_out_channels", (16, 32, 96, 256))) - 1) != 8:
-        raise ExportError(f"{root.name}: the ControlNet does not read pictures eight times the size of the latents.")
+        raise ExportError(f"{root.name}: the ControlNet does not read images eight times the size of the latents.")
     for name in _SHAPE:
         if controlnet.config.get(name) != unet.config.get(name):
             raise ExportError(

@@ -51,7 +51,7 @@ Then: python -m exporters config --engine tensorrt --gpus 0"""
     "--max-side",
     type=click.IntRange(1, 8192),
     metavar="PIXELS",
-    help="Largest side of a picture or tile. Default: what suits each.",
+    help="Largest side of an image or tile. Default: what suits each.",
 )
 @click.option(
     "--workspace-gib",

@@ -75,13 +75,13 @@ def _preferred_answer(accept: Accept) -> str:
 def _require_one(fits: bool, but: str, accepted: str) -> None:
     if not fits:
         raise HTTPException(
-            406, f"Accept: {accepted} answers one such picture, and {but}; ask for {_JSON} or {EVENT_STREAM}."
+            406, f"Accept: {accepted} answers one such image, and {but}; ask for {_JSON} or {EVENT_STREAM}."
         )
 
 
 @router.post(
     "/generate",
-    summary="Make pictures of a text",
+    summary="Make images of a text",
     response_class=Response,
     **answers(
         Generated,

@@ -134,7 +134,7 @@ class BatchRequest(BaseModel):
 
 
 @router.post(
-    "/submit", summary="Submit a picture to be made", **answers(Submitted, raises=_RAISES, headers=(REPLAYED,))
+    "/submit", summary="Submit an image to be made", **answers(Submitted, raises=_RAISES, headers=(REPLAYED,))
 )
 async def submit(
     body: Annotated[ImageGenerationRequest, Depends(_body(ImageGenerationRequest))],
@@ -150,7 +150,7 @@ async def submit(
 
 
 @router.post(
-    "/batch_submit", summary="Submit several pictures", **answers(BatchSubmitted, raises=_RAISES, headers=(REPLAYED,))
+    "/batch_submit", summary="Submit several images", **answers(BatchSubmitted, raises=_RAISES, headers=(REPLAYED,))
 )
 async def batch_submit(
     body: Annotated[BatchRequest, Depends(_body(BatchRequest))], request: Request, services: Use, tasks: UseTasks
@@ -279,7 +279,7 @@ def _reduction(width: int, height: int, side: int, multiple: int) -> int:
     return next((factor for factor in fitting if width * height <= (factor * side) ** 2), fitting[-1])
 
 
-@router.get("/status/{task_id}", summary="What became of a submitted picture", **answers(SubmittedStatus, raises=TASK))
+@router.get("/status/{task_id}", summary="State of a submitted image", **answers(SubmittedStatus, raises=TASK))
 async def submitted_status(task_id: str, request: Request, tasks: UseTasks) -> dict[str, Any]:
     """`progress` goes with the steps, 0 to 100; `error` is there when it failed."""
     task = await tasks.get(task_id)

@@ -83,7 +83,7 @@ async def _read_call(request: Request, services: Use) -> UpscaleCall:
 async def _read_batch_call(
     request: Request,
     services: Use,
-    files: Annotated[list[UploadFile], File(description="Up to MAX_BATCH_FILES pictures.")],
+    files: Annotated[list[UploadFile], File(description="Up to MAX_BATCH_FILES images.")],
 ) -> tuple[UpscaleCall, list[UploadFile]]:
     """A request for several images, which stay where the form has them."""
     form = await request.form()
@@ -98,7 +98,7 @@ async def _read_batch_call(
     options = cast(fields.UpscaleRequest, model.parse(services, given))
     most = services.settings.max_batch_files
     if len(files) > most:
-        raise TooLarge(f"files: at most {most} pictures at once; got {len(files)}.", param="files")
+        raise TooLarge(f"files: at most {most} images at once; got {len(files)}.", param="files")
     return UpscaleCall(model=model, request=options, warnings=warnings), files
 
 
@@ -162,7 +162,7 @@ def _precision(repository: Path, served: list[networks.UpscaleNetwork]) -> str |
     return None
 
 
-@router.post("/upscale", summary="Upscale one picture", response_class=Response, **_ONE)
+@router.post("/upscale", summary="Upscale one image", response_class=Response, **_ONE)
 async def upscale(request: Request, services: Use, call: Annotated[UpscaleCall, Depends(_read_call)]) -> Response:
     """Takes a form with a file, or the image as base64 in it or in JSON. Answers the image itself. With
     `Accept: text/event-stream` it answers events instead: `progress` with the tiles done and in all, then `image` with
@@ -178,7 +178,7 @@ async def upscale(request: Request, services: Use, call: Annotated[UpscaleCall, 
     return Response(result.data, media_type=result.media_type, headers=result.headers)
 
 
-@router.post("/upscale-batch", summary="Upscale several pictures", response_class=Response, **_BATCH)
+@router.post("/upscale-batch", summary="Upscale several images", response_class=Response, **_BATCH)
 async def upscale_batch(
     request: Request, services: Use, given: Annotated[tuple[UpscaleCall, list[UploadFile]], Depends(_read_batch_call)]
 ) -> Response:

@@ -90,7 +90,7 @@ UNFIT: list[tuple[str, Break, str]] = [
     (
         "four times",
         lambda f: edit_json(f / "vae/config.json", block_out_channels=[8, 8, 8]),
-        "the VAE makes pictures 4 times the size of the latents, expected 8 times",
+        "the VAE makes images 4 times the size of the latents, expected 8 times",
     ),
     (
         "a shard is missing",
@@ -133,7 +133,7 @@ UNFIT_CONTROLNETS: list[tuple[str, Break, str]] = [
     (
         "another factor",
         lambda f: edit_json(f / "config.json", conditioning_embedding_out_channels=[8, 8]),
-        "does not read pictures eight times the size of the latents",
+        "does not read images eight times the size of the latents",
     ),
     ("no config", lambda f: (f / "config.json").unlink(), "it has no config.json"),
 ]

@@ -117,7 +117,7 @@ def test_mask_with_an_opaque_alpha_channel_is_one_of_colours() -> None:
     ("fields", "error", "words", "param"),
     [
         ({"mask": PICTURE}, InvalidInput, "init_image is missing", "init_image"),
-        ({"init_image": b"text"}, NotAnImage, "not a picture", "init_image"),
+        ({"init_image": b"text"}, NotAnImage, "not an image", "init_image"),
         ({"init_image": b""}, NotAnImage, "empty", "init_image"),
         ({"init_image": PICTURE, "strength": 1.5}, InvalidInput, "strength must be from 0 to 1; got 1.5", "strength"),
         (

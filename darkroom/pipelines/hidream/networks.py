@@ -104,7 +104,7 @@ TRANSFORMER = ModelSpec(
     backend="python",
     implementation="darkroom.pipelines.hidream.transformer_model:HidreamTransformerModel",
     inputs=(
-        _tensor("hidden_states", "FP32", _LATENTS, "noisy latents; an eighth of the picture's height and width"),
+        _tensor("hidden_states", "FP32", _LATENTS, "noisy latents; an eighth of the image's height and width"),
         _tensor("timesteps", "FP32", (1,), "0 to 1000; each row has its own"),
         _tensor("encoder_hidden_states_t5", "FP32", (-1, -1), "tokens x width of T5"),
         _tensor("encoder_hidden_states_llama3", "FP32", (-1, -1, -1), "layers x tokens x width of Llama"),

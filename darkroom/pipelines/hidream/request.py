@@ -68,7 +68,7 @@ class GenerateRequest(ImageRequest):
         if width != height and tokens > checkpoint.max_tokens:
             most = checkpoint.max_tokens * SIDE_MULTIPLE**2
             raise TooLarge(
-                f"width x height must be at most {most:,} pixels for pictures that are not square, with this "
+                f"width x height must be at most {most:,} pixels for images that are not square, with this "
                 f"checkpoint; got {width}x{height} = {width * height:,}.",
                 param="width",
             )

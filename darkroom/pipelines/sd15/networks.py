@@ -38,12 +38,12 @@ def _latents(name: str, help: str) -> TensorSpec:
 
 
 _UNET_INPUTS = (
-    _latents("latents", "noisy, as the scheduler scales them; an eighth of the picture's height and width"),
+    _latents("latents", "noisy, as the scheduler scales them; an eighth of the image's height and width"),
     TensorSpec(name="timestep", dtype="FP32", dims=(1,), help="0 to 999; each row has its own"),
     TensorSpec(name="prompt_embeds", dtype="FP32", dims=_EMBEDS, help="tokens x width of the text encoder"),
 )
 _CONTROL_INPUTS = (
-    TensorSpec(name="control_image", dtype="UINT8", dims=_PIXELS, help="preprocessed, as large as the picture"),
+    TensorSpec(name="control_image", dtype="UINT8", dims=_PIXELS, help="preprocessed, as large as the image"),
     TensorSpec(name="controlnet_conditioning_scale", dtype="FP32", dims=(1,)),
 )
 _NOISE = (_latents("noise_pred", "what the UNet predicts: noise, for most checkpoints"),)

@@ -82,7 +82,7 @@ def _check_output(size: tuple[int, int], request: UpscaleRequest, limits: Settin
     if size[0] * size[1] > limits.max_output_pixels:
         raise TooLarge(
             f"The result would have {size[0]}x{size[1]} = {size[0] * size[1]:,} pixels; at most "
-            f"{limits.max_output_pixels:,} are made. Send a smaller picture or ask for a smaller scale.",
+            f"{limits.max_output_pixels:,} are made. Send a smaller image or ask for a smaller scale.",
             param="scale",
         )
     check_side(*size, request.format)
