@@ -90,7 +90,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     errors.install(app)
     openapi.install(app, settings)
-    sessions = (lora_sessions, lora_training, loras)
+    sessions = (lora_training, lora_sessions, loras)
     for route in (root, health, status, models, generate, png_info, upscale, tasks, submit, txt2img, *sessions):
         app.include_router(route.router)
     app.add_middleware(IgnoredFields)

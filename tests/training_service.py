@@ -22,7 +22,7 @@ ENDED = ("completed", "error")
 @contextlib.contextmanager
 def training_proxy(folder: Path, checkpoint: Path, **settings: object) -> Iterator[tuple[Server, httpx.Client]]:
     """A proxy that trains on a checkpoint, and its client. State is saved after each step."""
-    quick = {"train_checkpoint": checkpoint, "train_save_seconds": 0, "train_threads": 1, "train_nice": 0}
+    quick = {"train_checkpoint": checkpoint, "train_save_seconds": 0, "train_threads": 1, "train_nice": 3}
     with (
         running_proxy(folder, **(quick | settings)) as proxy,
         httpx.Client(base_url=proxy.url, timeout=60, trust_env=False) as http,

@@ -100,7 +100,7 @@ def test_training_of_a_session_that_trains_is_refused(http: httpx.Client, proxy:
     said = wait_for_step(http, session, 3)
     assert said["status"] == "in-progress"
     assert said["loss"] > 0
-    assert len(trainers(proxy.folder)) == 1
+    assert [process.nice() for process in trainers(proxy.folder)] == [3]
     http.delete(f"/tasks/{task}").raise_for_status()
     assert wait_ended(http, session)["message"] == "The training was cancelled."
     assert wait_ended(http, other)["status"] == "completed"
@@ -219,6 +219,20 @@ def test_training_goes_on_after_the_proxy_was_killed(tmp_path: Path, checkpoint:
         loras = [load(lora_of(http, session, k)) for k in (1, 2)]
     assert loras[0].keys() == loras[1].keys()
     assert all(np.array_equal(loras[0][name], loras[1][name]) for name in loras[0])
+
+
+def test_training_goes_on_after_its_trainer_was_killed(http: httpx.Client, proxy: Server) -> None:
+    """As by a kernel that is out of memory."""
+    session = make_session(http, 1)
+    task = train(http, session, steps=60).json()["task_id"]
+    reached = wait_for_step(http, session, 5)["step"]
+    trainers(proxy.folder)[0].kill()
+    said = wait_ended(http, session)
+    assert said["status"] == "completed", said
+    assert http.get(f"/tasks/{task}").json()["attempts"] == 2
+    table = httpx.get(http.get(f"/tasks/{task}").json()["results"][1]["url"]).text.splitlines()
+    assert [int(row.partition(",")[0]) for row in table[1:]] == list(range(1, 61))
+    assert reached < 60
 
 
 def test_training_is_handed_back_when_the_service_stops(tmp_path: Path, checkpoint: Path) -> None:

@@ -25,6 +25,7 @@ from exporters.lora import LoraPart
 from exporters.onnx_export import quiet
 from tests import tiny_sdxl
 from tests.lora_trainings import WRITERS, losses_of, run_of, trained, write_checkpoints, write_images
+from tests.single_files import original_state, original_xl_state, write_single_file
 from training.lora.family import families, find_checkpoint
 from training.lora.run import LoraRun, run_training
 from training.lora.trainer import Stopped
@@ -273,6 +274,20 @@ def test_training_of_a_family_without_loras_is_refused(tmp_path: Path, images: P
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "HiDreamImagePipeline"}))
     with pytest.raises(ExportError, match="cannot be trained"):
         trained(run_of(tmp_path, images, folder))
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_training_of_a_single_file_is_that_of_its_folder(
+    tmp_path: Path, images: Path, checkpoints: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As web UIs have them; the configuration is that of the folder that the file lies in."""
+    monkeypatch.setattr(f"training.lora.{name}.family.CACHE", tmp_path / "cache")
+    folder = shutil.copytree(checkpoints[name], tmp_path / "folder")
+    state = original_xl_state if name == "sdxl" else original_state
+    single = write_single_file(folder, folder / "photos.safetensors", state)
+    of_file = run_of(tmp_path / "one", images, single, steps=2)
+    of_folder = run_of(tmp_path / "other", images, checkpoints[name], steps=2)
+    assert losses_of(trained(of_file)) == pytest.approx(losses_of(trained(of_folder)), rel=1e-5)
 
 
 def test_training_leaves_the_checkpoint_as_it_is(tmp_path: Path, images: Path, checkpoints: dict[str, Path]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporters.checkpoints.origin import Origin, origin
+from exporters.checkpoints.origin import Origin
 from exporters.files import CACHE, ROOT
 from training.lora.family import LoraFamily
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def _origin(name: str) -> Origin:
-    from exporters.sdxl.command import PATTERNS
+    from exporters.sdxl.command import origin
 
-    return origin(name, ROOT, CACHE, PATTERNS)
+    return origin(name, ROOT, CACHE)
 
 
 def _load(folder: Path, part: str) -> Any:
