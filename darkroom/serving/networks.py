@@ -117,7 +117,12 @@ def tokens(shape: Sequence[int]) -> int:
     return shape[1]
 
 
-ROW_SIZES: Mapping[str, RowSize] = {"area": area, "tokens": tokens}
+def pixels(shape: Sequence[int]) -> int:
+    """Height x width of an input (rows, height, width, channels)."""
+    return shape[1] * shape[2]
+
+
+ROW_SIZES: Mapping[str, RowSize] = {"area": area, "tokens": tokens, "pixels": pixels}
 """The rules that the model parameter `rows_by_size` may name. A family may bring its own in code."""
 
 
@@ -160,6 +165,8 @@ class RowCaps:
 
 DECODER_ROWS = {"rows_by_size": "latents 4096:4 9216:2"}
 """Row caps of VAE decoders: an image of 1024 x 1024 takes over 1 GB (docs/decisions/0008-text-to-image-export.md)."""
+ENCODER_ROWS = {"rows_by_size": "pixels image 262144:4 589824:2"}
+"""The same sizes for VAE encoders, in pixels."""
 
 
 class Network(Protocol):

@@ -108,6 +108,16 @@ def test_control(call: Call, service: RunningService) -> None:
     assert pixels(many.control_map).mean() > edges.mean()
 
 
+def test_image_that_is_changed(call: Call, service: RunningService) -> None:
+    free = call(service.url, "generate", PROMPT, width=256, height=256, **FAST)
+    changed = call(service.url, "generate", PROMPT, init_image=DRAWING, strength=0.7, **FAST)
+    masked = call(service.url, "generate", PROMPT, init_image=DRAWING, mask=DRAWING, strength=0.7, **FAST)
+    assert (changed.width, changed.height) == (256, 256)
+    assert (changed.parameters["strength"], masked.parameters["masked"]) == (0.7, True)
+    images = [result.images[0].data for result in (free, changed, masked)]
+    assert len(set(images)) == 3
+
+
 def test_pictures_carry_their_parameters(call: Call, service: RunningService) -> None:
     options = {**FAST, "num_images": 2, "negative_prompt": "text, \u732b", "guidance_scale": 3.5}
     result = call(service.url, "generate", PROMPT, **options)

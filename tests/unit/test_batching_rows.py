@@ -53,7 +53,7 @@ def test_row_caps_that_make_no_sense_are_refused(text: str) -> None:
 
 
 def test_row_sizes_have_the_names_that_specs_use() -> None:
-    assert {name: rule((2, 3, 5, 7)) for name, rule in ROW_SIZES.items()} == {"area": 35, "tokens": 3}
+    assert {name: rule((2, 3, 5, 7)) for name, rule in ROW_SIZES.items()} == {"area": 35, "tokens": 3, "pixels": 15}
 
 
 def test_groups_of_packed_rows_are_cut_by_their_tokens() -> None:

@@ -18,7 +18,7 @@ from darkroom.pipelines.sd15.checkpoint import VAE_SCALE_FACTOR as VAE_SCALE_FAC
 from darkroom.pipelines.sd15.request import GenerateRequest
 from darkroom.png import encode_png
 from darkroom.request.tensors import triton_inputs
-from darkroom.serving.networks import DECODER_ROWS, ModelSpec, Tensors, TensorSpec
+from darkroom.serving.networks import DECODER_ROWS, ENCODER_ROWS, ModelSpec, Tensors, TensorSpec
 from darkroom.serving.picture_model import PICTURE, PREVIEW, PROGRESS, picture_canary
 
 _LATENTS = (LATENT_CHANNELS, -1, -1)
@@ -72,6 +72,7 @@ VAE_ENCODER = ModelSpec(
         _latents("std", "of the posterior, times the scaling factor"),
     ),
     max_batch_size=4,
+    parameters=ENCODER_ROWS,
     files=("model.onnx",),
     canary=lambda: {"image": np.zeros((1, 64, 64, 3), np.uint8)},
 )

@@ -17,7 +17,7 @@ from darkroom.diffusion.lora_reader import reader_spec
 from darkroom.pipelines.sdxl.checkpoint import LATENT_CHANNELS, TOKENIZERS
 from darkroom.pipelines.sdxl.request import GenerateRequest
 from darkroom.request.tensors import triton_inputs
-from darkroom.serving.networks import DECODER_ROWS, ModelSpec, Tensors, TensorSpec
+from darkroom.serving.networks import DECODER_ROWS, ENCODER_ROWS, ModelSpec, Tensors, TensorSpec
 from darkroom.serving.picture_model import PICTURE, PREVIEW, PROGRESS, picture_canary
 
 _LATENTS = (LATENT_CHANNELS, -1, -1)
@@ -88,6 +88,7 @@ VAE_ENCODER = ModelSpec(
         TensorSpec(name="std", dtype="FP32", dims=_LATENTS, help="of the posterior, times the scaling factor"),
     ),
     max_batch_size=4,
+    parameters=ENCODER_ROWS,
     files=("model.onnx",),
     canary=lambda: {"image": np.zeros((1, 64, 64, 3), np.uint8)},
 )

@@ -263,3 +263,11 @@ def test_bad_images_and_strengths_are_refused(
     with pytest.raises(error) as caught:
         ours(components, **fields)
     assert caught.value.param == param
+
+
+def test_images_are_refused_where_there_is_no_vae_encoder(components: Components) -> None:
+    without = dataclasses.replace(components, vae_encoder=None)
+    with pytest.raises(InvalidInput, match="init_image needs a VAE encoder") as caught:
+        ours(without)
+    assert caught.value.param == "init_image"
+    assert ours(without, init_image=None, width=64, height=64).shape == (1, 64, 64, 3)
