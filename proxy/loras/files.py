@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from darkroom.diffusion.lora.tags import parse_tags
+from darkroom.diffusion.lora.tags import take_loras
 from darkroom.errors import InvalidInput, LoraMissing, NotReady
 from darkroom.request.loras import FIELD, MOST_LORAS, LoraChoice, parse_loras
 from darkroom.settings import Settings
@@ -48,13 +48,13 @@ class LoraFiles:
         :raises NotFound: there is no such LoRA.
         """
         prompt = values.get(PROMPT)
-        text, tags = parse_tags(prompt) if isinstance(prompt, str) else (prompt, [])
+        text, tags = take_loras(prompt) if isinstance(prompt, str) else (prompt, ())
         given = values.get(FIELD)
         if not tags and given is None:
             return dict(values)
         if model.family.lora_reader is None:
             raise InvalidInput(f"The model {model.name} takes no LoRAs.", param=PROMPT if tags else FIELD)
-        wanted = [*parse_loras(given or ()), *(LoraChoice(name=name, weight=weight) for name, weight in tags)]
+        wanted = [*parse_loras(given or ()), *tags]
         if len(wanted) > MOST_LORAS:
             raise InvalidInput(f"A request may have at most {MOST_LORAS} LoRAs; got {len(wanted)}.", param=FIELD)
         choices = await asyncio.to_thread(self._resolved, wanted)

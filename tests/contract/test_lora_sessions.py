@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
-import struct
 from typing import Any
 
 import httpx
@@ -12,11 +10,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from tests.bad_safetensors import LORA, bad_files
 from tests.pictures import encoded, photo, pixels
 from tests.service import RunningService
 
 JSON = {"content-type": "application/json"}
-LORA = save({"unet.mid_block.x.lora_A.weight": np.ones((4, 8), np.float32)})
 
 
 def text(data: bytes) -> str:
@@ -81,23 +79,6 @@ def test_session_lora_by_iteration(http: httpx.Client, session: str) -> None:
     assert http.post("/get_lora", json={"session_id": session}).json()["lora_filename"] == "lora_2.safetensors"
     missing = http.post("/get_lora", json={"session_id": session, "iteration": 3})
     assert (missing.status_code, missing.json()["detail"]) == (404, "Requested LoRA not found")
-
-
-def bad_files() -> dict[str, bytes]:
-    header = json.dumps({"a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}}).encode()
-    return {
-        "empty": b"",
-        "text": b"hello, this is not a LoRA",
-        "pickle": b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix",
-        "zip": b"PK\x03\x04" + bytes(100),
-        "truncated": LORA[:-4],
-        "longer": LORA + b"more",
-        "huge header": struct.pack("<Q", 1 << 40) + b"{}",
-        "header over the file": struct.pack("<Q", 10_000) + b"{}",
-        "no json": struct.pack("<Q", 8) + b"notjson!",
-        "no tensors": struct.pack("<Q", 8) + b"{}      ",
-        "wrong shape": struct.pack("<Q", len(header)) + header + bytes(12),
-    }
 
 
 @pytest.mark.parametrize("name", bad_files())

@@ -18,7 +18,7 @@ from safetensors.numpy import save
 from darkroom.parameters import read_image
 from darkroom.pipelines.sd15 import networks
 from darkroom.serving.lora_layout import LoraLayout
-from tests.contract.test_lora_sessions import bad_files
+from tests.bad_safetensors import bad_files
 from tests.lora_matrices import make_lora, write_diffusers_file
 from tests.pictures import pixels
 from tests.service import ROOT, RunningService, link_models, running_service
