@@ -20,7 +20,6 @@ from proxy.http.guard import Guard
 from proxy.http.methods import Methods
 from proxy.http.requests import RequestIds
 from proxy.ignored import IGNORED, IgnoredFields
-from proxy.loras.files import LoraFiles
 from proxy.readiness import Monitor
 from proxy.services import Services
 from proxy.surfaces import (
@@ -70,7 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
             timeout=settings.canary_timeout,
         )
         gate = Gate(capacity=settings.max_concurrent_tasks, queue_size=settings.task_queue_size)
-        services = Services(settings=settings, gateway=gateway, monitor=monitor, gate=gate, loras=LoraFiles(settings))
+        services = Services(settings=settings, gateway=gateway, monitor=monitor, gate=gate)
         app.state.tasks = Tasks(services)
         await app.state.tasks.start()
         app.state.services = services

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
@@ -27,14 +28,18 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """Settings, the way to Triton, its state, the door for work, and the LoRA files."""
+    """Settings, the way to Triton, its state, and the door for work."""
 
     settings: Settings
     gateway: Gateway
     monitor: Monitor
     gate: Gate
-    loras: LoraFiles
     started: float = field(default_factory=time.monotonic)
+
+    @cached_property
+    def loras(self) -> LoraFiles:
+        """The LoRA files of this installation."""
+        return LoraFiles(self.settings)
 
     def run_model(self, model: str, inputs: Mapping[str, Any]) -> AsyncGenerator[dict[str, Array], None]:
         """`Gateway.stream` with the id of the current request, for the client that sent it."""
