@@ -38,3 +38,12 @@ def events_of(answer: httpx.Response) -> list[tuple[str, dict[str, Any]]]:
     """Names and contents of the events of an answer."""
     assert answer.headers["content-type"].startswith("text/event-stream")
     return [(name, json.loads(data)) for name, data in re.findall(r"event: (\w+)\ndata: (.*)\n\n", answer.text)]
+
+
+def named(answer: httpx.Response, status: int, param: str, words: tuple[str, ...] = ()) -> None:
+    """The error has this status, names the field, and says these words."""
+    assert answer.status_code == status, answer.text
+    body = answer.json()
+    assert body["error"]["param"] == param, body
+    assert body["detail"] == body["error"]["message"]
+    assert all(word in body["detail"] for word in words), body["detail"]

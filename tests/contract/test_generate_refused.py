@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.contract.generating import CONTROL, QUICK, events_of
+from tests.contract.generating import CONTROL, QUICK, events_of, named
 from tests.contract.states import state, wait_for
 from tests.hostile import hostile_files
 from tests.pictures import encoded, photo
@@ -24,15 +24,6 @@ from tests.service import RunningService, before_triton_is_up, link_models, runn
 FILES = {name: data for name, data in hostile_files().items() if len(data) < 20 << 20}
 MODELS = ("sd15", "sd15_text_encoder", "sd15_unet", "sd15_vae_decoder")
 SLOW = {**QUICK, "steps": 150, "width": 256, "height": 256}
-
-
-def named(answer: httpx.Response, status: int, param: str, words: tuple[str, ...] = ()) -> None:
-    """The error has this status, names the field, and says these words."""
-    assert answer.status_code == status, answer.text
-    body = answer.json()
-    assert body["error"]["param"] == param, body
-    assert body["detail"] == body["error"]["message"]
-    assert all(word in body["detail"] for word in words), body["detail"]
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.contract import tasks
-from tests.contract.generating import CONTROL, QUICK, decoded, events_of, first, post
-from tests.contract.test_generate_refused import named
+from tests.contract.generating import CONTROL, QUICK, decoded, events_of, first, named, post
 from tests.pictures import encoded, photo, pixels
 
 IMAGE = encoded(photo(150, 30, 100, 75))
