@@ -269,7 +269,13 @@ def test_other_loras_are_other_images(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["a cat", "--lora", "ink:0.5"], ["a cat <lora:ink:0.5>"], ["a", "--lora", "session:1"]]
+    "words",
+    [
+        ["a cat", "--lora", "ink:0.5"],
+        ["a cat", "--lora", "red"],
+        ["a cat", "--lora", "session:1"],
+        ["a cat <lora:ink:0.5>"],
+    ],
 )
 def test_a_file_that_has_changed_makes_another_image(here: Path, words: list[str]) -> None:
     studio = Studio()
