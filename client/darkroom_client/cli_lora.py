@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .calls_loras import SUFFIX
-from .cli import PROBE_TIMEOUT, describe, url_option
+from .cli import describe, url_option
 from .cli_lora_train import add, create, train, watch
 from .cli_options import session_option
 from .client import Client
@@ -57,7 +57,7 @@ def lora() -> None:
 @url_option
 def list_all(url: str, as_json: bool) -> None:
     """List the library and the sessions."""
-    with Client(url, timeout=PROBE_TIMEOUT) as client:
+    with Client(url) as client:  # whose patience lasts: the service reads files that it has not seen yet
         files, sessions = client.loras(), client.sessions()
     if as_json:
         found = {"loras": [one.raw for one in files], "sessions": [one.raw for one in sessions]}

@@ -7,6 +7,8 @@ from pathlib import Path
 from darkroom.pipelines.upscale.networks import NETWORKS
 from tests.service import link_models
 
+WITH_LORAS = ("sd15", "sd15_loras", "sd15_text_encoder", "sd15_unet", "sd15_vae_decoder", "sd15_vae_encoder")
+"""The models of a service that takes LoRAs."""
 SMALL = {
     "sd15_max_steps": 2,
     "sd15_max_images": 1,

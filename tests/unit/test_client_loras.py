@@ -269,7 +269,13 @@ def test_other_loras_are_other_images(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["a cat", "--lora", "ink:0.5"], ["a cat <lora:ink:0.5>"], ["a", "--lora", "session:1"]]
+    "words",
+    [
+        ["a cat", "--lora", "ink:0.5"],
+        ["a cat", "--lora", "red"],
+        ["a cat", "--lora", "session:1"],
+        ["a cat <lora:ink:0.5>"],
+    ],
 )
 def test_a_file_that_has_changed_makes_another_image(here: Path, words: list[str]) -> None:
     studio = Studio()
@@ -277,7 +283,7 @@ def test_a_file_that_has_changed_makes_another_image(here: Path, words: list[str
         for _ in range(2):
             assert generate(server.url, *words, "--seed", "1", "-o", "a.png").exit_code == 0
         assert made(server) == 1
-        studio.files["ink"], studio.trained = INK_2, b"trained again"
+        studio.files, studio.trained = {"ink": INK_2, "styles/red": INK}, b"trained again"
         assert generate(server.url, *words, "--seed", "1", "-o", "a.png").exit_code == 2
         assert made(server) == 1
 
