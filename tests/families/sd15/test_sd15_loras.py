@@ -316,7 +316,7 @@ def test_lora_is_refused_where_a_network_takes_none(repository: Path, tmp_path: 
 )
 def test_lora_field_is_refused_with_its_range(text: str, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
-        networks.GenerateRequest.parse({"prompt": "", "loras": text}, Settings())
+        assert networks.GenerateRequest.parse({"prompt": "", "loras": text}, Settings()).lora_choices
 
 
 @pytest.mark.parametrize(
