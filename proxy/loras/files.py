@@ -29,6 +29,7 @@ class LoraFiles:
     """The LoRA files of this installation: those of the library and those of sessions.
 
     :ivar library: those that people name.
+    :ivar turn: held while the content of a file is in memory: each takes several times its size.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -37,7 +38,7 @@ class LoraFiles:
         self._digests = Digests()
         self._paths: dict[str, Path] = {}
         self._sent: dict[tuple[str, str], dict[str, Any]] = {}
-        self._sending = asyncio.Lock()
+        self.turn = asyncio.Lock()
 
     async def settled(self, services: Services, model: ServedModel, values: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of a request whose LoRAs are named by digests, those of tags in the prompt among them.
@@ -78,11 +79,11 @@ class LoraFiles:
         return self._sent[key]
 
     async def send(self, services: Services, model: ServedModel, digest: str) -> None:
-        """Send a LoRA file to a model; one file at a time, because each takes several times its size of memory.
+        """Send a LoRA file to a model.
 
         :raises LoraMissing, InvalidInput: as `summary`.
         """
-        async with self._sending:
+        async with self.turn:
             path = await asyncio.to_thread(self.path_of, digest)
             try:
                 data = await asyncio.to_thread(path.read_bytes)

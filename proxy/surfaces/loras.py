@@ -67,10 +67,11 @@ async def add_lora(request: Request, services: Use) -> dict[str, Any]:
     Sending the same file again is no error."""
     async with _upload(request, services) as (name, file, warnings):
         limit = services.settings.lora_max_mb
-        data = await asyncio.to_thread(_read, file, limit)
-        models, refused = await _read_by_all(services, data)
-        name = name or f"lora-{hashlib.sha256(data).hexdigest()[:12]}"
-        del data
+        async with services.loras.turn:
+            data = await asyncio.to_thread(_read, file, limit)
+            models, refused = await _read_by_all(services, data)
+            name = name or f"lora-{hashlib.sha256(data).hexdigest()[:12]}"
+            del data
         if not models:
             raise InvalidInput(" ".join(dict.fromkeys(refused.values())), param=FILE)
         stored = await asyncio.to_thread(services.loras.library.add, name, file, max_mb=limit)
@@ -94,10 +95,10 @@ async def download_lora(name: str, services: Use) -> FileResponse:
 )
 async def lora(name: str, services: Use) -> dict[str, Any]:
     """What the installed models read of the file."""
-    file = await asyncio.to_thread(services.loras.library.find, name)
-    described = await asyncio.to_thread(_listed, services, file)
-    data = await asyncio.to_thread(file.path.read_bytes)
-    models, refused = await _read_by_all(services, data)
+    async with services.loras.turn:
+        described, data = await asyncio.to_thread(_with_content, services, name)
+        models, refused = await _read_by_all(services, data)
+        del data
     return {**described, "models": models, "refused": refused}
 
 
@@ -117,6 +118,18 @@ def _listed(services: Services, file: LoraFile) -> dict[str, Any]:
         "size": file.size,
         "modified": modified.isoformat(timespec="seconds"),
     }
+
+
+def _with_content(services: Services, name: str) -> tuple[dict[str, Any], bytes]:
+    """What the list says of a file, and its content.
+
+    :raises NotFound, InvalidInput: as `LoraLibrary.find`.
+    """
+    file = services.loras.library.find(name)
+    try:
+        return _listed(services, file), file.path.read_bytes()
+    except FileNotFoundError:  # deleted meanwhile
+        raise NotFound(f"There is no LoRA {file.name!r}.", param="name") from None
 
 
 def _takers(services: Services) -> list[ServedModel]:
