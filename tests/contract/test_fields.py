@@ -33,7 +33,10 @@ HUGE = {
 ALWAYS_RIGHT = {("seed", "beyond int32")}
 OTHERS = ("hidream", "sdxl")
 """Operations whose models are not in this repository."""
-SESSIONS = ("/post_session_image", "/upload_lora", "/get_lora", "/delete_session")
+SESSIONS = (
+    *("/post_session_image", "/upload_lora", "/get_lora", "/delete_session"),
+    *("/train_lora", "/train_status"),
+)
 """Their ids are texts, which may be sent as numbers; see test_lora_sessions.py."""
 QUICK = {"prompt": "a cat", "steps": 1, "width": 64, "height": 64, "guidance_scale": 1}
 
@@ -73,6 +76,8 @@ def _numbers(document: dict[str, Any], media: str) -> list[tuple[str, str, str]]
             operation = properties.get("operation", {}).get("enum", [""])[0]
             for name, described in properties.items():
                 types = described.get("type", [])
+                if (operation, name) == ("train", "session_id"):
+                    continue  # a text that may be sent as a number
                 if {"integer", "number"} & set([types] if isinstance(types, str) else types):
                     found.append((path, operation, name))
     return found
@@ -84,6 +89,8 @@ def _body(path: str, operation: str, name: str) -> dict[str, Any]:
         return {"prompt": "a cat"}
     if "upscale" in (path.rsplit("/", 1)[-1], operation) or path == "/api/upscale-batch":
         return {"operation": operation} if operation else {}
+    if operation == "train":
+        return {"operation": operation, "session_id": "1"}
     others = {key: value for key, value in QUICK.items() if key != InitImageRequest.aliases().get(name)}
     return {**({"operation": operation} if operation else {}), **others}
 

@@ -128,10 +128,10 @@ def test_task_enlarges_an_image_that_only_went_through_the_vae(http: httpx.Clien
     ("fields", "status", "param", "words"),
     [
         ({"init_image": None, "mask": text(MASK)}, 422, "init_image", ("missing", "mask")),
-        ({"init_image": text(b"no image")}, 415, "init_image", ("picture",)),
+        ({"init_image": text(b"no image")}, 415, "init_image", ("image",)),
         ({"init_image": text(IMAGE[:2000])}, 415, "init_image", ("cut short",)),
-        ({"init_image": None, "init_images": text(b"no image")}, 415, "init_images", ("picture",)),
-        ({"mask": text(b"no image")}, 415, "mask", ("picture",)),
+        ({"init_image": None, "init_images": text(b"no image")}, 415, "init_images", ("image",)),
+        ({"mask": text(b"no image")}, 415, "mask", ("image",)),
         ({"init_image": "no base64!"}, 422, "init_image", ("base64", "no base64!")),
         ({"init_image": [text(IMAGE), text(IMAGE)]}, 422, "init_image", ("base64", "list")),
         ({"init_images": text(IMAGE)}, 422, "init_images", ("init_image", "init_images")),

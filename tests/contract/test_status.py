@@ -39,7 +39,7 @@ def test_models_and_what_they_run_on(http: httpx.Client) -> None:
     body = http.get("/status").json()
     for name, model in body["models"].items():
         assert model["loaded"], name
-        assert (model["provider"] is None) == (name in ("sd15", "hidream", "upscale"))
+        assert (model["provider"] is None) == (name in ("sd15", "sd15_loras", "hidream", "upscale"))
     assert body["generate"]["controls"] == ["canny"]
     assert "dpmpp_2m_karras" in body["generate"]["schedulers"]
     assert body["generate"]["limits"]["max_steps"] == 150
