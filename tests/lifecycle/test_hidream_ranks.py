@@ -92,7 +92,9 @@ def test_a_rank_dies_in_a_request(service: RunningService) -> None:
     state = shown(service)
     assert state["loaded"]
     reason = state["ranks"].pop("last_failure")
-    assert re.fullmatch(r"rank [01] \(process \d+\) ended|torchrun ended with code \d+", reason)
+    # Whichever is noticed first: the end of a process, or the other rank's broken connection to it.
+    ended = r"rank [01] \(process \d+\) ended|torchrun ended with code \d+|rank 0 failed: RuntimeError: .*"
+    assert re.fullmatch(ended, reason, re.DOTALL)
     since = datetime.now(timezone.utc) - datetime.fromisoformat(state["ranks"].pop("failed_at"))
     assert 0 <= since.total_seconds() < 600
     assert state["ranks"] == {"mode": "single", "ranks": 2, "healthy": 0, "tp": 2, "ep": 1}
