@@ -178,7 +178,7 @@ def generate_call(prompt: str, options: GenerateOptions, *, stream: bool, previe
     """`POST /generate`; `stream` asks for events instead of one answer, `preview` for images of the state.
 
     :raises TypeError: an option that there is not.
-    :raises InvalidRequest: a number that is none, or text that is none.
+    :raises InvalidRequest: a number that is none, text that is none, or an empty image.
     :raises OSError: the path of an image cannot be read.
     """
     unknown = options.keys() - GenerateOptions.__annotations__.keys()
@@ -188,7 +188,10 @@ def generate_call(prompt: str, options: GenerateOptions, *, stream: bool, previe
     body: dict[str, Any] = {"prompt": prompt} | {name: value for name, value in options.items() if value is not None}
     for name in GENERATE_IMAGES:
         if name in body:
-            body[name] = base64.b64encode(load_image(body[name]).data).decode("ascii")
+            data = load_image(body[name]).data
+            if not data:  # as text it would count as no image at all
+                raise _invalid(name, "is empty")
+            body[name] = base64.b64encode(data).decode("ascii")
     if preview:
         body.setdefault("preview_every", PREVIEW_EVERY)
     accept = "text/event-stream" if stream else "application/json"

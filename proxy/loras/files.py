@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from darkroom.diffusion.lora.tags import take_loras
-from darkroom.errors import InvalidInput, LoraMissing, NotReady
+from darkroom.errors import InvalidInput, LoraMissing, NotFound, NotReady
 from darkroom.request.loras import FIELD, MOST_LORAS, LoraChoice, parse_loras
 from darkroom.settings import Settings
 from proxy.loras.library import Digests, LoraLibrary
@@ -58,7 +58,8 @@ class LoraFiles:
         wanted = [*parse_loras(given or ()), *tags]
         if len(wanted) > MOST_LORAS:
             raise InvalidInput(f"A request may have at most {MOST_LORAS} LoRAs; got {len(wanted)}.", param=FIELD)
-        choices = await asyncio.to_thread(self._resolved, wanted)
+        places = [f"{FIELD}[{index}]" for index in range(len(wanted) - len(tags))]
+        choices = await asyncio.to_thread(self._resolved, wanted, places)
         for choice in choices:
             try:
                 await self.summary(services, model, str(choice.digest))
@@ -101,15 +102,21 @@ class LoraFiles:
             for one in path:
                 try:
                     found = self.digest_of(one)
-                except OSError:  # deleted meanwhile
+                except (OSError, NotFound):  # deleted meanwhile
                     continue
                 if found == digest:
                     return one
         raise _missing(digest)
 
     def digest_of(self, path: Path) -> str:
-        """The SHA-256 of a LoRA file."""
-        digest = self._digests.of(path)
+        """The SHA-256 of a LoRA file.
+
+        :raises NotFound: it is not there any more.
+        """
+        try:
+            digest = self._digests.of(path)
+        except FileNotFoundError:
+            raise NotFound(f"The LoRA {path.stem[:80]!r} was deleted.", param="name") from None
         self._paths[digest] = path
         return digest
 
@@ -117,16 +124,17 @@ class LoraFiles:
         yield from (file.path for file in self.library.files())
         yield from self._sessions.lora_paths()
 
-    def _resolved(self, choices: Sequence[LoraChoice]) -> list[LoraChoice]:
+    def _resolved(self, choices: Sequence[LoraChoice], places: Sequence[str]) -> list[LoraChoice]:
         """The same choices, by digests.
 
+        :param places: what errors call the first ones; the others are tags of the prompt.
         :raises NotFound: a name or a session has no LoRA.
         :raises InvalidInput: two choices are the same file.
         """
         found: list[LoraChoice] = []
         for index, choice in enumerate(choices):
             kind, value = choice.reference
-            place = f"{FIELD}[{index}].{kind}"
+            place = f"{places[index]}.{kind}" if index < len(places) else PROMPT
             if kind == "digest":
                 resolved = choice
             else:

@@ -78,9 +78,9 @@ class LoraLibrary:
         :raises InvalidInput: several folders have one.
         """
         wanted, there = name.removesuffix(SUFFIX), self.files()
-        for file in there:
-            if file.name == wanted:
-                return file
+        for one in (name, wanted):
+            if exact := [file for file in there if file.name == one]:
+                return exact[0]
         found = [file for file in there if file.name.rpartition("/")[2] == wanted]
         if len(found) > 1:
             names = ", ".join(file.name for file in found[:5])
@@ -100,9 +100,10 @@ class LoraLibrary:
         :raises Conflict: another file has the name.
         """
         plain = name.removesuffix(SUFFIX)
-        if not re.fullmatch(NAME, plain) or len(plain.encode()) > 240:
+        if not re.fullmatch(NAME, plain) or len(plain.encode()) > 240 or plain.lower().endswith(SUFFIX):
             raise InvalidInput(
-                'name must be 1 to 100 characters without / \\ : * ? " < > | and must not begin with a dot; got '
+                'name must be 1 to 100 characters without / \\ : * ? " < > | and must not begin with a dot or end with '
+                f"{SUFFIX} twice; got "
                 f"{shown(name)}.",
                 param="name",
             )

@@ -52,7 +52,7 @@ async def loras(services: Use) -> dict[str, Any]:
     def listed() -> list[dict[str, Any]]:
         found = []
         for file in services.loras.library.files():
-            with contextlib.suppress(OSError):  # deleted meanwhile
+            with contextlib.suppress(OSError, NotFound):  # deleted meanwhile
                 found.append(_listed(services, file))
         return found
 

@@ -17,6 +17,7 @@ from tests.lora_files import Change, base, change, kohya, linear, pack_file, pef
 BASE = base()
 UNET = BASE.components["unet"]
 ATTENTION = [target for target in UNET if ".attn" in target.name]
+CONV = next(target for target in UNET if target.kernel == 1 and target.kind == "conv")
 ONE = change(ATTENTION[0], 1, alpha=1.0)
 GOOD = pack_file(kohya("unet", ONE))
 MODULE = next(iter(kohya("unet", ONE))).partition(".")[0]
@@ -55,7 +56,11 @@ def entry(**changed: Any) -> dict[str, Any]:
         (raw_file(entry(shape=[2.0]), bytes(8)), "no valid shape"),
         (raw_file(entry(shape=None), bytes(8)), "no valid shape"),
         (raw_file(entry(shape=[3]), bytes(8)), "as many bytes"),
-        (raw_file(entry(shape=[2**62, 4]), bytes(8)), "as many bytes"),
+        (raw_file(entry(shape=[2**62, 4]), bytes(8)), "too large"),
+        (raw_file(entry(shape=[0, 2**62], data_offsets=[0, 0])), "too large"),
+        (raw_file(entry(shape=[2**63]), bytes(8)), "no valid shape"),
+        (raw_file(entry(shape=[1] * 8 + [2]), bytes(8)), "no valid shape"),
+        (raw_file({"x" * 1001: entry()["x"]}, bytes(8)), "1,001 characters; at most 1,000"),
         (raw_file(entry(data_offsets=[8, 0]), bytes(8)), "as many bytes"),
         (raw_file(entry(data_offsets=[0]), bytes(8)), "no valid shape or place"),
         (raw_file(entry(data_offsets=[4, 12]), bytes(12)), "begins at byte 4 and not at 0"),
@@ -67,6 +72,30 @@ def test_lora_that_is_no_safetensors_file(data: bytes, said: str) -> None:
     import re
 
     assert re.search(said, refused(data))
+
+
+def test_lora_header_with_a_name_twice_among_many_is_found_at_once() -> None:
+    """Counting each name among all would take minutes for this one."""
+    names = ",".join(f'"{number}":1' for number in (*range(200_000), 199_999))
+    assert "names '199999' twice" in refused(raw_file(f"{{{names}}}".encode()))
+
+
+def test_lora_core_that_would_be_larger_than_its_module_is_not_multiplied() -> None:
+    """The product of small factors can be of any size."""
+    side = 15_000
+    name = next(iter(kohya("unet", change(CONV, 1, alpha=1.0)))).partition(".")[0]
+    bomb = {
+        f"{name}.lora_down.weight": np.ones((1, CONV.in_features, 1, 1), np.float16),
+        f"{name}.lora_mid.weight": np.ones((side, 1, 1, 1), np.float16),
+        f"{name}.lora_up.weight": np.ones((CONV.out_features, 1, 1, 1), np.float16),
+    }
+    assert "core of the shape" in refused(pack_file(bomb))
+
+
+@pytest.mark.parametrize(("down", "up"), [(1e38, 1e30), (1e5, 1.0), (1.0, 70_000.0)])
+def test_lora_values_that_float16_cannot_hold_are_refused(down: float, up: float) -> None:
+    one = Change(ATTENTION[0], np.full_like(ONE.down, down), np.full_like(ONE.up, up))
+    assert "values above 65,504" in refused(pack_file(kohya("unet", one)))
 
 
 def test_lora_header_that_is_too_large() -> None:

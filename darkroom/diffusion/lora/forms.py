@@ -22,6 +22,7 @@ ENOUGH = 1e-3
 """Relative error from which on more ranks are not worth their time: less than the rounding of float16."""
 
 
+LARGEST = 65504
 SKETCH = 32
 """Vectors that a large matrix is applied to, beyond its wanted rank."""
 
@@ -129,7 +130,11 @@ def _checked(down: Matrix, up: Matrix, target: Target, scale: float) -> _Factors
     """
     if down.shape[1] != target.columns or up.shape[0] != target.out_features:
         raise Misfit(f"changes {down.shape[1]} x {up.shape[0]} weights, and the module has {target.described}")
-    return _Factors(down=down, up=up * np.float32(scale))
+    with np.errstate(over="ignore"):
+        up = up * np.float32(scale)
+    if not max(np.abs(matrix).max(initial=0) for matrix in (down, up)) <= LARGEST:
+        raise Misfit(f"has values above {LARGEST:,}, the largest number of float16")
+    return _Factors(down=down, up=up)
 
 
 def _rows(matrix: Matrix, name: str) -> Matrix:
@@ -140,6 +145,12 @@ def _rows(matrix: Matrix, name: str) -> Matrix:
     if matrix.ndim not in (2, 4) or 0 in matrix.shape:
         raise Misfit(f"has {name} of the shape {list(matrix.shape)}")
     return matrix.reshape(matrix.shape[0], -1)
+
+
+def _check_size(rows: int, columns: int, target: Target) -> None:
+    """:raises Misfit: a product would be larger than the module."""
+    if rows > target.out_features or columns > target.columns:
+        raise Misfit(f"changes {columns} x {rows} weights, and the module has {target.described}")
 
 
 def _check_inner(up: Matrix, down: Matrix) -> None:
@@ -154,26 +165,29 @@ def _lora(parts: Parts, target: Target, scale: Scale) -> _Factors:
     down, up = _rows(down, "down"), _rows(up, "up")
     factor = scale(down.shape[0])
     if "mid" in parts:
-        down = _core(parts["mid"], down)
+        down = _core(parts["mid"], down, up, target)
     _check_inner(up, down)
     return _checked(down, up, target, factor)
 
 
-def _core(core: Matrix, down: Matrix) -> Matrix:
+def _core(core: Matrix, down: Matrix, up: Matrix, target: Target) -> Matrix:
     """A Tucker core (ranks of up, ranks of down, height, width) times down (ranks of down, in), as (rank, columns).
 
-    :raises Misfit: the ranks differ.
+    :param up: (out, ranks of up).
+    :raises Misfit: the ranks differ, or the result would be larger than the module. That is checked before anything is
+        multiplied: the product of small factors can be of any size.
     """
-    if core.ndim != 4 or core.shape[1] != down.shape[0]:
-        raise Misfit(f"has a core of the shape {list(core.shape)} for rank {down.shape[0]}")
+    if core.ndim != 4 or 0 in core.shape or core.shape[:2] != (up.shape[1], down.shape[0]):
+        raise Misfit(f"has a core of the shape {list(core.shape)} for the ranks {up.shape[1]} and {down.shape[0]}")
+    _check_size(len(up), down.shape[1] * core.shape[2] * core.shape[3], target)
     product: Matrix = np.einsum("pqhw,qi->pihw", core, down)
     return product.reshape(core.shape[0], -1)
 
 
 def _loha(parts: Parts, target: Target, scale: Scale) -> _Factors:
     """LoHa: the elementwise product of two low-rank matrices. Its rank is the product of theirs, exactly."""
-    up1, down1 = _pair(parts, "hada_w1_a", "hada_w1_b", "hada_t1")
-    up2, down2 = _pair(parts, "hada_w2_a", "hada_w2_b", "hada_t2")
+    up1, down1 = _pair(parts, "hada_w1_a", "hada_w1_b", "hada_t1", target)
+    up2, down2 = _pair(parts, "hada_w2_a", "hada_w2_b", "hada_t2", target)
     if up1.shape[0] != up2.shape[0] or down1.shape[1] != down2.shape[1]:
         raise Misfit("has two products of different shapes")
     factor = scale(parts["hada_w1_b"].shape[0])
@@ -185,16 +199,18 @@ def _loha(parts: Parts, target: Target, scale: Scale) -> _Factors:
     return _checked(down, up, target, factor)
 
 
-def _pair(parts: Parts, a: str, b: str, core: str) -> tuple[Matrix, Matrix]:
+def _pair(parts: Parts, a: str, b: str, core: str, target: Target) -> tuple[Matrix, Matrix]:
     """A low-rank matrix as (out, rank), (rank, columns). With a Tucker core, both factors have the rank first.
 
-    :raises Misfit: a part is missing, or ranks differ.
+    :raises Misfit: a part is missing, ranks differ, or the matrix would be larger than the module.
     """
     up, down = _need(parts, a, b)
     up, down = _rows(up, a), _rows(down, b)
     if core in parts:
-        up, down = up.T, _core(parts[core], down)
+        up = up.T
+        down = _core(parts[core], down, up, target)
     _check_inner(up, down)
+    _check_size(len(up), down.shape[1], target)
     return _split(up @ down) if down.shape[0] > min(len(up), down.shape[1]) else (up, down)
 
 
@@ -209,8 +225,8 @@ def _lokr(parts: Parts, target: Target, scale: Scale) -> _Factors:
 
     The scale is that of the split one; of two whole ones it is 1.
     """
-    up1, down1 = _factor(parts, "lokr_w1", "lokr_t1")
-    up2, down2 = _factor(parts, "lokr_w2", "lokr_t2")
+    up1, down1 = _factor(parts, "lokr_w1", "lokr_t1", target)
+    up2, down2 = _factor(parts, "lokr_w2", "lokr_t2", target)
     if up1.shape[0] * up2.shape[0] != target.out_features or down1.shape[1] * down2.shape[1] != target.columns:
         raise Misfit(
             f"changes {down1.shape[1] * down2.shape[1]} x {up1.shape[0] * up2.shape[0]} weights, "
@@ -221,10 +237,10 @@ def _lokr(parts: Parts, target: Target, scale: Scale) -> _Factors:
     return _checked(np.kron(down1, down2), np.kron(up1, up2), target, factor)
 
 
-def _factor(parts: Parts, name: str, core: str) -> tuple[Matrix, Matrix]:
+def _factor(parts: Parts, name: str, core: str, target: Target) -> tuple[Matrix, Matrix]:
     """One matrix of a Kronecker product as (out, rank), (rank, columns)."""
     if name not in parts:
-        return _pair(parts, f"{name}_a", f"{name}_b", core)
+        return _pair(parts, f"{name}_a", f"{name}_b", core, target)
     return _split(_rows(parts[name], name))
 
 

@@ -23,6 +23,10 @@ from darkroom.request.fields import shown
 MAX_HEADER = 16 * 2**20
 """Bytes. The names of ten thousand tensors are about one megabyte."""
 MAX_TENSORS = 50_000
+MAX_NAME = 1000
+"""Characters of the name of a tensor."""
+_MOST_DIMENSIONS, _LARGEST = 8, 2**40
+"""Dimensions of a tensor, and the largest product of its sides, those of length 0 left out."""
 _LENGTH = 8
 _METADATA = "__metadata__"
 _SIZES = {
@@ -121,8 +125,9 @@ def _header(raw: bytes) -> dict[str, Any]:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            raise damaged(f"its header names {quoted(next(n for n in names if names.count(n) > 1))} twice.")
+            seen: set[str] = set()
+            twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+            raise damaged(f"its header names {quoted(twice)} twice.")
         return found
 
     try:
@@ -146,22 +151,28 @@ def _stored(name: str, entry: object) -> Stored:
 
     :raises InvalidInput: it is not one, or its type is not known.
     """
+    if len(name) > MAX_NAME:
+        raise damaged(f"the name of a tensor has {len(name):,} characters; at most {MAX_NAME:,} are read.")
     if not isinstance(entry, dict):
         raise damaged(f"the entry of {quoted(name)} in its header is {shown(entry)}.")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in _SIZES:
         raise damaged(f"{quoted(name)} has the type {shown(dtype)}, which is not supported.")
-    if not _wholes(shape) or not _wholes(offsets) or len(offsets) != 2:
+    if not _wholes(shape, _MOST_DIMENSIONS) or not _wholes(offsets, 2) or len(offsets) != 2:
         raise damaged(f"{quoted(name)} has no valid shape or place in its header.")
+    if prod(side or 1 for side in shape) > _LARGEST:
+        raise damaged(f"{quoted(name)} has the shape {shown(shape)}, which is too large.")
     start, end = offsets
     if end - start != prod(shape) * _SIZES[dtype]:
         raise damaged(f"{quoted(name)} does not have as many bytes as its shape and type need.")
     return Stored(dtype=dtype, shape=tuple(shape), start=start, end=end)
 
 
-def _wholes(value: object) -> TypeGuard[list[int]]:
-    """Whether it is a list of whole numbers that are not negative."""
-    return isinstance(value, list) and all(type(number) is int and number >= 0 for number in value)
+def _wholes(value: object, most: int) -> TypeGuard[list[int]]:
+    """Whether it is a list of at most so many whole numbers from 0 to 2^63."""
+    if not isinstance(value, list) or len(value) > most:
+        return False
+    return all(type(number) is int and 0 <= number < 2**63 for number in value)
 
 
 def _check_places(tensors: Mapping[str, Stored], size: int) -> None:
