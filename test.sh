@@ -24,7 +24,8 @@ else
   python -m exporters config --check
   python -m darkroom.client_types --check
   python -m darkroom.env_example --check
-  python -m pytest -n 2 --dist loadfile tests/unit tests/families tests/parity
+  # A thread of torch for each of the two processes: with more they wait for each other.
+  OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile tests/unit tests/families tests/parity
   python -m pytest -n 2 --dist loadfile tests/contract tests/triton
   python -m pytest tests/docs  # every command of README and docs, in a copy of this checkout
   exec python -m pytest tests/lifecycle
