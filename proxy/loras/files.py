@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ import numpy as np
 from darkroom.diffusion.lora.tags import take_loras
 from darkroom.errors import InvalidInput, LoraMissing, NotFound, NotReady
 from darkroom.request.loras import FIELD, MOST_LORAS, LoraChoice, parse_loras
+from darkroom.serving.networks import ModelSpec
 from darkroom.settings import Settings
 from proxy.loras.library import Digests, LoraLibrary
 from proxy.sessions.store import SessionStore
@@ -37,7 +40,7 @@ class LoraFiles:
         self._sessions = SessionStore(settings.session_dir)
         self._digests = Digests()
         self._paths: dict[str, Path] = {}
-        self._sent: dict[tuple[str, str], dict[str, Any]] = {}
+        self._sent: set[tuple[str, str]] = set()
         self.turn = asyncio.Lock()
 
     async def settled(self, services: Services, model: ServedModel, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,8 +56,7 @@ class LoraFiles:
         given = values.get(FIELD)
         if not tags and given is None:
             return dict(values)
-        if model.family.lora_reader is None:
-            raise InvalidInput(f"The model {model.name} takes no LoRAs.", param=PROMPT if tags else FIELD)
+        _reader_of(model, PROMPT if tags else FIELD)
         wanted = [*parse_loras(given or ()), *tags]
         if len(wanted) > MOST_LORAS:
             raise InvalidInput(f"A request may have at most {MOST_LORAS} LoRAs; got {len(wanted)}.", param=FIELD)
@@ -62,27 +64,18 @@ class LoraFiles:
         choices = await asyncio.to_thread(self._resolved, wanted, places)
         for choice in choices:
             try:
-                await self.summary(services, model, str(choice.digest))
+                if (model.name, choice.digest) not in self._sent:
+                    await self.send(services, model, str(choice.digest))
             except NotReady:  # the request waits, too, or is refused with this error
                 break
         found = {**values, FIELD: json.dumps([choice.to_json() for choice in choices])}
         return {**found, PROMPT: text} if tags else found
 
-    async def summary(self, services: Services, model: ServedModel, digest: str) -> dict[str, Any]:
-        """What the model has read of a LoRA file. It is sent the file, unless it has been.
-
-        :raises LoraMissing: no file here has the digest.
-        :raises InvalidInput: the file does not fit the model, or is damaged.
-        """
-        key = model.name, digest
-        if key not in self._sent:
-            await self.send(services, model, digest)
-        return self._sent[key]
-
     async def send(self, services: Services, model: ServedModel, digest: str) -> None:
         """Send a LoRA file to a model.
 
-        :raises LoraMissing, InvalidInput: as `summary`.
+        :raises LoraMissing: no file here has the digest.
+        :raises InvalidInput: the file does not fit the model, or is damaged.
         """
         async with self.turn:
             path = await asyncio.to_thread(self.path_of, digest)
@@ -90,22 +83,30 @@ class LoraFiles:
                 data = await asyncio.to_thread(path.read_bytes)
             except FileNotFoundError:
                 raise _missing(digest) from None
-            self._sent[model.name, digest] = await read_by(services, model, data)
+            await self.read_by(services, model, data)
+
+    async def read_by(self, services: Services, model: ServedModel, data: bytes) -> dict[str, Any]:
+        """Have a model read a LoRA file and keep it; returns what it has read.
+
+        :raises InvalidInput: the file does not fit the model, or is damaged.
+        """
+        reader, content = _reader_of(model, FIELD), np.frombuffer(data, np.uint8)
+        summary: dict[str, Any] = {}
+        async for outputs in services.gateway.stream(reader.name, {"file": content}):
+            summary = json.loads(outputs["summary"].reshape(-1)[0])
+        self._sent.add((model.name, summary["digest"]))
+        return summary
 
     def path_of(self, digest: str) -> Path:
         """The file with a digest. It reads files that it does not know yet: call it in a thread.
 
         :raises LoraMissing: there is none.
         """
-        known = self._paths.get(digest)
-        for path in ([known] if known else []), self._all():
-            for one in path:
-                try:
-                    found = self.digest_of(one)
-                except (OSError, NotFound):  # deleted meanwhile
-                    continue
-                if found == digest:
-                    return one
+        known = [self._paths[digest]] if digest in self._paths else []
+        for path in chain(known, self._all()):
+            with contextlib.suppress(OSError, NotFound):  # deleted meanwhile
+                if self.digest_of(path) == digest:
+                    return path
         raise _missing(digest)
 
     def digest_of(self, path: Path) -> str:
@@ -148,19 +149,11 @@ class LoraFiles:
         return found
 
 
-async def read_by(services: Services, model: ServedModel, data: bytes) -> dict[str, Any]:
-    """Have a model read a LoRA file and keep it; returns what it has read.
-
-    :raises InvalidInput: the file does not fit the model, or is damaged.
-    """
-    reader = model.family.lora_reader
-    if reader is None:
-        raise InvalidInput(f"The model {model.name} takes no LoRAs.", param=FIELD)
-    content = np.frombuffer(data, np.uint8)
-    summary: dict[str, Any] = {}
-    async for outputs in services.gateway.stream(reader.labelled(model.label).name, {"file": content}):
-        summary = json.loads(outputs["summary"].reshape(-1)[0])
-    return summary
+def _reader_of(model: ServedModel, param: str) -> ModelSpec:
+    """:raises InvalidInput: the model takes no LoRAs."""
+    if model.family.lora_reader is None:
+        raise InvalidInput(f"The model {model.name} takes no LoRAs.", param=param)
+    return model.family.lora_reader.labelled(model.label)
 
 
 def _missing(digest: str) -> LoraMissing:

@@ -23,7 +23,6 @@ from proxy.http.forms import read_form
 from proxy.http.json_body import read_json
 from proxy.ignored import ignored, note
 from proxy.loras import answers as answer
-from proxy.loras.files import read_by
 from proxy.loras.library import NAME, SUFFIX, LoraFile
 from proxy.models import ServedModel, installed
 from proxy.services import Services, Use
@@ -149,7 +148,7 @@ async def _read_by_all(services: Services, data: bytes) -> tuple[dict[str, Any],
     models, refused = {}, {}
     for model in takers:
         try:
-            models[model.name] = await read_by(services, model, data)
+            models[model.name] = await services.loras.read_by(services, model, data)
         except InvalidInput as error:
             refused[model.name] = error.message
     return models, refused
