@@ -110,7 +110,7 @@ Examples:
     type=click.Choice(["onnx", "tensorrt"]),
     default="onnx",
     show_default=True,
-    help="What runs the networks; tensorrt needs --gpus, and engines that were built before.",
+    help="Engine of the networks; tensorrt needs --gpus, and engines that were built before.",
 )
 @click.option(
     "--model",
@@ -126,7 +126,7 @@ Examples:
     type=click.IntRange(0, 1_000_000),
     default=0,
     show_default=True,
-    help="How long a batch waits for company, in microseconds.",
+    help="Time that an incomplete batch waits for more requests, in microseconds.",
 )
 @click.option("--threads", type=click.IntRange(1, 256), help="Threads per CPU instance. Default: all cores.")
 @output_option("The model repository.")
@@ -177,7 +177,7 @@ main.add_command(remove)
 
 
 def run(arguments: list[str] | None = None) -> None:
-    """The program: `main` with this package's errors as one sentence on stderr and exit code 1."""
+    """Run the program: `main`, with errors of this package as one sentence on stderr and exit code 1."""
     try:
         main(arguments, prog_name="python -m exporters")
     except ExportError as error:

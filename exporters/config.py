@@ -1,4 +1,4 @@
-"""Renders config.pbtxt files from ModelSpecs, and finds committed ones that drifted.
+"""Renders config.pbtxt files from ModelSpecs, and finds committed files that differ.
 
 Only fields that NVIDIA's native `onnxruntime`, `tensorrt` and `python` backends accept are written, so that one
 repository serves both the embedded server (which has no TensorRT) and NVIDIA's container. Nothing depends on the
@@ -28,11 +28,11 @@ class Placement:
     """Where and how the networks run.
 
     :param gpus: GPU numbers; none = on the CPU. Networks get one instance per GPU, pipelines stay on the CPU.
-    :param unknown_device: on a device that Triton does not know, as an NPU: for Triton it is the CPU, but what is
-        there for CPUs alone (batches, parameters) does not apply.
+    :param unknown_device: whether the device is unknown to Triton, for example an NPU. In the config it counts as a
+        CPU, but the batches and parameters for CPUs do not apply.
     :param instances: instances per device.
     :param max_batch: overrides the largest batch of every network; None = what its family says.
-    :param queue_delay_us: how long a batch waits for company, in microseconds; 0 = not at all.
+    :param queue_delay_us: time that an incomplete batch waits for more requests, in microseconds; 0 = no wait.
     :param threads: ONNX Runtime threads per instance on a CPU; None = all cores.
     :param engines: TensorRT engines by the network's name; a network without one runs on ONNX Runtime.
     """
@@ -79,7 +79,7 @@ def render(spec: ModelSpec, placement: Placement) -> str:
 def _engine_files(engine: Served) -> str:
     lines = ['platform: "tensorrt_plan"\nbackend: "tensorrt"']
     lines.append(f'default_model_filename: "{next(iter(engine.files.values()))}"')
-    if len(engine.files) > 1:  # GPUs of several kinds: each loads the engine of its compute capability
+    if len(engine.files) > 1:  # for GPUs of several kinds: each loads the engine of its compute capability
         lines += [f'cc_model_filenames {{\n  key: "{kind}"\n  value: "{f}"\n}}' for kind, f in engine.files.items()]
     return "\n".join(lines)
 
@@ -117,7 +117,7 @@ def _tensors(kind: str, tensors: Iterable[TensorSpec]) -> str:
 
 
 def _instances(placement: Placement, engine: Served | None = None) -> str:
-    # Always with a count: left out, a CPU model gets two instances and two copies of its weights.
+    # Always with a count: without it a CPU model gets two instances, and two copies of its weights.
     device = "kind: KIND_CPU"
     if placement.gpus:
         device = f"kind: KIND_GPU\n    gpus: [ {', '.join(map(str, placement.gpus))} ]"
@@ -207,8 +207,8 @@ def write_code(repository: Path, spec: ModelSpec) -> None:
 
 
 def renew(repository: Path, spec: ModelSpec) -> None:
-    """Write again what an older version may have written otherwise: the model.py, and the config of a pipeline, which
-    has the same inputs as a request has fields. Files that the user wrote stay."""
+    """Rewrite files that an older version may have written differently: model.py, and the config of a pipeline, whose
+    inputs follow from the fields of requests. Files of the user stay."""
     path = config_path(repository, spec)
     if code_path(repository, spec).is_file():
         write_code(repository, spec)

@@ -1,4 +1,4 @@
-"""What `prepare` of every family decides alike: the precision, and whether the demo replaces what is there."""
+"""Decisions that `prepare` makes alike for every family: the precision, and whether the demo is exported."""
 
 from __future__ import annotations
 

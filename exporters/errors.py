@@ -1,4 +1,4 @@
-"""What an export can fail of, each as one sentence for a person."""
+"""The error of exports."""
 
 from __future__ import annotations
 

@@ -33,10 +33,10 @@ _FILES = (onnx_export.MODEL_NAME, onnx_export.DATA_NAME, GRAPH_NAME, LAYOUT_NAME
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """How far an export may be from diffusers in fp32.
+    """The maximum difference between an export and diffusers in fp32.
 
-    :param relative: of numbers: the largest difference as a share of the largest value.
-    :param levels: of images: the largest difference in levels of 255.
+    :param relative: for numbers: the maximum difference as a share of the largest value.
+    :param levels: for images: the maximum difference in levels of 255.
     """
 
     relative: float
@@ -120,7 +120,7 @@ def model_task(
     difference: Callable[[Manifest], str],
     like: ModelSpec | None = None,
 ) -> ExportTask:
-    """The export of any model as a task.
+    """Make the task that exports any model.
 
     :param exporter: the hash of everything that shapes its files.
     :param like: see `ExportTask`.
@@ -143,7 +143,7 @@ def network_task(
     recipe: Callable[[], Recipe],
     like: ModelSpec | None = None,
 ) -> ExportTask:
-    """The export of an ONNX network as a task.
+    """Make the task that exports an ONNX network.
 
     :param recipe: reads and checks the checkpoint's files.
     """
@@ -170,7 +170,7 @@ def pipeline_task(
     export: Callable[[Stage], Manifest],
     also: Sequence[ModelSpec] = (),
 ) -> ExportTask:
-    """The export of what a pipeline has to know of a checkpoint as a task.
+    """Make the task that exports the facts of a checkpoint for its pipeline.
 
     :param also: see `ExportTask`.
     """
@@ -270,21 +270,21 @@ def staging(wanted: ModelExport) -> Iterator[Path]:
 
 
 def parity(spec: ModelSpec, result: Manifest) -> str:
-    """What an export differs from its original by, for people."""
+    """Describe the difference between an export and its original."""
     if any(tensor.dtype == "UINT8" for tensor in spec.outputs):
         share = f"in {result.error_share:.2%} of the values"
         return f"differs from diffusers by at most {result.max_error:g} of 255 levels, {share}"
     return f"differs from diffusers by at most {result.max_error:.1e} of the largest value"
 
 
-def is_picture(spec: ModelSpec, output: str) -> bool:
+def is_image(spec: ModelSpec, output: str) -> bool:
     """Whether an output holds 8-bit pixels."""
     return next(tensor for tensor in spec.outputs if tensor.name == output).dtype == "UINT8"
 
 
 def _measure(spec: ModelSpec, output: str, difference: Difference) -> tuple[float, str]:
     """The difference as a number, and with its unit."""
-    if is_picture(spec, output):
+    if is_image(spec, output):
         return difference.maximum, f"{difference.maximum:g} levels of 255"
     return difference.relative, f"{difference.relative:.2g} of the largest value"
 
@@ -293,7 +293,7 @@ def require_parity(wanted: NetworkPlan, precision: Precision, differences: Mappi
     """:raises ExportError: a difference is over its TOLERANCE."""
     allowed = TOLERANCE[precision]
     for output, difference in differences.items():
-        limit = allowed.levels if is_picture(wanted.spec, output) else allowed.relative
+        limit = allowed.levels if is_image(wanted.spec, output) else allowed.relative
         found, words = _measure(wanted.spec, output, difference)
         if not np.isfinite(found) or found > limit:
             raise ExportError(

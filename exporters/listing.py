@@ -1,4 +1,4 @@
-"""`python -m exporters list` and `remove`: what a repository holds, and taking a labelled checkpoint out of it."""
+"""`python -m exporters list` and `remove`: lists the exports in a repository, and removes a labelled checkpoint."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Exported:
 
 
 def exported(repository: Path) -> list[Exported]:
-    """Everything that was exported into a repository, by family and label."""
+    """List the exports in a repository, by family and label."""
     found = []
     for name, family in families().items():
         for label in ("", *labels_of(repository)):
@@ -98,7 +98,7 @@ Example:
 @click.argument("name", metavar="FAMILY.LABEL")
 @output_option("The model repository.")
 def remove(name: str, output: Path) -> None:
-    """Take a checkpoint that was exported with --as out of the repository."""
+    """Remove a checkpoint that was exported with --as from the repository."""
     plain, label = split_label(name)
     family = families().get(plain)
     if family is None or not is_label(label):

@@ -1,4 +1,4 @@
-"""What the second graph of a network, which takes LoRAs, is compared with: the original with hooks that add one."""
+"""Test cases for the second graph of a network, which takes LoRAs: answers of the original with hooks that add one."""
 
 from __future__ import annotations
 

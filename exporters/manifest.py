@@ -1,4 +1,4 @@
-"""export.json: what an exported model was made of, so that a second run can tell at once that it is up to date."""
+"""export.json: the sources of an exported model, from which a second run sees at once that it is up to date."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILE_NAME = "export.json"
 
 @dataclass(frozen=True, kw_only=True)
 class FileState:
-    """A file as it was: with size and time as noted it counts as unchanged, else its hash decides.
+    """A recorded state of a file: with the same size and time it counts as unchanged, otherwise its hash decides.
 
     :param mtime_ns: time of the last change in nanoseconds.
     """
@@ -29,7 +29,7 @@ class FileState:
 
     @classmethod
     def of(cls, path: Path) -> FileState:
-        """The state of a file now.
+        """Return the present state of a file.
 
         :raises OSError: it cannot be read.
         """
@@ -52,7 +52,7 @@ class SourceCheckpoint:
     """A checkpoint that an export was made from.
 
     :param name: the hub id, or the folder's absolute path.
-    :param files: those that were read, by their path inside the checkpoint.
+    :param files: the files that were read, by their path inside the checkpoint.
     """
 
     name: str
@@ -125,7 +125,7 @@ def _source_of(module: str) -> Path:
 
 
 def read(folder: Path) -> Manifest | None:
-    """The manifest of a version folder, or None when there is none that belongs to the files beside it."""
+    """Read the manifest of a version folder; None if there is none, or if it does not belong to the files beside it."""
     try:
         raw = json.loads((folder / FILE_NAME).read_text())
         raw["files"] = _states(raw["files"])
@@ -137,7 +137,7 @@ def read(folder: Path) -> Manifest | None:
 
 
 def install(folder: Path, contents: Mapping[str, bytes | Path], **facts: Any) -> Manifest:
-    """Put files and their manifest in place, each atomically; a stop in between only means another export.
+    """Put files and their manifest in place, each atomically; after an interruption the export is repeated.
 
     :param contents: bytes to write, or a finished file of the same file system to move.
     :param facts: the manifest's fields but `files`.

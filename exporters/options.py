@@ -1,4 +1,4 @@
-"""Options that several commands have: each says in its own words what it uses them for."""
+"""Options that several commands have; each command gives its own help text."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ force_option = click.option("--force", is_flag=True, help="Export even what is u
 config_option = click.option(
     "--config",
     help="For a single .safetensors file: a folder in the diffusers layout or a hub id with its configuration and its "
-    "tokenizers. Default: as it was exported before, else the folder that the file lies in, else the usual one.",
+    "tokenizers. Default: as in the last export, else the folder of the file, else the usual configuration.",
 )
 prediction_option = click.option(
     "--prediction-type",
     "prediction",
     type=click.Choice(PREDICTIONS),
-    help="For a single .safetensors file: what its UNet predicts. Default: as it was exported before, else as the file "
+    help="For a single .safetensors file: what its UNet predicts. Default: as in the last export, else as the file "
     "or its configuration says.",
 )
 
@@ -59,7 +59,7 @@ def output_option(help: str) -> Callable[[Command], Command]:
 
 
 def cache_option(help: str) -> Callable[[Command], Command]:
-    """`--cache`, the folder of what is kept between runs."""
+    """`--cache`, the folder of files that are kept between runs."""
     return _folder("--cache", CACHE, ".darkroom/cache", help)
 
 

@@ -43,7 +43,7 @@ def prepare() -> None:
     for family in families.values():
         try:
             family.prepare(settings, repository)
-        except ExportError as error:  # of one checkpoint: the other families can do their work
+        except ExportError as error:  # other families can be served nevertheless
             failures.append(error)
     for failure in failures[1:]:
         click.echo(f"Error: {failure}", err=True)

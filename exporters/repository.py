@@ -1,4 +1,4 @@
-"""What a model repository holds, and the configs of models that come to it."""
+"""Lists the models of a repository, and writes the configs of new ones."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def chosen(repository: Path, names: Sequence[str], specs: Iterable[ModelSpec]) -
 
 
 def installed(repository: Path, spec: ModelSpec) -> bool:
-    """Whether a network has weights, of whatever checkpoint."""
+    """Whether a network has weights, of any checkpoint."""
     return (repository / spec.name / "1" / MODEL_NAME).exists()
 
 
 def place(repository: Path, spec: ModelSpec, like: ModelSpec | None = None) -> None:
-    """Give a model that came to a repository a config for the devices that its networks run on. One that is there
+    """Write the config of a new model in a repository, for the devices that its networks run on. An existing config
     stays, except as `config.renew` says.
 
     :param like: the model whose devices it gets, where that has a config.

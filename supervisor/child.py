@@ -27,9 +27,9 @@ class Child:
     It gets a session of its own, so that Ctrl-C in the terminal reaches the supervisor alone, and SIGTERM from
     the kernel when the supervisor dies.
 
-    :param log_name: the output is copied line by line to the logger of this name; None lets the process write
-        to our standard output itself.
-    :param heard: called with each of these lines.
+    :param log_name: name of the logger that gets the output line by line; with None the process writes to our standard
+        output itself.
+    :param on_line: called with each of these lines.
     """
 
     def __init__(
@@ -39,12 +39,12 @@ class Child:
         env: Mapping[str, str],
         *,
         log_name: str | None = None,
-        heard: Callable[[str], None] = lambda line: None,
+        on_line: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.name = name
         self._command = command
         self._env = dict(env)
-        self._heard = heard
+        self._on_line = on_line
         self._log = logging.getLogger(log_name) if log_name else None
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -69,7 +69,7 @@ class Child:
     async def start(self) -> None:
         """Start it, or restart it if it has ended."""
         self.started = time.monotonic()
-        self._process = self._reader = None  # the old number may belong to another process by now
+        self._process = self._reader = None  # another process may have the old process id by now
         pipe = asyncio.subprocess.PIPE if self._log else None
         self._process = await asyncio.create_subprocess_exec(
             *self._command,
@@ -97,13 +97,13 @@ class Child:
         await self.kill()
 
     async def kill(self) -> None:
-        """Kill the process and its session; return when it has ended, or cannot be waited for."""
+        """Kill the process and its session; return when it has ended, or after a timeout."""
         if self._process is None:
             return
         with contextlib.suppress(ProcessLookupError):  # nothing of the session is left
             os.killpg(self._process.pid, signal.SIGKILL)
-        # What has a session of its own, as the ranks of a divided model, may outlive it and hold the pipe open; and
-        # asyncio's `wait` waits for the pipe, too.
+        # Processes with a session of their own, such as the ranks of a divided model, may outlive it and hold the pipe
+        # open, and asyncio's `wait` waits for the pipe as well.
         waits = [asyncio.ensure_future(self._process.wait()), *([self._reader] if self._reader else [])]
         _, late = await asyncio.wait(waits, timeout=_GONE_SECONDS)
         if late:
@@ -117,13 +117,13 @@ class Child:
         while chunk := await stream.read(1 << 16):
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
-                self._note(line)
+                self._handle(line)
         if rest:
-            self._note(rest)
+            self._handle(rest)
 
-    def _note(self, raw: bytes) -> None:
+    def _handle(self, raw: bytes) -> None:
         line = raw.decode("utf-8", "replace").rstrip()
         self.tail.append(line)
-        self._heard(line)
+        self._on_line(line)
         if self._log:
             self._log.info("%s", line)

@@ -1,4 +1,4 @@
-"""Remove what killed Triton servers left behind in /dev/shm and /tmp, and nothing that a living one may still use."""
+"""Removes what killed Triton servers left in /dev/shm and /tmp, and nothing that a running server may still use."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ SHM_PREFIX = "darkroom_"
 """Prefix of the names of all our shared-memory regions, for any port of the service."""
 STUB = "triton_python_backend_stub"
 
-_ENVIRONMENTS = Path("/tmp")  # Triton's Python backend asks no TMPDIR
+_ENVIRONMENTS = Path("/tmp")  # Triton's Python backend does not read TMPDIR
 _CLOCK_SECONDS = 2.0
 """Inaccuracy in seconds of the start times of processes: the kernel gives its own start in whole seconds."""
 
 
 def sweep(prefix: str = SHM_PREFIX) -> None:
-    """Remove the leftovers of all ended servers of this machine, whatever their ports were."""
+    """Remove the leftovers of all ended servers of this machine, for any port."""
     sweep_shared_memory(prefix)
     sweep_environments()
 
 
 def sweep_shared_memory(prefix: str = SHM_PREFIX, folder: Path = SHARED_MEMORY) -> int:
-    """Remove the regions that no process has open or mapped; returns how many there were."""
+    """Remove the regions that no process has open or mapped; returns their number."""
     unused = [region for region in folder.glob(f"{prefix}*") if not _is_in_use(region)]
     for region in unused:
         region.unlink(missing_ok=True)
@@ -36,27 +36,27 @@ def sweep_shared_memory(prefix: str = SHM_PREFIX, folder: Path = SHARED_MEMORY) 
 def _is_in_use(region: Path) -> bool:
     """Whether a process, of any container, has the file open or mapped for writing; also True if that is unknown.
 
-    The kernel knows: it grants a read lease only where no process writes (fcntl(2), "Leases"). A server has its
-    regions mapped from their creation to its end.
+    The kernel grants a read lease only on a file that no process has open for writing (fcntl(2), "Leases"). A server
+    has its regions mapped from their creation to its end.
     """
     try:
         file = os.open(region, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
-        return True  # gone, or of another user
+        return True  # removed, or of another user
     try:
         fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError:
         return True
     finally:
-        os.close(file)  # which gives the lease back
+        os.close(file)  # releases the lease
     return False
 
 
 def sweep_environments(folder: Path = _ENVIRONMENTS) -> int:
-    """Remove the empty folders that Triton's Python backend makes at its start for packed Python environments, where no
-    living server can have made them; returns how many there were. Our models have no packed environments.
+    """Remove the empty folders that Triton's Python backend creates at its start for packed Python environments, except
+    those that a running server may have created. Returns their number. Our models have no packed environments.
     """
-    # The folders first: a server that starts after this line has made none of them.
+    # List the folders first: a server that starts after this line has created none of them.
     empty = [found for found in folder.glob("python_env_*") if _is_empty_folder_of_ours(found)]
     owners = list(_server_starts())
     removed = 0
@@ -66,7 +66,7 @@ def sweep_environments(folder: Path = _ENVIRONMENTS) -> int:
             if any(first - _CLOCK_SECONDS <= made <= last + _CLOCK_SECONDS for first, last in owners):
                 continue
             path.rmdir()
-        except OSError:  # another process removed it, or put something in
+        except OSError:  # another process removed it, or put a file into it
             continue
         removed += 1
     return removed
@@ -81,7 +81,7 @@ def _is_empty_folder_of_ours(path: Path) -> bool:
 
 
 def _server_starts() -> Iterator[tuple[float, float]]:
-    """Return when each living tritonserver started, and the latest time at which it made its folders (time.time)."""
+    """Return when each running tritonserver started, and when at the latest it created its folders (time.time)."""
     for process in psutil.process_iter():
         try:
             if process.name() != "tritonserver" or process.status() == psutil.STATUS_ZOMBIE:
@@ -93,9 +93,9 @@ def _server_starts() -> Iterator[tuple[float, float]]:
 
 
 def _folders_made(server: psutil.Process) -> float:
-    """A server makes the folder of a backend before the backend's first stub. Infinity if that is not known yet, or
-    not any more."""
-    first: dict[str, float] = {}  # by backend: its stubs are given a model.py or a model.onnx
+    """The latest time at which a server created its folders: that of a backend is created before the backend's first
+    stub. Infinity if the time is not known, because a stub has not started yet or has ended."""
+    first: dict[str, float] = {}  # by backend; the command line of its stubs has a model.py or a model.onnx
     try:
         for stub in server.children(recursive=True):
             if STUB.startswith(stub.name()[:15]):

@@ -14,7 +14,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def family_options(command: Command) -> Command:
-    """A click command with the options of every family."""
+    """Add the options of every family to a click command."""
     for module in reversed(_modules()):
         command = module.options(command)
     return command
@@ -26,7 +26,7 @@ def family_epilog() -> str:
 
 
 def family_settings(options: Mapping[str, Any]) -> dict[str, str]:
-    """The environment variables that the options stand for; empty when none of them was given.
+    """Return the environment variables that the given options set; empty if no option was given.
 
     :param options: as click gives them, by name.
     :raises click.BadParameter, click.UsageError: an invalid value, or options that contradict each other.

@@ -13,7 +13,7 @@ from supervisor.errors import SetupError
 
 
 def preflight(settings: Settings) -> None:
-    """:raises SetupError: the first problem found."""
+    """Run all checks. :raises SetupError: the first problem that is found."""
     for problem in (*family_problems(settings), *missing_exports(settings), *taken_ports(settings)):
         raise SetupError(problem)
 
@@ -24,7 +24,7 @@ def family_problems(settings: Settings) -> list[str]:
 
 
 def missing_exports(settings: Settings) -> list[str]:
-    """Return the models of the repository whose weights are missing."""
+    """Return a sentence on the models of the repository whose weights are missing."""
     folders = [spec for spec in all_specs() if (settings.model_repository / spec.name / "config.pbtxt").exists()]
     if not folders:
         return [f"The model repository {settings.model_repository} has no models; run: python -m exporters config"]
@@ -40,7 +40,7 @@ def missing_exports(settings: Settings) -> list[str]:
 
 
 def taken_ports(settings: Settings) -> list[str]:
-    """Return our ports that another process listens on."""
+    """Return a sentence for each of our ports that another process listens on."""
     wanted = [
         ("PORT", settings.host, settings.port),
         ("TRITON_GRPC_PORT", settings.triton_grpc_bind, settings.triton_grpc_port),

@@ -1,4 +1,4 @@
-"""Models that are loaded again alone, from the death of a stub to the next answer of their canaries."""
+"""Loading models again without a restart, from the end of a stub to the next answer of their canaries."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from supervisor.served import Served
 
 _POLL_TWICE = 3.0
 """Seconds after which the server has certainly noticed a removed link, if the model's state does not show it."""
-
-
 _RESTS = (30.0, 60.0, 120.0, 300.0, 600.0)
 """Seconds between attempts with a model that still fails after a restart of the server."""
 
 
 class ReloadFailed(Exception):
-    """Models did not come back; the message says why."""
+    """Models could not be loaded again; the message says why."""
 
     def __init__(self, models: Iterable[str], why: str) -> None:
         super().__init__(why)
@@ -27,8 +25,8 @@ class ReloadFailed(Exception):
 class LastResort:
     """Models that still fail after a restart of the server, and when each of them is tried again.
 
-    A restart takes every family down. It is worth that once; a model that fails on the new server as well is tried
-    alone from then on, and the others go on. All times are `time.monotonic`.
+    A restart interrupts every family, so it is done once for a model. A model that fails on the new server as well is
+    tried again alone, while the others go on. All times are `time.monotonic`.
     """
 
     def __init__(self) -> None:
@@ -37,15 +35,15 @@ class LastResort:
         self._until: dict[str, float] = {}
 
     def restart(self, models: Iterable[str]) -> None:
-        """The server is restarted because of these models."""
+        """Record that the server is restarted because of these models."""
         self._restarted_for |= set(models)
 
     def did_not_help(self, models: Iterable[str]) -> bool:
-        """Whether all of these models had their restart."""
+        """Whether the server was already restarted for all of these models."""
         return self._restarted_for.issuperset(models)
 
     def rest(self, models: Iterable[str]) -> float:
-        """Leave these models alone for the returned seconds, longer every time."""
+        """Do not try these models for a time that grows with each call; returns it in seconds."""
         seconds = 0.0
         for model in models:
             count = self._rests[model] = self._rests.get(model, 0) + 1
@@ -54,11 +52,11 @@ class LastResort:
         return seconds
 
     def is_resting(self, model: str) -> bool:
-        """Whether a model is left alone now."""
+        """Whether a model is not to be tried now."""
         return time.monotonic() < self._until.get(model, 0.0)
 
     def works(self, models: Iterable[str]) -> None:
-        """These models work: forget their earlier failures."""
+        """Forget the failures of models that work."""
         for model in models:
             self._restarted_for.discard(model)
             self._rests.pop(model, None)
@@ -66,9 +64,10 @@ class LastResort:
 
 
 class Reloads:
-    """Some models that are loaded again together. All times are `time.monotonic`.
+    """A group of models that are loaded again together. All times are `time.monotonic`.
 
-    :ivar limit: seconds that it may take.
+    :ivar models: the group; empty if nothing is being loaded.
+    :ivar limit: maximum number of seconds for it.
     """
 
     def __init__(self, served: Served, limit: float) -> None:
@@ -80,29 +79,29 @@ class Reloads:
         self.limit = limit
 
     def forget(self) -> None:
-        """The server is another one."""
+        """Stop waiting, because the server was restarted."""
         self.models = set()
 
     def give_up(self) -> None:
-        """Stop waiting. The models stay in the server's repository, so that new files of theirs are noticed."""
+        """Stop waiting. The models stay in the server's repository, so that the server notices new files."""
         self._served.add(self.models)
         self.models = set()
 
     def begin(self, models: set[str], health: Mapping[str, Any]) -> None:
         """Unload models.
 
-        :param health: what the proxy's /health said last.
+        :param health: the latest answer of the proxy's /health.
         """
         self._served.remove(models)
         self.models, self._begun, self._linked = models, time.monotonic(), None
         self._were_loaded = {model for model in models if health.get("models", {}).get(model)}
 
     def step(self, health: Mapping[str, Any], failed: Mapping[str, str]) -> float | None:
-        """Load them when all are unloaded, because a pipeline looks for its networks when it loads.
+        """Load the models once all of them are unloaded, because a pipeline looks for its networks when it loads.
 
-        :param failed: models that did not load, and why.
-        :returns: once all of them work, the seconds that it took.
-        :raises ReloadFailed: one of them does not.
+        :param failed: the models that did not load, with the reasons.
+        :returns: the duration in seconds once all of them work; None before.
+        :raises ReloadFailed: one of them does not load, or the limit has passed.
         """
         now = time.monotonic()
         for model in self.models & failed.keys():

@@ -11,11 +11,11 @@ from pathlib import Path
 
 
 class Served:
-    """The links.
+    """Manages the links.
 
-    :param folder: of the links; it must hold nothing else.
+    :param folder: the folder of the links; it must contain nothing else.
     :param repository: the folder that they point to.
-    :param is_chosen: whether a model of a name is served.
+    :param is_chosen: whether the model of a name is to be served.
     """
 
     def __init__(self, folder: Path, repository: Path, is_chosen: Callable[[str], bool]) -> None:
@@ -24,27 +24,27 @@ class Served:
         self._is_chosen = is_chosen
 
     def clear(self) -> None:
-        """Make it an empty folder."""
+        """Make the folder, and remove all links."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.remove(path.name for path in self.folder.iterdir())
 
     def fill(self) -> None:
-        """Link every model of the repository that is chosen."""
+        """Link every chosen model of the repository."""
         there = (path.name for path in self._repository.iterdir() if path.is_dir() and not path.name.startswith("."))
         self.add(filter(self._is_chosen, there))
 
     def add(self, models: Iterable[str]) -> None:
-        """Have models loaded."""
+        """Link models, so that Triton loads them."""
         for model in list(models):
             for path in (self._repository / model).glob("*/model.py"):
-                # Or the stub would do it, whatever PYTHONDONTWRITEBYTECODE says: a change, so that the server loads the
-                # model once more. Code that is compiled already is left alone, as other services may serve it.
+                # Otherwise the stub compiles it, even with PYTHONDONTWRITEBYTECODE, and the server takes this for
+                # a change and loads the model once more. Compiled code is left alone, as other services may serve it.
                 compileall.compile_file(path, quiet=2)
             link = self.folder / model
             if not link.is_symlink():
                 link.symlink_to(self._repository / model)
 
     def remove(self, models: Iterable[str]) -> None:
-        """Have models unloaded."""
+        """Remove the links of models, so that Triton unloads them."""
         for model in list(models):
             (self.folder / model).unlink(missing_ok=True)

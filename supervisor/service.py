@@ -30,20 +30,20 @@ log = logging.getLogger("darkroom")
 
 _TICK = 0.5
 _CALM_TICK = 2.0
-"""Seconds between two requests for /health while everything works. Dead processes are noticed without it."""
+"""Seconds between two requests for /health while everything works. Dead processes are noticed without them."""
 _BACKOFF = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
-_CALM_SECONDS = 60.0  # after that time without a failure the backoff starts again from the beginning
+_CALM_SECONDS = 60.0  # after this time without a failure the backoff starts from the beginning
 _TRITON_GRACE = 15.0
 _CANARY_FAILURES = 2
-_CANARY_GRACE = 10.0  # that long after a start the proxy may still count failures of the Triton before
-_ALONE = 3
-"""How often a model is loaded again alone before the server is restarted."""
+_CANARY_GRACE = 10.0  # seconds after a restart in which the proxy may still report failures of the previous Triton
+_MAX_RELOADS_OF_MODEL = 3
+"""Number of times that a model is loaded again alone before the server is restarted."""
 _REMEMBERED_SECONDS = 300.0
-_PATIENCE_SECONDS = 30.0
+_RETRY_SECONDS = 30.0
 """Seconds between two attempts with a model that still fails after a restart of the server."""
-_LEFT_MOST = 50
-"""Maximum number of reloads before a restart: each reload of a model that was used leaves 68 waiting threads and
-2 MB in the server."""
+_MAX_RELOADS = 50
+"""Number of reloads of all models before a restart: each reload of a used model leaves 68 waiting threads and 2 MB in
+the server."""
 _RELOAD_SECONDS = 60.0
 _LOAD_FAILURE = re.compile(
     r"(?:failed to load '([^']+)' version \d+|Poll failed for model directory '([^']+)'): (?:\w+: )?(.*)"
@@ -51,10 +51,10 @@ _LOAD_FAILURE = re.compile(
 
 
 class Service:
-    """Runs until `stop` is set.
+    """Runs Triton and the proxy until `stopping` is set.
 
-    A server does not notice that a stub is gone, keeps its model "ready", and lets calls to it hang. So a model that
-    lost a stub is loaded again; when that does not help, and when the server dies, the server is restarted.
+    A server does not notice that a stub has ended: its model stays "ready", and calls to it hang. So a model that lost
+    a stub is loaded again. If that does not help, or if the server ends, the server is restarted.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -64,14 +64,14 @@ class Service:
         self._up = False
         self._linked = False
         self._starting = True
-        self._left = 0
+        self._reload_count = 0
         self._deaths: dict[str, list[float]] = {}
         self._stubs: dict[psutil.Process, str] = {}
         self._scanned: set[str] = set()
         self._dead: set[str] = set()
         self._failed: dict[str, str] = {}
-        self._asked = 0.0
-        self._seen: dict[str, Any] = {}
+        self._health_time = 0.0
+        self._health_seen: dict[str, Any] = {}
         self._backends = {spec.name: spec.backend for spec in all_specs()}
         folder = settings.state_dir / "served" / str(settings.triton_grpc_port)
         self._served = Served(folder, settings.model_repository, partial(is_chosen, settings=settings))
@@ -91,35 +91,35 @@ class Service:
             shm_prefix=f"{SHM_PREFIX}{settings.triton_grpc_port}_",
             extra=POLLING,
         )
-        self.triton = Child("triton", command, install.environment(env), log_name="triton", heard=self._heard)
+        self.triton = Child("triton", command, install.environment(env), log_name="triton", on_line=self._read_line)
         self.proxy = Child("proxy", [sys.executable, "-m", "proxy"], env)
 
     async def run(self) -> None:
-        """Start, watch, and after `stopping` was set drain and stop.
+        """Start, watch, and drain and stop after `stopping` is set.
 
-        :raises SetupError: something is wrong with the machine, or Triton ends before it was ever ready.
+        :raises SetupError: the machine is not ready to serve, or Triton ends before it has been ready.
         """
         preflight(self.settings)
         try:
             await asyncio.to_thread(sweep)
             self._served.clear()
             await asyncio.gather(self.triton.start(), self.proxy.start())
-            # One client for all rounds: making one costs more than a round.
+            # One client for all rounds, because creating one costs more than a round.
             async with httpx.AsyncClient(
                 base_url=address_of(self.settings.host, self.settings.port), timeout=5, trust_env=False
             ) as client:
                 while not self.stopping.is_set():
-                    await self._look(client)
+                    await self._round(client)
                     await self._pause(_TICK)
         finally:
             await self._shut_down()
 
-    async def _look(self, client: httpx.AsyncClient) -> None:
-        """One round: restart what died, and notice when everything is up."""
+    async def _round(self, client: httpx.AsyncClient) -> None:
+        """One round: restart dead processes, and notice when everything works."""
         asked = time.monotonic()
         calm = self._up and self.proxy.alive and not self._reloads.models and not self._dead
-        if asked - self._asked >= (_CALM_TICK if calm else 0):
-            self._asked, self._seen = asked, await self._health(client)
+        if asked - self._health_time >= (_CALM_TICK if calm else 0):
+            self._health_time, self._health_seen = asked, await self._health(client)
         if not self.proxy.alive:
             await self._revive(self.proxy)
         if not self.triton.alive:
@@ -127,7 +127,7 @@ class Service:
         elif not self._linked:
             await self._link()
         else:
-            await self._watch(self._seen, asked)
+            await self._watch(self._health_seen, asked)
 
     async def _link(self) -> None:
         """Link the models once the server listens. If they were linked before, it would listen only after all of them
@@ -137,7 +137,7 @@ class Service:
             self._linked = True
 
     async def _watch(self, health: dict[str, Any], asked: float) -> None:
-        """Load again what was lost, and restart the server where that does not help."""
+        """Load lost models again, and restart the server if that does not help."""
         if self._failed and not self.ready:
             raise SetupError(f"Triton cannot serve this repository: {_last_error(self.triton)} (see logs/triton.log)")
         ready = {name for name, family in health.get("families", {}).items() if self._is_ready(family, asked)}
@@ -145,16 +145,16 @@ class Service:
             self._scan(ready, health)
             self._last_resort.works(model for name in ready for model in health["families"][name]["models"])
         self._count_stubs()
-        lost = dict.fromkeys(self._dead, "lost its process") | self._sick(health) | self._not_loaded(health)
+        lost = dict.fromkeys(self._dead, "lost its process") | self._failing(health) | self._not_loaded(health)
         lost = {model: why for model, why in lost.items() if not self._last_resort.is_resting(model)}
         try:
             if self._reloads.models:
                 if (seconds := self._reloads.step(health, self._failed)) is not None:
                     log.info("the models are loaded again, in %.1f s", seconds)
             elif lost and not self._is_loading(health):
-                self._bring_back(lost, health)
+                self._reload(lost, health)
         except ReloadFailed as error:
-            await self._without(error, ready)
+            await self._after_failed_reload(error, ready)
             return
         up = health.get("status") == "healthy" and len(ready) == len(health["families"]) and not self._reloads.models
         if up and not self._up:
@@ -162,7 +162,7 @@ class Service:
         self._up = up
 
     def _is_ready(self, family: dict[str, Any], asked: float) -> bool:
-        """Whether a family works in this Triton; for a moment the proxy may still report the one before."""
+        """Whether a family works in this Triton; for a moment the proxy may still report the previous Triton."""
         ready_for = family["ready_for"]
         return ready_for is not None and ready_for < asked - self.triton.started
 
@@ -171,8 +171,8 @@ class Service:
         return any(not loaded and model not in self._failed for model, loaded in health.get("models", {}).items())
 
     def _scan(self, ready: set[str], health: dict[str, Any]) -> None:
-        """Look for the stubs of the families that are ready; other stubs may be there for a moment only. One may have
-        died between its canary and this look."""
+        """Find the stubs of the families that are ready; other stubs may exist only for a moment. A stub may have died
+        since its canary."""
         self._scanned = ready
         models = {model for name in ready for model in health["families"][name]["models"]}
         found = stubs_of(self.triton.pid, self._served.folder)
@@ -196,7 +196,7 @@ class Service:
         loaded = health.get("models", {})
         return {m: f"did not load: {why}" for m, why in self._failed.items() if loaded.get(m) is False}
 
-    def _sick(self, health: dict[str, Any]) -> dict[str, str]:
+    def _failing(self, health: dict[str, Any]) -> dict[str, str]:
         """Return the models whose canaries fail repeatedly, with the reason for loading them again."""
         if time.monotonic() - self.triton.started < _CANARY_GRACE:
             return {}
@@ -204,33 +204,33 @@ class Service:
         failing = [family for family in families if family["canary_failures"] >= _CANARY_FAILURES]
         return {model: f"does not work: {family['reason']}" for family in failing for model in family["failing"]}
 
-    def _bring_back(self, lost: dict[str, str], health: dict[str, Any]) -> None:
-        """Load models again; with a pause if one was lost too often.
+    def _reload(self, lost: dict[str, str], health: dict[str, Any]) -> None:
+        """Load models again, after a pause if one was lost too often.
 
-        :param lost: the models, and what happened to each.
-        :raises ReloadFailed: that was done too often.
+        :param lost: what happened to each model.
+        :raises ReloadFailed: they were loaded again too often.
         """
         now = time.monotonic()
         recent = {m: [t for t in self._deaths.get(m, []) if now - t < _REMEMBERED_SECONDS] for m in lost}
         worst = max(map(len, recent.values()))
-        if worst > _ALONE and now - max(map(max, filter(None, recent.values()))) < _PATIENCE_SECONDS:
+        if worst > _MAX_RELOADS_OF_MODEL and now - max(map(max, filter(None, recent.values()))) < _RETRY_SECONDS:
             return
         self._dead = set()
         for model, why in lost.items():
             self._deaths[model] = [*recent[model], now]
             self._failed.pop(model, None)
             log.error("%s %s", model, why)
-        if worst == _ALONE or self._left >= _LEFT_MOST:
+        if worst == _MAX_RELOADS_OF_MODEL or self._reload_count >= _MAX_RELOADS:
             raise ReloadFailed(lost, f"{', '.join(lost)}: loading models alone did not help for long")
         log.warning("loading %s again, the others go on", ", ".join(lost))
         kill(stubs_of(self.triton.pid, self._served.folder), set(lost))
         self._stubs = {process: model for process, model in self._stubs.items() if model not in lost}
-        self._left += len(lost)
+        self._reload_count += len(lost)
         self._reloads.begin(set(lost), health)
 
-    async def _without(self, failed: ReloadFailed, ready: set[str]) -> None:
-        """Restart the server for models that did not come back alone; once only, as long as another family works."""
-        if ready and self._last_resort.did_not_help(failed.models) and self._left < _LEFT_MOST:
+    async def _after_failed_reload(self, failed: ReloadFailed, ready: set[str]) -> None:
+        """Restart the server for models that could not be loaded alone; only once as long as another family works."""
+        if ready and self._last_resort.did_not_help(failed.models) and self._reload_count < _MAX_RELOADS:
             self._dead -= failed.models
             self._reloads.give_up()
             seconds = self._last_resort.rest(failed.models)
@@ -245,7 +245,7 @@ class Service:
         if not self.ready and not self.triton.alive:
             raise SetupError(f"Triton ended while it started: {_last_error(self.triton)} (all of it: logs/triton.log)")
         log.error("triton %s; restarting it", why)
-        self._up, self._linked, self._starting, self._left = False, False, True, 0
+        self._up, self._linked, self._starting, self._reload_count = False, False, True, 0
         self._stubs, self._scanned, self._dead, self._failed = {}, set(), set(), {}
         self._reloads.forget()
         await self.triton.kill()
@@ -253,7 +253,7 @@ class Service:
         self._served.clear()
         await self._revive(self.triton)
 
-    def _heard(self, line: str) -> None:
+    def _read_line(self, line: str) -> None:
         """Read a line of the server's output."""
         if (found := _LOAD_FAILURE.search(line)) is not None:
             self._failed[found[1] or found[2]] = found[3]

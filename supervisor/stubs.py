@@ -14,7 +14,7 @@ Stubs = Mapping[psutil.Process, str]
 
 
 def stubs_of(pid: int, repository: Path) -> dict[psutil.Process, str]:
-    """Return the living stubs of a server with that repository. It looks at every process of the machine."""
+    """Return the running stubs of a server with that repository. Slow: it looks at every process of the machine."""
     try:
         children = psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -24,7 +24,7 @@ def stubs_of(pid: int, repository: Path) -> dict[psutil.Process, str]:
 
 
 def is_living_stub(process: psutil.Process) -> bool:
-    """Whether a process that was a stub still is one."""
+    """Whether a process that was a stub still runs as one."""
     try:
         # The kernel cuts names at 15 characters, which psutil completes from a command line that zombies lack.
         named = process.is_running() and STUB.startswith(
@@ -36,7 +36,7 @@ def is_living_stub(process: psutil.Process) -> bool:
 
 
 def kill(stubs: Stubs, models: set[str]) -> None:
-    """End the stubs of some models; one that hangs would keep its memory for as long as its server runs."""
+    """Kill the stubs of some models; a stub that hangs would keep its memory for as long as its server runs."""
     for process, model in stubs.items():
         if model in models and is_living_stub(process):
             process.kill()

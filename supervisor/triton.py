@@ -21,7 +21,7 @@ from supervisor.errors import SetupError
 
 ROOT = Path(__file__).resolve().parents[1]
 POLLING = ("--model-control-mode=poll", "--repository-poll-secs=1")
-"""The server looks every second which models its repository has, and loads and unloads them (docs/decisions/
+"""The server checks its repository every second, and loads and unloads models (docs/decisions/
 0022-one-model-is-loaded-again-alone.md). So models cannot be loaded over the network."""
 
 
@@ -76,7 +76,7 @@ def find_triton(state_dir: Path) -> TritonInstall:
     on_path = shutil.which("tritonserver")
     if on_path:
         return TritonInstall(binary=Path(on_path), source="PATH", backends=None, library_path=())
-    spec = importlib.util.find_spec("pytriton")  # found, not imported: importing it starts threads and patches asyncio
+    spec = importlib.util.find_spec("pytriton")  # not imported, which would start threads and patch asyncio
     if spec is None or not spec.submodule_search_locations:
         raise SetupError(
             "No tritonserver was found: neither on the PATH nor as the Python package nvidia-pytriton. "

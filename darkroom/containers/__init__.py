@@ -1,4 +1,4 @@
-"""Image files as containers: what of a file its pixels need, and what is known beside them.
+"""Image files as containers: the parts of a file that its pixels need, and its metadata.
 
 `read` makes a copy of a file that has nothing but what the decoder needs, and takes the metadata out that the service
 uses: colour profile, orientation, transparent colour. So metadata that is broken or unknown never costs the image, and
@@ -25,7 +25,7 @@ _READERS = {
 
 
 def kind_of(data: bytes) -> str | None:
-    """Pillow's name of the format that the first bytes tell; None for all that is not read here."""
+    """Pillow's name of the format, from the first bytes; None for formats that are not read here."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"
     if data.startswith(b"\xff\xd8\xff"):
@@ -44,8 +44,8 @@ def read(data: bytes, *, param: str = "file", whole: bool = True) -> Source:
 
     :param whole: False reads the header and the metadata only: pixel data is not checked, and `Source.end` may be None
         although the format has an end.
-    :raises NotAnImage: no image of a format that is read, or its structure is damaged or cut short.
-    :raises TooLarge: more pieces than any image needs, or a text or a profile that is a decompression bomb.
+    :raises NotAnImage: not an image of a format that is read, or its structure is damaged or truncated.
+    :raises TooLarge: more parts than any image needs, or a text or a profile that is a decompression bomb.
     """
     kind = kind_of(data)
     if kind is None:
@@ -61,9 +61,9 @@ def read(data: bytes, *, param: str = "file", whole: bool = True) -> Source:
 
 
 def orientation(source: Source) -> int:
-    """How the image has to be turned, 1..8 as in EXIF; 1, which is upright, where nothing sensible is said."""
+    """The orientation, 1..8 as in EXIF; 1 (upright) if the metadata does not have a valid one."""
     found = exif.orientation(source.exif or b"")
     if found is not None:
         return found
-    told = _XMP_ORIENTATION.search(source.xmp or b"")
-    return int(told[1]) if told else 1
+    match = _XMP_ORIENTATION.search(source.xmp or b"")
+    return int(match[1]) if match else 1

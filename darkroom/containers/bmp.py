@@ -1,4 +1,4 @@
-"""BMP: a header of one of several sizes, then rows. What the header says of the file's size is often wrong."""
+"""BMP: a header of one of several sizes, then rows. The file size in the header is often wrong."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def read(data: bytes, whole: bool) -> Source:
 
 
 def _end(data: bytes) -> int | None:
-    """Where the rows end: by their number and width, or for compressed ones by what the header says of their size."""
+    """The end of the rows: from their number and width, or for compressed ones from the size in the header."""
     offset, header = struct.unpack_from("<II", data, 10)
     if header == 12:
         width, height, _, depth = struct.unpack_from("<HHHH", data, 18)

@@ -1,4 +1,4 @@
-"""EXIF (2.32): what the service reads and writes of it. Whatever is damaged counts as not there."""
+"""EXIF (2.32): the parts that the service reads and writes. Damaged parts are ignored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from darkroom.containers.ifd import Entry
 LARGEST = 65533
 """Bytes that fit into a JPEG, whose segment's size has 16 bits."""
 MAKER_PREFIX = b"darkroom\0"
-"""What a MakerNote of ours begins with; the parameters as JSON follow, in ASCII."""
+"""The first bytes of our MakerNotes; the parameters follow as JSON in ASCII."""
 COMMENT, MAKER_NOTE = "UserComment", "MakerNote"
 
 _ORIENTATION, _EXIF_DIRECTORY = 0x0112, 0x8769
@@ -23,16 +23,16 @@ _PREFIX = 8
 
 
 def orientation(data: bytes) -> int | None:
-    """1..8, or None where it says nothing that makes sense."""
+    """The orientation, 1..8; None if there is no valid one."""
     entry = _main(data).get(_ORIENTATION)
     value = None if entry is None or entry.count != 1 else entry.whole(data)
     return value if value is not None and 1 <= value <= 8 else None
 
 
 def texts(data: bytes) -> dict[str, str]:
-    """The texts by the names of their tags, the comment and the maker's note among them.
+    """The texts by the names of their tags, including the comment and the maker's note.
 
-    Some programs write these two into the main directory, where they do not belong.
+    Some programs write these two into the main directory, against the standard.
     """
     main = _main(data)
     form, pointer = ifd.layout(data), main.get(_EXIF_DIRECTORY)
@@ -43,7 +43,7 @@ def texts(data: bytes) -> dict[str, str]:
         named[COMMENT] = comment(found[_COMMENT].value(data))
     if _MAKER_NOTE in found:
         note = found[_MAKER_NOTE].value(data)
-        if note.startswith(MAKER_PREFIX) or found[_MAKER_NOTE].kind == 2:  # those of cameras are no text
+        if note.startswith(MAKER_PREFIX) or found[_MAKER_NOTE].kind == 2:  # those of cameras are not text
             named[MAKER_NOTE] = plain(note.removeprefix(MAKER_PREFIX))
     return {name: text for name, text in named.items() if text}
 
@@ -54,7 +54,7 @@ def _main(data: bytes) -> dict[int, Entry]:
 
 
 def plain(text: bytes) -> str:
-    """Bytes that say nothing of their encoding: UTF-8 where it can be that, else Latin-1."""
+    """Decode bytes of unknown encoding: as UTF-8 if they are valid, else as Latin-1."""
     text = text.rstrip(b"\0")
     try:
         return text.decode()
@@ -63,7 +63,7 @@ def plain(text: bytes) -> str:
 
 
 def comment(value: bytes) -> str:
-    """A UserComment (4.6.5): eight bytes that name the encoding, then the text. Many writers leave them out."""
+    """Decode a UserComment (4.6.5): eight bytes that name the encoding, which many writers omit, then the text."""
     prefix, text = value[:_PREFIX], value[_PREFIX:]
     if prefix == b"UNICODE\0":
         return _utf_16(text)
@@ -75,7 +75,7 @@ def comment(value: bytes) -> str:
 
 
 def _utf_16(text: bytes) -> str:
-    """UTF-16 in the byte order that gives a sensible text: the standard leaves the order open, and writers differ."""
+    """Decode UTF-16 in the byte order that gives the more plausible text: the standard does not specify the order."""
     if text[:2] in (b"\xfe\xff", b"\xff\xfe"):
         return text.decode("utf-16", "replace").rstrip("\0")
     # On a tie big-endian, which the web UI writes.
@@ -84,7 +84,7 @@ def _utf_16(text: bytes) -> str:
 
 
 def _sense(text: str) -> float:
-    """A score that is higher for text that a person may have written: ASCII, letters, few scripts."""
+    """A score of how plausible a text is: higher for ASCII, letters and few scripts."""
     sample = text[:2048]
     worth = {"L": 0.75, "N": 0.5, "P": 0.5, "Z": 0.5, "C": -3.0}
     score = 0.0
@@ -98,9 +98,9 @@ def _sense(text: str) -> float:
 
 
 def make(text: str, details: str) -> bytes:
-    """EXIF with a text as its comment, in big-endian UTF-16 as the web UI writes it, and with JSON as its maker's note.
+    """Make EXIF with a text as comment, in big-endian UTF-16 as the web UI writes it, and with JSON as maker's note.
 
-    What makes it larger than a JPEG can hold is left out, the note first.
+    Parts that do not fit into a JPEG are left out, the note first.
     """
     for note in (details, "") if text else ():
         exif = Image.Exif()

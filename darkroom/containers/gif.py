@@ -16,7 +16,7 @@ def read(data: bytes, whole: bool) -> Source:
 
 
 def _colours(flags: int) -> int:
-    """Bytes of a colour table."""
+    """The size of a colour table in bytes."""
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-"""Bytes of a value by its type."""
+"""The size of a value in bytes, by its type."""
 _WHOLE = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}
 _MAX_ENTRIES = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How numbers are written in a file.
+    """The encoding of numbers in a file.
 
-    :param big: BigTIFF.
+    :param big: whether the file is a BigTIFF.
     """
 
     order: Literal["<", ">"]
@@ -29,7 +29,7 @@ class Layout:
 
     @property
     def count_size(self) -> int:
-        """Bytes of a directory's number of entries."""
+        """The size in bytes of the number of entries in a directory."""
         return 8 if self.big else 2
 
     @property
@@ -37,11 +37,11 @@ class Layout:
         return 8 if self.big else 4
 
     def offset(self, value: int) -> bytes:
-        """An offset as the file has it."""
+        """Encode an offset as in the file."""
         return struct.pack(self.order + ("Q" if self.big else "I"), value)
 
     def count(self, value: int) -> bytes:
-        """A directory's number of entries as the file has it."""
+        """Encode the number of entries in a directory as in the file."""
         return struct.pack(self.order + ("Q" if self.big else "H"), value)
 
 
@@ -49,7 +49,7 @@ class Layout:
 class Entry:
     """An entry of a directory.
 
-    :param raw: the entry as it stands in the file.
+    :param raw: the bytes of the entry in the file.
     """
 
     layout: Layout
@@ -59,7 +59,7 @@ class Entry:
     raw: bytes
 
     def value(self, data: bytes) -> bytes:
-        """The bytes of its values; b"" where they lie outside of the file or are of no known type."""
+        """The bytes of its values; b"" if they are outside the file or of an unknown type."""
         size = _SIZES.get(self.kind, 0) * self.count
         field = self.raw[-self.layout.offset_size :]
         if size <= len(field):
@@ -68,7 +68,7 @@ class Entry:
         return data[at : at + size] if at + size <= len(data) else b""
 
     def whole(self, data: bytes) -> int | None:
-        """Its first value, where that is a whole number without a sign."""
+        """Its first value, if it is an unsigned whole number."""
         letter, value = _WHOLE.get(self.kind), self.value(data)
         if letter is None or not value:
             return None
@@ -76,7 +76,7 @@ class Entry:
 
 
 def layout(data: bytes) -> Layout | None:
-    """Read the header; None where there is none."""
+    """Read the header; None if there is none."""
     order: Literal["<", ">"] = "<" if data[:2] == b"II" else ">"
     magic = data[2:4] if order == "<" else data[3:1:-1]
     if data[:2] not in (b"II", b"MM") or magic not in (b"*\0", b"+\0") or len(data) < 16 - 8 * (magic == b"*\0"):
@@ -87,8 +87,8 @@ def layout(data: bytes) -> Layout | None:
 
 
 def entries(data: bytes, form: Layout, at: int) -> dict[int, Entry]:
-    """The entries of the directory at `at`, by their tags: the first of each. Those that the file does not hold are
-    left out, and so are those beyond any sensible number."""
+    """The entries of the directory at `at`, by their tags; the first one of each tag. Entries outside the file are left
+    out, and so are those above a limit on their number."""
     found: dict[int, Entry] = {}
     if not 0 < at <= len(data) - form.count_size:
         return found

@@ -19,16 +19,16 @@ _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _END = b"\xff\xd9"
 _MAX_SCANS = 128
 """Encoders write about ten; each is a pass over all pixels."""
-# A marker inside of coded data, where 0xFF00 is a value, 0xFFD0 to 0xFFD7 are restarts, and 0xFFFF is padding.
+# A marker inside coded data, where 0xFF00 is a value, 0xFFD0 to 0xFFD7 are restarts, and 0xFFFF is padding.
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 
 
 @dataclass(kw_only=True)
 class _Walk:
-    """What has been seen of a file so far.
+    """What has been read of a file so far.
 
     :param kept: slices that the decoder needs.
-    :param frame: of the marker that began the frame; 0 before it.
+    :param frame: the marker that began the frame; 0 before it.
     :param coded: by component, the bits of each coefficient that no scan has brought yet; of those that no scan has
         brought at all, none are here.
     """
@@ -46,7 +46,7 @@ class _Walk:
 
     @property
     def all_scans(self) -> bool:
-        """Whether the scans bring every coefficient of every component to its last bit."""
+        """Whether the scans contain every bit of every coefficient of every component."""
         wanted = 64 if self.frame in _PROGRESSIVE else 1
         return bool(self.components) and all(
             len(seen) == wanted and not any(seen.values())
@@ -74,7 +74,7 @@ def read(data: bytes, whole: bool) -> Source:
 
 
 def without_padding(coded: bytes) -> bytes:
-    """Coded data without zeros behind its end, and without half a marker."""
+    """Return coded data without zeros after its end, and without an incomplete marker."""
     stripped = coded.rstrip(b"\0")
     if stripped.endswith(b"\xff") and len(stripped) < len(coded):
         return coded[: len(stripped) + 1]  # 0xFF00 is a value of 0xFF
@@ -98,8 +98,8 @@ def _source(walk: _Walk, end: int | None, *, unfinished: bool = False) -> Source
 
 
 def _segments(data: bytes, at: int, walk: _Walk) -> int | None:
-    """Take the segments from `at` on, up to the marker of a scan or of the end: its place; None where there is none.
-    Bytes between segments, which are none, are left out."""
+    """Read the segments from `at` to the marker of a scan or of the end; returns its position, or None if there is
+    none. Bytes between segments are left out."""
     while True:
         found = _NEXT_MARKER.search(data, at)
         if found is None:
@@ -127,7 +127,7 @@ def _segment_end(data: bytes, at: int) -> int | None:
 
 
 def _needed(marker: int, body: bytes, walk: _Walk) -> bool:
-    """Note what a segment says; whether the decoder needs it."""
+    """Record the content of a segment; returns whether the decoder needs it."""
     if marker in _FRAMES and len(body) > 6 and not walk.frame:
         walk.frame, walk.components = marker, body[6::3][: body[5]]
     if marker == _APP0:
@@ -145,7 +145,7 @@ def _needed(marker: int, body: bytes, walk: _Walk) -> bool:
 
 
 def _scans(data: bytes, at: int, walk: _Walk) -> int:
-    """Walk over the scans: where the end marker is, or else where the coded data of the last one ends."""
+    """Read the scans; returns the position of the end marker, or else of the end of the last scan's data."""
     while True:
         if data[at + 1] != _SOS:
             return at
@@ -160,7 +160,7 @@ def _scans(data: bytes, at: int, walk: _Walk) -> int:
         if found is None:
             return len(data)
         coded_end = found.start()
-        # Tables and comments may lie between two scans.
+        # Tables and comments may be between two scans.
         following = _segments(data, coded_end, _Walk(pieces=walk.pieces))
         if following is None:
             return coded_end
@@ -170,7 +170,7 @@ def _scans(data: bytes, at: int, walk: _Walk) -> int:
 
 
 def _note_scan(body: bytes, walk: _Walk) -> None:
-    """Which bits of which coefficients a scan brings (T.81, G.1.1.1)."""
+    """Record which bits of which coefficients a scan contains (T.81, G.1.1.1)."""
     count = body[0] if body else 0
     if len(body) < 1 + 2 * count + 3:
         return

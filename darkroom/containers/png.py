@@ -28,11 +28,11 @@ _RAW_EXIF = b"Raw profile type exif"
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """A chunk of a file, of which nothing is copied yet.
+    """A chunk of a file; its data is not copied.
 
-    :param start: of the chunk in the file: its length, its name, the body, its checksum.
-    :param size: of the body.
-    :param cut: the file ends inside of it.
+    :param start: position of the chunk in the file: length, name, body and checksum.
+    :param size: size of the body.
+    :param cut: whether the file ends inside the chunk.
     """
 
     file: bytes
@@ -56,11 +56,11 @@ class Chunk:
 
 
 def chunks(data: bytes, *, cut: bool = False) -> Iterator[Chunk]:
-    """Every chunk up to the last one, IEND.
+    """Yield every chunk up to the last one, IEND.
 
-    :param cut: end without an error where the file is cut short; the last chunk may be `Chunk.cut`.
-    :raises NotAnImage: cut short before the last chunk.
-    :raises TooLarge: more than MAX_PIECES.
+    :param cut: end without an error if the file is truncated; the last chunk may be `Chunk.cut`.
+    :raises NotAnImage: truncated before the last chunk.
+    :raises TooLarge: more than MAX_PIECES chunks.
     """
     if not data.startswith(SIGNATURE):
         raise NotAnImage("This is not a PNG.", param="file")
@@ -78,21 +78,21 @@ def chunks(data: bytes, *, cut: bool = False) -> Iterator[Chunk]:
                 return
             raise NotAnImage("The PNG is cut short.", param="file")
         if not _NAME.fullmatch(kind):
-            raise NotAnImage(f"The PNG is damaged: {kind!r} is no name of a chunk.", param="file")
+            raise NotAnImage(f"The PNG is damaged: {kind!r} is not a chunk name.", param="file")
         yield Chunk(file=data, start=at, size=size, kind=kind)
         at += 12 + size
 
 
 def inflated(data: bytes, limit: int) -> bytes:
-    """The decompressed bytes, of which there may be one more than `limit`.
+    """Decompress data, up to one byte more than `limit`.
 
-    :raises zlib.error: damaged.
+    :raises zlib.error: the data is damaged.
     """
     return zlib.decompressobj().decompress(data, limit + 1)
 
 
 def compressed_part(kind: bytes, body: bytes) -> bytes | None:
-    """What of a chunk's body is compressed; None when nothing is."""
+    """The compressed part of a chunk's body; None if there is none."""
     _, _, rest = body.partition(b"\0")
     if kind in (b"zTXt", b"iCCP"):
         return rest[1:]
@@ -103,8 +103,8 @@ def compressed_part(kind: bytes, body: bytes) -> bytes | None:
 
 
 def read(data: bytes, whole: bool) -> Source:
-    """See `darkroom.containers.read`. One that is cut short behind its first pixels is read as far as it goes: the
-    decoder tells whether all pixels are there."""
+    """See `darkroom.containers.read`. A file that is truncated after its first pixels is read up to that point: the
+    decoder then finds out whether all pixels are there."""
     kept, end = [SIGNATURE], None
     other: dict[bytes, bytes] = {}
     texts: list[Chunk] = []
@@ -142,12 +142,12 @@ def read(data: bytes, whole: bool) -> Source:
 
 
 def make_chunk(kind: bytes, body: bytes) -> bytes:
-    """A chunk with its length and its checksum."""
+    """Make a chunk with its length and its checksum."""
     return b"".join((struct.pack(">I", len(body)), kind, body, struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))))
 
 
 def _header(kept: list[bytes]) -> tuple[int, int]:
-    """Depth and colour type, of a file that has a header and at least one piece of its pixels."""
+    """Return depth and colour type, after a check that the file has a header and at least one chunk of pixels."""
     names = [part[4:8] for part in kept[1:]]
     if names[:1] != [b"IHDR"] or len(kept[1]) != 25 or b"IDAT" not in names:
         raise NotAnImage("The PNG is cut short or has no header.", param="file")
@@ -155,7 +155,7 @@ def _header(kept: list[bytes]) -> tuple[int, int]:
 
 
 def _add_transparency(kept: list[bytes], body: bytes) -> None:
-    """Put a palette's transparency behind the palette; what is of no colour of it is left out."""
+    """Insert the transparency of a palette after the palette; values without a colour are left out."""
     at = next((index for index, part in enumerate(kept) if part[4:8] == b"PLTE"), None)
     if at is not None and body:
         kept.insert(at + 1, make_chunk(b"tRNS", body[: (len(kept[at]) - 12) // 3]))
@@ -180,7 +180,7 @@ def _profile(body: bytes | None) -> bytes | None:
 
 
 def _from_texts(texts: list[Chunk]) -> tuple[bytes | None, bytes | None]:
-    """EXIF, as ImageMagick writes it into a text, and XMP. All compressed texts are looked at: none may be a bomb."""
+    """EXIF, as ImageMagick writes it into a text, and XMP. All compressed texts are checked for bombs."""
     exif = xmp = None
     total = 0
     for chunk in texts:
@@ -204,7 +204,7 @@ def _from_texts(texts: list[Chunk]) -> tuple[bytes | None, bytes | None]:
 
 
 def _from_hex(text: bytes) -> bytes | None:
-    """A blank line, "exif", the length, then hexadecimal digits."""
+    """Decode a text of a blank line, "exif", the length, and hexadecimal digits."""
     try:
         return binascii.unhexlify(b"".join(text.split()[2:])).removeprefix(b"Exif\0\0")
     except (binascii.Error, ValueError):

@@ -1,4 +1,4 @@
-"""What a container tells of its image."""
+"""The parts of an image file."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class Source:
 
     :param kind: Pillow's name of the format.
     :param data: a file of that format with what its pixels need, and nothing else.
-    :param end: bytes of the original up to the end of its image; None where that is not known.
+    :param end: number of bytes in the original up to the end of the image; None if it is unknown.
     :param exif: a TIFF structure, without a prefix; not checked.
     :param xmp: XML; not checked.
     :param icc_profile: not checked.
     :param key: the one transparent colour, a value or three, at the depth of the samples.
-    :param bits: of a sample, where decoded values do not tell it.
-    :param inverted: grey whose smallest value is white.
-    :param unfinished: the end of the image is missing: whether all of its pixels are there has yet to be seen.
+    :param bits: bits of a sample, if decoded values do not show it.
+    :param inverted: whether the smallest value of grey is white.
+    :param unfinished: whether the end of the image is missing; the decoder has to check that all pixels are there.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""TIFF: a directory that says where the strips or tiles lie, and everything else as well (TIFF 6.0)."""
+"""TIFF: a directory with the positions of the strips or tiles, and with all other facts (TIFF 6.0)."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _SIGNED = 2
 
 
 def read(data: bytes, whole: bool) -> Source:
-    """See `darkroom.containers.read`. The file gets a new directory behind its end, with the entries that pixels need;
-    the values of these stay where they are."""
+    """See `darkroom.containers.read`. A new directory with the entries that pixels need is appended to the file; their
+    values stay where they are."""
     form = ifd.layout(data)
     found = {} if form is None else ifd.entries(data, form, form.first)
     if form is None or not found:
         raise NotAnImage("The TIFF is cut short or damaged: it has no directory.", param="file")
     kept = {tag: entry.raw for tag, entry in found.items() if tag in _NEEDED}
     inverted = _PHOTOMETRIC in found and found[_PHOTOMETRIC].whole(data) == _WHITE_IS_ZERO
-    if inverted:  # Pillow knows that at some depths and byte orders only
+    if inverted:  # Pillow supports this only at some depths and byte orders
         kept[_PHOTOMETRIC] = _short(form, _PHOTOMETRIC, _BLACK_IS_ZERO)
     signed = _SAMPLE_FORMAT in found and found[_SAMPLE_FORMAT].whole(data) == _SIGNED
     bits = found[_BITS].whole(data) if _BITS in found else 1
     if bits == 32 and form.order == ">" and _SAMPLE_FORMAT not in found:
-        kept[_SAMPLE_FORMAT] = _short(form, _SAMPLE_FORMAT, _SIGNED)  # Pillow has no others of this byte order
+        kept[_SAMPLE_FORMAT] = _short(form, _SAMPLE_FORMAT, _SIGNED)  # Pillow supports only this one in this byte order
     return Source(
         kind="TIFF",
         data=_with_directory(data, form, kept),
@@ -46,13 +46,13 @@ def read(data: bytes, whole: bool) -> Source:
 
 
 def _short(form: Layout, tag: int, value: int) -> bytes:
-    """An entry with one number of 16 bits."""
+    """Make an entry with one number of 16 bits."""
     head = struct.pack(form.order + ("HHQH" if form.big else "HHIH"), tag, _SHORT, 1, value)
     return head.ljust(form.entry_size, b"\0")
 
 
 def _with_directory(data: bytes, form: Layout, kept: dict[int, bytes]) -> bytes:
-    """The file with a directory of these entries alone, and no further image."""
+    """Return the file with a directory of only these entries, and without further images."""
     at = len(data) + len(data) % 2
     header = 16 if form.big else 8
     head = data[: header - form.offset_size] + form.offset(at)

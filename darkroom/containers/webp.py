@@ -9,11 +9,11 @@ from darkroom.errors import NotAnImage, TooLarge
 
 _NEEDED = (b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF")
 _METADATA = {b"ICCP": 0x20, b"EXIF": 0x08, b"XMP ": 0x04}
-"""Chunks that VP8X announces, each with its flag there."""
+"""Chunks that VP8X announces, each with its flag."""
 
 
 def read(data: bytes, whole: bool) -> Source:
-    """See `darkroom.containers.read`. The sizes of the chunks count, and not the size that the file says it has."""
+    """See `darkroom.containers.read`. The sizes of the chunks are used, not the size of the file in its header."""
     kept: list[bytes] = []
     found: dict[bytes, bytes] = {}
     at, pieces, declared = 12, 0, 8 + int(struct.unpack_from("<I", data, 4)[0])
@@ -48,7 +48,7 @@ def _has_pixels(kept: list[bytes]) -> bool:
 
 
 def _quiet(part: bytes) -> bytes:
-    """VP8X without the announcement of metadata, which are not there any more."""
+    """Return VP8X without the flags of metadata, which are left out."""
     if part[:4] != b"VP8X" or len(part) < 9:
         return part
     flags = part[8] & ~sum(_METADATA.values())

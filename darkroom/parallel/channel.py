@@ -1,7 +1,7 @@
 """Communication between the leader and the ranks: small JSON messages on a Unix socket, and tensors in anonymous
 memory.
 
-Both vanish with the processes that hold them, also after kill -9: the memory has no name that could stay behind.
+Both vanish with the processes that hold them, also after kill -9: the memory has no name in the file system.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Channel:
 
     @classmethod
     def connect(cls, path: Path) -> Channel:
-        """:raises OSError: no process listens there."""
+        """Connect to the socket at `path`. :raises OSError: no process listens there."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         connection.connect(str(path))
         return cls(connection)
@@ -51,13 +51,13 @@ class Channel:
         return int(pid)
 
     def send(self, message: Mapping[str, Any], *, fd: int | None = None) -> None:
-        """:param fd: a file that the other end gets a descriptor of. :raises OSError: the other end is gone."""
+        """Send a message. :param fd: a file descriptor to send along. :raises OSError: the other end is closed."""
         data = json.dumps(message).encode()
         with self._sending:
             socket.send_fds(self._socket, [data], [] if fd is None else [fd])
 
     def receive(self) -> dict[str, Any] | None:
-        """The next message, with "fd" when a descriptor came along; None when the other end is gone."""
+        """Return the next message, with "fd" if a descriptor came along; None if the other end is closed."""
         try:
             data, fds, _, _ = socket.recv_fds(self._socket, _LONGEST, 1)
         except ConnectionError:
@@ -68,13 +68,13 @@ class Channel:
         return {**message, "fd": fds[0]} if fds else message
 
     def close(self) -> None:
-        """The other end receives None."""
+        """Close the connection; the other end receives None."""
         self._socket.close()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """Where a tensor lies in the shared memory. `offset` is in bytes, `dtype` a name without "torch."."""
+    """The position of a tensor in the shared memory. `offset` is in bytes, `dtype` a name without "torch."."""
 
     name: str
     dtype: str
@@ -82,7 +82,7 @@ class Entry:
     offset: int
 
     def to_json(self) -> dict[str, Any]:
-        """For a message; `Entry(**it)` makes it again."""
+        """The fields, for a message; the other end calls `Entry(**fields)`."""
         return asdict(self)
 
     @property
@@ -94,7 +94,7 @@ class Entry:
 class SharedTensors:
     """Tensors in memory that several processes map; it grows and never shrinks.
 
-    :param fd: of the memory; a new one is made when it is absent.
+    :param fd: the descriptor of the memory; by default new memory is made.
     """
 
     def __init__(self, fd: int | None = None) -> None:
@@ -102,7 +102,7 @@ class SharedTensors:
         self._map: mmap.mmap | None = None
 
     def write(self, tensors: Mapping[str, Tensor]) -> list[Entry]:
-        """Copy float tensors in from offset 0, over what was there. :raises OSError: there is no memory for it."""
+        """Write float tensors from offset 0 on, over the earlier ones. :raises OSError: there is not enough memory."""
         entries, offset = [], 0
         for name, tensor in tensors.items():
             dtype = str(tensor.dtype).removeprefix("torch.")
@@ -115,9 +115,9 @@ class SharedTensors:
         return entries
 
     def views(self, entries: Sequence[Entry]) -> dict[str, Tensor]:
-        """The tensors themselves, not copies: what is written to them is seen by all processes."""
+        """Return the tensors themselves, not copies: all processes see what is written to them."""
         if self._map is None or len(self._map) < max(entry.end for entry in entries):
-            # The old mapping is unmapped when the last tensor over it is gone.
+            # The old mapping is unmapped when the last tensor that uses it is deleted.
             self._map = mmap.mmap(self.fd, 0)
         views = {}
         for entry in entries:
@@ -127,6 +127,6 @@ class SharedTensors:
         return views
 
     def close(self) -> None:
-        """Give the memory back, as soon as no tensor over it is left."""
+        """Free the memory, as soon as no tensor uses it any more."""
         self._map = None
         os.close(self.fd)

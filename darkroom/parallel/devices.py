@@ -1,4 +1,4 @@
-"""Kinds of devices, as data: how ranks on them talk to each other, and the environment that they need."""
+"""Kinds of devices, as data: how ranks on them communicate, and the environment that they need."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 class DeviceKind:
     """A type of device that torch knows.
 
-    :param backend: of torch.distributed.
-    :param module: the package that brings the type to torch; imported in processes that use it.
-    :param environment: variables of every rank.
-    :param visible: variable that lists the devices to be seen, which then count from 0; "" leaves numbers as they are.
+    :param backend: the backend of torch.distributed.
+    :param module: the package that adds the type to torch; imported in processes that use it.
+    :param environment: environment variables of every rank.
+    :param visible: the variable that lists the visible devices, which are then numbered from 0; "" if there is none.
     """
 
     name: str
@@ -54,14 +54,14 @@ KINDS: dict[str, DeviceKind] = {
     )
 }
 
-# Ranks are on one machine, and nothing of theirs should listen to others.
+# Ranks are on one machine, and should not listen to other machines.
 _LOCAL = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 
 
 def parse_devices(text: str) -> tuple[int, ...]:
-    """The numbers of "0,1,2,3".
+    """Parse device numbers such as "0,1,2,3".
 
-    :raises InvalidInput: not such a list, or a device twice.
+    :raises InvalidInput: the text is no such list, or names a device twice.
     """
     words = [word.strip() for word in text.split(",")]
     if not all(word.isascii() and word.isdigit() and int(word) < 64 for word in words):
@@ -82,9 +82,9 @@ def kind_of(name: str) -> DeviceKind:
 
 
 def environment(kind: DeviceKind, devices: Sequence[int]) -> dict[str, str]:
-    """What the processes of a distributed start have in their environment beside what they inherit.
+    """The environment variables of a distributed start that are added to the inherited ones.
 
-    :param devices: their numbers, one for each rank; on a CPU only the count matters.
+    :param devices: the device numbers, one for each rank; on a CPU only the count matters.
     """
     if not kind.visible:
         return dict(kind.environment)
@@ -92,7 +92,7 @@ def environment(kind: DeviceKind, devices: Sequence[int]) -> dict[str, str]:
 
 
 def rank_environment(kind: DeviceKind, devices: Sequence[int]) -> dict[str, str]:
-    """`environment`, and what concerns ranks only: the loopback interface, and an equal share of this process's cores.
+    """`environment` with the variables of ranks: the loopback interface, and an equal share of this process's cores.
 
     More threads than cores make ranks wait for each other in every collective.
     """
@@ -102,7 +102,7 @@ def rank_environment(kind: DeviceKind, devices: Sequence[int]) -> dict[str, str]
 
 
 def device_of(kind: DeviceKind, devices: Sequence[int], rank: int) -> torch.device:
-    """The device of a rank, made the current one of this process."""
+    """Return the device of a rank, and make it the current device of this process."""
     import torch
 
     if kind.name == "cpu":

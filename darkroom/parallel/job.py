@@ -1,4 +1,4 @@
-"""What the leader tells the ranks when they start, in a file of their private folder."""
+"""The job that the leader gives to the ranks at their start, as a file in their private folder."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from darkroom.parallel.layout import Layout
 JOB_FILE = "job.json"
 SOCKET = "leader"
 STORE = "store"
-"""Name of the rendezvous file."""
+"""Name of the file through which the ranks meet."""
 ANSWER = ""
-"""The name of a call's answer among its tensors. Inputs have other names."""
+"""The name of the answer among the tensors of a call. Inputs have other names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +39,10 @@ class Timeouts:
 
 @dataclass(frozen=True, kw_only=True)
 class RanksJob:
-    """Which program to run, and on which ranks.
+    """A program and the ranks that run it.
 
     :param program: "module:function", a `darkroom.parallel.program.Program` that each rank imports.
-    :param arguments: for it, as JSON has them.
+    :param arguments: arguments of the program; must be valid for JSON.
     """
 
     program: str
@@ -53,12 +53,12 @@ class RanksJob:
     timeouts: Timeouts = field(default_factory=Timeouts)
 
     def write(self, private: Path) -> None:
-        """Into the private folder of leader and ranks."""
+        """Write the job into the private folder of leader and ranks."""
         (private / JOB_FILE).write_text(json.dumps(asdict(self)))
 
     @classmethod
     def read(cls, private: Path) -> RanksJob:
-        """What `write` wrote."""
+        """Read the job that `write` wrote."""
         fields = json.loads((private / JOB_FILE).read_text())
         fields["layout"] = Layout(**fields["layout"])
         fields["timeouts"] = Timeouts(**fields["timeouts"])

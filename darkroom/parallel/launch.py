@@ -1,8 +1,8 @@
-"""Runs torchrun for a leader, and dies with it: `python -m darkroom.parallel.launch PRIVATE_FOLDER RANKS`.
+"""Runs torchrun for a leader, and ends with it: `python -m darkroom.parallel.launch PRIVATE_FOLDER RANKS`.
 
-The options are those of `torchrun --standalone`, but for the rendezvous: that one listens on every network interface
-and unpickles what it is sent. Here it is one file in the private folder, without keep-alive: that would let
-the file grow for ever, and is not needed.
+The options are those of `torchrun --standalone`, except for the rendezvous: torchrun's own listens on every network
+interface and unpickles what it receives. Here it is one file in the private folder, without keep-alive messages, which
+are not needed and would let the file grow for ever.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from darkroom.parallel.processes import die_with_parent
 
 _NEVER = 10**8  # seconds
 LEADER_ENDED = signal.SIGUSR1
-"""Comes more than once, see `die_with_parent`, so none that torchrun would handle each time, in its shutdown, too."""
+"""May arrive more than once (see `die_with_parent`). So it is none of the signals that torchrun handles, since torchrun
+would handle each of them, even during its shutdown."""
 _ENDINGS = (LEADER_ENDED, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 def main() -> None:
-    """Ends when the ranks have ended, and takes the private folder along."""
+    """Run until the ranks have ended, then remove the private folder."""
     private, ranks = Path(sys.argv[1]), sys.argv[2]
     try:
         _run(private, ranks)
@@ -31,7 +32,7 @@ def main() -> None:
 
 
 def _run(private: Path, ranks: str) -> None:
-    """Run torchrun. After it has ended, or was told to end, this process ignores these signals."""
+    """Run torchrun. After it has ended, or was asked to end, this process ignores these signals."""
     for number in (LEADER_ENDED, signal.SIGTERM):  # the second until torchrun has a handler of its own
         signal.signal(number, _end)
     try:

@@ -9,7 +9,7 @@ from math import prod
 from darkroom.errors import InvalidInput
 
 ALL = "all"
-"""In place of the name of an axis: all ranks."""
+"""Stands for all ranks, in place of the name of an axis."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Place:
     rank: int
 
     def part(self, axis: str) -> tuple[int, int]:
-        """(which part is ours, of how many) of what is divided along an axis, or over all ranks with ALL."""
+        """Return (index of our part, number of parts) of data divided along an axis, or over all ranks (ALL)."""
         if axis == ALL:
             return self.rank, self.layout.size
         rest = self.rank
@@ -56,7 +56,7 @@ class Place:
 
 
 def divide(count: int, parts: int, what: str, among: str) -> int:
-    """`count / parts`. :raises InvalidInput: it leaves a remainder; the message has both numbers."""
+    """Return `count / parts`. :raises InvalidInput: there is a remainder; the message has both numbers."""
     if count % parts:
         raise InvalidInput(f"{count} {what} cannot be divided among {parts} {among}", param="devices")
     return count // parts

@@ -15,37 +15,37 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def die_with_parent(number: signal.Signals, parent: int | None = None) -> None:
-    """Let the kernel send us this signal when the thread that started us ends, however it ends.
+    """Have the kernel send this process a signal when the thread that started it ends, however it ends.
 
-    It comes again with each thread that inherits us from the one that has just ended, up to once for each thread of a
-    parent that is killed: a handler has to bear that.
+    The signal may arrive several times, up to once for each thread of a killed parent, because each ending thread
+    passes its children on to the next one. A handler has to allow for that.
 
-    Better called by the child itself than between fork and exec, where a process with threads should not run Python.
+    The child itself should call this. Between fork and exec a process with threads should not run Python.
 
-    :param parent: its number, where it may have ended before this is called.
+    :param parent: the process id of the parent, if the parent may have ended before this call.
     """
     parent = parent or os.getppid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
-    if os.getppid() != parent:  # it ended just before
+    if os.getppid() != parent:  # it has ended already
         sys.exit(1)
 
 
 def family(pid: int) -> list[psutil.Process]:
-    """Everything below a process; empty when it has ended."""
+    """Return all descendants of a process; none if it has ended."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).children(recursive=True)
     return []
 
 
 def kill(processes: Iterable[psutil.Process]) -> None:
-    """SIGKILL for each; a process that took over the number of one that ended is left alone."""
+    """Send SIGKILL to processes, but not to another process that has the id of one that ended."""
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether it runs; what has ended and was not waited for does not."""
+    """Whether a process runs; a zombie does not."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False

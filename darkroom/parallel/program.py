@@ -1,4 +1,4 @@
-"""What ranks run: a function that loads a rank's part of a model, named as "module:function" in the job."""
+"""The interface of a program: a function that loads a rank's part of a model, named "module:function" in the job."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from torch.distributed.device_mesh import DeviceMesh
 from darkroom.parallel.layout import ALL, Place
 
 Group = dist.ProcessGroup | None
-"""Ranks that act together; None is all of them."""
+"""Ranks that communicate with each other; None for all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """Describes to a program the rank that it runs in. All ranks have met before it is called."""
+    """Describes to a program the rank that it runs in. When it is called, all ranks are connected."""
 
     place: Place
     device: torch.device
     mesh: DeviceMesh
 
     def group(self, axis: str) -> Group:
-        """The ranks along an axis of the layout, or all with ALL. All ranks have to ask for the same groups in the same
-        order, because a sum over each is checked before it is relied on.
+        """Return the ranks along an axis of the layout, or all with ALL. All ranks have to call this for the same
+        groups in the same order, because it checks a sum over the group.
 
         :raises RuntimeError: the sum was wrong.
         """
@@ -41,9 +41,9 @@ class Context:
 class Loaded:
     """A rank's part of a model.
 
-    :param run: the model's answer to named inputs. It is called on all ranks together and with the same inputs, and
-        returns the whole answer on each.
-    :param parameters: values that this rank holds, for the status.
+    :param run: computes the answer to named inputs. It is called on all ranks at the same time with the same inputs,
+        and returns the whole answer on each.
+    :param parameters: number of parameters of this rank's part, for the status.
     """
 
     run: Callable[[Mapping[str, Tensor]], Tensor]
@@ -55,14 +55,14 @@ Program = Callable[[Context, Mapping[str, Any]], Loaded]
 
 
 def find_program(name: str) -> Program:
-    """:param name: "module:function". :raises ImportError, AttributeError: there is none of that name."""
+    """Import a program. :param name: "module:function". :raises ImportError, AttributeError: it does not exist."""
     module, _, function = name.partition(":")
     program: Program = getattr(importlib.import_module(module), function)
     return program
 
 
 def check_sum(device: torch.device, group: Group, size: int) -> None:
-    """:raises RuntimeError: a sum over the `size` ranks of a group is not what it should be."""
+    """Check a sum over the `size` ranks of a group. :raises RuntimeError: it is wrong."""
     one = torch.ones(1, device=device)
     dist.all_reduce(one, group=group)
     if one.item() != size:

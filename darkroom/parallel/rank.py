@@ -32,13 +32,13 @@ log = logging.getLogger("darkroom.parallel.rank")
 
 
 class Lifeline:
-    """The connection to the leader: calls come in, beats go out, and when it breaks this process ends at once."""
+    """The connection to the leader: receives calls and sends heartbeats. This process ends at once when it breaks."""
 
     def __init__(self, channel: Channel, beat: float) -> None:
         self._channel = channel
         self._beat = beat
         self._messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        for target in (self._listen, self._keep_beating):
+        for target in (self._listen, self._send_beats):
             threading.Thread(target=target, daemon=True).start()
 
     def messages(self) -> Iterator[dict[str, Any]]:
@@ -49,14 +49,14 @@ class Lifeline:
     def _listen(self) -> None:
         while (message := self._channel.receive()) is not None:
             self._messages.put(message)
-        os._exit(0)  # the main thread may sit in a collective that nothing else gets it out of
+        os._exit(0)  # the main thread may be in a collective operation, which cannot be interrupted otherwise
 
-    def _keep_beating(self) -> None:
+    def _send_beats(self) -> None:
         while True:
-            self.say(state="beat")
+            self.send(state="beat")
             time.sleep(self._beat)
 
-    def say(self, **message: Any) -> None:
+    def send(self, **message: Any) -> None:
         """Send a message to the leader. The process ends when there is no leader."""
         try:
             self._channel.send(message)
@@ -71,7 +71,7 @@ def main() -> None:
     """
     die_with_parent(signal.SIGKILL)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    from darkroom.parallel.channel import Channel  # torch: a second that a dead parent should not have to wait
+    from darkroom.parallel.channel import Channel  # imports torch, which takes a second: after `die_with_parent`
 
     private, rank = Path(sys.argv[1]), int(os.environ["RANK"])
     job = RanksJob.read(private)
@@ -81,7 +81,7 @@ def main() -> None:
     try:
         _serve(job, rank, private, lifeline)
     except Exception as error:
-        lifeline.say(state="failed", reason=f"{type(error).__name__}: {str(error)[:2000]}")
+        lifeline.send(state="failed", reason=f"{type(error).__name__}: {str(error)[:2000]}")
         raise
 
 
@@ -94,7 +94,7 @@ def _serve(job: RanksJob, rank: int, private: Path, lifeline: Lifeline) -> None:
     program = find_program(job.program)
     loaded = program(_join(job, rank, private, device), job.arguments)
     log.info("rank %d of %d is ready on %s with %d parameters", rank, job.layout.size, device, loaded.parameters)
-    lifeline.say(state="ready", device=str(device), parameters=loaded.parameters)
+    lifeline.send(state="ready", device=str(device), parameters=loaded.parameters)
     messages = lifeline.messages()
     shared = SharedTensors(next(messages)["fd"])
     for call in messages:
@@ -103,12 +103,12 @@ def _serve(job: RanksJob, rank: int, private: Path, lifeline: Lifeline) -> None:
         answer = loaded.run(tensors)
         if rank == 0:
             output.copy_(answer)
-        del tensors, output  # so that memory that was outgrown can go
-        lifeline.say(state="done", call=call["call"])
+        del tensors, output  # so that a mapping that has become too small is unmapped
+        lifeline.send(state="done", call=call["call"])
 
 
 def _join(job: RanksJob, rank: int, private: Path, device: torch.device) -> Context:
-    """Meet the other ranks, and see that a sum over them is right before it is relied on."""
+    """Connect to the other ranks, and check a sum over them."""
     import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
 
@@ -120,7 +120,7 @@ def _join(job: RanksJob, rank: int, private: Path, device: torch.device) -> Cont
         init_method=f"file://{private / STORE}",
         rank=rank,
         world_size=job.layout.size,
-        timeout=timedelta(seconds=job.timeouts.start),  # for calls the leader has a deadline, and kills
+        timeout=timedelta(seconds=job.timeouts.start),  # for calls the leader has its own deadline, and kills the ranks
     )
     check_sum(device, dist.group.WORLD, job.layout.size)
     # After that sum, because a mesh that finds the device unused selects another one, by LOCAL_RANK.

@@ -1,7 +1,7 @@
-"""The ranks as their leader sees them: started by torchrun, watched, called, and ended without leaving anything.
+"""The leader's side of the ranks: starts them with torchrun, watches and calls them, and ends them without leftovers.
 
-A thread of the leader does the watching and lives as long as the ranks do. It also starts them, because the kernel
-takes the end of the thread that started a process for the end of its parent.
+A thread of the leader watches the ranks for as long as they run. It also starts them, because the kernel treats the end
+of the thread that started a process as the end of its parent.
 """
 
 from __future__ import annotations
@@ -38,12 +38,15 @@ log = logging.getLogger(__name__)
 PREFIX = "darkroom-ranks-"
 """Prefix of the private folders, which are in the folder for temporary files."""
 
-_LOOK_EVERY = 0.25  # seconds
-_STOOD_STILL = 5.0  # seconds between two looks
-_GRACE = 5.0  # seconds that torchrun gets to end after its ranks
+_POLL_SECONDS = 0.25
+_SUSPENDED_SECONDS = 5.0
+"""If more time than this passes between two polls, this process was suspended."""
+_GRACE = 5.0
+"""Seconds that torchrun has to end after its ranks."""
 _PATH = re.compile(r"(?<![\w.])/[^\s'\",:;)]+")
 _LONGEST_REASON = 300
-_YOUNG = 60.0  # seconds within which a private folder may not have its socket yet
+_NEW_SECONDS = 60.0
+"""Age of a private folder up to which it may not have its socket yet."""
 
 
 class RanksFailed(Exception):
@@ -76,23 +79,23 @@ class Ranks:
     """All ranks of one job; `wait_ready` before the first call.
 
     :param on_failure: called once, from another thread, when the ranks have failed.
-    :raises OSError: no private folder, socket or memory could be made.
+    :raises OSError: the private folder, the socket or the memory cannot be created.
     """
 
     def __init__(self, job: RanksJob, *, on_failure: Callable[[], None]) -> None:
         self._job = job
         self._on_failure = on_failure
-        self._one_call = threading.Lock()
+        self._calling = threading.Lock()
         self._calls = 0
-        # What the watching thread and callers both touch is touched under this one.
+        # Held while the watching thread or callers access what both use.
         self._changed = threading.Condition()
         self._ranks: dict[int, _Rank] = {}
         self._failure: str | None = None
         self._failed_at: float | None = None
         self._closing = False
-        _sweep()
+        _remove_leftovers()
         self._private = Path(tempfile.mkdtemp(prefix=PREFIX))
-        with contextlib.ExitStack() as undo:  # there may be no room, or the path be too long for a socket
+        with contextlib.ExitStack() as undo:  # the disk may be full, or the path too long for a socket
             undo.callback(shutil.rmtree, self._private, ignore_errors=True)
             job.write(self._private)
             self._listener = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
@@ -104,29 +107,29 @@ class Ranks:
         self._watcher.start()
 
     def wait_ready(self) -> None:
-        """:raises RanksFailed: a rank ended, or was not ready in time."""
+        """Wait until all ranks are ready. :raises RanksFailed: a rank ended, or was not ready in time."""
         size = self._job.layout.size
         self._wait_for(
             lambda: sum(rank.ready for rank in self._ranks.values()) == size,
             self._job.timeouts.start,
             "were not ready",
         )
-        self._tell_all({"memory": True}, fd=self._memory.fd)
+        self._send_all({"memory": True}, fd=self._memory.fd)
 
     def call(self, inputs: Mapping[str, Tensor], shape: Sequence[int]) -> Tensor:
         """Run the job's program once, on all ranks together. Thread safe; one call at a time.
 
-        :param inputs: what the program takes, of the types in `darkroom.parallel.channel.DTYPES`.
-        :param shape: of the answer.
+        :param inputs: inputs of the program, of the types in `darkroom.parallel.channel.DTYPES`.
+        :param shape: the shape of the answer.
         :returns: float32, on the CPU.
         :raises RanksFailed: a rank ended, hangs, or reported an error.
         """
-        with self._one_call:
+        with self._calling:
             self._check()
             answer = torch.zeros(tuple(shape))
             entries = self._memory.write({**inputs, ANSWER: answer})
             self._calls += 1
-            self._tell_all({"call": self._calls, "tensors": [entry.to_json() for entry in entries]})
+            self._send_all({"call": self._calls, "tensors": [entry.to_json() for entry in entries]})
             self._wait_for(
                 lambda: all(rank.done == self._calls for rank in self._ranks.values()),
                 self._job.timeouts.call,
@@ -162,12 +165,12 @@ class Ranks:
         ]
 
     def close(self) -> None:
-        """Let the call at hand finish, end all processes, and wait until they are gone. Twice is fine."""
-        with self._one_call, self._changed:
+        """Finish the running call, end all processes, and wait until they have ended. May be called twice."""
+        with self._calling, self._changed:
             self._closing = True
         self._watcher.join()
 
-    def _tell_all(self, message: Mapping[str, Any], *, fd: int | None = None) -> None:
+    def _send_all(self, message: Mapping[str, Any], *, fd: int | None = None) -> None:
         for rank in self._ranks.values():
             with contextlib.suppress(OSError):  # the rank has ended; the watching thread reports it
                 rank.channel.send(message, fd=fd)
@@ -199,13 +202,13 @@ class Ranks:
                 torchrun = self._start()
                 looked = time.monotonic()
                 while not (self._failure or self._closing):
-                    for key, _ in selector.select(_LOOK_EVERY):
-                        self._hear(selector, key.data)
+                    for key, _ in selector.select(_POLL_SECONDS):
+                        self._receive(selector, key.data)
                     now = time.monotonic()
-                    if now - looked > _STOOD_STILL:
-                        self._excuse(now)
+                    if now - looked > _SUSPENDED_SECONDS:
+                        self._reset_deadlines(now)
                     looked = now
-                    self._look_after(torchrun, now)
+                    self._check_ranks(torchrun, now)
         except Exception as error:
             log.exception("the watch over the ranks failed")
             self._fail(f"the watch over the ranks failed: {type(error).__name__}")
@@ -222,8 +225,11 @@ class Ranks:
         env = {**os.environ, **rank_environment(kind_of(job.device_type), job.devices)}
         return subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, start_new_session=True)
 
-    def _hear(self, selector: selectors.BaseSelector, sender: _Rank | Channel | None) -> None:
-        """One message: of a rank, or of a process whose rank is not known yet. None: a new connection."""
+    def _receive(self, selector: selectors.BaseSelector, sender: _Rank | Channel | None) -> None:
+        """Receive a message.
+
+        :param sender: a rank, the channel of a process whose rank is not known yet, or None for a new connection.
+        """
         if sender is None:
             channel = Channel(self._listener.accept()[0])
             selector.register(channel, selectors.EVENT_READ, channel)
@@ -234,7 +240,7 @@ class Ranks:
             selector.unregister(channel)
         with self._changed:
             if isinstance(sender, _Rank):
-                self._note(sender, message)
+                self._update(sender, message)
             elif message is None:
                 channel.close()
             else:
@@ -244,7 +250,7 @@ class Ranks:
                 selector.modify(channel, selectors.EVENT_READ, rank)
             self._changed.notify_all()
 
-    def _note(self, rank: _Rank, message: dict[str, Any] | None) -> None:
+    def _update(self, rank: _Rank, message: dict[str, Any] | None) -> None:
         rank.last_beat = time.monotonic()
         if message is None:
             self._fail(rank.ended())
@@ -256,11 +262,11 @@ class Ranks:
             rank.done = message["call"]
 
     def _cause(self, rank: _Rank, reason: str) -> str:
-        """Why the ranks failed, when one says that it did: perhaps only for having lost another one, which has died."""
+        """Why the ranks failed, from the error of one rank, which may only have lost its connection to a dead one."""
         for other in self._ranks.values():
             if other is rank:
                 continue
-            # The connections of a process that dies are closed before it is gone, so they are looked at as well.
+            # The connections of a dying process are closed before it has ended, so they are checked as well.
             while not is_alive(other.process) or _has_message(other.channel):
                 message = other.channel.receive()  # cannot block: a message or the end of the connection is waiting
                 if message is None:
@@ -269,7 +275,7 @@ class Ranks:
                     return other.failed(message["reason"])
         return rank.failed(reason)
 
-    def _look_after(self, torchrun: subprocess.Popen[bytes], now: float) -> None:
+    def _check_ranks(self, torchrun: subprocess.Popen[bytes], now: float) -> None:
         if (code := torchrun.poll()) is not None:
             self._fail(f"torchrun ended with code {code}")
         for rank in self._ranks.values():
@@ -277,7 +283,7 @@ class Ranks:
             if silent > self._job.timeouts.beat:
                 self._fail(f"rank {rank.rank} (process {rank.process.pid}) was silent for {silent:.0f} s")
 
-    def _excuse(self, now: float) -> None:
+    def _reset_deadlines(self, now: float) -> None:
         """Reset the deadlines after this process was suspended (a paused container, for example), as the ranks were
         too.
         """
@@ -285,7 +291,7 @@ class Ranks:
             rank.last_beat = now
 
     def _end(self, torchrun: subprocess.Popen[bytes] | None) -> None:
-        """When nothing failed the ranks end by themselves as their connections do; else all are killed."""
+        """End the ranks: after a failure they are killed, else they end when their connections close."""
         self._listener.close()
         for rank in self._ranks.values():
             rank.channel.close()
@@ -298,37 +304,37 @@ class Ranks:
                 self._kill(torchrun)
                 torchrun.kill()
                 torchrun.wait()
-        with self._one_call:  # a call that has just succeeded may still be reading
+        with self._calling:  # a call that has just succeeded may still read
             self._memory.close()
         shutil.rmtree(self._private, ignore_errors=True)
 
     def _kill(self, torchrun: subprocess.Popen[bytes]) -> None:
-        """The ranks, and torchrun only asked to end, so that it can bury them."""
+        """Kill the ranks. torchrun is only asked to end, so that it can wait for them."""
         below = family(torchrun.pid)
         torchrun.terminate()
         kill([*below, *(rank.process for rank in self._ranks.values())])
 
 
 def _has_message(channel: Channel) -> bool:
-    """Whether there is something to receive, be it that the other side has closed the connection."""
+    """Whether a message, or the end of the connection, can be received without waiting."""
     return bool(select.select([channel], [], [], 0)[0])
 
 
 def for_clients(reason: str) -> str:
-    """Why the ranks failed as clients may read it: a rank's own words may be long, and name files of this machine."""
+    """The reason of a failure for clients: shortened, and without the paths of this machine."""
     first = (reason.splitlines() or [""])[0]
     return _PATH.sub("(a file)", first)[:_LONGEST_REASON]
 
 
-def _sweep() -> None:
-    """Remove private folders of leaders that were killed together with all their processes."""
+def _remove_leftovers() -> None:
+    """Remove the private folders of leaders that were killed together with all their processes."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > _YOUNG and not _is_listened_to(folder / SOCKET):
+            if time.time() - folder.stat().st_mtime > _NEW_SECONDS and not _has_listener(folder / SOCKET):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_listened_to(path: Path) -> bool:
+def _has_listener(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
         probe.settimeout(1)
         try:

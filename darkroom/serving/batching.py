@@ -30,7 +30,7 @@ class BatchDimensionError(Exception):
 class NetworkCall:
     """One request to a network: its input arrays by name, and the names of the outputs that it asks for.
 
-    :param loras: of its rows, as `RowLoras.to_text` writes them.
+    :param loras: the LoRAs of its rows, as `RowLoras.to_text` writes them.
     """
 
     inputs: Tensors
@@ -44,9 +44,9 @@ class NetworkCall:
 
 
 def decode_strings(name: str, values: Array) -> Array:
-    """BYTES as Triton gives them, (...) of bytes, to what ONNX Runtime takes, (...) of str.
+    """Decode BYTES from Triton, (...) of bytes, into the strings that ONNX Runtime takes, (...) of str.
 
-    :raises RequestError: an element is not UTF-8. ONNX Runtime would take the bytes for the text "b'...'".
+    :raises RequestError: an element is not UTF-8. ONNX Runtime would read the bytes as the text "b'...'".
     """
     try:
         texts = [value.decode("utf-8") for value in values.reshape(-1)]
@@ -58,7 +58,7 @@ def decode_strings(name: str, values: Array) -> Array:
 def groups(calls: Sequence[NetworkCall], *, batching: bool, caps: RowCaps | None = None) -> list[list[int]]:
     """Return the positions of calls that can run together: equal inputs and equal shapes behind the batch dimension.
 
-    Without `batching` every call runs alone. A call is never divided, even when it has more rows than its cap.
+    Without `batching` every call runs alone. A call is never split, even when it has more rows than its cap.
     Calls with and without LoRAs run together.
     """
     if not batching:
@@ -95,7 +95,7 @@ class SessionsByShape:
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self._sessions: list[tuple[Run, Shapes | None]] = [(run, None) for run in runs]
-        """With the shapes that each had last; the one that ran last is the last."""
+        """Each session with the shapes of its last run, least recently used first."""
 
     def __call__(self, outputs: Sequence[str], inputs: Tensors) -> Sequence[Array]:
         shapes = tuple(sorted((name, array.shape) for name, array in inputs.items()))
@@ -106,11 +106,11 @@ class SessionsByShape:
 
 
 def pad_to_cap(run: Run, caps: RowCaps, above: int, most: int) -> Run:
-    """`run`, with batches of more than `above` rows padded to the number of rows that may run together, so that few
-    different shapes occur.
+    """Wrap `run`: batches of more than `above` rows are padded to the number of rows that may run together, so that
+    few different shapes occur.
 
-    The padding is copies of the last row, whose answers are dropped. A batch that fails with its padding runs again
-    without: there may be no memory for more rows.
+    The padding consists of copies of the last row, whose answers are dropped. A batch that fails with padding runs
+    again without it, because there may be no memory for more rows.
 
     :param caps: the number of rows that may run together, by size.
     :param most: the same for rows of any size.
@@ -124,7 +124,7 @@ def pad_to_cap(run: Run, caps: RowCaps, above: int, most: int) -> Run:
         full = {name: np.concatenate([array, np.repeat(array[-1:], missing, 0)]) for name, array in inputs.items()}
         try:
             answers = run(outputs, full)
-        except Exception:  # an error that has nothing to do with the padding is raised again by this run
+        except Exception:  # an error that is not due to the padding is raised again by this run
             return run(outputs, inputs)
         return [array[:rows] if len(array) == rows + missing else array for array in answers]
 
@@ -134,7 +134,7 @@ def pad_to_cap(run: Run, caps: RowCaps, above: int, most: int) -> Run:
 def run_calls(
     run: Run, calls: Sequence[NetworkCall], *, batching: bool, caps: RowCaps | None = None
 ) -> list[Tensors | Exception]:
-    """Run calls of any shapes, in as few runs as possible; each call's outputs or its own error, in their order."""
+    """Run calls of any shapes in as few runs as possible; returns the outputs or the error of each call, in order."""
     answers: dict[int, Tensors | Exception] = {}
     for group in groups(calls, batching=batching, caps=caps):
         results = run_together(run, [calls[index] for index in group], batching=batching)
@@ -146,8 +146,8 @@ def run_together(run: Run, calls: Sequence[NetworkCall], *, batching: bool) -> l
     """Return each call's outputs or its own error.
 
     When the merged run fails, every call runs again alone: a bad request, or one that is too large for the memory,
-    must not fail the others of its batch. A wrong batch dimension is not tried again, since it would come and go
-    with the load.
+    must not fail the others of its batch. After a wrong batch dimension the calls do not run again, since the
+    error would come and go with the load.
 
     :param calls: calls of one group.
     """

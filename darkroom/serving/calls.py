@@ -7,10 +7,10 @@ an input for them.
 from __future__ import annotations
 
 CALL = "darkroom_call"
-"""A name for the request that no other one has."""
+"""A unique name of the request."""
 STOP = "darkroom_stop"
 """The name of a running request that is to stop at its next step. A request with this parameter does nothing else."""
 CLIENT = "client"
-"""Who asks, or "" for a client of its own: clients take turns at the networks."""
+"""The client that sent the request; "" if the request counts as a client of its own. Clients take turns."""
 LORAS = "loras"
 """The LoRAs of a network call's rows, as `darkroom.serving.loras.RowLoras.to_text` writes them."""

@@ -1,6 +1,6 @@
-"""What pipelines and Python networks are to whatever runs them, and what they may ask of it.
+"""The interface between pipelines and Python networks on one side, and the host that runs them on the other.
 
-A family writes its pipeline and its Python networks against this file alone. `darkroom.serving.triton_pipeline` and
+The pipeline and the Python networks of a family depend on this file alone. `darkroom.serving.triton_pipeline` and
 `darkroom.serving.triton_network` run them in Triton's Python stub, `darkroom.serving.in_process` in a plain process.
 """
 
@@ -17,11 +17,11 @@ from darkroom.serving.networks import Array, ModelSpec, Network, RowSize, Tensor
 
 
 class Host(Protocol):
-    """What a pipeline may ask of its host while it is set up."""
+    """What a host offers a pipeline while the pipeline is set up."""
 
     @property
     def folder(self) -> Path:
-        """The version folder of the pipeline, where its files are."""
+        """The version folder of the pipeline, which holds its files."""
 
     @property
     def label(self) -> str:
@@ -35,12 +35,12 @@ class Host(Protocol):
         room: Callable[[Tensors], float] | None = None,
         each: float = 1.0,
     ) -> Network:
-        """A network of the pipeline's label, with the limits that its config sets.
+        """Return a network of the pipeline's label, with the limits that its config sets.
 
         :param size: the family's own rule for the size of a row, in place of the one in the config.
-        :param room: the part of what may be at the network at once that a call takes; by default two batches for each
-            instance may be there, one that runs and one that is gathered meanwhile.
-        :param each: the part of that which one request may take, see `darkroom.serving.turns.Turns`.
+        :param room: the share (0..1) of the network's capacity that a call takes. By default the capacity is two
+            batches for each instance: one that runs, and one that is collected meanwhile.
+        :param each: the share of the capacity that one request may take, see `darkroom.serving.turns.Turns`.
         """
 
     def has_neighbour(self, spec: ModelSpec) -> bool:
@@ -50,14 +50,14 @@ class Host(Protocol):
         """Whether the repository places this network, under the pipeline's label, on the CPU."""
 
     def loras(self, specs: Iterable[ModelSpec]) -> BaseLoras | None:
-        """Return the LoRAs that these networks, under the pipeline's label, can use; None if one takes none."""
+        """Return the LoRAs for these networks, under the pipeline's label; None if one of them takes no LoRAs."""
 
 
 class Reply(Protocol):
-    """The answer to one request, in one or several responses."""
+    """Sends the answer to one request, in one or several responses."""
 
     def cancelled(self) -> bool:
-        """Whether the client has cancelled or gone away."""
+        """Whether the client has cancelled or disconnected."""
 
     def send(self, outputs: Mapping[str, Array], final: bool = False) -> None:
         """Send one response; `final` ends the answer with it."""
@@ -84,7 +84,7 @@ class PipelineModel(ABC):
 class Gauge:
     """One number that a host publishes in its metrics.
 
-    :param help: one line for people.
+    :param help: a description in one line.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Gauge:
 
 
 def provider_gauge(provider: str, device: str) -> Gauge:
-    """What an instance of a network runs on, as every host publishes it.
+    """The gauge that says what an instance of a network runs on; every host publishes it.
 
     :param device: the number of the GPU, as Triton gives it.
     """
@@ -105,7 +105,7 @@ def provider_gauge(provider: str, device: str) -> Gauge:
 class NetworkModel(ABC):
     """One network that runs in Python: subclasses set `spec` and implement `setup`, `run`, `device` and `close`.
 
-    The host merges calls of equal shapes, and never runs two at once.
+    The host merges calls of equal shapes, and never calls `run` twice at once.
     """
 
     spec: ModelSpec
@@ -117,28 +117,28 @@ class NetworkModel(ABC):
         :param folder: the version folder, where the weights are.
         :param kind: Triton's instance kind, "CPU" or "GPU".
         :param device: the number of the GPU.
-        :param instances: that the config asks for, this one included.
+        :param instances: the number of instances in the config, including this one.
         """
 
     @abstractmethod
     def run(self, inputs: Tensors) -> dict[str, Array]:
-        """One batch, with rows of one or several requests; the first dimension of every array is the batch."""
+        """Run one batch, with rows of one or several requests. The first dimension of every array is the batch."""
 
     @abstractmethod
     def device(self) -> str:
-        """What it runs on, for people: "torch cuda:0"."""
+        """What the network runs on, as people read it: "torch cuda:0"."""
 
     @abstractmethod
     def close(self) -> None:
-        """Free everything; it is not used again."""
+        """Free all memory; the network is not used again."""
 
     def row_size(self) -> RowSize | None:
         """The family's own rule for the size of a row, in place of the one in the config; asked after `setup`."""
         return None
 
     def gauges(self) -> Sequence[Gauge]:
-        """What is published beside `device`."""
+        """Return the gauges to publish beside `device`."""
         return ()
 
     def watch(self, changed: Callable[[], None]) -> None:  # noqa: B027  # most networks stay as they are
-        """Call `changed`, from any thread, whenever `device` or `gauges` give something else than before."""
+        """Call `changed`, from any thread, whenever the result of `device` or `gauges` has changed."""

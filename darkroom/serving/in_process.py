@@ -59,7 +59,7 @@ class InProcess:
             async for outputs in models.stream("upscale", {"image": data}):
                 ...
 
-    :param specs: the models that Python code is known for, without labels; by default those of all families.
+    :param specs: the models whose Python code is known, without labels; by default those of all families.
     """
 
     def __init__(self, repository: Path, specs: Iterable[ModelSpec] | None = None) -> None:
@@ -77,7 +77,7 @@ class InProcess:
         await self.close()
 
     async def load(self) -> None:
-        """Load every model, networks first. One that fails is logged, and is not ready."""
+        """Load every model, networks first. A model that fails to load is logged, and is not ready."""
         for name in sorted(self._names, key=lambda name: self._is_pipeline(name)):
             try:
                 self._loaded[name] = await self._load(name)
@@ -85,7 +85,7 @@ class InProcess:
                 log.exception("model %s cannot be loaded", name)
 
     async def close(self) -> None:
-        """Stop what runs, at its next step, and free the models."""
+        """Stop running requests at their next step, and free the models."""
         for reply in self._running.values():
             reply.stop()
         await self.finished()
@@ -93,17 +93,17 @@ class InProcess:
         await asyncio.gather(*(model.queue.close() for model in loaded.values() if model.queue is not None))
 
     async def finished(self) -> None:
-        """Wait for the end of every request, also of those whose caller has left."""
+        """Wait for the end of every request, including those whose caller has left."""
         await asyncio.gather(*self._running, return_exceptions=True)
 
     async def models(self) -> dict[str, bool]:
-        """The models of the repository and whether each one is loaded."""
+        """Return the models of the repository, and whether each of them is loaded."""
         return {name: name in self._loaded for name in self._names}
 
     def counts(self, network: str) -> tuple[int, int]:
-        """The rows that a network has run so far, and in how many batches.
+        """Return the number of rows that a network has run so far, and of batches.
 
-        :raises NotReady: it is not loaded, or no network.
+        :raises NotReady: the model is not loaded, or is not a network.
         """
         queue = self._find(network).queue
         if queue is None:
@@ -125,7 +125,7 @@ class InProcess:
 
         :param inputs: arrays, or plain str/int/float for one-element inputs; None is left out.
         :param request_id, can_stop: as for `Gateway.stream`; they change nothing here.
-        :param client: who asks: in the pipelines clients take turns. Empty for a client of its own.
+        :param client: the client that sent the request: clients take turns. Empty for a client of its own.
         :raises DarkroomError: the error that the model raised, or NotReady when it is not loaded.
         """
         loaded = self._find(model)
@@ -152,7 +152,7 @@ class InProcess:
         return self._loaded[model]
 
     def _known(self, name: str) -> ModelSpec | None:
-        """The spec of a model without its label; None for one that no family has."""
+        """The spec of a model without its label; None for a model of no family."""
         return self._specs.get(split_label(name)[0])
 
     def _is_pipeline(self, name: str) -> bool:
@@ -181,7 +181,7 @@ class InProcess:
         return _Loaded(config=config, queue=NetworkQueue(instances, max_rows=config["max_batch_size"], delay=delay))
 
     def _code(self, name: str) -> Any:
-        """A new object of the class that a model in Python is: a `PipelineModel` or a `NetworkModel`.
+        """Create an object of the class that implements a Python model: a `PipelineModel` or a `NetworkModel`.
 
         :raises LoadError: no family has such a model.
         """
@@ -198,7 +198,7 @@ class InProcess:
     async def _run(self, name: str, inputs: Tensors, outputs: Sequence[str]) -> dict[str, Array]:
         """One call of a network.
 
-        :raises NetworkError: with what the network says of this call.
+        :raises NetworkError: the network failed; with its message.
         """
         loaded = self._loaded.get(name)
         if loaded is None or loaded.queue is None:
@@ -214,7 +214,7 @@ class InProcess:
 
 
 class _QueueReply:
-    """The responses of one request, on their way to the caller of `stream`; a `darkroom.serving.host.Reply`."""
+    """A queue of the responses of one request to the caller of `stream`; a `darkroom.serving.host.Reply`."""
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[dict[str, Array] | DarkroomError | None] = asyncio.Queue()
@@ -229,25 +229,25 @@ class _QueueReply:
         self._stopped = True
 
     def send(self, outputs: Mapping[str, Array], final: bool = False) -> None:
-        """Hand one response over."""
+        """Queue one response."""
         self._queue.put_nowait({name: as_bytes(array) for name, array in outputs.items()})
         if final:
             self.end()
 
     def fail(self, error: BaseException) -> None:
-        """Hand the error over as a client of Triton gets it: without the text of an unexpected one."""
+        """Queue an error as a client of Triton gets it: an unexpected one without its text."""
         if not isinstance(error, DarkroomError | asyncio.CancelledError):
             log.error("a pipeline failed", exc_info=error)
         self._queue.put_nowait(from_wire(to_wire(error)) or DarkroomError("unexpected error in the model"))
 
     def end(self) -> None:
-        """No response follows."""
+        """Mark the end of the responses."""
         self._queue.put_nowait(None)
 
     async def next(self) -> dict[str, Array] | None:
-        """The next response; None at the end.
+        """Return the next response; None at the end.
 
-        :raises DarkroomError: instead of a response there was an error.
+        :raises DarkroomError: the request failed.
         """
         one = await self._queue.get()
         if isinstance(one, DarkroomError):
@@ -267,9 +267,9 @@ async def _serve(pipeline: PipelineHost, inputs: Tensors, reply: _QueueReply, cl
 
 
 def _latest_version(folder: Path) -> str:
-    """The version that Triton serves by default, the highest one.
+    """Return the version that Triton serves by default: the highest one.
 
-    :raises LoadError: there is none.
+    :raises LoadError: there is no version folder.
     """
     versions = [path.name for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()]
     if not versions:
@@ -289,7 +289,7 @@ def _python_network(
 
 
 async def _open(build: _Build, places: Sequence[tuple[str, int]]) -> list[Instance]:
-    """All instances of a network, or none of them.
+    """Open all instances of a network, or none of them.
 
     :raises Exception: what `build` raises.
     """

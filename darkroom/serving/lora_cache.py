@@ -1,9 +1,9 @@
-"""A folder of LoRAs on the machine of the networks: a file for each LoRA and network.
+"""A folder of LoRAs on the machine of the networks: one file for each LoRA and network.
 
-A LoRA is written here once; the networks read it when a row first names it. The name of a file has the digest of the
-file that the LoRA was made of, and the key of the network's layout: the same LoRA may be read for several base models,
-and each has modules of its own. Only the matrices are kept, as safetensors: `<module>/down` (rank, in) and `.../up`
-(out, rank), with alpha / rank multiplied in. The metadata says what was read of the LoRA file.
+A LoRA is written here once; the networks read it when a row first names it. A file is named after the digest of the
+LoRA file and the key of the network's layout, because the same LoRA may be read for several base models, each with its
+own modules. Only the matrices are stored, as safetensors: `<module>/down` (rank, in) and `.../up` (out, rank), with
+alpha / rank multiplied in. The metadata holds a summary of what was read from the LoRA file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SUFFIX, _SUMMARY = ".safetensors", "summary"
 
 
 class Matrices(Protocol):
-    """What is added to the weights of a module: up @ down."""
+    """Two matrices whose product up @ down is added to the weights of a module."""
 
     @property
     def down(self) -> Any:
@@ -56,14 +56,14 @@ def _opened(path: Path, digest: str) -> Iterator[Any]:
 
 
 Layers = Mapping[str, Mapping[str, Matrices]]
-"""By component of the checkpoint ("unet", "text_encoder"), then by the name of the module in it."""
+"""Matrices by component of the checkpoint ("unet", "text_encoder"), then by the name of the module in it."""
 
 
 class LoraCache:
-    """The folder.
+    """Reads and writes the folder.
 
-    :ivar folder: which need not be there yet.
-    :param limit: bytes; over it the files that were not used for the longest time are deleted.
+    :ivar folder: its path; the folder need not exist yet.
+    :param limit: bytes; above this size the least recently used files are deleted.
     """
 
     def __init__(self, folder: Path, *, limit: float) -> None:
@@ -72,20 +72,20 @@ class LoraCache:
 
     @classmethod
     def of(cls, settings: Settings) -> LoraCache:
-        """The folder that the settings name."""
+        """The cache in the folder that the settings name."""
         return cls(settings.lora_cache_dir, limit=settings.lora_cache_gb * 1e9)
 
     def has(self, digest: str, layout: LoraLayout) -> bool:
-        """Whether a LoRA is there for a network."""
+        """Whether the folder has a LoRA for a network."""
         return is_digest(digest) and self._path(digest, layout).is_file()
 
     def write(
         self, digest: str, layout: LoraLayout, modules: Mapping[str, Matrices], summary: Mapping[str, Any] | None = None
     ) -> None:
-        """Put a LoRA there for a network, unless it is there already.
+        """Write a LoRA for a network, unless the folder has it already.
 
-        :param modules: by their names; none where the LoRA changes nothing in this network.
-        :param summary: what was read of the LoRA file, as JSON has it.
+        :param modules: the matrices by module; empty where the LoRA changes nothing in this network.
+        :param summary: what was read from the LoRA file; must be valid for JSON.
         :raises OSError: the folder cannot be written.
         """
         if self.has(digest, layout):
@@ -100,21 +100,21 @@ class LoraCache:
         self._prune(keep=path)
 
     def read(self, digest: str, layout: LoraLayout) -> dict[str, tuple[Array, Array]]:
-        """The matrices (down, up) of the modules of a network; none where the LoRA changes nothing in it.
+        """Read the matrices (down, up) of the modules of a network; empty where the LoRA changes nothing in it.
 
-        :raises LoraMissing: it is not there.
+        :raises LoraMissing: the folder does not have the LoRA.
         :raises InvalidInput: the file is damaged.
         """
         path = self._path(digest, layout)
         with _opened(path, digest) as file:
             modules = {name.rpartition("/")[0] for name in file.keys()}  # noqa: SIM118  # a handle, not a dict
             found = {module: (file.get_tensor(f"{module}/down"), file.get_tensor(f"{module}/up")) for module in modules}
-        with contextlib.suppress(OSError):  # only when it was used last
+        with contextlib.suppress(OSError):  # only the time of the last use is lost
             os.utime(path)
         return found
 
     def summary(self, digest: str, layout: LoraLayout) -> dict[str, Any]:
-        """What was read of the LoRA file, as `write` was told.
+        """Return the summary that was given to `write`.
 
         :raises LoraMissing, InvalidInput: as `read`.
         """
@@ -123,16 +123,16 @@ class LoraCache:
             return found
 
     def _path(self, digest: str, layout: LoraLayout) -> Path:
-        """:raises InvalidInput: not a digest: no other text may become the name of a file."""
+        """The path of a LoRA's file. :raises InvalidInput: not a digest; no other text may become a file name."""
         if not is_digest(digest):
             raise InvalidInput("A LoRA is named by the SHA-256 of its file, 64 lower-case digits.", param="loras")
         return self.folder / f"{digest}.{layout.key}{_SUFFIX}"
 
     def _prune(self, *, keep: Path) -> None:
-        """Delete what was not used for the longest time, until the rest is within the limit."""
+        """Delete the least recently used files until the rest is within the limit."""
         states = []
         for path in self.folder.glob(f"*{_SUFFIX}"):
-            with contextlib.suppress(FileNotFoundError):  # another process deletes, too
+            with contextlib.suppress(FileNotFoundError):  # another process may delete it first
                 state = path.stat()
                 states.append((state.st_mtime, state.st_size, path))
         total = sum(size for _, size, _ in states)
@@ -146,20 +146,20 @@ class LoraCache:
 
 @dataclass(frozen=True, kw_only=True)
 class BaseLoras:
-    """The LoRAs of one base model: those of all its networks.
+    """The LoRAs of one base model, for all its networks.
 
-    :param layouts: of its networks; several may have the same one.
+    :param layouts: the layouts of its networks; several networks may have the same one.
     """
 
     cache: LoraCache
     layouts: Sequence[LoraLayout]
 
     def has(self, digest: str) -> bool:
-        """Whether a LoRA is there for all networks."""
+        """Whether the cache has a LoRA for all networks."""
         return all(self.cache.has(digest, layout) for layout in self.layouts)
 
     def write(self, digest: str, layers: Layers, summary: Mapping[str, Any] | None = None) -> None:
-        """Put a LoRA there for all networks.
+        """Write a LoRA for all networks.
 
         :raises OSError: the folder cannot be written.
         """
@@ -167,7 +167,7 @@ class BaseLoras:
             self.cache.write(digest, layout, layers.get(layout.component, {}), summary)
 
     def summary(self, digest: str) -> dict[str, Any]:
-        """What was read of the LoRA file.
+        """Return the summary of the LoRA file.
 
         :raises LoraMissing, InvalidInput: as `LoraCache.read`.
         """
@@ -175,5 +175,5 @@ class BaseLoras:
 
 
 def missing(digest: str) -> LoraMissing:
-    """The error for a LoRA that is not in the folder."""
+    """Return the error for a LoRA that is not in the folder."""
     return LoraMissing(f"The LoRA {digest} is not on the server of the networks.", param="loras", digest=digest)

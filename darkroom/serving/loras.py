@@ -1,9 +1,9 @@
 """The LoRAs that the rows of a network call use: by the digest of the file, with a scale for each row.
 
-A pipeline adds them to the inputs of a call, as `RowLoras.inputs` makes them. A host takes them out again and sends
+A pipeline adds them to the inputs of a call with `RowLoras.inputs`. A host takes them out again and sends
 them beside the inputs, as a request parameter (`darkroom.serving.calls.LORAS`): Triton's dynamic batcher merges only
-calls that have the same inputs, and calls with and without LoRAs have to run together. The matrices are never sent; the
-process of the network has them (`darkroom.serving.onnx.lora_bank`).
+calls that have the same inputs, and calls with and without LoRAs have to run together. The matrices are never sent;
+they are in the process of the network (`darkroom.serving.onnx.lora_bank`).
 
 Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
 """
@@ -23,14 +23,14 @@ from darkroom.errors import InvalidInput
 from darkroom.serving.networks import Array, Tensors
 
 DIGESTS, SCALES = "loras", "lora_scales"
-"""The names of the two arrays among the inputs of a call."""
+"""The names of the two arrays in the inputs of a call."""
 LARGEST_SCALE = 1000.0
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def is_digest(text: object) -> bool:
-    """Whether a text is a SHA-256 in lower-case hexadecimal digits, and so a safe name of a file."""
+    """Whether a text is a SHA-256 in lower-case hexadecimal digits, and so a safe file name."""
     return isinstance(text, str) and bool(_DIGEST.fullmatch(text))
 
 
@@ -38,8 +38,8 @@ def is_digest(text: object) -> bool:
 class RowLoras:
     """The LoRAs of each row.
 
-    :param digests: (rows, n) of str; "" = none.
-    :param scales: (rows, n) float32; what the LoRA's matrices are multiplied with.
+    :param digests: (rows, n) of str; "" for no LoRA.
+    :param scales: (rows, n) float32; the factor of each LoRA's matrices.
     """
 
     digests: Array
@@ -49,7 +49,7 @@ class RowLoras:
     def same(cls, rows: int, scales: Mapping[str, float]) -> Self:
         """The same LoRAs for every row.
 
-        :param scales: by digest.
+        :param scales: the scale of each LoRA, by digest.
         """
         return cls.of_rows([scales] * rows)
 
@@ -59,7 +59,7 @@ class RowLoras:
         return bool(((self.digests != "") & (self.scales != 0)).any())
 
     def inputs(self) -> dict[str, Array]:
-        """The two arrays that stand among the inputs of a call."""
+        """The two arrays, to be added to the inputs of a call."""
         return {DIGESTS: self.digests, SCALES: self.scales}
 
     def rows(self) -> list[dict[str, float]]:
@@ -74,15 +74,15 @@ class RowLoras:
         return found
 
     def to_text(self) -> str:
-        """What `from_text` reads; "" where no LoRA acts."""
+        """The text that `from_text` reads; "" where no LoRA acts."""
         return json.dumps([list(row.items()) for row in self.rows()]) if self.act else ""
 
     @classmethod
     def from_text(cls, text: str, rows: int) -> Self:
-        """The LoRAs of a call: a JSON list with an entry for each row, each a list of [digest, scale].
+        """Read the LoRAs of a call: a JSON list with an entry for each row, each a list of [digest, scale].
 
-        :param text: "" for none.
-        :raises InvalidInput: it is not so written, or not for this number of rows.
+        :param text: "" for no LoRAs.
+        :raises InvalidInput: the text is not of this form, or not for this number of rows.
         """
         try:
             raw = json.loads(text) if text else [[]] * rows
@@ -95,7 +95,7 @@ class RowLoras:
 
     @classmethod
     def of_rows(cls, rows: Sequence[Mapping[str, float]]) -> Self:
-        """Rows as `rows()` gives them."""
+        """The LoRAs of rows as `rows()` returns them."""
         width = max((len(row) for row in rows), default=0)
         digests = np.full((len(rows), width), "", np.object_)
         scales = np.zeros((len(rows), width), np.float32)

@@ -1,4 +1,4 @@
-"""What a model repository says of a network: its config.pbtxt, read."""
+"""Reads config.pbtxt of a network in a model repository."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from darkroom.serving.networks import RowCaps, RowSize
 
 
 def read_config(model: Path) -> Any | None:
-    """The `ModelConfig` of a model's folder; None where there is none."""
+    """Return the `ModelConfig` in a model's folder; None without a config."""
     from google.protobuf import text_format  # type: ignore[import-untyped]
     from tritonclient.grpc import model_config_pb2
 
@@ -19,7 +19,7 @@ def read_config(model: Path) -> Any | None:
 
 
 def on_cpu(config: Any | None) -> bool:
-    """Whether a network runs on the CPU. Without a config this is unknown, and the answer is False."""
+    """Whether a network runs on the CPU; False if this is unknown, because there is no config."""
     return config is not None and any(group.kind == group.KIND_CPU for group in config.instance_group)
 
 
@@ -35,12 +35,12 @@ def placements(config: Any) -> list[tuple[str, int]]:
 
 
 def instances(config: Any) -> int:
-    """How many of it run side by side."""
+    """The number of instances of a network."""
     return len(placements(config))
 
 
 def as_dict(config: Any) -> dict[str, Any]:
-    """A `ModelConfig` as the parsed JSON that Triton gives to its backends."""
+    """Convert a `ModelConfig` to the parsed JSON that Triton gives to its backends."""
     from google.protobuf import json_format
 
     found = json_format.MessageToDict(config, preserving_proto_field_name=True)
@@ -48,6 +48,6 @@ def as_dict(config: Any) -> dict[str, Any]:
 
 
 def row_caps(text: str, size: RowSize | None) -> RowCaps | None:
-    """The model parameter `rows_by_size`, with a rule of the family's own if it has one; None for an empty text."""
+    """Parse the model parameter `rows_by_size`, with the family's own rule `size` if it has one; None for ""."""
     caps = RowCaps.parse(text) if text else None
     return caps if caps is None or size is None else replace(caps, size=size)

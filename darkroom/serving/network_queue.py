@@ -18,17 +18,17 @@ class Executable(Protocol):
     """One opened instance of a network."""
 
     def execute(self, calls: Sequence[NetworkCall]) -> list[Tensors | Exception]:
-        """Each call's outputs or its own error, in order."""
+        """Return the outputs or the error of each call, in order."""
 
     def error_text(self, error: Exception) -> str:
         """The text that a caller receives for an error from `execute`."""
 
     def close(self) -> None:
-        """Free what it holds; it is not used again."""
+        """Free its memory; it is not used again."""
 
 
 class Instance:
-    """An opened network with a thread of its own, on which it was opened, and is run and closed."""
+    """An opened network with its own thread, on which it is opened, run and closed."""
 
     def __init__(self, thread: ThreadPoolExecutor, network: Executable) -> None:
         self._thread = thread
@@ -48,11 +48,11 @@ class Instance:
             raise
 
     def execute(self, calls: Sequence[NetworkCall]) -> asyncio.Future[list[Tensors | Exception]]:
-        """Run calls on the network's thread, after what runs there now."""
+        """Run calls on the network's thread, after those that run now."""
         return asyncio.get_running_loop().run_in_executor(self._thread, self.network.execute, calls)
 
     async def close(self) -> None:
-        """Wait for what runs, and free the network."""
+        """Wait for running calls, and free the network."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self.network.close)
         self._thread.shutdown(wait=False)
 
@@ -69,15 +69,15 @@ class _Waiting:
 
 
 class NetworkQueue:
-    """Calls of one network, in the order in which they come.
+    """The waiting calls of one network, in order of arrival.
 
     Whenever an instance is idle it takes the calls at the head of the queue that have equal shapes, up to `max_rows`
     rows. Bound to the event loop that it is used in.
 
     :param max_rows: max_batch_size of the config; 0 for a network without a batch dimension, whose calls run alone.
-    :param delay: seconds that a batch which is not full waits for more calls.
-    :ivar rows: that were run so far.
-    :ivar executions: batches that were run so far.
+    :param delay: seconds for which an incomplete batch waits for more calls.
+    :ivar rows: number of rows run so far.
+    :ivar executions: number of batches run so far.
     """
 
     def __init__(self, instances: Sequence[Instance], *, max_rows: int, delay: float = 0.0) -> None:
@@ -91,9 +91,9 @@ class NetworkQueue:
         self.executions = 0
 
     async def run(self, call: NetworkCall) -> Tensors:
-        """The outputs of one call.
+        """Run one call and return its outputs.
 
-        :raises Exception: what the network raised for this call; `error_text` of an instance describes it.
+        :raises Exception: what the network raised for this call; see `error_text`.
         """
         loop = asyncio.get_running_loop()
         waiting = _Waiting(call, loop.create_future(), loop.time())
@@ -106,7 +106,7 @@ class NetworkQueue:
         return self._instances[0].network.error_text(error)
 
     async def close(self) -> None:
-        """Refuse what waits, and free the instances."""
+        """Refuse the waiting calls, and free the instances."""
         for waiting in self._waiting:
             if not waiting.answer.done():
                 waiting.answer.set_exception(RuntimeError("the network is closed"))
@@ -119,9 +119,9 @@ class NetworkQueue:
             asyncio.get_running_loop().call_soon(self._gather, 0)
 
     def _gather(self, seen: int) -> None:
-        """Start batches, once a turn of the event loop has brought no further call.
+        """Start batches, once an iteration of the event loop has brought no further call.
 
-        Requests whose last calls ran together make their next calls in one turn of the loop, or in a few. Without
+        Requests whose last calls ran together make their next calls within one or a few iterations of the loop. Without
         this wait the first of them would run alone, and all others after it.
         """
         if len(self._waiting) > seen:
@@ -132,7 +132,7 @@ class NetworkQueue:
             self._start(self._idle.popleft(), batch)
 
     def _take(self) -> list[_Waiting]:
-        """The calls at the head of the queue that run together; none while they still wait for more."""
+        """Remove and return the calls at the head of the queue that run together; none while they wait for more."""
         self._waiting = deque(one for one in self._waiting if not one.answer.done())  # callers may be cancelled
         batch: list[_Waiting] = []
         rows = 0
@@ -149,7 +149,7 @@ class NetworkQueue:
         return batch
 
     def _waits(self, first: _Waiting) -> bool:
-        """Whether a batch that is not full has still time; it is looked at again when its time is over."""
+        """Whether an incomplete batch waits for more calls; if so, `_schedule` is called when its time is over."""
         loop = asyncio.get_running_loop()
         left = first.since + self._delay - loop.time()
         if left > 0:

@@ -23,7 +23,7 @@ DType = Literal["BOOL", "UINT8", "INT32", "INT64", "FP16", "FP32", "STRING"]
 
 @dataclass(frozen=True, kw_only=True)
 class TensorSpec:
-    """One input or output. `dims` leaves the batch dimension out; -1 is dynamic. `help` is one line for people."""
+    """One input or output. `dims` leaves the batch dimension out; -1 is dynamic. `help` describes it in one line."""
 
     name: str
     dtype: DType
@@ -36,19 +36,19 @@ class TensorSpec:
 class ModelSpec:
     """One folder of the model repository, as data: `exporters.config` renders its config.pbtxt from it.
 
-    `implementation` is the class ("package.module:Class") that a model of Triton's Python backend is.
-    With `on_demand` a repository has the model only once it is exported: nothing is missing where it is not.
-    A pipeline that calls none of its family's networks says so with `calls_networks`: it works while they do not.
+    `implementation` names the class ("package.module:Class") of a model in Triton's Python backend.
+    A model with `on_demand` is in a repository only once it is exported; a repository without it is complete.
+    `calls_networks` is False for a pipeline that calls none of its family's networks: it works while they do not.
     `max_batch_size` 0 means that there is no batch dimension (pipelines). Where `max_batch_size_cpu` is given
     it replaces `max_batch_size` for instances on a CPU, where a larger batch costs memory and gains nothing;
-    `parameters_cpu` come on top of `parameters` there, and `parameters_gpu` on GPUs.
-    With `tensors_from_graph` the config leaves inputs and outputs out, and the server reads them from the graph: where
-    the size of an output depends on the checkpoint, and Triton wants it exact.
-    `files` are the weights that an export has to put beside the config before the model can be served.
-    `canary` makes the inputs of one small real inference, by which the service learns that the model works;
-    `canary_for` makes them instead where they depend on which models of the family the repository has: it is given the
-    names of those, without labels. `canary_model` names the pipeline that they are for, where it takes one to reach
-    this model.
+    `parameters_cpu` are added to `parameters` there, and `parameters_gpu` on GPUs.
+    With `tensors_from_graph` the config leaves inputs and outputs out, and the server reads them from the graph. This
+    is for outputs whose size depends on the checkpoint, since Triton requires the exact size.
+    `files` are the files that an export has to write beside the config before the model can be served.
+    `canary` returns the inputs of one small real inference, which shows the service that the model works;
+    `canary_for` replaces it where the inputs depend on which models of the family the repository has: its argument is
+    their names, without labels. `canary_model` names the pipeline that gets these inputs, for a model that is only
+    reached through one.
     """
 
     name: str
@@ -76,11 +76,11 @@ class ModelSpec:
         return self.backend != "python" or self.max_batch_size > 0
 
     def labelled(self, label: str) -> ModelSpec:
-        """This model for another checkpoint of the same family: "unet" and "photos" are "unet.photos".
+        """Return this model for another checkpoint of the same family: "unet" with the label "photos" is "unet.photos".
 
         Its canary goes to the pipeline of the same label.
 
-        :param label: as `split_label` gives it; "" is the checkpoint without one.
+        :param label: as `split_label` returns it; "" for the checkpoint without a label.
         """
         if not label:
             return self
@@ -92,7 +92,7 @@ _LABEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
 
 def split_label(name: str) -> tuple[str, str]:
-    """The name of a model without the label of its checkpoint, and the label ("" for the checkpoint without one)."""
+    """Split the name of a model into the name without its label, and the label ("" if it has none)."""
     plain, _, label = name.partition(".")
     return plain, label
 
@@ -103,7 +103,7 @@ def is_label(text: str) -> bool:
 
 
 RowSize = Callable[[Sequence[int]], int]
-"""The rule for the size of a row, from the shape of an input (rows, ...): its cost compared with other rows."""
+"""Computes the size of a row, its cost compared with other rows, from the shape (rows, ...) of an input."""
 
 
 def area(shape: Sequence[int]) -> int:
@@ -147,7 +147,7 @@ class RowCaps:
         """Read the model parameter `rows_by_size`: "latents 1024:16 4096:8", or with the name of a rule of ROW_SIZES
         before it, "tokens hidden_states 1024:16 4096:8". Without one it is "area".
 
-        :raises ValueError: it is not so written.
+        :raises ValueError: the text is not of this form.
         """
         names = [word for word in text.split() if ":" not in word]
         pairs = text.split()[len(names) :]
@@ -158,7 +158,7 @@ class RowCaps:
         return cls(input, rows, ROW_SIZES[rule])
 
     def most(self, inputs: Tensors) -> int:
-        """Rows that may run together with those of `inputs`, their own included."""
+        """The maximum number of rows in a batch with those of `inputs`."""
         size = self.size(inputs[self.input].shape)
         return next((most for largest, most in self.rows if size <= largest), 1)
 
@@ -180,7 +180,7 @@ class Network(Protocol):
 
 
 class OrtNetwork:
-    """A network run in this process by ONNX Runtime: the raw loop that benchmarks and parity tests compare with.
+    """A network run in this process by ONNX Runtime, without batching: for benchmarks and parity tests.
 
     :param path: the .onnx file.
     :param threads: intra-op threads; 0 lets ONNX Runtime take all cores.
@@ -193,7 +193,7 @@ class OrtNetwork:
 
         providers: list[Any] = ["CPUExecutionProvider"]
         if device == "cuda":
-            ort.preload_dlls()  # CUDA and cuDNN from pip are on no library path
+            ort.preload_dlls()  # CUDA and cuDNN from pip are not on the library path
             providers.insert(0, ("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"}))
 
         options = ort.SessionOptions()

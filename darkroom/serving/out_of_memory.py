@@ -1,12 +1,12 @@
-"""How an error says that memory ran out: the one list for every engine."""
+"""Recognises errors of all engines that say that memory ran out."""
 
 from __future__ import annotations
 
 MARK = "OUT_OF_MEMORY: "
-"""Stands in front of such an error when it leaves our ONNX Runtime backend. Part of that interface."""
+"""Prefix of such an error from our ONNX Runtime backend. Part of its interface."""
 
-# Pieces, in lower case, of what engines say: MARK; Python; ONNX Runtime's arena, with and without gpu_mem_limit; the
-# C++ library; CUDA and torch; TensorRT; cuBLAS and cuDNN 8; cuDNN 9.
+# Parts, in lower case, of the messages of engines: MARK; Python; ONNX Runtime's arena, with and without gpu_mem_limit;
+# the C++ library; CUDA and torch; TensorRT; cuBLAS and cuDNN 8; cuDNN 9.
 _PIECES = (
     "out_of_memory",
     "memoryerror",

@@ -1,6 +1,6 @@
-"""What every host does for a pipeline: gives it networks of its repository, and serves its requests.
+"""The part that all hosts of a pipeline share: it gets networks of its repository, and its requests are served.
 
-How a call reaches a network, and a response its client, is up to the host.
+Each host decides how a call reaches a network, and how a response reaches its client.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class PipelineHost:
     """A pipeline of a model repository; a `darkroom.serving.host.Host`.
 
     :param model: the pipeline's folder in the repository. Its name is that of the model, with its label.
-    :param execute: one call of a network.
+    :param execute: calls a network once.
     """
 
     def __init__(self, pipeline: PipelineModel, model: Path, version: str, execute: Execute) -> None:
@@ -65,14 +65,14 @@ class PipelineHost:
         known = [layout for layout in layouts if layout is not None]
         if NATIVE in os.environ or len(known) != len(layouts):
             return None
-        from darkroom.settings import Settings  # here, because few pipelines need it
+        from darkroom.settings import Settings  # imported here, because few pipelines need it
 
         return BaseLoras(cache=LoraCache.of(Settings()), layouts=known)
 
     async def serve(self, inputs: Mapping[str, Array], reply: Reply, *, client: str) -> None:
-        """Answer one request; raises what the pipeline raises. Call it in a context of its own, as a task has.
+        """Answer one request; raises what the pipeline raises. Needs its own context (contextvars), as every task has.
 
-        :param client: who asks, or "" for a client of its own.
+        :param client: the client that sent the request; "" for a client of its own.
         """
         member = Member(client=client, stopped=reply.cancelled)
         MEMBER.set(member)
@@ -91,7 +91,7 @@ class PipelineHost:
 
 
 def _layout(folder: Path) -> LoraLayout | None:
-    """How a network of a repository takes LoRAs; None where it takes none, as an engine without the second graph."""
+    """The layout of a network that takes LoRAs; None where it takes none, for example a TensorRT engine."""
     config = read_config(folder)
     if config is None or config.backend != "onnxruntime":
         return None

@@ -1,4 +1,4 @@
-"""A Python network in a host: calls of equal shapes merged, and errors for its callers."""
+"""A Python network in a host: it merges calls of equal shapes, and words errors for its callers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from darkroom.serving.networks import Array, Tensors
 
 
 class PythonNetwork:
-    """One instance, set up. Not thread safe.
+    """One loaded instance. Not thread safe.
 
     :param folder, kind, device, instances: see `NetworkModel.setup`.
-    :param rows_by_size: the model parameter of that name; "" where the config has none.
+    :param rows_by_size: the model parameter of that name; "" if the config does not have it.
     """
 
     def __init__(
@@ -28,13 +28,13 @@ class PythonNetwork:
         self._device = str(device)
 
     def execute(self, calls: Sequence[NetworkCall]) -> list[Tensors | Exception]:
-        """Each call's outputs or its own error, in order. Calls with equal shapes run together."""
+        """Return the outputs or the error of each call, in order. Calls with equal shapes run together."""
         return run_calls(self._run, calls, batching=True, caps=self._caps)
 
     def error_text(self, error: Exception) -> str:
         """The text that a caller receives for an error from `execute`.
 
-        The first line only: torch describes memory at length, and traces name files of this machine.
+        Only the first line: torch describes memory at length, and tracebacks name files of this machine.
         """
         return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
@@ -43,7 +43,7 @@ class PythonNetwork:
         return [provider_gauge(self._model.device(), self._device), *self._model.gauges()]
 
     def close(self) -> None:
-        """Free what the network holds; it is not used again."""
+        """Free the memory of the network; it is not used again."""
         self._model.close()
 
     def _run(self, outputs: Sequence[str], inputs: Tensors) -> list[Array]:

@@ -1,6 +1,6 @@
-"""A network that the requests of a pipeline share: each call waits for its turn, and goes in parts if it is too large.
+"""A network that the requests of a pipeline share: each call waits for its turn, and is split if it is too large.
 
-The same for every host; what differs is how a call reaches the network.
+The same for every host; they differ in how a call reaches the network.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class SharedNetwork:
     """A network as a pipeline calls it.
 
     :param spec: the called model.
-    :param execute: one call of it.
-    :param most: rows that one call may have; more go in several calls at once. None = any number.
+    :param execute: calls it once.
+    :param max_rows: maximum number of rows in one call; more are sent in several calls at once. None = any number.
     :param caps: the same, by the size of an input.
-    :param instances: batches that run side by side.
+    :param instances: number of batches that run at the same time.
     :param room: see `darkroom.serving.host.Host.network`.
     :param each: see `Turns`.
     """
@@ -39,7 +39,7 @@ class SharedNetwork:
         spec: ModelSpec,
         execute: Execute,
         *,
-        most: int | None = None,
+        max_rows: int | None = None,
         caps: RowCaps | None = None,
         instances: int = 1,
         room: Callable[[Tensors], float] | None = None,
@@ -47,10 +47,10 @@ class SharedNetwork:
     ) -> None:
         self._spec = spec
         self._execute = execute
-        self._most = most
+        self._max_rows = max_rows
         self._caps = caps
         self._instances = instances
-        self._room = room or self._part_of_batches
+        self._room = room or self._share_of_batches
         self.turns = Turns(each=each)
 
     async def __call__(self, inputs: Tensors) -> dict[str, Array]:
@@ -63,14 +63,14 @@ class SharedNetwork:
         return {name: np.concatenate([answer[name] for answer in answers]) for name in names}
 
     def _batch(self, inputs: Tensors) -> int:
-        """Rows that may run together with those of `inputs`."""
-        return min(self._most or sys.maxsize, self._caps.most(inputs) if self._caps else sys.maxsize)
+        """The maximum number of rows in a batch with those of `inputs`."""
+        return min(self._max_rows or sys.maxsize, self._caps.most(inputs) if self._caps else sys.maxsize)
 
-    def _part_of_batches(self, inputs: Tensors) -> float:
+    def _share_of_batches(self, inputs: Tensors) -> float:
         return _rows(inputs) / (2 * self._batch(inputs) * self._instances)
 
     async def _call(self, inputs: Tensors) -> dict[str, Array]:
-        """One call, in its request's turn: what the network has queued cannot be taken back or overtaken."""
+        """Make one call when it is its request's turn: a call in the queue of the network cannot be taken back."""
         member = MEMBER.get() or Member()
         async with self.turns.turn(member, room=self._room(inputs), work=_work(inputs)):
             if member.stopped():
@@ -87,17 +87,17 @@ def shared_network(
     room: Callable[[Tensors], float] | None = None,
     each: float = 1.0,
 ) -> SharedNetwork:
-    """A network of a repository, with the limits that its config sets; see `darkroom.serving.host.Host.network`."""
+    """Return a network of a repository, with the limits of its config; see `darkroom.serving.host.Host.network`."""
     config = read_config(repository / spec.name)
     if config is None:
         return SharedNetwork(spec, execute, room=room, each=each)
     caps = row_caps(config.parameters["rows_by_size"].string_value, size)
-    most = config.max_batch_size or None
-    return SharedNetwork(spec, execute, most=most, caps=caps, instances=instances(config), room=room, each=each)
+    rows, count = config.max_batch_size or None, instances(config)
+    return SharedNetwork(spec, execute, max_rows=rows, caps=caps, instances=count, room=room, each=each)
 
 
 def network_error(name: str, message: str) -> DarkroomError:
-    """The error of a call that the network `name` answered with `message`: its own one, if it is of our tree."""
+    """Return the error for a call that the network `name` answered with `message`: that of our tree, if it is one."""
     own = from_wire(message)
     if own is not None:
         return own
@@ -110,5 +110,5 @@ def _rows(inputs: Tensors) -> int:
 
 
 def _work(inputs: Tensors) -> int:
-    """What a call costs, about: the elements of its first input, which is the one that the network is large for."""
+    """The approximate cost of a call: the number of elements of its first input, which is the largest one."""
     return int(next(iter(inputs.values())).size)

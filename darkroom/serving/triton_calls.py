@@ -10,7 +10,7 @@ from darkroom.serving.calls import LORAS
 
 
 def call_of(request: Any) -> NetworkCall:
-    """The call that an InferenceRequest of a stub is."""
+    """Convert an InferenceRequest of a stub to a call."""
     inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
     parameters = json.loads(request.parameters() or "{}")
     return NetworkCall(inputs, request.requested_output_names(), str(parameters.get(LORAS, "")))

@@ -14,8 +14,9 @@ from darkroom.serving.host import Gauge
 class Gauges:
     """The gauges of one model instance. Thread safe.
 
-    :param labels: of all of them. They have to tell instances apart: series of equal labels are one gauge, which goes
-        when its first owner goes: the old instance of a reload, or one of two instances, takes the others' along.
+    :param labels: labels of every gauge, unique for each instance. Series with equal labels are one gauge, which is
+        removed with its first owner: the end of one instance, for example the old one of a reload, would remove the
+        gauges of the other.
     """
 
     def __init__(self, labels: Mapping[str, str]) -> None:
@@ -39,7 +40,7 @@ class Gauges:
             metric.set(gauge.value)
 
     def close(self) -> None:
-        """Take them away; each goes before its family."""
+        """Remove the gauges, each before its family."""
         with self._lock:
             self._shown.clear()
             self._families.clear()

@@ -24,7 +24,7 @@ from darkroom.serving.triton_metrics import Gauges
 
 
 class TritonNetwork:
-    """What `TritonPythonModel()` gives Triton for a network."""
+    """The object that `TritonPythonModel()` returns to Triton for a network."""
 
     def __init__(self, model: NetworkModel) -> None:
         self._model = model
@@ -47,7 +47,7 @@ class TritonNetwork:
         self._publish()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Triton's hook: merged runs of equal shapes, and to each failed request its own error."""
+        """Triton's hook: runs requests of equal shapes together, and answers each failed request with its own error."""
         answers = self._network.execute([call_of(request) for request in requests])
         return [self._respond(answer) for answer in answers]
 
@@ -64,7 +64,7 @@ class TritonNetwork:
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(reason, pb_utils.TritonError.INTERNAL))
 
     def _publish(self) -> None:
-        """Show on Triton's metrics endpoint how the network runs now. Thread safe."""
-        with self._publishing:  # also what is read, so that the last one to show it is the last one that read it
+        """Publish the present gauges of the network on Triton's metrics endpoint. Thread safe."""
+        with self._publishing:  # reading and publishing, so that an older value never replaces a newer one
             for gauge in self._network.gauges():
                 self._gauges.show(gauge)

@@ -31,7 +31,7 @@ _THREADS = 64
 
 
 class TritonPipeline:
-    """What `TritonPythonModel()` gives Triton for a pipeline."""
+    """The object that `TritonPythonModel()` returns to Triton for a pipeline."""
 
     def __init__(self, pipeline: PipelineModel) -> None:
         self._pipeline = pipeline
@@ -45,7 +45,7 @@ class TritonPipeline:
         self._host = PipelineHost(self._pipeline, Path(args["model_repository"]), args["model_version"], _execute)
 
     async def execute(self, requests: list[Any]) -> None:
-        """Triton's hook. Being a coroutine of a decoupled model, it overlaps with itself."""
+        """Triton's hook. As a coroutine of a decoupled model it runs several times at once."""
         asyncio.get_running_loop().set_default_executor(self._threads)
         await asyncio.gather(*(self._serve(request) for request in requests))
 
@@ -75,7 +75,7 @@ class TritonPipeline:
 class TritonReply:
     """The response stream of one request.
 
-    :param stopped: whether the client has asked for the end, with `darkroom.serving.calls.STOP`.
+    :param stopped: whether the client has asked the request to stop, with `darkroom.serving.calls.STOP`.
     """
 
     def __init__(self, sender: Any, stopped: Callable[[], bool]) -> None:
@@ -83,7 +83,7 @@ class TritonReply:
         self._stopped = stopped
 
     def cancelled(self) -> bool:
-        """Whether the client has cancelled or gone away."""
+        """Whether the client has cancelled or disconnected."""
         return self._stopped() or bool(self._sender.is_cancelled())
 
     def send(self, outputs: Mapping[str, Array], final: bool = False) -> None:
@@ -93,14 +93,14 @@ class TritonReply:
         self._sender.send(pb_utils.InferenceResponse(output_tensors=tensors), flags=flags)
 
     def fail(self, error: BaseException) -> None:
-        """Close the stream with an error; the client would wait for ever for one that is only logged."""
+        """Close the stream with an error; if it were only logged, the client would wait for ever."""
         if not isinstance(error, DarkroomError):
             pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
         response = pb_utils.InferenceResponse(output_tensors=[], error=_triton_error(error))
         self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
-# What gRPC clients see as the status: the first that fits; anything outside the tree is INTERNAL.
+# The gRPC status that clients see: the first that fits; INTERNAL for errors outside our tree.
 _TRITON_CODES = ((InvalidInput, "INVALID_ARG"), (Cancelled, "CANCELLED"), (BaseException, "INTERNAL"))
 
 

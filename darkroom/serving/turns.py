@@ -22,7 +22,7 @@ class Member:
     """One request that takes turns.
 
     :param client: who sent it; empty for a request that is a client of its own.
-    :param stopped: whether its client has gone.
+    :param stopped: whether its client has disconnected or cancelled.
     """
 
     client: str = ""
@@ -35,17 +35,17 @@ class Member:
 
 
 MEMBER: contextvars.ContextVar[Member | None] = contextvars.ContextVar("member", default=None)
-"""The request at hand."""
+"""The request that the current context serves."""
 
 
 @dataclass(eq=False)
 class _Account:
     """The service that a client or a request has received.
 
-    :ivar served: work so far; the member with the least is next. It is never behind the rivals' clock when its owner
-        comes back, so no client can save up turns by pausing.
+    :ivar served: work so far; the member with the least is next. When its owner comes back after a pause it is raised
+        to the present virtual time, so no client can save up turns by pausing.
     :ivar held: room that it takes now.
-    :ivar waits: turns that it waits for.
+    :ivar waits: number of turns that it waits for.
     """
 
     served: float = 0.0
@@ -63,7 +63,7 @@ class _Request(_Account):
     waiting: deque[_Wait] = field(default_factory=deque)
 
     def first(self) -> _Wait | None:
-        """Its next turn, without those that were cancelled a moment ago."""
+        """Its next turn; turns that were just cancelled are skipped."""
         return next((wait for wait in self.waiting if not wait.granted.done()), None)
 
 
@@ -86,12 +86,12 @@ class _Wait:
 
 
 class Turns:
-    """Room of size 1, given to the request that has been served least, of the client that has been served least.
+    """Room of size 1. The next turn goes to the least served request of the least served client.
 
-    While several clients are there, each may take its equal part of the room, and its requests equal parts of that;
-    one turn at a time is always theirs. A turn that needs more than there is runs alone.
+    While there are several clients, each may take an equal part of the room, and each of its requests an equal part of
+    that, but always at least one turn at a time. A turn that needs more room than there is runs alone.
 
-    :param each: the part that one request may take, even where it is alone.
+    :param each: the part of the room that one request may take, even if no other request is there.
     """
 
     def __init__(self, *, each: float = 1.0) -> None:
@@ -105,8 +105,8 @@ class Turns:
     async def turn(self, member: Member, *, room: float, work: float) -> AsyncIterator[None]:
         """Wait for the turn of `member`, and hold its room while the body runs.
 
-        :param room: the part of the whole that it takes, above 0.
-        :param work: what it costs, in any unit that all turns here have in common.
+        :param room: the part of the room that it takes, above 0.
+        :param work: its cost, in a unit that is the same for all turns here.
         """
         wait = self._wait(member, room, work)
         self._grant()
@@ -162,12 +162,12 @@ class Turns:
                 continue
             if not _fits(wait.request, wait.room, min(self._each, part / len(wait.client.requests))):
                 continue
-            # What is too large now must not be overtaken for ever by what is small.
+            # Small turns must not overtake a large one for ever.
             return wait if not self._held or self._held + wait.room <= 1 + _ROUNDING else None
         return None
 
     def _withdraw(self, wait: _Wait) -> None:
-        """It does not wait any longer; its turn may have come at the same moment."""
+        """Remove a turn that is not waited for any longer; it may have been granted at the same moment."""
         if wait.granted.done() and not wait.granted.cancelled():
             self._release(wait)
             return
@@ -180,7 +180,7 @@ class Turns:
         self._held -= wait.room
         for account in (wait.client, wait.request):
             account.held -= wait.room
-        if self._held < _ROUNDING:  # nothing is held: no remainder of the additions, either
+        if self._held < _ROUNDING:  # nothing is held: drop the rounding error of the sums
             self._held = 0.0
         self._grant()
 

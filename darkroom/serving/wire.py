@@ -28,13 +28,13 @@ _DTYPES = {
 
 
 def as_array(value: Any) -> Array:
-    """An array as it is; a plain str, int or float as an array of one element (STRING, INT32, FP32)."""
+    """Return an array unchanged; a plain str, int or float as an array of one element (STRING, INT32, FP32)."""
     scalars = {str: np.object_, int: np.int32, float: np.float32}
     return value if isinstance(value, np.ndarray) else np.array([value], scalars[type(value)])
 
 
 def as_bytes(array: Array) -> Array:
-    """Strings as the bytes that a server carries; other arrays as they are."""
+    """Encode an array of strings as bytes, as a server carries them; other arrays stay as they are."""
     if array.dtype != np.object_:
         return array
     flat = [item.encode() if isinstance(item, str) else item for item in array.reshape(-1)]
@@ -42,7 +42,7 @@ def as_bytes(array: Array) -> Array:
 
 
 def check_inputs(entries: Iterable[Mapping[str, Any]], inputs: Tensors, max_batch_size: int) -> None:
-    """Refuse what a model's config does not take.
+    """Check inputs against a model's config.
 
     :param entries: the inputs of the config, as parsed JSON.
     :param max_batch_size: of the config; above 0, the first dimension of every input is the batch.

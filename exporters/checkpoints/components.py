@@ -30,7 +30,7 @@ class Component:
 
     :param part: its folder inside the checkpoint; "" for a ControlNet, which is a checkpoint of its own.
     :param files: config.json and the weights, by their path inside the checkpoint.
-    :param variant: "fp16" where the weights lie in files of that name.
+    :param variant: "fp16" if the names of the weights' files contain it.
     """
 
     root: Path
@@ -51,7 +51,7 @@ class Component:
 
 
 def class_of(index: Mapping[str, Any], part: str) -> str | None:
-    """The class that a model_index.json names for a part; None where it has no such part."""
+    """The class that a model_index.json names for a part; None if it does not have the part."""
     entry = index.get(part)
     return str(entry[1]) if isinstance(entry, list) and len(entry) == 2 else None
 
@@ -79,7 +79,7 @@ def read_component(root: Path, part: str, kind: str, stems: tuple[str, str]) -> 
 
 
 def _weight_files(root: Path, prefix: str, stem: str, variant: str, suffix: str) -> tuple[str, ...]:
-    """One file, or the list of several with those in it; nothing when there is neither.
+    """The file of the weights, or the index of several files with these; empty if there is neither.
 
     :raises ExportError: a file of the list is missing.
     """
@@ -98,7 +98,7 @@ def _weight_files(root: Path, prefix: str, stem: str, variant: str, suffix: str)
 
 
 def _index_names(stem: str, variant: str, suffix: str) -> tuple[str, ...]:
-    """What the list of several files may be called; the first one is diffusers' and transformers' own."""
+    """The possible names of the index of several files; the first one is that of diffusers and transformers."""
     return tuple(
         dict.fromkeys(
             (
@@ -111,7 +111,7 @@ def _index_names(stem: str, variant: str, suffix: str) -> tuple[str, ...]:
 
 
 def _usual_names(component: Component) -> dict[str, str]:
-    """The name that the libraries expect for the list of a component's files, by the one that it has."""
+    """The name that the libraries expect for the index of a component's files, by its present name."""
     index = Path(component.weights[0]).name
     if not index.endswith(".json"):
         return {}
@@ -141,8 +141,8 @@ def weights_digest(component: Component, source: SourceCheckpoint) -> str:
 def expect(component: Component, name: str, value: object, *, default: object = None, why: str = "") -> None:
     """Check one entry of a component's config.json.
 
-    :param default: what it has where the entry is missing.
-    :param why: stands behind the expected value, for people.
+    :param default: the value of a missing entry.
+    :param why: a reason for the error message, after the expected value.
     :raises ExportError: it has another value.
     """
     require(component, name, value, component.config.get(name, default), why=why)
@@ -170,12 +170,12 @@ def load(kind: str, component: Component, *, diffusers: bool) -> Any:
         import transformers
     if not diffusers:
         return load_component(getattr(transformers, kind), component)
-    # Without accelerate, which only training needs, diffusers has no other way and says so on every call.
+    # Without accelerate, which only training needs, diffusers has no other way, and logs this on every call.
     return load_component(getattr(in_diffusers, kind), component, low_cpu_mem_usage=False)
 
 
 def load_component(kind: Any, component: Component, **options: Any) -> Any:
-    """from_pretrained with every way to fail as one sentence; weights stored in fp16 become fp32.
+    """Call from_pretrained, with every failure as one sentence; weights in fp16 are converted to fp32.
 
     :raises ExportError: its weights are damaged or of another network.
     """
@@ -207,7 +207,7 @@ def _mismatches(loaded: dict[str, Any]) -> Iterator[str]:
         yield f"{len(loaded['missing_keys'])} are missing, {min(loaded['missing_keys'])} is the first"
     if loaded.get("mismatched_keys"):
         yield f"{len(loaded['mismatched_keys'])} have another shape"
-    # Old files carry CLIP's position numbers among the weights; they are no weights.
+    # Old files contain the position numbers of CLIP, which are not weights.
     unexpected = [key for key in loaded.get("unexpected_keys", ()) if not key.endswith("position_ids")]
     if unexpected:
         yield f"{len(unexpected)} are unknown, {min(unexpected)} is the first"

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself before anything is exported: its class, or the names of its weights."""
+"""Identifies a checkpoint before anything is exported: by its class, or by the names of its weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from exporters.checkpoints.single_file.header import read_header
 from exporters.errors import ExportError
 
 PATTERNS = (INDEX,)
-"""What of a repository of the hub is needed to look at it."""
+"""The files of a hub repository that are needed to identify it."""
 _LOOKS = {
     "conditioner.embedders.0.model.": "a refiner of Stable Diffusion XL",
     "conditioner.embedders.": "Stable Diffusion XL",
@@ -35,11 +35,11 @@ _LOOKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """A checkpoint as far as its family has to know it.
+    """The facts of a checkpoint from which its family is found.
 
-    :param title: its name, for people.
+    :param title: its name, for messages.
     :param index: model_index.json; empty for a single file.
-    :param names: of the weights of a single file; empty for a folder.
+    :param names: the names of the weights in a single file; empty for a folder.
     """
 
     title: str
@@ -48,7 +48,7 @@ class Contents:
 
     @property
     def class_name(self) -> str | None:
-        """The class of a folder's pipeline; None for a single file, and where none is named."""
+        """The class of a folder's pipeline; None for a single file, or if the folder names no class."""
         name = self.index.get("_class_name")
         return name if isinstance(name, str) else None
 
@@ -78,5 +78,5 @@ def read_contents(origin: Origin) -> Contents:
 
 
 def looks_like(names: frozenset[str]) -> str | None:
-    """What the names of the weights in a file say that it is; None where they say nothing that is known."""
+    """The kind of a file by the names of its weights; None if it is unknown."""
     return next((kind for start, kind in _LOOKS.items() if any(name.startswith(start) for name in names)), None)

@@ -1,4 +1,4 @@
-"""Files of checkpoints as people have them: JSON with a byte order mark, lists of weights under other names.
+"""Reads files of checkpoints that differ from the usual form: JSON with a byte order mark, other names of indexes.
 
 The libraries that load checkpoints take neither, so they are given a view of the folder in which all is as they expect.
 """

@@ -20,8 +20,8 @@ class Origin:
     """A checkpoint by its name.
 
     :param name: a hub id, or the absolute path of a folder or of a single file.
-    :param fetch: makes a folder of a hub id.
-    :param unpack: makes a folder of a single file, as web UIs use them.
+    :param fetch: downloads a hub id, and returns the folder.
+    :param unpack: unpacks a single file, as web UIs use them, and returns the folder.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Origin:
     def of(
         cls, text: str, base: Path, fetch: Callable[[str], Path], unpack: Callable[[Path], Path] | None = None
     ) -> Origin:
-        """What a user means by `text`: a folder or a file where there is one (relative to `base`), else a hub id."""
+        """Find the checkpoint that a user names: an existing folder or file (relative to `base`), else a hub id."""
         found = base / text
         # Not resolved: what a link is called may say what it is, and what it leads to only be called by a hash.
         local = found.exists() or found.suffix in SINGLE
@@ -40,12 +40,12 @@ class Origin:
 
     @property
     def local(self) -> bool:
-        """Whether it is a folder or a file of this machine."""
+        """Whether it is a folder or a file on this machine."""
         return Path(self.name).is_absolute()
 
     @property
     def title(self) -> str:
-        """The name that images carry: the hub id, or the folder's or the file's own name without its ending."""
+        """The name that is written into images: the hub id, or that of the folder, or of the file without suffix."""
         path = Path(self.name)
         return self.name if not self.local else path.stem if path.suffix in SINGLE else path.name
 
@@ -71,9 +71,9 @@ class Origin:
         return SourceCheckpoint(name=self.name, files={file: FileState.of(self.root / file) for file in files})
 
     def still(self, noted: SourceCheckpoint) -> bool:
-        """Whether it is what an export was made of.
+        """Whether an export was made from this checkpoint.
 
-        A hub id is taken at its word, nothing is fetched to know; and so is a folder or file that is gone.
+        For a hub id, and for a missing folder or file, only the names are compared; nothing is downloaded.
         """
         if not self.local or not Path(self.name).exists():
             return noted.name == self.name

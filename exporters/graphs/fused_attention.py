@@ -1,4 +1,4 @@
-"""ONNX Runtime's operator for attention in our graphs, and how to spell it out for engines that do not know it."""
+"""ONNX Runtime's operator for attention in our graphs, and its replacement for engines that do not have it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ DOMAIN, OPERATOR = "com.microsoft", "MultiHeadAttention"
 def spell_out(model: Any) -> None:
     """Replace every MultiHeadAttention of an onnx.ModelProto by operators of ONNX itself, in place.
 
-    TensorRT does not know the operator, and makes a fused kernel of the pattern by itself. Weights are not touched,
-    so they may lie outside the model.
+    TensorRT does not have the operator, but compiles the pattern to a fused kernel. Weights are not read, so they may
+    be outside the model.
     """
     graph = model.graph
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}

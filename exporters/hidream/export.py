@@ -34,17 +34,17 @@ class CheckpointSources:
     llama: Origin | None = None
 
     def of(self, part: str) -> Origin:
-        """The one that a part of the pipeline lies in."""
+        """The checkpoint that contains a part of the pipeline."""
         return self.llama if part == weights.LLAMA and self.llama else self.checkpoint
 
     @property
     def beside(self) -> Mapping[str, Origin]:
-        """Those beside the checkpoint, by their role."""
+        """The checkpoints beside the main one, by their role."""
         return {LLAMA_ROLE: self.llama} if self.llama else {}
 
     @property
     def llama_root(self) -> Path | None:
-        """The folder of Llama's own checkpoint.
+        """The folder of the separate checkpoint of Llama.
 
         :raises ExportError: it is not there, or cannot be fetched.
         """

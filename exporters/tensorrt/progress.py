@@ -1,4 +1,4 @@
-"""How far a build is: TensorRT tells of phases with steps, and of phases inside a step."""
+"""The progress of a build: TensorRT reports phases with steps, and phases inside a step."""
 
 from __future__ import annotations
 

@@ -73,10 +73,10 @@ class Speed:
         return image * images + unit * units
 
     def observed(self, images: float, units: float, seconds: float, *, company: float = 0.0) -> Speed:
-        """With one more observation.
+        """Return the speed with one more observation.
 
-        :param seconds: the demand that was measured.
-        :param company: the logarithm of how many ran at once: the more they were, the less it says.
+        :param seconds: the measured demand.
+        :param company: the logarithm of the number of tasks that ran at once; a larger one lowers the weight.
         """
         seconds = max(seconds, _LEAST)
         expected = max(self.demand(images, units), _LEAST) if self.weight else seconds
@@ -84,7 +84,8 @@ class Speed:
         weight = (1.0 if self.weight else _FIRST) / (1 + company**2)
         if self.weight > _SETTLED:
             weight *= _SURPRISE / max(surprise, _SURPRISE)
-        # Relative to the middle of both: to the duration alone, short ones would count most, to the expected one, long.
+        # Relative to the geometric mean of both. Relative to the measured duration alone, short observations would
+        # count most; relative to the expected one, long observations.
         scale, kept = math.sqrt(seconds * expected), _FORGETTING**weight
         p, u, y = images / scale, units / scale, seconds / scale
         return replace(

@@ -1,9 +1,9 @@
-"""Tasks with the same key run one at a time, on all proxies together. `Store` has the transactions.
+"""Tasks with the same key run one at a time, on all proxies together. `Store` opens the transactions.
 
-Of the tasks with one key at most one is in the queue or runs. The others are *held*: they have a row and are in no
-queue, so that they take no slot and no other task waits behind them. When the one has ended and its run has
-stopped, the first of the held ones is released. A task that was cancelled has ended before its run has stopped: the
-column `worker` names the proxy whose run may still be at work.
+Of the tasks with one key at most one is in the queue or runs. The others are *held*: they have a row but are in no
+queue, so they take no slot, and no other task waits behind them. When a task with the key has ended and its run has
+stopped, the first held task is released. A cancelled task ends before its run has stopped: the column `worker` names
+the proxy whose run may still work.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _HELD = (TASKS.c.state == "queued", TASKS.c.held.is_(True))
 
 
 def is_held(connection: sa.Connection, draft: Draft) -> bool:
-    """Whether a new task has to wait for another one. In a locked transaction.
+    """Whether a new task has to wait for another one. Needs a locked transaction.
 
-    :raises Conflict: it does not want to.
+    :raises Conflict: it would have to wait, but has `exclusive_or_refuse`.
     """
     work = draft.work
     if work.exclusive is None:
@@ -33,11 +33,11 @@ def is_held(connection: sa.Connection, draft: Draft) -> bool:
         other = connection.execute(same.order_by(TASKS.c.held, TASKS.c.order, TASKS.c.created_at).limit(1)).first()
         if other is not None:
             raise Conflict(f"Task {other.id} is {other.state}; it has to end before another one like it is accepted.")
-    return _exists(connection, work.exclusive, TASKS.c.state.in_(LIVE))  # not past those that are held already
+    return _exists(connection, work.exclusive, TASKS.c.state.in_(LIVE))  # a new task does not overtake held ones
 
 
 def release(connection: sa.Connection) -> list[Any]:
-    """Let the first held task go of each key that is free; returns their rows. In a locked transaction."""
+    """Release the first held task of each key that is free; returns their rows. Needs a locked transaction."""
     released = []
     for key in connection.scalars(sa.select(TASKS.c.exclusive).where(*_HELD).distinct()).all():
         if not _exists(connection, key, sa.and_(*_IN_LINE)):
@@ -49,11 +49,11 @@ def release(connection: sa.Connection) -> list[Any]:
 
 
 def is_any_held(connection: sa.Connection) -> bool:
-    """Whether there is anything to release, now or later."""
+    """Whether any task is held."""
     return connection.scalar(sa.select(TASKS.c.id).where(*_HELD).limit(1)) is not None
 
 
 def _exists(connection: sa.Connection, key: str, which: sa.ColumnElement[bool]) -> bool:
-    """Whether there is such a task with the key, or one whose run has not stopped."""
+    """Whether there is a task with the key for which `which` holds, or whose run has not stopped."""
     found = sa.or_(which, TASKS.c.worker.is_not(None))
     return connection.scalar(sa.select(TASKS.c.id).where(TASKS.c.exclusive == key, found).limit(1)) is not None

@@ -10,14 +10,16 @@ from proxy.tasks.schema import PROXIES
 from proxy.tasks.store import Store
 
 LOST_SECONDS = 10.0
+"""Seconds without a heartbeat after which a proxy counts as dead."""
 _BLIND_SECONDS = LOST_SECONDS / 2
+"""If this proxy has not looked for longer, it may have missed the heartbeats of others."""
 
 
 class Heartbeats:
-    """Each proxy counts up a number of its own and watches those of the others.
+    """Each proxy increments its own counter, and watches the counters of the others.
 
-    Whether one has stopped is measured by the clock of the observer: clocks of several machines need not agree.
-    The methods wait for the database: `Store.call` takes them to a thread.
+    The observer measures with its own clock whether a counter has stopped, so the clocks of several machines need not
+    agree. The methods wait for the database; `Store.call` runs them in a thread.
     """
 
     def __init__(self, store: Store, own: str) -> None:
@@ -27,17 +29,17 @@ class Heartbeats:
         self._looked = 0.0
 
     def beat(self) -> None:
-        """Be alive for a further `LOST_SECONDS`."""
+        """Write a heartbeat, which is valid for `LOST_SECONDS`."""
         with self._store.transaction() as connection:
             mine = sa.update(PROXIES).where(PROXIES.c.id == self._own).values(beat=PROXIES.c.beat + 1)
             if not connection.execute(mine).rowcount:
                 connection.execute(sa.insert(PROXIES).values(id=self._own, beat=0))
 
     def lost(self, others: set[str]) -> set[str]:
-        """Those that did not count for `LOST_SECONDS`, and those of `others` that have ended.
+        """Return the proxies without a heartbeat for `LOST_SECONDS`, and those of `others` that have ended.
 
-        After a time without a look, as when the database was unavailable, all others have that long again: they could
-        not count, either.
+        If this proxy could not look for a while, for example because the database was unavailable, the time starts
+        again for all others, because they could not write heartbeats either.
         """
         with self._store.transaction() as connection:
             beats = {str(id): int(beat) for id, beat in connection.execute(sa.select(PROXIES.c.id, PROXIES.c.beat))}
@@ -52,6 +54,6 @@ class Heartbeats:
         return (silent | (others - beats.keys())) - {self._own}
 
     def forget(self, ids: set[str]) -> None:
-        """Strike off proxies that have ended and of which nothing is left."""
+        """Delete the entries of proxies that have ended and have no tasks left."""
         with self._store.transaction() as connection:
             connection.execute(sa.delete(PROXIES).where(PROXIES.c.id.in_(ids)))

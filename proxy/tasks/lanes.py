@@ -10,7 +10,7 @@ from proxy.gate import Gate
 
 @dataclass(frozen=True, kw_only=True)
 class Lane:
-    """A kind of tasks.
+    """A kind of task.
 
     :param name: the name in operations and in the rows of tasks.
     :param number: the id of its row in the table of gains.

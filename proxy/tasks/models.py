@@ -1,4 +1,4 @@
-"""What a task is."""
+"""The types of tasks, of their drafts and results, and of queue estimates."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ State = Literal["queued", "processing", "completed", "failed", "cancelled"]
 LIVE: tuple[State, ...] = ("queued", "processing")
 STATES: tuple[State, ...] = (*LIVE, "completed", "failed", "cancelled")
 PRIORITIES = ("high", "normal", "low")
-"""A task of a higher one is always first; clients take turns within each."""
+"""Tasks of a higher priority always come first; within a priority clients take turns."""
 EXCLUSIVE_LIMIT = 200
-"""Characters of `Work.exclusive`."""
+"""Maximum number of characters in `Work.exclusive`."""
 _MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}/[a-z0-9][a-z0-9.+-]{0,63}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What an operation makes of a request: all that it needs to run, today or after a restart.
+    """A request in the form that its operation needs to run it, also after a restart.
 
-    :param fields: JSON can hold it. Nothing in it is left to chance: the same work makes the same results.
-    :param files: images and the like, by a name of letters and underscores.
-    :param steps: how many steps it will emit, as far as that is known now.
-    :param kind, units, pictures: what its duration is measured by: seconds per unit and per image, for each kind by
-        itself.
-    :param exclusive: a key such as `session:abc`. Of the tasks with the same key one runs at a time, the others wait
-        for it without a slot.
-    :param exclusive_or_refuse: instead of waiting for another task with the key, it is refused with 409.
+    :param fields: valid for JSON, and complete: the same work makes the same results.
+    :param files: files such as images, by a name of letters and underscores.
+    :param steps: the expected number of steps.
+    :param kind, units, pictures: the kind of work, and its size in units and images. Speeds (seconds per unit and per
+        image) are measured for each kind separately.
+    :param exclusive: a key such as `session:abc`. Tasks with the same key run one at a time; the others wait for it
+        without a slot.
+    :param exclusive_or_refuse: refuse the task with 409, instead of letting it wait for another task with the key.
     :raises InvalidInput: the key is empty or too long.
     """
 
@@ -67,9 +67,9 @@ class Draft:
     :param requested_operation: the operation name that the client sent; None if it is `operation`.
     :param client: the client that sent it and owns it.
     :param source: where the request came from; sources take turns. None: the client itself.
-    :param lane: of its operation; see `proxy.tasks.lanes`.
+    :param lane: the lane of its operation; see `proxy.tasks.lanes`.
     :param key: the client's Idempotency-Key, or None.
-    :param digest: of what was sent, to tell a repetition from another request under the same key.
+    :param digest: the hash of the request, to distinguish a repetition from another request with the same key.
     """
 
     id: str
@@ -90,23 +90,23 @@ class Task:
 
     :param operation: the name of the operation that runs it: that of its model, if it is not the default model.
     :param requested_operation: the operation name that the client sent, if it differs from `operation`.
-    :param lane: the tasks that it waits with; see `proxy.tasks.lanes`.
-    :param source: where it came from, as far as that is known.
-    :param order: where it is in the queue, the lowest first.
-    :param newcomer: when it came its source had no other task, others had one for every slot, and nothing of a higher
-        priority waited.
+    :param lane: the lane of its operation; see `proxy.tasks.lanes`.
+    :param source: where the request came from; None for the client itself.
+    :param order: its order in the queue, lowest first.
+    :param newcomer: whether, when it was accepted, its source had no other task, others had one for every slot, and no
+        task of a higher priority waited.
     :param exclusive: see `Work`.
     :param held: whether it waits, outside of the queue, for another task with the same key.
-    :param run: name of the run that may write, or None.
-    :param attempts: how often it was begun.
-    :param bytes: of its files on the disk.
-    :param step, steps: steps done, and in all.
-    :param estimate: seconds that it takes alone, as others of its kind did before it was accepted.
-    :param created_at, started_at, completed_at, expired_at: seconds since the epoch. It was started when the run that
-        is under way, or that ended it, began.
-    :param error: `{"code", "message", "param"}` of a failed one.
-    :param results: `{"name", "media_type", "bytes", "details"}` of each file of a completed one, and `filename` where
-        the operation named it.
+    :param run: the name of the run that may write, or None.
+    :param attempts: number of runs that were started.
+    :param bytes: size of its files on the disk.
+    :param step, steps: steps done, and steps in total.
+    :param estimate: seconds that it takes alone, estimated from tasks of its kind when it was accepted.
+    :param created_at, started_at, completed_at, expired_at: seconds since the epoch; `started_at` is the start of the
+        present or last run.
+    :param error: `{"code", "message", "param"}` of a failed task.
+    :param results: `{"name", "media_type", "bytes", "details"}` of each file of a completed task, and `filename` if the
+        operation named it.
     """
 
     id: str
@@ -142,12 +142,12 @@ class Task:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will happen to it."""
+        """Whether it is completed, failed or cancelled."""
         return self.state not in LIVE
 
     @property
     def share(self) -> float:
-        """How much of it is done, 0..1."""
+        """The share of its steps that is done, 0..1."""
         if self.state == "completed":
             return 1.0
         return min(1.0, self.step / self.steps) if self.steps else 0.0
@@ -159,9 +159,9 @@ class Output:
 
     :param data: the content, or a file in the task's workspace, which becomes the result without being read.
     :param media_type: such as `image/png`, without parameters.
-    :param details: what there is to know of it, for JSON.
-    :param name: what the file is called when it is downloaded. By default it has the task's id and a number.
-    :raises InvalidInput: the media type or the name is none.
+    :param details: facts about it, valid for JSON.
+    :param name: the file name for downloads; by default the task's id and a number.
+    :raises InvalidInput: the media type or the name is invalid.
     """
 
     data: bytes | memoryview | Path
@@ -181,18 +181,18 @@ class Output:
 
 
 Emit = Callable[[int, int, "bytes | None"], None]
-"""Takes the steps that are done, the steps in all, and now and then a PNG of how far the image is."""
+"""Called with the number of steps done, the number of steps in total, and sometimes a preview as PNG."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskContext:
-    """What an operation works with when it runs.
+    """The arguments of an operation that runs a task.
 
-    :param fields, files: of the `Work` that it made when the task was accepted.
-    :param workspace: a folder of the task's own. What is there outlives restarts of the service, until the task has
-        ended: an operation that keeps its progress there can resume. It may die at any moment, and the run after it
-        finds what is there then, so a file has to be written under another name and renamed. With several proxies it
-        is in the folder that they share.
+    :param fields, files: those of the `Work` that the operation made when the task was accepted.
+    :param workspace: the task's own folder. Files in it are kept over restarts of the service until the task has ended,
+        so an operation can store its progress there and resume. A run may be killed at any moment, and the next run
+        finds the folder in that state: write files under another name and rename them. With several proxies the
+        workspace is in the folder that they share.
     """
 
     services: Services
@@ -208,11 +208,11 @@ START_SECONDS = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class LaneLoad:
-    """What one proxy knows of a lane besides what is in the database.
+    """The state of a lane in one proxy that is not in the database.
 
-    :param slots: how many of its tasks run at a time in each proxy.
-    :param had: of tasks that run here, the seconds of their work alone that are done.
-    :param direct: the direct requests here that run, and those that wait.
+    :param slots: number of its tasks that each proxy runs at a time.
+    :param had: the finished part of the demand of each task that runs here, in seconds.
+    :param direct: the direct requests of this proxy: those that run, and those that wait.
     """
 
     slots: int
@@ -222,12 +222,13 @@ class LaneLoad:
 
 @dataclass(frozen=True, kw_only=True)
 class QueueEstimate:
-    """Of one lane: what runs, and what waits in the order in which it will run; direct requests are among both.
+    """The running and the waiting jobs of one lane, the latter in the order in which they will run. Direct requests are
+    included.
 
-    :param expected: what will probably come behind them.
-    :param slots: how many run at a time, on all machines together.
+    :param expected: jobs that will probably arrive after them.
+    :param slots: number of jobs that run at a time, on all machines together.
     :param gain: see `proxy.load.shares`.
-    :param machines: proxies that run tasks of this queue.
+    :param machines: number of proxies that run tasks of this queue.
     """
 
     running: list[QueuedJob]
@@ -239,30 +240,30 @@ class QueueEstimate:
 
     @cached_property
     def waiting(self) -> list[str]:
-        """The ids of the tasks that wait."""
+        """The ids of the waiting tasks."""
         return [job.id for job in self.queue if job.id]
 
     @cached_property
     def forecast(self) -> Forecast:
-        """When all of them end."""
+        """When these jobs end."""
         ahead = [*self.queue, *(replace(job, id="") for job in self.expected)]
         return forecast(self.running, ahead, slots=self.slots, gain=self.gain, machines=self.machines)
 
     def position(self, id: str) -> int | None:
-        """1 for the next one; None for one that does not wait."""
+        """The position of a task in the queue, 1 for the next one; None if it does not wait."""
         return next((k for k, one in enumerate(self.waiting, 1) if one == id), None)
 
     def seconds_until_done(self, task: Task) -> float:
-        """The best estimate at this moment."""
+        """Estimate of the seconds until a task has ended."""
         if task.ended:
             return 0.0
         return self.forecast.ends.get(task.id, task.estimate) + (START_SECONDS if task.state == "queued" else 0.0)
 
     def seconds_until_room(self, count: int) -> float:
-        """Seconds until that number of them have ended."""
+        """Estimate of the seconds until `count` jobs have ended."""
         moments = self.forecast.moments
         return moments[min(count, len(moments)) - 1] if moments else 0.0
 
 
 QueueEstimates = Mapping[str, QueueEstimate]
-"""By the names of the lanes."""
+"""The estimates of all lanes, by their names."""

@@ -1,4 +1,4 @@
-"""How long tasks are kept: their files for a time and up to a size, then for the same time that they were there."""
+"""Deletes old tasks: first their files, by age and total size, and later their rows."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from proxy.tasks.store import Store
 log = logging.getLogger(__name__)
 
 _ORPHAN_ROUND_SECONDS = 3600.0
-"""How often folders without a task are looked for, which takes a look at all folders."""
+"""Seconds between two searches for folders without a task, which list all folders."""
 
 
 class Retention:
-    """Removes what was kept long enough.
+    """Deletes the files and rows of old tasks.
 
-    :param hours: after its end, until a task's files go; and again, until its row goes.
-    :param gigabytes: of all files, workspaces included; the tasks that ended first make room.
+    :param hours: time from the end of a task until its files are deleted, and from then until its row is deleted.
+    :param gigabytes: maximum size of all files, including workspaces; above it the tasks that ended first are deleted.
     """
 
     def __init__(self, store: Store, files: Files, *, hours: float, gigabytes: float) -> None:
@@ -35,7 +35,7 @@ class Retention:
         self._looked = -math.inf
 
     def sweep(self) -> list[str]:
-        """Do it; waits for database and disk. Returns the tasks that are to be forgotten altogether.
+        """Delete old files. Waits for database and disk. Returns the tasks whose rows are to be deleted (`forget`).
 
         :raises NotReady: the database is unavailable.
         """
@@ -51,18 +51,18 @@ class Retention:
 
         :raises NotReady: the database is unavailable.
         """
-        self._files.remove(id)  # first: what is marked is never looked at again
+        self._files.remove(id)  # before the mark, because marked tasks are never looked at again
         mark = sa.update(TASKS).where(TASKS.c.id == id).values(expired_at=time.time(), bytes=0)
         with self._store.transaction() as connection:
             connection.execute(mark)
 
     def forget(self, ids: Sequence[str]) -> None:
-        """Forget tasks altogether."""
+        """Delete the rows of tasks."""
         with self._store.transaction() as connection:
             connection.execute(sa.delete(TASKS).where(TASKS.c.id.in_(ids)))
 
     def _remove_orphans(self) -> None:
-        """Remove the folders that have no task: a crash came between their inputs and their acceptance."""
+        """Remove the folders without a task, left by a crash between writing the inputs and accepting the task."""
         if not self._files.belong_to(self._store.database()):
             log.warning("the folder of tasks belongs to another database; the files in it are left alone")
             return
@@ -71,7 +71,7 @@ class Retention:
             self._files.remove(id)
 
     def _outlived(self) -> list[str]:
-        """The tasks whose time is over, and behind them, where the rest is too large, those that ended first."""
+        """Return the tasks that are too old, and, if the rest is too large, those that ended first."""
         oldest, total = time.time() - self._seconds, self._total_bytes()
         there = (TASKS.c.expired_at.is_(None), TASKS.c.state.not_in(LIVE))
         ended = sa.select(TASKS.c.id, TASKS.c.completed_at, TASKS.c.bytes).where(*there).order_by(TASKS.c.completed_at)
@@ -87,12 +87,12 @@ class Retention:
         return outlived
 
     def _total_bytes(self) -> int:
-        """The bytes of inputs and results, and of the workspaces of tasks that have started and not ended."""
-        begun = sa.select(TASKS.c.id).where(TASKS.c.state.in_(LIVE), TASKS.c.started_at.is_not(None))
+        """The size of inputs and results, and of the workspaces of tasks that have started and not ended."""
+        started = sa.select(TASKS.c.id).where(TASKS.c.state.in_(LIVE), TASKS.c.started_at.is_not(None))
         size = sa.select(sa.func.sum(TASKS.c.bytes)).where(TASKS.c.expired_at.is_(None))
         with self._store.transaction() as connection:
             total = int(connection.scalar(size) or 0)
-            ids = list(connection.scalars(begun))
+            ids = list(connection.scalars(started))
         return total + sum(self._files.workspace_bytes(str(id)) for id in ids)
 
     def _forgettable(self) -> list[str]:

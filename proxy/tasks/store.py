@@ -1,8 +1,7 @@
 """The tasks in the database, as clients see them. SQLite and PostgreSQL, with the same statements.
 
-Every change of a task's state is one conditional UPDATE: only the process that finds the condition true makes
-the change.
-The methods wait for the database: `Store.call` takes them to a thread.
+Every change of a task's state is one conditional UPDATE: only the process that finds the condition true makes the
+change. The methods wait for the database; `Store.call` runs them in a thread.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 _CONNECTIONS = 8
-_PATIENCE = {
+_POSTGRES_TIMEOUTS = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
     "keepalives_interval": 5,
@@ -43,26 +42,26 @@ _PATIENCE = {
     "tcp_user_timeout": 25_000,
     "options": "-c statement_timeout=30000 -c idle_in_transaction_session_timeout=15000",
 }
-"""A PostgreSQL that is out of reach is one that does not answer; requests get 503 and do not wait for ever. And a proxy
-that stands still in the middle of an acceptance does not keep the others from theirs."""
-_ADMISSION_LOCK = 0x6461726B  # any number that no other application uses in this database
-_ROUNDS = 2**29
-"""`order` is the number of the priority times this, plus the round: DBOS takes priorities up to 2^31 - 1."""
+"""Timeouts, so that requests get 503 when PostgreSQL cannot be reached, and so that a proxy that is suspended within a
+transaction does not block the others for long."""
+_ADMISSION_LOCK = 0x6461726B  # an arbitrary number; no other application may use it in this database
+_PRIORITY_STEP = 2**29
+"""`order` is the index of the priority times this number, plus the round. DBOS accepts priorities up to 2^31 - 1."""
 _BUSY_MILLISECONDS = 30_000
 IDS_AT_A_TIME = 500
-"""Maximum number of values in one statement: databases have a limit."""
+"""Maximum number of ids in one statement, because databases limit it."""
 _KEY = "Idempotency-Key"
 
 
 def connect(url: str) -> sa.Engine:
-    """An engine for `sqlite:///file` or `postgresql://...`."""
+    """Create an engine for `sqlite:///file` or `postgresql://...`."""
     address = sa.make_url(url)
     if address.get_backend_name() != "sqlite":
         return sa.create_engine(
             address.set(drivername="postgresql+psycopg"),
             pool_size=_CONNECTIONS,
             pool_pre_ping=True,
-            connect_args=_PATIENCE,
+            connect_args=_POSTGRES_TIMEOUTS,
         )
     Path(address.database or "").parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(address, pool_size=_CONNECTIONS)
@@ -77,16 +76,16 @@ def connect(url: str) -> sa.Engine:
 
 
 class Store:
-    """The table of tasks and what is learnt of their speeds."""
+    """Reads and writes the table of tasks, and the measured speeds."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
-        # Of our own: however many requests come at once, no more of them than there are connections.
+        # Our own threads, at most one for each connection, however many requests arrive at once.
         self._threads = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="tasks-store")
 
     async def call(self, work: Callable[Given, Result], *given: Given.args, **named: Given.kwargs) -> Result:
-        """Do something that waits for the database, in a thread."""
-        context = contextvars.copy_context()  # the log wants the request's id
+        """Run a function that waits for the database in a thread."""
+        context = contextvars.copy_context()  # the log needs the request's id
         job = partial(context.run, work, *given, **named)
         return await asyncio.get_running_loop().run_in_executor(self._threads, job)
 
@@ -96,7 +95,7 @@ class Store:
         self._engine.dispose()
 
     def create(self) -> None:
-        """Make the tables that are not there yet, and the columns that an older release did not have."""
+        """Create missing tables, and the columns that an older release did not have."""
         with self.transaction(locked=True) as connection:
             METADATA.create_all(connection)
             migrate(connection)
@@ -104,13 +103,13 @@ class Store:
                 connection.execute(sa.insert(DATABASES).values(id=str(uuid.uuid4())))
 
     def database(self) -> str:
-        """A name that no other database has."""
+        """Return the unique name of this database."""
         with self.transaction() as connection:
             return str(connection.scalar(sa.select(DATABASES.c.id)))
 
     @contextmanager
     def transaction(self, *, locked: bool = False) -> Iterator[sa.Connection]:
-        """A transaction; one that is `locked` never overlaps with another one that is.
+        """Run a transaction. Those that are `locked` never overlap with each other.
 
         :raises NotReady: the database is unavailable or cannot write.
         """
@@ -126,16 +125,16 @@ class Store:
             raise NotReady("The database of tasks does not answer; try again in a moment.", retry_after=5) from error
 
     def add(self, drafts: Sequence[Draft], *, slots: int, queue_size: int, fallback: float) -> list[tuple[Task, bool]]:
-        """Accept all of the drafts, which are of one lane, or none. What was accepted before under the same key is
-        given as it is now.
+        """Accept all of the drafts, which are of one lane, or none. For a draft that was accepted before under the same
+        Idempotency-Key the existing task is returned.
 
-        :param slots: how many run at a time.
-        :param fallback: seconds per unit of what was never measured.
+        :param slots: number of tasks that run at a time.
+        :param fallback: seconds per unit, for kinds that were never measured.
         :returns: each task, and whether it is new.
-        :raises Conflict: another request came under that Idempotency-Key; or a task is there with the same key of
-            `Work.exclusive`, and the new one is not to wait for it.
-        :raises Gone: what was accepted under the Idempotency-Key is deleted.
-        :raises QueueFull: fewer than these may wait.
+        :raises Conflict: a different request had that Idempotency-Key; or there is a task with the same key of
+            `Work.exclusive`, and the new one must not wait for it.
+        :raises Gone: the task with the Idempotency-Key is deleted.
+        :raises QueueFull: there is no room for all of them.
         """
         with self.transaction(locked=True) as connection:
             known = self._known(connection, drafts, slots=slots, queue_size=queue_size)
@@ -148,8 +147,9 @@ class Store:
             ]
 
     def check_room(self, drafts: Sequence[Draft], *, slots: int, queue_size: int) -> list[Task] | None:
-        """What `add` would do now, before the disk has to work: the tasks, if all were accepted before, else None.
+        """Check whether `add` would accept the drafts, before files are written.
 
+        :returns: the tasks, if all drafts were accepted before, else None.
         :raises Conflict, Gone, QueueFull: as `add`.
         """
         with self.transaction() as connection:
@@ -160,7 +160,7 @@ class Store:
     def _known(
         self, connection: sa.Connection, drafts: Sequence[Draft], *, slots: int, queue_size: int
     ) -> list[Task | None]:
-        """What was accepted before of each draft; there is room for the others."""
+        """Return the existing task of each draft, or None; checks that there is room for the others."""
         known = [self._repeated(connection, draft) for draft in drafts]
         new = [draft for draft, task in zip(drafts, known, strict=True) if task is None]
         if new:
@@ -206,7 +206,7 @@ class Store:
                 priority=draft.priority,
                 state="queued",
                 round=round,
-                order=PRIORITIES.index(draft.priority) * _ROUNDS + min(round, _ROUNDS - 1) + 1,
+                order=PRIORITIES.index(draft.priority) * _PRIORITY_STEP + min(round, _PRIORITY_STEP - 1) + 1,
                 idempotency_key=draft.key,
                 digest=draft.digest,
                 attempts=0,
@@ -239,7 +239,7 @@ class Store:
     def _is_newcomer(self, connection: sa.Connection, draft: Draft, slots: int) -> bool:
         """Whether its source has no other task, others have at least one for every slot, and nothing of a higher
         priority waits."""
-        lane, ahead = TASKS.c.lane == draft.lane, TASKS.c.order <= PRIORITIES.index(draft.priority) * _ROUNDS
+        lane, ahead = TASKS.c.lane == draft.lane, TASKS.c.order <= PRIORITIES.index(draft.priority) * _PRIORITY_STEP
         live = (lane, TASKS.c.state.in_(LIVE))
         return (
             int(connection.scalar(_count(*live)) or 0) >= slots
@@ -248,18 +248,18 @@ class Store:
         )
 
     def get(self, id: str) -> Task | None:
-        """A task, or None."""
+        """Return a task, or None."""
         with self.transaction() as connection:
             row = connection.execute(sa.select(TASKS).where(TASKS.c.id == id)).one_or_none()
         return None if row is None else task_of(row)
 
     def accepted(self, ids: Sequence[str]) -> set[str]:
-        """Return what `known` does, after the acceptances in progress have finished."""
+        """As `known`, but waits for acceptances that are in progress."""
         with self.transaction(locked=True) as connection:
             return set(connection.scalars(sa.select(TASKS.c.id).where(TASKS.c.id.in_(ids))))
 
     def known(self, ids: Sequence[str]) -> set[str]:
-        """Those of them that are tasks."""
+        """Return those of the ids that belong to tasks."""
         found: set[str] = set()
         for at in range(0, len(ids), IDS_AT_A_TIME):
             query = sa.select(TASKS.c.id).where(TASKS.c.id.in_(ids[at : at + IDS_AT_A_TIME]))
@@ -268,7 +268,7 @@ class Store:
         return found
 
     def page(self, *, client: str, state: State | None, limit: int) -> list[Task]:
-        """A client's tasks, the newest first, without those whose results are gone."""
+        """Return a client's tasks, newest first, without those whose results are deleted."""
         query = sa.select(TASKS).where(TASKS.c.client == client, TASKS.c.expired_at.is_(None))
         if state is not None:
             query = query.where(TASKS.c.state == state)
@@ -276,15 +276,15 @@ class Store:
             return [task_of(row) for row in connection.execute(query.order_by(TASKS.c.created_at.desc()).limit(limit))]
 
     def living(self, *, before: float) -> list[Task]:
-        """The tasks that have not ended, of those that were created before then."""
+        """Return the tasks that have not ended and were created before that time."""
         query = sa.select(TASKS).where(TASKS.c.state.in_(LIVE), TASKS.c.created_at < before)
         with self.transaction() as connection:
             return [task_of(row) for row in connection.execute(query)]
 
     def counts(self, *, live: bool = False) -> dict[str, int]:
-        """How many tasks there are in each state.
+        """Return the number of tasks in each state.
 
-        :param live: only those that wait or run, which takes no longer the more there are of the others.
+        :param live: count only waiting and running tasks; this takes no longer when there are many ended ones.
         """
         which = TASKS.c.state.in_(LIVE) if live else sa.true()
         query = sa.select(TASKS.c.state, sa.func.count()).where(which).group_by(TASKS.c.state)
@@ -292,18 +292,18 @@ class Store:
             return {str(state): int(count) for state, count in connection.execute(query)}
 
     def queue_estimates(self, loads: Mapping[str, LaneLoad], *, arriving: bool = False) -> QueueEstimates:
-        """What runs and waits now in each of these lanes.
+        """Return the running and waiting tasks in each of these lanes.
 
-        :param arriving: whether to expect as many tasks as have come in the last second, up to the number of slots.
+        :param arriving: expect as many further tasks as arrived in the last second, up to the number of slots.
         """
         with self.transaction() as connection:
             return speeds.queue_estimates(connection, loads, arriving=arriving)
 
     def begin(self, id: str, run: str, worker: str | None = None) -> Task | None:
-        """Begin a run, under a name of its own: only this run may write from now on. None if the task has ended.
-        A second time, because the first answer was lost, it is the same attempt.
+        """Begin a run with a unique name; from now on only this run may write. Returns None if the task has ended.
+        Another call for the same run, because the first answer was lost, does not count as another attempt.
 
-        :param worker: the proxy that runs it, for a task with a key: the key is taken until `stopped`.
+        :param worker: for a task with a key, the proxy that runs it: the key is in use until `stopped` is called.
         """
         now, attempts = time.time(), sa.case((TASKS.c.run == run, TASKS.c.attempts), else_=TASKS.c.attempts + 1)
         values = {
@@ -317,34 +317,35 @@ class Store:
         return self._update(id, None, values)
 
     def progress(self, id: str, run: str | None, step: int, steps: int) -> bool:
-        """Note how far it is; False if the task is not this run's any more: cancelled, or taken over."""
+        """Record the progress. False if the run no longer owns the task, because it was cancelled or taken over."""
         return self._update(id, run, {"step": step, "steps": steps}) is not None
 
     def end(self, id: str, run: str | None, state: State, values: Mapping[str, Any] | None = None) -> bool:
-        """Note how it ended; False if it had ended already, or is another run's (None: whosever it is).
+        """Record the final state. False if the task has already ended, or another run owns it.
 
-        :param values: further columns.
+        :param run: None skips the check of the owner.
+        :param values: values of other columns.
         """
         return self._update(id, run, {"state": state, "completed_at": time.time(), **(values or {})}) is not None
 
     def hand_back(self, id: str, run: str) -> bool:
-        """A run was stopped by us and not by anything that it did: the task waits again, and the run does not count."""
+        """Queue a task again whose run this service stopped; the run does not count as an attempt."""
         return (
             self._update(id, run, {"state": "queued", "run": None, "worker": None, "attempts": TASKS.c.attempts - 1})
             is not None
         )
 
     def wait_again(self, id: str, run: str) -> bool:
-        """A run came to grief; the task waits for the next one."""
+        """Queue a task again whose run failed."""
         return self._update(id, run, {"state": "queued", "run": None, "worker": None, "step": 0}) is not None
 
     def stopped(self, id: str, run: str) -> None:
-        """The run of a task with a key is not at work any more; see `proxy.tasks.exclusive`."""
+        """Record that the run of a task with a key has stopped; see `proxy.tasks.exclusive`."""
         with self.transaction() as connection:
             connection.execute(sa.update(TASKS).where(TASKS.c.id == id, TASKS.c.run == run).values(worker=None))
 
     def release(self) -> list[Task]:
-        """Let tasks go that were held for others with the same key; they are to be queued now."""
+        """Release tasks that were held for others with the same key, and return them; the caller queues them."""
         with self.transaction() as connection:
             if not exclusive.is_any_held(connection):
                 return []
@@ -352,12 +353,12 @@ class Store:
             return [task_of(row) for row in exclusive.release(connection)]
 
     def workers(self) -> set[str]:
-        """The proxies whose runs may have tasks with keys."""
+        """Return the proxies that may run tasks with keys."""
         with self.transaction() as connection:
             return set(connection.scalars(sa.select(TASKS.c.worker).where(TASKS.c.worker.is_not(None)).distinct()))
 
     def forget_workers(self, gone: Collection[str]) -> None:
-        """No run of these proxies is at work any more."""
+        """Record that all runs of these proxies have stopped."""
         with self.transaction() as connection:
             connection.execute(sa.update(TASKS).where(TASKS.c.worker.in_(gone)).values(worker=None))
 
@@ -370,14 +371,14 @@ class Store:
         return None if row is None else task_of(row)
 
     def gain(self, lane: str) -> float:
-        """What is learnt of running together in a lane; see `proxy.load.shares`."""
+        """Return the measured gain of running tasks of a lane together; see `proxy.load.shares`."""
         with self.transaction() as connection:
             return speeds.gain(connection, lane)
 
     def measured(self, task: Task, used: Used) -> float:
-        """Learn from a task that took so much. Two that learn at once do it one after the other.
+        """Update the measurements with a finished task.
 
-        :returns: the gain as it is known now; see `proxy.load.shares`.
+        :returns: the new gain; see `proxy.load.shares`.
         """
         with self.transaction(locked=True) as connection:
             return speeds.learn(connection, task, used)
@@ -392,5 +393,5 @@ def _count(*where: Any) -> sa.Select[Any]:
 
 
 def task_of(row: Any) -> Task:
-    """A row of the table as a task."""
+    """Convert a row of the table to a task."""
     return Task(**{name: getattr(row, name) for name in Task.__dataclass_fields__})

@@ -80,7 +80,7 @@ class Upkeep:
         await asyncio.gather(*self._rounds, return_exceptions=True)
 
     async def leave(self) -> None:
-        """Give what this proxy has not done to the others at once.
+        """Hand the unfinished tasks of this proxy to the others at once.
 
         :raises NotReady: the database is unavailable.
         """
@@ -103,7 +103,7 @@ class Upkeep:
         ours = [task for task in tasks if states.get(task.id) == ("PENDING", self._queue.executor)]
         dropped = {task.id: task for task in ours if not self._runner.has(task.id)}
         for id in dropped.keys() & self._dropped:  # in two rounds, so it is not merely being assigned
-            log.warning("task %s was removed from the queue and not begun; queueing it again", id)
+            log.warning("task %s was removed from the queue but not started; queueing it again", id)
             await self._queue.put_again(dropped[id])
         self._dropped = set(dropped)
         for task in tasks:

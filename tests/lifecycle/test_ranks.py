@@ -202,7 +202,7 @@ def test_ranks_are_excused_when_all_stood_still(
     folder: Path, expected: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A container that is paused for longer than a rank may be silent; we are the first that goes on."""
-    monkeypatch.setattr("darkroom.parallel.ranks._STOOD_STILL", 1.0)
+    monkeypatch.setattr("darkroom.parallel.ranks._SUSPENDED_SECONDS", 1.0)
     with distributed(folder, beat=8) as transformer:
         ranks = transformer._ranks
         assert ranks is not None

@@ -1,8 +1,9 @@
-"""The LoRAs that the rows of a network use now, as the matrices of its graph; see `darkroom.serving.lora_layout`.
+"""The LoRAs in use by the rows of a network, as the matrices of its graph; see `darkroom.serving.lora_layout`.
 
-A slot holds what one row uses: its LoRAs with their ranks one after the other, so that several LoRAs cost what one of
-their ranks together costs. Slots are of a few ranks only (powers of two), and a batch takes its slots from the shelf of
-its largest rank, since a graph has one rank for all rows. Slot 0 of each shelf is zeros, for rows without LoRAs.
+A slot holds the LoRAs of one row with their ranks concatenated, so several LoRAs cost as much as one with the sum of
+their ranks. Slots have a few ranks only (powers of two). A *shelf* holds the slots of one rank, and a batch takes its
+slots from the shelf of its largest rank, since a graph has one rank for all rows. Slot 0 of each shelf is zeros, for
+rows without LoRAs.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from darkroom.serving.networks import Array
 Key = tuple[str, ...]
 """The digests of the LoRAs in a slot, in their order there."""
 Pack = dict[str, tuple[Array, Array]]
-"""A LoRA's down (rank, in) and up (out, rank) by the name of the module."""
+"""The matrices down (rank, in) and up (out, rank) of a LoRA, by the name of the module."""
 Place = Callable[[Array], Any]
 """Puts an array where the engine reads it."""
 
@@ -39,9 +40,9 @@ def shelf_rank(rank: int) -> int:
 class LoraBank:
     """The slots of one network. Not thread safe.
 
-    :param limit: bytes of all slots; a single batch may take more.
-    :param place: is given the matrices of a shelf each time that they have changed.
-    :ivar loads: how often a slot was written.
+    :param limit: maximum size of all slots in bytes; a single batch may take more.
+    :param place: called with the matrices of a shelf each time that they have changed.
+    :ivar loads: number of slots written so far.
     """
 
     def __init__(self, layout: LoraLayout, cache: LoraCache, *, limit: float, place: Place) -> None:
@@ -60,15 +61,15 @@ class LoraBank:
         return sum(shelf.size for shelf in self._shelves.values())
 
     def inputs(self, loras: RowLoras) -> dict[str, Any] | None:
-        """The graph's further inputs for a batch: arrays, and the matrices as `place` gave them.
+        """Return the LoRA inputs of the graph for a batch: arrays, and the matrices as `place` returned them.
 
-        :returns: None where no LoRA of the batch changes anything in this network.
+        :returns: None if no LoRA of the batch changes anything in this network.
         :raises LoraMissing: a LoRA is neither in a slot nor in the cache.
         :raises InvalidInput: a LoRA does not fit the network, or is damaged.
         """
         rows = loras.rows()
         if all(row == rows[0] for row in rows):
-            rows = rows[:1]  # once for all: the matrices need not be copied for each row then
+            rows = rows[:1]  # one entry for all rows: then the matrices need not be copied for each row
         packs: dict[str, Pack] = {}
         for digest in {digest for row in rows for digest in row}:
             if digest not in self._ranks:
@@ -97,7 +98,7 @@ class LoraBank:
         return rank
 
     def _read(self, digest: str) -> Pack:
-        """A LoRA's matrices for this network; notes its rank."""
+        """Read a LoRA's matrices for this network, and store its rank."""
         pack = self._cache.read(digest, self._layout)
         for name, (down, up) in pack.items():
             target = self._layout.by_name.get(name)
@@ -116,7 +117,7 @@ class LoraBank:
         return pack
 
     def _shelf(self, rank: int) -> _Shelf:
-        """The shelf of a rank, which is now the one that was used last."""
+        """Return the shelf of a rank, and mark it as the most recently used one."""
         if rank not in self._shelves:
             self._shelves[rank] = _Shelf(rank, self._layout, self._dtype)
         self._shelves.move_to_end(rank)
@@ -125,7 +126,7 @@ class LoraBank:
     def _fill(self, shelf: _Shelf, keys: set[Key], packs: dict[str, Pack]) -> None:
         """Put the LoRAs of a batch into slots of its shelf.
 
-        :param packs: what has been read already.
+        :param packs: the LoRAs that have been read already.
         """
         for key in keys & shelf.slots.keys():
             shelf.slots.move_to_end(key)
@@ -139,15 +140,15 @@ class LoraBank:
             self.loads += 1
 
     def _free_slot(self, shelf: _Shelf, keys: set[Key], needed: int) -> int:
-        """A slot that nothing of this batch is in.
+        """Return a slot that this batch does not use.
 
-        :param needed: slots that the batch still lacks.
+        :param needed: number of slots that the batch still needs.
         """
         if (slot := shelf.free()) is not None:
             return slot
         more = max(needed, shelf.capacity - 1)
         if self.size + more * shelf.slot_size > self._limit:
-            for key in shelf.slots:  # the one that was not used for the longest time comes first
+            for key in shelf.slots:  # least recently used first
                 if key not in keys:
                     return shelf.slots.pop(key)
             more = needed
@@ -163,7 +164,7 @@ class LoraBank:
 class _Shelf:
     """Slots of one rank, in two arrays.
 
-    :ivar slots: the number of the slot by what is in it, least recently used first.
+    :ivar slots: the number of each slot by its LoRAs, least recently used first.
     """
 
     def __init__(self, rank: int, layout: LoraLayout, dtype: np.dtype[Any]) -> None:
@@ -176,7 +177,7 @@ class _Shelf:
 
     @property
     def capacity(self) -> int:
-        """Slots, with the one of zeros."""
+        """Number of slots, including the one of zeros."""
         return len(self._down)
 
     @property
@@ -190,7 +191,7 @@ class _Shelf:
         return self.capacity * self.slot_size
 
     def free(self) -> int | None:
-        """The number of an empty slot."""
+        """The number of an empty slot; None if all are in use."""
         taken = {0, *self.slots.values()}
         return next((slot for slot in range(self.capacity) if slot not in taken), None)
 
@@ -201,7 +202,7 @@ class _Shelf:
         self._up = np.concatenate([self._up, np.zeros((more, *self._up.shape[1:]), self._up.dtype)])
 
     def write(self, slot: int, key: Key, packs: Sequence[tuple[Pack, int]]) -> None:
-        """Fill a slot with LoRAs, each with its rank."""
+        """Fill a slot with LoRAs, each given with its rank."""
         self._placed = None
         down, up, at = self._down[slot], self._up[slot], 0
         down[...] = 0
@@ -215,7 +216,7 @@ class _Shelf:
         self.slots[key] = slot
 
     def placed(self, place: Place) -> tuple[Any, Any]:
-        """Both arrays where the engine reads them."""
+        """Return both arrays, placed where the engine reads them."""
         if self._placed is None:
             self._placed = place(self._down), place(self._up)
         return self._placed

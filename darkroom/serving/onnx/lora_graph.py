@@ -1,4 +1,4 @@
-"""A network with LoRAs: batches in which one acts run on a second graph, all others on the plain one.
+"""A network with LoRAs: batches in which a LoRA acts run on a second graph, all others on the plain one.
 
 The second graph is opened for the first such batch, because it takes memory of its own.
 """
@@ -28,8 +28,8 @@ class LoraGraph:
     """The second graph of one network. Not thread safe.
 
     :param folder: the version folder.
-    :param device: the number of the GPU, where the session is on one.
-    :param limit: bytes of LoRAs in memory.
+    :param device: the number of the GPU, if the session is on one.
+    :param limit: maximum size of the LoRAs in memory, in bytes.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class LoraGraph:
         self.bank = LoraBank(layout, cache, limit=limit, place=self._placed)
 
     def run(self, outputs: Sequence[str], inputs: Tensors, loras: RowLoras, plain: Run) -> Sequence[Array]:
-        """One batch in which LoRAs are named; on `plain` where they change nothing in this network.
+        """Run one batch that names LoRAs; on `plain` if they change nothing in this network.
 
         :raises LoraMissing, InvalidInput: see `LoraBank.inputs`.
         """
@@ -75,9 +75,9 @@ def _value(given: Any) -> Any:
 
 
 def with_loras(plain: Run, graph: LoraGraph | None) -> Run:
-    """`plain`, for inputs that may name LoRAs.
+    """Wrap `plain`, for inputs that may name LoRAs.
 
-    :param graph: None where the network takes no LoRAs; calls that name some are refused then.
+    :param graph: None if the network takes no LoRAs; calls that name some are then refused.
     """
 
     def run(outputs: Sequence[str], inputs: Tensors) -> Sequence[Array]:

@@ -1,6 +1,6 @@
 """One network of a model repository, opened with ONNX Runtime: sessions, batches, and errors.
 
-Configurations are the parsed JSON of a ModelConfig, with what they mean to NVIDIA's native backend.
+Configurations are the parsed JSON of a ModelConfig, with the meaning that they have for NVIDIA's native backend.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ from darkroom.serving.onnx.signature import check_config, complete_config, graph
 class OnnxNetwork:
     """One instance of a network, with sessions of its own. Not thread safe.
 
-    :param config: complete, see `completed_config`.
-    :param folder: of the model, in which the folder `version` lies.
+    :param config: a complete one, see `completed_config`.
+    :param folder: the folder of the model, which contains the folder `version`.
     :param kind: Triton's instance kind, "CPU" or "GPU".
     :param device: the number of the GPU.
     :param warn: called with a sentence for every execution provider that does not work here.
@@ -64,10 +64,10 @@ class OnnxNetwork:
         wanted = wanted_providers(config, kind, device)
         options = session_options(config)
         sessions = [_load(path, options, wanted, self._name, folder, warn)]
-        given_up = sessions[0].get_providers()[0] != wanted[0].name  # a CPU, for example, which plans nothing
+        given_up = sessions[0].get_providers()[0] != wanted[0].name  # a CPU needs no plan for each shape
         for _ in range(0 if given_up else count(config, "engines") - 1):
             another = _load(path, options, wanted, self._name, folder, warn)
-            if another.get_providers()[0] == wanted[0].name:  # not where the memory of the GPU was enough for one only
+            if another.get_providers()[0] == wanted[0].name:  # not if the GPU had memory for one session only
                 sessions.append(another)
         graph = graph_signature(sessions[0])
         check_config(config, graph)
@@ -88,7 +88,7 @@ class OnnxNetwork:
         return self._provider
 
     def execute(self, calls: Sequence[NetworkCall]) -> list[Tensors | Exception]:
-        """Each call's outputs or its own error, in order. Calls with equal shapes run together."""
+        """Return the outputs or the error of each call, in order. Calls with equal shapes run together."""
         answers: dict[int, Tensors | Exception] = {}
         readable: dict[int, NetworkCall] = {}
         for index, call in enumerate(calls):
@@ -109,7 +109,7 @@ class OnnxNetwork:
         del self._run
 
     def _run_session(self, session: Any, outputs: Sequence[str], inputs: Tensors) -> Sequence[Array]:
-        # Triton has no scalars: they come as dims of all 1, and go back as such.
+        # Triton has no scalars: inputs and outputs have dims of all 1 instead.
         feed = {name: array.reshape(()) if name in self._scalar_inputs else array for name, array in inputs.items()}
         values = session.run(list(outputs), feed, self._run_options)
         return [
@@ -119,7 +119,7 @@ class OnnxNetwork:
 
 
 def completed_config(config: dict[str, Any], folder: Path, version: str, warn: Warn) -> None:
-    """Fill in, in place, what a configuration without inputs or outputs leaves to the graph.
+    """Add missing inputs and outputs to a configuration, in place, from the graph.
 
     :raises LoadError: the file is missing, or max_batch_size does not fit the graph.
     """
@@ -137,12 +137,12 @@ def _load(
     try:
         return open_session(path, options, wanted, lambda message: warn(f"{name}: {message}"))
     except Exception as error:
-        # Where the repository lies is the operator's business, and readers of this message may be clients.
+        # Clients may read this message, and should not see the path of the repository.
         raise LoadError(error_text(name, error).replace(f"{folder.parent}/", "")) from error
 
 
 def _lora_graph(folder: Path, open: Open, device: int, options: ort.RunOptions) -> LoraGraph | None:
-    """How the network of a version folder runs with LoRAs; None where it takes none.
+    """Return the second graph in a version folder; None where the network takes no LoRAs.
 
     :raises LoadError: lora.json is damaged.
     """
@@ -152,7 +152,7 @@ def _lora_graph(folder: Path, open: Open, device: int, options: ort.RunOptions) 
         raise LoadError(f"lora.json is damaged: {error!r}") from error
     if layout is None:
         return None
-    from darkroom.settings import Settings  # here, because few networks take LoRAs
+    from darkroom.settings import Settings  # imported here, because few networks take LoRAs
 
     settings = Settings()
     cache, limit = LoraCache.of(settings), settings.lora_memory_gb * 1e9

@@ -1,6 +1,6 @@
 """From a model configuration to an ONNX Runtime session: file, session options, and the chain of providers.
 
-Knows nothing of Triton: configurations are the parsed JSON of a ModelConfig, so everything here runs in a
+Independent of Triton: configurations are the parsed JSON of a ModelConfig, so everything here runs in a
 plain test. Names of parameters and accelerators, and what they mean, follow NVIDIA's native backend
 (triton-inference-server/onnxruntime_backend, README.md and src/onnxruntime.cc, 26.06); defaults of ours that
 differ are marked.
@@ -110,9 +110,9 @@ class Provider:
 
 
 def error_text(name: str, error: Exception) -> str:
-    """What a client reads of an error: who failed and why, behind "OUT_OF_MEMORY: " when memory is the reason.
+    """The text of an error for clients: the model and the reason, after "OUT_OF_MEMORY: " if memory ran out.
 
-    The mark stands first, and is part of the interface: callers try again with less when they see it.
+    This prefix is part of the interface: callers that see it try again with smaller inputs.
     """
     text = str(error).strip() or type(error).__name__
     return f"{MARK if is_out_of_memory(error) else ''}{name}: {text}"
@@ -121,7 +121,7 @@ def error_text(name: str, error: Exception) -> str:
 def model_file(config: Config, model_folder: Path, version: str) -> Path:
     """The .onnx file of a version: `default_model_filename`, or `model.onnx` in a folder of that name.
 
-    :raises LoadError: it is not there; names it relative to the model repository.
+    :raises LoadError: the file is missing; the message has its path relative to the model repository.
     """
     path = model_folder / version / (config.get("default_model_filename") or "model.onnx")
     if path.is_dir():
@@ -141,13 +141,13 @@ def parameter(config: Config, name: str, default: str = "") -> str:
 def session_options(config: Config) -> ort.SessionOptions:
     """Threads, memory, graph level, custom operators and `session.*` entries of a configuration.
 
-    Counts of threads that are unset or 0 stay ONNX Runtime's default: one thread per core.
+    Thread counts that are unset or 0 mean ONNX Runtime's default: one thread per core.
 
     :raises LoadError: a value that its parameter does not take.
     """
     options = ort.SessionOptions()
     level = int(config.get("optimization", {}).get("graph", {}).get("level", 0))
-    # Like native, which takes every level that it does not know for "all".
+    # Like native, which treats unknown levels as "all".
     options.graph_optimization_level = _GRAPH_LEVELS.get(level, _GRAPH_LEVELS[0])
     options.execution_mode = _choice(config, "execution_mode", _EXECUTION_MODES, "0")
     options.intra_op_num_threads = count(config, "intra_op_thread_count")
@@ -172,12 +172,12 @@ def run_options(config: Config) -> ort.RunOptions:
 
 
 def wanted_providers(config: Config, kind: str, device: int) -> tuple[Provider, ...]:
-    """The chain that a configuration asks for, best first and CPU last.
+    """The providers that a configuration asks for, best first and CPU last.
 
     GPU instances (`kind` is "GPU") want CUDA, behind TensorRT where a `gpu_execution_accelerator` names it;
     `cpu_execution_accelerator` may name OpenVINO. All other kinds run on the CPU, as with native.
 
-    :raises LoadError: an accelerator or a parameter that native does not know either.
+    :raises LoadError: an accelerator or a parameter that is unknown, also to native.
     """
     chain = _gpu_providers(config, device) if kind == "GPU" else []
     for accelerator in _accelerators(config, "cpu"):
@@ -193,7 +193,7 @@ def open_session(path: Path, options: ort.SessionOptions, wanted: Sequence[Provi
     :raises Exception: ONNX Runtime's own, when the file is at fault or the last provider fails too.
     """
     if any(provider.name in (CUDA, TENSORRT) for provider in wanted) and CUDA in ort.get_available_providers():
-        # CUDA and cuDNN from pip are on no library path, and this process does not import torch, which would load them.
+        # CUDA and cuDNN from pip are not on the library path, and torch, which would load them, is not imported here.
         ort.preload_dlls()
 
     def build(providers: Sequence[Provider]) -> Any:
@@ -205,7 +205,7 @@ def open_session(path: Path, options: ort.SessionOptions, wanted: Sequence[Provi
 
 
 def first_working(wanted: Sequence[Provider], available: Collection[str], build: Build, warn: Warn) -> Any:
-    """Build a session with as much of the chain as works, and tell `warn` of every provider given up.
+    """Build a session with the best providers that work, and call `warn` for each provider that is given up.
 
     :param wanted: best first; the last one has to be among `available`.
     :param available: names that this build of ONNX Runtime has (it silently drops the others).
@@ -260,7 +260,7 @@ def _gpu_providers(config: Config, device: int) -> list[Provider]:
 def _tensorrt_options(values: Mapping[str, str]) -> dict[str, str]:
     """TensorRT options of ONNX Runtime from the accelerator's parameters.
 
-    :raises LoadError: an unknown parameter or precision, as with native: a typing error must not pass unseen.
+    :raises LoadError: an unknown parameter or precision, as with native, so that typing errors are found.
     """
     options: dict[str, str] = {}
     for name, value in values.items():

@@ -1,4 +1,4 @@
-"""Compare a model configuration with the graph's inputs and outputs, and fill in a missing one.
+"""Compare a model configuration with the graph's inputs and outputs, and complete it from the graph.
 
 The rules are those of NVIDIA's native backend (triton-inference-server/onnxruntime_backend, 26.06:
 src/onnxruntime.cc `ValidateInputs`, `ValidateOutputs`, `AutoCompleteConfig`; src/onnxruntime_utils.cc
@@ -49,7 +49,7 @@ class GraphTensor:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a graph takes and gives. `optional` are the inputs that have an initializer as their default."""
+    """The inputs and outputs of a graph. `optional` are inputs with an initializer as their default value."""
 
     inputs: Mapping[str, GraphTensor]
     optional: Mapping[str, GraphTensor]
@@ -101,7 +101,7 @@ def scalar_outputs(config: Config, graph: Signature) -> dict[str, tuple[int, ...
 
 
 def complete_config(config: dict[str, Any], graph: Signature) -> None:
-    """Fill in, in place, what is missing: all inputs, all outputs, max_batch_size and the dynamic batcher.
+    """Add, in place, what is missing: inputs, outputs, max_batch_size and the dynamic batcher.
 
     Batching (`max_batch_size` 4 and a dynamic batcher, unless the configuration says otherwise) is taken to be
     possible where every input and output has a dynamic first dimension.
@@ -173,7 +173,7 @@ def _check_tensor(side: str, entry: Mapping[str, Any], tensor: GraphTensor, batc
 
 
 def _configured_dims(entry: Mapping[str, Any]) -> tuple[int, ...]:
-    """The dims that reach the graph: Triton itself reshapes what goes in and what comes out."""
+    """The dims that the graph gets: Triton itself reshapes inputs and outputs."""
     dims = entry["reshape"].get("shape", ()) if "reshape" in entry else entry["dims"]
     return tuple(int(size) for size in dims)
 
