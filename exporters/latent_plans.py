@@ -20,12 +20,12 @@ Makers = Mapping[str, Callable[[], Array]]
 MODULES = (
     *plan.SHARED,
     "exporters.graphs.clip",
+    "exporters.graphs.controlnet",
     "exporters.graphs.unet",
     "exporters.graphs.vae",
     "exporters.latent_plans",
 )
 """What shapes the graphs, beside the modules of the family."""
-CHANNELS = 4
 FACTOR = 8
 """Pixels per latent along each axis."""
 
@@ -57,7 +57,7 @@ def make_plan(
     """
 
     def inputs(given: Parts, shape: Shape, random: Random) -> dict[str, Array]:
-        makers = {**_makers(given, shape, random), **more(given, shape, random)}
+        makers = {**_makers(spec, given, shape, random), **more(given, shape, random)}
         made = {tensor.name: makers[tensor.name]() for tensor in spec.inputs}
         return {name: array.astype(np.float32) if array.dtype == np.float64 else array for name, array in made.items()}
 
@@ -74,11 +74,11 @@ def make_plan(
     )
 
 
-def _makers(parts: Parts, shape: Shape, random: Random) -> Makers:
+def _makers(spec: ModelSpec, parts: Parts, shape: Shape, random: Random) -> Makers:
     rows, tokens = shape.rows, shape.tokens
     pixels = (rows, shape.height * FACTOR, shape.width * FACTOR, 3)
     return {
-        "latents": lambda: random.normal(size=(rows, CHANNELS, shape.height, shape.width)),
+        "latents": lambda: random.normal(size=(rows, _channels(spec, parts), shape.height, shape.width)),
         "timestep": lambda: random.uniform(0, 999, (rows, 1)),
         "prompt_embeds": lambda: random.normal(size=(rows, tokens, _config(parts, "cross_attention_dim"))),
         "controlnet_conditioning_scale": lambda: random.uniform(0.2, 1.5, (rows, 1)),
@@ -88,6 +88,12 @@ def _makers(parts: Parts, shape: Shape, random: Random) -> Makers:
             0, _config(parts, "vocab_size"), (rows, min(tokens, _config(parts, "max_position_embeddings")))
         ),
     }
+
+
+def _channels(spec: ModelSpec, parts: Parts) -> int:
+    """Of the input "latents": those of the spec, or where it leaves them open those of the first part."""
+    channels = next(tensor.dims[0] for tensor in spec.inputs if tensor.name == "latents")
+    return _config(parts, "in_channels") if channels == -1 else channels
 
 
 def _config(parts: Parts, name: str) -> int:
@@ -126,3 +132,32 @@ def encoded(parts: Parts, given: Mapping[str, Any]) -> Mapping[str, Any]:
 def decoded(parts: Parts, given: Mapping[str, Any]) -> Mapping[str, Any]:
     """What the part "vae" makes of latents: "image"."""
     return plan.decoded_image(parts["vae"], given["latents"])
+
+
+def controlled(
+    parts: Parts, given: Mapping[str, Any], more: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda row: {}
+) -> Mapping[str, Any]:
+    """What the part "unet" makes of latents with the part "controlnet": "noise_pred". Row by row, as diffusers has one
+    scale for all rows of a call.
+
+    :param more: further arguments of both networks for the inputs of a row.
+    """
+    import torch
+
+    unet, controlnet = parts["unet"], parts["controlnet"]
+    answers = []
+    for row in range(len(given["latents"])):
+        one = {name: value[row : row + 1] for name, value in given.items()}
+        times, embeds, further = one["timestep"][:, 0], one["prompt_embeds"], more(one)
+        down, middle = controlnet(
+            one["latents"][:, : controlnet.config.in_channels],
+            times,
+            embeds,
+            controlnet_cond=one["control_image"].permute(0, 3, 1, 2) / 255,
+            conditioning_scale=float(one["controlnet_conditioning_scale"]),
+            return_dict=False,
+            **further,
+        )
+        residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+        answers.append(unet(one["latents"], times, embeds, **residuals, **further, return_dict=False)[0])
+    return {"noise_pred": torch.cat(answers)}

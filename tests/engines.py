@@ -45,6 +45,7 @@ def write_onnx(spec: ModelSpec, folder: Path, precision: str = "fp32", *, fixed:
     graph = helper.make_graph(nodes, "small", inputs, outputs, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     widths = {f"{tensor.name}_{len(tensor.dims)}": str(WIDTH) for tensor in spec.inputs if tensor.name in _FIXED}
+    widths |= {"latents_1": "4"}  # of a UNet, whose weights fix its channels
     helper.set_model_props(model, widths)
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(model, str(folder / "model.onnx"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,11 @@ def make_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
     return controlnet
 
 
-def write_checkpoint(folder: Path, *, seed: int = 0, half: bool = False) -> Path:
-    """`folder` in the diffusers layout, with the tokenizer as SD 1.5 has it; `half` stores fp16."""
+def write_checkpoint(folder: Path, *, seed: int = 0, half: bool = False, unet: Mapping[str, Any] | None = None) -> Path:
+    """`folder` in the diffusers layout, with the tokenizer as SD 1.5 has it; `half` stores fp16.
+
+    :param unet: changes for `make_unet`.
+    """
     torch.manual_seed(seed)
     write_tokenizer(folder / "tokenizer")
     with quiet():
@@ -69,7 +73,7 @@ def write_checkpoint(folder: Path, *, seed: int = 0, half: bool = False) -> Path
             vae=make_vae(),
             text_encoder=make_text_encoder(tokenizer),
             tokenizer=tokenizer,
-            unet=make_unet(),
+            unet=make_unet(**(unet or {})),
             scheduler=PNDMScheduler(beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1),
             safety_checker=None,
             feature_extractor=None,

@@ -41,9 +41,12 @@ Pictures = NDArray[np.uint8]
 """(n, height, width, 3)."""
 
 
-def make_pipeline(folder: Path) -> StableDiffusionPipeline:
-    """diffusers' pipeline of a tiny checkpoint that is written to `folder`; the weights are the same every time."""
-    sd15_checkpoints.write_checkpoint(folder)
+def make_pipeline(folder: Path, **unet: Any) -> StableDiffusionPipeline:
+    """diffusers' pipeline of a tiny checkpoint that is written to `folder`; the weights are the same every time.
+
+    :param unet: changes for `sd15_checkpoints.make_unet`.
+    """
+    sd15_checkpoints.write_checkpoint(folder, unet=unet)
     with quiet():
         pipeline = StableDiffusionPipeline.from_pretrained(folder, low_cpu_mem_usage=False)
     pipeline.set_progress_bar_config(disable=True)
@@ -145,4 +148,5 @@ def _checkpoint(pipeline: StableDiffusionPipeline) -> Sd15CheckpointInfo:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         latent_rgb=[[0.2, 0.0, 0.0], [0.0, 0.2, 0.0], [0.0, 0.0, 0.2], [0.1, 0.1, 0.1], [0.5, 0.5, 0.5]],
+        inpaints=pipeline.unet.config.in_channels == 9,
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import (
+    ControlNetModel,
     EulerDiscreteScheduler,
     StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
@@ -78,10 +80,19 @@ def make_refiner(*, scored: bool = True) -> UNet2DConditionModel:
     return make_unet(width=WIDTHS[1], ids=5 if scored else 6)
 
 
-def make_pipeline(folder: Path, *, seed: int = 0, **settings: Any) -> StableDiffusionXLPipeline:
+def make_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
+    """A ControlNet of `unet` that does something; its weights are the same every time."""
+    torch.manual_seed(2)
+    return sd15_checkpoints.make_controlnet(unet).eval()
+
+
+def make_pipeline(
+    folder: Path, *, seed: int = 0, unet: Mapping[str, Any] | None = None, **settings: Any
+) -> StableDiffusionXLPipeline:
     """diffusers' pipeline of tiny components; the weights are the same every time.
 
     :param folder: for the files of the tokenizers.
+    :param unet: see `make_unet`.
     :param settings: of the scheduler, where they are not SDXL's.
     """
     torch.manual_seed(seed)
@@ -98,7 +109,7 @@ def make_pipeline(folder: Path, *, seed: int = 0, **settings: Any) -> StableDiff
             ),
             tokenizer=words,
             tokenizer_2=others,
-            unet=make_unet(),
+            unet=make_unet(**(unet or {})),
             scheduler=EulerDiscreteScheduler.from_config({**SCHEDULER, **settings}),
             add_watermarker=False,
         )
@@ -170,11 +181,14 @@ def make_checkpoint(pipeline: StableDiffusionXLPipeline) -> SdxlCheckpointInfo:
             }
             for one in tokenizers
         ],
+        inpaints=pipeline.unet.config.in_channels == 9,
     )
 
 
 def make_components(
-    pipeline: StableDiffusionXLPipeline, refiner: StableDiffusionXLImg2ImgPipeline | None = None
+    pipeline: StableDiffusionXLPipeline,
+    refiner: StableDiffusionXLImg2ImgPipeline | None = None,
+    controlnet: ControlNetModel | None = None,
 ) -> Components:
     """What our loop runs on: the pipelines' own networks, called as served ones are."""
     checkpoint = make_checkpoint(pipeline)
@@ -183,6 +197,7 @@ def make_components(
     if refiner is not None:
         scored = bool(refiner.config.requires_aesthetics_score)
         refined = network(graphs.ServedRefinerUnet(refiner.unet, scored=scored), "noise_pred")
+    controls = {} if controlnet is None else {"canny": graphs.ServedControlUnet(pipeline.unet, controlnet)}
     return Components(
         checkpoint=checkpoint,
         limits=Settings(),
@@ -196,6 +211,7 @@ def make_components(
         ],
         unet=network(graphs.ServedUnet(pipeline.unet), "noise_pred"),
         refiner_unet=refined,
+        control_unets={kind: network(module, "noise_pred") for kind, module in controls.items()},
         vae_encoder=network(ServedVaeEncoder(pipeline.vae), "mean", "std"),
         vae_decoder=network(ServedVaeDecoder(pipeline.vae), "image"),
     )

@@ -5,7 +5,7 @@ the exporter.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,13 @@ class CheckpointInfo:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read `folder`/pipeline.json.
+        """Read `folder`/pipeline.json. What an older export did not write has its default.
 
         :raises OSError, ValueError, KeyError: it is not there, or not such a file.
         """
         raw = json.loads((folder / FILE_NAME).read_text())
-        return cls(**{field.name: raw[field.name] for field in fields(cls)})
+        absent = {field.name for field in fields(cls) if field.name not in raw and field.default is not MISSING}
+        return cls(**{field.name: raw[field.name] for field in fields(cls) if field.name not in absent})
 
     @property
     def request_defaults(self) -> dict[str, Any]:

@@ -50,6 +50,11 @@ class InitImageRequest(ImageRequest):
     ] = 0.8
 
     @property
+    def given_strength(self) -> float | None:
+        """`strength`; None where there is no image that it is of."""
+        return None if self.init_image is None else self.strength
+
+    @property
     def steps_left(self) -> int:
         return self.steps if self.init_image is None else strength_steps(self.steps, self.strength)
 

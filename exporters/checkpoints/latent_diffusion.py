@@ -34,18 +34,39 @@ def other_kind(root: Path, index: Mapping[str, Any], part: str, kind: str, famil
     )
 
 
-def check_unet(unet: Component, *, channels: int, conditions: Mapping[str, Any], width: int, why: str) -> None:
+def check_unet(
+    unet: Component, *, channels: int, conditions: Mapping[str, Any], width: int, why: str, inpaints: bool = False
+) -> None:
     """Check that a UNet has `channels` latent channels, and attends to embeddings of this width.
 
+    :param inpaints: whether it may read a mask and a masked image behind the latents.
     :param conditions: what its config.json has to say of further inputs; None = nothing.
     :param why: what the width is, for the error.
     :raises ExportError: it is another one.
     """
-    for name in ("in_channels", "out_channels"):
-        expect(unet, name, channels, default=channels)
+    if not (inpaints and is_for_inpainting(unet, channels)):
+        other = f"or {inpainting_channels(channels)} for inpainting" if inpaints else ""
+        expect(unet, "in_channels", channels, default=channels, why=other)
+    expect(unet, "out_channels", channels, default=channels)
     for name, wanted in conditions.items():
         expect(unet, name, wanted)
     expect(unet, "cross_attention_dim", width, why=why)
+
+
+def inpainting_channels(channels: int) -> int:
+    """The channels that the UNet of a checkpoint for inpainting reads: latents, a mask, and a masked image as latents.
+
+    :param channels: of the latents.
+    """
+    return 2 * channels + 1
+
+
+def is_for_inpainting(unet: Component, channels: int) -> bool:
+    """Whether a UNet reads a mask and a masked image behind the latents.
+
+    :param channels: of the latents.
+    """
+    return bool(unet.config.get("in_channels") == inpainting_channels(channels))
 
 
 def check_vae(vae: Component, *, channels: int, factor: int) -> None:

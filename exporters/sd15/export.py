@@ -8,13 +8,12 @@ from darkroom.pipelines.sd15 import networks
 from darkroom.serving.networks import split_label
 from exporters import latent_plans, manifest
 from exporters.checkpoints.components import Component
+from exporters.controls import CONTROLNET
 from exporters.export import ModelExport, Recipe, network_task
 from exporters.manifest import SourceCheckpoint
 from exporters.sd15 import plans, weights
 from exporters.tasks import ExportTask
 
-CONTROLNET = "controlnet"
-"""The role of a ControlNet in an export, and the part of the plan that it is."""
 _MODULES = (
     *latent_plans.MODULES,
     "exporters.sd15.graphs",

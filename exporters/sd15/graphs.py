@@ -1,7 +1,8 @@
 """The UNets' served graphs as torch modules around diffusers' own: their tensors are those of
 `darkroom.pipelines.sd15.networks`, fp32 outside whatever the precision inside.
 
-Dimensions: B rows, h x w latents (an eighth of the image along each side), T tokens, C the text encoder's width.
+Dimensions: B rows, h x w latents (an eighth of the image along each side), T tokens, C the text encoder's width,
+K channels: 4 of the latents, and in a checkpoint for inpainting one of the mask and 4 of the masked image behind them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from exporters.graphs.attention import with_fused_attention
+from exporters.graphs.controlnet import residuals
 from exporters.graphs.unet import any_size
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ServedUnet(nn.Module):
-    """latents (B, 4, h, w), timestep (B, 1), prompt_embeds (B, T, C), all fp32 -> noise_pred (B, 4, h, w) fp32."""
+    """latents (B, K, h, w), timestep (B, 1), prompt_embeds (B, T, C), all fp32 -> noise_pred (B, 4, h, w) fp32."""
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
         super().__init__()
@@ -53,15 +55,6 @@ class ServedControlUnet(nn.Module):
     ) -> Tensor:
         kind = self.unet.dtype
         sample, embeds, times = latents.to(kind), prompt_embeds.to(kind), timestep[:, 0]
-        picture = (control_image.permute(0, 3, 1, 2).float() / 255).to(kind)
-        down, middle = self.controlnet(sample, times, embeds, controlnet_cond=picture, return_dict=False)
-        scale = controlnet_conditioning_scale[:, :, None, None].to(kind)
-        noise: Tensor = self.unet(
-            sample,
-            times,
-            embeds,
-            down_block_additional_residuals=[residual * scale for residual in down],
-            mid_block_additional_residual=middle * scale,
-            return_dict=False,
-        )[0]
+        added = residuals(self.controlnet, sample, times, embeds, control_image, controlnet_conditioning_scale)
+        noise: Tensor = self.unet(sample, times, embeds, **added, return_dict=False)[0]
         return noise.float()

@@ -7,7 +7,7 @@ from typing import Any
 
 from darkroom.diffusion.schedulers import is_flow
 from darkroom.pipelines.sd15.checkpoint import FILE_NAME, TOKENIZER_NAME, Sd15CheckpointInfo
-from darkroom.pipelines.sd15.networks import VAE_SCALE_FACTOR
+from darkroom.pipelines.sd15.networks import LATENT_CHANNELS, VAE_SCALE_FACTOR
 from darkroom.pipelines.sd15.request import GUIDANCE_RANGE, GUIDANCE_SCALE
 from exporters import manifest
 from exporters.checkpoints import clip_tokenizer, latent_diffusion, preview
@@ -62,6 +62,7 @@ def export(wanted: ModelExport, stage: Callable[[str], None]) -> Manifest:
         bos_token_id=words.bos_token_id,
         eos_token_id=words.eos_token_id,
         pad_token_id=words.pad_token_id,
+        inpaints=latent_diffusion.is_for_inpainting(checkpoint.unet, LATENT_CHANNELS),
         latent_rgb=fit.matrix,
     )
     return install(

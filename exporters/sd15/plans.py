@@ -10,7 +10,7 @@ from typing import Any
 
 from darkroom.pipelines.sd15 import networks
 from darkroom.serving.networks import ModelSpec, split_label
-from exporters.latent_plans import decoded, encoded, make_plan
+from exporters.latent_plans import controlled, decoded, encoded, make_plan
 from exporters.lora import LoraPart
 from exporters.plan import NetworkPlan, Parts
 
@@ -27,25 +27,6 @@ def _text(parts: Parts, given: Mapping[str, Any]) -> Mapping[str, Any]:
 def _noise(parts: Parts, given: Mapping[str, Any]) -> Mapping[str, Any]:
     times = given["timestep"][:, 0]
     return {"noise_pred": parts["unet"](given["latents"], times, given["prompt_embeds"], return_dict=False)[0]}
-
-
-def _controlled_noise(parts: Parts, given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Row by row, as diffusers has one scale for all rows of a call."""
-    import torch
-
-    answers = []
-    for row in range(len(given["latents"])):
-        one = {name: value[row : row + 1] for name, value in given.items()}
-        call = (one["latents"], one["timestep"][:, 0], one["prompt_embeds"])
-        down, middle = parts["controlnet"](
-            *call,
-            controlnet_cond=one["control_image"].permute(0, 3, 1, 2) / 255,
-            conditioning_scale=float(one["controlnet_conditioning_scale"]),
-            return_dict=False,
-        )
-        residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
-        answers.append(parts["unet"](*call, **residuals, return_dict=False)[0])
-    return {"noise_pred": torch.cat(answers)}
 
 
 def plan_of(spec: ModelSpec) -> NetworkPlan:
@@ -66,7 +47,7 @@ def plan_of(spec: ModelSpec) -> NetworkPlan:
         spec,
         ("unet", "controlnet"),
         lambda parts: graphs.ServedControlUnet(parts["unet"], parts["controlnet"]),
-        _controlled_noise,
+        controlled,
         lora=_LORA_UNET,
     )
 

@@ -18,7 +18,7 @@ KIND = Kind(
     mark=_TEXT,
     parts=(UNET, VAE, clip_part("text_encoder", "text encoder", _TEXT)),
     configs=Path(__file__).with_name("single_file.json"),
-    classes=("StableDiffusionPipeline",),
+    classes=("StableDiffusionPipeline", "StableDiffusionInpaintPipeline"),
     demo=DEMO,
     tokenizers={"tokenizer": ("text_encoder", "<|endoftext|>")},
 )

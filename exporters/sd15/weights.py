@@ -11,24 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from darkroom.pipelines.sd15.networks import LATENT_CHANNELS, VAE_SCALE_FACTOR
-from exporters.checkpoints import components
+from exporters.checkpoints import components, controlnet
 from exporters.checkpoints.components import (
     DIFFUSERS_STEMS,
     INDEX,
     TRANSFORMERS_STEMS,
     Component,
-    expect,
     read_component,
 )
 from exporters.checkpoints.files import read_json
 from exporters.checkpoints.latent_diffusion import check_class, check_unet, check_vae, other_kind
-from exporters.errors import ExportError
 
 KINDS = {
     "unet": "UNet2DConditionModel",
     "vae": "AutoencoderKL",
     "text_encoder": "CLIPTextModel",
-    "controlnet": "ControlNetModel",
+    "controlnet": controlnet.KIND,
 }
 """The class of each part."""
 _FAMILY = "Stable Diffusion 1.5"
@@ -79,27 +77,18 @@ def read_controlnet(root: Path, unet: Component) -> Component:
 
     :raises ExportError: as `read_checkpoint`.
     """
-    controlnet = read_component(root, "", KINDS["controlnet"], DIFFUSERS_STEMS)
-    expect(controlnet, "conditioning_channels", 3, default=3)
-    expect(controlnet, "global_pool_conditions", False, default=False)
-    for name in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"):
-        expect(controlnet, name, None)
-    if 2 ** (len(controlnet.config.get("conditioning_embedding_out_channels", (16, 32, 96, 256))) - 1) != 8:
-        raise ExportError(f"{root.name}: the ControlNet does not read images eight times the size of the latents.")
-    for name in _SHAPE:
-        if controlnet.config.get(name) != unet.config.get(name):
-            raise ExportError(
-                f"The ControlNet {root.name} does not fit the UNet of {unet.root.name}: {name} is "
-                f"{controlnet.config.get(name)}, the UNet's is {unet.config.get(name)}."
-            )
-    return controlnet
+    conditions = dict.fromkeys(("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"))
+    return controlnet.read_controlnet(
+        root, unet, channels=LATENT_CHANNELS, factor=VAE_SCALE_FACTOR, conditions=conditions, same=_SHAPE
+    )
 
 
 def _check_unet(checkpoint: Sd15Checkpoint) -> None:
     unet = checkpoint.unet
     width = checkpoint.text_encoder.config.get("hidden_size", 512)  # transformers leaves defaults out
     conditions = dict.fromkeys(_EXTRA_CONDITIONS)
-    check_unet(unet, channels=LATENT_CHANNELS, conditions=conditions, width=width, why="the width of the text encoder")
+    why = "the width of the text encoder"
+    check_unet(unet, channels=LATENT_CHANNELS, inpaints=True, conditions=conditions, width=width, why=why)
 
 
 def load(part: str, component: Component) -> Any:

@@ -1,4 +1,4 @@
-"""`python -m exporters sdxl`."""
+"""`python -m exporters sdxl` and `sdxl-controlnet`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from darkroom.diffusion.control_settings import controlnet_of
 from darkroom.pipelines.sdxl import networks
 from darkroom.pipelines.sdxl.settings import NO_REFINER
 from darkroom.pipelines.sdxl.settings import Settings as SdxlSettings
@@ -18,6 +19,7 @@ from exporters.checkpoints.contents import Contents
 from exporters.checkpoints.latent_diffusion import GENERATION
 from exporters.checkpoints.origin import Origin
 from exporters.checkpoints.single_file.unpack import Choices, single_file_origin
+from exporters.controls import ControlUnets, controlnet_command
 from exporters.defaults import is_other_checkpoint, precision_of
 from exporters.errors import ExportError
 from exporters.export import ModelExport, pipeline_task
@@ -37,7 +39,7 @@ from exporters.sdxl.single_file import DEMO, DEMO_REFINER
 from exporters.tasks import ExportTask, run_tasks
 
 KIND = "Stable Diffusion XL"
-CLASSES = ("StableDiffusionXLPipeline",)
+CLASSES = ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline")
 PATTERNS = (INDEX, GENERATION, "unet/*", "vae/*", "text_encoder*/*", "tokenizer*/*", "scheduler/*")
 """The files of a base checkpoint that an export reads."""
 REFINER_PATTERNS = (INDEX, "unet/*")
@@ -85,14 +87,34 @@ def sdxl(
 
     Both text encoders, VAE encoder and decoder, and UNet, and what the pipeline has to know of them. Every network is
     compared with diffusers before it is installed; what is up to date is left alone. The VAE stays in fp32, because it
-    overflows in fp16. The refiner's UNet goes with the second text encoder and the VAE of the base.
+    overflows in fp16. The refiner's UNet goes with the second text encoder and the VAE of the base. UNets with a
+    ControlNet that are in the repository are exported again for this checkpoint, or removed where that cannot be done.
     """
     base = origin(checkpoint, Path.cwd(), cache, Choices(config=config, prediction=prediction))
     run_tasks(base_tasks(base, output, precision, label), force=force)
     export_refiner(base, refiner, Path.cwd(), output, precision, cache, label=label, force=force)
+    CONTROLS.export(base, output, precision, cache, label=label)
 
 
-COMMANDS = (sdxl,)
+def origin(text: str, base: Path, cache: Path, choices: Choices | None = None) -> Origin:
+    """A base by what a user calls it: a folder or a single file, relative to `base`, or a hub id.
+
+    :param choices: for a single file.
+    """
+    return single_file_origin(text, base, cache, PATTERNS, single_file.BASE, choices)
+
+
+CONTROLS = ControlUnets(unet=networks.UNET, specs=networks.CONTROL_UNETS, task_of=export.task_of)
+sdxl_controlnet = controlnet_command(
+    CONTROLS,
+    sdxl,
+    examples="""\
+  python -m exporters sdxl-controlnet --controlnet diffusers/controlnet-canny-sdxl-1.0
+  python -m exporters sdxl-controlnet --as photos --controlnet /data/canny-xl""",
+    origin=origin,
+    checkpoint=DEMO,
+)
+COMMANDS = (sdxl, sdxl_controlnet)
 
 
 def recognises(contents: Contents) -> bool:
@@ -115,7 +137,8 @@ def arguments(checkpoint: str, contents: Contents) -> list[str]:
 
 
 def prepare(settings: Settings, repository: Path) -> None:
-    """SDXL_CHECKPOINT and SDXL_REFINER name what makes images, SDXL_FP16 chooses the precision on GPUs."""
+    """SDXL_CHECKPOINT, SDXL_REFINER and SDXL_CONTROLNETS name what makes images, SDXL_FP16 chooses the precision on
+    GPUs."""
     wanted = SdxlSettings.of(settings)
     base = origin(wanted.checkpoint, ROOT, CACHE)
     noted = manifest.read(repository / networks.PIPELINE.name / "1")
@@ -128,14 +151,7 @@ def prepare(settings: Settings, repository: Path) -> None:
     if ROOT / wanted.refiner == DEMO_REFINER and not (demo and DEMO_REFINER.is_dir()):
         refiner = None
     export_refiner(base, refiner, ROOT, repository, precision, CACHE, quiet=True)
-
-
-def origin(text: str, base: Path, cache: Path, choices: Choices | None = None) -> Origin:
-    """A base by what a user calls it: a folder or a single file, relative to `base`, or a hub id.
-
-    :param choices: for a single file.
-    """
-    return single_file_origin(text, base, cache, PATTERNS, single_file.BASE, choices)
+    CONTROLS.export(base, repository, precision, CACHE, named=controlnet_of(wanted.controlnets), quiet=True)
 
 
 def base_tasks(base: Origin, repository: Path, precision: Precision | None, label: str = "") -> list[ExportTask]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from darkroom.pipelines.sdxl import networks
 from darkroom.serving.networks import split_label
 from exporters import latent_plans, manifest
+from exporters.controls import CONTROLNET
 from exporters.export import ModelExport, Recipe, network_task
 from exporters.sdxl import plans, weights
 from exporters.tasks import ExportTask
@@ -31,9 +32,10 @@ def current_hash() -> str:
 
 
 def task_of(wanted: ModelExport) -> ExportTask:
-    """The export of a network; of the refiner's UNet where `wanted` names a base beside the checkpoint."""
+    """The export of a network; of the refiner's UNet where `wanted` names a base beside the checkpoint, and of a UNet
+    with a ControlNet where it names one."""
     label = split_label(wanted.spec.name)[1]
-    like = networks.UNET.labelled(label) if BASE in wanted.beside else None
+    like = networks.UNET.labelled(label) if wanted.beside else None
     return network_task(wanted, exporter=current_hash, recipe=lambda: recipe(wanted), like=like)
 
 
@@ -47,13 +49,18 @@ def recipe(wanted: ModelExport) -> Recipe:
 
 def _base_recipe(wanted: ModelExport) -> Recipe:
     checkpoint = weights.read_checkpoint(wanted.checkpoint.root)
-    part = _PARTS[split_label(wanted.spec.name)[0]]
-    component = checkpoint.parts[part]
+    part = _PARTS.get(split_label(wanted.spec.name)[0], weights.UNET)
+    components = {part: checkpoint.parts[part]}
+    sources = {"checkpoint": wanted.checkpoint.source(components[part].files)}
+    if CONTROLNET in wanted.beside:
+        steering = wanted.beside[CONTROLNET]
+        components[CONTROLNET] = weights.read_controlnet(steering.root, components[part])
+        sources[CONTROLNET] = steering.source(components[CONTROLNET].files)
     return Recipe(
         plan=plans.plan_of(wanted.spec, projection=checkpoint.projection),
         exporter=current_hash(),
-        components={part: component},
-        sources={"checkpoint": wanted.checkpoint.source(component.files)},
+        components=components,
+        sources=sources,
         load=weights.load,
     )
 

@@ -7,6 +7,7 @@ import re
 from darkroom.diffusion.checkpoint import FILE_NAME
 from darkroom.pipelines.sdxl.checkpoint import (
     GUIDANCE_SCALE,
+    LATENT_CHANNELS,
     STEPS,
     TOKENIZERS,
     VAE_SCALE_FACTOR,
@@ -76,6 +77,7 @@ def export(wanted: ModelExport, stage: Stage) -> Manifest:
         guidance_scale=latent_diffusion.generation_value(root, "guidance_scale", guidance_scale, GUIDANCE_RANGE),
         force_zeros_for_empty_prompt=bool(checkpoint.index.get("force_zeros_for_empty_prompt", True)),
         tokens=[_special(one) for one in words],
+        inpaints=latent_diffusion.is_for_inpainting(unet, LATENT_CHANNELS),
     )
     contents = {name: one.json.encode() for name, one in zip(TOKENIZERS, words, strict=True)}
     return install(

@@ -12,7 +12,8 @@ import numpy as np
 
 from darkroom.pipelines.sdxl import networks
 from darkroom.serving.networks import ModelSpec, split_label
-from exporters.latent_plans import Makers, decoded, encoded, make_plan
+from exporters.controls import CONTROLNET
+from exporters.latent_plans import Makers, controlled, decoded, encoded, make_plan
 from exporters.lora import LoraPart
 from exporters.plan import NetworkPlan, Parts, Random, Shape
 from exporters.sdxl.weights import REFINER, TEXT_ENCODERS, UNET, VAE
@@ -56,6 +57,15 @@ def plan_of(spec: ModelSpec, *, projection: int, scored: bool = False) -> Networ
     more = _conditions(spec, projection)
     if name == networks.UNET.name:
         return make_plan(spec, (UNET,), lambda parts: graphs.ServedUnet(parts[UNET]), _noise, more, lora=_LORA_UNET)
+    if name != networks.REFINER_UNET.name:
+        return make_plan(
+            spec,
+            (UNET, CONTROLNET),
+            lambda parts: graphs.ServedControlUnet(parts[UNET], parts[CONTROLNET]),
+            lambda parts, given: controlled(parts, given, _added),
+            more,
+            lora=_LORA_UNET,
+        )
     return make_plan(
         spec,
         (REFINER,),
@@ -98,6 +108,10 @@ def _refined(parts: Parts, given: Mapping[str, Any], *, scored: bool) -> Mapping
     """What `_get_add_time_ids` of diffusers' StableDiffusionXLImg2ImgPipeline tells a refiner."""
     taken = [0, 1, 2, 3, 6] if scored else [0, 1, 2, 3, 4, 5]
     return _ask(parts[REFINER], given, given["time_ids"][:, taken])
+
+
+def _added(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"added_cond_kwargs": {name: row[name] for name in ("text_embeds", "time_ids")}}
 
 
 def _ask(unet: Any, given: Mapping[str, Any], time_ids: Any) -> Mapping[str, Any]:

@@ -24,7 +24,7 @@ BASE = Kind(
         open_clip_part("text_encoder_2", "second text encoder", _SECOND),
     ),
     configs=Path(__file__).with_name("single_file_base.json"),
-    classes=("StableDiffusionXLPipeline",),
+    classes=("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline"),
     demo=DEMO,
     tokenizers={"tokenizer": ("text_encoder", "<|endoftext|>"), "tokenizer_2": ("text_encoder_2", "!")},
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from darkroom.pipelines.sdxl.checkpoint import LATENT_CHANNELS, VAE_SCALE_FACTOR
-from exporters.checkpoints import components
+from exporters.checkpoints import components, controlnet
 from exporters.checkpoints.components import (
     DIFFUSERS_STEMS,
     INDEX,
@@ -24,6 +24,7 @@ from exporters.checkpoints.components import (
 )
 from exporters.checkpoints.files import read_json
 from exporters.checkpoints.latent_diffusion import check_class, check_unet, check_vae
+from exporters.controls import CONTROLNET
 
 UNET, VAE, REFINER = "unet", "vae", "refiner"
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
@@ -34,6 +35,14 @@ KINDS = {
     TEXT_ENCODERS[1]: "CLIPTextModelWithProjection",
 }
 """The class of each part of a base checkpoint."""
+_AS_THE_UNET = (
+    "block_out_channels",
+    "layers_per_block",
+    "cross_attention_dim",
+    "addition_time_embed_dim",
+    "projection_class_embeddings_input_dim",
+)
+"""Entries of a ControlNet's config.json. Its blocks may have less attention than those of the UNet."""
 _SCORED_IDS, _SIZED_IDS = 5, 6
 """Numbers of a UNet's micro-conditioning: four, and either the aesthetic score or the target size."""
 _CONDITIONS = {
@@ -89,12 +98,22 @@ def read_checkpoint(root: Path) -> SdxlCheckpoint:
     parts = {part: read_component(root, part, kind, stems.get(part, DIFFUSERS_STEMS)) for part, kind in KINDS.items()}
     checkpoint = SdxlCheckpoint(root=root, index=index, parts=parts)
     widths = sum(checkpoint.width(encoder) for encoder in TEXT_ENCODERS)
-    _check_unet(parts[UNET], widths, "the widths of both text encoders together")
+    _check_unet(parts[UNET], widths, "the widths of both text encoders together", inpaints=True)
     _check_conditions(parts[UNET], _SIZED_IDS, checkpoint.projection)
     check_vae(parts[VAE], channels=LATENT_CHANNELS, factor=VAE_SCALE_FACTOR)
     for name in ("latents_mean", "latents_std"):
         expect(parts[VAE], name, None)
     return checkpoint
+
+
+def read_controlnet(root: Path, unet: Component) -> Component:
+    """Check a ControlNet's folder and that it suits the UNet of a base.
+
+    :raises ExportError: as `read_checkpoint`.
+    """
+    return controlnet.read_controlnet(
+        root, unet, channels=LATENT_CHANNELS, factor=VAE_SCALE_FACTOR, conditions=_CONDITIONS, same=_AS_THE_UNET
+    )
 
 
 def read_refiner(root: Path, base: SdxlCheckpoint) -> Refiner:
@@ -111,8 +130,8 @@ def read_refiner(root: Path, base: SdxlCheckpoint) -> Refiner:
     return Refiner(unet=unet, scored=scored)
 
 
-def _check_unet(unet: Component, width: int, why: str) -> None:
-    check_unet(unet, channels=LATENT_CHANNELS, conditions=_CONDITIONS, width=width, why=why)
+def _check_unet(unet: Component, width: int, why: str, *, inpaints: bool = False) -> None:
+    check_unet(unet, channels=LATENT_CHANNELS, conditions=_CONDITIONS, width=width, why=why, inpaints=inpaints)
 
 
 def _check_conditions(unet: Component, ids: int, projection: int) -> None:
@@ -125,8 +144,8 @@ def _check_conditions(unet: Component, ids: int, projection: int) -> None:
 def load(part: str, component: Component) -> Any:
     """A network in fp32, of the class in KINDS.
 
-    :param part: a name of KINDS, or REFINER.
+    :param part: a name of KINDS, REFINER or CONTROLNET.
     :raises ExportError: its weights are damaged or of another network.
     """
-    kind = KINDS[UNET if part == REFINER else part]
-    return components.load(kind, component, diffusers=part not in TEXT_ENCODERS)
+    kinds = {**KINDS, REFINER: KINDS[UNET], CONTROLNET: controlnet.KIND}
+    return components.load(kinds[part], component, diffusers=part not in TEXT_ENCODERS)

@@ -14,11 +14,13 @@ from darkroom.pipelines.sd15 import networks
 from darkroom.pipelines.sd15.checkpoint import Sd15CheckpointInfo
 from exporters import config, latent_plans, manifest, onnx_export, plan
 from exporters.config import Placement
+from exporters.controls import belongs
 from exporters.errors import ExportError
 from exporters.export import require_parity
 from exporters.files import sha256
 from exporters.repository import specs_of
-from exporters.sd15 import controls, plans, weights
+from exporters.sd15 import plans, weights
+from exporters.sd15.command import CONTROLS
 from tests.sd15_exports import Sd15Export, export, noise
 
 
@@ -68,8 +70,8 @@ def test_another_base_takes_the_control_unet_with_it(sd15_fp32: Sd15Export, sd15
     """`sd15_fp16` is in a copy of `sd15_fp32`: its control UNet is made again, from the ControlNet that was noted."""
     assert "sd15_unet_canny: exported (fp16" in sd15_fp16.output
     control = manifest.read(sd15_fp16.repository / "sd15_unet_canny" / "1")
-    assert controls.belongs(control, controls.base_of(sd15_fp16.repository))
-    assert not controls.belongs(control, controls.base_of(sd15_fp32.repository))
+    assert belongs(control, CONTROLS.base_of(sd15_fp16.repository))
+    assert not belongs(control, CONTROLS.base_of(sd15_fp32.repository))
     assert sd15_fp16.output.count("exported") == 6
 
 

@@ -20,8 +20,7 @@ from exporters.hidream.command import family_tasks
 from exporters.hidream.export import CheckpointSources
 from exporters.manifest import FileState, SourceCheckpoint
 from exporters.repository import labels_of, place, specs_of
-from exporters.sd15 import controls
-from exporters.sd15.command import base_tasks, control_task
+from exporters.sd15.command import CONTROLS, base_tasks
 from tests.engines import write_onnx
 
 GPUS = Placement(gpus=(0, 1), instances=2, queue_delay_us=300)
@@ -61,8 +60,8 @@ def test_tasks_of_a_label_are_all_models_of_the_family(tmp_path: Path) -> None:
 
 
 def test_control_unets_of_a_label_are_its_own(tmp_path: Path) -> None:
-    spec = controls.control_unets("photos")["canny"]
-    task = control_task(spec, tmp_path / "r", origin(tmp_path), origin(tmp_path), None)
+    spec = CONTROLS.labelled("photos")["canny"]
+    task = CONTROLS.task(spec, tmp_path / "r", origin(tmp_path), origin(tmp_path), None)
     assert (task.name, task.like) == ("sd15_unet_canny.photos", networks.UNET.labelled("photos"))
 
 
@@ -104,7 +103,7 @@ def test_labelled_models_are_placed_as_those_beside_them(tmp_path: Path) -> None
 def test_labelled_control_unet_is_placed_as_its_own_unet(tmp_path: Path) -> None:
     config.write_configs(tmp_path, [networks.UNET], Placement())
     config.write_configs(tmp_path, [networks.UNET.labelled("photos")], GPUS)
-    spec = controls.control_unets("photos")["canny"]
+    spec = CONTROLS.labelled("photos")["canny"]
     place(tmp_path, spec, networks.UNET.labelled("photos"))
     assert config.placement_of(config.config_path(tmp_path, spec).read_text(), spec) == GPUS
 
@@ -137,9 +136,9 @@ def test_control_unets_of_another_label_are_left_alone(tmp_path: Path) -> None:
         installed(tmp_path, f"sd15_unet{label}", source=base)
         installed(tmp_path, f"sd15_unet_canny{label}", source=base)
     installed(tmp_path, "sd15_unet.photos", source="/data/other")
-    assert controls.withdraw_stale(tmp_path) == set()
-    assert controls.withdraw_stale(tmp_path, "photos") == {"sd15_unet_canny.photos"}
-    controls.prune(tmp_path, "photos")
+    assert CONTROLS.withdraw_stale(tmp_path) == set()
+    assert CONTROLS.withdraw_stale(tmp_path, "photos") == {"sd15_unet_canny.photos"}
+    CONTROLS.prune(tmp_path, "photos")
     assert not (tmp_path / "sd15_unet_canny.photos").exists()
     assert (tmp_path / "sd15_unet_canny" / "1" / "model.onnx").exists()
 

@@ -63,9 +63,9 @@ UNFIT: list[tuple[str, Break, str]] = [
         "tiny/vae/config.json describes VQModel, expected AutoencoderKL",
     ),
     (
-        "inpainting",
-        lambda f: edit_json(f / "unet/config.json", in_channels=9),
-        "tiny/unet: in_channels is 9, expected 4",
+        "InstructPix2Pix",
+        lambda f: edit_json(f / "unet/config.json", in_channels=8),
+        "tiny/unet: in_channels is 8, expected 4, or 9 for inpainting",
     ),
     (
         "another text encoder",
@@ -133,7 +133,7 @@ UNFIT_CONTROLNETS: list[tuple[str, Break, str]] = [
     (
         "another factor",
         lambda f: edit_json(f / "config.json", conditioning_embedding_out_channels=[8, 8]),
-        "does not read images eight times the size of the latents",
+        "does not read images 8 times the size of the latents",
     ),
     ("no config", lambda f: (f / "config.json").unlink(), "it has no config.json"),
 ]

@@ -26,8 +26,8 @@ from exporters.errors import ExportError
 from exporters.export import ModelExport, staging, up_to_date
 from exporters.files import ROOT
 from exporters.repository import place, specs_of
-from exporters.sd15 import command, controls, export, pipeline
-from exporters.sd15.command import base_tasks
+from exporters.sd15 import command, export, pipeline
+from exporters.sd15.command import CONTROLS, base_tasks
 from exporters.sd15.weights import read_checkpoint, read_controlnet
 from exporters.tasks import run_tasks
 from tests.hub import Hub, serving
@@ -207,16 +207,16 @@ def test_a_repository_that_cannot_be_written_is_named(tiny: Path, tmp_path: Path
 def test_control_unet_of_another_base_is_withdrawn(tiny: Path, canny: Path, tmp_path: Path) -> None:
     repository = tmp_path / "models"
     installed(repository, origin(tiny), origin(canny))
-    assert controls.withdraw_stale(repository) == set()
+    assert CONTROLS.withdraw_stale(repository) == set()
     other = write_checkpoint(tmp_path / "other", seed=3)
     kept = (repository / "sd15_unet_canny").rename(tmp_path / "kept")
     installed(repository, origin(other))
     kept.rename(repository / "sd15_unet_canny")
 
-    assert controls.withdraw_stale(repository) == {"sd15_unet_canny"}
+    assert CONTROLS.withdraw_stale(repository) == {"sd15_unet_canny"}
 
     assert not (repository / "sd15_unet_canny" / "1").exists()
-    controls.prune(repository)
+    CONTROLS.prune(repository)
     assert not (repository / "sd15_unet_canny").exists()
     names = {spec.name for spec in specs_of(repository)}
     assert {spec.name for spec in all_specs() if not spec.on_demand} == names

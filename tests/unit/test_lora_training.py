@@ -25,6 +25,7 @@ from exporters.lora import LoraPart
 from exporters.onnx_export import quiet
 from tests import tiny_sdxl
 from tests.lora_trainings import WRITERS, losses_of, run_of, trained, write_checkpoints, write_images
+from tests.sd15_checkpoints import edit_json
 from tests.single_files import original_state, original_xl_state, write_single_file
 from training.lora.family import families, find_checkpoint
 from training.lora.run import LoraRun, run_training
@@ -273,6 +274,17 @@ def test_training_of_a_family_without_loras_is_refused(tmp_path: Path, images: P
     folder.mkdir()
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "HiDreamImagePipeline"}))
     with pytest.raises(ExportError, match="cannot be trained"):
+        trained(run_of(tmp_path, images, folder))
+
+
+def test_training_of_a_checkpoint_for_inpainting_is_refused(
+    tmp_path: Path, images: Path, checkpoints: dict[str, Path]
+) -> None:
+    from exporters.errors import ExportError
+
+    folder = Path(shutil.copytree(checkpoints["sd15"], tmp_path / "painter"))
+    edit_json(folder / "unet" / "config.json", in_channels=9)
+    with pytest.raises(ExportError, match="painter is a checkpoint for inpainting"):
         trained(run_of(tmp_path, images, folder))
 
 

@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from darkroom.diffusion import control
+from darkroom.diffusion.control import Control
 from darkroom.diffusion.sampling import Step
 from darkroom.pipelines.sd15 import pipeline
 from darkroom.pipelines.sd15.checkpoint import Sd15CheckpointInfo
@@ -56,13 +58,13 @@ def test_prediction_repeats_prompt_and_control_map_once_for_all_steps() -> None:
     asked: list[Mapping[str, Array]] = []
     given = GenerateRequest.parse(FIELDS | {"control_type": "canny", "control_image": b""}, Settings())
     request = given.completed(CHECKPOINT, Settings())
-    assert request.control is not None
     embeds = np.arange(2 * 77 * 4, dtype=np.float32).reshape(2, 77, 4)
     control_map = np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)
     prompts = EmbedsByStep({"prompt_embeds": embeds}, [(0, 1)] * 2, images=2)
-    predict = Prediction(
-        request=request, components=_components(asked), prompts=prompts, control_map=control_map, steps=2
-    )
+    components = _components(asked)
+    assert request.control is not None
+    active = Control(request=request.control, network=components.unet, pixels=control_map, rows=4)
+    predict = Prediction(request=request, components=components, prompts=prompts, control=active, steps=2)
     for index in range(2):
         asyncio.run(predict(Step(index=index, timestep=1.0, latents=torch.zeros(2, 4, 8, 8))))
     first, second = asked
@@ -87,7 +89,7 @@ def test_control_map_is_encoded_outside_of_the_event_loop(monkeypatch: pytest.Mo
         finally:
             await events.aclose()
 
-    monkeypatch.setattr(pipeline, "encode_png", encode_png)
+    monkeypatch.setattr(control, "encode_png", encode_png)
     image = io.BytesIO()
     Image.new("RGB", (64, 64)).save(image, "PNG")
     request = GenerateRequest.parse(FIELDS | {"control_image": image.getvalue()}, Settings())

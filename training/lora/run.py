@@ -16,6 +16,7 @@ from darkroom.errors import Conflict, InvalidInput
 from darkroom.files import write_atomically
 from darkroom.request.training import TrainingOptions
 from exporters.checkpoints.files import read_json
+from exporters.errors import ExportError
 from training.lora.cache import SampleCache
 from training.lora.family import find_checkpoint
 from training.lora.file import lora_file
@@ -88,8 +89,14 @@ def run_training(run: LoraRun, report: Report, stop: threading.Event) -> None:
 
 
 def _side(root: Path) -> int:
-    """The side in pixels that a checkpoint was trained at."""
-    latents = int(read_json(root, "unet/config.json").get("sample_size") or 64)
+    """The side in pixels that a checkpoint was trained at.
+
+    :raises ExportError: its UNet reads more than latents.
+    """
+    unet = read_json(root, "unet/config.json")
+    if unet.get("in_channels", 4) != unet.get("out_channels", 4):
+        raise ExportError(f"{root.name} is a checkpoint for inpainting; LoRAs of such a one cannot be trained.")
+    latents = int(unet.get("sample_size") or 64)
     levels = len(read_json(root, "vae/config.json").get("block_out_channels", ())) or 4
     return int(latents * 2 ** (levels - 1))
 

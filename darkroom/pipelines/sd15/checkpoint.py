@@ -20,6 +20,7 @@ class Sd15CheckpointInfo(checkpoint.CheckpointInfo):
     :param max_tokens: tokens of a chunk, begin and end included (77).
     :param guidance_scale: of a request that names none.
     :param bos_token_id, eos_token_id, pad_token_id: of the tokenizer.
+    :param inpaints: whether its UNet is one for inpainting, which reads a mask and a masked image behind the latents.
     """
 
     max_tokens: int
@@ -27,3 +28,4 @@ class Sd15CheckpointInfo(checkpoint.CheckpointInfo):
     bos_token_id: int
     eos_token_id: int
     pad_token_id: int
+    inpaints: bool = False

@@ -11,12 +11,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from darkroom.diffusion import control
 from darkroom.diffusion.controls import control_names
 from darkroom.diffusion.lora_reader import reader_spec
 from darkroom.pipelines.sd15.checkpoint import LATENT_CHANNELS as LATENT_CHANNELS
 from darkroom.pipelines.sd15.checkpoint import VAE_SCALE_FACTOR as VAE_SCALE_FACTOR
 from darkroom.pipelines.sd15.request import GenerateRequest
-from darkroom.png import encode_png
 from darkroom.request.tensors import triton_inputs
 from darkroom.serving.networks import DECODER_ROWS, ENCODER_ROWS, ModelSpec, Tensors, TensorSpec
 from darkroom.serving.picture_model import PICTURE, PREVIEW, PROGRESS, picture_canary
@@ -38,13 +38,14 @@ def _latents(name: str, help: str) -> TensorSpec:
 
 
 _UNET_INPUTS = (
-    _latents("latents", "noisy, as the scheduler scales them; an eighth of the image's height and width"),
+    TensorSpec(
+        name="latents",
+        dtype="FP32",
+        dims=(-1, -1, -1),
+        help="noisy, as the scheduler scales them; for inpainting, mask and masked image behind them",
+    ),
     TensorSpec(name="timestep", dtype="FP32", dims=(1,), help="0 to 999; each row has its own"),
     TensorSpec(name="prompt_embeds", dtype="FP32", dims=_EMBEDS, help="tokens x width of the text encoder"),
-)
-_CONTROL_INPUTS = (
-    TensorSpec(name="control_image", dtype="UINT8", dims=_PIXELS, help="preprocessed, as large as the image"),
-    TensorSpec(name="controlnet_conditioning_scale", dtype="FP32", dims=(1,)),
 )
 _NOISE = (_latents("noise_pred", "what the UNet predicts: noise, for most checkpoints"),)
 
@@ -112,19 +113,9 @@ def _unet(
 UNET = _unet("sd15_unet")
 
 
-def _control_canary(control: str) -> Tensors:
-    # Through the pipeline, because only it knows how wide the checkpoint's embeddings are.
-    png = encode_png(np.zeros((64, 64, 3), np.uint8))
-    return {
-        **picture_canary(guidance_scale=1),
-        "control_type": np.array([control], np.object_),
-        "control_image": np.frombuffer(png, np.uint8),
-    }
-
-
-def control_unet(control: str) -> ModelSpec:
+def control_unet(kind: str) -> ModelSpec:
     """The UNet with the ControlNet of that kind in one graph: its residuals, 27 MB a step, never leave it."""
-    return _unet(f"sd15_unet_{control}", *_CONTROL_INPUTS, canary=lambda: _control_canary(control), on_demand=True)
+    return _unet(f"sd15_unet_{kind}", *control.INPUTS, canary=lambda: control.control_canary(kind), on_demand=True)
 
 
 CONTROL_UNETS: dict[str, ModelSpec] = {name: control_unet(name) for name in control_names()}
@@ -139,7 +130,7 @@ PIPELINE = ModelSpec(
     outputs=(
         PROGRESS,
         PREVIEW,
-        TensorSpec(name="control_map", dtype="UINT8", dims=(-1,), help="PNG of what the ControlNet reads; first one"),
+        control.MAP,
         *PICTURE,
     ),
     files=("pipeline.json", "tokenizer.json"),

@@ -8,32 +8,25 @@ at the same time.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from darkroom.diffusion.controls import load_control
+from darkroom.diffusion.control import Control, read_control
 from darkroom.diffusion.generation import FinishedImage as FinishedImage
 from darkroom.diffusion.generation import GenerationJob, Phase, run
 from darkroom.diffusion.generation import GenerationProgress as GenerationProgress
-from darkroom.diffusion.guidance import doubled, guide
+from darkroom.diffusion.guidance import guide
 from darkroom.diffusion.lora_weights import require, row_inputs, with_loras
-from darkroom.diffusion.originals import draw_noise, init_details, read_init
+from darkroom.diffusion.originals import draw_noise, init_details, read_init, unet_rows
 from darkroom.diffusion.sampling import Step, get_generators, get_schedule
-from darkroom.diffusion.shares import acts_at
-from darkroom.errors import InvalidInput
-from darkroom.images import Pixels, read_rgb
 from darkroom.pipelines.sd15.checkpoint import Sd15CheckpointInfo
 from darkroom.pipelines.sd15.networks import LATENT_CHANNELS, VAE_SCALE_FACTOR
 from darkroom.pipelines.sd15.request import GenerateRequest, ResolvedRequest
 from darkroom.pipelines.sd15.settings import Settings
-from darkroom.png import encode_png
 from darkroom.prompts.by_step import EmbedsByStep
 from darkroom.prompts.clip import Tokenizer, encode_prompts
 from darkroom.prompts.schedule import schedule_prompts
@@ -76,27 +69,27 @@ async def generate(
     resolved = request.completed(components.checkpoint, components.limits)
     loras = resolved.lora_choices
     files = require(loras, components.loras)
-    init = await read_init(resolved, components.limits, components.vae_encoder)
+    init = await read_init(
+        resolved, components.limits, components.vae_encoder, conditions=components.checkpoint.inpaints
+    )
     schedule = get_schedule(
         resolved.scheduler,
         components.checkpoint.scheduler,
         resolved.steps,
-        strength=None if init is None else resolved.strength,
+        strength=resolved.given_strength,
     )
-    control_map = await _control_map(resolved, components)
-    control_png = None if control_map is None else await asyncio.to_thread(encode_png, control_map)
-    yield GenerationProgress(done=0, total=len(schedule), control_map=control_png)
+    control = await read_control(resolved, components.control_unets, components.limits.max_control_pixels)
+    yield GenerationProgress(done=0, total=len(schedule), control_map=await control.png() if control else None)
     encoder = with_loras(components.text_encoder, loras)
     prompts = await _prompts(resolved, components, encoder, len(schedule))
     generators = get_generators([resolved.seed + k for k in range(resolved.num_images)])
-    noise, original = await draw_noise(
-        init, components.vae_encoder, generators, shape=_latent_shape(resolved), strength=resolved.strength
-    )
+    drawn = await draw_noise(init, components.vae_encoder, generators, shape=_latent_shape(resolved))
     predict = Prediction(
         request=resolved,
         components=components,
         prompts=prompts,
-        control_map=control_map,
+        control=control,
+        conditions=drawn.conditions,
         loras=loras,
         steps=len(schedule),
     )
@@ -104,10 +97,10 @@ async def generate(
         request=resolved,
         checkpoint=components.checkpoint,
         vae_decoder=components.vae_decoder,
-        details={**init_details(resolved), **_control_details(resolved), **resolved.lora_details(files)},
+        details={**init_details(resolved), **resolved.control_details, **resolved.lora_details(files)},
         stopped=components.stopped,
     )
-    async for event in run(job, noise, [Phase(schedule=schedule, predict=predict)], generators, original):
+    async for event in run(job, drawn.noise, [Phase(schedule=schedule, predict=predict)], generators, drawn.original):
         yield event
 
 
@@ -123,51 +116,27 @@ def _latent_shape(request: ResolvedRequest) -> tuple[int, int, int]:
     return LATENT_CHANNELS, request.height // VAE_SCALE_FACTOR, request.width // VAE_SCALE_FACTOR
 
 
-async def _control_map(request: ResolvedRequest, components: Components) -> Pixels | None:
-    """(height, width, 3) uint8: what the ControlNet reads, made of the reference image, or that image itself."""
-    if request.control is None:
-        return None
-    control = request.control
-    kind = control.kind
-    if kind not in components.control_unets:
-        have = ", ".join(sorted(components.control_unets)) or "none"
-        raise InvalidInput(
-            f"control_type {kind!r} has no network in this installation; it has: {have}.", param="control_type"
-        )
-
-    def make() -> Pixels:
-        pixels = read_rgb(
-            request.control_image or b"",
-            width=request.width,
-            height=request.height,
-            max_pixels=components.limits.max_control_pixels,
-            param="control_image",
-        )
-        return load_control(kind).preprocess(pixels, control.options) if control.preprocess else pixels
-
-    return await asyncio.to_thread(make)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
     """Asks the UNet what is noise in the rows of one request: the `Predict` of its loop.
 
     :param prompts: `prompt_embeds` of each step: of the prompt, or first of the negative prompt.
-    :param control_map: (height, width, 3) uint8.
+    :param conditions: what a UNet for inpainting reads behind the latents, see `Drawn`.
     :param steps: of the whole loop, of which the ControlNet and each LoRA may act on a part.
     """
 
     request: ResolvedRequest
     components: Components
     prompts: EmbedsByStep
-    control_map: Pixels | None
     steps: int
+    control: Control | None = None
+    conditions: Tensor | None = None
     loras: Sequence[LoraChoice] = ()
 
     async def __call__(self, step: Step) -> Tensor:
         """(n, 4, h, w) latents -> (n, 4, h, w) prediction, guided where the request is."""
         guided = self.request.guided
-        latents = (doubled(step.latents) if guided else step.latents).numpy()
+        latents = unet_rows(step.latents, self.conditions, guided=guided)
         rows = len(latents)
         inputs: dict[str, Array] = {
             "latents": latents,
@@ -175,37 +144,10 @@ class Prediction:
             **self.prompts.at(step.index),
         }
         network = self.components.unet
-        control = self.request.control
-        if (
-            control is not None
-            and self.control_map is not None
-            and acts_at(step.index, self.steps, control.start, control.end)
-        ):
-            network = self.components.control_unets[control.kind]
-            inputs["control_image"] = self._control_rows
-            inputs["controlnet_conditioning_scale"] = np.full((rows, 1), control.conditioning_scale, np.float32)
+        control = self.control
+        if control is not None and control.acts_at(step.index, self.steps):
+            network = control.network
+            inputs |= control.inputs
         answer = await network({**inputs, **row_inputs(self.loras, rows, (step.index, self.steps))})
         noise_pred = torch.from_numpy(answer["noise_pred"])
         return guide(noise_pred, self.request.guidance_scale) if guided else noise_pred
-
-    @cached_property
-    def _control_rows(self) -> Array:
-        """`control_map` for every row of latents, in one piece of memory as Triton takes it; the same at every step."""
-        assert self.control_map is not None
-        rows = self.request.num_images * (2 if self.request.guided else 1)
-        return np.repeat(self.control_map[None], rows, axis=0)
-
-
-def _control_details(request: GenerateRequest) -> dict[str, Any]:
-    control = request.control
-    if control is None:
-        return {}
-    return {
-        "control_type": control.kind,
-        "control_preprocess": control.preprocess,
-        "low_threshold": control.options.low_threshold,
-        "high_threshold": control.options.high_threshold,
-        "controlnet_conditioning_scale": control.conditioning_scale,
-        "control_guidance_start": control.start,
-        "control_guidance_end": control.end,
-    }

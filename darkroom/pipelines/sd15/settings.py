@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
 
-from pydantic import Field, field_validator
-from pydantic_settings import NoDecode, SettingsConfigDict
-
-from darkroom.diffusion.controls import control_names
-from darkroom.family_settings import FamilySettings, split_at_commas
+from darkroom.diffusion.control_settings import Controlnets
+from darkroom.family_settings import FamilySettings
 from darkroom.request.fields import SIDE_MINIMUM
 
 
@@ -24,7 +22,7 @@ class Settings(FamilySettings):
         description="The checkpoint that makes the images: a folder in the diffusers layout, one .safetensors file, "
         "or a hub id (set HF_TOKEN where the hub asks for one). Takes effect with the next export (./start.sh).",
     )
-    controlnets: Annotated[tuple[str, ...], NoDecode] = Field(
+    controlnets: Controlnets = Field(
         ("canny=checkpoints/demo-sd15-canny",),
         description="A ControlNet for each kind of control, as canny=FOLDER_OR_ID, with commas between several. Takes "
         "effect with the next export.",
@@ -48,24 +46,3 @@ class Settings(FamilySettings):
         ge=SIDE_MINIMUM**2,
         description="Largest init_image and mask, in pixels; larger ones are refused after a look at their header.",
     )
-
-    @property
-    def controlnet_of(self) -> dict[str, str]:
-        """The checkpoint of each kind of control."""
-        return {control: checkpoint for control, _, checkpoint in (entry.partition("=") for entry in self.controlnets)}
-
-    @field_validator("controlnets", mode="before")
-    @classmethod
-    def _comma_separated(cls, value: object) -> object:
-        return split_at_commas(value)
-
-    @field_validator("controlnets")
-    @classmethod
-    def _control_and_checkpoint(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for entry in value:
-            control, _, checkpoint = entry.partition("=")
-            if control not in control_names() or not checkpoint:
-                raise ValueError(
-                    f"must be CONTROL=CHECKPOINT with CONTROL of {', '.join(control_names())}; got {entry!r}"
-                )
-        return value

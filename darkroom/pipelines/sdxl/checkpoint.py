@@ -35,12 +35,14 @@ class SdxlCheckpointInfo(checkpoint.CheckpointInfo):
     :param force_zeros_for_empty_prompt: whether an absent negative prompt means embeddings of zeros; else it means
         those of the empty text.
     :param tokens: of the two tokenizers; each is the fields of a `ClipTokens`.
+    :param inpaints: whether its UNet is one for inpainting, which reads a mask and a masked image behind the latents.
     """
 
     steps: int
     guidance_scale: float
     force_zeros_for_empty_prompt: bool
     tokens: list[dict[str, int]]
+    inpaints: bool = False
 
     @property
     def request_defaults(self) -> dict[str, Any]:

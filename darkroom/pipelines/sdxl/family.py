@@ -13,7 +13,11 @@ from darkroom.pipelines.sdxl.request import GenerateRequest
 
 
 def _features(served: Collection[str]) -> Mapping[str, Any]:
-    return {"schedulers": list(SCHEDULERS), "refiner": networks.REFINER_UNET.name in served}
+    return {
+        "schedulers": list(SCHEDULERS),
+        "controls": [control for control, spec in networks.CONTROL_UNETS.items() if spec.name in served],
+        "refiner": networks.REFINER_UNET.name in served,
+    }
 
 
 FAMILY = Family(

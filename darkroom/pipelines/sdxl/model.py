@@ -25,6 +25,7 @@ class SdxlModel(PipelineModel):
         checkpoint = SdxlCheckpointInfo.read(host.folder)
         for name in (None, *SCHEDULERS):  # imports diffusers now, and not in the first request
             make_scheduler(name, checkpoint.scheduler)
+        controls = {kind: spec for kind, spec in networks.CONTROL_UNETS.items() if host.has_neighbour(spec)}
         refined = host.has_neighbour(networks.REFINER_UNET)
         self._components = Components(
             checkpoint=checkpoint,
@@ -35,7 +36,8 @@ class SdxlModel(PipelineModel):
             refiner_unet=host.network(networks.REFINER_UNET) if refined else None,
             vae_encoder=host.network(networks.VAE_ENCODER) if host.has_neighbour(networks.VAE_ENCODER) else None,
             vae_decoder=host.network(networks.VAE_DECODER),
-            loras=host.loras([networks.UNET, *networks.TEXT_ENCODERS]),
+            loras=host.loras([networks.UNET, *networks.TEXT_ENCODERS, *controls.values()]),
+            control_unets={kind: host.network(spec) for kind, spec in controls.items()},
         )
 
     async def answer(self, fields: dict[str, Any], reply: Reply) -> None:

@@ -1,4 +1,4 @@
-"""The models of the family as data: six kinds of network, and the pipeline that calls them.
+"""The models of the family as data: seven kinds of network, and the pipeline that calls them.
 
 Architecture: stabilityai/stable-diffusion-xl-base-1.0 and -refiner-1.0 as diffusers lays them out, at any widths.
 Latents at every border are the scheduler's: the VAE's scaling factor is part of its graphs. Tensors are fp32 outside
@@ -9,10 +9,12 @@ No repository has these models before they are exported (`on_demand`): the check
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import numpy as np
 
+from darkroom.diffusion import control
+from darkroom.diffusion.controls import control_names
 from darkroom.diffusion.lora_reader import reader_spec
 from darkroom.pipelines.sdxl.checkpoint import LATENT_CHANNELS, TOKENIZERS
 from darkroom.pipelines.sdxl.request import GenerateRequest
@@ -20,6 +22,7 @@ from darkroom.request.tensors import triton_inputs
 from darkroom.serving.networks import DECODER_ROWS, ENCODER_ROWS, ModelSpec, Tensors, TensorSpec
 from darkroom.serving.picture_model import PICTURE, PREVIEW, PROGRESS, picture_canary
 
+_PIPELINE = "sdxl"
 _LATENTS = (LATENT_CHANNELS, -1, -1)
 _EMBEDS = (-1, -1)
 BASE_IDS = 6
@@ -51,18 +54,25 @@ def _text_encoder(name: str, *outputs: TensorSpec) -> ModelSpec:
     )
 
 
-def _unet(name: str, ids: int, sizes: str) -> ModelSpec:
-    """A UNet. It has no canary of its own: only the pipeline knows how wide the checkpoint's embeddings are."""
+def _unet(name: str, ids: int, sizes: str, *more: TensorSpec, canary: Callable[[], Tensors] | None = None) -> ModelSpec:
+    """A UNet, with the inputs that it has beside the plain one's. The plain ones have no canary of their own: only the
+    pipeline knows how wide the checkpoint's embeddings are."""
     return ModelSpec(
         name=name,
         backend="onnxruntime",
         on_demand=True,
         inputs=(
-            TensorSpec(name="latents", dtype="FP32", dims=_LATENTS, help="noisy, as the scheduler scales them"),
+            TensorSpec(
+                name="latents",
+                dtype="FP32",
+                dims=(-1, -1, -1),
+                help="noisy, as the scheduler scales them; for inpainting, mask and masked image behind them",
+            ),
             TensorSpec(name="timestep", dtype="FP32", dims=(1,), help="0 to 999; each row has its own"),
             TensorSpec(name="prompt_embeds", dtype="FP32", dims=_EMBEDS, help="tokens x width of the text encoders"),
             TensorSpec(name="text_embeds", dtype="FP32", dims=(-1,), help="of the second text encoder"),
             TensorSpec(name="time_ids", dtype="FP32", dims=(ids,), help=sizes),
+            *more,
         ),
         outputs=(TensorSpec(name="noise_pred", dtype="FP32", dims=_LATENTS, help="what it predicts: noise, for most"),),
         max_batch_size=16,
@@ -70,6 +80,8 @@ def _unet(name: str, ids: int, sizes: str) -> ModelSpec:
         parameters=_ROWS,
         parameters_cpu=_ROWS_CPU,
         files=("model.onnx",),
+        canary=canary,
+        canary_model=_PIPELINE if canary else "",
     )
 
 
@@ -106,6 +118,15 @@ VAE_DECODER = ModelSpec(
 TEXT_ENCODERS = (TEXT_ENCODER, TEXT_ENCODER_2)
 
 
+def control_unet(kind: str) -> ModelSpec:
+    """The base's UNet with the ControlNet of that kind in one graph."""
+    name = f"{UNET.name}_{kind}"
+    return _unet(name, BASE_IDS, _SIZES, *control.INPUTS, canary=lambda: control.control_canary(kind))
+
+
+CONTROL_UNETS: dict[str, ModelSpec] = {name: control_unet(name) for name in control_names()}
+
+
 def _canary(served: Collection[str]) -> Tensors:
     """The smallest image that every UNet of the repository takes part in. Whatever the spacing of the timesteps, the
     first of three is in the first half of the noise schedule, and the last one in the second half."""
@@ -119,13 +140,13 @@ def _canary(served: Collection[str]) -> Tensors:
 
 
 PIPELINE = ModelSpec(
-    name="sdxl",
+    name=_PIPELINE,
     backend="python",
     implementation="darkroom.pipelines.sdxl.model:SdxlModel",
     decoupled=True,
     on_demand=True,
     inputs=triton_inputs(GenerateRequest),
-    outputs=(PROGRESS, PREVIEW, *PICTURE),
+    outputs=(PROGRESS, PREVIEW, control.MAP, *PICTURE),
     files=("pipeline.json", *TOKENIZERS),
     canary_for=_canary,
 )
@@ -136,7 +157,7 @@ LORAS = reader_spec("sdxl", on_demand=True)
 
 def networks() -> tuple[ModelSpec, ...]:
     """Every network of this family."""
-    return (*TEXT_ENCODERS, UNET, REFINER_UNET, VAE_ENCODER, VAE_DECODER)
+    return (*TEXT_ENCODERS, UNET, *CONTROL_UNETS.values(), REFINER_UNET, VAE_ENCODER, VAE_DECODER)
 
 
 def specs() -> tuple[ModelSpec, ...]:

@@ -5,6 +5,9 @@ Follows diffusers 0.42, pipelines/stable_diffusion_xl/pipeline_stable_diffusion_
 pipeline_stable_diffusion_xl_img2img.py with `denoising_start` and a guidance scale of 1: the same weights and seed give
 the same image. A request with an image begins with the latter's `strength` on the base, with a mask it is
 pipeline_stable_diffusion_xl_inpaint.py on both; where `strength` leaves the base no step, the refiner does it alone.
+After a base for inpainting the refiner changes the image as a whole.
+
+A ControlNet acts on the base alone, as in pipelines/controlnet/pipeline_controlnet_sd_xl.py and its variants.
 
 The refiner reads the embeddings of the base's second text encoder, and the base's VAE decodes, which is how
 diffusers' documentation has the two share their parts.
@@ -12,18 +15,19 @@ diffusers' documentation has the two share their parts.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from darkroom.diffusion.control import Control, read_control
 from darkroom.diffusion.generation import FinishedImage, GenerationJob, GenerationProgress, Phase, run
-from darkroom.diffusion.guidance import doubled, guide
+from darkroom.diffusion.guidance import guide
 from darkroom.diffusion.lora_weights import require, row_inputs, with_loras
-from darkroom.diffusion.originals import draw_noise, init_details, read_init
+from darkroom.diffusion.originals import draw_noise, init_details, read_init, unet_rows
 from darkroom.diffusion.sampling import Step, get_generators, get_schedule
 from darkroom.pipelines.sdxl.checkpoint import LATENT_CHANNELS, VAE_SCALE_FACTOR, SdxlCheckpointInfo
 from darkroom.pipelines.sdxl.prompts import Embeds, PromptTokenizer, encode_prompts
@@ -46,6 +50,8 @@ class Components:
     :param unet, vae_decoder: the networks of `darkroom.pipelines.sdxl.networks`.
     :param refiner_unet: None where this installation has no refiner: the base does all steps.
     :param loras: those that the networks can use; None where they take none.
+    :param control_unets: the base's UNet with a ControlNet, by kind of control, for the kinds that this installation
+        has.
     :param vae_encoder: None where this installation has none: no image can be changed.
     :param stopped: asked before every step whether the client has gone.
     """
@@ -58,6 +64,7 @@ class Components:
     vae_decoder: Network
     refiner_unet: Network | None = None
     loras: BaseLoras | None = None
+    control_unets: Mapping[str, Network] = field(default_factory=dict)
     vae_encoder: Network | None = None
     stopped: Callable[[], bool] = lambda: False
 
@@ -75,34 +82,40 @@ async def generate(
     files = require(resolved.lora_choices, components.loras)
     refined = components.refiner_unet is not None and resolved.refiner_start < 1
     parts = [(0.0, resolved.refiner_start), (resolved.refiner_start, 1.0)] if refined else [(0.0, 1.0)]
-    init = await read_init(resolved, components.limits, components.vae_encoder)
-    strength = None if init is None else resolved.strength
+    strength = resolved.given_strength
     schedules = [
         get_schedule(resolved.scheduler, checkpoint.scheduler, resolved.steps, start=start, end=end, strength=strength)
         for start, end in parts
     ]
     steps = sum(map(len, schedules))
-    yield GenerationProgress(done=0, total=steps)
+    # A refiner that does all steps reads no mask.
+    conditions = checkpoint.inpaints and len(schedules[0]) > 0
+    init = await read_init(resolved, components.limits, components.vae_encoder, conditions=conditions)
+    control = await read_control(resolved, components.control_unets, components.limits.max_control_pixels)
+    yield GenerationProgress(done=0, total=steps, control_map=await control.png() if control else None)
     embeds, rows = await _embeds(resolved, components, steps, resolved.lora_choices)
-    predictions = [_base(resolved, embeds, rows, components.unet)]
+    generators = get_generators([resolved.seed + k for k in range(resolved.num_images)])
+    drawn = await draw_noise(init, components.vae_encoder, generators, shape=_latent_shape(resolved))
+    predictions = [_base(resolved, embeds, rows, components.unet, control, drawn.conditions)]
     if refined:
         assert components.refiner_unet is not None
         if resolved.lora_choices:  # they are for the base: the refiner reads what the text encoders say without them
             embeds, rows = await _embeds(resolved, components, steps, ())
         predictions.append(_refiner(resolved, embeds, rows[len(schedules[0]) :], components.refiner_unet))
-    generators = get_generators([resolved.seed + k for k in range(resolved.num_images)])
-    noise, original = await draw_noise(
-        init, components.vae_encoder, generators, shape=_latent_shape(resolved), strength=resolved.strength
-    )
     job = GenerationJob(
         request=resolved,
         checkpoint=checkpoint,
         vae_decoder=components.vae_decoder,
-        details={**init_details(resolved), **_details(resolved, refined=refined), **resolved.lora_details(files)},
+        details={
+            **init_details(resolved),
+            **resolved.control_details,
+            **_details(resolved, refined=refined),
+            **resolved.lora_details(files),
+        },
         stopped=components.stopped,
     )
     phases = [Phase(schedule=one, predict=predict) for one, predict in zip(schedules, predictions, strict=True)]
-    async for event in run(job, noise, phases, generators, original):
+    async for event in run(job, drawn.noise, phases, generators, drawn.original):
         yield event
 
 
@@ -135,7 +148,8 @@ class Prediction:
     :param guidance_scale: 1 and below: no guidance, and a row per image instead of two.
     :param prompts: `prompt_embeds` and `text_embeds` of each step.
     :param time_ids: (rows, numbers): the micro-conditioning, the same at every step.
-    :param steps: of all phases, of which each LoRA may act on a part.
+    :param steps: of all phases, of which the ControlNet and each LoRA may act on a part.
+    :param conditions: what a UNet for inpainting reads behind the latents, see `Drawn`.
     """
 
     network: Network
@@ -144,20 +158,36 @@ class Prediction:
     time_ids: Array
     loras: Sequence[LoraChoice] = ()
     steps: int = 0
+    control: Control | None = None
+    conditions: Tensor | None = None
 
     async def __call__(self, step: Step) -> Tensor:
         """(n, 4, h, w) latents -> (n, 4, h, w) prediction, guided where the request is."""
         guided = self.guidance_scale > 1
-        latents = (doubled(step.latents) if guided else step.latents).numpy()
-        times = np.full((len(latents), 1), step.timestep, np.float32)
-        conditions = {**self.prompts.at(step.index), "time_ids": self.time_ids}
-        loras = row_inputs(self.loras, len(latents), (step.index, self.steps))
-        answer = await self.network({"latents": latents, "timestep": times, **conditions, **loras})
+        latents = unet_rows(step.latents, self.conditions, guided=guided)
+        inputs: dict[str, Array] = {
+            "latents": latents,
+            "timestep": np.full((len(latents), 1), step.timestep, np.float32),
+            **self.prompts.at(step.index),
+            "time_ids": self.time_ids,
+        }
+        network = self.network
+        if self.control is not None and self.control.acts_at(step.index, self.steps):
+            network = self.control.network
+            inputs |= self.control.inputs
+        answer = await network({**inputs, **row_inputs(self.loras, len(latents), (step.index, self.steps))})
         noise_pred = torch.from_numpy(answer["noise_pred"])
         return guide(noise_pred, self.guidance_scale) if guided else noise_pred
 
 
-def _base(request: ResolvedRequest, embeds: Embeds, rows: Rows, network: Network) -> Prediction:
+def _base(
+    request: ResolvedRequest,
+    embeds: Embeds,
+    rows: Rows,
+    network: Network,
+    control: Control | None,
+    conditions: Tensor | None,
+) -> Prediction:
     given = {"prompt_embeds": embeds.prompt_embeds, "text_embeds": embeds.text_embeds}
     time_ids = np.array(_sizes(request), np.float32)
     return Prediction(
@@ -167,6 +197,8 @@ def _base(request: ResolvedRequest, embeds: Embeds, rows: Rows, network: Network
         time_ids=np.tile(time_ids, (request.num_images * len(rows[0]), 1)),
         loras=request.lora_choices,
         steps=len(rows),
+        control=control,
+        conditions=conditions,
     )
 
 

@@ -32,15 +32,16 @@ def _classes(small_batch: int, large_batch: int) -> tuple[SizeClass, ...]:
     )
 
 
-_UNET = EngineSizes(
-    axes={
-        "latents": _LATENTS,
-        "timestep": (None,),
-        "prompt_embeds": (Axis(name="tokens"), None),
-        "text_embeds": (None,),
-        "time_ids": (None,),
-    },
-    classes=_classes(4, 2),
+_UNET_AXES: dict[str, tuple[Axis | None, ...]] = {
+    "latents": _LATENTS,
+    "timestep": (None,),
+    "prompt_embeds": (Axis(name="tokens"), None),
+    "text_embeds": (None,),
+    "time_ids": (None,),
+}
+_UNET = EngineSizes(axes=_UNET_AXES, classes=_classes(4, 2))
+_CONTROL_UNET = EngineSizes(
+    axes={**_UNET_AXES, "control_image": _PIXELS, "controlnet_conditioning_scale": (None,)}, classes=_classes(4, 2)
 )
 _ONE_CHUNK = SizeClass(name="one chunk", batch=2, ranges={"tokens": Range(minimum=CHUNK, optimum=CHUNK, maximum=CHUNK)})
 
@@ -50,6 +51,7 @@ SIZES: Mapping[str, EngineSizes] = {
         for spec in networks.TEXT_ENCODERS
     },
     networks.UNET.name: _UNET,
+    **{spec.name: _CONTROL_UNET for spec in networks.CONTROL_UNETS.values()},
     networks.REFINER_UNET.name: _UNET,
     networks.VAE_ENCODER.name: EngineSizes(axes={"image": _PIXELS}, classes=_classes(1, 1)),
     networks.VAE_DECODER.name: EngineSizes(axes={"latents": _LATENTS}, classes=_classes(1, 1)),

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from typing_extensions import Self
 
+from darkroom.diffusion.control import ControlledRequest
 from darkroom.diffusion.lora_weights import LoraRequest
 from darkroom.diffusion.schedulers import SCHEDULER_FIELD
 from darkroom.pipelines.sdxl.checkpoint import GUIDANCE_SCALE, STEPS, VAE_SCALE_FACTOR
@@ -42,7 +43,7 @@ def _crop(where: str) -> Field:
 _BEFORE, _AFTER = "before it was resized", "after it was cropped"
 
 
-class GenerateRequest(LoraRequest, InitImageRequest):
+class GenerateRequest(ControlledRequest, LoraRequest, InitImageRequest):
     """One request; what is not said here, as every request for images that may begin with one.
 
     Without width and height an image is as large as what the checkpoint was trained on. Steps and guidance of a

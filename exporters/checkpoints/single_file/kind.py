@@ -19,8 +19,8 @@ State = dict[str, Any]
 """Weights by their names."""
 _BARE_TEXT = ("embeddings.", "encoder.", "final_layer_norm.")
 """How names of a text encoder begin in files that leave "text_model." out."""
-_OTHER_INPUTS = {8: "of the InstructPix2Pix kind", 9: "for inpainting"}
-"""What a UNet is that reads so many channels."""
+_INSTRUCTED_CHANNELS = 8
+"""The channels that a UNet of the InstructPix2Pix kind reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +85,10 @@ class Kind:
                 what = f"it looks like {other}"
             raise ExportError(f"{header.file.name} is no {self.title}: {what}.")
         read = header.shapes.get(f"{UNET.prefix}input_blocks.0.0.weight", (0, 4))[1]
-        if read in _OTHER_INPUTS:
+        if read == _INSTRUCTED_CHANNELS:
             raise ExportError(
-                f"{header.file.name} is a checkpoint {_OTHER_INPUTS[read]}, which cannot be exported: its UNet reads "
-                f"{read} channels, expected 4."
+                f"{header.file.name} is a checkpoint of the InstructPix2Pix kind, which cannot be exported: its UNet "
+                f"reads {read} channels, expected 4, or 9 for inpainting."
             )
         if "edm_mean" in header.shapes:
             raise ExportError(

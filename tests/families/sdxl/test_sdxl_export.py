@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
+from diffusers import ControlNetModel, StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
 
 from darkroom.pipelines.sdxl import networks
 from darkroom.pipelines.sdxl.checkpoint import SdxlCheckpointInfo
@@ -21,6 +21,7 @@ from darkroom.serving.networks import ModelSpec, OrtNetwork
 from darkroom.settings import Settings
 from exporters import manifest
 from exporters.checkpoints.origin import Origin
+from exporters.controls import belongs
 from exporters.errors import ExportError
 from exporters.export import TOLERANCE
 from exporters.files import CACHE
@@ -224,6 +225,85 @@ def test_sdxl_refiner_is_removed_when_nobody_wants_it(made: Made, tmp_path: Path
     assert not model.exists()
 
 
+# --- ControlNets
+
+
+def test_sdxl_controlled_unet_is_that_of_diffusers_row_by_row(
+    made: Made, controlled_sdxl_repository: Path, sdxl_controlnet_folder: Path
+) -> None:
+    random, rows, height, width = np.random.default_rng(3), 2, 9, 13
+    spec = networks.CONTROL_UNETS["canny"]
+    with quiet():
+        controlnet = ControlNetModel.from_pretrained(sdxl_controlnet_folder, low_cpu_mem_usage=False)
+    inputs = {
+        "latents": random.normal(size=(rows, 4, height, width)).astype(np.float32),
+        "timestep": np.array([[999], [20.5]], np.float32),
+        "prompt_embeds": random.normal(size=(rows, 77, sum(tiny_sdxl.WIDTHS))).astype(np.float32),
+        "text_embeds": random.normal(size=(rows, tiny_sdxl.PROJECTION)).astype(np.float32),
+        "time_ids": random.integers(0, 2048, (rows, networks.BASE_IDS)).astype(np.float32),
+        "control_image": random.integers(0, 256, (rows, 8 * height, 8 * width, 3), np.uint8),
+        "controlnet_conditioning_scale": np.array([[1.0], [0.3]], np.float32),
+    }
+    ours = Made(controlled_sdxl_repository, made.base, made.refiner).network(spec).run(inputs)["noise_pred"]
+    for row in range(rows):
+        one = {name: torch.from_numpy(value[row : row + 1]) for name, value in inputs.items()}
+        call = [one["latents"], one["timestep"][:, 0], one["prompt_embeds"]]
+        added = {"text_embeds": one["text_embeds"], "time_ids": one["time_ids"]}
+        with torch.no_grad():
+            down, middle = controlnet(
+                *call,
+                controlnet_cond=one["control_image"].permute(0, 3, 1, 2) / 255,
+                conditioning_scale=float(one["controlnet_conditioning_scale"]),
+                added_cond_kwargs=added,
+                return_dict=False,
+            )
+            theirs = made.base.unet(
+                *call,
+                added_cond_kwargs=added,
+                down_block_additional_residuals=down,
+                mid_block_additional_residual=middle,
+            ).sample
+            plain = made.base.unet(*call, added_cond_kwargs=added).sample
+        agree(ours[row : row + 1], theirs)
+        assert (theirs - plain).abs().max() > 0.1 * plain.abs().max(), "the control should do something"
+
+
+def test_sdxl_another_base_takes_the_control_unet_away(
+    made: Made, controlled_sdxl_repository: Path, tmp_path: Path
+) -> None:
+    repository = Path(shutil.copytree(controlled_sdxl_repository, tmp_path / "r"))
+    control = manifest.read(repository / "sdxl_unet_canny" / "1")
+    assert belongs(control, command.CONTROLS.base_of(repository))
+    assert command.CONTROLS.withdraw_stale(repository) == set()
+    noted = repository / networks.UNET.name / "1" / "export.json"
+    state = command.CONTROLS.base_of(repository)
+    assert state is not None
+    weights_file = next(name for name in state.files if name.endswith(".safetensors"))
+    noted.write_text(noted.read_text().replace(state.files[weights_file].sha256, "0" * 64))
+    assert command.CONTROLS.withdraw_stale(repository) == {"sdxl_unet_canny"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"addition_embed_type": None}, "addition_embed_type is None, expected text_time"),
+        ({"block_out_channels": [320, 640]}, r"does not fit the UNet of base: block_out_channels is \[320, 640\]"),
+        ({"cross_attention_dim": 32}, "does not fit the UNet of base: cross_attention_dim is 32"),
+        ({"in_channels": 9}, "in_channels is 9, expected 4"),
+        ({"conditioning_embedding_out_channels": [8, 16]}, "does not read images 8 times the size"),
+    ],
+)
+def test_sdxl_unfit_controlnets_are_one_sentence(
+    checkpoints: Path, sdxl_controlnet_folder: Path, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    unet = weights.read_checkpoint(checkpoints / "base").parts[weights.UNET]
+    folder = Path(shutil.copytree(sdxl_controlnet_folder, tmp_path / "canny"))
+    assert weights.read_controlnet(folder, unet).config["_class_name"] == "ControlNetModel"
+    edit_json(folder / "config.json", **changes)
+    with pytest.raises(ExportError, match=words):
+        weights.read_controlnet(folder, unet)
+
+
 # --- unfit checkpoints
 
 
@@ -233,7 +313,7 @@ def test_sdxl_refiner_is_removed_when_nobody_wants_it(made: Made, tmp_path: Path
         (lambda root: (root / "model_index.json").unlink(), "has no model_index.json"),
         (lambda root: edit_json(root / "model_index.json", text_encoder_2=None), "with text_encoder_2 missing"),
         (lambda root: edit_json(root / "unet" / "config.json", cross_attention_dim=32), "cross_attention_dim is 32"),
-        (lambda root: edit_json(root / "unet" / "config.json", in_channels=9), "in_channels is 9, expected 4"),
+        (lambda root: edit_json(root / "unet" / "config.json", in_channels=8), "in_channels is 8, expected 4, or 9"),
         (lambda root: edit_json(root / "unet" / "config.json", time_cond_proj_dim=8), "time_cond_proj_dim is 8"),
         (
             lambda root: edit_json(root / "unet" / "config.json", addition_embed_type=None),

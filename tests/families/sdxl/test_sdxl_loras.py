@@ -11,8 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    ControlNetModel,
+    StableDiffusionXLControlNetPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLPipeline,
+)
 from numpy.typing import NDArray
+from PIL import Image
 
 from darkroom.diffusion.lora_targets import targets_of
 from darkroom.diffusion.lora_weights import loras_text
@@ -23,7 +29,7 @@ from darkroom.serving.lora_cache import BaseLoras, LoraCache
 from darkroom.serving.lora_layout import LoraLayout
 from exporters.onnx_export import quiet
 from tests.lora_matrices import Layers, make_lora, merge, write_diffusers_file
-from tests.pictures import pixels
+from tests.pictures import encoded, pixels
 from tests.served_networks import collect
 
 MODELS = (*networks.networks(), networks.PIPELINE)
@@ -31,7 +37,7 @@ TOLERANCE = 2
 """Levels of 255."""
 SEED, STEPS, SIDE = 7, 5, 64
 PROMPT = "a photo of a cat on a blue background"
-A, B, C = "a" * 64, "b" * 64, "c" * 64
+A, B, C, D = "a" * 64, "b" * 64, "c" * 64, "d" * 64
 WEIGHTS = {A: 0.8, B: -0.6}
 Images = NDArray[np.uint8]
 
@@ -110,11 +116,11 @@ def load(folder: Path) -> tuple[StableDiffusionXLPipeline, StableDiffusionXLImg2
     return base, refiner
 
 
-def theirs(base: StableDiffusionXLPipeline, refiner: StableDiffusionXLImg2ImgPipeline) -> Images:
+def theirs(base: Any, refiner: StableDiffusionXLImg2ImgPipeline, **control: Any) -> Images:
     generator = torch.Generator().manual_seed(SEED)
     given = {"prompt": PROMPT, "num_inference_steps": STEPS, "generator": generator}
     size = {"width": SIDE, "height": SIDE, "guidance_scale": 5.0}
-    latents = base(**given, **size, denoising_end=0.8, output_type="latent").images
+    latents = base(**given, **size, **control, denoising_end=0.8, output_type="latent").images
     images = refiner(**given, image=latents, denoising_start=0.8, guidance_scale=1.0).images
     return np.stack([np.asarray(image) for image in images])
 
@@ -138,6 +144,42 @@ def test_sdxl_two_weighted_loras_give_diffusers_image(
     choices = [LoraChoice(digest=digest, weight=weight) for digest, weight in WEIGHTS.items()]
     assert distance(ours(sdxl_repository, choices), expected) <= TOLERANCE
     assert distance(ours(sdxl_repository, []), plain) <= TOLERANCE
+
+
+def test_sdxl_lora_beside_a_controlnet_gives_diffusers_image(
+    sdxl_repository: Path,
+    controlled_sdxl_repository: Path,
+    sdxl_controlnet_folder: Path,
+    layouts: dict[str, LoraLayout],
+    loras: dict[str, Layers],
+    stored: BaseLoras,
+    tmp_path: Path,
+) -> None:
+    """The UNet with a ControlNet takes the LoRAs of the plain one; the ControlNet itself is not changed by them."""
+    stored.write(D, {"unet": loras[A]["unet"]})
+    edges = np.zeros((SIDE, SIDE, 3), np.uint8)
+    edges[20:40, 8:56] = 255
+    base, refiner = load(sdxl_repository.parent / "checkpoint")
+    with quiet():
+        controlnet = ControlNetModel.from_pretrained(sdxl_controlnet_folder, low_cpu_mem_usage=False)
+        file = write_diffusers_file(loras[A]["unet"], layouts["unet"], tmp_path / "a.safetensors")
+        base.load_lora_weights(file, adapter_name="a")
+        base.set_adapters(["a"], [0.8])
+        controlled = StableDiffusionXLControlNetPipeline(
+            **base.components, controlnet=controlnet, add_watermarker=False
+        )
+    controlled.set_progress_bar_config(disable=True)
+    expected = theirs(controlled, refiner, image=Image.fromarray(edges), controlnet_conditioning_scale=0.7)
+    control = {
+        "control_image": np.frombuffer(encoded(Image.fromarray(edges)), np.uint8),
+        "control_preprocess": False,
+        "controlnet_conditioning_scale": np.array([0.7], np.float32),
+    }
+    choices = [LoraChoice(digest=D, weight=0.8)]
+    made = ours(controlled_sdxl_repository, choices, **control)
+    assert distance(made, expected) <= TOLERANCE
+    assert distance(made, ours(controlled_sdxl_repository, choices)) > 10
+    assert distance(made, ours(controlled_sdxl_repository, [], **control)) > 10
 
 
 def test_sdxl_lora_steps_are_those_of_base_and_refiner_together(
