@@ -46,6 +46,7 @@ class Train:
     name: ClassVar[str] = "train"
     lane: ClassVar[str] = "training"
     pipeline: ClassVar[ModelSpec | None] = None
+    resumable: ClassVar[bool] = True
     longest_turn: ClassVar[float] = math.inf
     fallback_seconds: ClassVar[float] = 2.0
 
@@ -97,7 +98,7 @@ class Train:
             services.settings,
             heard=heard,
             alive=emit,
-            save=lambda: services.gate.draining,
+            save=context.goes_on,
         )
         name = await asyncio.to_thread(keep_lora, store, session, workspace)
         details = {

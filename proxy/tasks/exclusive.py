@@ -1,7 +1,7 @@
 """Tasks with the same key run one at a time, on all proxies together. `Store` has the transactions.
 
-Of the tasks with one key at most one is in the queue or runs. The others are *held*: they have a row and are in no
-queue, so that they take no slot and no other task waits behind them. When the one has ended and its run has
+Of the tasks with one key at most one is in the queue, runs, or is paused. The others are *held*: they have a row and
+are in no queue, so that they take no slot and no other task waits behind them. When the one has ended and its run has
 stopped, the first of the held ones is released. A task that was cancelled has ended before its run has stopped: the
 column `worker` names the proxy whose run may still be at work.
 """
@@ -13,10 +13,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from darkroom.errors import Conflict
-from proxy.tasks.models import LIVE, Draft
+from proxy.tasks.models import UNFINISHED, Draft
 from proxy.tasks.schema import TASKS
 
-_IN_LINE = (TASKS.c.state.in_(LIVE), TASKS.c.held.is_(False))
+_IN_LINE = (TASKS.c.state.in_(UNFINISHED), TASKS.c.held.is_(False))
 _HELD = (TASKS.c.state == "queued", TASKS.c.held.is_(True))
 
 
@@ -29,11 +29,12 @@ def is_held(connection: sa.Connection, draft: Draft) -> bool:
     if work.exclusive is None:
         return False
     if work.exclusive_or_refuse:
-        same = sa.select(TASKS.c.id, TASKS.c.state).where(TASKS.c.exclusive == work.exclusive, TASKS.c.state.in_(LIVE))
+        unfinished = (TASKS.c.exclusive == work.exclusive, TASKS.c.state.in_(UNFINISHED))
+        same = sa.select(TASKS.c.id, TASKS.c.state).where(*unfinished)
         other = connection.execute(same.order_by(TASKS.c.held, TASKS.c.order, TASKS.c.created_at).limit(1)).first()
         if other is not None:
             raise Conflict(f"Task {other.id} is {other.state}; it has to end before another one like it is accepted.")
-    return _exists(connection, work.exclusive, TASKS.c.state.in_(LIVE))  # not past those that are held already
+    return _exists(connection, work.exclusive, TASKS.c.state.in_(UNFINISHED))  # not past those that are held already
 
 
 def release(connection: sa.Connection) -> list[Any]:

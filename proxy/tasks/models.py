@@ -16,9 +16,11 @@ from proxy.tasks.estimates import Forecast, QueuedJob, forecast
 if TYPE_CHECKING:
     from proxy.services import Services
 
-State = Literal["queued", "processing", "completed", "failed", "cancelled"]
+State = Literal["queued", "processing", "paused", "completed", "failed", "cancelled"]
 LIVE: tuple[State, ...] = ("queued", "processing")
-STATES: tuple[State, ...] = (*LIVE, "completed", "failed", "cancelled")
+UNFINISHED: tuple[State, ...] = (*LIVE, "paused")
+"""A paused task waits for its client; it takes no place in the queue, and keeps its key and its workspace."""
+STATES: tuple[State, ...] = (*UNFINISHED, "completed", "failed", "cancelled")
 PRIORITIES = ("high", "normal", "low")
 """A task of a higher one is always first; clients take turns within each."""
 EXCLUSIVE_LIMIT = 200
@@ -143,7 +145,7 @@ class Task:
     @property
     def ended(self) -> bool:
         """Whether nothing more will happen to it."""
-        return self.state not in LIVE
+        return self.state not in UNFINISHED
 
     @property
     def share(self) -> float:
@@ -193,6 +195,8 @@ class TaskContext:
         ended: an operation that keeps its progress there can resume. It may die at any moment, and the run after it
         finds what is there then, so a file has to be written under another name and renamed. With several proxies it
         is in the folder that they share.
+    :param goes_on: asked when the run is cancelled: whether another one is to go on with the work, so that it is worth
+        some seconds to save how far it is.
     """
 
     services: Services
@@ -200,6 +204,7 @@ class TaskContext:
     files: Mapping[str, bytes]
     workspace: Path
     emit: Emit
+    goes_on: Callable[[], bool] = field(default=lambda: False)
 
 
 START_SECONDS = 0.2

@@ -25,7 +25,7 @@ from darkroom.errors import Conflict, Gone, NotReady, QueueFull
 from proxy.load import Used
 from proxy.tasks import exclusive, speeds
 from proxy.tasks.estimates import speed_of
-from proxy.tasks.models import LIVE, PRIORITIES, Draft, LaneLoad, QueueEstimates, State, Task
+from proxy.tasks.models import LIVE, PRIORITIES, UNFINISHED, Draft, LaneLoad, QueueEstimates, State, Task
 from proxy.tasks.schema import DATABASES, METADATA, TASKS, migrate
 from proxy.tasks.speeds import BATCH_GAP
 
@@ -325,7 +325,8 @@ class Store:
 
         :param values: further columns.
         """
-        return self._update(id, run, {"state": state, "completed_at": time.time(), **(values or {})}) is not None
+        changed = {"state": state, "completed_at": time.time(), **(values or {})}
+        return self._update(id, run, changed, of=UNFINISHED) is not None
 
     def hand_back(self, id: str, run: str) -> bool:
         """A run was stopped by us and not by anything that it did: the task waits again, and the run does not count."""
@@ -338,10 +339,25 @@ class Store:
         """A run came to grief; the task waits for the next one."""
         return self._update(id, run, {"state": "queued", "run": None, "worker": None, "step": 0}) is not None
 
-    def stopped(self, id: str, run: str) -> None:
-        """The run of a task with a key is not at work any more; see `proxy.tasks.exclusive`."""
+    def pause(self, id: str) -> bool:
+        """The task waits for `resume`, and its attempt does not count; False if it has ended or is paused."""
+        attempts = TASKS.c.attempts - sa.case((TASKS.c.state == "processing", 1), else_=0)
+        return self._update(id, None, {"state": "paused", "held": False, "attempts": attempts}) is not None
+
+    def resume(self, id: str) -> bool:
+        """A paused task waits, held until `release` finds that its last run has stopped; False if it is not paused."""
+        return self._update(id, None, {"state": "queued", "held": True}, of=("paused",)) is not None
+
+    def stopped(self, id: str, run: str, step: int | None = None) -> None:
+        """The run of a task with a key is not at work any more; see `proxy.tasks.exclusive`.
+
+        :param step: that a run which was paused has saved.
+        """
+        values: dict[str, Any] = {"worker": None}
+        if step is not None:
+            values["step"] = sa.case((TASKS.c.state == "paused", step), else_=TASKS.c.step)
         with self.transaction() as connection:
-            connection.execute(sa.update(TASKS).where(TASKS.c.id == id, TASKS.c.run == run).values(worker=None))
+            connection.execute(sa.update(TASKS).where(TASKS.c.id == id, TASKS.c.run == run).values(**values))
 
     def release(self) -> list[Task]:
         """Let tasks go that were held for others with the same key; they are to be queued now."""
@@ -361,8 +377,8 @@ class Store:
         with self.transaction() as connection:
             connection.execute(sa.update(TASKS).where(TASKS.c.worker.in_(gone)).values(worker=None))
 
-    def _update(self, id: str, run: str | None, values: dict[str, Any]) -> Task | None:
-        query = sa.update(TASKS).where(TASKS.c.id == id, TASKS.c.state.in_(LIVE)).values(**values).returning(*TASKS.c)
+    def _update(self, id: str, run: str | None, values: dict[str, Any], of: tuple[State, ...] = LIVE) -> Task | None:
+        query = sa.update(TASKS).where(TASKS.c.id == id, TASKS.c.state.in_(of)).values(**values).returning(*TASKS.c)
         if run is not None:
             query = query.where(TASKS.c.run == run)
         with self.transaction() as connection:
