@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from typing import Annotated, Any
 
 from typing_extensions import Self
 
+from darkroom.errors import InvalidInput
 from darkroom.request.field import Field
 from darkroom.request.fields import ANY_SEED, DRAWN_SEEDS, SEED_RANGE
 from darkroom.request.request import Request
+from darkroom.request.text_list import parse_texts, texts_schema
+
+PRIOR_PROMPTS, PRIOR_IMAGES = "prior_prompts", "prior_images"
+_MOST_PROMPTS, _LONGEST_PROMPT = 100, 1000
 
 RESOLUTION_STEP = 64
 """Sides of training images are multiples of it, in pixels."""
@@ -49,10 +55,44 @@ class TrainingOptions(Request):
         ),
     ] = ANY_SEED
 
+    prior_images: Annotated[
+        int,
+        Field(
+            help="Images that the checkpoint makes of `prior_prompts` before the training. Each step then learns from "
+            "as many of them as of the session's images, so that other prompts change less.",
+            low=0,
+            high=1000,
+        ),
+    ] = 0
+    prior_prompts: Annotated[
+        str | None,
+        Field(
+            help="What `prior_images` show, in turn: other things that the checkpoint draws well, in the words of its "
+            "users.",
+            convert=lambda text: json.dumps(_prompts(PRIOR_PROMPTS, text)),
+            json=True,
+            texts=True,
+            schema=texts_schema(_MOST_PROMPTS, _LONGEST_PROMPT, "a photo of a dog in a garden"),
+        ),
+    ] = None
+
     def checked(self, limits: Any) -> Self:
+        if bool(self.prior_images) != (self.prior_prompts is not None):
+            there, missing = (PRIOR_IMAGES, PRIOR_PROMPTS) if self.prior_images else (PRIOR_PROMPTS, PRIOR_IMAGES)
+            raise InvalidInput(f"{missing} is missing: {there} needs it.", param=missing)
         return self if self.seed != ANY_SEED else self.with_values(seed=secrets.randbelow(DRAWN_SEEDS))
 
     @property
     def used_alpha(self) -> float:
         """The alpha that is trained with."""
         return float(self.rank) if self.alpha is None else self.alpha
+
+    @property
+    def prior_captions(self) -> tuple[str, ...]:
+        """The caption of each prior image."""
+        texts = _prompts(PRIOR_PROMPTS, self.prior_prompts) if self.prior_prompts is not None else ()
+        return tuple(texts[index % len(texts)] for index in range(self.prior_images))
+
+
+def _prompts(name: str, value: object) -> tuple[str, ...]:
+    return parse_texts(name, value, most=_MOST_PROMPTS, longest=_LONGEST_PROMPT)

@@ -24,6 +24,8 @@ from training.lora.buckets import Fit, Size, fit
 
 FILE_NAME = "plan.json"
 _MOST_STEPS = 1_000_000
+_PRIOR_STREAM = 1
+"""Tells the random numbers of prior images from those of the examples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,21 @@ class Plan:
         batches = len(self.epoch(0))
         return self.epoch(step // batches)[step % batches]
 
+    def prior_batch(self, step: int) -> list[int]:
+        """The prior images of a step: as many as its examples, each one as often as the others."""
+        count = self.request.prior_images
+        if not count:
+            return []
+        size = min(self.request.batch_size, count)
+        places = range(step * size, (step + 1) * size)
+        orders = {at // count: self._prior_order(at // count) for at in places}
+        return [orders[at // count][at % count] for at in places]
+
+    def _prior_order(self, number: int) -> list[int]:
+        random = np.random.default_rng([self.request.seed, number, _PRIOR_STREAM])
+        order: list[int] = random.permutation(self.request.prior_images).tolist()
+        return order
+
 
 def prepare(
     folder: Path, images: Path, options: TrainingOptions, *, checkpoint: str, root: Path, side: int, threads: int
@@ -106,7 +123,8 @@ def prepare(
     path = folder / FILE_NAME
     if path.is_file():
         plan = _read(path)
-        if (plan.options, plan.checkpoint, plan.weights) != (given, checkpoint, weights):
+        # As requests: what an older release has written has no newer options.
+        if (plan.request.model_dump(), plan.checkpoint, plan.weights) != (given, checkpoint, weights):
             raise Conflict("The state folder belongs to a training with other options or of another checkpoint.")
         return plan
     plan = Plan(

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -73,13 +74,15 @@ def run_training(run: LoraRun, report: Report, stop: threading.Event) -> None:
         torch.set_num_threads(plan.threads)
         report({"step": 0, "steps": plan.steps, "images": len(plan.examples)})
 
-        def cached(done: int) -> None:
-            report({"step": 0, "steps": plan.steps, "images": len(plan.examples), "cached": done})
+        def cached(what: str, done: int) -> None:
+            report({"step": 0, "steps": plan.steps, "images": len(plan.examples), what: done})
             if stop.is_set():
                 raise Stopped
 
         with _memory():
-            SampleCache(run.state, plan).fill(family, root, run.images, run.device, cached)
+            samples = SampleCache(run.state, plan)
+            samples.fill(family, root, run.images, run.device, partial(cached, "cached"))
+            samples.fill_prior(family, root, run.device, partial(cached, "prior"))
             trainer = LoraTrainer(run.state, plan, family, root, run.device)
             trainer.train(report, stop, run.save_seconds)
         prediction, losses = trainer.objective.prediction, trainer.losses
