@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from typing_extensions import Self
@@ -15,7 +16,9 @@ from darkroom.request.request import Request
 from darkroom.request.text_list import parse_texts, texts_schema
 
 PRIOR_PROMPTS, PRIOR_IMAGES = "prior_prompts", "prior_images"
+SAMPLE_PROMPTS, SAMPLE_IMAGES = "sample_prompts", "sample_images"
 _MOST_PROMPTS, _LONGEST_PROMPT = 100, 1000
+_MOST_SAMPLES = 8
 
 RESOLUTION_STEP = 64
 """Sides of training images are multiples of it, in pixels."""
@@ -76,10 +79,32 @@ class TrainingOptions(Request):
         ),
     ] = None
 
+    sample_images: Annotated[
+        int,
+        Field(
+            help="Images that the served model makes with the LoRA after each epoch, or after fewer of many epochs, as "
+            "results of the task. By default one of each of `sample_prompts`.",
+            low=0,
+            high=_MOST_SAMPLES,
+        ),
+    ] = 0
+    sample_prompts: Annotated[
+        str | None,
+        Field(
+            help="Of `sample_images`, in turn. By default the captions of the session's images.",
+            convert=lambda text: json.dumps(_sample_prompts(text)),
+            json=True,
+            texts=True,
+            schema=texts_schema(_MOST_SAMPLES, _LONGEST_PROMPT, "a photo of a cat in the snow"),
+        ),
+    ] = None
+
     def checked(self, limits: Any) -> Self:
         if bool(self.prior_images) != (self.prior_prompts is not None):
             there, missing = (PRIOR_IMAGES, PRIOR_PROMPTS) if self.prior_images else (PRIOR_PROMPTS, PRIOR_IMAGES)
             raise InvalidInput(f"{missing} is missing: {there} needs it.", param=missing)
+        if self.sample_prompts is not None and SAMPLE_IMAGES not in self.model_fields_set:
+            return self.with_values(sample_images=len(_sample_prompts(self.sample_prompts))).checked(limits)
         return self if self.seed != ANY_SEED else self.with_values(seed=secrets.randbelow(DRAWN_SEEDS))
 
     @property
@@ -92,6 +117,18 @@ class TrainingOptions(Request):
         """The caption of each prior image."""
         texts = _prompts(PRIOR_PROMPTS, self.prior_prompts) if self.prior_prompts is not None else ()
         return tuple(texts[index % len(texts)] for index in range(self.prior_images))
+
+    def sample_texts(self, captions: Sequence[str]) -> tuple[str, ...]:
+        """The prompt of each sample image of an epoch.
+
+        :param captions: of the images, for trainings without `sample_prompts`.
+        """
+        texts = tuple(dict.fromkeys(captions)) if self.sample_prompts is None else _sample_prompts(self.sample_prompts)
+        return tuple(texts[index % len(texts)] for index in range(self.sample_images)) if texts else ()
+
+
+def _sample_prompts(value: object) -> tuple[str, ...]:
+    return parse_texts(SAMPLE_PROMPTS, value, most=_MOST_SAMPLES, longest=_LONGEST_PROMPT)
 
 
 def _prompts(name: str, value: object) -> tuple[str, ...]:

@@ -24,6 +24,8 @@ from training.lora.buckets import Fit, Size, fit
 
 FILE_NAME = "plan.json"
 _MOST_STEPS = 1_000_000
+MOST_SAMPLES = 64
+"""Sample images of a training."""
 _PRIOR_STREAM = 1
 """Tells the random numbers of prior images from those of the examples."""
 
@@ -74,6 +76,17 @@ class Plan:
     def epochs(self) -> int:
         """Passes over all images, of which the last one may end early."""
         return math.ceil(self.steps / len(self.epoch(0)))
+
+    @cached_property
+    def sampled(self) -> dict[int, int]:
+        """The steps after which samples are made, with their epochs: as many epochs as MOST_SAMPLES allows, evenly
+        spread, the last one among them."""
+        count = self.request.sample_images
+        if not count:
+            return {}
+        batches, every = len(self.epoch(0)), math.ceil(self.epochs / (MOST_SAMPLES // count))
+        chosen = range(self.epochs, 0, -every)
+        return {min(self.steps, number * batches): number for number in sorted(chosen)}
 
     def epoch(self, number: int) -> list[list[int]]:
         """The batches of a pass over all images: indices of examples of one size, in an order of seed and number."""

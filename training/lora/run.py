@@ -18,11 +18,14 @@ from darkroom.files import write_atomically
 from darkroom.request.training import TrainingOptions
 from exporters.checkpoints.files import read_json
 from training.lora.cache import SampleCache
+from training.lora.curve import loss_curve
 from training.lora.family import find_checkpoint
 from training.lora.file import lora_file
 from training.lora.plan import prepare
 from training.lora.trainer import LoraTrainer, Report, Stopped
 
+EPOCHS, CURVE = "epochs", "loss.svg"
+"""In the state folder: the LoRAs of the epochs that samples are made of, and the picture of the loss."""
 _LOCK_SECONDS = 60.0
 """How long a run waits for another one in its state folder, which may just be ending."""
 
@@ -84,10 +87,19 @@ def run_training(run: LoraRun, report: Report, stop: threading.Event) -> None:
             samples.fill(family, root, run.images, run.device, partial(cached, "cached"))
             samples.fill_prior(family, root, run.device, partial(cached, "prior"))
             trainer = LoraTrainer(run.state, plan, family, root, run.device)
-            trainer.train(report, stop, run.save_seconds)
-        prediction, losses = trainer.objective.prediction, trainer.losses
-        data = lora_file(trainer.weights, plan, family, prediction=prediction, title=run.title, losses=losses)
-        write_atomically(run.output, data)
+
+            def file() -> bytes:
+                prediction, losses = trainer.objective.prediction, trainer.losses
+                return lora_file(trainer.weights, plan, family, prediction=prediction, title=run.title, losses=losses)
+
+            def after(step: int) -> None:
+                if epoch := plan.sampled.get(step):
+                    write_atomically(run.state / EPOCHS / f"{epoch:06}.safetensors", file())
+                    report({"step": step, "steps": plan.steps, "epoch": epoch})
+
+            trainer.train(report, stop, run.save_seconds, after)
+        write_atomically(run.state / CURVE, loss_curve(trainer.losses))
+        write_atomically(run.output, file())
 
 
 def _side(root: Path) -> int:

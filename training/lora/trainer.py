@@ -71,10 +71,17 @@ class LoraTrainer:
             raise self._diverged("weights are not finite")
         return found
 
-    def train(self, report: Report, stop: threading.Event, save_seconds: float) -> None:
+    def train(
+        self,
+        report: Report,
+        stop: threading.Event,
+        save_seconds: float,
+        after: Callable[[int], None],
+    ) -> None:
         """Do the steps that are left.
 
         :param save_seconds: between saved states; 0 saves after every step.
+        :param after: called after each step with its number, from 1.
         :raises Stopped: `stop` was set.
         :raises InvalidInput: the loss is no finite number; the last saved state stays.
         """
@@ -93,6 +100,7 @@ class LoraTrainer:
                 if time.monotonic() - saved >= save_seconds:
                     self._save()
                     saved = time.monotonic()
+                after(len(self.losses))
                 report({"step": len(self.losses), "steps": self.plan.steps, "loss": loss})
         self._save()
 
