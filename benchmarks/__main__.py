@@ -29,7 +29,7 @@ from benchmarks import (
 from benchmarks.context import CHECKPOINT, REPOSITORY, Context
 from benchmarks.errors import BenchmarkError
 from benchmarks.results import Report, Section, Table, findings_table, shown, write_report
-from benchmarks.sd15 import caps, latency, loras, perf, queue_delay, short_job, step_parts, throughput
+from benchmarks.sd15 import caps, latency, loras, new_thing, perf, queue_delay, short_job, step_parts, throughput
 
 # In this order: the last one stops the service that the others share.
 BENCHMARKS: dict[str, Callable[[Context], Section]] = {
@@ -48,6 +48,7 @@ BENCHMARKS: dict[str, Callable[[Context], Section]] = {
     "sd15_queue_delay": queue_delay.run,
     "sd15_batch_caps": caps.run,
     "sd15_loras": loras.run,
+    "sd15_new_thing": new_thing.run,
     "memory": memory.run,
 }
 
@@ -75,6 +76,7 @@ Benchmarks:
   sd15_queue_delay    batches that wait 0, 1, 2 and 5 ms for company
   sd15_batch_caps     rows per execution against resolution, at the UNet
   sd15_loras          what LoRAs cost at the UNet, one for all rows and another one for each
+  sd15_new_thing      what a LoRA learns of a thing that is new to the demo, and what other prompts lose (about 15 min)
   memory              peak memory for a picture of 8192x8192 (full run only)
 
 \b
