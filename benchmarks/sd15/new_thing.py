@@ -100,8 +100,8 @@ def run(context: Context) -> Section:
         title=f"{count} images of the new word, {len(others)} of other prompts",
         columns=("training", "steps", "loss", "show it, %", "others right, %"),
         rows=tuple(lines),
-        note=f"{_SAMPLING_STEPS} steps of DPM-Solver++. The loss is the mean of the last tenth of the steps. By chance "
-        "alone one image of the other prompts is about 4 points.",
+        note=f"{_SAMPLING_STEPS} steps of DPM-Solver++. The loss is the mean of the last tenth of the steps. One "
+        "image of the other prompts is 4 points.",
     )
     return Section(name="sd15_new_thing", title="A LoRA of a new thing", findings=tuple(findings), tables=(table,))
 

@@ -330,34 +330,22 @@ class Store:
 
     def hand_back(self, id: str, run: str) -> bool:
         """A run was stopped by us and not by anything that it did: the task waits again, and the run does not count."""
-        return (
-            self._update(id, run, {"state": "queued", "run": None, "worker": None, "attempts": TASKS.c.attempts - 1})
-            is not None
-        )
+        values = {"state": "queued", "run": None, "worker": None, "attempts": TASKS.c.attempts - 1}
+        return self._update(id, run, values) is not None
 
     def wait_again(self, id: str, run: str) -> bool:
         """A run came to grief; the task waits for the next one."""
         return self._update(id, run, {"state": "queued", "run": None, "worker": None, "step": 0}) is not None
-
-    def pause(self, id: str) -> bool:
-        """The task waits for `resume`, and its attempt does not count; False if it has ended or is paused."""
-        attempts = TASKS.c.attempts - sa.case((TASKS.c.state == "processing", 1), else_=0)
-        return self._update(id, None, {"state": "paused", "held": False, "attempts": attempts}) is not None
-
-    def resume(self, id: str) -> bool:
-        """A paused task waits, held until `release` finds that its last run has stopped; False if it is not paused."""
-        return self._update(id, None, {"state": "queued", "held": True}, of=("paused",)) is not None
 
     def stopped(self, id: str, run: str, step: int | None = None) -> None:
         """The run of a task with a key is not at work any more; see `proxy.tasks.exclusive`.
 
         :param step: that a run which was paused has saved.
         """
-        values: dict[str, Any] = {"worker": None}
-        if step is not None:
-            values["step"] = sa.case((TASKS.c.state == "paused", step), else_=TASKS.c.step)
+        saved = TASKS.c.step if step is None else sa.case((TASKS.c.state == "paused", step), else_=TASKS.c.step)
+        query = sa.update(TASKS).where(TASKS.c.id == id, TASKS.c.run == run).values(worker=None, step=saved)
         with self.transaction() as connection:
-            connection.execute(sa.update(TASKS).where(TASKS.c.id == id, TASKS.c.run == run).values(**values))
+            connection.execute(query)
 
     def release(self) -> list[Task]:
         """Let tasks go that were held for others with the same key; they are to be queued now."""

@@ -17,7 +17,7 @@ from fastapi import Depends, Request
 from darkroom.errors import Conflict, Gone, NotFound, NotReady
 from proxy.operations import operation_named
 from proxy.services import Services
-from proxy.tasks import keys, lock_file
+from proxy.tasks import keys, lock_file, pausing
 from proxy.tasks.admission import QUEUE_SECONDS, Admission
 from proxy.tasks.files import Files
 from proxy.tasks.lanes import LANES, gates_of
@@ -190,7 +190,7 @@ class Tasks:
         before = await self.get(id)
         if not operation_named(before.operation).resumable:
             raise Conflict(f"Tasks of the operation {before.operation} cannot be paused.", param="task_id")
-        if await self._store.call(self._store.pause, id):
+        if await self._store.call(pausing.pause, self._store, id):
             self._admission.forget_refusal()
             self._overview.changed()
             if not self._runner.pause(id) and before.state == "queued":
@@ -211,7 +211,7 @@ class Tasks:
         if task.state == "paused":
             # First, while the upkeep leaves the task alone: its workflow has ended, and a new one gets the same id.
             await at_most(QUEUE_SECONDS, self._queue.forget([id]))
-            if await self._store.call(self._store.resume, id):
+            if await self._store.call(pausing.resume, self._store, id):
                 self._overview.changed()
                 await self._admission.release()
             task = await self.get(id)
