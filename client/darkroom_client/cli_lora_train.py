@@ -22,7 +22,18 @@ from .runner import would_repeat
 
 _ANSWER_SECONDS = 60.0  # for questions that take the service no time, but may come while it is busy
 _PERCENT_BETWEEN_LINES = 10
-_NAMES = ("steps", "epochs", "batch_size", "rank", "alpha", "learning_rate", "resolution", "seed", "prior_images")
+_NAMES = (
+    "steps",
+    "epochs",
+    "batch_size",
+    "rank",
+    "alpha",
+    "learning_rate",
+    "resolution",
+    "seed",
+    "prior_images",
+    "sample_images",
+)
 _FRACTIONS = {"alpha", "learning_rate"}
 
 _session_argument = click.argument("session", metavar="SESSION")
@@ -138,9 +149,19 @@ def _send(
 @click.option(
     "--prior-prompt", "prior_prompts", multiple=True, metavar="TEXT", help="Of the prior images, in turn; repeatable."
 )
+@click.option(
+    "--sample-prompt", "sample_prompts", multiple=True, metavar="TEXT", help="Of the sample images; repeatable."
+)
 @click.option("--watch", "follow", is_flag=True, help="Wait until it is done, and show how far it is.")
 @url_option
-def train(url: str, session: str, follow: bool, prior_prompts: tuple[str, ...], **options: Any) -> None:
+def train(
+    url: str,
+    session: str,
+    follow: bool,
+    prior_prompts: tuple[str, ...],
+    sample_prompts: tuple[str, ...],
+    **options: Any,
+) -> None:
     """Train a LoRA on the images of a session.
 
     \b
@@ -155,8 +176,8 @@ def train(url: str, session: str, follow: bool, prior_prompts: tuple[str, ...], 
     failed or was refused; 2 for a wrong command; 130 after Ctrl-C.
     """
     with Client(url, timeout=_ANSWER_SECONDS) as client:
-        given = {**options, "prior_prompts": list(prior_prompts) or None}
-        task = client.train_lora(session, **cast(TrainOptions, given))
+        prompts = {"prior_prompts": list(prior_prompts) or None, "sample_prompts": list(sample_prompts) or None}
+        task = client.train_lora(session, **cast(TrainOptions, {**options, **prompts}))
         if follow:
             click.echo(f"task {shown(task)}", err=True)
             sys.exit(_follow(client, session))
