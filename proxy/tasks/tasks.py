@@ -206,11 +206,15 @@ class Tasks:
 
         :raises NotFound, Gone: there is none of that id.
         :raises Conflict: it has ended.
+        :raises NotReady: the database is unavailable.
         """
         task = await self.get(id)
         if task.state == "paused":
             # First, while the upkeep leaves the task alone: its workflow has ended, and a new one gets the same id.
-            await at_most(QUEUE_SECONDS, self._queue.forget([id]))
+            try:
+                await at_most(QUEUE_SECONDS, self._queue.forget([id]))
+            except asyncio.TimeoutError:
+                raise NotReady("The database of tasks does not answer; try again in a moment.", retry_after=5) from None
             if await self._store.call(pausing.resume, self._store, id):
                 self._overview.changed()
                 await self._admission.release()
