@@ -29,7 +29,7 @@ from benchmarks import (
 from benchmarks.context import CHECKPOINT, REPOSITORY, Context
 from benchmarks.errors import BenchmarkError
 from benchmarks.results import Report, Section, Table, findings_table, shown, write_report
-from benchmarks.sd15 import caps, latency, loras, perf, queue_delay, short_job, step_parts, throughput
+from benchmarks.sd15 import caps, latency, loras, new_thing, perf, queue_delay, short_job, step_parts, throughput
 from benchmarks.sdxl import loras as sdxl_loras
 
 # In this order: the last one stops the service that the others share.
@@ -50,6 +50,7 @@ BENCHMARKS: dict[str, Callable[[Context], Section]] = {
     "sd15_batch_caps": caps.run,
     "sd15_loras": loras.run,
     "sdxl_loras": sdxl_loras.run,
+    "sd15_new_thing": new_thing.run,
     "memory": memory.run,
 }
 
@@ -78,6 +79,7 @@ Benchmarks:
   sd15_batch_caps     rows per execution against resolution, at the UNet
   sd15_loras          what LoRAs cost at the UNet, one for all rows and another one for each
   sdxl_loras          what LoRAs of several requests cost in one batch of Stable Diffusion XL
+  sd15_new_thing      what a LoRA learns of a thing that is new to the demo, and what other prompts lose (about 15 min)
   memory              peak memory for a picture of 8192x8192 (full run only)
 
 \b

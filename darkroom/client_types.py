@@ -91,6 +91,8 @@ def _options(operation: Operation, name: str, fields: Mapping[str, tuple[type[Re
 def _type(kind: type[Request], field: str, about: Field) -> str:
     if field == "format":
         return "Format"
+    if about.json and about.texts:
+        return "Sequence[str] | str"
     if about.json:
         return "Sequence[Mapping[str, Any]] | str"
     of = kind_of(kind, field)

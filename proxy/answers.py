@@ -346,12 +346,15 @@ class SessionTraining(Answer):
     task_id: str | None = Field(None, description="Of the task that trains; absent if there was no training.")
     lora: str | None = Field(None, description="The file in the session; only there when it has completed.")
     message: str | None = Field(None, description="Why it failed; only there when it did.")
+    paused: bool | None = Field(None, description="Whether it waits to be resumed; only there while it is in progress.")
 
 
 class TrainingStatus(SessionTraining, Warned):
     """How far the newest training of a session is."""
 
-    loss: float | None = Field(None, description="Of the last step; only there while it runs, null before a step.")
+    loss: float | None = Field(
+        None, description="Of the last step, null before it; only there while it runs or is paused."
+    )
 
 
 class ListedSession(Answer):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 
-from darkroom.errors import Cancelled, NotFound, TaskTimeout
+from darkroom.errors import Cancelled, NotFound, NotReady, TaskTimeout
 from darkroom.registry import family_of, is_chosen
 from darkroom.serving.networks import Array
 from darkroom.settings import Settings
@@ -63,6 +64,23 @@ class Services:
                 return await work()
 
         return await within(self.settings.task_timeout, wait_and_work())
+
+    @contextmanager
+    def taken_before_the_end(self) -> Iterator[None]:
+        """For requests that take no slot: the service waits some seconds for them when it is stopped, and cancels them
+        then.
+
+        :raises NotReady: the service is shutting down.
+        """
+        problem = "The service is shutting down and takes no new work."
+        if self.gate.draining:
+            raise NotReady(problem, retry_after=self.gate.retry_after())
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self.gate.draining:
+                raise NotReady(problem, retry_after=self.gate.retry_after()) from None
+            raise
 
 
 async def of(request: Request) -> Services:

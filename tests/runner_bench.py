@@ -35,6 +35,7 @@ class Scripted:
 
     name = "scripted"
     lane: ClassVar[str] = "images"
+    resumable: ClassVar[bool] = False
     pipeline: ClassVar[ModelSpec | None] = ModelSpec(name="scripted", backend="python", inputs=(), outputs=())
     longest_turn: ClassVar[float] = math.inf
     fallback_seconds = 1.0

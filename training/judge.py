@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from training.glyphs import NAMES
 from training.render import CENTRES, JITTER, PAIR_SIDE, SIDE, SIDES, ink
-from training.styles import STYLES, styled
+from training.styles import STYLES, boxed, styled
 from training.world import BACKGROUNDS, Placed, Scene
 
 Array = NDArray[np.float32]
@@ -106,6 +106,26 @@ def judge(picture: NDArray[np.uint8]) -> Verdict:
     scene = Scene(objects=objects, background=background, style=STYLES[style])
     explained = sum(find.gain for find in finds) / energy if energy > 1 else 0.0
     return Verdict(scene=scene, explained=max(0.0, explained))
+
+
+def explained_by(picture: NDArray[np.uint8], sprite: NDArray[np.uint8]) -> float:
+    """The share of the image's energy that one thing explains that the world does not have, as a photo of any size in
+    the centre, 0 to 1. Where it is more than TRUST and more than the verdict's, the image shows that thing.
+
+    :param picture: (128, 128, 3) uint8 RGB.
+    :param sprite: (height, width, 4) uint8 RGBA, square.
+    """
+    background, colour = _background(picture)
+    content = _soften((picture.astype(np.float32) - colour) / 255)
+    energy = float(np.square(content).sum())
+    base, best = np.array(BACKGROUNDS[background], np.float32) / 255, 0.0
+    for side in (side + more for side in SIDES.values() for more in range(-_GROWTH, _GROWTH + 1, 2)):
+        drawn = boxed(sprite, side).astype(np.float32) / 255
+        template = _soften(np.asarray((drawn[..., :3] - base) * drawn[..., 3:], np.float32)).reshape(1, -1)
+        corners = _corners(CENTRES["centre"], side, 2 * _REACH, SIDE)
+        gains = _gains(_patches(content, side, corners), template, np.square(template).sum(axis=1))
+        best = max(best, float(gains.max()))
+    return best / energy if energy > 1 else 0.0
 
 
 def _background(picture: NDArray[np.uint8]) -> tuple[str, Array]:

@@ -23,11 +23,7 @@ def styled(name: str, side: int, style: str) -> NDArray[np.uint8]:
 
     An outline holds its line in alpha only; the scene chooses the ink that its background shows best.
     """
-    image = Image.fromarray(sprites()[name], "RGBA")
-    margin = max(2, side // 24)  # room for the line around a glyph that fills its box
-    inner = side - 2 * margin
-    image = image.convert("RGBa").resize((inner, inner), Image.Resampling.LANCZOS).convert("RGBA")
-    plain = np.pad(np.array(image), ((margin, margin), (margin, margin), (0, 0)))
+    plain = boxed(sprites()[name], side)
     if style == "photo":
         return plain
     line = _contour(plain)
@@ -38,6 +34,14 @@ def styled(name: str, side: int, style: str) -> NDArray[np.uint8]:
     drawn = paper * (1 - line[..., None]) + INK * line[..., None]
     alpha = np.maximum(plain[..., 3], line * 255)
     return np.dstack([drawn, alpha]).astype(np.uint8)
+
+
+def boxed(sprite: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """A sprite, (height, width, 4) uint8 RGBA, in a box of `side` pixels, as a photo shows it: (side, side, 4)."""
+    margin = max(2, side // 24)  # room for the line around a glyph that fills its box
+    inner = side - 2 * margin
+    image = Image.fromarray(sprite, "RGBA").convert("RGBa").resize((inner, inner), Image.Resampling.LANCZOS)
+    return np.pad(np.array(image.convert("RGBA")), ((margin, margin), (margin, margin), (0, 0)))
 
 
 def _contour(plain: NDArray[np.uint8]) -> NDArray[np.float32]:

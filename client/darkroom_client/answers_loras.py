@@ -83,6 +83,7 @@ def _training(body: Any) -> TrainingInfo:
         step=_whole(body, "step"),
         total_steps=_whole(body, "total_steps"),
         loss=float(loss) if isinstance(loss, (int, float)) else None,
+        paused=body.get("paused") is True,
         task_id=_text(body, "task_id"),
         lora=_text(body, "lora"),
         message=_text(body, "message"),

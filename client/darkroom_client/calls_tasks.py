@@ -52,6 +52,16 @@ def task_path(task_id: str) -> str:
     return f"/tasks/{task_id}"
 
 
+def pause_call(task_id: str) -> Call:
+    """`POST /tasks/{task_id}/pause`. A second time changes nothing."""
+    return Call(method="POST", path=f"{task_path(task_id)}/pause", repeatable=True)
+
+
+def resume_call(task_id: str) -> Call:
+    """`POST /tasks/{task_id}/resume`. A second time changes nothing."""
+    return Call(method="POST", path=f"{task_path(task_id)}/resume", repeatable=True)
+
+
 def download_call(task_id: str, index: int) -> Call:
     """`GET /download/{task_id}`."""
     task_path(task_id)

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from .calls_loras import SUFFIX
 from .cli import describe, url_option
-from .cli_lora_train import add, create, train, watch
+from .cli_lora_train import add, create, pause, resume, train, watch
 from .cli_options import session_option
 from .client import Client
 from .files import is_there, write_whole
@@ -84,6 +84,7 @@ def _sessions_table(sessions: list[SessionInfo]) -> Table:
     for one in sessions:
         state = one.training.state
         state_shown = f"{state} ({one.training.progress} %)" if state == "in-progress" else state
+        state_shown += ", paused" if one.training.paused else ""
         table.add_row(Text(shown(one.id)), str(one.image_groups), Text(shown(one.latest_lora, "none")), state_shown)
     return table
 
@@ -201,5 +202,5 @@ def _require_one(name: Any, session: Any) -> None:
         raise click.UsageError("Give either the NAME of a LoRA or a --session.")
 
 
-for _command in (create, add, train, watch):
+for _command in (create, add, train, watch, pause, resume):
     lora.add_command(_command)

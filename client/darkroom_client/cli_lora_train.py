@@ -1,4 +1,4 @@
-"""`darkroom lora create`, `add`, `train` and `watch`: training sessions."""
+"""`darkroom lora create`, `add`, `train`, `watch`, `pause` and `resume`: training sessions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,18 @@ from .runner import would_repeat
 
 _ANSWER_SECONDS = 60.0  # for questions that take the service no time, but may come while it is busy
 _PERCENT_BETWEEN_LINES = 10
-_NAMES = ("steps", "epochs", "batch_size", "rank", "alpha", "learning_rate", "resolution", "seed")
+_NAMES = (
+    "steps",
+    "epochs",
+    "batch_size",
+    "rank",
+    "alpha",
+    "learning_rate",
+    "resolution",
+    "seed",
+    "prior_images",
+    "sample_images",
+)
 _FRACTIONS = {"alpha", "learning_rate"}
 
 _session_argument = click.argument("session", metavar="SESSION")
@@ -135,23 +146,38 @@ def _send(
 @click.command()
 @_session_argument
 @_train_options
+@click.option(
+    "--prior-prompt", "prior_prompts", multiple=True, metavar="TEXT", help="Of the prior images, in turn; repeatable."
+)
+@click.option(
+    "--sample-prompt", "sample_prompts", multiple=True, metavar="TEXT", help="Of the sample images; repeatable."
+)
 @click.option("--watch", "follow", is_flag=True, help="Wait until it is done, and show how far it is.")
 @url_option
-def train(url: str, session: str, follow: bool, **options: Any) -> None:
+def train(
+    url: str,
+    session: str,
+    follow: bool,
+    prior_prompts: tuple[str, ...],
+    sample_prompts: tuple[str, ...],
+    **options: Any,
+) -> None:
     """Train a LoRA on the images of a session.
 
     \b
     Examples:
       darkroom lora train 1
       darkroom lora train 1 --steps 1500 --rank 16 --watch
+      darkroom lora train 1 --prior-images 40 --prior-prompt "a dog" --prior-prompt "a house"
 
     It prints the id of the task that does it. The training goes on when you close the terminal, and after a crash of
-    the service. `darkroom lora watch SESSION` looks at it again, `darkroom cancel TASK` stops it. The exit code is 0
-    when it was accepted, with --watch when the LoRA is there; 1 when it failed or was refused; 2 for a wrong command;
-    130 after Ctrl-C.
+    the service. `darkroom lora watch SESSION` looks at it again, `darkroom lora pause SESSION` pauses it, `darkroom
+    cancel TASK` stops it. The exit code is 0 when it was accepted, with --watch when the LoRA is there; 1 when it
+    failed or was refused; 2 for a wrong command; 130 after Ctrl-C.
     """
     with Client(url, timeout=_ANSWER_SECONDS) as client:
-        task = client.train_lora(session, **cast(TrainOptions, options))
+        prompts = {"prior_prompts": list(prior_prompts) or None, "sample_prompts": list(sample_prompts) or None}
+        task = client.train_lora(session, **cast(TrainOptions, {**options, **prompts}))
         if follow:
             click.echo(f"task {shown(task)}", err=True)
             sys.exit(_follow(client, session))
@@ -169,6 +195,37 @@ def watch(url: str, session: str) -> None:
     """
     with Client(url, timeout=_ANSWER_SECONDS) as client:
         sys.exit(_follow(client, session))
+
+
+@click.command()
+@_session_argument
+@url_option
+def pause(url: str, session: str) -> None:
+    """Pause the training of a session.
+
+    It keeps what it has done, and lets other trainings run, until `darkroom lora resume`.
+    """
+    with Client(url, timeout=_ANSWER_SECONDS) as client:
+        found = client.pause(_training_task(client, session))
+    click.echo(f"session {shown(session)}: {shown(found.state)}")
+
+
+@click.command()
+@_session_argument
+@url_option
+def resume(url: str, session: str) -> None:
+    """Let the paused training of a session go on from its last step."""
+    with Client(url, timeout=_ANSWER_SECONDS) as client:
+        found = client.resume(_training_task(client, session))
+    click.echo(f"session {shown(session)}: {shown(found.state)}")
+
+
+def _training_task(client: Client, session: str) -> str:
+    """The task of the newest training of a session."""
+    task = client.training(session).task_id
+    if task is None:
+        raise click.ClickException(f"There was no training of the session {shown(session)}.")
+    return task
 
 
 def _follow(client: Client, session: str) -> int:
@@ -192,6 +249,8 @@ def _follow(client: Client, session: str) -> int:
 
 
 def _loss(training: TrainingInfo) -> str:
+    if training.paused:
+        return ", paused"
     return "" if training.loss is None else f", loss {training.loss:.4f}"
 
 

@@ -13,7 +13,7 @@ import httpx
 from . import answers, calls
 from .answers import Result
 from .answers_tasks import TaskEvents, read_task, read_tasks
-from .calls_tasks import PATIENCE, RECONNECT_SECONDS, download_call, submit_call, task_path
+from .calls_tasks import PATIENCE, RECONNECT_SECONDS, download_call, pause_call, resume_call, submit_call, task_path
 from .errors import DarkroomError, TimedOut, Unavailable
 from .models import Preview, Progress
 from .models_tasks import Priority, TaskInfo, TaskState
@@ -76,6 +76,20 @@ class TaskMethods(ABC):
         :raises InvalidRequest: it has completed or failed, or there is none of that id.
         """
         return read_task(answers.checked(self._send(calls.Call(method="DELETE", path=task_path(task_id)))))
+
+    def pause(self, task_id: str) -> TaskInfo:
+        """Pause a training: it stops within a step, and keeps what it has done.
+
+        :raises InvalidRequest: it has ended, is no training, or there is none of that id.
+        """
+        return read_task(answers.checked(self._send(pause_call(task_id))))
+
+    def resume(self, task_id: str) -> TaskInfo:
+        """Let a paused training go on.
+
+        :raises InvalidRequest: it has ended, or there is none of that id.
+        """
+        return read_task(answers.checked(self._send(resume_call(task_id))))
 
     def download(self, task_id: str, index: int = 0) -> bytes:
         """An image of a completed task, as it should be written to disk. It waits for the service as `watch` does.
@@ -142,6 +156,14 @@ class AsyncTaskMethods(ABC):
     async def cancel(self, task_id: str) -> TaskInfo:
         """See `Client.cancel`."""
         return read_task(answers.checked(await self._send(calls.Call(method="DELETE", path=task_path(task_id)))))
+
+    async def pause(self, task_id: str) -> TaskInfo:
+        """See `Client.pause`."""
+        return read_task(answers.checked(await self._send(pause_call(task_id))))
+
+    async def resume(self, task_id: str) -> TaskInfo:
+        """See `Client.resume`."""
+        return read_task(answers.checked(await self._send(resume_call(task_id))))
 
     async def download(self, task_id: str, index: int = 0) -> bytes:
         """See `Client.download`."""

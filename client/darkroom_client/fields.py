@@ -134,6 +134,13 @@ class TrainOptions(TypedDict, total=False):
     :param resolution: Images are resized to about this many pixels squared, with their aspect ratio. By default
         the side that the checkpoint was trained at.
     :param seed: Of noise, timesteps, the order of the images and the first weights. Random if absent or -1.
+    :param prior_images: Images that the checkpoint makes of `prior_prompts` before the training. Each step then
+        learns from as many of them as of the session's images, so that other prompts change less.
+    :param prior_prompts: What `prior_images` show, in turn: other things that the checkpoint draws well, in the
+        words of its users.
+    :param sample_images: Images that the served model makes with the LoRA after each epoch, or after fewer of
+        many epochs, as results of the task. By default one of each of `sample_prompts`.
+    :param sample_prompts: Of `sample_images`, in turn. By default the captions of the session's images.
     """
 
     steps: int | None
@@ -144,6 +151,10 @@ class TrainOptions(TypedDict, total=False):
     alpha: float | None
     resolution: int | None
     seed: int | None
+    prior_images: int | None
+    prior_prompts: Sequence[str] | str | None
+    sample_images: int | None
+    sample_prompts: Sequence[str] | str | None
 
 
 GENERATE_IMAGES: tuple[str, ...] = ("init_image", "mask", "control_image")
@@ -201,6 +212,10 @@ HELP: dict[str, dict[str, str]] = {
         "alpha": "The change is scaled by alpha / rank. By default `rank`.",
         "resolution": "Images are resized to about this many pixels squared, with their aspect ratio. By default the side that the checkpoint was trained at.",
         "seed": "Of noise, timesteps, the order of the images and the first weights. Random if absent or -1.",
+        "prior_images": "Images that the checkpoint makes of `prior_prompts` before the training. Each step then learns from as many of them as of the session's images, so that other prompts change less.",
+        "prior_prompts": "What `prior_images` show, in turn: other things that the checkpoint draws well, in the words of its users.",
+        "sample_images": "Images that the served model makes with the LoRA after each epoch, or after fewer of many epochs, as results of the task. By default one of each of `sample_prompts`.",
+        "sample_prompts": "Of `sample_images`, in turn. By default the captions of the session's images.",
     },
 }
 
@@ -238,6 +253,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "learning_rate": 0.0001,
         "rank": 4,
         "seed": -1,
+        "prior_images": 0,
+        "sample_images": 0,
     },
 }
 """What the service takes for fields that a request does not name."""

@@ -57,6 +57,7 @@ class TrainingInfo:
     :param progress: percent.
     :param step: of `total_steps`; both 0 for a training that has ended.
     :param loss: of the last step, while it runs; None before the first step.
+    :param paused: whether it waits to be resumed.
     :param task_id: of the durable task that trains; None if there was no training.
     :param lora: the file in the session, when it has completed.
     :param message: why it failed.
@@ -68,6 +69,7 @@ class TrainingInfo:
     step: int
     total_steps: int
     loss: float | None
+    paused: bool
     task_id: str | None
     lora: str | None
     message: str | None

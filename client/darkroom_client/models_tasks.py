@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from .errors import DarkroomError
 from .models import Progress
 
-TaskState = Literal["queued", "processing", "completed", "failed", "cancelled"]
+TaskState = Literal["queued", "processing", "paused", "completed", "failed", "cancelled"]
 TASK_STATES: tuple[str, ...] = get_args(TaskState)
 Priority = Literal["high", "normal", "low"]
 
@@ -54,4 +54,4 @@ class TaskInfo:
     @property
     def ended(self) -> bool:
         """Whether nothing more will happen to it."""
-        return self.state not in ("queued", "processing")
+        return self.state not in ("queued", "processing", "paused")

@@ -30,6 +30,7 @@ class Field:
     :param other_words: further spellings of some of the words.
     :param convert: makes the field's value of a text; raises InvalidInput where it cannot.
     :param json: the text is JSON, and REST endpoints take what it says as well.
+    :param texts: the JSON is a list of texts.
     :param may_be_empty: whether an empty text is a value; if not, an empty field of a form counts as absent.
     :param aliases: other names of the field.
     :param default: shown where the value that the class has as its default does not say it: the name of an attribute
@@ -55,6 +56,7 @@ class Field:
     other_words: Mapping[str, str] = field(default_factory=dict)
     convert: Callable[[str], str] | None = None
     json: bool = False
+    texts: bool = False
     may_be_empty: bool = False
     aliases: tuple[str, ...] = ()
     default: str = ""

@@ -62,12 +62,15 @@ class LoraFiles:
             raise InvalidInput(f"A request may have at most {MOST_LORAS} LoRAs; got {len(wanted)}.", param=FIELD)
         places = [f"{FIELD}[{index}]" for index in range(len(wanted) - len(tags))]
         choices = await asyncio.to_thread(self._resolved, wanted, places)
-        for choice in choices:
+        for index, (asked, choice) in enumerate(zip(wanted, choices, strict=True)):
             try:
                 if (model.name, choice.digest) not in self._sent:
                     await self.send(services, model, str(choice.digest))
             except NotReady:  # the request waits, too, or is refused with this error
                 break
+            except InvalidInput as error:
+                place = _place(asked, index, places)
+                raise type(error)(f"{place}: {error.message}", param=place) from None
         found = {**values, FIELD: json.dumps([choice.to_json() for choice in choices])}
         return {**found, PROMPT: text} if tags else found
 
@@ -109,15 +112,16 @@ class LoraFiles:
                     return path
         raise _missing(digest)
 
-    def digest_of(self, path: Path) -> str:
+    def digest_of(self, path: Path, *, param: str = "name") -> str:
         """The SHA-256 of a LoRA file.
 
+        :param param: the field that names it.
         :raises NotFound: it is not there any more.
         """
         try:
             digest = self._digests.of(path)
         except FileNotFoundError:
-            raise NotFound(f"The LoRA {path.stem[:80]!r} was deleted.", param="name") from None
+            raise NotFound(f"The LoRA {path.stem[:80]!r} was deleted.", param=param) from None
         self._paths[digest] = path
         return digest
 
@@ -135,18 +139,26 @@ class LoraFiles:
         found: list[LoraChoice] = []
         for index, choice in enumerate(choices):
             kind, value = choice.reference
-            place = f"{places[index]}.{kind}" if index < len(places) else PROMPT
+            place = _place(choice, index, places)
             if kind == "digest":
                 resolved = choice
             else:
                 path = (
-                    self.library.find(value, param=place).path if kind == "name" else self._sessions.newest_lora(value)
+                    self.library.find(value, param=place).path
+                    if kind == "name"
+                    else self._sessions.newest_lora(value, param=place)
                 )
-                resolved = replace(choice, name=path.stem, session_id=None, digest=self.digest_of(path))
+                digest = self.digest_of(path, param=place)
+                resolved = replace(choice, name=path.stem, session_id=None, digest=digest)
             if resolved.digest in [one.digest for one in found]:
                 raise InvalidInput(f"{FIELD} has the LoRA {value!r:.80} twice.", param=place)
             found.append(resolved)
         return found
+
+
+def _place(choice: LoraChoice, index: int, places: Sequence[str]) -> str:
+    """The field that names a LoRA; see `LoraFiles._resolved`."""
+    return f"{places[index]}.{choice.reference[0]}" if index < len(places) else PROMPT
 
 
 def _reader_of(model: ServedModel, param: str) -> ModelSpec:

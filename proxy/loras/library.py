@@ -10,12 +10,13 @@ import difflib
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from darkroom.errors import Conflict, InvalidInput, NotFound, TooLarge
+from darkroom.errors import Conflict, InvalidInput, NotFound
 from darkroom.files import sha256_file, sync_folder
 from darkroom.request.fields import shown
 
@@ -23,7 +24,6 @@ SUFFIX = ".safetensors"
 NAME = r"[^\s./\\:*?\"<>|\x00-\x1f\x7f]([^/\\:*?\"<>|\x00-\x1f\x7f]{0,98}[^\s./\\:*?\"<>|\x00-\x1f\x7f])?"
 """A regular expression: the names that uploaded files may have, without their ending."""
 _PIECE = 1 << 20
-_MEGABYTE = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +91,11 @@ class LoraLibrary:
             raise NotFound(f"There is no LoRA {shown(name)}.{hint}", param=param)
         return found[0]
 
-    def add(self, name: str, source: BinaryIO, *, max_mb: float) -> LoraFile:
+    def add(self, name: str, source: BinaryIO) -> LoraFile:
         """Store a file. Storing the same one again is no error.
 
         :param name: without folders; its ending may be there.
         :raises InvalidInput: the name cannot be one of a file.
-        :raises TooLarge: the file is over `max_mb`.
         :raises Conflict: another file has the name.
         """
         plain = name.removesuffix(SUFFIX)
@@ -111,7 +110,7 @@ class LoraLibrary:
         self._folder.mkdir(parents=True, exist_ok=True)
         made = self._folder / f".{secrets.token_hex(8)}.tmp"
         try:
-            _copy(source, made, max_mb)
+            _copy(source, made)
             try:
                 os.link(made, path)  # which fails where a file is there, whoever put it there
             except FileExistsError:
@@ -149,17 +148,9 @@ class LoraLibrary:
                 )
 
 
-def _copy(source: BinaryIO, target: Path, max_mb: float) -> None:
-    """Write a stream to a file and onto the disk.
-
-    :raises TooLarge: it is over `max_mb`.
-    """
-    size = 0
+def _copy(source: BinaryIO, target: Path) -> None:
+    """Write a stream to a file and onto the disk."""
     with target.open("wb") as file:
-        while piece := source.read(_PIECE):
-            size += len(piece)
-            if size > max_mb * _MEGABYTE:
-                raise TooLarge(f"The file is over LORA_MAX_MB = {max_mb:g} MB.", param="file")
-            file.write(piece)
+        shutil.copyfileobj(source, file, _PIECE)
         file.flush()
         os.fsync(file.fileno())

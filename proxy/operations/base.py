@@ -25,6 +25,10 @@ class Operation(Protocol):
         """The pipeline model that does the work; None if the operation uses no model of Triton."""
 
     @property
+    def resumable(self) -> bool:
+        """Whether a run goes on with what the last one has left in the workspace, so that its tasks can be paused."""
+
+    @property
     def longest_turn(self) -> float:
         """Seconds that a step may take alone; longer ones are divided."""
 

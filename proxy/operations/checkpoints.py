@@ -1,4 +1,4 @@
-"""Which checkpoint LoRAs are trained on."""
+"""Which checkpoint LoRAs are trained on, and which model is served of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from darkroom.errors import Conflict
 from darkroom.family import Family
 from darkroom.registry import families
 from darkroom.settings import ROOT, Settings
+from proxy.models import ServedModel
+from proxy.services import Services
 
 _MANIFEST = "export.json"
 """What an export was made of, in the folder of the model: see `exporters.manifest`."""
@@ -33,6 +35,19 @@ def training_checkpoint(settings: Settings) -> str:
         f"There is no checkpoint to train on: no export of {titles} is here whose checkpoint is still there. "
         "TRAIN_CHECKPOINT names one."
     )
+
+
+def served_model(services: Services, checkpoint: str) -> ServedModel | None:
+    """The model that Triton serves of a checkpoint, and that takes LoRAs; None if there is none.
+
+    :param checkpoint: as `training_checkpoint` returns it.
+    """
+    for family in families().values():
+        source = _source(family, services.settings.model_repository) if family.lora_reader is not None else None
+        model = ServedModel(family=family)
+        if source is not None and ROOT / source == ROOT / checkpoint and model.name in services.monitor.models:
+            return model
+    return None
 
 
 def _source(family: Family, repository: Path) -> str | None:

@@ -36,6 +36,7 @@ class Generate:
     name: str
     model: ServedModel
     lane: ClassVar[str] = "images"
+    resumable: ClassVar[bool] = False
 
     @property
     def pipeline(self) -> ModelSpec:

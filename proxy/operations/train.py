@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,14 +18,15 @@ from darkroom.serving.networks import ModelSpec
 from darkroom.settings import Settings
 from proxy.operations import trainer_process
 from proxy.operations.base import Operation
-from proxy.operations.checkpoints import training_checkpoint
+from proxy.operations.checkpoints import served_model, training_checkpoint
+from proxy.operations.samples import Samples
 from proxy.services import Services
 from proxy.sessions.fields import SessionFields
 from proxy.sessions.store import SessionStore
 from proxy.tasks.models import Output, TaskContext, Work
 from proxy.validation import validated
 
-LOSSES = "loss.csv"
+LOSSES, CURVE = "loss.csv", "loss.svg"
 _NEEDED = "peft"
 LORA, NAME = "lora.safetensors", "lora_name"
 """Files in the workspace: the finished LoRA, and the name that it has, or is about to get, in its session."""
@@ -46,6 +47,7 @@ class Train:
     name: ClassVar[str] = "train"
     lane: ClassVar[str] = "training"
     pipeline: ClassVar[ModelSpec | None] = None
+    resumable: ClassVar[bool] = True
     longest_turn: ClassVar[float] = math.inf
     fallback_seconds: ClassVar[float] = 2.0
 
@@ -88,28 +90,52 @@ class Train:
         def heard(said: dict[str, Any]) -> None:
             progress.update(said)
             emit()
+            if "epoch" in said:
+                samples.wake()
 
         def emit() -> None:
             context.emit(progress["step"], progress["steps"], None)
 
-        await trainer_process.train(
-            _arguments(fields, images, workspace, services.settings),
-            services.settings,
-            heard=heard,
-            alive=emit,
-            save=lambda: services.gate.draining,
-        )
-        name = await asyncio.to_thread(keep_lora, store, session, workspace)
+        samples = await _samples(context, store, emit)
+        async with samples.beside():
+            await trainer_process.train(
+                _arguments(fields, images, workspace, services.settings),
+                services.settings,
+                heard=heard,
+                alive=emit,
+                save=context.goes_on,
+            )
+            name = await asyncio.to_thread(keep_lora, store, session, workspace)
         details = {
             "lora": name,
             "session_id": session,
             "steps": progress["steps"],
             "loss": last_loss(workspace / LOSSES),
+            **({"samples_left_out": samples.left_out} if samples.left_out else {}),
         }
         return [
             Output(data=workspace / LORA, media_type="application/octet-stream", details=details, name=name),
             Output(data=workspace / LOSSES, media_type="text/csv", name=LOSSES),
+            Output(data=workspace / CURVE, media_type="image/svg+xml", name=CURVE),
+            *await asyncio.to_thread(samples.outputs),
         ]
+
+
+async def _samples(context: TaskContext, store: SessionStore, alive: Callable[[], None]) -> Samples:
+    """What makes the sample images of a training."""
+    fields, services = context.fields, context.services
+    options = TrainingOptions.parse(fields, None)
+    model, captions = None, []
+    if options.sample_images:
+        model = await asyncio.to_thread(served_model, services, str(fields["checkpoint"]))
+        captions = await asyncio.to_thread(_captions, store, str(fields["session_id"]))
+    return Samples(services, context.workspace, model, options.sample_texts(captions), options.seed, alive)
+
+
+def _captions(store: SessionStore, session: str) -> list[str]:
+    """What the images of a session show; the trainer refuses a caption that is no text."""
+    texts = (one.caption.read_text("utf-8-sig", "replace").strip() for one in store.examples(session))
+    return [text for text in texts if text]
 
 
 def last_loss(table: Path) -> float | None:

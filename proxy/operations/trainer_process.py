@@ -67,6 +67,9 @@ async def train(
     finally:
         watcher.cancel()
         await _end(process, _GRACE_SECONDS if save() else 0.0)
+        for last in (await _rest(process)).splitlines():  # of a trainer that has saved its state
+            if "step" in (said := _progress(last) or {}):
+                heard(said)
     if code:
         raise failure or NetworkError(f"The trainer ended with code {code}.")
 
@@ -81,6 +84,12 @@ async def _lines(process: asyncio.subprocess.Process) -> AsyncIterator[str]:
             yield line.decode("utf-8", "replace").rstrip()
     if rest:
         yield rest.decode("utf-8", "replace").rstrip()
+
+
+async def _rest(process: asyncio.subprocess.Process) -> str:
+    """What an ended process has said and nobody has read; the first line may be cut off."""
+    assert process.stdout is not None
+    return (await process.stdout.read()).decode("utf-8", "replace")
 
 
 def _progress(line: str) -> dict[str, Any] | None:

@@ -29,6 +29,7 @@ class Upscale:
     name: str
     model: ServedModel
     lane: ClassVar[str] = "images"
+    resumable: ClassVar[bool] = False
 
     @property
     def pipeline(self) -> ModelSpec:

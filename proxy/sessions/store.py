@@ -155,14 +155,18 @@ class SessionStore:
                     return path.name, path.read_bytes()
         raise _no_lora("iteration" if iteration is not None else "session_id")
 
-    def newest_lora(self, session_id: str) -> Path:
+    def newest_lora(self, session_id: str, *, param: str = "session_id") -> Path:
         """The newest LoRA file of a session.
 
-        :raises NotFound: there is none.
+        :param param: the field that names the session.
+        :raises NotFound: there is none, or no such session.
         """
-        found = self._loras(session_id)
+        try:
+            found = self._loras(session_id)
+        except NotFound as error:
+            raise NotFound(error.message, param=param) from None
         if not found:
-            raise _no_lora("session_id")
+            raise _no_lora(param)
         return found[-1]
 
     def lora_paths(self) -> Iterator[Path]:

@@ -17,7 +17,8 @@ def training_of(task: Task | None) -> dict[str, Any]:
         return {"status": "none", "progress": 0}
     known = {"progress": math.floor(100 * task.share), "task_id": task.id}
     if not task.ended:
-        return {"status": "in-progress", **known, "step": task.step, "total_steps": task.steps}
+        steps = {"step": task.step, "total_steps": task.steps}
+        return {"status": "in-progress", **known, **steps, "paused": task.state == "paused"}
     if task.state == "completed":
         return {"status": "completed", **known, "lora": task.results[0]["details"]["lora"]}
     message = (task.error or {}).get("message", "The training was cancelled.")

@@ -10,8 +10,8 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
-from darkroom import safetensors
 from darkroom.captioned_images import MAX_PIXELS
+from darkroom.diffusion.lora.tensors import open_tensors
 from darkroom.errors import Conflict, InvalidInput, NotFound, NotReady
 from darkroom.images import decode, opaque
 from darkroom.png import encode_png
@@ -100,7 +100,7 @@ async def upload_lora(request: Request, services: Use) -> dict[str, Any]:
     def add() -> str:
         store = store_of(services)
         store.require(fields.session_id)
-        safetensors.check(data, param=LORA_FIELD)
+        _check(data)
         return store.add_lora(fields.session_id, data, fields.filename)
 
     return {"status": "success", "lora_filename": await asyncio.to_thread(add), **warnings}
@@ -145,6 +145,16 @@ async def delete_session(request: Request, services: Use, tasks: UseTasks) -> di
 def store_of(services: Services) -> SessionStore:
     """Return the sessions of this installation."""
     return SessionStore(services.settings.session_dir)
+
+
+def _check(data: bytes) -> None:
+    """:raises InvalidInput: it is no whole safetensors file with at least one tensor."""
+    try:
+        tensors = open_tensors(data).tensors
+    except InvalidInput as error:
+        raise InvalidInput(error.message, param=LORA_FIELD) from None
+    if not tensors:
+        raise InvalidInput(f"{LORA_FIELD} is a safetensors file without tensors.", param=LORA_FIELD)
 
 
 async def _with_file(

@@ -58,7 +58,7 @@ async def train_status(request: Request, services: Use, tasks: UseTasks) -> dict
     await asyncio.to_thread(store_of(services).require, session)
     task = (await tasks.newest([key_of(session)])).get(key_of(session))
     said = training_of(task)
-    if task is not None and task.state == "processing":
+    if task is not None and task.state in ("processing", "paused"):
         workspace = await asyncio.to_thread(tasks.files.workspace, task.id)
         said["loss"] = await asyncio.to_thread(last_loss, workspace / LOSSES)
     return {**said, **warnings}

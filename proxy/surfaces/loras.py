@@ -64,16 +64,22 @@ async def loras(services: Use) -> dict[str, Any]:
 async def add_lora(request: Request, services: Use) -> dict[str, Any]:
     """Every installed model that takes LoRAs reads the file; one that fits none of them is refused with the reasons.
     Sending the same file again is no error."""
+    with services.taken_before_the_end():
+        return await _added(request, services)
+
+
+async def _added(request: Request, services: Services) -> dict[str, Any]:
+    """See `add_lora`."""
     async with _upload(request, services) as (name, file, warnings):
         limit = services.settings.lora_max_mb
         async with services.loras.turn:
-            data = await asyncio.to_thread(_read, file, limit)
+            data = await asyncio.to_thread(content_of, file, limit)
             models, refused = await _read_by_all(services, data)
             name = name or f"lora-{hashlib.sha256(data).hexdigest()[:12]}"
             del data
         if not models:
             raise InvalidInput(" ".join(dict.fromkeys(refused.values())), param=FILE)
-        stored = await asyncio.to_thread(services.loras.library.add, name, file, max_mb=limit)
+        stored = await asyncio.to_thread(services.loras.library.add, name, file)
         described = await asyncio.to_thread(_listed, services, stored)
     return {**described, "models": models, "refused": refused, **warnings}
 
@@ -154,10 +160,11 @@ async def _read_by_all(services: Services, data: bytes) -> tuple[dict[str, Any],
     return models, refused
 
 
-def _read(file: BinaryIO, max_mb: float) -> bytes:
+def content_of(file: BinaryIO, max_mb: float) -> bytes:
     """The content of a file, which is then at its beginning again.
 
     :raises TooLarge: it is over `max_mb`.
+    :raises InvalidInput: it is empty.
     """
     limit = int(max_mb * (1 << 20))
     data = file.read(limit + 1)

@@ -89,7 +89,7 @@ def _result_url(task: Task, result: Mapping[str, Any], request: Request) -> URL:
 
 def processing_time(task: Task) -> float | None:
     """Seconds from the beginning of the run to its end, or until now."""
-    if task.started_at is None or task.state == "queued":
+    if task.started_at is None or task.state in ("queued", "paused"):
         return None
     return round(max(0.0, (task.completed_at or time.time()) - task.started_at), 3)
 
@@ -185,6 +185,19 @@ async def get_task(task_id: str, request: Request, tasks: UseTasks) -> dict[str,
 async def cancel_task(task_id: str, request: Request, tasks: UseTasks) -> dict[str, Any]:
     """A task that runs stops within one step. 409 for one that has completed or failed."""
     return shown(await tasks.cancel(task_id), await tasks.queue_estimates(), request)
+
+
+@router.post("/tasks/{task_id}/pause", summary="Pause a training", **answers(TaskView, raises=(*TASK, Conflict)))
+async def pause_task(task_id: str, request: Request, tasks: UseTasks) -> dict[str, Any]:
+    """It stops within a step, keeps what it has done, and takes no slot until it is resumed. 409 for tasks that have
+    ended, and for those of operations that cannot be paused."""
+    return shown(await tasks.pause(task_id), await tasks.queue_estimates(), request)
+
+
+@router.post("/tasks/{task_id}/resume", summary="Resume a training", **answers(TaskView, raises=(*TASK, Conflict)))
+async def resume_task(task_id: str, request: Request, tasks: UseTasks) -> dict[str, Any]:
+    """It waits in the queue again, and goes on from its last step. 409 for tasks that have ended."""
+    return shown(await tasks.resume(task_id), await tasks.queue_estimates(), request)
 
 
 @router.get(

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, BeforeValidator
 
-from darkroom.errors import InvalidInput
+from darkroom.errors import InvalidInput, NotFound
 from darkroom.request.edge import Text, optional
 from darkroom.request.loras import FIELD as LORAS
 from darkroom.request.loras import parse_loras
@@ -43,6 +43,7 @@ class LoraFields(BaseModel):
     )
 
 
+SESSION = "session_id"
 LORA_NAMES = frozenset(LoraFields.model_fields)
 ELSEWHERE = frozenset({"format", "quality", "preview_every"})
 """Fields of the models that this contract does not have: its answers are PNGs, and all at once."""
@@ -63,7 +64,13 @@ async def _job(request: Request, services: Use) -> tuple[ImageJob, dict[str, Any
     warnings = note(request, ignored(fields, names_of(model) - ELSEWHERE))
     known = {name: value for name, value in fields.items() if name not in {MODEL, *ELSEWHERE}}
     known |= _session_lora(lora, known)
-    parsed = (await take(services, model, known)).request
+    try:
+        parsed = (await take(services, model, known)).request
+    except (InvalidInput, NotFound) as error:
+        place = f"{LORAS}[{len(known.get(LORAS) or ()) - 1}].session_id"
+        if not lora.use_lora or error.param != place:
+            raise
+        raise type(error)(error.message.replace(place, SESSION), param=SESSION) from None  # as the client sent it
     return ImageJob.of(model, parsed.with_values(progress_every=0, preview_every=0)), warnings
 
 
@@ -75,7 +82,7 @@ def _session_lora(wanted: LoraFields, fields: Mapping[str, Any]) -> dict[str, An
     if not wanted.use_lora:
         return {}
     if wanted.session_id is None:
-        raise InvalidInput("session_id is missing: use_lora takes the newest LoRA of a session.", param="session_id")
+        raise InvalidInput("session_id is missing: use_lora takes the newest LoRA of a session.", param=SESSION)
     return {
         LORAS: [*(one.to_json() for one in parse_loras(fields.get(LORAS) or ())), {"session_id": wanted.session_id}]
     }

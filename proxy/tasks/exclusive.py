@@ -1,9 +1,9 @@
 """Tasks with the same key run one at a time, on all proxies together. `Store` opens the transactions.
 
-Of the tasks with one key at most one is in the queue or runs. The others are *held*: they have a row but are in no
-queue, so they take no slot, and no other task waits behind them. When a task with the key has ended and its run has
-stopped, the first held task is released. A cancelled task ends before its run has stopped: the column `worker` names
-the proxy whose run may still work.
+Of the tasks with one key at most one is in the queue, runs, or is paused. The others are *held*: they have a row but are
+in no queue, so they take no slot, and no other task waits behind them. When the task with the key has ended and its run
+has stopped, the first held task is released. A cancelled task ends before its run has stopped: the column `worker`
+names the proxy whose run may still work.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from darkroom.errors import Conflict
-from proxy.tasks.models import LIVE, Draft
+from proxy.tasks.models import UNFINISHED, Draft
 from proxy.tasks.schema import TASKS
 
-_IN_LINE = (TASKS.c.state.in_(LIVE), TASKS.c.held.is_(False))
+_IN_LINE = (TASKS.c.state.in_(UNFINISHED), TASKS.c.held.is_(False))
 _HELD = (TASKS.c.state == "queued", TASKS.c.held.is_(True))
 
 
@@ -29,11 +29,12 @@ def is_held(connection: sa.Connection, draft: Draft) -> bool:
     if work.exclusive is None:
         return False
     if work.exclusive_or_refuse:
-        same = sa.select(TASKS.c.id, TASKS.c.state).where(TASKS.c.exclusive == work.exclusive, TASKS.c.state.in_(LIVE))
+        unfinished = (TASKS.c.exclusive == work.exclusive, TASKS.c.state.in_(UNFINISHED))
+        same = sa.select(TASKS.c.id, TASKS.c.state).where(*unfinished)
         other = connection.execute(same.order_by(TASKS.c.held, TASKS.c.order, TASKS.c.created_at).limit(1)).first()
         if other is not None:
             raise Conflict(f"Task {other.id} is {other.state}; it has to end before another one like it is accepted.")
-    return _exists(connection, work.exclusive, TASKS.c.state.in_(LIVE))  # a new task does not overtake held ones
+    return _exists(connection, work.exclusive, TASKS.c.state.in_(UNFINISHED))  # a new task does not overtake held ones
 
 
 def release(connection: sa.Connection) -> list[Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from proxy.tasks.models import LIVE, Task
+from proxy.tasks.models import UNFINISHED, Task
 from proxy.tasks.schema import TASKS
 from proxy.tasks.store import IDS_AT_A_TIME, Store, task_of
 
@@ -33,7 +33,7 @@ def unfinished(store: Store, key: str) -> list[str]:
 
     :raises NotReady: the database is unavailable.
     """
-    at_work = sa.or_(TASKS.c.state.in_(LIVE), TASKS.c.worker.is_not(None))
+    at_work = sa.or_(TASKS.c.state.in_(UNFINISHED), TASKS.c.worker.is_not(None))
     return _ids(store, TASKS.c.exclusive == key, at_work)
 
 
@@ -42,7 +42,7 @@ def kept(store: Store, key: str) -> list[str]:
 
     :raises NotReady: the database is unavailable.
     """
-    return _ids(store, TASKS.c.exclusive == key, TASKS.c.state.not_in(LIVE), TASKS.c.expired_at.is_(None))
+    return _ids(store, TASKS.c.exclusive == key, TASKS.c.state.not_in(UNFINISHED), TASKS.c.expired_at.is_(None))
 
 
 def _ids(store: Store, *which: sa.ColumnElement[bool]) -> list[str]:

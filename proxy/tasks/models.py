@@ -16,9 +16,11 @@ from proxy.tasks.estimates import Forecast, QueuedJob, forecast
 if TYPE_CHECKING:
     from proxy.services import Services
 
-State = Literal["queued", "processing", "completed", "failed", "cancelled"]
+State = Literal["queued", "processing", "paused", "completed", "failed", "cancelled"]
 LIVE: tuple[State, ...] = ("queued", "processing")
-STATES: tuple[State, ...] = (*LIVE, "completed", "failed", "cancelled")
+UNFINISHED: tuple[State, ...] = (*LIVE, "paused")
+"""A paused task waits for its client; it takes no place in the queue, and keeps its key and its workspace."""
+STATES: tuple[State, ...] = (*UNFINISHED, "completed", "failed", "cancelled")
 PRIORITIES = ("high", "normal", "low")
 """Tasks of a higher priority always come first; within a priority clients take turns."""
 EXCLUSIVE_LIMIT = 200
@@ -143,7 +145,7 @@ class Task:
     @property
     def ended(self) -> bool:
         """Whether it is completed, failed or cancelled."""
-        return self.state not in LIVE
+        return self.state not in UNFINISHED
 
     @property
     def share(self) -> float:
@@ -193,6 +195,8 @@ class TaskContext:
         so an operation can store its progress there and resume. A run may be killed at any moment, and the next run
         finds the folder in that state: write files under another name and rename them. With several proxies the
         workspace is in the folder that they share.
+    :param goes_on: called when the run is cancelled. True if another run will continue the work, so that it is worth
+        some seconds to save the progress.
     """
 
     services: Services
@@ -200,6 +204,7 @@ class TaskContext:
     files: Mapping[str, bytes]
     workspace: Path
     emit: Emit
+    goes_on: Callable[[], bool] = field(default=lambda: False)
 
 
 START_SECONDS = 0.2

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from proxy.tasks.files import Files
-from proxy.tasks.models import LIVE
+from proxy.tasks.models import UNFINISHED
 from proxy.tasks.schema import TASKS
 from proxy.tasks.store import Store
 
@@ -73,7 +73,7 @@ class Retention:
     def _outlived(self) -> list[str]:
         """Return the tasks that are too old, and, if the rest is too large, those that ended first."""
         oldest, total = time.time() - self._seconds, self._total_bytes()
-        there = (TASKS.c.expired_at.is_(None), TASKS.c.state.not_in(LIVE))
+        there = (TASKS.c.expired_at.is_(None), TASKS.c.state.not_in(UNFINISHED))
         ended = sa.select(TASKS.c.id, TASKS.c.completed_at, TASKS.c.bytes).where(*there).order_by(TASKS.c.completed_at)
         with self._store.transaction() as connection:
             fits = total <= self._bytes
@@ -88,7 +88,7 @@ class Retention:
 
     def _total_bytes(self) -> int:
         """The size of inputs and results, and of the workspaces of tasks that have started and not ended."""
-        started = sa.select(TASKS.c.id).where(TASKS.c.state.in_(LIVE), TASKS.c.started_at.is_not(None))
+        started = sa.select(TASKS.c.id).where(TASKS.c.state.in_(UNFINISHED), TASKS.c.started_at.is_not(None))
         size = sa.select(sa.func.sum(TASKS.c.bytes)).where(TASKS.c.expired_at.is_(None))
         with self._store.transaction() as connection:
             total = int(connection.scalar(size) or 0)

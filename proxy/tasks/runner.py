@@ -61,6 +61,7 @@ class _Run:
     :ivar worked: whether the work is done and only the results are left to be written.
     :ivar ended: whether the task is known to have ended.
     :ivar exclusive: whether the task has a key, which other tasks may wait for.
+    :ivar paused: whether it is stopped because the task was paused.
     """
 
     id: str
@@ -69,6 +70,7 @@ class _Run:
     worked: bool = False
     ended: bool = False
     exclusive: bool = False
+    paused: bool = False
     live: Live = field(default_factory=Live)
 
 
@@ -102,14 +104,15 @@ class TaskRunner:
         self._release = release
         self._suspects = {lane: asyncio.Lock() for lane in gates}
         self._stopping = False
-        self._live: dict[str, Live] = {}
+        self._runs: dict[str, _Run] = {}
         self._jobs: dict[str, asyncio.Task[None]] = {}
         self._executions: set[asyncio.Task[Any]] = set()
         self._cleaning: set[asyncio.Task[Any]] = set()
 
     def live(self, id: str) -> Live | None:
         """The progress of a task that runs in this process; None for other tasks."""
-        return self._live.get(id)
+        run = self._runs.get(id)
+        return run.live if run else None
 
     def has(self, id: str) -> bool:
         """Whether a task runs in this process, or waits here for its slot."""
@@ -119,6 +122,13 @@ class TaskRunner:
         """Stop a task that runs in this process or waits here for its slot. False if there is no such task."""
         job = self._jobs.get(id)
         return job is not None and job.cancel()
+
+    def pause(self, id: str) -> bool:
+        """As `cancel`, and what the task has done is kept for its next run."""
+        run = self._runs.get(id)
+        if run is not None:
+            run.paused = True
+        return self.cancel(id)
 
     async def stop(self) -> None:
         """Stop all tasks of this process. They run again after the next start, or on another proxy."""
@@ -156,7 +166,7 @@ class TaskRunner:
         """Run all attempts, and register the task so that `cancel` finds it. When this is cancelled, the task goes back
         to the queue."""
         job = asyncio.ensure_future(self._attempts(run))
-        self._jobs[run.id], self._live[run.id] = job, run.live
+        self._jobs[run.id], self._runs[run.id] = job, run
         try:
             await asyncio.wait({job})
         except asyncio.CancelledError:
@@ -168,14 +178,15 @@ class TaskRunner:
             raise
         finally:
             if self._jobs.get(run.id) is job:
-                del self._jobs[run.id], self._live[run.id]
+                del self._jobs[run.id], self._runs[run.id]
         if not job.cancelled() and (error := job.exception()) is not None:
             log.error("a task ended with an unexpected error", exc_info=error)
             await self._end(run, "failed", error=_described(error))
 
     async def _free_key(self, run: _Run) -> None:
         """Record that the run has stopped, so that the next task with the same key may run."""
-        await self._until_stored(self._store.stopped, run.id, run.name)
+        step = run.live.step if run.paused and run.live.steps else None
+        await self._until_stored(self._store.stopped, run.id, run.name, step)
         with contextlib.suppress(NotReady):  # the upkeep does it later
             await self._release()
 
@@ -190,7 +201,7 @@ class TaskRunner:
         most = self._services.settings.task_max_attempts
         while True:
             task = await self._until_stored(self._store.get, run.id)
-            if task is None or task.ended:
+            if task is None or task.ended or task.state == "paused":
                 return
             run.exclusive = task.exclusive is not None
             # With the same name, this run has already begun and only the database's answer was lost.
@@ -281,7 +292,12 @@ class TaskRunner:
         inputs = await asyncio.to_thread(self._files.read_inputs, task.id, task.files)
         workspace = await asyncio.to_thread(self._files.workspace, task.id)
         context = TaskContext(
-            services=self._services, fields=task.fields, files=inputs, workspace=workspace, emit=live.emit
+            services=self._services,
+            fields=task.fields,
+            files=inputs,
+            workspace=workspace,
+            emit=live.emit,
+            goes_on=lambda: self._services.gate.draining or run.paused,
         )
         job = asyncio.ensure_future(operation.run(context))
         noted, moved = live.changes, time.monotonic()
@@ -297,6 +313,8 @@ class TaskRunner:
                     looked = now
                     with contextlib.suppress(NotReady):  # the work continues without the database
                         if not await self._within_answer_time(self._write_progress, task, run):
+                            found = await self._within_answer_time(self._store.get, run.id)
+                            run.paused = found is not None and found.state == "paused"
                             raise Superseded
             if job.cancelled():  # not by us: gRPC cancels a call that fails while it is being sent
                 raise NetworkError("The call to the inference server was aborted.")

@@ -24,7 +24,7 @@ from darkroom.errors import Conflict, Gone, NotReady, QueueFull
 from proxy.load import Used
 from proxy.tasks import exclusive, speeds
 from proxy.tasks.estimates import speed_of
-from proxy.tasks.models import LIVE, PRIORITIES, Draft, LaneLoad, QueueEstimates, State, Task
+from proxy.tasks.models import LIVE, PRIORITIES, UNFINISHED, Draft, LaneLoad, QueueEstimates, State, Task
 from proxy.tasks.schema import DATABASES, METADATA, TASKS, migrate
 from proxy.tasks.speeds import BATCH_GAP
 
@@ -326,23 +326,27 @@ class Store:
         :param run: None skips the check of the owner.
         :param values: values of other columns.
         """
-        return self._update(id, run, {"state": state, "completed_at": time.time(), **(values or {})}) is not None
+        changed = {"state": state, "completed_at": time.time(), **(values or {})}
+        return self._update(id, run, changed, of=UNFINISHED) is not None
 
     def hand_back(self, id: str, run: str) -> bool:
         """Queue a task again whose run this service stopped; the run does not count as an attempt."""
-        return (
-            self._update(id, run, {"state": "queued", "run": None, "worker": None, "attempts": TASKS.c.attempts - 1})
-            is not None
-        )
+        values = {"state": "queued", "run": None, "worker": None, "attempts": TASKS.c.attempts - 1}
+        return self._update(id, run, values) is not None
 
     def wait_again(self, id: str, run: str) -> bool:
         """Queue a task again whose run failed."""
         return self._update(id, run, {"state": "queued", "run": None, "worker": None, "step": 0}) is not None
 
-    def stopped(self, id: str, run: str) -> None:
-        """Record that the run of a task with a key has stopped; see `proxy.tasks.exclusive`."""
+    def stopped(self, id: str, run: str, step: int | None = None) -> None:
+        """Record that the run of a task with a key has stopped; see `proxy.tasks.exclusive`.
+
+        :param step: the step that a paused run has saved.
+        """
+        saved = TASKS.c.step if step is None else sa.case((TASKS.c.state == "paused", step), else_=TASKS.c.step)
+        query = sa.update(TASKS).where(TASKS.c.id == id, TASKS.c.run == run).values(worker=None, step=saved)
         with self.transaction() as connection:
-            connection.execute(sa.update(TASKS).where(TASKS.c.id == id, TASKS.c.run == run).values(worker=None))
+            connection.execute(query)
 
     def release(self) -> list[Task]:
         """Release tasks that were held for others with the same key, and return them; the caller queues them."""
@@ -362,8 +366,8 @@ class Store:
         with self.transaction() as connection:
             connection.execute(sa.update(TASKS).where(TASKS.c.worker.in_(gone)).values(worker=None))
 
-    def _update(self, id: str, run: str | None, values: dict[str, Any]) -> Task | None:
-        query = sa.update(TASKS).where(TASKS.c.id == id, TASKS.c.state.in_(LIVE)).values(**values).returning(*TASKS.c)
+    def _update(self, id: str, run: str | None, values: dict[str, Any], of: tuple[State, ...] = LIVE) -> Task | None:
+        query = sa.update(TASKS).where(TASKS.c.id == id, TASKS.c.state.in_(of)).values(**values).returning(*TASKS.c)
         if run is not None:
             query = query.where(TASKS.c.run == run)
         with self.transaction() as connection:

@@ -15,8 +15,9 @@ import sqlalchemy as sa
 from fastapi import Depends, Request
 
 from darkroom.errors import Conflict, Gone, NotFound, NotReady
+from proxy.operations import operation_named
 from proxy.services import Services
-from proxy.tasks import keys, lock_file
+from proxy.tasks import keys, lock_file, pausing
 from proxy.tasks.admission import QUEUE_SECONDS, Admission
 from proxy.tasks.files import Files
 from proxy.tasks.lanes import LANES, gates_of
@@ -166,15 +167,59 @@ class Tasks:
         self._admission.forget_refusal()
         self._overview.changed()
         # What runs here is stopped, what runs at another proxy finds out at its next step, and what waits is taken out.
-        if ours and not self._runner.cancel(id) and before.state == "queued":
-            with suppress(asyncio.TimeoutError):  # then it is taken out later, or begins and ends at once
-                await at_most(QUEUE_SECONDS, self._queue.take_out(id))
+        if ours and not self._runner.cancel(id) and before.state in ("queued", "paused"):
+            if before.state == "queued":
+                with suppress(asyncio.TimeoutError):  # then it is taken out later, or begins and ends at once
+                    await at_most(QUEUE_SECONDS, self._queue.take_out(id))
             await asyncio.to_thread(self.files.remove_workspace, id)  # of a run that was stopped and handed back
         if ours and before.exclusive is not None:
             with suppress(NotReady):  # then the upkeep does it
                 await self._admission.release()
         task = await self.get(id)
         if task.state != "cancelled":
+            raise Conflict(f"The task has {task.state} already.", param="task_id")
+        return task
+
+    async def pause(self, id: str) -> Task:
+        """Pause a task: its run stops within a step, and what it has done is kept until `resume`. A second time changes
+        nothing.
+
+        :raises NotFound, Gone: there is none of that id.
+        :raises Conflict: it has ended, or its operation cannot go on with what it has done.
+        """
+        before = await self.get(id)
+        if not operation_named(before.operation).resumable:
+            raise Conflict(f"Tasks of the operation {before.operation} cannot be paused.", param="task_id")
+        if await self._store.call(pausing.pause, self._store, id):
+            self._admission.forget_refusal()
+            self._overview.changed()
+            if not self._runner.pause(id) and before.state == "queued":
+                with suppress(asyncio.TimeoutError):  # then it ends at once when it begins
+                    await at_most(QUEUE_SECONDS, self._queue.forget([id]))
+        task = await self.get(id)
+        if task.ended:
+            raise Conflict(f"The task has {task.state} already.", param="task_id")
+        return task
+
+    async def resume(self, id: str) -> Task:
+        """Let a paused task go on, as soon as its last run has stopped. A task that is not paused goes on anyway.
+
+        :raises NotFound, Gone: there is none of that id.
+        :raises Conflict: it has ended.
+        :raises NotReady: the database is unavailable.
+        """
+        task = await self.get(id)
+        if task.state == "paused":
+            # First, while the upkeep leaves the task alone: its workflow has ended, and a new one gets the same id.
+            try:
+                await at_most(QUEUE_SECONDS, self._queue.forget([id]))
+            except asyncio.TimeoutError:
+                raise NotReady("The database of tasks does not answer; try again in a moment.", retry_after=5) from None
+            if await self._store.call(pausing.resume, self._store, id):
+                self._overview.changed()
+                await self._admission.release()
+            task = await self.get(id)
+        if task.ended:
             raise Conflict(f"The task has {task.state} already.", param="task_id")
         return task
 

@@ -72,7 +72,7 @@ def test_training_of_a_session_ends_with_its_newest_lora(http: httpx.Client) -> 
     session = make_session(http)
     assert status(http, session) == {"status": "none", "progress": 0}
     assert listed(http, session)["training"] == {"status": "none", "progress": 0}
-    begun = train(http, session, epochs=2, batch_size=2, rank=2, seed=7)
+    begun = train(http, session, epochs=2, batch_size=2, rank=2, seed=7, sample_images=1)
     assert (begun.status_code, begun.json()["status"]) == (200, "started")
     said = wait_ended(http, session)
     assert (said["status"], said["progress"], said["lora"]) == ("completed", 100, "lora_1.safetensors"), said
@@ -85,7 +85,10 @@ def test_training_of_a_session_ends_with_its_newest_lora(http: httpx.Client) -> 
     assert all(np.isfinite(value).all() and value.any() for value in ups)
     task = http.get(f"/tasks/{begun.json()['task_id']}").json()
     assert (task["operation"], task["model"], task["total_steps"]) == ("train", None, 4)
-    lora, table = task["results"]
+    lora, table, curve = task["results"]
+    assert "not served" in lora["details"]["samples_left_out"]
+    assert (curve["filename"], curve["media_type"]) == ("loss.svg", "image/svg+xml")
+    assert httpx.get(curve["url"]).content.startswith(b"<svg")
     assert (lora["filename"], lora["details"]["lora"]) == ("lora_1.safetensors", "lora_1.safetensors")
     assert httpx.get(lora["url"]).content == data
     assert len(httpx.get(table["url"]).text.splitlines()) == 5

@@ -254,6 +254,39 @@ def test_train_sends_its_options() -> None:
     ]
 
 
+def test_train_sends_prompts_as_lists() -> None:
+    words = ("--prior-images=4", "--prior-prompt=a dog", "--prior-prompt=a cat", "--sample-prompt=a zork")
+    with loopback(lambda _: as_json({"status": "started", "task_id": "t-1"})) as server:
+        assert darkroom(server.url, "lora", "train", "1", *words).exit_code == 0
+    assert server.received[0].json() == {
+        "session_id": "1",
+        "prior_images": 4,
+        "prior_prompts": ["a dog", "a cat"],
+        "sample_prompts": ["a zork"],
+    }
+
+
+@pytest.mark.parametrize(("word", "state"), [("pause", "paused"), ("resume", "queued")])
+def test_pause_and_resume_find_the_task_of_the_session(word: str, state: str) -> None:
+    task = {"task_id": "t-1", "operation": "train", "status": state, "step": 3, "total_steps": 40, "results": []}
+    task |= {"estimated_time": 1.0, "created_at": "2026-01-02T03:04:05+00:00"}
+    with loopback(in_turn(as_json(RUNNING), as_json(task), as_json(NO_TRAINING))) as server:
+        result = darkroom(server.url, "lora", word, "1")
+        none = darkroom(server.url, "lora", word, "1")
+    assert (result.exit_code, result.stdout) == (0, f"session 1: {state}\n")
+    assert [request.path for request in server.received] == ["/train_status", f"/tasks/t-1/{word}", "/train_status"]
+    assert (none.exit_code, none.stderr) == (1, "Error: There was no training of the session 1.\n")
+
+
+@pytest.mark.usefixtures("hurried")
+def test_watch_waits_for_a_training_that_is_paused() -> None:
+    states = [{**RUNNING, "step": 4, "progress": 10, "paused": True}, COMPLETED]
+    with loopback(in_turn(*map(as_json, states))) as server:
+        result = darkroom(server.url, "lora", "watch", "1")
+    assert (result.exit_code, result.stdout) == (0, "lora_2.safetensors\n")
+    assert result.stderr.splitlines() == ["step 4 of 40, paused"]
+
+
 @pytest.mark.usefixtures("hurried")
 def test_watch_tells_progress_and_loss() -> None:
     states = [RUNNING, RUNNING, *({**RUNNING, "step": k, "progress": k * 5 // 2, "loss": 1 / k} for k in (1, 3, 4, 5))]

@@ -9,6 +9,7 @@ import pytest
 
 from darkroom.errors import Conflict, InvalidInput, NotFound, TooLarge
 from proxy.loras.library import LoraLibrary
+from proxy.surfaces.loras import content_of
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def library(tmp_path: Path) -> LoraLibrary:
 
 
 def add(library: LoraLibrary, name: str, data: bytes = b"a") -> str:
-    return library.add(name, BytesIO(data), max_mb=1).name
+    return library.add(name, BytesIO(data)).name
 
 
 def test_library_adds_finds_and_deletes(library: LoraLibrary, tmp_path: Path) -> None:
@@ -59,7 +60,9 @@ def test_library_names_that_are_refused_leave_nothing(library: LoraLibrary, tmp_
     assert not (tmp_path / "loras").exists()
 
 
-def test_library_file_that_is_too_large_leaves_nothing(library: LoraLibrary, tmp_path: Path) -> None:
+def test_uploaded_file_has_a_size() -> None:
+    assert content_of(BytesIO(bytes(1 << 20)), max_mb=1) == bytes(1 << 20)
     with pytest.raises(TooLarge, match="LORA_MAX_MB = 1 MB"):
-        add(library, "x", bytes((1 << 20) + 1))
-    assert list((tmp_path / "loras").iterdir()) == []
+        content_of(BytesIO(bytes((1 << 20) + 1)), max_mb=1)
+    with pytest.raises(InvalidInput, match="empty"):
+        content_of(BytesIO(), max_mb=1)

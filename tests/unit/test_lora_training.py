@@ -184,6 +184,7 @@ def test_trained_file_has_the_metadata_of_web_uis(tmp_path: Path, images: Path, 
     found = read_back(run).metadata
     assert (found.title, found.base_model, found.rank, found.alpha) == ("my cat", "sdxl_base_v1-0", 3.0, 1.5)
     assert found.tags[0] == "a photo of a cat"
+    assert found.trigger_words == ("a photo of a cat",)
 
 
 def test_training_stops_when_the_loss_is_no_number(tmp_path: Path, images: Path, checkpoints: dict[str, Path]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -14,9 +14,11 @@ from darkroom.captioned_images import MAX_PIXELS
 from darkroom.errors import InvalidInput
 from darkroom.files import write_atomically
 from darkroom.images import decode, opaque
-from training.lora.buckets import fitted
+from training.lora.buckets import fit, fitted
 from training.lora.family import LoraFamily
+from training.lora.objective import generator_of
 from training.lora.plan import Example, Plan
+from training.lora.prior import prior_maker
 
 MEAN, STD = "latent_mean", "latent_std"
 """The posterior of the VAE: latents are drawn from it anew at each step."""
@@ -56,13 +58,40 @@ class SampleCache:
             with torch.no_grad():
                 posterior = vae.encode(pixels[None]).latent_dist
             latents = {MEAN: (posterior.mean[0] - shift) * factor, STD: posterior.std[0] * factor}
-            texts = encode(example.caption, example.fit)
-            tensors = {name: value.float().cpu().contiguous() for name, value in {**latents, **texts}.items()}
-            write_atomically(self._path(index), save(tensors))
+            _write(self._path(index), {**latents, **encode(example.caption, example.fit)})
+            between(done)
+
+    def read_prior(self, index: int) -> dict[str, Tensor]:
+        """The tensors of a prior image, as `read`."""
+        return load_file(self._prior_path(index))
+
+    def fill_prior(self, family: LoraFamily, root: Path, device: torch.device, between: Callable[[int], None]) -> None:
+        """Have the checkpoint make the prior images that are missing, as latents: no VAE comes between.
+
+        :param root, between: as `fill`.
+        """
+        captions = self._plan.request.prior_captions
+        missing = [index for index in range(len(captions)) if not self._prior_path(index).is_file()]
+        if not missing:
+            return
+        side, encode = self._plan.request.resolution, family.encoder(root, device)
+        assert side is not None  # a plan has all values
+        draw = prior_maker(family, root, device, side)
+        for done, index in enumerate(missing, len(captions) - len(missing) + 1):
+            latents = draw(captions[index], generator_of(self._plan.request.seed, index))
+            texts = encode(captions[index], fit((side, side), side))
+            _write(self._prior_path(index), {MEAN: latents, STD: torch.zeros_like(latents), **texts})
             between(done)
 
     def _path(self, index: int) -> Path:
         return self._folder / f"{index:06}.safetensors"
+
+    def _prior_path(self, index: int) -> Path:
+        return self._folder / f"prior-{index:06}.safetensors"
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    write_atomically(path, save({name: value.float().cpu().contiguous() for name, value in tensors.items()}))
 
 
 def _pixels(path: Path, example: Example) -> Tensor:

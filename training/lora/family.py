@@ -39,6 +39,7 @@ class LoraFamily:
     :param architecture: as ModelSpec names it: https://github.com/Stability-AI/ModelSpec.
     :param origin: a checkpoint by its name: a folder, a single file, or a hub id.
     :param load: a network of a folder in fp32, frozen: "unet" or "vae". It raises ExportError.
+    :param pipeline: diffusers' pipeline of a folder in fp32, on a device.
     :param encoder: loads the text encoders of a folder and returns what encodes a caption.
     :param arguments: the arguments of the UNet besides latents and timesteps, from the encoded samples of a batch, each
         stacked to (rows, ...).
@@ -49,6 +50,7 @@ class LoraFamily:
     architecture: str
     origin: Callable[[str], Origin]
     load: Callable[[Path, str], Any]
+    pipeline: Callable[[Path, torch.device], Any]
     encoder: Callable[[Path, torch.device], Encode]
     arguments: Callable[[Mapping[str, Tensor]], dict[str, Any]]
 

@@ -19,9 +19,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from training.lora.adapter import TARGETS
+from training.lora.captions import tags, trigger_words
 from training.lora.family import LoraFamily
 from training.lora.objective import EPSILON, MIN_SNR_GAMMA
 from training.lora.plan import Plan
+from training.lora.prior import PRIOR_WEIGHT
 
 _COMPONENT = "unet"
 _LENGTH_BYTES = 8
@@ -62,10 +64,11 @@ def _model_spec(plan: Plan, family: LoraFamily, prediction: str, title: str, dig
         "title": title,
         "date": moment,
         "resolution": f"{side}x{side}",
+        "trigger_phrase": ", ".join(trigger_words(_captions(plan))),
         "prediction_type": "epsilon" if prediction == EPSILON else "v",
         "hash_sha256": f"0x{digest}",
     }
-    return {f"modelspec.{name}": value for name, value in found.items()}
+    return {f"modelspec.{name}": value for name, value in found.items() if value}
 
 
 def _kohya(plan: Plan, family: LoraFamily, title: str, losses: list[float]) -> dict[str, str]:
@@ -79,8 +82,10 @@ def _kohya(plan: Plan, family: LoraFamily, title: str, losses: list[float]) -> d
         "sd_model_name": Path(plan.checkpoint).name,
         "resolution": f"({side}, {side})",
         "bucket_info": json.dumps(_buckets(plan)),
-        "tag_frequency": json.dumps({"images": _tags(plan)}, ensure_ascii=False),
+        "tag_frequency": json.dumps({"images": tags(_captions(plan))}, ensure_ascii=False),
         "num_train_images": len(plan.examples),
+        "num_reg_images": options.prior_images,
+        "prior_loss_weight": PRIOR_WEIGHT,
         "num_epochs": plan.epochs,
         "epoch": plan.epochs,
         "steps": plan.steps,
@@ -107,10 +112,8 @@ def _buckets(plan: Plan) -> dict[str, Any]:
     return {"buckets": {str(index): one for index, one in enumerate(sizes)}}
 
 
-def _tags(plan: Plan) -> dict[str, int]:
-    """How often each part of a caption between commas comes, the most frequent one first."""
-    parts = (part.strip() for example in plan.examples for part in example.caption.split(","))
-    return dict(sorted(Counter(part for part in parts if part).items(), key=lambda item: (-item[1], item[0])))
+def _captions(plan: Plan) -> list[str]:
+    return [example.caption for example in plan.examples]
 
 
 def _with_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:

@@ -24,6 +24,10 @@ from training.lora.buckets import Fit, Size, fit
 
 FILE_NAME = "plan.json"
 _MOST_STEPS = 1_000_000
+MOST_SAMPLES = 64
+"""Sample images of a training."""
+_PRIOR_STREAM = 1
+"""Tells the random numbers of prior images from those of the examples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +77,17 @@ class Plan:
         """Passes over all images, of which the last one may end early."""
         return math.ceil(self.steps / len(self.epoch(0)))
 
+    @cached_property
+    def sampled(self) -> dict[int, int]:
+        """The steps after which samples are made, with their epochs: as many epochs as MOST_SAMPLES allows, evenly
+        spread, the last one among them."""
+        count = self.request.sample_images
+        if not count:
+            return {}
+        batches, every = len(self.epoch(0)), math.ceil(self.epochs / (MOST_SAMPLES // count))
+        chosen = range(self.epochs, 0, -every)
+        return {min(self.steps, number * batches): number for number in sorted(chosen)}
+
     def epoch(self, number: int) -> list[list[int]]:
         """The batches of a pass over all images: indices of examples of one size, in an order of seed and number."""
         random = np.random.default_rng([self.request.seed, number])
@@ -87,6 +102,21 @@ class Plan:
         """The examples of a step, counted from 0."""
         batches = len(self.epoch(0))
         return self.epoch(step // batches)[step % batches]
+
+    def prior_batch(self, step: int) -> list[int]:
+        """The prior images of a step: as many as its examples, each one as often as the others."""
+        count = self.request.prior_images
+        if not count:
+            return []
+        size = min(self.request.batch_size, count)
+        places = range(step * size, (step + 1) * size)
+        orders = {at // count: self._prior_order(at // count) for at in places}
+        return [orders[at // count][at % count] for at in places]
+
+    def _prior_order(self, number: int) -> list[int]:
+        random = np.random.default_rng([self.request.seed, number, _PRIOR_STREAM])
+        order: list[int] = random.permutation(self.request.prior_images).tolist()
+        return order
 
 
 def prepare(
@@ -106,7 +136,8 @@ def prepare(
     path = folder / FILE_NAME
     if path.is_file():
         plan = _read(path)
-        if (plan.options, plan.checkpoint, plan.weights) != (given, checkpoint, weights):
+        # As requests: what an older release has written has no newer options.
+        if (plan.request.model_dump(), plan.checkpoint, plan.weights) != (given, checkpoint, weights):
             raise Conflict("The state folder belongs to a training with other options or of another checkpoint.")
         return plan
     plan = Plan(

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,11 +19,14 @@ from darkroom.request.training import TrainingOptions
 from exporters.checkpoints.files import read_json
 from exporters.errors import ExportError
 from training.lora.cache import SampleCache
+from training.lora.curve import loss_curve
 from training.lora.family import find_checkpoint
 from training.lora.file import lora_file
 from training.lora.plan import prepare
 from training.lora.trainer import LoraTrainer, Report, Stopped
 
+EPOCHS, CURVE = "epochs", "loss.svg"
+"""In the state folder: the LoRAs of the epochs that samples are made of, and the picture of the loss."""
 _LOCK_SECONDS = 60.0
 """How long a run waits for another one in its state folder, which may just be ending."""
 
@@ -74,18 +78,29 @@ def run_training(run: LoraRun, report: Report, stop: threading.Event) -> None:
         torch.set_num_threads(plan.threads)
         report({"step": 0, "steps": plan.steps, "images": len(plan.examples)})
 
-        def cached(done: int) -> None:
-            report({"step": 0, "steps": plan.steps, "images": len(plan.examples), "cached": done})
+        def cached(what: str, done: int) -> None:
+            report({"step": 0, "steps": plan.steps, "images": len(plan.examples), what: done})
             if stop.is_set():
                 raise Stopped
 
         with _memory():
-            SampleCache(run.state, plan).fill(family, root, run.images, run.device, cached)
+            samples = SampleCache(run.state, plan)
+            samples.fill(family, root, run.images, run.device, partial(cached, "cached"))
+            samples.fill_prior(family, root, run.device, partial(cached, "prior"))
             trainer = LoraTrainer(run.state, plan, family, root, run.device)
-            trainer.train(report, stop, run.save_seconds)
-        prediction, losses = trainer.objective.prediction, trainer.losses
-        data = lora_file(trainer.weights, plan, family, prediction=prediction, title=run.title, losses=losses)
-        write_atomically(run.output, data)
+
+            def file() -> bytes:
+                prediction, losses = trainer.objective.prediction, trainer.losses
+                return lora_file(trainer.weights, plan, family, prediction=prediction, title=run.title, losses=losses)
+
+            def after(step: int) -> None:
+                if epoch := plan.sampled.get(step):
+                    write_atomically(run.state / EPOCHS / f"{epoch:06}.safetensors", file())
+                    report({"step": step, "steps": plan.steps, "epoch": epoch})
+
+            trainer.train(report, stop, run.save_seconds, after)
+        write_atomically(run.state / CURVE, loss_curve(trainer.losses))
+        write_atomically(run.output, file())
 
 
 def _side(root: Path) -> int:

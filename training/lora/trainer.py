@@ -19,6 +19,7 @@ from training.lora.cache import MEAN, STD, SampleCache
 from training.lora.family import LoraFamily, stacked
 from training.lora.objective import Objective, generator_of
 from training.lora.plan import Plan
+from training.lora.prior import PRIOR_WEIGHT
 from training.trainer import save_file
 
 STATE, LOSSES = "checkpoint.pt", "loss.csv"
@@ -70,10 +71,17 @@ class LoraTrainer:
             raise self._diverged("weights are not finite")
         return found
 
-    def train(self, report: Report, stop: threading.Event, save_seconds: float) -> None:
+    def train(
+        self,
+        report: Report,
+        stop: threading.Event,
+        save_seconds: float,
+        after: Callable[[int], None],
+    ) -> None:
         """Do the steps that are left.
 
         :param save_seconds: between saved states; 0 saves after every step.
+        :param after: called after each step with its number, from 1.
         :raises Stopped: `stop` was set.
         :raises InvalidInput: the loss is no finite number; the last saved state stays.
         """
@@ -92,6 +100,7 @@ class LoraTrainer:
                 if time.monotonic() - saved >= save_seconds:
                     self._save()
                     saved = time.monotonic()
+                after(len(self.losses))
                 report({"step": len(self.losses), "steps": self.plan.steps, "loss": loss})
         self._save()
 
@@ -108,12 +117,28 @@ class LoraTrainer:
         return unet.to(self.device)  # in evaluation mode: dropout would draw other numbers after a resume
 
     def _step(self, step: int) -> float:
-        """One optimizer step; returns its loss.
+        """One optimizer step; returns the loss of the examples.
 
         :raises InvalidInput: the loss is no finite number.
         """
         generator = generator_of(self.plan.request.seed, step)
-        batch = stacked([self._samples.read(index) for index in self.plan.batch(step)])
+        self._optimizer.zero_grad()
+        value = self._learn([self._samples.read(index) for index in self.plan.batch(step)], generator)
+        if prior := [self._samples.read_prior(index) for index in self.plan.prior_batch(step)]:
+            self._learn(prior, generator, weight=PRIOR_WEIGHT)  # by itself: the images may have other sizes
+        self._scaler.unscale_(self._optimizer)
+        nn.utils.clip_grad_norm_([weight for _, weight in trained(self._unet)], _LARGEST_NORM)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        return value
+
+    def _learn(self, samples: list[dict[str, Tensor]], generator: torch.Generator, weight: float = 1.0) -> float:
+        """Add the gradients of some samples of one size; returns their loss.
+
+        :param weight: of the loss among those of the step.
+        :raises InvalidInput: the loss is no finite number.
+        """
+        batch = stacked(samples)
         mean, std = batch.pop(MEAN), batch.pop(STD)
         latents = mean + std * torch.randn(mean.shape, generator=generator)
         noisy, target, steps = (value.to(self.device) for value in self.objective.noisy(latents, generator))
@@ -124,12 +149,7 @@ class LoraTrainer:
         value = loss.item()
         if not math.isfinite(value):
             raise self._diverged(f"the loss is {value}")
-        self._optimizer.zero_grad()
-        torch.autograd.backward(self._scaler.scale(loss))
-        self._scaler.unscale_(self._optimizer)
-        nn.utils.clip_grad_norm_([weight for _, weight in trained(self._unet)], _LARGEST_NORM)
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
+        torch.autograd.backward(self._scaler.scale(weight * loss))
         return value
 
     def _diverged(self, what: str) -> InvalidInput:

@@ -30,21 +30,31 @@ def _load(folder: Path, part: str) -> Any:
     return weights.load(part, weights.read_checkpoint(folder).component(part))
 
 
-def _encoder(folder: Path, device: torch.device) -> Encode:
-    import torch
+def _made(folder: Path, device: torch.device, **networks: Any) -> Any:
     from diffusers import StableDiffusionPipeline
 
     from exporters.onnx_export import quiet
 
-    without = dict.fromkeys(("unet", "vae", "safety_checker", "feature_extractor", "image_encoder"))
+    without = dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder"))
     with quiet():
-        pipeline = StableDiffusionPipeline.from_pretrained(
+        return StableDiffusionPipeline.from_pretrained(
             folder,
             **without,
+            **networks,
             text_encoder=_load(folder, "text_encoder").to(device),
             requires_safety_checker=False,
             local_files_only=True,
         )
+
+
+def _pipeline(folder: Path, device: torch.device) -> Any:
+    return _made(folder, device, **{part: _load(folder, part).to(device) for part in ("unet", "vae")})
+
+
+def _encoder(folder: Path, device: torch.device) -> Encode:
+    import torch
+
+    pipeline = _made(folder, device, unet=None, vae=None)
 
     def encode(caption: str, fit: Fit) -> dict[str, Tensor]:
         with torch.no_grad():
@@ -64,6 +74,7 @@ FAMILY = LoraFamily(
     architecture="stable-diffusion-v1/lora",
     origin=_origin,
     load=_load,
+    pipeline=_pipeline,
     encoder=_encoder,
     arguments=_arguments,
 )

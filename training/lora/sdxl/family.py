@@ -30,8 +30,7 @@ def _load(folder: Path, part: str) -> Any:
     return weights.load(part, weights.read_checkpoint(folder).parts[part])
 
 
-def _encoder(folder: Path, device: torch.device) -> Encode:
-    import torch
+def _made(folder: Path, device: torch.device, **networks: Any) -> Any:
     from diffusers import StableDiffusionXLPipeline
 
     from exporters.onnx_export import quiet
@@ -39,9 +38,19 @@ def _encoder(folder: Path, device: torch.device) -> Encode:
 
     encoders = {name: _load(folder, name).to(device) for name in TEXT_ENCODERS}
     with quiet():
-        pipeline = StableDiffusionXLPipeline.from_pretrained(
-            folder, unet=None, vae=None, **encoders, add_watermarker=False, local_files_only=True
+        return StableDiffusionXLPipeline.from_pretrained(
+            folder, **networks, **encoders, add_watermarker=False, local_files_only=True
         )
+
+
+def _pipeline(folder: Path, device: torch.device) -> Any:
+    return _made(folder, device, **{part: _load(folder, part).to(device) for part in ("unet", "vae")})
+
+
+def _encoder(folder: Path, device: torch.device) -> Encode:
+    import torch
+
+    pipeline = _made(folder, device, unet=None, vae=None)
 
     def encode(caption: str, fit: Fit) -> dict[str, Tensor]:
         with torch.no_grad():
@@ -65,6 +74,7 @@ FAMILY = LoraFamily(
     architecture="stable-diffusion-xl-v1-base/lora",
     origin=_origin,
     load=_load,
+    pipeline=_pipeline,
     encoder=_encoder,
     arguments=_arguments,
 )
