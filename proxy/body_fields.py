@@ -69,7 +69,7 @@ class Fields:
         example: Mapping[str, Any],
     ) -> Fields:
         """Return the fields of a type of request; `limits` and `defaults` as of `of`."""
-        images = {name: kind.fields()[name] for name in kind.images()}
+        images = {name: kind.fields()[name] for name in kind.image_fields()}
         return cls(
             kinds=[edge_model(kind)],
             ranges={name: bounds for name, bounds in kind.ranges(limits).items() if not _also(kind, name)},

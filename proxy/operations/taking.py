@@ -73,7 +73,7 @@ async def take(services: Services, model: ServedModel, fields: dict[str, Any], *
     kind, limits = model.family.request, model.limits(services)
     _refuse_fields_of_others(model, fields)
     sent_images = {}
-    for name in kind.images():
+    for name in kind.image_fields():
         about = kind.fields()[name]
         found = await take_image(fields, image_names(name, about), max_mb=services.settings.max_upload_mb)
         if found is not None:
@@ -90,7 +90,7 @@ async def take(services: Services, model: ServedModel, fields: dict[str, Any], *
     data = {name: image.data for name, image in images.items()}
     parse = partial(model.parse, services, {**values, **data})
     request = await asyncio.to_thread(parse) if images else parse()
-    for name in kind.images():
+    for name in kind.image_fields():
         about = kind.fields()[name]
         if about.needed and name not in sent_images:
             called = about.called or name
@@ -110,7 +110,7 @@ def _refuse_fields_of_others(model: ServedModel, fields: dict[str, Any]) -> None
     mine = names_of(model)
     for family in of_operation(model.family.operation):
         loras = [LORAS] if family.lora_reader is not None else []
-        for name in [*family.request.images(), *loras]:
+        for name in [*family.request.image_fields(), *loras]:
             for one in (name, *family.request.fields()[name].aliases):
                 if one not in mine and fields.get(one) not in (None, "", []):
                     raise InvalidInput(

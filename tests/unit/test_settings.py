@@ -161,7 +161,7 @@ def test_families_are_found_by_their_folder() -> None:
     settings = Settings()
     assert settings.family("sd15") is Sd15Settings.of(settings)
     assert settings.family("hidream") is HidreamSettings.of(settings)
-    with pytest.raises(LookupError, match="hidream, sd15, sdxl, upscale; got 'x'"):
+    with pytest.raises(LookupError, match="hidream, qwen_edit, sd15, sdxl, upscale; got 'x'"):
         settings.family("x")
 
 
@@ -170,7 +170,7 @@ def test_families_may_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAMILIES", "sd15, upscale")
     assert Settings().families == ("sd15", "upscale")
     monkeypatch.setenv("FAMILIES", "sd15,x")
-    with pytest.raises(ValidationError, match="must be of hidream, sd15, sdxl, upscale; got 'x'"):
+    with pytest.raises(ValidationError, match="must be of hidream, qwen_edit, sd15, sdxl, upscale; got 'x'"):
         Settings()
 
 
