@@ -69,7 +69,7 @@ def _refused(kind: type[Request], name: str, value: Any) -> InvalidInput | float
     """The error for a value, or the number that it is taken for."""
     try:
         given = taken(kind, {"prompt": "a cat", name: value})
-        kind.parse({**given, **dict.fromkeys(kind.image_list_fields(), [IMAGE])}, LIMITS[kind])
+        kind.parse({**given, **{key: [IMAGE] for key in kind.image_list_fields()}}, LIMITS[kind])
     except InvalidInput as error:
         return error
     return float(given[kind.aliases().get(name, name)])
