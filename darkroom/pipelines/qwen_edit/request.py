@@ -55,7 +55,7 @@ class EditRequest(ImageRequest):
             help="The images, in any format. The first one is changed; the others show what the prompt speaks of.",
             low=1,
             high="max_input_images",
-            aliases=("image",),
+            aliases=("image", "image_base64"),
             max_pixels="max_input_pixels",
         ),
     ]
