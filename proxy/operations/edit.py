@@ -10,7 +10,14 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from darkroom.edit_modes.modes import MODE_RANGE, EditMode, edit_mode
+from darkroom.edit_modes.modes import (
+    MODE_RANGE,
+    STEPS_OF_ONE,
+    STEPS_OF_SEVERAL,
+    TRUE_GUIDANCE_SCALE,
+    EditMode,
+    edit_mode,
+)
 from darkroom.edit_modes.params import (
     ADDITIONAL_PARAMS,
     TEXT_PARAMS,
@@ -41,6 +48,12 @@ IMAGES = "images"
 """The field of every family that edits which holds the images."""
 _NO_NEGATIVE = " "
 """The negative prompt of requests without one: the models have no true guidance without any."""
+
+_PUBLISHED: Mapping[str, tuple[float, ...]] = {
+    "steps": (STEPS_OF_ONE, STEPS_OF_SEVERAL),
+    "true_guidance_scale": (TRUE_GUIDANCE_SCALE,),
+}
+"""What the published checkpoints want."""
 
 
 class ModeFields(BaseModel):
@@ -85,7 +98,7 @@ async def settled(
 ) -> SettledEdit:
     """Put what the mode says into the fields of the model. Without a mode the prompt stays as it is.
 
-    :param usual: values of fields that the request does not name, where neither the checkpoint nor the mode has any.
+    :param usual: values of fields that the request does not name, where there is no mode.
     :raises InvalidInput: a field of the mode is wrong or missing, or the images do not fit the mode.
     :raises Conflict: there are several images, and this installation edits one at a time.
     :raises NotFound: the model is not installed.
@@ -176,12 +189,14 @@ def _shape_prompt(mode: EditMode, fields: dict[str, Any], sent: Mapping[str, Any
 
 
 def _add_usual(services: Services, model: ServedModel, fields: dict[str, Any], usual: Mapping[str, Any]) -> None:
-    """Add values of fields that are not given and that the checkpoint does not define, within the limits."""
+    """Add values of fields that are not given, within the limits. A checkpoint that wants others than the published
+    ones, as small and distilled ones do, has its own."""
     kind, checkpoint = model.family.request, model.checkpoint(services)
-    known, ranges = checkpoint.request_defaults if checkpoint else {}, kind.ranges(model.limits(services))
+    own, ranges = checkpoint.request_defaults if checkpoint else {}, kind.ranges(model.limits(services))
     for name, value in usual.items():
         about = kind.fields().get(name)
-        if about is not None and name not in known and not _is_given(fields, name, about):
+        decided = name in own and own[name] not in _PUBLISHED.get(name, ())
+        if about is not None and not decided and not _is_given(fields, name, about):
             fields[name] = min(value, ranges[name][1]) if name in ranges else value
 
 

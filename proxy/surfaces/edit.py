@@ -31,7 +31,7 @@ class EditContract:
 
     :param image: the name of the field with the images in its errors.
     :param most: images; None for as many as the installation takes.
-    :param steps: of requests that do not say them, where the checkpoint does not either.
+    :param steps: of requests that do not say them; see `proxy.operations.edit`.
     :param several: whether it is for several images, so that it is refused where those are off.
     :param modes: whether it takes a mode.
     :param required: fields that every request has, besides the images.
@@ -136,6 +136,6 @@ async def edit_in_mode(
     request: Request, services: Use, call: Annotated[ImageCall, Depends(EDIT_IN_MODE.read)]
 ) -> Response:
     """One to five `images`, and the `mode`, which makes the prompt that the model gets; see `GET /edit-modes`. Modes 9
-    to 12 need `text_params_json`, 13 to 16 `controlnet_image`. Guidance and steps are the mode's where neither the
-    request nor the checkpoint says them. 409 for a mode with several images where those are off."""
+    to 12 need `text_params_json`, 13 to 16 `controlnet_image`. Guidance and steps are by default the mode's. 409 for a
+    mode with several images where those are off."""
     return await answered(request, services, call)

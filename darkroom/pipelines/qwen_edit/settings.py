@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -16,11 +17,13 @@ class Settings(FamilySettings):
 
     model_config = SettingsConfigDict(env_prefix="QWEN_EDIT_")
     title = "Editing with Qwen-Image-Edit"
+    other_names: ClassVar[Mapping[str, str]] = {"checkpoint": "MODEL_REPO_ID"}
 
     checkpoint: str = Field(
         "checkpoints/demo-qwen-edit",
         description="The checkpoint: a folder in the diffusers layout, or a hub id, of Qwen-Image-Edit or of the plus "
-        "models (2509, 2511), which read several images. Takes effect with the next export (./start.sh).",
+        "models (2509, 2511), which read several images. Takes effect with the next export (./start.sh). "
+        "MODEL_REPO_ID is another name of it.",
     )
     fp16: bool = Field(True, description="Half precision of the VAE where there is a GPU.")
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
