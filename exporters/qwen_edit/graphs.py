@@ -64,20 +64,20 @@ def _column(values: list[float]) -> Tensor:
 class ServedVaeEncoder(nn.Module):
     """image (B, 8h, 8w, 3) uint8 -> mean of the posterior (B, K, h, w) fp32, normalised."""
 
-    mean: Tensor
-    std: Tensor
+    latents_mean: Tensor
+    latents_std: Tensor
 
     def __init__(self, vae: AutoencoderKLQwenImage) -> None:
         super().__init__()
         self.vae = single_frame(vae)
-        self.register_buffer("mean", _column(vae.config.latents_mean), persistent=False)
-        self.register_buffer("std", _column(vae.config.latents_std), persistent=False)
+        self.register_buffer("latents_mean", _column(vae.config.latents_mean), persistent=False)
+        self.register_buffer("latents_std", _column(vae.config.latents_std), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         pixels = image.permute(0, 3, 1, 2)[:, :, None].float() / 127.5 - 1
         moments = self.vae.quant_conv(self.vae.encoder(pixels.to(self.vae.dtype)))
         mean: Tensor = moments[:, : self.vae.config.z_dim, 0].float()
-        return (mean - self.mean) / self.std
+        return (mean - self.latents_mean) / self.latents_std
 
 
 class ServedVaeDecoder(nn.Module):
@@ -86,17 +86,17 @@ class ServedVaeDecoder(nn.Module):
     The pixels are those of diffusers' VaeImageProcessor: to 0..1, cut off, times 255, rounded half to even.
     """
 
-    mean: Tensor
-    std: Tensor
+    latents_mean: Tensor
+    latents_std: Tensor
 
     def __init__(self, vae: AutoencoderKLQwenImage) -> None:
         super().__init__()
         self.vae = single_frame(vae)
-        self.register_buffer("mean", _column(vae.config.latents_mean), persistent=False)
-        self.register_buffer("std", _column(vae.config.latents_std), persistent=False)
+        self.register_buffer("latents_mean", _column(vae.config.latents_mean), persistent=False)
+        self.register_buffer("latents_std", _column(vae.config.latents_std), persistent=False)
 
     def forward(self, latents: Tensor) -> Tensor:
-        scaled = (latents * self.std + self.mean)[:, :, None]
+        scaled = (latents * self.latents_std + self.latents_mean)[:, :, None]
         decoded = self.vae.decoder(self.vae.post_quant_conv(scaled.to(self.vae.dtype)))[:, :, 0].float()
         pixels = (decoded * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
         rounded: Tensor = (pixels * 255).round()
