@@ -20,9 +20,12 @@ from darkroom.request.training import TrainingOptions
 TARGET = Path(__file__).resolve().parents[1] / "client" / "darkroom_client" / "fields.py"
 _OPTIONS: Mapping[Operation, str] = {
     "generate": "GenerateOptions",
+    "edit": "EditOptions",
     "upscale": "UpscaleOptions",
     "train": "TrainOptions",
 }
+_WITH_IMAGES: tuple[Operation, ...] = ("generate", "edit")
+"""The operations whose options may be images."""
 _MODEL = Field(help="Which model; a name that the service lists under /models.")
 _HEAD = '''"""Fields of requests, for the types and the help of this client.
 
@@ -51,8 +54,9 @@ def render() -> str:
         parts.append(_options(operation, name, fields))
         helps[operation] = {field: about.help for field, (_, about) in fields.items()}
         defaults[operation] = {field: kind.model_fields[field].default for field, (kind, _) in fields.items()}
-    images = tuple(name for name, (kind, _) in _fields("generate").items() if kind_of(kind, name) is bytes)
-    parts.append(f"GENERATE_IMAGES: tuple[str, ...] = {_literal_tuple(images)}\n{_IMAGES}")
+    for operation in _WITH_IMAGES:
+        images = tuple(name for name, (kind, _) in _fields(operation).items() if kind_of(kind, name) is bytes)
+        parts.append(f"{operation.upper()}_IMAGES: tuple[str, ...] = {_literal_tuple(images)}\n{_IMAGES}")
     parts.append(f"HELP: dict[str, dict[str, str]] = {_literal(helps)}")
     known = {name: {field: v for field, v in one.items() if v is not None} for name, one in defaults.items()}
     parts.append(f"DEFAULTS: dict[str, dict[str, Any]] = {_literal(known)}\n{_DEFAULTS}")
@@ -61,7 +65,7 @@ def render() -> str:
 
 def _fields(operation: Operation) -> dict[str, tuple[type[Request], Field]]:
     """The fields of all families that can do it, those of the default one first, without what the call itself takes:
-    the prompt, or the image to be enlarged. Of a training, its options."""
+    the prompt, and the images to be changed or enlarged. Of a training, its options."""
     kinds = [f.request for f in sorted(families().values(), key=lambda f: f.order) if f.operation == operation]
     kinds += [TrainingOptions] if operation == "train" else []
     found: dict[str, tuple[type[Request], Field]] = {}

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from pydantic import ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -38,12 +39,14 @@ class FamilySettings(BaseSettings):
     """A subclass sets `env_prefix` in its `model_config`, and gives each field a description, a range and a default.
 
     `title` is the heading of its section in `.env.example`. `old_prefix` began the names of its variables in earlier
-    versions; those are still read where the new name is not set.
+    versions; those are still read where the new name is not set. So are `other_names`, the variables of other services
+    by the field.
     """
 
     model_config = SettingsConfigDict(env_file=ENV_FILE, env_ignore_empty=True, extra="ignore", frozen=True)
     title: ClassVar[str]
     old_prefix: ClassVar[str] = ""
+    other_names: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     def of(cls, settings: HasFamilies) -> Self:
@@ -103,7 +106,8 @@ class FamilySettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        sources = init_settings, env_settings, dotenv_settings
+        others = (_OtherNames(settings_cls, source) for source in (env_settings, dotenv_settings))
+        sources = init_settings, env_settings, dotenv_settings, *others
         if not (old := cls.old_prefix):
             return sources
         file: DotenvType | None = getattr(dotenv_settings, "env_file", None)
@@ -127,6 +131,22 @@ class FamilySettings(BaseSettings):
                 for line in error.errors()
             ]
             raise ValidationError.from_exception_data(error.title, lines) from None
+
+
+class _OtherNames(PydanticBaseSettingsSource):
+    """Reads `other_names` where another source has read its variables from."""
+
+    def __init__(self, settings_cls: type[BaseSettings], source: PydanticBaseSettingsSource) -> None:
+        super().__init__(settings_cls)
+        self._given: Mapping[str, str | None] = getattr(source, "env_vars", {})
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        name = getattr(self.settings_cls, "other_names", {}).get(field_name, "")
+        return self._given.get(name.lower()), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        values = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
+        return {name: value for name, value in values.items() if value}
 
 
 def settings_classes() -> dict[str, type[FamilySettings]]:

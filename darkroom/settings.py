@@ -29,6 +29,7 @@ SECTIONS: Mapping[str, str] = MappingProxyType(
         "host": "The REST service",
         "max_concurrent_tasks": "Limits",
         "database_url": "Durable tasks (docs/tasks.md)",
+        "use_plus_pipeline": "Editing",
         "train_checkpoint": "Training of LoRAs",
         "max_upload_mb": "Uploads",
         "hf_token": "Where checkpoints come from",
@@ -119,6 +120,12 @@ class Settings(BaseSettings):
         "animevideov3",
         description="POST /submit makes images that are larger than the checkpoint was trained for at a size that it "
         'knows, and enlarges them with this upscaler. "none": they are made at the size that was asked for.',
+    )
+
+    use_plus_pipeline: bool | None = Field(
+        None,
+        description="Whether one edit may have several images. Empty: if the exported checkpoint reads several. false "
+        "refuses them, with 409.",
     )
 
     train_checkpoint: str | None = Field(

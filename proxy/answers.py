@@ -147,6 +147,7 @@ class Status(Answer):
     families: dict[str, FamilyHealth]
     models: dict[str, Any]
     generate: dict[str, Any] | None
+    edit: dict[str, Any] | None
 
 
 class Model(Answer):

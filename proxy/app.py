@@ -23,6 +23,8 @@ from proxy.ignored import IGNORED, IgnoredFields
 from proxy.readiness import Monitor
 from proxy.services import Services
 from proxy.surfaces import (
+    edit,
+    edit_modes,
     generate,
     health,
     lora_sessions,
@@ -84,13 +86,15 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="Darkroom",
         version=__version__,
-        description="Image generation and upscaling on NVIDIA Triton Inference Server.",
+        description="Image generation, editing and upscaling on NVIDIA Triton Inference Server.",
         lifespan=lifespan,
     )
     errors.install(app)
     openapi.install(app, settings)
     sessions = (lora_training, lora_sessions, loras)
-    for route in (root, health, status, models, generate, png_info, upscale, tasks, submit, txt2img, *sessions):
+    editing = (edit, edit_modes)
+    images = (generate, *editing, png_info, upscale)
+    for route in (root, health, status, models, *images, tasks, submit, txt2img, *sessions):
         app.include_router(route.router)
     app.add_middleware(IgnoredFields)
     app.add_middleware(Bodies, intakes=_intakes(settings), stall_seconds=settings.request_timeout)
@@ -112,11 +116,16 @@ def _intakes(settings: Settings) -> dict[str, Intake]:
     """What the endpoints take. Base64 takes a third more than the image in it, which has a limit of its own."""
     upload = int(settings.max_upload_mb * 4 / 3 * MEGABYTE) + _OVERHEAD
     batch = int(settings.max_batch_mb * MEGABYTE) + _OVERHEAD
+    several = Intake({Kind.JSON: max(upload, batch), Kind.MULTIPART: max(upload, batch), Kind.URLENCODED: MEGABYTE})
     any_kind = Intake({Kind.JSON: upload, Kind.MULTIPART: upload, Kind.URLENCODED: MEGABYTE})
     return {
         "/tasks": any_kind,
         "/generate": any_kind,
         "/txt2img": any_kind,
+        "/edit": several,
+        "/edit/json": several,
+        "/edit/multi": several,
+        "/multi-image-editing": several,
         "/png-info": any_kind,
         "/post_session_image": Intake({Kind.JSON: upload}),
         "/loras": Intake({Kind.JSON: upload, Kind.MULTIPART: int(settings.lora_max_mb * MEGABYTE) + _OVERHEAD}),

@@ -20,6 +20,7 @@ from darkroom.request.training import TrainingOptions
 from darkroom.serving.networks import split_label
 from darkroom.settings import Settings
 from proxy.body_fields import JSON, MULTIPART, URLENCODED, Fields, Schema, body_of, has_example, tiny_png
+from proxy.edit_bodies import edit_bodies, in_modes
 from proxy.models import ServedModel, of_operation
 from proxy.operations import OPERATIONS
 from proxy.operations.enlarging import enlarge_fields, enlarge_ranges
@@ -32,9 +33,10 @@ from proxy.tasks.models import PRIORITIES
 
 def _request_fields(settings: Settings, family: Family) -> Fields:
     made = Fields.of(family, settings.family(family.name))
-    if not made.image_required:
+    if not made.needed_images:
         return made
-    return replace(made, example={made.images[0][1]: tiny_png(), **made.example})
+    name = made.one_of[0] if made.one_of else made.images[0][1]
+    return replace(made, example={name: tiny_png(), **made.example})
 
 
 def _enlarged(fields: Fields) -> Fields:
@@ -50,9 +52,11 @@ def _operations(settings: Settings, models: Sequence[str]) -> dict[str, Fields]:
     for family in families().values():
         fields = _request_fields(settings, family)
         name = usual.get(family.pipeline.name, family.pipeline.name)
-        fields = _enlarged(fields) if family.operation == "generate" else fields
+        fields = in_modes(fields) if family.operation == "edit" else fields
+        fields = _enlarged(fields) if family.operation in ("generate", "edit") else fields
         mine = [one for one in models if split_label(one)[0] == family.pipeline.name]
-        found[name] = _with_model(fields, mine) if name == family.operation == "generate" else fields
+        several = name == family.operation and name in ("generate", "edit")
+        found[name] = _with_model(fields, mine) if several else fields
     return {**found, Train.name: _training()}
 
 
@@ -75,6 +79,12 @@ def _with_model(fields: Fields, models: Sequence[str], *, required: bool = False
     allowed = {"type": "string", "enum": list(models)} if required else {"enum": [*models, None]}
     found = replace(fields, kinds=[*fields.kinds, _ModelField], extra={**fields.extra, "model": allowed})
     return replace(found, required=["model"], example={"model": models[0], **fields.example}) if required else found
+
+
+def _edit(settings: Settings, models: Sequence[str]) -> Fields:
+    family = of_operation("edit")[0]
+    mine = [name for name in models if split_label(name)[0] == family.pipeline.name]
+    return _with_model(_request_fields(settings, family), mine)
 
 
 def _upscale(settings: Settings) -> Fields:
@@ -125,6 +135,7 @@ def request_bodies(
         ("post", "/api/upscale"): body_of(_upscale(settings), JSON, MULTIPART, URLENCODED),
         ("post", "/api/upscale-batch"): {"required": True, "content": {MULTIPART: {"schema": batch}}},
         ("post", "/png-info"): body_of(png, JSON, MULTIPART, URLENCODED),
+        **edit_bodies(_edit(settings, models)),
         **_sessions(),
         ("post", "/loras"): body_of(
             Fields(

@@ -35,6 +35,8 @@ class Fields:
     :param ranges: of the numbers, by name.
     :param images: for each image field its names, of which one may be used.
     :param image_required: whether the first image is required.
+    :param image_lists: how many images the fields hold that hold several.
+    :param one_of: names of image fields of which exactly one is required.
     :param extra: schema keywords for single fields.
     :param required: fields that are required even if their type has a default.
     :param left_out: fields of the kinds that the body does not have.
@@ -45,6 +47,8 @@ class Fields:
     ranges: Mapping[str, Bounds] = field(default_factory=dict)
     images: Sequence[Sequence[str]] = ()
     image_required: bool = False
+    image_lists: Mapping[str, Bounds] = field(default_factory=dict)
+    one_of: Sequence[str] = ()
     extra: Mapping[str, Schema] = field(default_factory=dict)
     required: Sequence[str] = ()
     left_out: Collection[str] = ()
@@ -69,12 +73,16 @@ class Fields:
         example: Mapping[str, Any],
     ) -> Fields:
         """Return the fields of a type of request; `limits` and `defaults` as of `of`."""
-        images = {name: kind.fields()[name] for name in kind.images()}
+        images = {name: kind.fields()[name] for name in kind.image_fields()}
+        lists = {name: kind.fields()[name] for name in kind.image_list_fields()}
+        alone = [about.aliases for about in lists.values() if about.aliases]
         return cls(
             kinds=[edge_model(kind)],
             ranges={name: bounds for name, bounds in kind.ranges(limits).items() if not _also(kind, name)},
-            images=[image_names(name, about) for name, about in images.items()],
+            images=[*alone, *(image_names(name, about) for name, about in images.items())],
             image_required=any(about.needed for about in images.values()),
+            image_lists={name: bounds for name, about in lists.items() if (bounds := about.bounds(limits))},
+            one_of=[one for name, about in lists.items() for one in (*about.aliases, name)],
             extra=_extra(kind, limits, defaults),
             example=_within_limits(kind, example, limits),
         )
@@ -91,9 +99,16 @@ class Fields:
                     properties[name] = self._property(name, described, media)
         for names in self.images:
             properties |= {name: _image(name, names, media) | self.extra.get(name, {}) for name in names}
+        for name, bounds in self.image_lists.items():
+            properties[name] = _image_list(bounds, media) | self.extra.get(name, {})
         found: Schema = {"type": "object", "properties": properties}
         found |= {"required": needed} if needed else {}
-        return found | ({"oneOf": [{"required": [name]} for name in self.images[0]]} if self.image_required else {})
+        return found | ({"oneOf": [{"required": [name]} for name in self.needed_images]} if self.needed_images else {})
+
+    @property
+    def needed_images(self) -> Sequence[str]:
+        """The names of image fields of which exactly one is required."""
+        return self.one_of or (self.images[0] if self.image_required else ())
 
     def _property(self, name: str, described: Schema, media: str) -> Schema:
         """Return the schema of a field: its type, and null in JSON if it is optional."""
@@ -114,6 +129,16 @@ def _image(name: str, names: Sequence[str], media: str) -> Schema:
     description = "The image; base64 may have a data URL around it." if name == names[0] else f"As `{names[0]}`."
     binary = {"format": "binary"} if media == MULTIPART else {"contentEncoding": "base64"}
     return {"type": "string", "description": description, **binary}
+
+
+def _image_list(bounds: Bounds, media: str) -> Schema:
+    binary = {"format": "binary"} if media == MULTIPART else {"contentEncoding": "base64"}
+    return {
+        "type": "array",
+        "items": {"type": "string", **binary},
+        "minItems": int(bounds[0]),
+        "maxItems": int(bounds[1]),
+    }
 
 
 @cache
@@ -146,7 +171,7 @@ def _extra(kind: type[Request], limits: Any, defaults: Mapping[str, Any] | None)
             said["default"] = usual
         if about.also and bounds is not None:
             said |= _range_and(bounds, about.also)
-        if kind_of(kind, name) is bytes:
+        if kind_of(kind, name) in (bytes, tuple):
             said["description"] = f"{about.help} Base64 may have a data URL around it."
         found[about.called or name] = said
     return found
@@ -173,4 +198,4 @@ def body_of(fields: Fields, *media: str) -> Schema:
 
 def has_example(fields: Fields, media: str) -> bool:
     """Whether an example can be written: a file in a form cannot, and a LoRA fits only some models."""
-    return bool(fields.example) and (media != MULTIPART or not fields.image_required)
+    return bool(fields.example) and (media != MULTIPART or not fields.needed_images)

@@ -21,6 +21,7 @@ _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 _MEANT = {
     "num_images": ("n_iter", "batch_size", "batch_count", "n", "num_outputs", "num_samples", "samples", "count"),
+    "true_guidance_scale": ("cfg_scale", "cfg", "cfg_value", "true_cfg", "guidance"),
     "guidance_scale": ("cfg_scale", "cfg", "guidance", "scale", "true_guidance_scale", "cfg_value"),
     "scheduler": ("sampler_name", "sampler", "sampler_index", "sample_method", "sampling_method"),
     "steps": ("num_steps", "sampling_steps", "step_count", "inference_steps", "sample_steps"),

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from darkroom import errors
+from darkroom.family import Operation
 from darkroom.settings import Settings
 from proxy.answers import Error
 from proxy.bodies import request_bodies
@@ -33,6 +34,8 @@ _WITH_BODY = {
 }
 """What HTTP itself refuses, before any route is asked: status and reason, for every operation, for those that change
 something, and for those with a body."""
+_WITH_MODEL: tuple[Operation, ...] = ("generate", "edit")
+"""The operations whose requests name a model."""
 _FASTAPI_SCHEMAS = ("HTTPValidationError", "ValidationError")
 
 
@@ -42,7 +45,8 @@ def install(app: FastAPI, settings: Settings) -> None:
     made: dict[tuple[str, ...], dict[str, Any]] = {}
 
     def document() -> dict[str, Any]:
-        models = tuple(model.name for model in installed(app.state.services, "generate"))
+        services = app.state.services
+        models = tuple(model.name for operation in _WITH_MODEL for model in installed(services, operation))
         if models not in made:  # it names the models, which come and go
             made.clear()
             made[models] = _document(app, settings, models)

@@ -17,8 +17,11 @@ from proxy.http.refused import Refused
 IMAGE_FIELDS = (
     *("control_image", "file", "image", "image_base64", "reference_image"),
     *("init_image", "init_images", "mask", "mask_image"),
+    *("images", "controlnet_image"),
 )
 """Every field name that holds an image at some endpoint. All other fields are short texts."""
+_IMAGE_LISTS = ("images",)
+"""Those that a form may have several times."""
 _MAX_FILES = 8
 _PIECE = 1 << 20
 
@@ -33,7 +36,8 @@ async def read_file(file: UploadFile, *, max_mb: float, param: str = "file") -> 
 
 
 async def read_fields(request: Request, *, max_mb: float, images: Collection[str] = IMAGE_FIELDS) -> dict[str, Any]:
-    """Return the fields of a body: texts and files (as bytes) of a form, or the values of a JSON object.
+    """Return the fields of a body: texts and files (as bytes) of a form, or the values of a JSON object. Those of
+    `_IMAGE_LISTS` are lists in a form, and left out if they are empty.
 
     A file of a form without a name and content is a field that was left empty, and is left out. Images in base64 that
     are too long for text are returned as bytes.
@@ -51,10 +55,13 @@ async def read_fields(request: Request, *, max_mb: float, images: Collection[str
     items = await read_form(request, images=images, max_files=_MAX_FILES)
     try:
         for name, value in items:
-            if isinstance(value, str):
-                fields[name] = value
-            elif value.filename or value.size:
-                fields[name] = await _content(value, name, max_mb)
+            if not isinstance(value, str) and not value.filename and not value.size:
+                continue
+            content = value if isinstance(value, str) else await _content(value, name, max_mb)
+            if name not in _IMAGE_LISTS:
+                fields[name] = content
+            elif content != "":
+                fields[name] = [*fields.get(name, []), content]
     finally:
         for _, value in items:
             if isinstance(value, UploadFile):
@@ -95,22 +102,53 @@ async def take_image(fields: dict[str, Any], names: Iterable[str], *, max_mb: fl
     :raises InvalidInput: several of the names are given, or the value is no image.
     :raises TooLarge: over `max_mb`.
     """
+    found = _pop_one_of(fields, names)
+    if found is None:
+        return None
+    name, value = found
+    return name, _image(value[0] if isinstance(value, list) and len(value) == 1 else value, name, max_mb)
+
+
+async def take_images(
+    fields: dict[str, Any], names: Iterable[str], *, max_mb: float, most: int
+) -> tuple[str, list[bytes]] | None:
+    """`take_image` for a field that has several, in a list; one may be sent without a list.
+
+    :param most: how many there may be.
+    :raises InvalidInput: also where there are more, or none in a list.
+    """
+    found = _pop_one_of(fields, names)
+    if found is None:
+        return None
+    name, value = found
+    images = value if isinstance(value, list) else [value]
+    if not 1 <= len(images) <= most:
+        raise InvalidInput(f"{name} must be 1 to {most} images; got {len(images)}.", param=name)
+    places = [place_of(name, index, len(images)) for index in range(len(images))]
+    return name, [_image(one, place, max_mb) for one, place in zip(images, places, strict=True)]
+
+
+def place_of(name: str, index: int, count: int) -> str:
+    """The name of one of several images in errors."""
+    return f"{name}[{index}]" if count > 1 else name
+
+
+def _pop_one_of(fields: dict[str, Any], names: Iterable[str]) -> tuple[str, Any] | None:
     values = {name: fields.pop(name, None) for name in names}
     given = [(name, value) for name, value in values.items() if value not in (None, "")]
-    if not given:
-        return None
     if len(given) > 1:
         both = " and ".join(name for name, _ in given)
         raise InvalidInput(f"{both} are names of one field; send one of them.", param=given[1][0])
-    name, value = given[0]
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
+    return given[0] if given else None
+
+
+def _image(value: Any, name: str, max_mb: float) -> bytes:
     if isinstance(value, bytes):
-        return name, value
+        return value
     if not isinstance(value, str):
         raise InvalidInput(f"{name} must be a file or text in base64; got a {type(value).__name__}.", param=name)
     # At most a megabyte of text, see `read_fields`.
-    return name, decoded([value.encode("ascii", "replace")], name, max_mb)
+    return decoded([value.encode("ascii", "replace")], name, max_mb)
 
 
 def _check_size(size: int, max_mb: float, param: str) -> None:

@@ -76,7 +76,7 @@ def hidream_repository(pytestconfig: pytest.Config, tmp_path_factory: pytest.Tem
 
     made = tmp_path_factory.mktemp("hidream") / "checkpoint"
     tiny_hidream.write_checkpoint(made)
-    return _exported(pytestconfig, made, "hidream", "--checkpoint", ".")
+    return exported(pytestconfig, made, "hidream", "--checkpoint", ".")
 
 
 @pytest.fixture(scope="session")
@@ -86,10 +86,10 @@ def sdxl_repository(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPa
 
     made = tmp_path_factory.mktemp("sdxl") / "checkpoint"
     tiny_sdxl.write_refiner(made / "refiner", tiny_sdxl.write_checkpoint(made / "base"))
-    return _exported(pytestconfig, made, "sdxl", "--checkpoint", "base", "--refiner", "refiner")
+    return exported(pytestconfig, made, "sdxl", "--checkpoint", "base", "--refiner", "refiner")
 
 
-def _exported(pytestconfig: pytest.Config, made: Path, family: str, *arguments: str) -> Path:
+def exported(pytestconfig: pytest.Config, made: Path, family: str, *arguments: str) -> Path:
     """The repository that a command of `python -m exporters` makes of checkpoints.
 
     That takes a minute, so pytest's cache keeps it for other workers and later runs under a hash of the checkpoints,

@@ -17,6 +17,7 @@ def forget_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for family in settings_classes().values():
         names |= {family.variable(name) for name in family.model_fields}
         names |= {f"{family.old_prefix}{name}".upper() for name in family.model_fields}
+        names |= set(family.other_names.values())
     for name in [name for name in os.environ if name.upper() in names]:
         monkeypatch.delenv(name)
     for one in classes:

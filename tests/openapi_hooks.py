@@ -31,7 +31,10 @@ _GROUPS = (
 )
 """Names of one field each: two of them with different values are refused."""
 _MASKS = _GROUPS[4]
-_IMAGE_NAMES = ("file", *_GROUPS[0], *_GROUPS[3], *_MASKS)
+_IMAGE_NAMES = ("file", "controlnet_image", *_GROUPS[0], *_GROUPS[3], *_MASKS)
+_EDITS = ("/edit", "/edit/json", "/edit/multi", "/multi-image-editing")
+_WITHOUT_FILES = ("/tasks", *_EDITS)
+"""Their forms have "oneOf", and so no files."""
 _PAIRS = (
     ("low_threshold", "high_threshold", (100, 200)),
     ("control_guidance_start", "control_guidance_end", (0, 0.5)),
@@ -74,11 +77,14 @@ def _text(image: bytes) -> str:
 
 @schemathesis.hook
 def before_load_schema(context: schemathesis.HookContext, raw_schema: dict[str, Any]) -> None:
-    """Schemathesis 4.32 cannot generate files where a form has "oneOf"; tasks take base64 there as well."""
-    for name, schema in raw_schema["components"]["schemas"].items():
-        if name.endswith("TaskForm"):
-            for described in schema["properties"].values():
-                described.pop("format", None)
+    """Schemathesis 4.32 cannot generate files where a form has "oneOf"; these take base64 there as well."""
+    forms = [schema for name, schema in raw_schema["components"]["schemas"].items() if name.endswith("TaskForm")]
+    for path in _EDITS:
+        forms.append(raw_schema["paths"][path]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"])
+    for schema in forms:
+        for described in schema["properties"].values():
+            described.pop("format", None)
+            described.get("items", {}).pop("format", None)
 
 
 @schemathesis.hook
@@ -100,8 +106,9 @@ def _mended(given: Any, case: schemathesis.Case) -> Any:
     for group in _GROUPS:
         for name in [name for name in group if name in body][1:]:
             del body[name]
-    if case.media_type != "multipart/form-data" or case.operation.path == "/tasks":  # a form with "oneOf" has no files
+    if case.media_type != "multipart/form-data" or case.operation.path in _WITHOUT_FILES:
         body |= {name: _text(_image(90, 8)) for name in _IMAGE_NAMES if name in body}
+        body |= {name: [_text(_image(90, 8))] for name in ("images",) if name in body}
         body |= {name: _text(_LORA) for name in ("lora_base64",) if name in body}
     for low, high, bounds in _PAIRS:
         if low in body or high in body:

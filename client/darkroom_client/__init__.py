@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from .models import (
         BatchItem,
+        EditOptions,
         Format,
         GeneratedImage,
         GenerateOptions,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         TrainOptions,
         UpscaleResult,
     )
+    from .models_edit import EditModeInfo
     from .models_loras import LoraInfo, LoraRead, SessionInfo, SessionLora, TrainingInfo
     from .models_tasks import TaskInfo, TaskPicture
 
@@ -50,6 +52,8 @@ __all__ = [
     "Cancelled",
     "Client",
     "DarkroomError",
+    "EditModeInfo",
+    "EditOptions",
     "Format",
     "GenerateOptions",
     "GenerateResult",
@@ -81,7 +85,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first used: `darkroom --help` passes here and needs no HTTP stack."""
     if name in __all__:
-        for module in (".errors", ".models", ".models_loras", ".models_tasks", ".client"):
+        for module in (".errors", ".models", ".models_edit", ".models_loras", ".models_tasks", ".client"):
             found = import_module(module, __name__)
             if hasattr(found, name):
                 return getattr(found, name)

@@ -36,7 +36,10 @@ def submit_call(operation: str, priority: str | None, key: str | None, fields: M
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it: images in base64. Text stays text; the path of an image has to be a path object."""
+    """A value as JSON has it: images in base64, also in lists. Text stays text; the path of an image has to be a path
+    object."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
     if isinstance(value, (bytes, bytearray, memoryview, os.PathLike, io.IOBase)):
         return base64.b64encode(load_image(value).data).decode("ascii")  # type: ignore[arg-type]
     return value

@@ -28,6 +28,8 @@ PROBE_TIMEOUT = 10.0  # seconds; for requests that cost the service nothing
 
 _OWN = [
     EntryPoint("generate", "darkroom_client.cli_generate:generate", COMMAND_GROUP),
+    EntryPoint("edit", "darkroom_client.cli_edit:edit", COMMAND_GROUP),
+    EntryPoint("edit-modes", "darkroom_client.cli_edit:edit_modes", COMMAND_GROUP),
     EntryPoint("png-info", "darkroom_client.cli_png_info:png_info", COMMAND_GROUP),
     EntryPoint("upscale", "darkroom_client.cli_upscale:upscale", COMMAND_GROUP),
     EntryPoint("submit", "darkroom_client.cli_tasks:submit", COMMAND_GROUP),
@@ -155,6 +157,7 @@ def main(ctx: click.Context, url: str) -> None:
       darkroom info                            which models does it have?
       darkroom status                          what is it doing?
       darkroom generate "a cat" -n 4 -o out/   four images of a text
+      darkroom edit in.png "make it red"       change an image
       darkroom png-info out/*.png              what were they made with?
       darkroom upscale in.jpg out.png          enlarge one image
       darkroom upscale photos/ -o out/         a folder; can be stopped and resumed

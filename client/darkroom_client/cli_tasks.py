@@ -49,7 +49,7 @@ def _fields(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) 
 @click.command()
 @click.argument("prompt", required=False)
 @click.option(
-    "--operation", default="generate", show_default=True, help="What to do: generate, upscale, or the name of a model."
+    "--operation", default="generate", show_default=True, help="generate, edit, upscale, or the name of a model."
 )
 @click.option(
     "-i", "--image", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The image to work on."

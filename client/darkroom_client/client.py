@@ -17,6 +17,7 @@ from .answers import Result
 from .answers_generate import GenerateEvents, read_png_info
 from .answers_service import read_health, read_info, read_status
 from .answers_upscale import UpscaleEvents, read_batch
+from .client_edit import AsyncEditMethods, EditMethods
 from .client_loras import AsyncLoraMethods, LoraMethods
 from .client_tasks import AsyncTaskMethods, TaskMethods
 from .models import (
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack  # every type checker has it; nothing is installed for it
 
 
-class Client(TaskMethods, LoraMethods):
+class Client(TaskMethods, LoraMethods, EditMethods):
     """A connection to a Darkroom service.
 
         with Client() as darkroom:
@@ -223,10 +224,10 @@ class Client(TaskMethods, LoraMethods):
             return events.result()
 
 
-class AsyncClient(AsyncTaskMethods, AsyncLoraMethods):
+class AsyncClient(AsyncTaskMethods, AsyncLoraMethods, AsyncEditMethods):
     """`Client` for asyncio: the same arguments and methods, to be awaited. See there for all of them.
 
-    Cancelling the task that awaits `upscale` or `generate` closes the connection, and the service stops working
+    Cancelling the task that awaits `upscale`, `generate` or `edit` closes the connection, and the service stops working
     on it.
     """
 

@@ -46,12 +46,12 @@ class TaskMethods(ABC):
             for index, image in enumerate(task.images):
                 Path(image.name).write_bytes(darkroom.download(task.id, index))
 
-        :param operation: "generate" (the options of `generate`, and `enlarge`), "upscale" (`image`, and the options of
-            `upscale`), or the name of a model.
+        :param operation: "generate" (the options of `generate`, and `enlarge`), "edit" (`images`, and the options of
+            `edit`), "upscale" (`image`, and the options of `upscale`), or the name of a model.
         :param idempotency_key: the same request with the same key gets the same task. Chosen at random if not
             given, so that a request that is tried again does not make a second task.
         :param fields: of the operation; what is None is left to the service. Images as bytes, a path object
-            (`pathlib.Path`) or a file opened for reading bytes.
+            (`pathlib.Path`) or a file opened for reading bytes; several in a list.
         :raises DarkroomError: as for `upscale`.
         :raises OSError: a path cannot be read.
         """

@@ -102,6 +102,45 @@ class GenerateOptions(TypedDict, total=False):
     max_sequence_length: int | None
 
 
+class EditOptions(TypedDict, total=False):
+    """Fields of `edit`; None leaves the choice to the service.
+
+    :param negative_prompt: What not to show. Without it there is no guidance; a blank is enough for some.
+    :param steps: Denoising steps. By default what suits the checkpoint.
+    :param guidance_scale: For models with distilled guidance. The published ones have none, and it does nothing.
+    :param seed: Of the first image; the k-th has seed + k. Random if absent or -1.
+    :param width: Of the result, in pixels. By default that of the first image.
+    :param height: Of the result, in pixels. By default that of the first image.
+    :param num_images: How many images.
+    :param scheduler: By default the checkpoint's own.
+    :param preview_every: Steps between previews in a stream of events; 0 for none.
+    :param format: How the images are encoded.
+    :param quality: 1 to 100, of WebP and JPEG.
+    :param true_guidance_scale: How much the prompt counts against the negative prompt. 1: no guidance, in half
+        the time. By default what suits the checkpoint.
+    :param mask: Where the first image is changed, in any format and size: where the mask is transparent; of a
+        mask without transparency, where it is white. Pixels elsewhere stay as they are, byte for byte.
+    :param align: Whether the result is moved by the few pixels by which the model shifts its content.
+    :param model: Which model; a name that the service lists under /models.
+    """
+
+    model: str | None
+    negative_prompt: str | None
+    steps: int | None
+    guidance_scale: float | None
+    seed: int | None
+    width: int | None
+    height: int | None
+    num_images: int | None
+    scheduler: str | None
+    preview_every: int | None
+    format: Format | None
+    quality: int | None
+    true_guidance_scale: float | None
+    mask: ImageInput | None
+    align: bool | None
+
+
 class UpscaleOptions(TypedDict, total=False):
     """Fields of `upscale`; None leaves the choice to the service.
 
@@ -160,6 +199,9 @@ class TrainOptions(TypedDict, total=False):
 GENERATE_IMAGES: tuple[str, ...] = ("init_image", "mask", "control_image")
 """The fields that hold images."""
 
+EDIT_IMAGES: tuple[str, ...] = ("mask",)
+"""The fields that hold images."""
+
 HELP: dict[str, dict[str, str]] = {
     "generate": {
         "negative_prompt": "What not to show.",
@@ -194,6 +236,22 @@ HELP: dict[str, dict[str, str]] = {
         "target_height": "Micro-conditioning: the height in pixels that a training image like this one had after it was cropped. By default height.",
         "aesthetic_score": "Micro-conditioning of the refiner: how beautiful the image is to be.",
         "max_sequence_length": "Maximum number of tokens that each encoder reads of a prompt; some encoders have a lower limit.",
+    },
+    "edit": {
+        "negative_prompt": "What not to show. Without it there is no guidance; a blank is enough for some.",
+        "steps": "Denoising steps. By default what suits the checkpoint.",
+        "guidance_scale": "For models with distilled guidance. The published ones have none, and it does nothing.",
+        "seed": "Of the first image; the k-th has seed + k. Random if absent or -1.",
+        "width": "Of the result, in pixels. By default that of the first image.",
+        "height": "Of the result, in pixels. By default that of the first image.",
+        "num_images": "How many images.",
+        "scheduler": "By default the checkpoint's own.",
+        "preview_every": "Steps between previews in a stream of events; 0 for none.",
+        "format": "How the images are encoded.",
+        "quality": "1 to 100, of WebP and JPEG.",
+        "true_guidance_scale": "How much the prompt counts against the negative prompt. 1: no guidance, in half the time. By default what suits the checkpoint.",
+        "mask": "Where the first image is changed, in any format and size: where the mask is transparent; of a mask without transparency, where it is white. Pixels elsewhere stay as they are, byte for byte.",
+        "align": "Whether the result is moved by the few pixels by which the model shifts its content.",
     },
     "upscale": {
         "model": "The network.",
@@ -240,6 +298,17 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "crop_left": 0,
         "aesthetic_score": 6.0,
         "max_sequence_length": 128,
+    },
+    "edit": {
+        "steps": 50,
+        "guidance_scale": 1.0,
+        "seed": -1,
+        "num_images": 1,
+        "preview_every": 0,
+        "format": "png",
+        "quality": 90,
+        "true_guidance_scale": 4.0,
+        "align": True,
     },
     "upscale": {
         "model": "x4plus",

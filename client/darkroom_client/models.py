@@ -10,6 +10,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, BinaryIO, Union
 
 from .errors import DarkroomError
+from .fields import EditOptions as EditOptions
 from .fields import Format as Format
 from .fields import GenerateOptions as GenerateOptions
 from .fields import TrainOptions as TrainOptions

@@ -81,6 +81,7 @@ class GenerationJob:
     :param vae_decoder: latents (n, channels, h, w) -> image (n, 8h, 8w, 3) uint8.
     :param details: what the images carry beside `base_details`.
     :param stopped: asked before every step whether the client has gone.
+    :param finish: makes the result of a decoded image, with details of its own; it runs in a thread.
     """
 
     request: ImageRequest
@@ -88,6 +89,7 @@ class GenerationJob:
     vae_decoder: Network
     details: Mapping[str, Any]
     stopped: Callable[[], bool]
+    finish: Callable[[Pixels], tuple[Pixels, Mapping[str, Any]]] = lambda pixels: (pixels, {})
 
 
 def steps_of(phases: Sequence[Phase]) -> int:
@@ -149,8 +151,9 @@ def _preview(stepped: Stepped, schedule: Schedule, checkpoint: CheckpointInfo) -
 async def _pictures(latents: Tensor, job: GenerationJob) -> AsyncIterator[FinishedImage]:
     """Decode and encode one image after the other; the decoder has all of them from the start."""
     images = (await job.vae_decoder({"latents": latents.numpy()}))["image"]
-    for index, pixels in enumerate(images):
-        details = {**base_details(job.request, job.checkpoint, index), **job.details}
+    for index, decoded in enumerate(images):
+        pixels, own = await asyncio.to_thread(job.finish, decoded)
+        details = {**base_details(job.request, job.checkpoint, index), **job.details, **own}
         data = await asyncio.to_thread(_encoded, pixels, job.request, details)
         height, width, channels = pixels.shape
         yield FinishedImage(data=data, shape=(height, width, channels), details=details, last=index + 1 == len(images))

@@ -71,7 +71,7 @@ def edge_model(kind: type[Request]) -> type[BaseModel]:
     """Return the model of a REST endpoint's fields, without images; each is optional unless the request needs it."""
     made: dict[str, Any] = {}
     for name, about in kind.fields().items():
-        if not about.rest or kind_of(kind, name) is bytes:
+        if not about.rest or kind_of(kind, name) in (bytes, tuple):
             continue
         made[name] = _edge_field(kind, name, about)
         for alias in about.aliases:
@@ -96,7 +96,8 @@ def _edge_field(kind: type[Request], name: str, about: Field) -> tuple[Any, Any]
 @cache
 def rest_names(kind: type[Request]) -> frozenset[str]:
     """Return every name that REST endpoints accept: fields, aliases, shorthands and images."""
-    images = {name for image in kind.images() for name in (image, *kind.fields()[image].aliases)}
+    taken = (*kind.image_fields(), *kind.image_list_fields())
+    images = {name for image in taken for name in (image, *kind.fields()[image].aliases)}
     return frozenset({*edge_model(kind).model_fields, *images})
 
 

@@ -22,7 +22,7 @@ class Field:
     """The properties of one field besides its type.
 
     :param help: one or two sentences for people.
-    :param low, high: the smallest and the largest value of a number; both are allowed.
+    :param low, high: the smallest and the largest value of a number; both are allowed. Of several images: how many.
     :param also: numbers outside of the range that are allowed, and what they mean.
     :param multiple: a whole number has to be a multiple of it.
     :param longest: characters of a text.
@@ -110,11 +110,13 @@ def resolved(limit: Limit, limits: object) -> Any:
 def check(kind: type, about: Field, name: str, value: Any, limits: object) -> Any:
     """Check and convert one value.
 
-    :param kind: str, int, float, bool or bytes.
+    :param kind: str, int, float, bool, bytes, or tuple for several images.
     :raises InvalidInput: names the field, its range and what came.
     """
     if kind is bytes:
         return value if isinstance(value, bytes) else bytes(memoryview(value))
+    if kind is tuple:
+        return _images(about, name, value, limits)
     if kind is bool:
         return bool(value)
     bounds = about.bounds(limits)
@@ -127,6 +129,16 @@ def check(kind: type, about: Field, name: str, value: Any, limits: object) -> An
     if kind is float and bounds is not None:
         return number(given, name, 0.0, bounds)
     return _text(about, name, value, limits)
+
+
+def _images(about: Field, name: str, value: Any, limits: object) -> tuple[bytes, ...]:
+    """Several images: any sequence of bytes, or an array of them as Triton gives it."""
+    images = tuple(one if isinstance(one, bytes) else bytes(memoryview(one)) for one in value)
+    bounds = about.bounds(limits)
+    if bounds is not None and not bounds[0] <= len(images) <= bounds[1]:
+        low, high = bounds
+        raise InvalidInput(f"{name} must be {low} to {high} images; got {len(images)}.", param=name)
+    return images
 
 
 def _text(about: Field, name: str, value: Any, limits: object) -> str:

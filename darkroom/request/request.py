@@ -100,7 +100,7 @@ class Request(BaseModel):
         found: dict[str, Bounds] = {}
         for name, about in cls.fields().items():
             bounds = about.bounds(limits)
-            if bounds is not None:
+            if bounds is not None and kind_of(cls, name) is not tuple:
                 found |= dict.fromkeys((name, *about.aliases), bounds)
         return found
 
@@ -110,9 +110,14 @@ class Request(BaseModel):
         return {alias: name for name, about in cls.fields().items() for alias in about.aliases}
 
     @classmethod
-    def images(cls) -> tuple[str, ...]:
+    def image_fields(cls) -> tuple[str, ...]:
         """The fields that hold an encoded image."""
         return tuple(name for name in cls.fields() if kind_of(cls, name) is bytes)
+
+    @classmethod
+    def image_list_fields(cls) -> tuple[str, ...]:
+        """The fields that hold several encoded images."""
+        return tuple(name for name in cls.fields() if kind_of(cls, name) is tuple)
 
 
 def _is_empty(value: Any) -> bool:
@@ -132,12 +137,17 @@ def _fields(cls: type[Request]) -> Mapping[str, Field]:
 
 @cache
 def kind_of(cls: type[Request], name: str) -> type:
-    """The type of a field without None: str, int, float, bool or bytes."""
+    """The type of a field without None: str, int, float, bool or bytes; tuple for several images, tuple[bytes, ...]."""
     kind = cls.model_fields[name].annotation
     if isinstance(kind, UnionType) or typing.get_origin(kind) is typing.Union:
         kind = next(one for one in typing.get_args(kind) if one is not type(None))
     if typing.get_origin(kind) is typing.Literal:
         return str
+    if kind == tuple[bytes, ...]:
+        return tuple
     if kind not in (str, int, float, bool, bytes):
-        raise TypeError(f"{cls.__name__}.{name} is a {kind}; a field of a request is str, int, float, bool or bytes")
+        raise TypeError(
+            f"{cls.__name__}.{name} is a {kind}; a field of a request is str, int, float, bool, bytes or "
+            "tuple[bytes, ...]"
+        )
     return cast(type, kind)

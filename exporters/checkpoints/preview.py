@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
+    from torch import Tensor
 
 PICTURES = 24
 SIDE = 128
@@ -59,17 +61,34 @@ def fit(vae: AutoencoderKL) -> Fit:
 
     The latents of the fit are those of the loop: without the VAE's shift, times its scaling factor.
     """
+    shift, factor = float(getattr(vae.config, "shift_factor", None) or 0.0), vae.config.scaling_factor
+
+    def encode(images: Tensor) -> Tensor:
+        mean: Tensor = vae.encode(images.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mean
+        return (mean - shift) * float(factor)
+
+    def decode(latents: Tensor) -> Tensor:
+        decoded: Tensor = vae.decode(latents / factor + shift, return_dict=False)[0]
+        return (decoded * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1) * 255
+
+    return fit_to(encode, decode)
+
+
+def fit_to(encode: Callable[[Tensor], Tensor], decode: Callable[[Tensor], Tensor]) -> Fit:
+    """The same for any VAE.
+
+    :param encode: images (n, height, width, 3) uint8 to the latents of the loop (n, channels, h, w).
+    :param decode: the way back, to images of 0..255.
+    """
     import torch
 
-    shift, factor = float(getattr(vae.config, "shift_factor", None) or 0.0), vae.config.scaling_factor
     rows, colours = [], []
     with torch.no_grad():
         for batch in np.split(pictures(), PICTURES // _BATCH):
-            pixels = torch.from_numpy(batch).permute(0, 3, 1, 2) / 127.5 - 1
-            latents = vae.encode(pixels).latent_dist.mean
-            decoded = (vae.decode(latents, return_dict=False)[0] * 0.5 + 0.5).clamp(0, 1)
+            latents = encode(torch.from_numpy(batch))
+            decoded = decode(latents).permute(0, 3, 1, 2).float() / 255
             blocks = torch.nn.functional.avg_pool2d(decoded, SIDE // latents.shape[-1])
-            rows.append(((latents - shift) * factor).permute(0, 2, 3, 1).reshape(-1, latents.shape[1]))
+            rows.append(latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1]))
             colours.append(blocks.permute(0, 2, 3, 1).reshape(-1, 3))
     known = torch.cat(rows).double().numpy()
     wanted = torch.cat(colours).double().numpy()

@@ -12,12 +12,13 @@ from darkroom.request.fields import choice
 from darkroom.serving.networks import split_label
 from proxy.models import ServedModel
 from proxy.operations.base import Operation
+from proxy.operations.edit import Edit
 from proxy.operations.enlarging import ENLARGE
 from proxy.operations.generate import Generate
 from proxy.operations.train import Train
 from proxy.operations.upscale import Upscale
 
-_KINDS: dict[str, type[Generate] | type[Upscale]] = {"generate": Generate, "upscale": Upscale}
+_KINDS: dict[str, type[Generate] | type[Upscale]] = {"generate": Generate, "edit": Edit, "upscale": Upscale}
 
 
 def _defaults() -> dict[str, Operation]:

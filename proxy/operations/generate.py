@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from darkroom.errors import InvalidInput
@@ -22,7 +22,7 @@ from proxy.operations.enlarging import (
     enlarging,
 )
 from proxy.operations.images import GeneratedImages, ImageJob, Outputs, run
-from proxy.operations.taking import MODEL, names_of, take, take_model
+from proxy.operations.taking import MODEL, names_of, take, take_model, whole_fields
 from proxy.services import Services
 from proxy.tasks.models import Emit, Output, TaskContext, Work
 from proxy.validation import validated
@@ -62,7 +62,7 @@ class Generate:
         model = take_model(services, self.model.family.operation, fields)
         if own not in (None, model):
             raise InvalidInput(f"model must be {self.name}, as the operation is; got {model.name}.", param=MODEL)
-        return self if model == self.model else Generate(name=model.name, model=model)
+        return self if model == self.model else replace(self, name=model.name, model=model)
 
     async def accept(self, services: Services, fields: dict[str, Any]) -> Work:
         self.model.require(services)
@@ -92,7 +92,8 @@ class Generate:
         self.model.require(services)
         wanted = {name: fields[name] for name in ENLARGE_NAMES if name in fields}
         values = {name: value for name, value in fields.items() if name not in ENLARGE_NAMES}
-        job = ImageJob.of(self.model, self.model.parse(services, {**values, **context.files}))
+        images = whole_fields(self.model.family.request, context.files)
+        job = ImageJob.of(self.model, self.model.parse(services, {**values, **images}))
         larger = enlarging(services, wanted, job)
         if larger is not None:  # lossless: the upscaler decodes it again
             job = ImageJob.of(self.model, job.request.with_values(format="png"))

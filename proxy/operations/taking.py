@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +17,7 @@ from darkroom.request.loras import FIELD as LORAS
 from darkroom.request.request import Request
 from proxy.models import ServedModel, choose_model, of_operation
 from proxy.services import Services
-from proxy.uploads import take_image
+from proxy.uploads import place_of, take_image, take_images
 from proxy.validation import validated
 
 MODEL = "model"
@@ -40,7 +41,7 @@ class Taken:
     """A validated request and the values that it was made of.
 
     :param values: the given values by the names of the fields, as types that JSON has.
-    :param images: by the names of the fields.
+    :param images: by the names of the fields; those of a field with several by its name and their number.
     """
 
     model: ServedModel
@@ -72,30 +73,69 @@ async def take(services: Services, model: ServedModel, fields: dict[str, Any], *
     """
     kind, limits = model.family.request, model.limits(services)
     _refuse_fields_of_others(model, fields)
-    sent_images = {}
-    for name in kind.images():
-        about = kind.fields()[name]
-        found = await take_image(fields, image_names(name, about), max_mb=services.settings.max_upload_mb)
-        if found is not None:
-            sent_images[name] = found
+    sent_images = await _take_sent(services, kind, fields, limits)
     values = named(kind, validated(fields, edge_model(kind), kind.ranges(limits), texts(kind)).model_dump())
     values |= settled
     values = await services.loras.settled(services, model, values)
     # Before the request is made, because an image may decide the size of the result.
     images = {}
     for name, (sent_as, content) in sent_images.items():
-        most = resolved(kind.fields()[name].max_pixels, limits)
+        most = resolved(kind.fields()[_field_of(name)].max_pixels, limits)
         header = await asyncio.to_thread(probe, content, max_pixels=most, param=sent_as)
         images[name] = TakenImage(name=sent_as, data=content, header=header)
-    data = {name: image.data for name, image in images.items()}
+    data = whole_fields(kind, {name: image.data for name, image in images.items()})
     parse = partial(model.parse, services, {**values, **data})
     request = await asyncio.to_thread(parse) if images else parse()
-    for name in kind.images():
+    for name in kind.image_fields():
         about = kind.fields()[name]
         if about.needed and name not in sent_images:
             called = about.called or name
             raise InvalidInput(f"{called} is missing: send an image.", param=called)
     return Taken(model=model, request=request, values=values, images=images)
+
+
+async def _take_sent(
+    services: Services, kind: type[Request], fields: dict[str, Any], limits: Any
+) -> dict[str, tuple[str, bytes]]:
+    """Remove the images of a request from `fields`; return the name that each was sent under and its bytes, by the
+    names of `Taken.images`."""
+    max_mb, sent = services.settings.max_upload_mb, {}
+    for name in kind.image_fields():
+        found = await take_image(fields, image_names(name, kind.fields()[name]), max_mb=max_mb)
+        if found is not None:
+            sent[name] = found
+    for name in kind.image_list_fields():
+        about = kind.fields()[name]
+        bounds = about.bounds(limits)
+        most = int(bounds[1]) if bounds else 1
+        several = await take_images(fields, image_names(name, about), max_mb=max_mb, most=most)
+        if several is not None:
+            sent_as, images = several
+            for index, image in enumerate(images):
+                sent[f"{name}{_NUMBER}{index}"] = place_of(sent_as, index, len(images)), image
+    return sent
+
+
+_NUMBER = "__"
+"""Between the name of a field with several images and the number of one."""
+
+
+def _field_of(name: str) -> str:
+    return name.partition(_NUMBER)[0]
+
+
+def _number_of(name: str) -> int:
+    return int(name.partition(_NUMBER)[2])
+
+
+def whole_fields(kind: type[Request], images: Mapping[str, bytes]) -> dict[str, Any]:
+    """Return images by the names of `Taken.images` as the values of fields, in which several are a tuple."""
+    found: dict[str, Any] = {name: image for name, image in images.items() if name in kind.image_fields()}
+    for field in kind.image_list_fields():
+        names = sorted((name for name in images if _field_of(name) == field), key=_number_of)
+        if names:
+            found[field] = tuple(images[name] for name in names)
+    return found
 
 
 def image_names(name: str, about: Field) -> tuple[str, ...]:
@@ -110,7 +150,7 @@ def _refuse_fields_of_others(model: ServedModel, fields: dict[str, Any]) -> None
     mine = names_of(model)
     for family in of_operation(model.family.operation):
         loras = [LORAS] if family.lora_reader is not None else []
-        for name in [*family.request.images(), *loras]:
+        for name in [*family.request.image_fields(), *family.request.image_list_fields(), *loras]:
             for one in (name, *family.request.fields()[name].aliases):
                 if one not in mine and fields.get(one) not in (None, "", []):
                     raise InvalidInput(

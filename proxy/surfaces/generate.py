@@ -12,11 +12,13 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from darkroom.errors import DarkroomError
 from darkroom.images import MEDIA_TYPES
-from proxy.answers import Generated
+from proxy.answers import Answer, Generated
 from proxy.documented import IMAGE, WORK, answers
 from proxy.http.accept import Accept, accept_of
 from proxy.ignored import ignored, note
+from proxy.models import ServedModel
 from proxy.operations.images import ImageJob, Outputs, run
 from proxy.operations.taking import names_of, take, take_model
 from proxy.services import Services, Use, while_connected
@@ -32,22 +34,34 @@ _IMAGES = {MEDIA_TYPES[name]: name for name in ("png", "webp", "jpeg")}
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateCall:
-    """A request and the form of its answer.
+class ImageCall:
+    """A request for images and the form of its answer.
 
     :param bare: answer the image itself.
-    :param warnings: what to add to an answer in JSON.
+    :param more: what to add to an answer in JSON.
     """
 
     job: ImageJob
     bare: bool
-    warnings: dict[str, Any]
+    more: dict[str, Any]
 
 
-async def _read_call(request: Request, services: Use) -> GenerateCall:
+async def _read_call(request: Request, services: Use) -> ImageCall:
     fields = await read_fields(request, max_mb=services.settings.max_upload_mb)
     model = take_model(services, "generate", fields)
     warnings = note(request, ignored(fields, names_of(model)))
+    return await image_call(request, services, model, fields, warnings)
+
+
+async def image_call(
+    request: Request, services: Services, model: ServedModel, fields: dict[str, Any], more: dict[str, Any]
+) -> ImageCall:
+    """Check a request for images of a model, and what its `Accept` asks for.
+
+    :param fields: of the model; others are ignored.
+    :param more: what to add to an answer in JSON.
+    :raises DarkroomError, RequestValidationError, HTTPException: the request is refused.
+    """
     accepted, events = _preferred_answer(accept_of(request)), wants_events(request, _JSON, *_IMAGES)
     settled = {}
     asked = str(fields.get("format") or "").lower()
@@ -61,7 +75,22 @@ async def _read_call(request: Request, services: Use) -> GenerateCall:
         _require_one(job.request.format == _IMAGES[accepted], f"format is {job.request.format}", accepted)
     bare = accepted != _JSON and not events
     _require_one(not bare or job.request.num_images == 1, f"num_images is {job.request.num_images}", accepted)
-    return GenerateCall(job=job, bare=bare, warnings=warnings)
+    return ImageCall(job=job, bare=bare, more=more)
+
+
+def image_answers(model: type[Answer], *raises: type[DarkroomError]) -> dict[str, Any]:
+    """What a route's decorator says of the answers that `answered` gives.
+
+    :param model: of an answer in JSON.
+    :param raises: errors besides those of every request for images.
+    """
+    return answers(
+        model,
+        raises=(*IMAGE, *WORK, *raises),
+        media=(EVENT_STREAM, *_IMAGES),
+        headers=("X-Seed",),
+        other={406: "`not_acceptable`: Several images, and `Accept` names a kind of answer that holds one."},
+    )
 
 
 def _preferred_answer(accept: Accept) -> str:
@@ -83,15 +112,9 @@ def _require_one(fits: bool, but: str, accepted: str) -> None:
     "/generate",
     summary="Make images of a text",
     response_class=Response,
-    **answers(
-        Generated,
-        raises=(*IMAGE, *WORK),
-        media=(EVENT_STREAM, *_IMAGES),
-        headers=("X-Seed",),
-        other={406: "`not_acceptable`: Several images, and `Accept` names a kind of answer that holds one."},
-    ),
+    **image_answers(Generated),
 )
-async def generate(request: Request, services: Use, call: Annotated[GenerateCall, Depends(_read_call)]) -> Response:
+async def generate(request: Request, services: Use, call: Annotated[ImageCall, Depends(_read_call)]) -> Response:
     """Takes JSON or a form. Answers JSON: `images` as data URLs, `seed`, `seeds`, `parameters`, and with a reference
     image the `control_map` that was made of it. With `Accept: image/png` (webp, jpeg) and one image it answers the
     image itself, and its seed in `X-Seed`.
@@ -99,6 +122,11 @@ async def generate(request: Request, services: Use, call: Annotated[GenerateCall
     With `Accept: text/event-stream` it answers events: `progress` with the finished and all steps, `control` with
     the control map, `preview`, `image` for each image when it is ready, then `done` with the rest of the answer, or
     `error`."""
+    return await answered(request, services, call)
+
+
+async def answered(request: Request, services: Services, call: ImageCall) -> Response:
+    """Run the model and answer in the form that was asked for; see `generate`."""
     call.job.model.require_ready(services)
     if wants_events(request, _JSON, *_IMAGES):
         services.gate.check(SOURCE.get())
@@ -107,10 +135,10 @@ async def generate(request: Request, services: Use, call: Annotated[GenerateCall
     if call.bare:
         ((data, details),) = made.images
         return Response(data, media_type=made.media_type, headers={"X-Seed": str(details["seed"])})
-    return Response(await asyncio.to_thread(made.as_json, call.warnings), media_type=_JSON)
+    return Response(await asyncio.to_thread(made.as_json, call.more), media_type=_JSON)
 
 
-async def _stream_events(services: Services, call: GenerateCall, send: SendEvent) -> None:
+async def _stream_events(services: Services, call: ImageCall, send: SendEvent) -> None:
     """Send the events of a job."""
 
     async def on_response(outputs: Outputs) -> None:
@@ -118,7 +146,7 @@ async def _stream_events(services: Services, call: GenerateCall, send: SendEvent
             send(one)
 
     made = await services.admitted(lambda: run(services, call.job, on_response))
-    send(event("done", {**made.summary(), **call.warnings}))
+    send(event("done", {**made.summary(), **call.more}))
 
 
 def _events_of(outputs: Outputs, media_type: str) -> list[bytes]:

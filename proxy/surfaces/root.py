@@ -38,7 +38,7 @@ def _described(services: Services) -> dict[str, Any]:
     return {
         "service": "Darkroom",
         "version": __version__,
-        "description": "Image generation and upscaling on NVIDIA Triton Inference Server.",
+        "description": "Image generation, editing and upscaling on NVIDIA Triton Inference Server.",
         "status": "running" if services.monitor.ready else "starting",
         "operation": submit_operation(services).name,
         "endpoints": {

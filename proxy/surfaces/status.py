@@ -13,9 +13,11 @@ from fastapi import APIRouter
 from darkroom import __version__
 from darkroom.devices import gpu_info
 from darkroom.errors import NotReady
+from darkroom.family import Operation
 from proxy.answers import Status
 from proxy.documented import answers
 from proxy.models import default_model
+from proxy.operations.edit import reads_several
 from proxy.services import Services, Use
 from proxy.surfaces.health import family_health
 from proxy.tasks.tasks import Tasks, UseTasks
@@ -32,7 +34,8 @@ async def status(services: Use, tasks: UseTasks) -> dict[str, Any]:
     Memory of GPUs is in GiB. `memory_allocated` is that of this service (`memory_scope` "service") if the driver
     reports it, else that of all programs ("device"); `memory_reserved` is always that of all programs. `ranks` of a
     model that is divided over several devices: how many there should be, how many work, and why they were given up, if
-    they were; the model then runs on one device, its `provider`."""
+    they were; the model then runs on one device, its `provider`. `generate` and `edit`: what these operations can do
+    here, null where no model is installed; `several_images` says whether one edit may have more than one."""
     gate, monitor, settings = services.gate, services.monitor, services.settings
     queued = await _queued(services, tasks)
     gpus = await asyncio.to_thread(gpu_info, settings.num_gpus_to_use)
@@ -55,7 +58,8 @@ async def status(services: Use, tasks: UseTasks) -> dict[str, Any]:
         "darkroom_version": __version__,
         "families": {name: family_health(state) for name, state in monitor.states.items()},
         "models": {name: _model(services, name, loaded) for name, loaded in monitor.models.items()},
-        "generate": await asyncio.to_thread(_generate, services),
+        "generate": await asyncio.to_thread(_abilities, services, "generate"),
+        "edit": await asyncio.to_thread(_edit, services),
     }
 
 
@@ -73,9 +77,14 @@ def _model(services: Services, name: str, loaded: bool) -> dict[str, Any]:
     return {"loaded": loaded, "provider": provider, "ranks": None if ranks is None else asdict(ranks)}
 
 
-def _generate(services: Services) -> dict[str, Any] | None:
-    """What text to image can do here with the model of requests that name none; None where there is none."""
-    model = default_model(services, "generate")
+def _edit(services: Services) -> dict[str, Any] | None:
+    found = _abilities(services, "edit")
+    return found and found | {"several_images": reads_several(services, default_model(services, "edit"))}
+
+
+def _abilities(services: Services, operation: Operation) -> dict[str, Any] | None:
+    """What an operation can do here with the model of requests that name none; None where there is none."""
+    model = default_model(services, operation)
     served = services.monitor.models
     if model.name not in served:
         return None

@@ -59,6 +59,10 @@ def test_openapi_says_every_kind_of_body(document: dict[str, Any]) -> None:
     assert bodies == {
         "/generate": both,
         "/txt2img": both,
+        "/edit": both,
+        "/edit/json": both,
+        "/edit/multi": both,
+        "/multi-image-editing": both,
         "/png-info": both,
         "/api/upscale": both,
         "/tasks": both,
@@ -74,7 +78,30 @@ def test_openapi_says_every_kind_of_body(document: dict[str, Any]) -> None:
         "/train_status": {"application/json"},
     }
     tasks = document["paths"]["/tasks"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert set(tasks["discriminator"]["mapping"]) == {"generate", "hidream", "sdxl", "train", "upscale"}
+    assert set(tasks["discriminator"]["mapping"]) == {"edit", "generate", "hidream", "sdxl", "train", "upscale"}
+
+
+def test_openapi_says_what_edits_need(document: dict[str, Any]) -> None:
+    paths = document["paths"]
+
+    def fields(path: str, media: str = "multipart/form-data") -> dict[str, Any]:
+        schema: dict[str, Any] = paths[path]["post"]["requestBody"]["content"][media]["schema"]
+        return schema
+
+    one, multi, modes = fields("/edit"), fields("/edit/multi"), fields("/multi-image-editing")
+    assert {"image", "image_base64", "images"} == {name for names in one["oneOf"] for name in names["required"]}
+    assert (one["properties"]["images"]["maxItems"], multi["properties"]["images"]["maxItems"]) == (5, 3)
+    assert "mode" not in multi["properties"]
+    assert modes["required"] == ["prompt", "mode"]
+    assert (modes["properties"]["mode"]["minimum"], modes["properties"]["mode"]["maximum"]) == (1, 16)
+    assert modes["properties"]["controlnet_image"]["format"] == "binary"
+    for schema in (one, multi, modes):
+        scale = schema["properties"]["true_guidance_scale"]
+        assert (scale["minimum"], scale["maximum"]) == (1.0, 10.0)
+        assert schema["properties"]["num_images_per_prompt"]["maximum"] == 4
+    encoded = fields("/edit/json", "application/json")
+    assert encoded["oneOf"] == [{"required": ["image_base64"]}]
+    assert encoded["properties"]["image_base64"]["contentEncoding"] == "base64"
 
 
 def test_openapi_says_every_error_in_our_shape(document: dict[str, Any]) -> None:
@@ -100,7 +127,7 @@ def test_openapi_examples_are_accepted(client: httpx.Client, document: dict[str,
     for _, path, operation in operations(document):
         for media, body in operation.get("requestBody", {}).get("content", {}).items():
             for name, example in body.get("examples", {}).items():
-                if name in ("hidream", "sdxl"):
+                if name in ("edit", "hidream", "sdxl") or path.startswith("/edit"):
                     continue  # are not in this repository
                 if name == "train" or path == "/train_lora":
                     continue  # take minutes; see test_train_lora.py

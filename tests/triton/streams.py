@@ -54,15 +54,19 @@ class Stream:
 
 
 def _tensor(name: str, value: Any) -> Any:
+    """One input; a list is one of several images."""
     kinds = {
         str: ("BYTES", np.object_),
+        list: ("BYTES", np.object_),
+        bool: ("BOOL", np.bool_),
         int: ("INT32", np.int32),
         float: ("FP32", np.float32),
         bytes: ("UINT8", np.uint8),
         np.int64: ("INT64", np.int64),
     }
     kind, dtype = kinds[type(value)]
-    array = np.frombuffer(value, np.uint8) if isinstance(value, bytes) else np.array([value], dtype)
+    several = value if isinstance(value, list) else [value]
+    array = np.frombuffer(value, np.uint8) if isinstance(value, bytes) else np.array(several, dtype)
     tensor = grpcclient.InferInput(name, array.shape, kind)
     tensor.set_data_from_numpy(array)
     return tensor

@@ -23,7 +23,7 @@ from exporters.cli import main
 from exporters.errors import ExportError
 from exporters.files import ROOT
 
-FAMILIES = {"hidream", "sd15", "sdxl", "upscale"}
+FAMILIES = {"hidream", "qwen_edit", "sd15", "sdxl", "upscale"}
 FAMILY_FOLDERS = tuple(f"exporters/{name}/" for name in FAMILIES)
 
 
@@ -67,7 +67,7 @@ def test_every_family_has_its_commands_in_the_program() -> None:
 
 
 def test_family_names_stand_in_the_folders_of_the_families_alone() -> None:
-    names = ("sd15", "hidream", "sdxl")
+    names = ("sd15", "hidream", "sdxl", "qwen_edit")
     found = [
         f"{path.relative_to(ROOT)}:{number}"
         for path in sorted((ROOT / "exporters").rglob("*.py"))

@@ -6,6 +6,7 @@ import math
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 
 from darkroom.errors import InvalidInput
@@ -14,6 +15,7 @@ from darkroom.pipelines.sd15 import request as sd15
 from darkroom.pipelines.sd15.settings import Settings as Sd15Settings
 from darkroom.pipelines.upscale import request as upscale
 from darkroom.pipelines.upscale.settings import Settings as UpscaleSettings
+from darkroom.png import encode_png
 from darkroom.registry import families
 from darkroom.request.edge import Whole, edge_model, named, texts
 from darkroom.request.fields import ANY_SEED, SEED_RANGE, choice, integer, number, shown
@@ -48,6 +50,7 @@ NUMBERS: tuple[Any, ...] = (
     b"12",
     True,
 )
+IMAGE = encode_png(np.zeros((64, 64, 3), np.uint8))
 KINDS: tuple[type[Request], ...] = tuple(family.request for family in families().values())
 LIMITS: dict[type[Request], Any] = {family.request: settings_classes()[name]() for name, family in families().items()}
 
@@ -66,7 +69,7 @@ def _refused(kind: type[Request], name: str, value: Any) -> InvalidInput | float
     """The error for a value, or the number that it is taken for."""
     try:
         given = taken(kind, {"prompt": "a cat", name: value})
-        kind.parse(given, LIMITS[kind])
+        kind.parse({**given, **{key: [IMAGE] for key in kind.image_list_fields()}}, LIMITS[kind])
     except InvalidInput as error:
         return error
     return float(given[kind.aliases().get(name, name)])

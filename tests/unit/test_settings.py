@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from click.testing import CliRunner
 from pydantic import ValidationError
+from pydantic_settings import SettingsConfigDict
 
 from darkroom import env_example
-from darkroom.family_settings import settings_classes
+from darkroom.family_settings import FamilySettings, settings_classes
 from darkroom.pipelines.hidream.settings import Settings as HidreamSettings
 from darkroom.pipelines.sd15.settings import Settings as Sd15Settings
 from darkroom.pipelines.upscale.settings import Settings as UpscaleSettings
@@ -161,7 +164,7 @@ def test_families_are_found_by_their_folder() -> None:
     settings = Settings()
     assert settings.family("sd15") is Sd15Settings.of(settings)
     assert settings.family("hidream") is HidreamSettings.of(settings)
-    with pytest.raises(LookupError, match="hidream, sd15, sdxl, upscale; got 'x'"):
+    with pytest.raises(LookupError, match="hidream, qwen_edit, sd15, sdxl, upscale; got 'x'"):
         settings.family("x")
 
 
@@ -170,7 +173,7 @@ def test_families_may_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAMILIES", "sd15, upscale")
     assert Settings().families == ("sd15", "upscale")
     monkeypatch.setenv("FAMILIES", "sd15,x")
-    with pytest.raises(ValidationError, match="must be of hidream, sd15, sdxl, upscale; got 'x'"):
+    with pytest.raises(ValidationError, match="must be of hidream, qwen_edit, sd15, sdxl, upscale; got 'x'"):
         Settings()
 
 
@@ -235,3 +238,24 @@ def test_old_names_give_way_to_new_ones(monkeypatch: pytest.MonkeyPatch, tmp_pat
     settings = Settings()
     assert (Sd15Settings.of(settings).max_steps, Sd15Settings.of(settings).max_images) == (20, 3)
     assert settings.warnings() == ["GENERATE_MAX_IMAGES is the old name of SD15_MAX_IMAGES; please rename it."]
+
+
+def test_variables_of_other_services_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Plates(FamilySettings):
+        model_config = SettingsConfigDict(env_prefix="PLATES_", env_file=tmp_path / ".env")
+        title = "Plates"
+        other_names: ClassVar[Mapping[str, str]] = {"checkpoint": "PLATE_REPO_ID"}
+
+        checkpoint: str = "usual"
+        side: int = 1
+
+    (tmp_path / ".env").write_text("PLATE_REPO_ID=file\n")
+    assert Plates().checkpoint == "file"
+    monkeypatch.setenv("PLATE_REPO_ID", "environment")
+    assert Plates().checkpoint == "environment"
+    assert Plates().environment() == {"PLATES_CHECKPOINT": "environment", "PLATES_SIDE": "1"}
+    monkeypatch.setenv("PLATES_CHECKPOINT", "own")
+    assert Plates().checkpoint == "own"
+    monkeypatch.delenv("PLATES_CHECKPOINT")
+    monkeypatch.setenv("PLATE_REPO_ID", "")
+    assert Plates().checkpoint == "file", "an empty variable counts as absent"

@@ -12,19 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
+
+from darkroom.diffusion.torch_weights import assign_weights
 
 if TYPE_CHECKING:
     from diffusers import HiDreamImageTransformer2DModel
 
-WEIGHTS_PATTERN = "*.safetensors"
-
 
 def load_transformer(folder: Path, *, device: torch.device, dtype: torch.dtype) -> HiDreamImageTransformer2DModel:
     """The model of a folder in the diffusers layout, ready for `predict`.
-
-    Weights go file by file to the device: at most one file lies in memory beside the model.
 
     :param folder: has config.json and the weights as one or several safetensors.
     :raises OSError: config.json or the weights are not there.
@@ -32,16 +29,10 @@ def load_transformer(folder: Path, *, device: torch.device, dtype: torch.dtype) 
     """
     from diffusers import HiDreamImageTransformer2DModel
 
-    files = sorted(folder.glob(WEIGHTS_PATTERN))
-    if not files:
-        raise FileNotFoundError(f"no weights ({WEIGHTS_PATTERN}) beside config.json")
     with torch.device("meta"):  # no memory, and no random numbers for weights that are replaced at once
         model = HiDreamImageTransformer2DModel.from_config(HiDreamImageTransformer2DModel.load_config(folder))
-    weights: dict[str, Tensor] = {}
-    for file in files:
-        weights |= {name: tensor.to(dtype) for name, tensor in load_file(file, device=str(device)).items()}
-    model.load_state_dict(weights, strict=True, assign=True)
-    return model.eval().requires_grad_(False)
+    assign_weights(model, folder, device=device, dtype=dtype)
+    return model
 
 
 @torch.inference_mode()

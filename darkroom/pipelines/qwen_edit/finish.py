@@ -1,0 +1,86 @@
+"""From what the model made to the result: cut to size, aligned with the first image, and kept where the mask says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from darkroom.images import Pixels, read_mask
+from darkroom.pipelines.qwen_edit.canvas import Canvas, resized
+from darkroom.pipelines.qwen_edit.request import ResolvedEdit
+from darkroom.pipelines.qwen_edit.settings import Settings
+
+FARTHEST = 0.04
+"""Share of a side by which a result may be moved: models shift content by a few pixels; more is what was asked for."""
+CLEAREST = 0.1
+"""Response of the phase correlation (0..1) above which two images show the same content."""
+NEAREST = 0.5
+"""Pixels; to move by less would only blur."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finish:
+    """Makes the result of a decoded image.
+
+    :param original: the first image at the size of the result, (height, width, 3).
+    :param repaint: (height, width), where the result replaces it; None for everywhere.
+    """
+
+    canvas: Canvas
+    original: Pixels
+    repaint: NDArray[np.bool_] | None
+    align: bool
+
+    @classmethod
+    def of(cls, request: ResolvedEdit, canvas: Canvas, first: Pixels, limits: Settings) -> Finish:
+        """The end of a request.
+
+        :param first: the first image, (h, w, 3).
+        :raises NotAnImage, TooLarge: the mask is at fault.
+        """
+        size: dict[str, int] = {"width": request.width, "height": request.height}
+        most = limits.max_input_pixels
+        mask = None if request.mask is None else read_mask(request.mask, **size, max_pixels=most, param="mask")
+        return cls(canvas=canvas, original=resized(first, **size), repaint=mask, align=request.align)
+
+    def __call__(self, made: Pixels) -> tuple[Pixels, Mapping[str, Any]]:
+        """(h, w, 3) of the canvas -> (height, width, 3), and by how much it was moved."""
+        result, details = self.canvas.cut(made), {}
+        if self.align:
+            move = displacement(self.original, result)
+            result = moved(result, move)
+            details = {"displacement": [round(move[0], 2), round(move[1], 2)]}
+        if self.repaint is not None:
+            result = np.where(self.repaint[..., None], result, self.original)
+        return result, details
+
+
+def displacement(original: Pixels, result: Pixels) -> tuple[float, float]:
+    """By how many pixels, to the right and down, the content of `result` lies beside where it is in `original`.
+
+    Phase correlation (Kuglin and Hines 1975), OpenCV's, on grey values; (0, 0) where the images differ too much to
+    tell, or lie farther apart than models shift.
+    """
+    height, width = original.shape[:2]
+    first, second = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float64) for image in (original, result))
+    window = cv2.createHanningWindow((width, height), cv2.CV_64F) if min(width, height) > 1 else None
+    if window is None:
+        return 0.0, 0.0
+    (right, down), response = cv2.phaseCorrelate(first, second, window)
+    near = abs(right) <= FARTHEST * width and abs(down) <= FARTHEST * height
+    return (float(right), float(down)) if near and response >= CLEAREST else (0.0, 0.0)
+
+
+def moved(result: Pixels, move: tuple[float, float]) -> Pixels:
+    """`result` without a displacement; its edge is repeated where nothing is known."""
+    if max(map(abs, move)) < NEAREST:
+        return result
+    height, width = result.shape[:2]
+    matrix = np.array([[1, 0, -move[0]], [0, 1, -move[1]]], np.float64)
+    shifted = cv2.warpAffine(result, matrix, (width, height), flags=cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(shifted, np.uint8)

@@ -1,0 +1,98 @@
+"""How the family's networks are read from a checkpoint and exported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from darkroom.pipelines.qwen_edit import networks
+from darkroom.serving.networks import split_label
+from exporters import manifest, plan
+from exporters.checkpoints.components import Component
+from exporters.errors import ExportError
+from exporters.export import ModelExport, Recipe, model_task, network_task
+from exporters.qwen_edit import plans, weights
+from exporters.tasks import ExportTask
+from exporters.torch_weights import STAGES, Shapes, export_weights, require_shapes
+
+_GRAPH_MODULES = (*plan.SHARED, "exporters.qwen_edit.graphs", "exporters.qwen_edit.plans")
+_WEIGHT_MODULES = ("exporters.qwen_edit.export", "exporters.torch_weights")
+_EMBEDDING = "embed_tokens.weight"
+
+
+def graph_hash() -> str:
+    """The hash of everything that shapes the graphs."""
+    return manifest.code_hash(_GRAPH_MODULES)
+
+
+def weights_hash() -> str:
+    """The hash of everything that shapes the files of the torch networks."""
+    return manifest.code_hash(_WEIGHT_MODULES)
+
+
+def vae_task(wanted: ModelExport) -> ExportTask:
+    """The export of the VAE's encoder or decoder."""
+    return network_task(wanted, exporter=graph_hash, recipe=lambda: recipe(wanted))
+
+
+def recipe(wanted: ModelExport) -> Recipe:
+    """How to make an ONNX network of what the checkpoint's files say.
+
+    :raises ExportError: the checkpoint is missing, incomplete or of another kind.
+    """
+    component = weights.read_checkpoint(wanted.checkpoint.root).parts[weights.VAE]
+    return Recipe(
+        plan=plans.plan_of(wanted.spec),
+        exporter=graph_hash(),
+        components={weights.VAE: component},
+        sources={"checkpoint": wanted.checkpoint.source(component.files)},
+        load=weights.load_vae,
+    )
+
+
+def torch_task(wanted: ModelExport) -> ExportTask:
+    """The export of the text encoder or the transformer: their weights as they are."""
+    encoder = split_label(wanted.spec.name)[0] == networks.TEXT_ENCODER.name
+    part, check = (weights.TEXT_ENCODER, check_text_encoder) if encoder else (weights.TRANSFORMER, check_transformer)
+    return model_task(
+        wanted,
+        stages=STAGES,
+        exporter=weights_hash,
+        export=lambda stage: export_weights(
+            wanted,
+            component := weights.read_checkpoint(wanted.checkpoint.root).parts[part],
+            _checking(check, component),
+            exporter=weights_hash(),
+            stage=stage,
+        ),
+        difference=lambda result: "the weights are the checkpoint's own",
+    )
+
+
+def _checking(check: Callable[[Component, Shapes], None], component: Component) -> Callable[[Shapes], None]:
+    return lambda found: check(component, found)
+
+
+def check_transformer(component: Component, found: Shapes) -> None:
+    """:raises ExportError: the weights are not those of the model that config.json describes."""
+    import torch
+    from diffusers import QwenImageTransformer2DModel
+
+    with torch.device("meta"):
+        model = QwenImageTransformer2DModel.from_config(component.config)
+    require_shapes(component, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}, found)
+
+
+def check_text_encoder(component: Component, found: Shapes) -> None:
+    """Check the embedding of tokens. The other names depend on the version of transformers that wrote the file; the
+    network compares them when it loads.
+
+    :raises ExportError: the embedding has another shape, or there is none.
+    """
+    config = component.config.get("text_config", component.config)
+    wanted = config.get("vocab_size"), config.get("hidden_size")
+    shapes = [shape for name, shape in found.items() if name.endswith(_EMBEDDING)]
+    if shapes != [wanted]:
+        raise ExportError(
+            f"{component.root.name}/{component.part} holds the weights of another network: {_EMBEDDING} has the shape "
+            f"{shapes[0] if shapes else None}, expected {wanted}."
+        )

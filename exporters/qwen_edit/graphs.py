@@ -1,0 +1,103 @@
+"""Encoder and decoder of the VAE of Qwen-Image as served graphs, for a single frame.
+
+It is a VAE for video: its convolutions see two frames before each. Before a single frame there are none but zeros, so
+that only the last slice of each kernel counts, and the graph has plain convolutions of images (decision 6, folding).
+Dimensions: B rows, K latent channels, h x w latents (an eighth of the image).
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLQwenImage
+
+
+class FrameConvolution(nn.Module):
+    """What a causal convolution over frames does with a single one: (B, C, 1, H, W) -> the same with other channels."""
+
+    def __init__(self, original: Any) -> None:
+        super().__init__()
+        left, right, top, bottom, _, _ = original._padding
+        assert (left, top) == (right, bottom)
+        self.flat = nn.Conv2d(
+            original.in_channels,
+            original.out_channels,
+            original.kernel_size[1:],
+            stride=original.stride[1:],
+            padding=(top, left),
+            bias=original.bias is not None,
+            device="meta",
+        )
+        self.flat.weight = nn.Parameter(original.weight[:, :, -1].detach().contiguous(), requires_grad=False)
+        if original.bias is not None:
+            self.flat.bias = nn.Parameter(original.bias.detach(), requires_grad=False)
+
+    def forward(self, frames: Tensor, cache_x: None = None) -> Tensor:
+        made: Tensor = self.flat(frames[:, :, 0])
+        return made[:, :, None]
+
+
+def single_frame(vae: AutoencoderKLQwenImage) -> AutoencoderKLQwenImage:
+    """A copy of a VAE that takes single frames only. The weights of other frames are left out."""
+    from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d
+
+    made = copy.deepcopy(vae)
+    for module in list(made.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, QwenImageCausalConv3d):
+                if name == "time_conv":  # between frames only
+                    delattr(module, name)
+                else:
+                    setattr(module, name, FrameConvolution(child))
+    return made
+
+
+def _column(values: list[float]) -> Tensor:
+    return torch.tensor(values)[None, :, None, None]
+
+
+class ServedVaeEncoder(nn.Module):
+    """image (B, 8h, 8w, 3) uint8 -> mean of the posterior (B, K, h, w) fp32, normalised."""
+
+    latents_mean: Tensor
+    latents_std: Tensor
+
+    def __init__(self, vae: AutoencoderKLQwenImage) -> None:
+        super().__init__()
+        self.vae = single_frame(vae)
+        self.register_buffer("latents_mean", _column(vae.config.latents_mean), persistent=False)
+        self.register_buffer("latents_std", _column(vae.config.latents_std), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        pixels = image.permute(0, 3, 1, 2)[:, :, None].float() / 127.5 - 1
+        moments = self.vae.quant_conv(self.vae.encoder(pixels.to(self.vae.dtype)))
+        mean: Tensor = moments[:, : self.vae.config.z_dim, 0].float()
+        return (mean - self.latents_mean) / self.latents_std
+
+
+class ServedVaeDecoder(nn.Module):
+    """latents (B, K, h, w) fp32, normalised -> image (B, 8h, 8w, 3) uint8.
+
+    The pixels are those of diffusers' VaeImageProcessor: to 0..1, cut off, times 255, rounded half to even.
+    """
+
+    latents_mean: Tensor
+    latents_std: Tensor
+
+    def __init__(self, vae: AutoencoderKLQwenImage) -> None:
+        super().__init__()
+        self.vae = single_frame(vae)
+        self.register_buffer("latents_mean", _column(vae.config.latents_mean), persistent=False)
+        self.register_buffer("latents_std", _column(vae.config.latents_std), persistent=False)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        scaled = (latents * self.latents_std + self.latents_mean)[:, :, None]
+        decoded = self.vae.decoder(self.vae.post_quant_conv(scaled.to(self.vae.dtype)))[:, :, 0].float()
+        pixels = (decoded * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+        rounded: Tensor = (pixels * 255).round()
+        return rounded.to(torch.uint8)

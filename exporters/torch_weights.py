@@ -1,0 +1,85 @@
+"""Weights that are served as they are: the checkpoint's own safetensors beside config.json."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from exporters.checkpoints.components import Component
+from exporters.errors import ExportError
+from exporters.export import ModelExport, install, staging
+from exporters.manifest import Manifest
+from exporters.tasks import Stage
+
+STAGES = ("check weights", "install")
+Shapes = Mapping[str, tuple[int, ...]]
+"""Of tensors, by their names."""
+_MODE = 0o644
+
+
+def export_weights(
+    wanted: ModelExport, component: Component, check: Callable[[Shapes], None], *, exporter: str, stage: Stage
+) -> Manifest:
+    """Check the weights, and put them in place with config.json.
+
+    :param check: is given the shapes that the files' headers say; no weights are read.
+    :param exporter: the hash of everything that shapes the files.
+    :param stage: is called with each of STAGES as it begins.
+    :raises ExportError: they are no safetensors, or `check` raises it.
+    """
+    stage("check weights")
+    if not component.safetensors:
+        raise ExportError(f"{component.root.name}: the weights of {component.part} have to be safetensors.")
+    check(read_shapes(component))
+    source = wanted.checkpoint.source(component.files)
+    stage("install")
+    with staging(wanted) as staged:
+        files = [name for name in component.files if not name.endswith(".index.json")]
+        placed = {Path(name).name: _stage(component.root / name, staged) for name in files}
+        for left in set(wanted.folder.glob("*.safetensors")) - {wanted.folder / name for name in placed}:
+            left.unlink()  # another checkpoint's: all files of the folder are read
+        return install(wanted, placed, exporter=exporter, sources={"checkpoint": source})
+
+
+def require_shapes(component: Component, expected: Shapes, found: Shapes) -> None:
+    """:raises ExportError: a tensor is missing, has another shape, or is unknown."""
+    for key in sorted(expected.keys() | found.keys()):
+        if expected.get(key) != found.get(key):
+            raise ExportError(
+                f"{component.root.name}/{component.part} holds the weights of another network: {key} has the shape "
+                f"{found.get(key)}, expected {expected.get(key)}."
+            )
+
+
+def read_shapes(component: Component) -> Shapes:
+    """What the headers of the files say.
+
+    :raises ExportError: one of them is damaged.
+    """
+    return dict(_shapes(component))
+
+
+def _shapes(component: Component) -> Iterator[tuple[str, tuple[int, ...]]]:
+    from safetensors import SafetensorError, safe_open
+
+    for name in component.weights:
+        if name.endswith(".safetensors"):
+            try:
+                with safe_open(component.root / name, "pt") as file:
+                    yield from ((key, tuple(file.get_slice(key).get_shape())) for key in file.keys())  # noqa: SIM118
+            except SafetensorError as error:
+                raise ExportError(f"{component.root.name}/{name} cannot be read: {error}.") from None
+
+
+def _stage(source: Path, folder: Path) -> Path:
+    """The file under the same name in `folder`: 34 GB are linked where they can be, not copied."""
+    real, target = source.resolve(), folder / source.name
+    try:
+        if real.stat().st_mode & 0o777 != _MODE:  # which the installed file gets, and a link shares
+            raise PermissionError
+        os.link(real, target)
+    except OSError:
+        shutil.copyfile(real, target)
+    return target

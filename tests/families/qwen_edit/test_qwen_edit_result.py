@@ -1,0 +1,98 @@
+"""Results as large as what was sent, in their place, and untouched where the mask says so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from darkroom.images import Pixels
+from darkroom.pipelines.qwen_edit.canvas import Canvas, condition_size
+from darkroom.pipelines.qwen_edit.finish import Finish, displacement, moved
+
+MEGAPIXEL = 1024 * 1024
+
+
+def photo(width: int, height: int, seed: int = 0) -> Pixels:
+    """Soft noise, which has details of all sizes."""
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return np.asarray(Image.fromarray(noise).filter(ImageFilter.GaussianBlur(2)))
+
+
+def finish(original: Pixels, *, repaint: NDArray[np.bool_] | None = None, align: bool = True) -> Finish:
+    height, width = original.shape[:2]
+    return Finish(canvas=Canvas.of(width, height, MEGAPIXEL), original=original, repaint=repaint, align=align)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (90, 70), (17, 300), (1, 1), (1023, 1001)])
+def test_qwen_edit_canvas_is_padded_and_cut_without_a_change(size: tuple[int, int]) -> None:
+    canvas = Canvas.of(*size, MEGAPIXEL)
+    image = photo(*size)
+    framed = canvas.frame(image)
+    assert framed.shape == (canvas.outer_height, canvas.outer_width, 3)
+    assert canvas.outer_height % 16 == canvas.outer_width % 16 == 0
+    assert np.array_equal(canvas.cut(framed), image)
+
+
+@pytest.mark.parametrize("size", [(2000, 1500), (16384, 100), (5000, 20), (1025, 1024)])
+def test_qwen_edit_canvas_of_a_large_image_is_smaller(size: tuple[int, int]) -> None:
+    canvas = Canvas.of(*size, MEGAPIXEL)
+    assert canvas.outer_width * canvas.outer_height <= MEGAPIXEL
+    assert canvas.inner_width / canvas.inner_height == pytest.approx(size[0] / size[1], rel=0.1)
+    made = np.zeros((canvas.outer_height, canvas.outer_width, 3), np.uint8)
+    assert canvas.cut(made).shape == (size[1], size[0], 3)
+
+
+def test_qwen_edit_canvas_frames_images_of_any_size_alike() -> None:
+    canvas = Canvas.of(90, 70, MEGAPIXEL)
+    assert (canvas.outer_width, canvas.outer_height) == (96, 80)
+    assert canvas.frame(photo(900, 700)).shape == (800, 960, 3)
+
+
+@pytest.mark.parametrize(("size", "expected"), [((1024, 768), (1184, 896)), ((100, 100), (1024, 1024))])
+def test_qwen_edit_conditions_are_as_large_as_in_diffusers(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert condition_size(photo(*size), MEGAPIXEL) == expected
+    assert condition_size(photo(400, 2), 4096) == (896, 32)
+
+
+@pytest.mark.parametrize("move", [(3, 0), (-2, 4), (0, -3)])
+def test_qwen_edit_result_is_moved_back(move: tuple[int, int]) -> None:
+    original = photo(160, 128)
+    shifted = np.roll(original, (move[1], move[0]), axis=(0, 1))
+    found = displacement(original, shifted)
+    assert found == pytest.approx(move, abs=0.1)
+    inside = np.s_[10:-10, 10:-10]
+    assert np.abs(moved(shifted, found)[inside].astype(int) - original[inside]).max() <= 12
+    result, details = finish(original)(shifted)
+    assert details["displacement"] == pytest.approx(move, abs=0.1)
+    assert np.abs(result[inside].astype(int) - original[inside]).mean() < 3
+    kept, none = finish(original, align=False)(shifted)
+    assert np.array_equal(kept, shifted)
+    assert none == {}
+
+
+def test_qwen_edit_result_that_shows_something_else_is_not_moved() -> None:
+    original, other = photo(160, 128), photo(160, 128, seed=1)
+    assert displacement(original, other) == (0.0, 0.0)
+    result, details = finish(original)(other)
+    assert np.array_equal(result, other)
+    assert details["displacement"] == [0.0, 0.0]
+    far = np.roll(original, 40, axis=1)
+    assert displacement(original, far) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (2, 2), (16, 16)])
+def test_qwen_edit_result_of_a_tiny_image(size: tuple[int, int]) -> None:
+    image = photo(*size)
+    result, _ = finish(image)(Canvas.of(*size, MEGAPIXEL).frame(image))
+    assert result.shape == image.shape
+
+
+def test_qwen_edit_result_outside_the_mask_is_the_original_byte_for_byte() -> None:
+    original, made = photo(90, 70), photo(96, 80, seed=1)
+    repaint = np.zeros((70, 90), bool)
+    repaint[20:40, 30:60] = True
+    result, _ = finish(original, repaint=repaint)(made)
+    assert np.array_equal(result[~repaint], original[~repaint])
+    assert np.array_equal(result[repaint], made[:70, :90][repaint])
