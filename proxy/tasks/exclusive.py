@@ -1,8 +1,8 @@
 """Tasks with the same key run one at a time, on all proxies together. `Store` opens the transactions.
 
-Of the tasks with one key at most one is in the queue, runs, or is paused. The others are *held*: they have a row but are
-in no queue, so they take no slot, and no other task waits behind them. When the task with the key has ended and its run
-has stopped, the first held task is released. A cancelled task ends before its run has stopped: the column `worker`
+Of the tasks with one key at most one is in the queue, runs, or is paused. The others are *held*: they have a row but
+are in no queue, so they take no slot, and no other task waits behind them. When the task with the key has ended and its
+run has stopped, the first held task is released. A cancelled task ends before its run has stopped: the column `worker`
 names the proxy whose run may still work.
 """
 
