@@ -37,7 +37,11 @@ class Tiny:
 def make_tiny(folder: Path, *, refiner: bool) -> Tiny:
     """A repository of tiny networks."""
     pipeline = tiny_sdxl.make_pipeline(folder)
-    components = tiny_sdxl.make_components(pipeline, tiny_sdxl.make_refiner_pipeline(pipeline) if refiner else None)
+    components = tiny_sdxl.make_components(
+        pipeline,
+        tiny_sdxl.make_refiner_pipeline(pipeline) if refiner else None,
+        tiny_sdxl.make_controlnet(pipeline.unet),
+    )
     repository = folder / "models"
     version = add_model(repository, networks.PIPELINE)
     (version / FILE_NAME).write_text(components.checkpoint.to_json())
@@ -46,6 +50,7 @@ def make_tiny(folder: Path, *, refiner: bool) -> Tiny:
     served = [
         *zip(networks.TEXT_ENCODERS, components.text_encoders, strict=True),
         (networks.UNET, components.unet),
+        (networks.CONTROL_UNETS["canny"], components.control_unets["canny"]),
         (networks.VAE_DECODER, components.vae_decoder),
     ]
     if components.vae_encoder is not None:
@@ -122,6 +127,31 @@ def test_sdxl_in_process_images_that_are_changed_share_batches_with_others(tiny:
     for request, answer in zip(requests, answers, strict=True):
         (made,), (alone,) = images(answer), directly(tiny, **FIELDS, **request, format="raw")
         assert np.abs(np.frombuffer(made, np.uint8).astype(int) - np.frombuffer(alone, np.uint8)).max() <= 2
+
+
+def test_sdxl_in_process_controlled_requests_share_batches_and_the_map_comes_first(tiny: Tiny) -> None:
+    """Of ten steps the base does eight, and the ControlNet acts at the first five; then all are in one batch again."""
+    picture = encoded(photo(0, 0, 90, 64))
+    fields = {**FIELDS, "steps": 10, "control_guidance_end": 0.5, "format": "raw"}
+    control = {"control_image": np.frombuffer(picture, np.uint8)}
+
+    async def work() -> tuple[list[Any], list[tuple[int, int]]]:
+        async with InProcess(tiny.repository, tiny.specs) as models:
+            requests = ({**fields, **more} for more in (control, {}, control))
+            found = await asyncio.gather(*(collect(models, "sdxl", **one) for one in requests))
+            return found, [models.counts(spec.name) for spec in (networks.CONTROL_UNETS["canny"], networks.UNET)]
+
+    answers, ((controlled, control_batches), (rows, batches)) = asyncio.run(work())
+    assert (controlled, rows) == (2 * 2 * 5, 2 * (3 + 8 + 3))
+    assert control_batches < controlled / 2, "alone every step would be a batch of two rows"
+    assert batches < rows / 2
+    assert [set(answer[0]) for answer in answers] == [
+        {"progress", "control_map"},
+        {"progress"},
+        {"progress", "control_map"},
+    ]
+    (made,), (alone,) = images(answers[0]), directly(tiny, **fields, control_image=picture)
+    assert np.abs(np.frombuffer(made, np.uint8).astype(int) - np.frombuffer(alone, np.uint8)).max() <= 2
 
 
 def test_sdxl_in_process_without_a_refiner_the_base_does_all_steps(tmp_path: Path, tiny: Tiny) -> None:

@@ -172,7 +172,7 @@ def test_sdxl_lora_beside_a_controlnet_gives_diffusers_image(
     expected = theirs(controlled, refiner, image=Image.fromarray(edges), controlnet_conditioning_scale=0.7)
     control = {
         "control_image": np.frombuffer(encoded(Image.fromarray(edges)), np.uint8),
-        "control_preprocess": False,
+        "control_preprocess": np.array([False]),
         "controlnet_conditioning_scale": np.array([0.7], np.float32),
     }
     choices = [LoraChoice(digest=D, weight=0.8)]
