@@ -73,7 +73,11 @@ class Samples:
             yield
             self._ended = True
             self.wake()
-            await working
+            try:
+                await working
+            except Exception:  # the LoRA is there, whatever became of its samples
+                log.exception("the sample images were not made")
+                self.left_out = "Sample images are missing; the log of the service says why."
         finally:
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)

@@ -11,12 +11,16 @@ import pytest
 
 from darkroom.errors import Conflict, NotFound
 from darkroom.settings import ROOT, Settings
-from proxy.operations.checkpoints import training_checkpoint
+from proxy.gate import Gate
+from proxy.gateway import Gateway
+from proxy.operations.checkpoints import served_model, training_checkpoint
 from proxy.operations.train import LORA, NAME, keep_lora, last_loss
+from proxy.services import Services
 from proxy.sessions.store import SessionStore
 from proxy.sessions.training import training_of
 from proxy.tasks import keys
 from proxy.tasks.store import Store
+from tests.monitors import Ready
 from tests.task_store import WORK, add, draft
 
 
@@ -48,6 +52,23 @@ def test_training_checkpoint_may_be_a_hub_id(tmp_path: Path) -> None:
     assert training_checkpoint(settings(tmp_path, train_checkpoint="other/name")) == "other/name"
     demo = "checkpoints/demo-sd15"
     assert training_checkpoint(settings(tmp_path, train_checkpoint=demo)) == str(ROOT / demo)
+
+
+def test_samples_are_made_by_the_model_of_the_same_checkpoint(tmp_path: Path) -> None:
+    """Where Triton serves it."""
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    export(tmp_path, "sd15", str(checkpoint))
+    gateway = Gateway("127.0.0.1:1")
+    monitor = Ready(gateway, {}, metrics_url="", interval=1, timeout=1)
+    gate = Gate(capacity=1, queue_size=1)
+    services = Services(settings=settings(tmp_path), gateway=gateway, monitor=monitor, gate=gate)
+    assert served_model(services, str(checkpoint)) is None, "it is not served"
+    monitor.models = {"sd15": True, "sdxl": True}
+    found = served_model(services, str(checkpoint))
+    assert found is not None
+    assert found.name == "sd15"
+    assert served_model(services, str(tmp_path / "another")) is None
 
 
 @pytest.mark.parametrize("manifest", [None, "", "[]", "{}", '{"sources": {"checkpoint": {"name": 7}}}'])
@@ -136,6 +157,8 @@ def test_status_of_a_training(store: Store) -> None:
     failed = dataclasses.replace(running, state="failed", error={"code": "c", "message": "It went wrong."})
     assert training_of(failed) == {"status": "error", "progress": 41, "task_id": task.id, "message": "It went wrong."}
     results = [{"details": {"lora": "lora_4.safetensors"}}, {"details": {}}]
+    paused = training_of(dataclasses.replace(running, state="paused"))
+    assert paused == {**said, "progress": 41, "step": 5, "total_steps": 12, "paused": True}
     done = dataclasses.replace(running, state="completed", results=results)
     assert training_of(done) == {
         "status": "completed",
