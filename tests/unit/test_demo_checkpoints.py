@@ -12,9 +12,11 @@ from tests.service import ROOT
 from training.card import ADHERENCE, write_cards
 from training.demo.hidream.card import FOLDER as HIDREAM
 from training.demo.sd15.card import CANNY, CONTROL, TEXT
+from training.demo.sdxl.card import BASE, REFINER
 from training.measure import weights_digest
 
 CHECKPOINTS = ROOT / "checkpoints"
+FOLDERS = (TEXT, CONTROL, HIDREAM, BASE)
 ONE, TWO, F1 = 0.9, 0.75, 0.6
 
 
@@ -27,7 +29,7 @@ def _size(*folders: str) -> int:
     return sum(path.stat().st_size for folder in folders for path in (CHECKPOINTS / folder).rglob("*"))
 
 
-@pytest.mark.parametrize("folder", [TEXT, HIDREAM])
+@pytest.mark.parametrize("folder", [TEXT, HIDREAM, BASE])
 def test_adherence(folder: str) -> None:
     measured = _read(folder, ADHERENCE)
     assert measured["weights"] == weights_digest(CHECKPOINTS / folder), "it is of other weights: measure again"
@@ -45,13 +47,14 @@ def test_edges() -> None:
 def test_sizes() -> None:
     assert _size(TEXT, CONTROL) <= 25_000_000
     assert _size(HIDREAM) <= 20_000_000
+    assert _size(BASE, REFINER) <= 30_000_000
 
 
 def test_cards_are_as_written(tmp_path: Path) -> None:
-    for folder in (TEXT, CONTROL, HIDREAM):
+    for folder in FOLDERS:
         (tmp_path / folder).mkdir()
         for path in (CHECKPOINTS / folder).glob("*.json"):
             (tmp_path / folder / path.name).write_bytes(path.read_bytes())
     write_cards(tmp_path)
-    for folder in (TEXT, CONTROL, HIDREAM):
+    for folder in FOLDERS:
         assert (tmp_path / folder / "README.md").read_text() == (CHECKPOINTS / folder / "README.md").read_text()
