@@ -1,5 +1,5 @@
 """Editing with the client and on the command line, against a server of the tests: what is sent, and what becomes of it.
-The real service is asked in tests/contract/test_edit.py."""
+The real service is asked in tests/families/qwen_edit."""
 
 from __future__ import annotations
 

@@ -19,8 +19,6 @@ FARTHEST = 0.04
 """Share of a side by which a result may be moved: models shift content by a few pixels; more is what was asked for."""
 CLEAREST = 0.1
 """Response of the phase correlation (0..1) above which two images show the same content."""
-NEAREST = 0.5
-"""Pixels; to move by less would only blur."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +47,26 @@ class Finish:
         return cls(canvas=canvas, original=resized(first, **size), repaint=mask, align=request.align)
 
     def __call__(self, made: Pixels) -> tuple[Pixels, Mapping[str, Any]]:
-        """(h, w, 3) of the canvas -> (height, width, 3), and by how much it was moved."""
+        """(h, w, 3) of the canvas -> (height, width, 3), and the displacement that was found, in pixels.
+
+        It is moved only where that makes it more like the original.
+        """
         result, details = self.canvas.cut(made), {}
         if self.align:
             move = displacement(self.original, result)
-            result = moved(result, move)
+            aligned = moved(result, move)
+            if _distance(aligned, self.original) < _distance(result, self.original):
+                result = aligned
+            else:
+                move = (0.0, 0.0)
             details = {"displacement": [round(move[0], 2), round(move[1], 2)]}
         if self.repaint is not None:
             result = np.where(self.repaint[..., None], result, self.original)
         return result, details
+
+
+def _distance(first: Pixels, second: Pixels) -> float:
+    return float(cv2.norm(first, second, cv2.NORM_L1))
 
 
 def displacement(original: Pixels, result: Pixels) -> tuple[float, float]:
@@ -68,19 +77,21 @@ def displacement(original: Pixels, result: Pixels) -> tuple[float, float]:
     """
     height, width = original.shape[:2]
     first, second = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float64) for image in (original, result))
-    window = cv2.createHanningWindow((width, height), cv2.CV_64F) if min(width, height) > 1 else None
-    if window is None:
+    if min(width, height) < 2:
         return 0.0, 0.0
+    window = cv2.createHanningWindow((width, height), cv2.CV_64F)
     (right, down), response = cv2.phaseCorrelate(first, second, window)
     near = abs(right) <= FARTHEST * width and abs(down) <= FARTHEST * height
     return (float(right), float(down)) if near and response >= CLEAREST else (0.0, 0.0)
 
 
 def moved(result: Pixels, move: tuple[float, float]) -> Pixels:
-    """`result` without a displacement; its edge is repeated where nothing is known."""
-    if max(map(abs, move)) < NEAREST:
-        return result
+    """`result` without a displacement, by whole pixels, so that nothing is blurred.
+
+    Its edge is repeated where nothing is known.
+    """
     height, width = result.shape[:2]
-    matrix = np.array([[1, 0, -move[0]], [0, 1, -move[1]]], np.float64)
-    shifted = cv2.warpAffine(result, matrix, (width, height), flags=cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(shifted, np.uint8)
+    right, down = round(move[0]), round(move[1])
+    left, top = max(0, right), max(0, down)
+    wide = np.pad(result, ((max(0, -down), top), (max(0, -right), left), (0, 0)), mode="edge")
+    return wide[top : top + height, left : left + width]

@@ -71,8 +71,7 @@ def make_processor(checkpoint: QwenEditCheckpointInfo) -> Any:
     """
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    known = {name: value for name, value in checkpoint.image_processor.items() if not name.endswith("_type")}
-    return Qwen2VLImageProcessorPil(**known)
+    return Qwen2VLImageProcessorPil.from_dict(checkpoint.image_processor)
 
 
 async def encode_prompts(

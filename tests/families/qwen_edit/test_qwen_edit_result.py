@@ -61,15 +61,20 @@ def test_qwen_edit_result_is_moved_back(move: tuple[int, int]) -> None:
     original = photo(160, 128)
     shifted = np.roll(original, (move[1], move[0]), axis=(0, 1))
     found = displacement(original, shifted)
-    assert found == pytest.approx(move, abs=0.1)
+    assert found == pytest.approx(move, abs=0.2)
     inside = np.s_[10:-10, 10:-10]
-    assert np.abs(moved(shifted, found)[inside].astype(int) - original[inside]).max() <= 12
     result, details = finish(original)(shifted)
-    assert details["displacement"] == pytest.approx(move, abs=0.1)
-    assert np.abs(result[inside].astype(int) - original[inside]).mean() < 3
+    assert details["displacement"] == pytest.approx(move, abs=0.2)
+    assert np.array_equal(result[inside], original[inside])
     kept, none = finish(original, align=False)(shifted)
     assert np.array_equal(kept, shifted)
     assert none == {}
+
+
+def test_qwen_edit_result_is_moved_by_whole_pixels() -> None:
+    image = photo(20, 10)
+    assert np.array_equal(moved(image, (0.4, -0.3)), image)
+    assert np.array_equal(moved(image, (2.1, -0.9))[1:, :-2], image[:-1, 2:])
 
 
 def test_qwen_edit_result_that_shows_something_else_is_not_moved() -> None:

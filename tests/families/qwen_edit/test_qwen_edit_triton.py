@@ -21,7 +21,7 @@ from tests.pictures import pixels
 from tests.triton.streams import Stream, rows_and_executions
 
 TRANSFORMER = networks.TRANSFORMER.name
-STEPS = 12
+STEPS = 8
 
 
 @pytest.fixture(scope="module")
