@@ -337,7 +337,13 @@ Examples:
 )
 @_family_option
 @_measure_options
-@click.option("--prompts", type=click.IntRange(4, 400), default=200, show_default=True, help="Half with two objects.")
+@click.option(
+    "--prompts",
+    type=click.IntRange(4, 400),
+    default=200,
+    show_default=True,
+    help="Half with two objects; of edits a quarter of it for each mode.",
+)
 @click.option("--steps", type=click.IntRange(1, 1000), default=25, show_default=True)
 @click.option("--guidance", type=click.FloatRange(1, 30), help="Default: the scale that suits the checkpoint.")
 @_seed_option
@@ -375,5 +381,5 @@ def measure(
     if asked is not None:
         click.echo(chosen.measures[asked].line(chosen.measures[asked].run(settings, _report)))
         return
-    for name, group in measure_adherence(settings, _report)["groups"].items():
+    for name, group in (chosen.adherence or measure_adherence)(settings, _report)["groups"].items():
         click.echo(f"{name.replace('_', ' ')}: {group['holds']} of {group['prompts']}")

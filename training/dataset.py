@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from training.chunks import Chunk, Order, make_chunks
@@ -141,7 +141,7 @@ def unpack_edges(packed: Tensor) -> Tensor:
 def load_dataset(run: TrainingRun, source: Source, size: int, report: Report) -> Dataset:
     """Read the chunks that are there and make the missing ones; with another VAE, or other positions, all
     of them are made again."""
-    mark = f"{_digest(source.vae)} {source.strays}"
+    mark = f"{digest(source.vae)} {source.strays}"
     counts = [min(CHUNK, size - start) for start in range(0, size, CHUNK)]
     paths = [run.folder / source.folder / f"{number:03d}.pt" for number in range(len(counts))]
     stored = [_stored(path, mark, count) for path, count in zip(paths, counts, strict=True)]
@@ -187,9 +187,9 @@ def _encode(run: TrainingRun, source: Source, rendered: Chunk) -> dict[str, Tens
     }
 
 
-def _digest(vae: AutoencoderKL) -> str:
+def digest(vae: nn.Module) -> str:
     """Which VAE it is."""
-    digest = hashlib.sha256()
+    found = hashlib.sha256()
     for value in vae.state_dict().values():
-        digest.update(value.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()
+        found.update(value.detach().float().cpu().numpy().tobytes())
+    return found.hexdigest()

@@ -35,6 +35,8 @@ class DemoFamily:
     :param load_pipeline: diffusers' pipeline of the checkpoint, for images of the demo world.
     :param cards: the text of each folder's README.md, from the files in the folder.
     :param measures: measurements beside adherence, by the name of their option.
+    :param adherence: measures how many results hold what was asked, in groups; None = `measure_adherence`, which is of
+        families that draw a scene for a sentence.
     :param usual: whether commands are about this family where none is named.
     """
 
@@ -49,6 +51,7 @@ class DemoFamily:
     load_pipeline: Callable[[Path], Any]
     cards: Mapping[str, Callable[[Path], str]]
     measures: Mapping[str, Measure] = field(default_factory=dict)
+    adherence: Callable[[Measurement, Report], dict[str, Any]] | None = None
     usual: bool = False
 
 

@@ -95,7 +95,7 @@ def judge(picture: NDArray[np.uint8]) -> Verdict:
     if picture.shape != (SIDE, SIDE, 3) or picture.dtype != np.uint8:
         raise ValueError(f"a picture is ({SIDE}, {SIDE}, 3) uint8; got {picture.shape} {picture.dtype}.")
     background, colour = _background(picture)
-    content = _soften((picture.astype(np.float32) - colour) / 255)
+    content = soften((picture.astype(np.float32) - colour) / 255)
     energy = float(np.square(content).sum())
     proposals = _propose(_halve(content), background)
     slots, style, finds = _decide(content, background, proposals)
@@ -139,7 +139,7 @@ def _background(picture: NDArray[np.uint8]) -> tuple[str, Array]:
     return tuple(BACKGROUNDS)[best], np.median(ring[nearest == best], axis=0).astype(np.float32)
 
 
-def _soften(image: Array) -> Array:
+def soften(image: Array) -> Array:
     """(H, W, C) blurred by 1 2 1 both ways: pixels a little beside each other still match."""
     padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
     across = padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]
@@ -159,7 +159,7 @@ def _template(glyph: int, side: int, style: int, background: str) -> Array:
     drawn = styled(NAMES[glyph], side, STYLES[style]).astype(np.float32) / 255
     colours = ink(background) / 255 if STYLES[style] == "outline" else drawn[..., :3]
     base = np.array(BACKGROUNDS[background], np.float32) / 255
-    return _soften(np.asarray((colours - base) * drawn[..., 3:], np.float32))
+    return soften(np.asarray((colours - base) * drawn[..., 3:], np.float32))
 
 
 @cache

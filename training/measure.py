@@ -108,7 +108,7 @@ def measure_adherence(settings: Measurement, report: Report) -> dict[str, Any]:
         "whole_scene_right": sum(v.sure and v.scene == s for s, v in zip(scenes, verdicts, strict=True)),
         "judge_rendered": _share(scenes, rendered),
         "judge_vae": _share(scenes, decoded),
-        "vae_psnr_db": round(_psnr(rendered, decoded), 2),
+        "vae_psnr_db": round(psnr(rendered, decoded), 2),
         "misses": [
             {"asked": caption(scene), "seen": caption(verdict.scene), "explained": round(verdict.explained, 2)}
             for scene, verdict, right in zip(scenes, verdicts, good, strict=True)
@@ -118,7 +118,7 @@ def measure_adherence(settings: Measurement, report: Report) -> dict[str, Any]:
     write_atomically(folder / ADHERENCE, (json.dumps(result, indent=2) + "\n").encode())
     half = settings.prompts // 2
     chosen = [*range(min(30, half)), *range(half, min(half + 30, len(scenes)))]
-    write_sheet(folder / "adherence.jpg", [_framed(pictures[i], good[i]) for i in chosen])
+    write_sheet(folder / "adherence.jpg", [framed(pictures[i], good[i]) for i in chosen])
     write_cards(settings.checkpoints)
     return result
 
@@ -171,7 +171,7 @@ def _through_vae(vae: AutoencoderKL, pictures: list[Picture]) -> list[Picture]:
     return made
 
 
-def _psnr(first: list[Picture], second: list[Picture]) -> float:
+def psnr(first: list[Picture], second: list[Picture]) -> float:
     """Mean PSNR in dB."""
     errors = [np.square(a.astype(np.float32) - b).mean() for a, b in zip(first, second, strict=True)]
     return float(np.mean([10 * np.log10(255**2 / error) for error in errors]))
@@ -193,11 +193,13 @@ def _groups(scenes: Sequence[Scene], good: Sequence[bool]) -> dict[str, dict[str
     return dict(sorted(groups.items()))
 
 
-def _framed(picture: Picture, right: bool) -> Picture:
-    framed = np.empty((SIDE + 6, SIDE + 6, 3), np.uint8)
-    framed[:] = _FRAMES[right]
-    framed[3:-3, 3:-3] = picture
-    return framed
+def framed(picture: Picture, right: bool | None) -> Picture:
+    """A picture in a frame that says whether it holds what was asked; None = it was not judged."""
+    made = np.full((SIDE + 6, SIDE + 6, 3), 255, np.uint8)
+    if right is not None:
+        made[:] = _FRAMES[right]
+    made[3:-3, 3:-3] = picture
+    return made
 
 
 def write_sheet(path: Path, tiles: list[Picture]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from training.render import SIDE, render
 from training.trainer import TrainingRun, TrainingStage, averaged_weights, state_path
 from training.world import training_scenes
 
-_POOL = 2048
+POOL = 2048
 _STEPS_PER_POOL = 400
 _CROP = 64
 _WHOLE_FROM = 0.8
@@ -57,10 +58,9 @@ class VaeStage(TrainingStage):
 
     learning_rate = 2e-3
 
-    def __init__(
-        self, run: TrainingRun, name: str, make: Callable[[], AutoencoderKL], *, after: str | None = None
-    ) -> None:
+    def __init__(self, run: TrainingRun, name: str, make: Callable[[], Any], *, after: str | None = None) -> None:
         """
+        :param make: the VAE. One of another class than AutoencoderKL needs other `posterior` and `decoded`.
         :param after: a stage of another VAE that has learned of the same images: this one begins with its weights,
             where it was trained in the same folder.
         """
@@ -80,9 +80,9 @@ class VaeStage(TrainingStage):
         generator = self.run.generator(self.name, step, on="cpu")  # where the images are cut
         pictures = self._pictures(step, progress, generator).to(self.run.device)
         with self.run.autocast():
-            posterior = self.vae.encode(pictures).latent_dist
+            posterior = self.posterior(pictures)
             noise = torch.randn(posterior.mean.shape, generator=generator).to(self.run.device)
-            decoded = self.vae.decode(posterior.mean + posterior.std * noise).sample
+            decoded = self.decoded(posterior.mean + posterior.std * noise)
         decoded = decoded.float()
         squared = functional.mse_loss(decoded, pictures)
         self._psnr += 0.02 * (10 * torch.log10(4 / squared.detach()).item() - self._psnr)
@@ -92,6 +92,19 @@ class VaeStage(TrainingStage):
         )
         return functional.l1_loss(decoded, pictures) + squared + 0.5 * edges + _KL * kl, len(pictures)
 
+    def posterior(self, pictures: Tensor) -> Any:
+        """(B, 3, H, W) -> diffusers' DiagonalGaussianDistribution over (B, C, h, w)."""
+        return self.vae.encode(pictures).latent_dist
+
+    def decoded(self, latents: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, 3, H, W)."""
+        made: Tensor = self.vae.decode(latents).sample
+        return made
+
+    def render_pool(self, seed: int) -> Tensor:
+        """(2048, 3, 128, 128) uint8 images to learn from; others for each seed."""
+        return _render_pool(seed)
+
     def notes(self) -> str:
         return f"(PSNR {self._psnr:.1f} dB)"
 
@@ -99,11 +112,11 @@ class VaeStage(TrainingStage):
         """(B, 3, 64, 64) crops or (B/4, 3, 128, 128) images, float32, -1 to 1."""
         if self._pool_number != step // _STEPS_PER_POOL:
             self._pool_number = step // _STEPS_PER_POOL
-            self._pool = _render_pool(self.run.seed * 100_003 + self._pool_number)
+            self._pool = self.render_pool(self.run.seed * 100_003 + self._pool_number)
         if progress >= _WHOLE_FROM:
-            chosen = self._pool[torch.randint(_POOL, (self.batch // 4,), generator=generator)]
+            chosen = self._pool[torch.randint(POOL, (self.batch // 4,), generator=generator)]
             return chosen.float() / 127.5 - 1
-        index = torch.randint(_POOL, (self.batch,), generator=generator).tolist()
+        index = torch.randint(POOL, (self.batch,), generator=generator).tolist()
         corners = torch.randint(SIDE - _CROP + 1, (self.batch, 2), generator=generator).tolist()
         crops = [self._pool[i, :, y : y + _CROP, x : x + _CROP] for i, (y, x) in zip(index, corners, strict=True)]
         return torch.stack(crops).float() / 127.5 - 1
@@ -118,7 +131,7 @@ def _begin_with(vae: AutoencoderKL, weights: dict[str, Tensor]) -> None:
 def _render_pool(seed: int) -> Tensor:
     """(2048, 3, 128, 128) uint8 images of training scenes."""
     rng = random.Random(seed)
-    pictures = np.stack([render(scene, rng) for scene in islice(training_scenes(seed), _POOL)])
+    pictures = np.stack([render(scene, rng) for scene in islice(training_scenes(seed), POOL)])
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
 
 

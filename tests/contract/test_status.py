@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pynvml
 
+from darkroom.registry import families
 from tests.contract.generating import QUICK
 from tests.contract.states import state, wait_for
 from tests.service import RunningService
@@ -37,9 +38,10 @@ def test_fields_of_the_contract(http: httpx.Client) -> None:
 
 def test_models_and_what_they_run_on(http: httpx.Client) -> None:
     body = http.get("/status").json()
+    no_networks = {spec.name for family in families().values() for spec in family.specs if not spec.is_network}
     for name, model in body["models"].items():
         assert model["loaded"], name
-        assert (model["provider"] is None) == (name in ("sd15", "sd15_loras", "hidream", "upscale"))
+        assert (model["provider"] is None) == (name in no_networks)
     assert body["generate"]["controls"] == ["canny"]
     assert "dpmpp_2m_karras" in body["generate"]["schedulers"]
     assert body["generate"]["limits"]["max_steps"] == 150
