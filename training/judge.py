@@ -116,12 +116,12 @@ def explained_by(picture: NDArray[np.uint8], sprite: NDArray[np.uint8]) -> float
     :param sprite: (height, width, 4) uint8 RGBA, square.
     """
     background, colour = _background(picture)
-    content = _soften((picture.astype(np.float32) - colour) / 255)
+    content = soften((picture.astype(np.float32) - colour) / 255)
     energy = float(np.square(content).sum())
     base, best = np.array(BACKGROUNDS[background], np.float32) / 255, 0.0
     for side in (side + more for side in SIDES.values() for more in range(-_GROWTH, _GROWTH + 1, 2)):
         drawn = boxed(sprite, side).astype(np.float32) / 255
-        template = _soften(np.asarray((drawn[..., :3] - base) * drawn[..., 3:], np.float32)).reshape(1, -1)
+        template = soften(np.asarray((drawn[..., :3] - base) * drawn[..., 3:], np.float32)).reshape(1, -1)
         corners = _corners(CENTRES["centre"], side, 2 * _REACH, SIDE)
         gains = _gains(_patches(content, side, corners), template, np.square(template).sum(axis=1))
         best = max(best, float(gains.max()))
