@@ -1,6 +1,6 @@
 """Fixtures that every test folder shares: both clients, a tiny HiDream, and real tritonservers over a given repository.
 
-With `-n 2 --dist loadfile` two workers share the cores, and the tests of a file stay together in one of them.
+With `-n 2` two workers share the cores; tests/workers.py says which tests run in one of them.
 """
 
 from __future__ import annotations
@@ -20,15 +20,29 @@ from pathlib import Path
 
 import pytest
 import tritonclient.grpc as grpcclient
+from xdist.remote import Producer
 
 from benchmarks.processes import free_port
 from exporters.manifest import exporter_hash
 from supervisor.leftovers import sweep_shared_memory
 from supervisor.triton import find_triton, triton_command
 from tests.clients import CALLS, Call
+from tests.workers import GroupScheduling, bring_together
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of one worker would wait for those of the other
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> GroupScheduling:
+    """The scheduler of `-n`."""
+    return GroupScheduling(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that share a service run one after the other, also without `-n`."""
+    bring_together(items)
 
 
 def heed_ctrl_c() -> None:

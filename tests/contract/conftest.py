@@ -1,28 +1,84 @@
-"""One running service for all contract tests."""
+"""Services that the files of a group of tests share (tests/workers.py). A worker has one of them at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.service import RunningService, running_service
+from darkroom.pipelines.upscale.networks import NETWORKS
+from tests.service import RunningService, link_models, running_service
+
+SD15 = ("sd15", "sd15_loras", "sd15_text_encoder", "sd15_unet", "sd15_vae_decoder", "sd15_vae_encoder")
+
+
+class SharedService:
+    """The service that runs at present. It is stopped when another one is asked for."""
+
+    def __init__(self, factory: pytest.TempPathFactory) -> None:
+        self._factory = factory
+        self._stack = ExitStack()
+        self._running: dict[str, RunningService] = {}
+
+    def get(self, name: str, start: Callable[[Path], AbstractContextManager[RunningService]]) -> RunningService:
+        """Return the service of that name.
+
+        :param start: starts it, with a folder for its files; called unless it runs.
+        """
+        if name not in self._running:
+            self.stop()
+            self._running[name] = self._stack.enter_context(start(self._factory.mktemp(name)))
+        return self._running[name]
+
+    def stop(self) -> None:
+        """Stop what runs."""
+        self._running.clear()
+        self._stack.close()
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """`darkroom serve` with small limits, so that limits can be reached, and no canaries to disturb counts."""
-    folder = tmp_path_factory.mktemp("service")
-    with running_service(
-        folder,
-        canary_interval=3600,
-        max_upload_mb=20,
-        max_batch_mb=30,
-        max_batch_files=5,
-        cors_origins="http://shop.example",
-    ) as running:
-        yield running
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedService]:
+    services = SharedService(tmp_path_factory)
+    yield services
+    services.stop()
+
+
+@pytest.fixture(scope="module")
+def service(shared: SharedService) -> RunningService:
+    """All models with small limits of bodies, so that these can be reached, and no canaries to disturb counts."""
+    limits: dict[str, object] = {"max_upload_mb": 20, "max_batch_mb": 30, "max_batch_files": 5}
+    limits |= {"canary_interval": 3600, "cors_origins": "http://shop.example"}
+    return shared.get("service", lambda folder: running_service(folder, **limits))
+
+
+@pytest.fixture(scope="module")
+def lora_service(shared: SharedService) -> RunningService:
+    """SD 1.5 with LoRAs; it trains on the checkpoint that it serves."""
+
+    def start(folder: Path) -> AbstractContextManager[RunningService]:
+        repository = link_models(folder / "models", *SD15)
+        return running_service(folder, model_repository=repository, canary_interval=3600, train_nice=0)
+
+    return shared.get("lora_service", start)
+
+
+@pytest.fixture(scope="module")
+def small_service(shared: SharedService) -> RunningService:
+    """SD 1.5 with its ControlNet and the upscaler, with small limits: every image is made in one step."""
+    limits: dict[str, object] = {"sd15_max_steps": 1, "sd15_max_images": 1, "hidream_max_steps": 7}
+    limits |= {"upscale_max_pixels": 128 * 128, "upscale_max_output_pixels": 128 * 128 * 64}
+    limits |= {"canary_interval": 3600, "submit_operation": "generate", "submit_enlarge": "none"}
+    limits |= {"sd15_max_pixels": 1024 * 1024, "cors_origins": "http://shop.example"}
+
+    def start(folder: Path) -> AbstractContextManager[RunningService]:
+        upscaler = ("upscale", *(network.model_name for network in NETWORKS))
+        repository = link_models(folder / "models", *SD15, "sd15_unet_canny", *upscaler)
+        return running_service(folder, model_repository=repository, **limits)
+
+    return shared.get("small_service", start)
 
 
 @pytest.fixture

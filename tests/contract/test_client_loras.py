@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +21,16 @@ from darkroom.pipelines.sd15 import networks
 from darkroom.serving.lora_layout import LoraLayout
 from tests.clients import Call, darkroom, names
 from tests.contract.generating import QUICK
-from tests.contract.small_service import WITH_LORAS
 from tests.lora_matrices import make_lora, write_diffusers_file
 from tests.pictures import encoded, photo, pixels
-from tests.service import ROOT, RunningService, link_models, running_service
+from tests.service import ROOT, RunningService
 
 WORDS = ("--steps", "2", "--seed", "5", "--size", "64")
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """A service that trains on the checkpoint that it serves."""
-    folder = tmp_path_factory.mktemp("client_loras")
-    training = {"train_checkpoint": ROOT / "checkpoints" / "demo-sd15", "train_nice": 0}
-    repository = link_models(folder / "models", *WITH_LORAS)
-    with running_service(folder, model_repository=repository, canary_interval=3600, **training) as running:
-        yield running
+def service(lora_service: RunningService) -> RunningService:
+    return lora_service
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +60,7 @@ def command(service: RunningService, *words: str) -> Result:
 
 
 def test_examples_of_the_help_run_as_they_stand(service: RunningService, here: Path) -> None:
-    """In order, against a service without sessions: this test has to be the first one."""
+    """In order, against a service without sessions: this test has to be the first one of the group."""
     lines = [line.strip() for line in (lora.help or "").splitlines()]
     examples = [line for line in lines if line.startswith("darkroom ")]
     assert len(examples) == 14

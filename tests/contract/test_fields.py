@@ -17,9 +17,8 @@ from PIL import Image
 
 from darkroom.request.init_image import InitImageRequest
 from proxy.body_fields import MULTIPART
-from tests.contract.small_service import SMALL, small_repository
 from tests.pictures import encoded, pixels
-from tests.service import RunningService, running_service
+from tests.service import RunningService
 
 HUGE = {
     "400 zeros": "1" + "0" * 400,
@@ -42,15 +41,9 @@ QUICK = {"prompt": "a cat", "steps": 1, "width": 64, "height": 64, "guidance_sca
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A service of a few models with small limits."""
-    folder = tmp_path_factory.mktemp("small")
-    with running_service(folder, model_repository=small_repository(folder), **SMALL) as running:
-        yield from _client(running)
-
-
-def _client(service: RunningService) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=service.url, timeout=120) as client:
+def small(small_service: RunningService) -> Iterator[httpx.Client]:
+    """A client of a service with small limits."""
+    with httpx.Client(base_url=small_service.url, timeout=120) as client:
         yield client
 
 
@@ -205,8 +198,8 @@ def test_ignored_fields_of_tasks_and_submit(small: httpx.Client) -> None:
     one = small.post("/submit", json={"prompt": "a", "resolution": "512x512", "n_iter": 2})
     assert one.headers["x-ignored-fields"] == "n_iter"
     small.delete(f"/tasks/{one.json()['task_id']}")
-    refused = small.post("/submit", json={"prompt": "a", "resolution": "1024x1024", "n_iter": 2})
-    assert refused.status_code == 413, "a limit of this service; the header comes all the same"
+    refused = small.post("/submit", json={"prompt": "a", "num_images_per_prompt": 2, "n_iter": 2})
+    assert refused.status_code == 422, "a limit of this service; the header comes all the same"
     assert refused.headers["x-ignored-fields"] == "n_iter"
 
 

@@ -8,7 +8,6 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,8 +16,7 @@ import pytest
 from tests.contract.generating import CONTROL, QUICK, events_of, named
 from tests.contract.states import state, wait_for
 from tests.hostile import hostile_files
-from tests.pictures import encoded, photo
-from tests.service import RunningService, before_triton_is_up, link_models, running_service
+from tests.service import RunningService, link_models, running_service
 
 # without the one that is refused for its size alone, as `test_generate_with_too_large_a_body_is_refused` has it
 FILES = {name: data for name, data in hostile_files().items() if len(data) < 20 << 20}
@@ -243,29 +241,3 @@ def test_unread_events_do_not_keep_the_service_from_working(narrow: RunningServi
     ):
         wait_for(lambda: state(narrow)["pending_tasks"] == 0)
         assert generate(narrow, QUICK).status_code == 200
-
-
-def test_generate_before_triton_is_up_is_503(tmp_path: Path) -> None:
-    repository = link_models(tmp_path / "repository", *MODELS)
-    with (
-        running_service(tmp_path, wait=False, model_repository=repository) as service,
-        before_triton_is_up(service),
-    ):
-        answer = generate(service, QUICK)
-        assert answer.status_code == 503
-        assert int(answer.headers["retry-after"]) >= 1
-        assert state(service)["active_workers"] == 0
-        named(generate(service, {**QUICK, "steps": 0}), 422, "steps")
-
-
-def test_generate_without_the_model_is_404(tmp_path: Path) -> None:
-    """Not 503, which would have clients come back for it."""
-    repository = link_models(tmp_path / "repository", "upscale", "realesrgan_animevideov3_x4")
-    with running_service(tmp_path, model_repository=repository, canary_interval=3600) as service:
-        answer = generate(service, QUICK)
-        assert answer.status_code == 404
-        assert "no text to image model" in answer.json()["detail"]
-        assert state(service)["generate"] is None
-        data = encoded(photo(0, 0, 16, 16))
-        files = {"file": data}
-        assert httpx.post(f"{service.url}/api/upscale", files=files, data={"model": "animevideov3"}).status_code == 200

@@ -1,4 +1,4 @@
-"""A full queue, a task that takes too long, and a service that is not ready."""
+"""A full queue, a task that takes too long, a model that is not there, and a service that is not ready."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ import httpx
 import pytest
 from darkroom_client import Client
 
+from tests.contract.generating import QUICK as IMAGE
+from tests.contract.generating import named
+from tests.contract.states import state
 from tests.pictures import encoded, photo
 from tests.service import RunningService, before_triton_is_up, link_models, running_service
 
 NETWORK = "realesrgan_animevideov3_x4"
+MODELS = ("upscale", NETWORK)
+TEXT_TO_IMAGE = ("sd15", "sd15_text_encoder", "sd15_unet", "sd15_vae_decoder")
 SLOW = {"model": "animevideov3", "tile": "64"}
 QUICK = {"model": "animevideov3"}
 SMALL = encoded(photo(0, 0, 16, 16))
@@ -29,17 +34,12 @@ def slow_picture() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two of the models, so that a start takes less time."""
-    return link_models(tmp_path_factory.mktemp("repository"), "upscale", NETWORK)
-
-
-@pytest.fixture(scope="module")
-def narrow(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[RunningService]:
-    """One task at a time, one in the queue, four seconds for each."""
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """Two of the models; one task at a time, one in the queue, four seconds for each."""
+    folder = tmp_path_factory.mktemp("narrow")
     with running_service(
-        tmp_path_factory.mktemp("narrow"),
-        model_repository=repository,
+        folder,
+        model_repository=link_models(folder / "repository", *MODELS),
         canary_interval=3600,
         max_concurrent_tasks=1,
         task_queue_size=1,
@@ -109,13 +109,25 @@ def test_client_waits_at_a_full_queue_and_gets_its_image(narrow: RunningService)
         assert client.upscale(SMALL, model="animevideov3").image.startswith(b"\x89PNG")
 
 
-def test_upscale_before_triton_is_up_is_503(tmp_path: Path, repository: Path) -> None:
+def test_generate_without_the_model_is_404(narrow: RunningService) -> None:
+    """Not 503, which would have clients come back for it."""
+    answer = httpx.post(f"{narrow.url}/generate", json=IMAGE, timeout=60)
+    assert answer.status_code == 404
+    assert "no text to image model" in answer.json()["detail"]
+    assert state(narrow)["generate"] is None
+    assert post(narrow, QUICK).status_code == 200
+
+
+def test_work_before_triton_is_up_is_503(tmp_path: Path) -> None:
+    repository = link_models(tmp_path / "repository", *MODELS, *TEXT_TO_IMAGE)
     with running_service(tmp_path, wait=False, model_repository=repository) as service:
         with before_triton_is_up(service):
             health = httpx.get(f"{service.url}/health", timeout=60)
             assert (health.status_code, health.json()["status"]) == (503, "unhealthy")
-            answer = post(service, QUICK)
-            assert answer.status_code == 503
-            assert int(answer.headers["retry-after"]) >= 1
+            for answer in (post(service, QUICK), httpx.post(f"{service.url}/generate", json=IMAGE, timeout=60)):
+                assert answer.status_code == 503
+                assert int(answer.headers["retry-after"]) >= 1
+            assert state(service)["active_workers"] == 0
+            named(httpx.post(f"{service.url}/generate", json={**IMAGE, "steps": 0}, timeout=60), 422, "steps")
         service.wait_healthy(300)
         assert post(service, QUICK).status_code == 200

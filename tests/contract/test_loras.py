@@ -19,21 +19,16 @@ from darkroom.parameters import read_image
 from darkroom.pipelines.sd15 import networks
 from darkroom.serving.lora_layout import LoraLayout
 from tests.bad_safetensors import bad_files
-from tests.contract.small_service import WITH_LORAS
 from tests.lora_matrices import make_lora, write_diffusers_file
 from tests.pictures import pixels
-from tests.service import ROOT, RunningService, link_models, running_service
+from tests.service import ROOT, RunningService
 
 FIELDS: dict[str, Any] = {"prompt": "a photo of a cat", "steps": 2, "seed": 5, "width": 64, "height": 64}
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    folder = tmp_path_factory.mktemp("loras")
-    with running_service(
-        folder, model_repository=link_models(folder / "models", *WITH_LORAS), canary_interval=3600
-    ) as one:
-        yield one
+def service(lora_service: RunningService) -> RunningService:
+    return lora_service
 
 
 @pytest.fixture

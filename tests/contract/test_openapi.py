@@ -15,26 +15,16 @@ import pytest
 
 from darkroom import errors
 from proxy.errors import STATUS
-from tests.contract.small_service import SMALL, small_repository
-from tests.service import ROOT, RunningService, running_service
+from tests.service import ROOT, RunningService
 
-FEW, MANY = "8", os.environ.get("SCHEMATHESIS_EXAMPLES", "600")
+FEW, MANY = "5", os.environ.get("SCHEMATHESIS_EXAMPLES", "600")
 """Cases per operation and phase; with 20 operations the many are over 10,000."""
 SEED = "20"
 
 
-@pytest.fixture(scope="module")
-def fast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """A service that makes every image in one step."""
-    folder = tmp_path_factory.mktemp("fast")
-    limits = {**SMALL, "sd15_max_steps": 1, "sd15_max_pixels": 1024 * 1024, "hidream_max_steps": 7}
-    with running_service(folder, model_repository=small_repository(folder), **limits) as running:
-        yield running
-
-
 @pytest.fixture
-def client(fast: RunningService) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=fast.url, timeout=120) as made:
+def client(small_service: RunningService) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=small_service.url, timeout=120) as made:
         yield made
 
 
@@ -142,13 +132,13 @@ def test_docs_page_loads(client: httpx.Client) -> None:
     assert "/openapi.json" in page.text
 
 
-def schemathesis(fast: RunningService, work: Path, examples: str, phases: str) -> str:
+def schemathesis(service: RunningService, work: Path, examples: str, phases: str) -> str:
     """Run all of its checks; returns what it says. They find nothing, or the test fails."""
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(ROOT / "tests" / "schemathesis.toml")]
     options = ["--max-examples", examples, "--phases", phases, "--seed", SEED, "--no-color", "--continue-on-failure"]
     options += ["--request-timeout", "300"]
     run = subprocess.run(
-        [*command, "run", f"{fast.url}/openapi.json", *options],
+        [*command, "run", f"{service.url}/openapi.json", *options],
         env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.openapi_hooks", "PYTHONPATH": str(ROOT)},
         cwd=work,  # where it keeps a cache
         text=True,
@@ -161,14 +151,14 @@ def schemathesis(fast: RunningService, work: Path, examples: str, phases: str) -
     return said
 
 
-def test_schemathesis_finds_nothing(fast: RunningService, tmp_path: Path) -> None:
-    said = schemathesis(fast, tmp_path, FEW, "examples,fuzzing")
+def test_schemathesis_finds_nothing(small_service: RunningService, tmp_path: Path) -> None:
+    said = schemathesis(small_service, tmp_path, FEW, "examples,fuzzing")
     assert int(re.findall(r"(\d+) generated", said)[0]) > 100, said[-2000:]
 
 
 @pytest.mark.heavy
 @pytest.mark.timeout(7200)
-def test_schemathesis_finds_nothing_in_many_cases(fast: RunningService, tmp_path: Path) -> None:
+def test_schemathesis_finds_nothing_in_many_cases(small_service: RunningService, tmp_path: Path) -> None:
     """Every phase; SCHEMATHESIS_EXAMPLES says how many cases there are for each operation."""
-    said = schemathesis(fast, tmp_path, MANY, "examples,coverage,fuzzing")
+    said = schemathesis(small_service, tmp_path, MANY, "examples,coverage,fuzzing")
     print(said[-1000:])  # noqa: T201  # how many cases there were

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import numpy as np
-import pytest
 
 from tests.pictures import pixels
-from tests.service import RunningService, link_models, running_service
+from tests.service import RunningService
 from tests.training_service import make_session, wait_ended
 
-MODELS = ("sd15", "sd15_loras", "sd15_text_encoder", "sd15_unet", "sd15_vae_decoder", "sd15_vae_encoder")
 FIELDS: dict[str, Any] = {"prompt": "a photo of a cat", "steps": 4, "seed": 5, "width": 64, "height": 64}
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    folder = tmp_path_factory.mktemp("trained")
-    with running_service(folder, model_repository=link_models(folder / "models", *MODELS), canary_interval=3600) as one:
-        yield one
 
 
 def image_of(http: httpx.Client, path: str, **fields: Any) -> np.ndarray[Any, Any]:
@@ -33,8 +23,8 @@ def image_of(http: httpx.Client, path: str, **fields: Any) -> np.ndarray[Any, An
     return pixels(base64.b64decode(text)).astype(int)
 
 
-def test_trained_lora_changes_the_images_of_its_session(service: RunningService) -> None:
-    with httpx.Client(base_url=service.url, timeout=120) as http:
+def test_trained_lora_changes_the_images_of_its_session(lora_service: RunningService) -> None:
+    with httpx.Client(base_url=lora_service.url, timeout=120) as http:
         session = make_session(http, 2)
         options = {"steps": 20, "learning_rate": 5e-3, "rank": 8, "alpha": 16, "seed": 1, "resolution": 64}
         http.post("/train_lora", json={"session_id": session, **options}).raise_for_status()
