@@ -1,7 +1,7 @@
-"""Checkpoints by name: a folder as it is, or a repository of the Hugging Face hub, downloaded once and resumably.
+"""Finds checkpoints by name: a folder, or a repository of the Hugging Face hub, downloaded once and resumably.
 
-A repository lies in `cache`/hub/<owner>--<name>/<commit>/ as plain files in its own layout, which is what diffusers and
-transformers read, and beside them the list of its files by revision, so that a complete copy needs no hub.
+A repository lies in `cache`/hub/<owner>--<name>/<commit>/ as plain files in its own layout, which diffusers and
+transformers read. Beside them is the list of its files by revision, so that a complete copy can be used offline.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def _form(name: str) -> tuple[int, int] | None:
 
 
 def _look_up(wanted: HubId, hub: _Hub, home: Path, report: Callable[[str], None]) -> Snapshot:
-    """What the hub says of a revision; what it said the last time, when it cannot be reached."""
+    """Return the files of a revision, from the hub, or from the stored list if the hub cannot be reached."""
     record = home / f"{quote(wanted.revision, safe='')}.json"
     try:
         info = HfApi(endpoint=hub.endpoint, token=hub.token or False).model_info(
@@ -196,8 +196,10 @@ def _look_up(wanted: HubId, hub: _Hub, home: Path, report: Callable[[str], None]
 
 
 def _snapshot(info: ModelInfo, hub: _Hub) -> Snapshot:
-    """:raises ExportError: a file's name leads out of the repository's folder.
-    :raises ValueError: what a hub always tells is missing.
+    """Convert the answer of the hub.
+
+    :raises ExportError: the name of a file leads out of the repository's folder.
+    :raises ValueError: a field that every hub reports is missing.
     """
     files = []
     for entry in info.siblings or ():
@@ -216,7 +218,7 @@ def _snapshot(info: ModelInfo, hub: _Hub) -> Snapshot:
 
 
 def _remembered(record: Path) -> Snapshot | None:
-    """The snapshot that was written down at an earlier time."""
+    """Return the snapshot that an earlier call stored."""
     try:
         raw = json.loads(record.read_text())
         return Snapshot(commit=raw["commit"], files=tuple(RemoteFile(**file) for file in raw["files"]))
@@ -229,7 +231,7 @@ def _download(
 ) -> None:
     """Fetch the missing files, one after the other.
 
-    :raises ExportError: no space, no access, no connection, or another process is at it.
+    :raises ExportError: no space, no access, no connection, or another process is downloading them.
     """
     headers = build_hf_headers(token=hub.token or False, library_name="darkroom")
     total = sum(file.size for file in missing)
@@ -266,9 +268,9 @@ def _progress(label: str, total: int, have: int) -> Iterator[Callable[[int], Non
 
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
-    """Two processes that append to one file would spoil it.
+    """Lock a folder, because two processes that append to one file would corrupt it.
 
-    :raises ExportError: another process has this folder.
+    :raises ExportError: another process has locked it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
@@ -303,7 +305,7 @@ def _require_space(wanted: HubId, needed: int, folder: Path) -> None:
 
 
 def _explain(error: Exception, wanted: HubId, hub: _Hub) -> ExportError:
-    """The one sentence for a failure of the hub. Its own words are left out: they may quote what was sent."""
+    """Describe a failure of the hub in one sentence, without the hub's own message, which may quote the request."""
     name, page = wanted.repository, f"{hub.endpoint}/{wanted.repository}"
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if isinstance(error, RevisionNotFoundError):

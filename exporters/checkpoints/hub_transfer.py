@@ -1,7 +1,7 @@
-"""One file of a hub from its URL to the disk: resumed where it stopped, and checked before it gets its name.
+"""Downloads one file of a hub: resumes it where it stopped, and checks it before it gets its name.
 
-huggingface_hub lists repositories for us but does not transfer: since 1.18 it writes to a file of a random name and
-deletes it when the transfer breaks, so a file of 4 GB that broke off at the end would start from its beginning.
+huggingface_hub is used for listing only, because it cannot resume: since 1.18 it writes to a file with a random name,
+and deletes that when the transfer fails, so a file of 4 GB that failed near its end would start from the beginning.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from huggingface_hub import get_session, hf_raise_for_status
 
-# The base of all that a transfer raises: httpx's with huggingface_hub 1, httpx2's with 2.
+# The base class of all errors of a transfer: that of httpx with huggingface_hub 1, of httpx2 with 2.
 from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
 
 from exporters.errors import ExportError
@@ -22,11 +22,11 @@ from exporters.errors import ExportError
 __all__ = ["HTTPError", "RemoteFile", "bytes_there", "fetch", "is_there", "part_path"]
 
 ATTEMPTS = 5
-"""In a row without a single new byte; then the transfer gives up."""
+"""Number of attempts in a row without a new byte after which the transfer fails."""
 WAIT_SECONDS = 1.0
-"""Before each new attempt."""
+"""Pause before each new attempt."""
 TIMEOUT_SECONDS = 30.0
-"""Without a byte from the hub."""
+"""Time without a byte from the hub after which an attempt fails."""
 _CHUNK = 1 << 20
 _TRANSIENT = (408, 429, 500, 502, 503, 504)
 
@@ -36,9 +36,9 @@ class RemoteFile:
     """A file of a repository at one commit.
 
     :param name: its path in the repository.
-    :param size: in bytes.
-    :param sha256: of a large file (Git LFS or Xet); None for the others.
-    :param blob_id: Git's SHA-1 of a file that lies in Git itself.
+    :param size: size in bytes.
+    :param sha256: the hash of a large file (Git LFS or Xet); None for others.
+    :param blob_id: Git's SHA-1 of a file that is in Git itself; None for others.
     """
 
     name: str
@@ -58,7 +58,7 @@ def is_there(file: RemoteFile, target: Path) -> bool:
 
 
 def bytes_there(file: RemoteFile, target: Path) -> int:
-    """How much of a file needs no transfer any more."""
+    """The number of bytes of a file that are on the disk already."""
     if is_there(file, target):
         return file.size
     part = part_path(target)
@@ -67,12 +67,12 @@ def bytes_there(file: RemoteFile, target: Path) -> int:
 
 
 def fetch(file: RemoteFile, url: str, headers: Mapping[str, str], target: Path, advance: Callable[[int], None]) -> None:
-    """Put `file` at `target`; what a broken transfer left in its .part file is not asked for again.
+    """Download `file` to `target`, continuing after the bytes in its .part file.
 
-    :param headers: of every request, such as the authorization; they do not follow a redirect to another host.
-    :param advance: called with the bytes that came in, as they come.
-    :raises ExportError: what came in is not what the hub announced; it is deleted.
-    :raises HTTPError: of huggingface_hub: the hub refused, or the transfer broke ATTEMPTS times without a new byte.
+    :param headers: headers of every request, such as the authorization; not sent to another host after a redirect.
+    :param advance: called with the number of received bytes, as they arrive.
+    :raises ExportError: the file does not have the announced size or hash; it is deleted.
+    :raises HTTPError: of huggingface_hub: the hub refused, or ATTEMPTS attempts in a row brought no new byte.
     :raises OSError: the disk is full, or not to be written to.
     """
     if is_there(file, target):

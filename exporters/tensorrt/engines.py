@@ -1,6 +1,6 @@
-"""engine.json: which engines lie beside a model.onnx, and of what, for what and by what they were built.
+"""engine.json: the engines beside a model.onnx, each with the model, the GPU and the TensorRT that it was built with.
 
-An engine is used only where all of it still holds: the model, the GPU's architecture, TensorRT's version, the file.
+An engine is used only if all of these are unchanged: the model, the GPU's architecture, TensorRT's version, the file.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Engine:
     """One entry of engine.json.
 
     :param file: the plan file's name.
-    :param state: of that file.
-    :param onnx: the states of what it was built of.
+    :param state: the state of that file.
+    :param onnx: the states of the model's files.
     :param facts: of its `EnginePlan`.
     :param seconds: that the build took.
     """
@@ -42,9 +42,9 @@ class Engine:
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Engine:
-        """What `asdict` made of one.
+        """Convert the result of `asdict` back.
 
-        :raises KeyError, TypeError, AttributeError: not such a thing.
+        :raises KeyError, TypeError, AttributeError: `raw` is not of this form.
         """
         return cls(
             file=raw["file"],
@@ -57,25 +57,25 @@ class Engine:
 
     @property
     def max_batch(self) -> int:
-        """The largest batch that it takes."""
+        """The maximum batch size."""
         return int(self.facts["max_batch"])
 
     @property
     def profiles(self) -> int:
-        """How many optimisation profiles it has."""
+        """The number of optimisation profiles."""
         return len(self.facts["profiles"])
 
     def of_this_model(self, folder: Path) -> bool:
-        """Whether the model in that folder is still what it was built of."""
+        """Whether it was built from the present model in that folder."""
         return all(state.still(folder / name) for name, state in self.onnx.items())
 
     def intact(self, folder: Path) -> bool:
-        """Whether its file is as it was built, and so is the model."""
+        """Whether neither its file nor the model has changed since it was built."""
         return self.of_this_model(folder) and self.state.still(folder / self.file)
 
 
 def read(folder: Path) -> list[Engine]:
-    """All entries of a version folder's engine.json, the last built one last; none where it cannot be read."""
+    """Read all entries of a version folder's engine.json, newest last; none if it cannot be read."""
     try:
         return [Engine.from_json(raw) for raw in json.loads((folder / FILE_NAME).read_text())["engines"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -83,7 +83,7 @@ def read(folder: Path) -> list[Engine]:
 
 
 def up_to_date(folder: Path, plan: EnginePlan, target: Target) -> Engine | None:
-    """The engine that is this plan's, built of the present model for this target; else None."""
+    """Return the engine of this plan if it was built from the present model for this target; else None."""
     name = target.engine_name(plan.precision)
     for engine in read(folder):
         same = engine.file == name and engine.facts == plan.facts() and _same_place(engine.target, target)
@@ -97,7 +97,7 @@ def _same_place(one: Target, other: Target) -> bool:
 
 
 def install(folder: Path, plan: EnginePlan, target: Target, data: bytes, seconds: float) -> Engine:
-    """Put an engine beside its model and write it down; engines of a model that is no more are removed.
+    """Write an engine beside its model, with its entry; engines of earlier models are removed.
 
     :raises OSError: the folder cannot be written.
     """
@@ -122,15 +122,15 @@ def install(folder: Path, plan: EnginePlan, target: Target, data: bytes, seconds
 
 
 def usable(folder: Path) -> dict[str, Engine]:
-    """The engines that may be served, by compute capability; of several for one, the last built."""
+    """Return the engines that may be served, by compute capability; the newest of several for one capability."""
     return {engine.target.gpu.capability: engine for engine in read(folder) if engine.intact(folder)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """What the config of a network says of its engines.
+    """The engines in the config of a network.
 
-    :param files: their names by compute capability; one that suits all GPUs, or one for each kind.
+    :param files: their names by compute capability: one for all GPUs, or one for each kind.
     """
 
     files: Mapping[str, str]
@@ -139,11 +139,11 @@ class Served:
 
 
 def to_serve(repository: Path, specs: Iterable[ModelSpec], gpus: Sequence[int]) -> dict[str, Served]:
-    """The engines of all networks among `specs` for these GPUs, by the model's name.
+    """Return the engines of all networks in `specs` for these GPUs, by the model's name.
 
-    Where the GPUs are in this machine, each needs an engine of its own kind; elsewhere all that are there are taken.
+    If the GPUs are in this machine, there must be an engine for each kind of them; otherwise all engines are returned.
 
-    :raises ExportError: a network has no engine that may be served; names every one.
+    :raises ExportError: networks have no engine that may be served; names all of them.
     """
     visible = visible_gpus()
     known = visible and max(gpus) < len(visible)

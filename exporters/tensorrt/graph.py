@@ -1,4 +1,4 @@
-"""What an engine's plan has to know of a model.onnx, read without its weights."""
+"""Reads the facts that an engine's plan needs from a model.onnx, without its weights."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from exporters.graphs.fused_attention import spell_out
 
 EnginePrecision = Literal["fp32", "fp16", "bf16"]
 Dims = tuple[int | None, ...]
-"""The sizes of a tensor; None where they are dynamic."""
+"""The sizes of a tensor; None for dynamic ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Graph:
     """A model.
 
-    :param inputs: with their dims, batch included. A size that the interface leaves open and the weights fix (the
-        width of the prompt's embeddings) counts as fixed; the exporter notes it in the model's metadata.
+    :param inputs: the dims of each input, including the batch. A size that the interface leaves open but the weights
+        fix (the width of the prompt's embeddings) counts as fixed; the exporter stores it in the model's metadata.
     :param precision: the type of most of its floating-point weights.
     """
 
@@ -29,9 +29,9 @@ class Graph:
 
 
 def read_graph(path: Path) -> Graph:
-    """Read a model.onnx; a model.onnx.data beside it is not touched.
+    """Read a model.onnx; a model.onnx.data beside it is not read.
 
-    :raises ExportError: it is not there, or no ONNX model.
+    :raises ExportError: the file is missing, or not an ONNX model.
     """
     model = _load(path)
     graph = model.graph

@@ -1,4 +1,4 @@
-"""What engine is to be built of a network: its optimisation profiles, types and limits. No TensorRT, no GPU."""
+"""Plans an engine: its optimisation profiles, types and limits. Needs neither TensorRT nor a GPU."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class Profile:
 class EnginePlan:
     """An engine to build.
 
-    :param precision: what most layers compute in.
-    :param graph_precision: of the ONNX model. Where it is `precision`, the engine has the model's own types (a
-        strongly typed network), which is what the export was checked with; else TensorRT chooses among both.
+    :param precision: the precision of most layers.
+    :param graph_precision: the precision of the ONNX model. If it equals `precision`, the engine has the model's own
+        types (a strongly typed network), with which the export was checked; else TensorRT chooses between both.
     :param workspace: bytes of scratch memory that a kernel may ask for.
     """
 
@@ -64,7 +64,7 @@ class EnginePlan:
         return () if self.strongly_typed else (self.precision.upper(),)
 
     def facts(self) -> dict[str, Any]:
-        """Everything that shapes the engine, as it stands in engine.json."""
+        """All facts that the engine depends on, as they are stored in engine.json."""
         return {
             "precision": self.precision,
             "graph_precision": self.graph_precision,
@@ -84,7 +84,7 @@ class EnginePlan:
 
 
 def engine_sizes() -> dict[str, EngineSizes]:
-    """What the `profiles.py` of all families say, by the model's name without a label."""
+    """Return the sizes in the `profiles.py` of all families, by the model's name without a label."""
     sizes: dict[str, EngineSizes] = {}
     for module in pkgutil.iter_modules(pipelines.__path__):
         family = f"{pipelines.__name__}.{module.name}"
@@ -106,7 +106,7 @@ def make_plan(
     max_side: int | None = None,
     workspace: int = 8 * GIB,
 ) -> EnginePlan:
-    """The plan for a network of a family and its exported model.
+    """Make the plan for a network of a family and its exported model.
 
     :param precision: None takes that of the ONNX model.
     :param max_batch: rows; None takes the largest batch of the spec, which is what Triton may send.
@@ -159,9 +159,9 @@ def _listed(ranks: Mapping[str, int]) -> str:
 
 
 def _capped(model: str, sizes: EngineSizes, max_side: int | None) -> list[SizeClass]:
-    """The size classes with images of up to `max_side` pixels a side; those that become alike are one.
+    """Limit the size classes to images of `max_side` pixels a side; equal classes are merged.
 
-    :raises ExportError: no image is that small, or it is no whole number of the network's steps.
+    :raises ExportError: `max_side` is below the smallest image, or not a multiple of the network's step.
     """
     if max_side is None:
         return list(sizes.classes)
@@ -199,7 +199,7 @@ def _profile(
 def _side(what: str, dim: int | None, axis: Axis | None, ranges: Mapping[str, Range]) -> Range:
     """The sizes of one dimension, in elements.
 
-    :raises ExportError: it is dynamic and its maximum is unknown, or a limit is no whole number of elements.
+    :raises ExportError: it is dynamic and its maximum is unknown, or a limit is not a whole number of elements.
     """
     if dim is not None:
         return Range(minimum=dim, optimum=dim, maximum=dim)
@@ -214,7 +214,7 @@ def _side(what: str, dim: int | None, axis: Axis | None, ranges: Mapping[str, Ra
 
 
 def holds(plan: EnginePlan, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether some profile takes a call with inputs of these shapes."""
+    """Whether a profile covers a call with inputs of these shapes."""
     return any(
         all(
             len(shape) == len(box.minimum)
@@ -226,7 +226,7 @@ def holds(plan: EnginePlan, shapes: Mapping[str, tuple[int, ...]]) -> bool:
 
 
 def describe(plan: EnginePlan, file_name: str) -> str:
-    """The plan for people, several lines."""
+    """Describe the plan in several lines of text."""
     types = (
         f"{plan.precision}, the types of model.onnx (strongly typed)"
         if plan.strongly_typed
