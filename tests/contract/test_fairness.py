@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,23 +12,13 @@ import httpx
 import pytest
 
 from tests.pictures import encoded, photo
-from tests.service import RunningService, link_models, running_service
+from tests.service import RunningService
 
 GREEDY, NEWCOMER = "127.0.0.1", "127.0.0.2"
 PLACES, REQUESTS = 8, 40
 LONG = {"prompt": "a cat", "seed": 1, "width": 128, "height": 128, "steps": 150}
 SHORT = {**LONG, "steps": 4}
 X4PLUS = "realesrgan_x4plus"
-
-
-@pytest.fixture(scope="module")
-def fair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """Default limits, and no canaries to disturb counts."""
-    folder = tmp_path_factory.mktemp("fair")
-    models = ("sd15", "sd15_text_encoder", "sd15_unet", "sd15_vae_decoder", "upscale", "realesrgan_animevideov3_x4")
-    repository = link_models(folder / "repository", *models, X4PLUS)
-    with running_service(folder, model_repository=repository, canary_interval=3600) as running:
-        yield running
 
 
 def client(service: RunningService, address: str) -> httpx.AsyncClient:
@@ -93,11 +83,11 @@ async def make_task(http: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("keys", [[None] * REQUESTS, [f"invented {n}" for n in range(REQUESTS)]], ids=["none", "many"])
-def test_fairness_beside_direct_requests(fair: RunningService, keys: list[str | None]) -> None:
+def test_fairness_beside_direct_requests(service: RunningService, keys: list[str | None]) -> None:
     async def scenario() -> None:
         async with (
-            client(fair, GREEDY) as greedy,
-            client(fair, NEWCOMER) as newcomer,
+            client(service, GREEDY) as greedy,
+            client(service, NEWCOMER) as newcomer,
             direct_requests(greedy, keys) as ended,
         ):
             job = asyncio.ensure_future(use(newcomer))
@@ -110,9 +100,9 @@ def test_fairness_beside_direct_requests(fair: RunningService, keys: list[str | 
 
 
 @pytest.mark.parametrize("keys", [["one"] * REQUESTS, [f"invented {n}" for n in range(REQUESTS)]], ids=["one", "many"])
-def test_fairness_beside_tasks(fair: RunningService, keys: list[str]) -> None:
+def test_fairness_beside_tasks(service: RunningService, keys: list[str]) -> None:
     async def scenario() -> None:
-        async with client(fair, GREEDY) as greedy, client(fair, NEWCOMER) as newcomer, tasks(greedy, keys) as ids:
+        async with client(service, GREEDY) as greedy, client(service, NEWCOMER) as newcomer, tasks(greedy, keys) as ids:
             job = asyncio.ensure_future(use(newcomer))
             while not job.done():
                 for id in ids[:PLACES]:
@@ -124,19 +114,19 @@ def test_fairness_beside_tasks(fair: RunningService, keys: list[str]) -> None:
     asyncio.run(scenario())
 
 
-def test_fairness_of_upscaling_between_requests_of_one_client(fair: RunningService) -> None:
+def test_fairness_of_upscaling_between_requests_of_one_client(service: RunningService) -> None:
     """The default model and tile: a small picture waits for the tile at work, not for those that are to come."""
 
     async def scenario() -> float:
         files = [{"file": encoded(photo(0, 0, side, side))} for side in (512, 64)]
-        async with client(fair, GREEDY) as http:
+        async with client(service, GREEDY) as http:
             large = asyncio.ensure_future(http.post("/api/upscale", files=files[0]))
-            began = fair.counter("nv_inference_exec_count", X4PLUS)
-            while fair.counter("nv_inference_exec_count", X4PLUS) == began:  # noqa: ASYNC110  # it is counted, not told
+            began = service.counter("nv_inference_exec_count", X4PLUS)
+            while service.counter("nv_inference_exec_count", X4PLUS) == began:  # noqa: ASYNC110  # it is counted, not told
                 await asyncio.sleep(0.05)
-            before = fair.counter("nv_inference_exec_count", X4PLUS)
+            before = service.counter("nv_inference_exec_count", X4PLUS)
             assert (await http.post("/api/upscale", files=files[1])).status_code == 200
-            after = fair.counter("nv_inference_exec_count", X4PLUS)
+            after = service.counter("nv_inference_exec_count", X4PLUS)
             assert not large.done()
             large.cancel()
             await asyncio.gather(large, return_exceptions=True)
@@ -146,7 +136,8 @@ def test_fairness_of_upscaling_between_requests_of_one_client(fair: RunningServi
     assert asyncio.run(scenario()) <= 4, "its own tile, the one at work, and what came while it was read and encoded"
 
 
-def test_fairness_info_says_the_default_tile_of_each_network(fair: RunningService) -> None:
-    info = httpx.get(f"{fair.url}/api/info").json()
+def test_fairness_info_says_the_default_tile_of_each_network(service: RunningService) -> None:
+    info = httpx.get(f"{service.url}/api/info").json()
     assert info["tile"] == 400
-    assert {one["name"]: one["tile"] for one in info["networks"]} == {"x4plus": 76, "animevideov3-x4": 260}
+    tiles = {one["name"]: one["tile"] for one in info["networks"]}
+    assert (tiles["x4plus"], tiles["animevideov3-x4"]) == (76, 260)
