@@ -17,7 +17,6 @@ _GROUPS = {
     "service": ("tests/contract", _SERVICE),
     "lora_service": ("tests/contract", "client_loras loras train_and_generate"),
     "small_service": ("tests/contract", "fields openapi"),
-    "tiny_service": ("tests/contract", "tasks_hidream txt2img"),
     "sd15_exports": ("tests/parity", "sd15_export sd15_export_networks"),
     "sdxl_exports": ("tests/families/sdxl", "sdxl_export sdxl_loras sdxl_single_file"),
 }

@@ -81,20 +81,6 @@ def small_service(shared: SharedService) -> RunningService:
     return shared.get("small_service", start)
 
 
-@pytest.fixture(scope="module")
-def tiny_service(shared: SharedService, hidream_repository: Path, sdxl_repository: Path) -> RunningService:
-    """The families that tests export from tiny checkpoints, and an upscaler."""
-
-    def start(folder: Path) -> AbstractContextManager[RunningService]:
-        repository = link_models(folder / "models", "upscale", "realesrgan_animevideov3_x4")
-        for source in (hidream_repository, sdxl_repository):
-            link_models(repository, *(model.name for model in source.iterdir()), source=source)
-        settings = {"canary_interval": 3600, "hidream_max_images": 2, "submit_enlarge": "animevideov3"}
-        return running_service(folder, model_repository=repository, **settings)
-
-    return shared.get("tiny_service", start)
-
-
 @pytest.fixture
 def http(service: RunningService) -> Iterator[httpx.Client]:
     """A plain HTTP client of the service."""

@@ -56,6 +56,12 @@ def lora_of(http: httpx.Client, session: str, iteration: int | None = None) -> b
     return base64.b64decode(answer.json()["lora_base64"])
 
 
+def steps_of(task: dict[str, Any]) -> list[int]:
+    """The steps in the table of a finished training."""
+    table = httpx.get(task["results"][1]["url"]).text.splitlines()
+    return [int(row.partition(",")[0]) for row in table[1:]]
+
+
 def wait_gone(proxy: Server) -> None:
     deadline = time.monotonic() + 30
     while trainers(proxy.folder):
@@ -203,7 +209,7 @@ def test_training_is_documented(http: httpx.Client) -> None:
 
 
 def test_training_goes_on_after_the_proxy_was_killed(tmp_path: Path, checkpoint: Path) -> None:
-    """To the same bytes as one that nothing disturbed, but for the moment of its start."""
+    """From its last state. That it ends in the same bytes is shown by tests/unit/test_lora_training_process.py."""
     options = {"steps": 40, "batch_size": 2, "seed": 5}
     with training_proxy(tmp_path, checkpoint) as (proxy, http):
         session = make_session(http)
@@ -216,12 +222,10 @@ def test_training_goes_on_after_the_proxy_was_killed(tmp_path: Path, checkpoint:
     with training_proxy(tmp_path, checkpoint) as (_, http):
         said = wait_ended(http, session)
         assert (said["status"], said["lora"], said["task_id"]) == ("completed", "lora_1.safetensors", task), said
-        assert http.get(f"/tasks/{task}").json()["attempts"] == 2
-        train(http, session, **options).raise_for_status()
-        assert wait_ended(http, session)["lora"] == "lora_2.safetensors"
-        loras = [load(lora_of(http, session, k)) for k in (1, 2)]
-    assert loras[0].keys() == loras[1].keys()
-    assert all(np.array_equal(loras[0][name], loras[1][name]) for name in loras[0])
+        ended = http.get(f"/tasks/{task}").json()
+        assert ended["attempts"] == 2
+        assert steps_of(ended) == list(range(1, 41))
+        assert all(np.isfinite(value).all() for value in load(lora_of(http, session)).values())
 
 
 def test_training_goes_on_after_its_trainer_was_killed(http: httpx.Client, proxy: Server) -> None:
@@ -233,8 +237,7 @@ def test_training_goes_on_after_its_trainer_was_killed(http: httpx.Client, proxy
     said = wait_ended(http, session)
     assert said["status"] == "completed", said
     assert http.get(f"/tasks/{task}").json()["attempts"] == 2
-    table = httpx.get(http.get(f"/tasks/{task}").json()["results"][1]["url"]).text.splitlines()
-    assert [int(row.partition(",")[0]) for row in table[1:]] == list(range(1, 61))
+    assert steps_of(http.get(f"/tasks/{task}").json()) == list(range(1, 61))
     assert reached < 60
 
 

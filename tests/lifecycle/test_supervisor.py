@@ -84,6 +84,7 @@ def test_killed_stub_that_works_comes_back_alone(service: RunningService, victim
 
 
 def test_model_that_dies_again_and_again_has_triton_restarted(tmp_path: Path) -> None:
+    """With one of the networks only: the canary of upscaling does without those that are not there."""
     models = link_models(tmp_path / "repository", *MODELS[:2])
     with running_service(tmp_path, model_repository=models) as service:
         service.wait_for_log("Darkroom is ready", timeout=30)
@@ -142,13 +143,6 @@ def test_family_that_stays_broken_does_not_keep_the_others_down(tmp_path: Path) 
         assert service.log().count("starting triton again") == 1
 
 
-def test_canary_of_upscaling_does_without_the_networks_that_are_not_there(tmp_path: Path) -> None:
-    models = link_models(tmp_path / "repository", *MODELS[:2])
-    with running_service(tmp_path, model_repository=models) as service:
-        service.wait_for_log("Darkroom is ready", timeout=30)
-        assert upscale(service).status_code == 200
-
-
 def test_supervisor_notices_a_hanging_stub_by_its_canary(tmp_path: Path, repository: Path) -> None:
     """It is alive, its model is "ready", and it answers nothing: it is loaded again once, not several times."""
     with running_service(tmp_path, model_repository=repository, canary_interval=1, canary_timeout=3) as service:
@@ -201,7 +195,7 @@ def test_killed_server_leaves_no_files(service: RunningService) -> None:
     assert 0 < len(regions) <= len(MODELS) * 2, "regions of servers that were killed above"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.heavy)])
 def test_supervisor_drains(tmp_path: Path, repository: Path, number: signal.Signals) -> None:
     """Accepted work finishes, new work gets 503, the exit code is 0, and nothing stays behind."""
     with running_service(tmp_path, model_repository=repository) as service:
