@@ -36,3 +36,10 @@ def psnr(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
     assert one.shape == other.shape
     error = np.mean((one.astype(np.float64) - other.astype(np.float64)) ** 2)
     return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+def distance(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> int:
+    """By how many levels two images differ at most; neither may be flat, which would prove nothing."""
+    assert first.shape == second.shape
+    assert first.std() > 5, "a flat image would prove nothing"
+    return int(np.abs(first.astype(int) - second.astype(int)).max())

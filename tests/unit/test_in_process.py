@@ -16,6 +16,7 @@ import pytest
 from darkroom.errors import DarkroomError, InvalidInput, NetworkError, NotReady, OutOfMemory
 from darkroom.serving.in_process import InProcess
 from tests import toy_family
+from tests.in_process import used
 from tests.triton import onnx_models
 
 T = TypeVar("T")
@@ -35,11 +36,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 def with_models(repository: Path, work: Callable[[InProcess], Awaitable[T]]) -> T:
-    async def run() -> T:
-        async with InProcess(repository, toy_family.SPECS) as models:
-            return await work(models)
-
-    return asyncio.run(run())
+    return used(InProcess(repository, toy_family.SPECS), work)
 
 
 async def collect(models: InProcess, model: str = "toy", /, **inputs: Any) -> list[dict[str, Any]]:

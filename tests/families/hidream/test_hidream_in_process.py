@@ -22,6 +22,7 @@ from darkroom.pipelines.hidream.request import GenerateRequest
 from darkroom.serving.in_process import InProcess
 from darkroom.serving.networks import ModelSpec
 from tests import tiny_hidream
+from tests.in_process import used
 from tests.served_networks import add_model, add_network, collect
 
 T = TypeVar("T")
@@ -52,11 +53,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 
 def with_models(tiny: Tiny, work: Callable[[InProcess], Awaitable[T]]) -> T:
-    async def run() -> T:
-        async with InProcess(tiny.repository, tiny.specs) as models:
-            return await work(models)
-
-    return asyncio.run(run())
+    return used(InProcess(tiny.repository, tiny.specs), work)
 
 
 def directly(tiny: Tiny, **fields: Any) -> list[bytes]:

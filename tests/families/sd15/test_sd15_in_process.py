@@ -23,6 +23,7 @@ from darkroom.pipelines.sd15.request import GenerateRequest
 from darkroom.serving.in_process import InProcess
 from darkroom.serving.networks import ModelSpec
 from tests import tiny_sd15
+from tests.in_process import used
 from tests.pictures import encoded, photo
 from tests.served_networks import add_model, add_network, collect
 
@@ -61,11 +62,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 
 def with_models(tiny: Tiny, work: Callable[[InProcess], Awaitable[T]]) -> T:
-    async def run() -> T:
-        async with tiny.models() as models:
-            return await work(models)
-
-    return asyncio.run(run())
+    return used(tiny.models(), work)
 
 
 def directly(tiny: Tiny, **fields: Any) -> list[bytes]:

@@ -26,7 +26,7 @@ from darkroom.pipelines.sd15.request import GenerateRequest
 from exporters.graphs.vae import ServedVaeDecoder
 from exporters.onnx_export import quiet
 from tests import tiny_sd15
-from tests.pictures import encoded, photo
+from tests.pictures import distance, encoded, photo
 from tests.tiny_sd15 import Pictures
 
 TOLERANCE = 2
@@ -85,12 +85,6 @@ def theirs(
 def inpainted(components: Components, pipeline: StableDiffusionPipeline, **arguments: Any) -> Pictures:
     given = {"mask_image": MASK, "width": WIDTH, "height": HEIGHT, **arguments}
     return theirs(components, pipeline, StableDiffusionInpaintPipeline, **given)
-
-
-def distance(first: Pictures, second: Pictures) -> int:
-    assert first.shape == second.shape
-    assert first.std() > 5, "a flat picture would prove nothing"
-    return int(np.abs(first.astype(int) - second.astype(int)).max())
 
 
 CASES = [*((name, 0.55) for name in (None, *SCHEDULERS)), *((name, x) for name in ("ddim", "heun") for x in (0.2, 1.0))]

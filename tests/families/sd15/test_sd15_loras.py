@@ -26,8 +26,9 @@ from darkroom.serving.lora_layout import LoraLayout
 from darkroom.serving.loras import RowLoras
 from darkroom.serving.networks import Array
 from exporters.onnx_export import quiet
+from tests.in_process import used
 from tests.lora_matrices import Layers, make_lora, merge, write_diffusers_file
-from tests.pictures import pixels
+from tests.pictures import distance, pixels
 from tests.served_networks import collect
 from tests.service import ROOT, link_models
 
@@ -68,11 +69,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory, loras: dict[str, Layers
 
 
 def with_models(repository: Path, work: Callable[[InProcess], Awaitable[T]]) -> T:
-    async def run() -> T:
-        async with InProcess(repository, MODELS) as models:
-            return await work(models)
-
-    return asyncio.run(run())
+    return used(InProcess(repository, MODELS), work)
 
 
 def choice(**weights: float) -> str:
@@ -82,12 +79,6 @@ def choice(**weights: float) -> str:
 
 def pictures(responses: list[dict[str, Any]]) -> Pictures:
     return np.stack([pixels(response["image"].tobytes()) for response in responses if "image" in response])
-
-
-def distance(first: Pictures, second: Pictures) -> int:
-    assert first.shape == second.shape
-    assert first.std() > 5, "a flat image would prove nothing"
-    return int(np.abs(first.astype(int) - second.astype(int)).max())
 
 
 def seeded(seed: int) -> NDArray[np.int64]:

@@ -22,7 +22,7 @@ from darkroom.pipelines.sd15.request import GenerateRequest
 from darkroom.prompts.clip import encode_prompts
 from darkroom.serving.networks import Array, Tensors
 from tests import tiny_sd15
-from tests.pictures import encoded, photo
+from tests.pictures import distance, encoded, photo
 from tests.tiny_sd15 import Pictures
 
 TOLERANCE = 2
@@ -87,12 +87,6 @@ def theirs(
         )
     finally:
         pipeline.scheduler = own
-
-
-def distance(first: Pictures, second: Pictures) -> int:
-    assert first.shape == second.shape
-    assert first.std() > 5, "a flat image would prove nothing"
-    return int(np.abs(first.astype(int) - second.astype(int)).max())
 
 
 @pytest.mark.parametrize("name", [None, "ddim", "euler_a", "dpmpp_2m_karras", "heun", "dpm2"])

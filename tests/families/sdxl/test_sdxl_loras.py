@@ -29,7 +29,7 @@ from darkroom.serving.lora_cache import BaseLoras, LoraCache
 from darkroom.serving.lora_layout import LoraLayout
 from exporters.onnx_export import quiet
 from tests.lora_matrices import Layers, make_lora, merge, write_diffusers_file
-from tests.pictures import encoded, pixels
+from tests.pictures import distance, encoded, pixels
 from tests.served_networks import collect
 
 MODELS = (*networks.networks(), networks.PIPELINE)
@@ -89,12 +89,6 @@ def ours(repository: Path, choices: list[LoraChoice], **more: Any) -> Images:
             return await collect(models, "sdxl", **fields)
 
     return np.stack([pixels(one["image"].tobytes()) for one in asyncio.run(work()) if "image" in one])
-
-
-def distance(first: Images, second: Images) -> int:
-    assert first.shape == second.shape
-    assert first.std() > 5, "a flat image would prove nothing"
-    return int(np.abs(first.astype(int) - second.astype(int)).max())
 
 
 def load(folder: Path) -> tuple[StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline]:

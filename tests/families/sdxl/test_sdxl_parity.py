@@ -20,7 +20,7 @@ from darkroom.errors import Cancelled
 from darkroom.pipelines.sdxl.pipeline import Components, generate
 from darkroom.pipelines.sdxl.request import GenerateRequest
 from tests import tiny_sdxl
-from tests.pictures import pixels
+from tests.pictures import distance, pixels
 
 TOLERANCE = 2
 """Levels of 255."""
@@ -106,12 +106,6 @@ def called(pipeline: Any, make: Callable[[], Any], **arguments: Any) -> Any:
     finally:
         pipeline.scheduler = own
     return images if torch.is_tensor(images) else np.stack([np.asarray(image) for image in images])
-
-
-def distance(first: Images, second: Images) -> int:
-    assert first.shape == second.shape
-    assert first.std() > 5, "a flat image would prove nothing"
-    return int(np.abs(first.astype(int) - second.astype(int)).max())
 
 
 @pytest.mark.parametrize("guidance_scale", [5.0, 1.0])

@@ -20,7 +20,7 @@ from darkroom.pipelines.sdxl.pipeline import Components, generate
 from darkroom.pipelines.sdxl.request import GenerateRequest
 from darkroom.serving.networks import Array, Network, Tensors
 from tests import tiny_sdxl
-from tests.pictures import encoded, photo
+from tests.pictures import distance, encoded, photo
 from tests.tiny_sd15 import strengthen_prompts
 
 TOLERANCE = 2
@@ -102,12 +102,6 @@ def theirs(base: Any, refiner: Any, prompt: Text, negative: Text) -> Images:
     of_refiner = swapping(refiner, lambda index: [prompt(index)], BASE_STEPS, STEPS - 1)
     images = refiner(image=latents, denoising_start=REFINER_START, guidance_scale=1.0, **common, **of_refiner).images
     return np.stack([np.asarray(image) for image in images])
-
-
-def distance(first: Images, second: Images) -> int:
-    assert first.shape == second.shape
-    assert first.std() > 5, "a flat image would prove nothing"
-    return int(np.abs(first.astype(int) - second.astype(int)).max())
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.4])

@@ -22,6 +22,7 @@ from PIL import Image
 from darkroom.errors import NetworkError
 from darkroom.pipelines.upscale import networks
 from darkroom.serving.in_process import InProcess
+from tests.in_process import used
 from tests.pictures import encoded, pixels
 from tests.served_networks import add_model, collect
 
@@ -58,11 +59,7 @@ def _doubling() -> onnx.ModelProto:
 
 
 def with_models(repository: Path, work: Callable[[InProcess], Awaitable[T]]) -> T:
-    async def run() -> T:
-        async with InProcess(repository) as models:
-            return await work(models)
-
-    return asyncio.run(run())
+    return used(InProcess(repository), work)
 
 
 def picture(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:
