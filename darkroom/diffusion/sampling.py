@@ -135,7 +135,9 @@ def get_schedule(
     try:
         with np.errstate(divide="ignore", invalid="ignore"):  # of what is refused below
             scheduler.set_timesteps(**arguments)
-        if not scheduler.timesteps.isfinite().all():  # one step cannot be stretched to end at `shift_terminal`
+        timesteps = scheduler.timesteps
+        # One step cannot be stretched to end at `shift_terminal`; as a whole number that is one far below zero.
+        if not timesteps.isfinite().all() or timesteps.min() < -1:
             raise ValueError("its timesteps are not finite")
     except ValueError as error:
         raise InvalidInput(f"steps: {steps} steps do not work with {label} ({error}).", param="steps") from None

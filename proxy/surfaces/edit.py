@@ -75,7 +75,8 @@ class EditContract:
         if sent is None:
             raise InvalidInput(f"{self.image} is missing: send an image.", param=self.image)
         if self.most is not None and isinstance(sent, list) and len(sent) > self.most:
-            raise InvalidInput(f"{self.image} must be 1 to {self.most} images; got {len(sent)}.", param=self.image)
+            wanted = f"1 to {self.most} images" if self.most > 1 else "1 image"
+            raise InvalidInput(f"{self.image} must be {wanted}; got {len(sent)}.", param=self.image)
         for name in self.required:
             if fields.get(name) is None or (name == MODE and fields[name] == ""):
                 raise InvalidInput(f"{name} is missing.", param=name)

@@ -238,7 +238,8 @@ def test_export_refuses_an_unknown_class(tmp_path: Path, exported: list[tuple[st
     assert isinstance(result.exception, ExportError)
     assert str(result.exception) == (
         "photos is a checkpoint of an unknown kind: FluxPipeline. Known are HiDream-I1 (HiDreamImagePipeline), "
-        "Stable Diffusion 1.5 (StableDiffusionPipeline, StableDiffusionInpaintPipeline), Stable Diffusion XL "
+        "Qwen-Image-Edit (QwenImageEditPipeline, QwenImageEditPlusPipeline), Stable Diffusion 1.5 "
+        "(StableDiffusionPipeline, StableDiffusionInpaintPipeline), Stable Diffusion XL "
         "(StableDiffusionXLPipeline, StableDiffusionXLInpaintPipeline)."
     )
     assert exported == []

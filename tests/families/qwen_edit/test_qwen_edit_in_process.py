@@ -99,6 +99,12 @@ def test_qwen_edit_in_process_says_what_was_done(
     assert (details["width"], details["height"]) == (given.get("width", 112), height)
 
 
+def test_qwen_edit_in_process_edits_an_image_of_a_few_pixels(qwen_edit_repository: Path) -> None:
+    result, details, _ = edit(qwen_edit_repository, images=images(photo(3, 5)))
+    assert result.shape == (5, 3, 3)
+    assert (details["edited_width"], details["edited_height"]) == (16, 16)
+
+
 def test_qwen_edit_in_process_stops_within_a_step(qwen_edit_repository: Path) -> None:
     async def work(models: InProcess) -> int:
         async with aclosing(models.stream("qwen_edit", {**FIELDS, "steps": 50})) as responses:

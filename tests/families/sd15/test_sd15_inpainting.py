@@ -29,7 +29,7 @@ from darkroom.serving.networks import Array, OrtNetwork, Tensors
 from exporters.onnx_export import quiet
 from exporters.tensorrt.graph import read_graph
 from tests import tiny_sd15
-from tests.pictures import encoded, photo
+from tests.pictures import distance, encoded, photo
 from tests.sd15_checkpoints import edit_json, make_unet
 from tests.sd15_exports import export
 from tests.served_networks import add_model, add_network, collect
@@ -85,12 +85,6 @@ def theirs(
     image = [PHOTO.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)] * num_images
     given = {**TEXTS, "seed": 11, "num_inference_steps": STEPS, "image": image, "width": WIDTH, "height": HEIGHT}
     return tiny_sd15.their_pictures(made, num_images=num_images, **{**given, **arguments})
-
-
-def distance(first: Pictures, second: Pictures) -> int:
-    assert first.shape == second.shape
-    assert first.std() > 5, "a flat picture would prove nothing"
-    return int(np.abs(first.astype(int) - second.astype(int)).max())
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from darkroom.pipelines.sdxl.pipeline import Components, generate
 from darkroom.pipelines.sdxl.request import GenerateRequest
 from exporters.onnx_export import quiet
 from tests import tiny_sdxl
-from tests.pictures import encoded, photo, pixels
+from tests.pictures import distance, encoded, photo, pixels
 
 TOLERANCE = 2
 """Levels of 255."""
@@ -108,12 +108,6 @@ class Theirs:
         made.set_progress_bar_config(disable=True)
         images = made(**self._given, **arguments).images
         return images if torch.is_tensor(images) else np.stack([np.asarray(image) for image in images])
-
-
-def distance(first: Images, second: Images) -> int:
-    assert first.shape == second.shape
-    assert first.std() > 5, "a flat image would prove nothing"
-    return int(np.abs(first.astype(int) - second.astype(int)).max())
 
 
 @pytest.mark.parametrize("guidance_scale", [5.0, 1.0])

@@ -32,7 +32,7 @@ from exporters.sdxl import command, weights
 from exporters.tasks import run_task
 from exporters.tensorrt.graph import read_graph
 from tests import tiny_sdxl
-from tests.pictures import encoded, photo
+from tests.pictures import distance, encoded, photo
 from tests.sd15_checkpoints import edit_json
 
 TOLERANCE = 2
@@ -121,12 +121,6 @@ class Theirs:
         made.set_progress_bar_config(disable=True)
         images = made(**self._given, **arguments).images
         return images if torch.is_tensor(images) else np.stack([np.asarray(image) for image in images])
-
-
-def distance(first: Images, second: Images) -> int:
-    assert first.shape == second.shape
-    assert first.std() > 5, "a flat image would prove nothing"
-    return int(np.abs(first.astype(int) - second.astype(int)).max())
 
 
 @pytest.mark.parametrize(
