@@ -10,7 +10,7 @@ from exporters.files import ROOT
 from training.card import write_cards
 from training.family import families, family_of_stage
 
-NAMES = {"sd15", "sdxl", "hidream"}
+NAMES = {"sd15", "sdxl", "hidream", "qwen_edit"}
 
 
 def test_demo_families_are_found_by_their_folders() -> None:

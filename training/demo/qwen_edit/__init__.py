@@ -1,0 +1,1 @@
+"""The demo checkpoint of the Qwen-Image-Edit family."""
