@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 from collections.abc import Awaitable, Callable
@@ -17,6 +16,7 @@ from PIL import Image
 from darkroom.pipelines.qwen_edit import networks
 from darkroom.png import encode_png
 from darkroom.serving.in_process import InProcess
+from tests.in_process import used
 from tests.pictures import pixels
 from tests.served_networks import collect
 
@@ -43,11 +43,7 @@ FIELDS: dict[str, Any] = {
 
 
 def with_models(repository: Path, work: Callable[[InProcess], Awaitable[T]]) -> T:
-    async def run() -> T:
-        async with InProcess(repository, networks.specs()) as models:
-            return await work(models)
-
-    return asyncio.run(run())
+    return used(InProcess(repository, networks.specs()), work)
 
 
 def edit(repository: Path, **fields: Any) -> tuple[Any, dict[str, Any], list[dict[str, Any]]]:
