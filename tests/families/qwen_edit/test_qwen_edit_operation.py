@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from darkroom.errors import Conflict
-from darkroom.pipelines.qwen_edit.checkpoint import QwenEditCheckpointInfo
 from darkroom.settings import Settings
 from proxy.gate import Gate
 from proxy.gateway import Gateway
@@ -22,28 +21,14 @@ from proxy.readiness import Monitor
 from proxy.services import Services
 from proxy.tasks.models import Work
 from tests.contract.editing import OTHER, PHOTO, TEXT
+from tests.families.qwen_edit.facts import facts
 
 
 def write_checkpoint(repository: Path, *, plus: bool = True, steps: int = 40, scale: float = 4.0) -> None:
     """What an export writes for the loop; there are no weights."""
     folder = repository / "qwen_edit" / "1"
     folder.mkdir(parents=True)
-    info = QwenEditCheckpointInfo(
-        name="some",
-        digest="0" * 10,
-        side=1024,
-        scheduler={},
-        latent_rgb=[],
-        plus=plus,
-        steps=steps,
-        true_guidance_scale=scale,
-        condition_area=384 * 384,
-        reference_area=1024 * 1024,
-        image_processor={},
-        image_token="<|image_pad|>",
-        dropped_tokens=64,
-    )
-    (folder / "pipeline.json").write_text(info.to_json())
+    (folder / "pipeline.json").write_text(facts(plus=plus, steps=steps, scale=scale).to_json())
 
 
 @asynccontextmanager

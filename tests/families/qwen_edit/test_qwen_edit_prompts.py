@@ -11,7 +11,7 @@ from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from darkroom.pipelines.qwen_edit.prompts import make_processor
-from tests.families.qwen_edit.test_qwen_edit_request import facts
+from tests.families.qwen_edit.facts import facts
 
 PUBLISHED: dict[str, Any] = {
     "crop_size": None,

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from darkroom.errors import InvalidInput, NotAnImage, TooLarge
-from darkroom.pipelines.qwen_edit.checkpoint import QwenEditCheckpointInfo
 from darkroom.pipelines.qwen_edit.request import EditRequest
 from darkroom.pipelines.qwen_edit.settings import Settings
 from darkroom.png import encode_png
 from darkroom.request.tensors import to_tensors, triton_inputs
+from tests.families.qwen_edit.facts import facts
 
 
 def png(width: int, height: int) -> bytes:
@@ -24,24 +24,6 @@ SMALL = png(90, 70)
 
 def parse(**fields: Any) -> EditRequest:
     return EditRequest.parse({"prompt": "a cat", "images": [SMALL], **fields}, Settings())
-
-
-def facts(*, plus: bool) -> QwenEditCheckpointInfo:
-    return QwenEditCheckpointInfo(
-        name="tiny",
-        digest="0123456789",
-        side=64,
-        scheduler={},
-        latent_rgb=[],
-        plus=plus,
-        steps=40,
-        true_guidance_scale=3.0,
-        condition_area=56 * 56,
-        reference_area=64 * 64,
-        image_processor={},
-        image_token="<|image_pad|>",
-        dropped_tokens=64,
-    )
 
 
 def test_edit_request_has_the_contracts_defaults() -> None:
