@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up what is missing and runs every check: lint, format, types, configs, tests, the commands of README and docs.
 #
-#   ./test.sh                     what must pass before a change lands (15 to 25 minutes on 2 cores, after a set-up of 5 to 10)
+#   ./test.sh                     what must pass before a change lands (20 to 25 minutes on 2 cores, after a set-up of 5 to 10)
 #   ./test.sh --heavy             the long runs: full-size pictures, ncnn, 100 disconnecting clients
 #   ./test.sh tests/unit -k png   options go to pytest, the other checks are left out
 set -euo pipefail
@@ -24,11 +24,14 @@ else
   python -m exporters config --check
   python -m darkroom.client_types --check
   python -m darkroom.env_example --check
-  # A thread of torch for each of the two processes: with more they wait for each other.
-  OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile tests/unit tests/families tests/parity
-  python -m pytest -n 2 --dist loadfile tests/contract tests/triton
-  python -m pytest tests/docs  # every command of README and docs, in a copy of this checkout
-  exec python -m pytest tests/lifecycle
+  # Two workers, which take files (or groups of them, tests/workers.py) in this order: the long ones first.
+  workers=(-n 2 --no-loadscope-reorder)
+  # A thread of torch for each of them: with more they wait for each other.
+  OMP_NUM_THREADS=1 python -m pytest "${workers[@]}" tests/parity tests/families tests/unit
+  # tests/docs runs every command of README and docs in a copy of this checkout.
+  ranks=(tests/lifecycle/test_ranks.py tests/lifecycle/test_hidream_ranks.py)
+  python -m pytest "${workers[@]}" tests/docs "${ranks[@]}" tests/contract tests/triton
+  exec python -m pytest tests/lifecycle "${ranks[@]/#/--ignore=}"  # these kill services, and measure how soon they recover
 fi
 case $1 in
   --heavy) shift; exec python -m pytest -m heavy "$@" ;;

@@ -126,7 +126,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     for name in filter(None, listed.split("\0")):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / name)
-    shutil.copytree(ROOT / "model_repository", folder / "model_repository", dirs_exist_ok=True)
+    unneeded = shutil.ignore_patterns("__pycache__")  # and services of other tests may write to it meanwhile
+    shutil.copytree(ROOT / "model_repository", folder / "model_repository", dirs_exist_ok=True, ignore=unneeded)
     if (ROOT / ".darkroom" / "cache").is_dir():  # the weights that exports download
         shutil.copytree(ROOT / ".darkroom" / "cache", folder / ".darkroom" / "cache")
     (folder / ".darkroom").mkdir(exist_ok=True)
