@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +19,12 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from darkroom.edit_modes.modes import MODES
 from darkroom.edit_modes.prompt import language_of
+from training.card import ADHERENCE
 from training.demo.qwen_edit.attention import PlainAttention
 from training.demo.qwen_edit.card import FOLDER
 from training.demo.qwen_edit.cases import KEEP, random_case, training_cases, unseen_cases
 from training.demo.qwen_edit.judge import judge, mistakes
+from training.demo.qwen_edit.measure import measure_edits
 from training.demo.qwen_edit.models import (
     SHIFT,
     TEXT_ENCODER,
@@ -45,6 +48,7 @@ from training.demo.qwen_edit.vae import for_frames, posterior
 from training.export import export
 from training.family import families
 from training.glyphs import NAMES
+from training.measure import Measurement
 from training.restore import restore
 from training.styles import STYLES
 from training.train import make_stage
@@ -345,6 +349,17 @@ def test_the_checkpoint_is_small_and_says_how_it_is_used(checkpoint: Path) -> No
     card = (checkpoint / "README.md").read_text()
     assert "Not yet" in card
     assert f"{_STEPS} steps" in card
+
+
+def test_edits_are_measured_by_mode(checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / FOLDER)
+    settings = Measurement(checkpoints=tmp_path, family=FAMILY, prompts=4, steps=2, device=torch.device("cpu"))
+    result = measure_edits(settings, lambda text: None, modes=(6,))
+    assert result["groups"].keys() == {"mode_6"}
+    assert result["groups"]["mode_6"]["prompts"] == 1
+    assert json.loads((tmp_path / FOLDER / ADHERENCE).read_text()) == result
+    assert f"| 6 | {MODES[6].name} |" in (tmp_path / FOLDER / "README.md").read_text()
+    assert (tmp_path / FOLDER / "adherence.jpg").is_file()
 
 
 def test_states_come_back_from_a_checkpoint(run: TrainingRun, checkpoint: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ _SHOWN = 2
 """Edits of each mode on the sheet, each as two tiles: the first picture that is given, and the result."""
 
 
-def measure_edits(settings: Measurement, report: Report) -> dict[str, Any]:
+def measure_edits(settings: Measurement, report: Report, modes: Iterable[int] = MODES) -> dict[str, Any]:
     """Make edits of each mode, a quarter of the settings' prompts, and judge them.
 
     Writes adherence.json and adherence.jpg beside the checkpoint, and updates its card.
@@ -34,7 +35,7 @@ def measure_edits(settings: Measurement, report: Report) -> dict[str, Any]:
     pipeline = load_pipeline(settings.family, folder).to(settings.device)
     groups: dict[str, dict[str, int]] = {}
     misses, tiles, errors = [], [], []
-    for mode in MODES:
+    for mode in modes:
         cases = unseen_cases(each, mode)
         sentences = [random_sentence(random.Random(settings.seed + number), case) for number, case in enumerate(cases)]
         made = [
@@ -61,7 +62,7 @@ def measure_edits(settings: Measurement, report: Report) -> dict[str, Any]:
             tiles += [framed(draw(case.given[0]), None), framed(picture, verdict.right)]
     result = {
         "weights": weights_digest(folder),
-        "prompts": each * len(MODES),
+        "prompts": each * len(groups),
         "scheduler": type(pipeline.scheduler).__name__,
         "steps": settings.steps,
         "guidance": settings.scale,
