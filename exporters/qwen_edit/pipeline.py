@@ -18,7 +18,7 @@ from exporters.checkpoints.tokenizers import ODD_TEXTS
 from exporters.errors import ExportError
 from exporters.export import ModelExport, install
 from exporters.manifest import Manifest
-from exporters.qwen_edit import graphs, weights
+from exporters.qwen_edit import weights
 from exporters.tasks import Stage
 
 STAGES = ("read weights", "convert tokenizer", "fit preview", "install")
@@ -48,6 +48,8 @@ def export(wanted: ModelExport, stage: Stage) -> Manifest:
 
     :raises ExportError: the checkpoint is unfit.
     """
+    from exporters.qwen_edit import graphs  # torch: what is up to date needs none
+
     stage("read weights")
     checkpoint = weights.read_checkpoint(wanted.checkpoint.root)
     vae = weights.load_vae(weights.VAE, checkpoint.parts[weights.VAE])

@@ -26,7 +26,6 @@ from proxy.tasks import exclusive, speeds
 from proxy.tasks.estimates import speed_of
 from proxy.tasks.models import LIVE, PRIORITIES, UNFINISHED, Draft, LaneLoad, QueueEstimates, State, Task
 from proxy.tasks.schema import DATABASES, METADATA, TASKS, migrate
-from proxy.tasks.speeds import BATCH_GAP
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +141,7 @@ class Store:
             return [
                 (task, False)
                 if task
-                else (self._insert(connection, draft, fallback, now + index * BATCH_GAP, slots), True)
+                else (self._insert(connection, draft, fallback, now + index * speeds.BATCH_GAP, slots), True)
                 for index, (draft, task) in enumerate(zip(drafts, known, strict=True))
             ]
 

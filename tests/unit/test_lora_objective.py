@@ -96,7 +96,9 @@ def test_trainer_trains_the_lora_alone_with_gradient_checkpointing(trainer: Lora
     assert unet.is_gradient_checkpointing
     frozen = {name: weight.clone() for name, weight in unet.named_parameters() if not weight.requires_grad}
     before = trainer.weights
-    trainer.train(lambda line: None, threading.Event(), 3600)
+    steps: list[int] = []
+    trainer.train(lambda line: None, threading.Event(), 3600, steps.append)
+    assert steps == list(range(1, trainer.plan.steps + 1))
     after = trainer.weights
     assert all("lora_" in name for name in after)
     assert all(torch.equal(weight, frozen[name]) for name, weight in unet.named_parameters() if name in frozen)

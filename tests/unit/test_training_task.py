@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 from pathlib import Path
@@ -59,16 +60,20 @@ def test_samples_are_made_by_the_model_of_the_same_checkpoint(tmp_path: Path) ->
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     export(tmp_path, "sd15", str(checkpoint))
-    gateway = Gateway("127.0.0.1:1")
-    monitor = Ready(gateway, {}, metrics_url="", interval=1, timeout=1)
-    gate = Gate(capacity=1, queue_size=1)
-    services = Services(settings=settings(tmp_path), gateway=gateway, monitor=monitor, gate=gate)
-    assert served_model(services, str(checkpoint)) is None, "it is not served"
-    monitor.models = {"sd15": True, "sdxl": True}
-    found = served_model(services, str(checkpoint))
-    assert found is not None
-    assert found.name == "sd15"
-    assert served_model(services, str(tmp_path / "another")) is None
+
+    async def scenario() -> None:
+        gateway = Gateway("127.0.0.1:1")
+        monitor = Ready(gateway, {}, metrics_url="", interval=1, timeout=1)
+        gate = Gate(capacity=1, queue_size=1)
+        services = Services(settings=settings(tmp_path), gateway=gateway, monitor=monitor, gate=gate)
+        assert served_model(services, str(checkpoint)) is None, "it is not served"
+        monitor.models = {"sd15": True, "sdxl": True}
+        found = served_model(services, str(checkpoint))
+        assert found is not None
+        assert found.name == "sd15"
+        assert served_model(services, str(tmp_path / "another")) is None
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("manifest", [None, "", "[]", "{}", '{"sources": {"checkpoint": {"name": 7}}}'])
