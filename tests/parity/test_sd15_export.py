@@ -109,6 +109,7 @@ def test_a_controlnet_of_another_base_is_refused(
         export("sd15-controlnet", "--controlnet", controlnet_folder, *arguments)
 
 
+@pytest.mark.heavy
 def test_labelled_checkpoint_is_exported_as_the_plain_one(
     sd15_fp32: Sd15Export, controlnet_folder: Path, tmp_path: Path
 ) -> None:

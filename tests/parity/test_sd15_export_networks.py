@@ -153,7 +153,7 @@ def test_vae_decoder(sd15_export: Sd15Export, rows: int, height: int, width: int
     distance = np.abs(ours.astype(int) - theirs.astype(int))
     assert theirs.std() > 20, "a flat picture would prove nothing"
     assert distance.max() <= TOLERANCE[sd15_export.precision].levels
-    if sd15_export.precision == "fp32":  # a value near a sd15_fp16 may round to either side
+    if sd15_export.precision == "fp32":  # a value near a half may round to either side
         assert np.count_nonzero(distance) <= 0.002 * distance.size
 
 

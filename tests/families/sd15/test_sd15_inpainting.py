@@ -194,6 +194,7 @@ def test_sd15_inpainting_in_process_requests_share_batches(tmp_path: Path, compo
         assert np.abs(made.reshape(alone[0].shape).astype(int) - alone[0]).max() <= TOLERANCE
 
 
+@pytest.mark.heavy
 def test_sd15_inpainting_checkpoint_is_exported(
     pipeline: StableDiffusionPipeline, components: Components, tmp_path: Path
 ) -> None:

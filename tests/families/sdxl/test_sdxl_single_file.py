@@ -70,6 +70,7 @@ def same(ours: torch.nn.Module, theirs: torch.nn.Module) -> None:
     assert all(torch.equal(mine[name], value) for name, value in other.items())
 
 
+@pytest.mark.heavy
 def test_sdxl_single_files_are_exported_as_their_folders(files: Files, tmp_path: Path) -> None:
     places = ("--output", tmp_path / "models", "--cache", tmp_path / "cache")
     options = ("--config", files.folders / "base", "--refiner", files.refiner, "--as", "one")
