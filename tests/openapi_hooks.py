@@ -40,6 +40,8 @@ _PAIRS = (
     ("control_guidance_start", "control_guidance_end", (0, 0.5)),
 )
 """Of two fields the second one may not be below the first."""
+_PRIOR = {"prior_images": 2, "prior_prompts": '["a dog"]'}
+"""One of these is refused without the other."""
 _NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?\s*", re.I)
 _TEXTS = {"prompt", "negative_prompt", *_IMAGE_NAMES}
 _REQUIRED = {"prompt", "negative_prompt"}
@@ -119,7 +121,14 @@ def _mended(given: Any, case: schemathesis.Case) -> Any:
         body = {name: value for name, value in body.items() if name not in _MASKS}
     if "enlarge" not in body:
         body.pop("enlarge_model", None)
-    return _quick(_with_loras(body, case), case.operation.path)
+    return _quick(_with_texts(_with_loras(body, case)), case.operation.path)
+
+
+def _with_texts(body: dict[str, Any]) -> dict[str, Any]:
+    """The same with lists of texts in their JSON, which is what a text stands for in these fields."""
+    prior = _PRIOR if _PRIOR.keys() & body.keys() else {}
+    samples = {"sample_prompts": '["a cat"]'} if "sample_prompts" in body else {}
+    return {**body, **prior, **samples}
 
 
 def _with_loras(body: dict[str, Any], case: schemathesis.Case) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from benchmarks.processes import Server
 from tests.training_service import make_session, status, trainers, training_proxy, wait_ended, wait_for_step
 
 LONG = 100_000
+STEPS = 400
+"""Of a training that is paused before it has done them all."""
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +58,14 @@ def test_training_that_is_paused_ends_in_the_same_bytes(tmp_path: Path, checkpoi
     """Through a restart of the service; nothing but the pause saves its state."""
     with training_proxy(tmp_path, checkpoint, train_save_seconds=3600) as (proxy, http):
         session = make_session(http)
-        task = begin(http, session, steps=12, seed=5)
+        task = begin(http, session, steps=STEPS, seed=5)
         wait_for_step(http, session, 2)
         paused = http.post(f"/tasks/{task}/pause").raise_for_status().json()
         assert (paused["status"], paused["queue_position"]) == ("paused", None)
         wait_stopped(proxy)
         said = status(http, session)
         assert (said["status"], said["paused"], said["task_id"]) == ("in-progress", True, task)
-        assert 2 <= said["step"] < 12
+        assert 2 <= said["step"] < STEPS
         assert http.post("/train_lora", json={"session_id": session}).status_code == 409
         assert [one["task_id"] for one in http.get("/tasks?state=paused").json()["tasks"]] == [task]
     with training_proxy(tmp_path, checkpoint) as (proxy, http):
@@ -75,9 +77,9 @@ def test_training_that_is_paused_ends_in_the_same_bytes(tmp_path: Path, checkpoi
         assert wait_ended(http, session)["status"] == "completed"
         assert http.get(f"/tasks/{task}").json()["attempts"] == 1
         table = httpx.get(http.get(f"/tasks/{task}").json()["results"][1]["url"]).text.splitlines()
-        assert [int(row.partition(",")[0]) for row in table[1:]] == list(range(1, 13))
+        assert [int(row.partition(",")[0]) for row in table[1:]] == list(range(1, STEPS + 1))
         first = newest_lora(http, session)
-        begin(http, session, steps=12, seed=5)
+        begin(http, session, steps=STEPS, seed=5)
         assert wait_ended(http, session)["lora"] == "lora_2.safetensors"
         second = newest_lora(http, session)
     assert first.keys() == second.keys()

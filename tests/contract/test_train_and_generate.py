@@ -39,9 +39,9 @@ def test_trained_lora_changes_the_images_of_its_session(lora_service: RunningSer
         assert np.abs(again - with_lora).max() <= 2
 
 
-def test_training_makes_samples_of_its_epochs(service: RunningService) -> None:
+def test_training_makes_samples_of_its_epochs(lora_service: RunningService) -> None:
     """Each is what a request with the LoRA of its epoch makes."""
-    with httpx.Client(base_url=service.url, timeout=120) as http:
+    with httpx.Client(base_url=lora_service.url, timeout=120) as http:
         session = make_session(http, 1)
         options = {"steps": 2, "learning_rate": 5e-2, "rank": 8, "seed": 1, "resolution": 64, "sample_images": 2}
         task = http.post("/train_lora", json={"session_id": session, **options}).raise_for_status().json()["task_id"]
