@@ -30,7 +30,7 @@ HUGE = {
 }
 """As a form or a query has them; JSON has the same as numbers, but for infinity, which "exponent" is there."""
 ALWAYS_RIGHT = {("seed", "beyond int32")}
-OTHERS = ("hidream", "sdxl")
+OTHERS = ("edit", "hidream", "sdxl")
 """Operations whose models are not in this repository."""
 EDITS = ("/edit", "/edit/json", "/edit/multi", "/multi-image-editing")
 """Of a family that is not in this repository either."""

@@ -17,7 +17,7 @@ from benchmarks.processes import Server
 from tests.training_service import make_session, status, trainers, training_proxy, wait_ended, wait_for_step
 
 LONG = 100_000
-STEPS = 400
+STEPS = 80
 """Of a training that is paused before it has done them all."""
 
 
