@@ -55,6 +55,11 @@ class Family:
     seconds_per_unit: float
     longest_turn: float = math.inf
 
+    @property
+    def export_command(self) -> str:
+        """The command that exports a model of it."""
+        return f"python -m exporters {'prepare' if self.checkpoint is None else 'export PATH_OR_ID'}"
+
     def limits(self, settings: Any) -> dict[str, Any]:
         """Return the limits of the installation, from the family's settings."""
         return {name: getattr(settings, name) for name in type(settings).model_fields if name.startswith("max_")}

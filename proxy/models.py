@@ -76,7 +76,7 @@ class ServedModel:
             # Not 503, which means that it will be available soon.
             raise NotFound(
                 f"This installation has no {_CALLED[self.family.operation]} {self.name}; export one: "
-                f"python -m exporters {self.family.name}.",
+                f"{self.family.export_command}.",
                 param="model",
             )
 

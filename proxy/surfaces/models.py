@@ -68,7 +68,7 @@ def _described(services: Services, model: ServedModel, default_for: Sequence[str
 
 
 def _missing(family: Family) -> dict[str, Any]:
-    hint = f"This family is not installed; export it: python -m exporters {family.name}."
+    hint = f"This family is not installed; export it: {family.export_command}."
     return {**_named(family, family.name), "installed": False, "ready": False, "default_for": [], "hint": hint}
 
 
