@@ -25,6 +25,7 @@ def export(run: TrainingRun, output: Path, report: Report, family: DemoFamily) -
         work = Path(name)
         family.save(run, work)
         for made in sorted(work.iterdir()):
+            _forget_paths(made)
             _replace(output / made.name, made)
             size = sum(file.stat().st_size for file in (output / made.name).rglob("*") if file.is_file())
             report(f"{made.name}: {size:,} bytes")
@@ -55,6 +56,14 @@ def write_training(run: TrainingRun, folder: Path, stages: tuple[str, ...]) -> N
         state = torch.load(state_path(run, stage), map_location="cpu", weights_only=True)
         clocks[stage] = {**state["clock"], "seed": state["seed"]}
     (folder / "training.json").write_text(json.dumps(clocks, indent=2) + "\n")
+
+
+def _forget_paths(folder: Path) -> None:
+    """Remove from the configs where a network was loaded from, which diffusers notes: a path of this machine."""
+    for config in folder.rglob("config.json"):
+        content = json.loads(config.read_text())
+        if content.pop("_name_or_path", None) is not None:
+            config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def _replace(target: Path, made: Path) -> None:

@@ -50,6 +50,12 @@ def test_sizes() -> None:
     assert _size(BASE, REFINER) <= 30_000_000
 
 
+def test_configs_name_no_path_of_a_machine() -> None:
+    configs = [path for folder in FOLDERS for path in (CHECKPOINTS / folder).rglob("*.json")]
+    assert len(configs) > len(FOLDERS)
+    assert [path for path in configs if '"_name_or_path"' in path.read_text() or str(ROOT) in path.read_text()] == []
+
+
 def test_cards_are_as_written(tmp_path: Path) -> None:
     for folder in FOLDERS:
         (tmp_path / folder).mkdir()
