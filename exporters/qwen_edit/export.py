@@ -14,7 +14,12 @@ from exporters.qwen_edit import plans, weights
 from exporters.tasks import ExportTask
 from exporters.torch_weights import STAGES, Shapes, export_weights, require_shapes
 
-_GRAPH_MODULES = (*plan.SHARED, "exporters.qwen_edit.graphs", "exporters.qwen_edit.plans")
+_GRAPH_MODULES = (
+    *plan.SHARED,
+    "exporters.latent_plans",
+    "exporters.qwen_edit.graphs",
+    "exporters.qwen_edit.plans",
+)
 _WEIGHT_MODULES = ("exporters.qwen_edit.export", "exporters.torch_weights")
 _EMBEDDING = "embed_tokens.weight"
 

@@ -57,12 +57,14 @@ def single_frame(vae: AutoencoderKLQwenImage) -> AutoencoderKLQwenImage:
     return made
 
 
-def _column(values: list[float]) -> Tensor:
-    return torch.tensor(values)[None, :, None, None]
+def latents_scale(vae: AutoencoderKLQwenImage) -> tuple[Tensor, Tensor]:
+    """The mean and the standard deviation of latents, (1, K, 1, 1) each, with which they are normalised."""
+    mean, std = torch.tensor(vae.config.latents_mean), torch.tensor(vae.config.latents_std)
+    return mean[None, :, None, None], std[None, :, None, None]
 
 
-class ServedVaeEncoder(nn.Module):
-    """image (B, 8h, 8w, 3) uint8 -> mean of the posterior (B, K, h, w) fp32, normalised."""
+class _ServedVae(nn.Module):
+    """A VAE for single frames, and the scale of its latents."""
 
     latents_mean: Tensor
     latents_std: Tensor
@@ -70,8 +72,13 @@ class ServedVaeEncoder(nn.Module):
     def __init__(self, vae: AutoencoderKLQwenImage) -> None:
         super().__init__()
         self.vae = single_frame(vae)
-        self.register_buffer("latents_mean", _column(vae.config.latents_mean), persistent=False)
-        self.register_buffer("latents_std", _column(vae.config.latents_std), persistent=False)
+        mean, std = latents_scale(vae)
+        self.register_buffer("latents_mean", mean, persistent=False)
+        self.register_buffer("latents_std", std, persistent=False)
+
+
+class ServedVaeEncoder(_ServedVae):
+    """image (B, 8h, 8w, 3) uint8 -> mean of the posterior (B, K, h, w) fp32, normalised."""
 
     def forward(self, image: Tensor) -> Tensor:
         pixels = image.permute(0, 3, 1, 2)[:, :, None].float() / 127.5 - 1
@@ -80,20 +87,11 @@ class ServedVaeEncoder(nn.Module):
         return (mean - self.latents_mean) / self.latents_std
 
 
-class ServedVaeDecoder(nn.Module):
+class ServedVaeDecoder(_ServedVae):
     """latents (B, K, h, w) fp32, normalised -> image (B, 8h, 8w, 3) uint8.
 
     The pixels are those of diffusers' VaeImageProcessor: to 0..1, cut off, times 255, rounded half to even.
     """
-
-    latents_mean: Tensor
-    latents_std: Tensor
-
-    def __init__(self, vae: AutoencoderKLQwenImage) -> None:
-        super().__init__()
-        self.vae = single_frame(vae)
-        self.register_buffer("latents_mean", _column(vae.config.latents_mean), persistent=False)
-        self.register_buffer("latents_std", _column(vae.config.latents_std), persistent=False)
 
     def forward(self, latents: Tensor) -> Tensor:
         scaled = (latents * self.latents_std + self.latents_mean)[:, :, None]
