@@ -54,6 +54,29 @@ class TooLarge(InvalidInput):
     code = "too_large"
 
 
+class ModerationBlocked(DarkroomError):
+    """A rule of the content policy refuses the request; `rule` is the rule's id."""
+
+    code = "moderation_blocked"
+    carried = ("rule",)
+
+    def __init__(self, message: str, *, param: str | None = None, rule: str = "") -> None:
+        super().__init__(message, param=param)
+        self.rule = rule
+
+
+class Unauthorized(DarkroomError):
+    """The service wants a key, and the request has none or one that is not valid."""
+
+    code = "unauthorized"
+
+
+class Forbidden(DarkroomError):
+    """The key does not allow this: it belongs to another key, or needs the role admin."""
+
+    code = "forbidden"
+
+
 class NotFound(DarkroomError):
     """An unknown id or name."""
 
@@ -91,6 +114,12 @@ class QueueFull(DarkroomError):
     def __init__(self, message: str, *, param: str | None = None, retry_after: int = 1) -> None:
         super().__init__(message, param=param)
         self.retry_after = retry_after
+
+
+class RateLimited(QueueFull):
+    """The key has used up what it may do in some time; come back after `retry_after` seconds."""
+
+    code = "rate_limited"
 
 
 class NotReady(QueueFull):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +16,7 @@ from starlette.routing import Match
 from darkroom import errors
 from darkroom.errors import DarkroomError
 from darkroom.request.fields import shown
+from proxy.error_shapes import SHAPE, Problem, native
 
 log = logging.getLogger(__name__)
 
@@ -25,11 +26,15 @@ STATUS: dict[type[DarkroomError], int] = {
     errors.NoImages: 400,
     errors.NotAnImage: 415,
     errors.TooLarge: 413,
+    errors.ModerationBlocked: 400,
+    errors.Unauthorized: 401,
+    errors.Forbidden: 403,
     errors.NotFound: 404,
     errors.LoraMissing: 404,
     errors.Gone: 410,
     errors.Conflict: 409,
     errors.QueueFull: 429,
+    errors.RateLimited: 429,
     errors.NotReady: 503,
     errors.StorageFull: 503,
     errors.TaskTimeout: 504,
@@ -40,6 +45,7 @@ STATUS: dict[type[DarkroomError], int] = {
 # Errors of the HTTP layer and of Starlette (unknown route, wrong method) have a status but no class of ours.
 CODES = {
     400: "bad_request",
+    401: "unauthorized",
     403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
@@ -54,13 +60,8 @@ CODES = {
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
-def body(message: str, code: str, param: str | None = None) -> dict[str, Any]:
-    """The error body of the REST contract. `detail` repeats the message for clients of the older services."""
-    return {"detail": message, "error": {"code": code, "message": message, "param": param}}
-
-
-def describe(error: BaseException) -> tuple[int, dict[str, Any], dict[str, str]]:
-    """Status, body and headers for an error. An exception outside the error tree is logged and becomes a plain 500."""
+def problem_of(error: BaseException) -> Problem:
+    """What is wrong, for an error. An exception outside the error tree is logged and becomes a plain 500."""
     if isinstance(error, errors.NetworkError):
         log.error("%s", error.message)
         message = (
@@ -68,17 +69,32 @@ def describe(error: BaseException) -> tuple[int, dict[str, Any], dict[str, str]]
             if isinstance(error, errors.OutOfMemory)
             else "The model failed on this request; see the server's log for the reason."
         )
-        return STATUS[type(error)], body(message, error.code), {}
+        return Problem(status=STATUS[type(error)], message=message, code=error.code)
     if isinstance(error, DarkroomError):
-        headers = {"Retry-After": str(error.retry_after)} if isinstance(error, errors.QueueFull) else {}
-        return STATUS[type(error)], body(error.message, error.code, error.param), headers
+        rule = error.rule if isinstance(error, errors.ModerationBlocked) else None
+        status = STATUS[type(error)]
+        return Problem(status=status, message=error.message, code=error.code, param=error.param, rule=rule)
     log.error("unexpected error", exc_info=error)
-    return 500, body("The server failed on this request; see its log for the reason.", "internal_error"), {}
+    return Problem(
+        status=500, message="The server failed on this request; see its log for the reason.", code="internal_error"
+    )
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """Return an error as part of an answer or of a stored task: `code`, `message` and `param`."""
+    found: dict[str, Any] = native(problem_of(error))[1]["error"]
+    return found
 
 
 def refusal(status: int, message: str, param: str | None = None) -> JSONResponse:
     """An error response with a given HTTP status."""
-    return JSONResponse(body(message, CODES.get(status, "http_error"), param), status)
+    return response_of(Problem(status=status, message=message, code=CODES.get(status, "http_error"), param=param))
+
+
+def response_of(problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """The response in the shape of the contract that the request belongs to."""
+    status, content = SHAPE.get()(problem)
+    return JSONResponse(content, status, headers)
 
 
 def allowed_methods(request: Request) -> list[str]:
@@ -95,9 +111,15 @@ def allowed_methods(request: Request) -> list[str]:
 
 
 def answer(error: BaseException) -> JSONResponse:
-    """The response for an error; see `describe`."""
-    status, content, headers = describe(error)
-    return JSONResponse(content, status, headers)
+    """The response for an error."""
+    return response_of(problem_of(error), headers_of(error))
+
+
+def headers_of(error: BaseException) -> dict[str, str]:
+    """The headers of the response for an error."""
+    if isinstance(error, errors.QueueFull):
+        return {"Retry-After": str(error.retry_after)}
+    return {"WWW-Authenticate": "Bearer"} if isinstance(error, errors.Unauthorized) else {}
 
 
 def install(app: FastAPI) -> None:
@@ -108,7 +130,7 @@ def install(app: FastAPI) -> None:
 
     async def validation(_: Request, error: Exception) -> JSONResponse:
         message, param = first_problem(error) if isinstance(error, RequestValidationError) else (str(error), None)
-        return JSONResponse(body(message, errors.InvalidInput.code, param), 422)
+        return answer(errors.InvalidInput(message, param=param))
 
     async def http(request: Request, error: Exception) -> JSONResponse:
         status = error.status_code if isinstance(error, HTTPException) else 500
@@ -116,7 +138,7 @@ def install(app: FastAPI) -> None:
         headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
         if status == 405:  # the framework lists the methods of one route only
             headers["Allow"] = ", ".join(allowed_methods(request))
-        return JSONResponse(body(detail, CODES.get(status, "http_error")), status, headers)
+        return response_of(Problem(status=status, message=detail, code=CODES.get(status, "http_error")), headers)
 
     app.add_exception_handler(DarkroomError, ours)
     app.add_exception_handler(Exception, ours)

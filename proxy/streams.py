@@ -16,7 +16,9 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from proxy.errors import describe
+from darkroom.errors import QueueFull
+from proxy.error_shapes import SHAPE
+from proxy.errors import problem_of
 from proxy.http.accept import accept_of
 from proxy.waiting import at_most
 
@@ -98,8 +100,8 @@ async def _events(work: Callable[[EventQueue], Awaitable[None]]) -> AsyncGenerat
             yield one
         await job
     except Exception as error:
-        status, content, headers = describe(error)
-        seconds = int(headers["Retry-After"]) if "Retry-After" in headers else None
+        status, content = SHAPE.get()(problem_of(error))
+        seconds = error.retry_after if isinstance(error, QueueFull) else None
         retry = {} if seconds is None else {"retry_after": seconds}
         yield event("error", {"status": status, **retry, **content}, retry_after=seconds)
     finally:

@@ -234,7 +234,7 @@ async def _batch_json(services: Services, files: list[UploadFile], call: Upscale
             if isinstance(result, Upscaled):
                 entry |= {"success": True, **await asyncio.to_thread(result.as_json)}
             else:
-                entry |= {"success": False, "error": describe(result)[1]["error"]}
+                entry |= {"success": False, "error": describe(result)}
             results.append(entry)
     return JSONResponse({"results": results, **call.warnings})
 
@@ -248,7 +248,7 @@ async def _batch_zip(services: Services, files: list[UploadFile], call: UpscaleC
                     name = entry_name(file.filename, call.request.format)
                     await asyncio.to_thread(archive.add, name, result.data)
                 else:
-                    errors[unused(file.filename or _NAMELESS, errors)] = describe(result)[1]["error"]
+                    errors[unused(file.filename or _NAMELESS, errors)] = describe(result)
         if errors:
             archive.add(_ERRORS, json.dumps(errors, indent=2).encode())
     return FileResponse(

@@ -371,8 +371,7 @@ def _is_transient(error: DarkroomError) -> bool:
 
 def _described(error: BaseException) -> dict[str, Any]:
     """The `error` of a task: the same object as in an HTTP response."""
-    shown: dict[str, Any] = describe(error)[1]["error"]
-    return shown
+    return describe(error)
 
 
 def _error_of_last_attempt(attempts: int, error: DarkroomError) -> dict[str, Any]:

@@ -4,20 +4,48 @@ from __future__ import annotations
 
 import pytest
 
-from darkroom.errors import DarkroomError, InvalidInput, QueueFull, from_wire, to_wire, walk
-from proxy.errors import STATUS, describe
+from darkroom.errors import DarkroomError, InvalidInput, ModerationBlocked, QueueFull, from_wire, to_wire, walk
+from proxy.error_shapes import native, openai, shape_of, web_ui
+from proxy.errors import STATUS, describe, headers_of, problem_of
 
-CONTRACT = {400, 404, 409, 410, 413, 415, 422, 429, 499, 500, 503, 504}
+CONTRACT = {400, 401, 403, 404, 409, 410, 413, 415, 422, 429, 499, 500, 503, 504}
 
 
 @pytest.mark.parametrize("kind", walk())
 def test_every_error_has_a_status_of_the_contract(kind: type[DarkroomError]) -> None:
     assert STATUS[kind] in CONTRACT
-    status, body, headers = describe(kind("What went wrong.", param="scale"))
+    error = kind("What went wrong.", param="scale")
+    status, body = native(problem_of(error))
     assert status == STATUS[kind]
     assert body["detail"] == body["error"]["message"]
     assert body["error"]["code"] == kind.code
-    assert ("Retry-After" in headers) == (status in (429, 503))
+    assert body["error"] == describe(error)
+    assert ("Retry-After" in headers_of(error)) == (status in (429, 503))
+
+
+@pytest.mark.parametrize("kind", walk())
+def test_every_error_has_the_shape_of_openai(kind: type[DarkroomError]) -> None:
+    status, body = openai(problem_of(kind("What went wrong.")))
+    assert status == (400 if STATUS[kind] == 422 else STATUS[kind])
+    assert body.keys() == {"error"}
+    assert body["error"].keys() - {"rule"} == {"message", "type", "param", "code"}
+
+
+def test_a_refusal_by_a_rule_names_it_in_every_shape() -> None:
+    problem = problem_of(ModerationBlocked("No.", rule="weapons"))
+    assert native(problem)[1]["error"]["rule"] == "weapons"
+    assert web_ui(problem)[1]["rule"] == "weapons"
+    status, body = openai(problem)
+    assert (status, body["error"]["type"]) == (400, "image_generation_user_error")
+    assert (body["error"]["code"], body["error"]["rule"]) == ("moderation_blocked", "weapons")
+
+
+@pytest.mark.parametrize(
+    ("path", "shape"),
+    [("/v1/images/edits", openai), ("/v1", openai), ("/v10", native), ("/sdapi/v1/options", web_ui)],
+)
+def test_the_path_decides_the_shape(path: str, shape: object) -> None:
+    assert shape_of(path) is shape
 
 
 def test_codes_are_unique() -> None:
@@ -42,7 +70,7 @@ def test_foreign_errors_tell_nothing_of_the_inside() -> None:
     assert back is not None
     assert type(back) is DarkroomError
     assert "secret" not in back.message
-    status, body, _ = describe(ValueError("secret /path/of/ours"))
+    status, body = native(problem_of(ValueError("secret /path/of/ours")))
     assert status == 500
     assert "secret" not in str(body)
 
@@ -60,5 +88,5 @@ def test_unknown_codes_become_the_base() -> None:
 
 
 def test_retry_after_is_whole_seconds() -> None:
-    assert describe(QueueFull("Full.", retry_after=7))[2] == {"Retry-After": "7"}
+    assert headers_of(QueueFull("Full.", retry_after=7)) == {"Retry-After": "7"}
     assert not isinstance(QueueFull("Full."), InvalidInput)

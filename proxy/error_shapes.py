@@ -1,0 +1,69 @@
+"""The shape of errors in each kind of REST contract: ours, OpenAI's, and that of web UIs. The path decides."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What is wrong, in no particular shape.
+
+    :param code: a name that does not change.
+    :param param: the field that is at fault.
+    :param rule: the id of the rule that refused the request, for a policy's refusals.
+    """
+
+    status: int
+    message: str
+    code: str
+    param: str | None = None
+    rule: str | None = None
+
+
+Shape = Callable[[Problem], tuple[int, dict[str, Any]]]
+"""Returns the status and the body of the answer."""
+
+
+def native(problem: Problem) -> tuple[int, dict[str, Any]]:
+    """The shape of our own endpoints and of those of the older services, whose clients read `detail`."""
+    error = {"code": problem.code, "message": problem.message, "param": problem.param}
+    rule = {} if problem.rule is None else {"rule": problem.rule}
+    return problem.status, {"detail": problem.message, "error": {**error, **rule}}
+
+
+_OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_MODERATION = "moderation_blocked"
+_OPENAI_CODES = {"unauthorized": "invalid_api_key", "rate_limited": "rate_limit_exceeded"}
+
+
+def openai(problem: Problem) -> tuple[int, dict[str, Any]]:
+    """The shape of OpenAI's API, where bad input is 400 and not 422."""
+    status = 400 if problem.status == 422 else problem.status
+    usual = "server_error" if status >= 500 else "invalid_request_error"
+    kind = "image_generation_user_error" if problem.code == _MODERATION else _OPENAI_TYPES.get(status, usual)
+    code = _OPENAI_CODES.get(problem.code, problem.code)
+    error = {"message": problem.message, "type": kind, "param": problem.param, "code": code}
+    rule = {} if problem.rule is None else {"rule": problem.rule}
+    return status, {"error": {**error, **rule}}
+
+
+def web_ui(problem: Problem) -> tuple[int, dict[str, Any]]:
+    """The shape of AUTOMATIC1111's API."""
+    rule = {} if problem.rule is None else {"rule": problem.rule}
+    content = {"error": problem.code, "detail": problem.message, "body": "", "errors": problem.message}
+    return problem.status, {**content, "param": problem.param, **rule}
+
+
+_SHAPES: dict[str, Shape] = {"/v1": openai, "/sdapi": web_ui}
+
+SHAPE: contextvars.ContextVar[Shape] = contextvars.ContextVar("shape", default=native)
+"""The shape of errors in the answer to the current request."""
+
+
+def shape_of(path: str) -> Shape:
+    """Return the shape of errors below a path."""
+    return next((shape for start, shape in _SHAPES.items() if path == start or path.startswith(start + "/")), native)
