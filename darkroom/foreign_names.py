@@ -61,3 +61,8 @@ def scheduler_fields(sampler: str, schedule: str | None = None, *, ours: bool = 
     except InvalidInput:
         both = {"sampler": sampler} | ({} if schedule is None else {"schedule_type": schedule})
         return {**both, "unsupported": {"scheduler": " ".join(both.values())}}
+
+
+def other_names(scheduler: str) -> tuple[str, ...]:
+    """The names that other programs have for one of our schedulers, without the web UI's own."""
+    return tuple(name for name, meant in _COMFY.items() if scheduler_name(meant) == scheduler)

@@ -38,13 +38,19 @@ def parse(text: str) -> dict[str, Any]:
         "model", "model_hash", "version" and the six fields of control. "other" has the remaining pairs as they are, and
         "unsupported" what a request has a field for and this service no value.
     """
+    prompt, negative, pairs = _parts(text)
+    return {"prompt": prompt, "negative_prompt": negative, **_fields(pairs)}
+
+
+def _parts(text: str) -> tuple[str, str, dict[str, str]]:
+    """Prompt, negative prompt and pairs."""
     lines = text.rstrip().split("\n")
     start = _start(lines)
     pairs = dict(_pairs("\n".join(lines[start:])))
     lines = [line.rstrip("\r") for line in lines[:start]]
     at = next((i for i, line in enumerate(lines) if line.startswith(_NEGATIVE)), len(lines))
     negative = [line.removeprefix(_NEGATIVE).removeprefix(" ") for line in lines[at : at + 1]] + lines[at + 1 :]
-    return {"prompt": "\n".join(lines[:at]), "negative_prompt": "\n".join(negative), **_fields(pairs)}
+    return "\n".join(lines[:at]), "\n".join(negative), pairs
 
 
 def _start(lines: list[str]) -> int:
@@ -59,8 +65,23 @@ def _start(lines: list[str]) -> int:
     return whole[0] if whole else fitting[0][0] if fitting else len(lines)
 
 
-def web_ui_text(details: Mapping[str, Any]) -> str:
-    """The text of `darkroom.parameters.text_chunks`."""
+def web_ui_pairs(text: str) -> dict[str, str]:
+    """Read the web UI's layout into its own names, as its API gives them: "Prompt", "Negative prompt", and each pair as
+    text, with "Size-1" and "Size-2" for width and height. Empty for an empty text."""
+    if not text.strip():
+        return {}
+    prompt, negative, pairs = _parts(text)
+    size = _SIZE.fullmatch(pairs.get("Size", ""))
+    sides = {"Size-1": size[1], "Size-2": size[2]} if size else {}
+    kept = {name: value for name, value in pairs.items() if not (size and name == "Size")}
+    return {"Prompt": prompt, "Negative prompt": negative, **kept, **sides}
+
+
+def web_ui_text(details: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> str:
+    """The text of `darkroom.parameters.text_chunks`.
+
+    :param more: further pairs.
+    """
     pairs = {
         "Steps": details["steps"],
         "Sampler": title(details["scheduler"]),
@@ -74,6 +95,7 @@ def web_ui_text(details: Mapping[str, Any]) -> str:
         pairs["Denoising strength"] = details["strength"]
     if "control_type" in details:
         pairs[_CONTROL] = _joined({label: details[name] for label, name in _CONTROL_NAMES.items()})
+    pairs |= more or {}
     pairs["Version"] = _PRODUCT + str(details["version"])
     lines = [details["prompt"]]
     if details["negative_prompt"]:

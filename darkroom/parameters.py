@@ -45,17 +45,18 @@ class ImageInfo:
     details: dict[str, Any] | None
 
 
-def text_chunks(details: Mapping[str, Any]) -> dict[str, str]:
+def text_chunks(details: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> dict[str, str]:
     """The text chunks of an image.
 
     :param details: prompt, negative_prompt, steps, scheduler, guidance_scale, seed, width, height, model, model_hash,
         index, version; of an image that was changed also strength and masked; with control also control_type,
         low_threshold, high_threshold, controlnet_conditioning_scale, control_guidance_start, control_guidance_end.
         JSON can hold all of it.
+    :param more: further pairs of the web UI's layout.
     :returns: "parameters" in the web UI's layout and "darkroom", the details as JSON (in ASCII).
     """
     # PNG forbids zero bytes in texts; the JSON has them escaped.
-    return {WEB_UI_KEY: web_ui_text(details).replace("\0", ""), JSON_KEY: json.dumps(dict(details))}
+    return {WEB_UI_KEY: web_ui_text(details, more).replace("\0", ""), JSON_KEY: json.dumps(dict(details))}
 
 
 def read_image(data: bytes) -> ImageInfo:

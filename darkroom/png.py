@@ -56,6 +56,15 @@ def encode_png(
     return b"".join(parts)
 
 
+def with_text(data: bytes, text: Mapping[str, str]) -> bytes:
+    """A PNG that `encode_png` made, with text chunks before the others; its pixels stay as they are encoded.
+
+    :param text: as for `encode_png`.
+    """
+    head = len(SIGNATURE) + 25  # a chunk of 13 bytes with its length, kind and checksum
+    return b"".join([data[:head], *(_text_chunk(keyword, value) for keyword, value in text.items()), data[head:]])
+
+
 def read_text(data: bytes) -> dict[str, str]:
     """The texts of a PNG by keyword; of several with one keyword the last. No pixel is decoded.
 

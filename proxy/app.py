@@ -33,6 +33,9 @@ from proxy.surfaces import (
     models,
     png_info,
     root,
+    sdapi_extras,
+    sdapi_images,
+    sdapi_lists,
     status,
     submit,
     tasks,
@@ -94,7 +97,8 @@ def create_app(settings: Settings) -> FastAPI:
     sessions = (lora_training, lora_sessions, loras)
     editing = (edit, edit_modes)
     images = (generate, *editing, png_info, upscale)
-    for route in (root, health, status, models, *images, tasks, submit, txt2img, *sessions):
+    web_uis = (sdapi_images, sdapi_extras, sdapi_lists)
+    for route in (root, health, status, models, *images, tasks, submit, txt2img, *sessions, *web_uis):
         app.include_router(route.router)
     app.add_middleware(IgnoredFields)
     app.add_middleware(Bodies, intakes=_intakes(settings), stall_seconds=settings.request_timeout)
@@ -136,6 +140,12 @@ def _intakes(settings: Settings) -> dict[str, Intake]:
         "/train_status": Intake({Kind.JSON: MEGABYTE}),
         "/submit": Intake({Kind.JSON: MEGABYTE}),
         "/batch_submit": Intake({Kind.JSON: _BATCH_JSON}),
+        "/sdapi/v1/txt2img": Intake({Kind.JSON: upload}),
+        "/sdapi/v1/img2img": Intake({Kind.JSON: 2 * upload}),  # an image and its mask
+        "/sdapi/v1/extra-single-image": Intake({Kind.JSON: upload}),
+        "/sdapi/v1/extra-batch-images": Intake({Kind.JSON: max(upload, batch)}),
+        "/sdapi/v1/png-info": Intake({Kind.JSON: upload}),
+        "/sdapi/v1/options": Intake({Kind.JSON: MEGABYTE}),
         "/api/upscale": any_kind,
         "/api/upscale-batch": Intake({Kind.MULTIPART: batch, Kind.URLENCODED: MEGABYTE}),
     }

@@ -26,6 +26,7 @@ from proxy.operations import OPERATIONS
 from proxy.operations.enlarging import enlarge_fields, enlarge_ranges
 from proxy.operations.generate import Generate
 from proxy.operations.train import Train
+from proxy.sdapi.bodies import web_ui_bodies
 from proxy.sessions.fields import SessionFields
 from proxy.surfaces import lora_sessions, loras, png_info, submit, txt2img
 from proxy.tasks.models import PRIORITIES
@@ -137,6 +138,7 @@ def request_bodies(
         ("post", "/png-info"): body_of(png, JSON, MULTIPART, URLENCODED),
         **edit_bodies(_edit(settings, models)),
         **_sessions(),
+        **web_ui_bodies(of_operation("generate")[0], settings.family(of_operation("generate")[0].name)),
         ("post", "/loras"): body_of(
             Fields(
                 kinds=[loras.LoraUpload],

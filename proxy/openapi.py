@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 
 from darkroom import errors
 from darkroom.family import Operation
@@ -16,9 +17,11 @@ from proxy.answers import Error
 from proxy.bodies import request_bodies
 from proxy.body_fields import JSON
 from proxy.documented import header, refusal, refusals
+from proxy.error_shapes import Shape, shape_of, web_ui
 from proxy.errors import CODES
 from proxy.ignored import IGNORED
 from proxy.models import installed
+from proxy.sdapi.answers import WebUiError
 from proxy.surfaces.submit import submit_operation
 from proxy.surfaces.txt2img import preferred_model
 
@@ -36,6 +39,9 @@ _WITH_BODY = {
 something, and for those with a body."""
 _WITH_MODEL: tuple[Operation, ...] = ("generate", "edit")
 """The operations whose requests name a model."""
+_ERRORS: dict[Shape, type[BaseModel]] = {web_ui: WebUiError}
+"""Errors in other shapes than ours."""
+_REFERENCE = "#/components/schemas/{model}"
 _FASTAPI_SCHEMAS = ("HTTPValidationError", "ValidationError")
 
 
@@ -70,11 +76,24 @@ def _document(app: FastAPI, settings: Settings, models: Sequence[str]) -> dict[s
             _refuse(operation["responses"], _CHANGING if method != "get" else {})
             _refuse(operation["responses"], _WITH_BODY if body is not None else {})
             _finish(operation, body)
+            _in_shape(path, operation["responses"])
     for name in _FASTAPI_SCHEMAS:
         schemas.pop(name, None)
-    schemas[Error.__name__] = Error.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas.update(schemas[Error.__name__].pop("$defs", {}))
+    errors_of_all: list[type[BaseModel]] = [Error, *_ERRORS.values()]
+    for error in errors_of_all:
+        schemas[error.__name__] = error.model_json_schema(ref_template=_REFERENCE)
+        schemas.update(schemas[error.__name__].pop("$defs", {}))
     return made
+
+
+def _in_shape(path: str, responses: dict[str, Any]) -> None:
+    """Give the refusals of a path the shape that its contract has."""
+    error = _ERRORS.get(shape_of(path))
+    ours = {"$ref": _REFERENCE.format(model=Error.__name__)}
+    for response in responses.values() if error is not None else ():
+        for content in response.get("content", {}).values():
+            if content.get("schema") == ours and error is not None:
+                content["schema"] = {"$ref": _REFERENCE.format(model=error.__name__)}
 
 
 def _refuse(responses: dict[str, Any], reasons: Mapping[int, str]) -> None:

@@ -21,6 +21,7 @@ from proxy.gateway import Gateway
 from proxy.loras.files import LoraFiles
 from proxy.observability import REQUEST_ID
 from proxy.readiness import Monitor
+from proxy.sdapi.works import Works
 from proxy.sources import SOURCE, source_of
 from proxy.waiting import at_most
 
@@ -41,6 +42,11 @@ class Services:
     def loras(self) -> LoraFiles:
         """The LoRA files of this installation."""
         return LoraFiles(self.settings)
+
+    @cached_property
+    def works(self) -> Works:
+        """What callers of the web UIs' API have under way."""
+        return Works()
 
     def run_model(self, model: str, inputs: Mapping[str, Any]) -> AsyncGenerator[dict[str, Array], None]:
         """`Gateway.stream` with the id of the current request, for the client that sent it."""

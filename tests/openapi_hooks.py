@@ -45,7 +45,27 @@ _PRIOR = {"prior_images": 2, "prior_prompts": '["a dog"]'}
 _NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?\s*", re.I)
 _TEXTS = {"prompt", "negative_prompt", *_IMAGE_NAMES}
 _REQUIRED = {"prompt", "negative_prompt"}
-_VOCABULARIES = {"scheduler", "control_type", "format", "model", "enlarge_model", "size", "operation", "priority"}
+_VOCABULARIES = {
+    *("scheduler", "control_type", "format", "model", "enlarge_model", "size", "operation", "priority"),
+    *("sampler_name", "sampler_index", "script_name", "hr_upscaler", "upscaler_1", "upscaler_2", "sd_model_checkpoint"),
+}
+_WEB_UI = "/sdapi"
+_WEB_UI_FIELDS: dict[str, Any] = {
+    **{
+        "n_iter": 1,
+        "batch_size": 1,
+        "steps": 1,
+        "width": 64,
+        "height": 64,
+        "enable_hr": False,
+        "script_name": "",
+        "sd_model_checkpoint": "",
+    },
+    **{"sampler_name": "Euler", "sampler_index": "Euler", "scheduler": "Automatic", "hr_upscaler": "Latent"},
+    **{"override_settings": {}, "alwayson_scripts": {}, "upscaler_1": "Lanczos", "upscaler_2": "None"},
+    **{"upscaling_resize_w": 16, "upscaling_resize_h": 16},
+}
+"""Right values of fields there whose right values no schema knows."""
 
 
 def _lora() -> bytes:
@@ -59,7 +79,10 @@ def _lora() -> bytes:
 
 
 _LORA = _lora()
-_TRUTHS = {"randomize_seed", "control_preprocess"}
+_TRUTHS = {
+    *("randomize_seed", "control_preprocess", "override_settings_restore_afterwards", "send_images", "enable_hr"),
+    *("include_init_images", "upscaling_crop"),
+}
 _TRUE = {"true", "1", "yes", "on", "t", "y"}
 _WORDS = {*_TRUE, "false", "0", "no", "off", "f", "n"}
 
@@ -112,6 +135,13 @@ def _mended(given: Any, case: schemathesis.Case) -> Any:
         body |= {name: _text(_image(90, 8)) for name in _IMAGE_NAMES if name in body}
         body |= {name: [_text(_image(90, 8))] for name in ("images",) if name in body}
         body |= {name: _text(_LORA) for name in ("lora_base64",) if name in body}
+    if case.operation.path.startswith(_WEB_UI):
+        return _for_web_ui(body, case.operation.path)
+    return _quick(_with_texts(_with_loras(_in_order(body), case)), case.operation.path)
+
+
+def _in_order(body: dict[str, Any]) -> dict[str, Any]:
+    """The same with fields that fit together."""
     for low, high, bounds in _PAIRS:
         if low in body or high in body:
             body[low], body[high] = bounds
@@ -121,7 +151,19 @@ def _mended(given: Any, case: schemathesis.Case) -> Any:
         body = {name: value for name, value in body.items() if name not in _MASKS}
     if "enlarge" not in body:
         body.pop("enlarge_model", None)
-    return _quick(_with_texts(_with_loras(body, case)), case.operation.path)
+    return body
+
+
+def _for_web_ui(given: dict[str, Any], path: str) -> dict[str, Any]:
+    """A small request that names only what is there. Images are there already, in base64."""
+    body = {name: _WEB_UI_FIELDS.get(name, value) for name, value in given.items()}
+    if path.endswith("2img"):
+        body |= {name: _WEB_UI_FIELDS[name] for name in ("width", "height")}
+    if "init_images" in body:
+        body["init_images"] = [_text(_image(90, 8))]
+    if "imageList" in body:
+        body["imageList"] = [{"data": _text(_image(90, 8)), "name": "a.png"}]
+    return body
 
 
 def _with_texts(body: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import json
 import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
 from typing import Any, TypeVar
 
@@ -42,12 +43,16 @@ async def in_turn(work: Callable[..., Result], *given: Any) -> Result:
     return await asyncio.get_running_loop().run_in_executor(_worker, work, *given)
 
 
-async def read_json(request: Request, *, images: Collection[str], max_mb: float) -> dict[str, Any]:
+async def read_json(
+    request: Request, *, images: Collection[str], max_mb: float, levels: int = 1, long: int = _LONG
+) -> dict[str, Any]:
     """Return the JSON object of a body. Images that are too long for text, also in lists, are decoded from base64 to
     bytes.
 
     :param images: names of the fields that may hold images.
     :param max_mb: limit of a decoded image.
+    :param levels: of objects and lists in which images may lie; 1 is a field, or a list that is one.
+    :param long: bytes; a longer text can only be an image.
     :raises InvalidInput, TooLarge: the body is no object; an image is no base64 or over `max_mb`; a text is too long.
     """
     with SpooledTemporaryFile(max_size=_SPOOL) as body:
@@ -59,18 +64,20 @@ async def read_json(request: Request, *, images: Collection[str], max_mb: float)
                 await asyncio.to_thread(body.write, pieces)
                 pieces = bytearray()
         if size <= _SMALL:
-            return _object(bytes(pieces), images, max_mb)
+            return _object(bytes(pieces), images, max_mb, levels, long)
         body.write(pieces)
 
         def read() -> dict[str, Any]:
             body.seek(0)
-            return _object(body.read(), images, max_mb)
+            return _object(body.read(), images, max_mb, levels, long)
 
         return await in_turn(read)
 
 
-def _object(body: bytes, images: Collection[str], max_mb: float) -> dict[str, Any]:
-    text, long = _without_long_strings(body)
+def _object(
+    body: bytes, images: Collection[str], max_mb: float, levels: int = 1, longest: int = _LONG
+) -> dict[str, Any]:
+    text, long = _without_long_strings(body, longest)
     if len(text) > _MAX_TEXT:
         raise TooLarge(f"The JSON has over {_MAX_TEXT >> 20} MB besides its images.", param="body")
     try:
@@ -81,22 +88,43 @@ def _object(body: bytes, images: Collection[str], max_mb: float) -> dict[str, An
         ) from None
     if not isinstance(fields, dict):
         raise InvalidInput(f"The body must be a JSON object; got a {type(fields).__name__}.", param="body")
-    if not long:
-        return fields
-
-    def filled(name: str, value: Any) -> Any:
-        if isinstance(value, str) and value in long:
-            if name not in images:
-                raise TooLarge(f"{name[:80]!r} must be text of at most {_LONG >> 20} MB.", param=name[:80])
-            start, end = long.pop(value)
-            return decoded(_unescaped(body, start, end), name, max_mb)
-        return value
-
-    for name, value in fields.items():
-        fields[name] = [filled(name, one) for one in value] if isinstance(value, list) else filled(name, value)
     if long:
-        raise TooLarge(f"The JSON has a text of over {_LONG >> 20} MB that is no field's.", param="body")
+        images_of = _LongStrings(body, long, images, max_mb, levels, longest)
+        fields = {name: images_of.fill(name, value, levels) for name, value in fields.items()}
+    if long:
+        raise TooLarge(f"The JSON has a text of over {longest >> 10:,} KB that is no field's.", param="body")
     return fields
+
+
+@dataclass(frozen=True)
+class _LongStrings:
+    """The long strings of a body; see `read_json` for most of it.
+
+    :param found: their positions by their placeholders. Those that are filled in are removed.
+    """
+
+    body: bytes
+    found: dict[str, tuple[int, int]]
+    images: Collection[str]
+    max_mb: float
+    levels: int
+    longest: int
+
+    def fill(self, name: str, value: Any, left: int) -> Any:
+        """Return a value with images in place of placeholders.
+
+        :param left: levels of lists and objects that may be looked into.
+        """
+        if isinstance(value, list) and left:
+            return [self.fill(name, one, left - 1) for one in value]
+        if isinstance(value, dict) and left and self.levels > 1:
+            return {inner: self.fill(inner, one, left - 1) for inner, one in value.items()}
+        if not isinstance(value, str) or value not in self.found:
+            return value
+        if name not in self.images:
+            raise TooLarge(f"{name[:80]!r} must be text of at most {self.longest >> 10:,} KB.", param=name[:80])
+        start, end = self.found.pop(value)
+        return decoded(_unescaped(self.body, start, end), name, self.max_mb)
 
 
 def _whole_number(digits: str) -> int:
@@ -104,13 +132,13 @@ def _whole_number(digits: str) -> int:
     return int(digits[:1000])
 
 
-def _without_long_strings(body: bytes) -> tuple[bytes, dict[str, tuple[int, int]]]:
+def _without_long_strings(body: bytes, longest: int) -> tuple[bytes, dict[str, tuple[int, int]]]:
     """Return the text with a short placeholder for every long string, and the position of each by its placeholder."""
-    if len(body) <= _LONG:
+    if len(body) <= longest:
         return body, {}
     token, long, pieces, copied, at = secrets.token_hex(8), dict[str, tuple[int, int]](), list[bytes](), 0, 0
     while (start := body.find(b'"', at) + 1) and (end := _closing(body, start)) >= 0:
-        if end - start > _LONG:
+        if end - start > longest:
             name = f"{token}-{len(long)}"
             long[name] = (start, end)
             pieces += [body[copied:start], name.encode()]

@@ -6,10 +6,10 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import sqlalchemy as sa
 from fastapi import Depends, Request
@@ -30,6 +30,8 @@ from proxy.tasks.runner import TaskRunner
 from proxy.tasks.store import Store, connect
 from proxy.tasks.upkeep import Upkeep
 from proxy.waiting import at_most
+
+Result = TypeVar("Result")
 
 _STOP_SECONDS = 60.0
 """How long a cancelled run may take to stop."""
@@ -96,6 +98,19 @@ class Tasks:
         self._store.close()
         if self._lock is not None:
             os.close(self._lock)
+
+    async def transact(self, work: Callable[[sa.Connection], Result], *, locked: bool = False) -> Result:
+        """Do something with other tables of this database, in one transaction and in a thread.
+
+        :param locked: see `Store.transaction`.
+        :raises NotReady: the database is unavailable or cannot write.
+        """
+
+        def run() -> Result:
+            with self._store.transaction(locked=locked) as connection:
+                return work(connection)
+
+        return await self._store.call(run)
 
     def check(self, count: int, key: str | None, lane: str | None = None) -> None:
         """See `Admission.check`."""

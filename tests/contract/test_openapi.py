@@ -20,6 +20,7 @@ from tests.service import ROOT, RunningService
 FEW, MANY = "5", os.environ.get("SCHEMATHESIS_EXAMPLES", "600")
 """Cases per operation and phase; with 20 operations the many are over 10,000."""
 SEED = "20"
+WEB_UI = ("txt2img", "img2img", "extra-single-image", "extra-batch-images", "png-info", "options")
 
 
 @pytest.fixture
@@ -76,6 +77,7 @@ def test_openapi_says_every_kind_of_body(document: dict[str, Any]) -> None:
         "/delete_session": {"application/json"},
         "/train_lora": {"application/json"},
         "/train_status": {"application/json"},
+        **{f"/sdapi/v1/{name}": {"application/json"} for name in WEB_UI},
     }
     tasks = document["paths"]["/tasks"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert set(tasks["discriminator"]["mapping"]) == {"edit", "generate", "hidream", "sdxl", "train", "upscale"}
@@ -114,7 +116,8 @@ def test_openapi_says_every_error_in_our_shape(document: dict[str, Any]) -> None
             if int(status) < 400 or (health and status == "503"):
                 continue
             schema = answer["content"]["application/json"]["schema"]
-            assert schema == {"$ref": "#/components/schemas/Error"}, (method, path, status)
+            shape = "WebUiError" if path.startswith("/sdapi") else "Error"
+            assert schema == {"$ref": f"#/components/schemas/{shape}"}, (method, path, status)
             if status in ("429", "503"):
                 assert "Retry-After" in answer["headers"], (method, path)
     ours = {STATUS[kind] for kind in errors.walk() if kind is not errors.Cancelled}  # whose client has gone
@@ -143,7 +146,7 @@ def test_openapi_examples_are_accepted(client: httpx.Client, document: dict[str,
                 sent += 1
                 for id in _task_ids(answer):
                     client.delete(f"/tasks/{id}")
-    assert sent == 22
+    assert sent == 28
 
 
 def _task_ids(answer: httpx.Response) -> list[str]:

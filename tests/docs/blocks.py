@@ -13,6 +13,7 @@ PAGES = (
     "README.md",
     "docs/rest.md",
     "docs/clients.md",
+    "docs/web-uis.md",
     "docs/settings.md",
     "docs/performance.md",
     "docs/add-a-family.md",
