@@ -18,6 +18,7 @@ from proxy.body_fields import JSON
 from proxy.documented import header, refusal, refusals
 from proxy.errors import CODES
 from proxy.ignored import IGNORED
+from proxy.keys.access import is_open
 from proxy.models import installed
 from proxy.surfaces.submit import submit_operation
 from proxy.surfaces.txt2img import preferred_model
@@ -36,6 +37,14 @@ _WITH_BODY = {
 something, and for those with a body."""
 _WITH_MODEL: tuple[Operation, ...] = ("generate", "edit")
 """The operations whose requests name a model."""
+_SCHEMES: dict[str, dict[str, Any]] = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+    "basic": {"type": "http", "scheme": "basic", "description": "The key is the password; any user name."},
+}
+"""The ways to send a key, where the service has keys."""
+_WITH_KEYS = (errors.Unauthorized, errors.Forbidden, errors.RateLimited)
+"""What every operation may raise that needs a key, where the service has keys."""
 _FASTAPI_SCHEMAS = ("HTTPValidationError", "ValidationError")
 
 
@@ -67,14 +76,28 @@ def _document(app: FastAPI, settings: Settings, models: Sequence[str]) -> dict[s
             if body is not None:
                 operation["requestBody"] = body
             _refuse(operation["responses"], _EVERY)
+            _ask_for_key(method, path, operation)
             _refuse(operation["responses"], _CHANGING if method != "get" else {})
             _refuse(operation["responses"], _WITH_BODY if body is not None else {})
             _finish(operation, body)
     for name in _FASTAPI_SCHEMAS:
         schemas.pop(name, None)
+    made["components"]["securitySchemes"] = _SCHEMES
     schemas[Error.__name__] = Error.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas.update(schemas[Error.__name__].pop("$defs", {}))
     return made
+
+
+def _ask_for_key(method: str, path: str, operation: dict[str, Any]) -> None:
+    """Say how an operation takes a key, and what it answers without one. Where the service has no keys, none is
+    needed."""
+    if is_open(method.upper(), path):
+        return
+    operation["security"] = [{}, *({name: []} for name in _SCHEMES)]
+    for status, said in refusals(_WITH_KEYS).items():
+        found = operation["responses"].setdefault(str(status), said)
+        if said["description"] not in found["description"]:
+            found["description"] += f" {said['description']}"
 
 
 def _refuse(responses: dict[str, Any], reasons: Mapping[int, str]) -> None:
