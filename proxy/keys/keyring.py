@@ -11,7 +11,7 @@ from typing import Any
 from darkroom.errors import NotReady
 from proxy.keys import store as table
 from proxy.keys.hashing import digest_of
-from proxy.keys.models import Key
+from proxy.keys.models import Key, Limits
 from proxy.tasks.store import Store
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,8 @@ FRESH_SECONDS = 0.25
 _WAIT_SECONDS = 0.25
 """How long a request waits for a database that does not answer. Then what is known counts, so that direct requests go
 on as they do without keys."""
-_NOBODY = digest_of("")
+_NOBODY = Key(id="", name="", digest=digest_of(""), role="user", limits=Limits(), created_at=0)
+"""What a wrong secret is compared with, so that it takes the same steps as a right one."""
 
 
 class Keyring:
@@ -42,9 +43,8 @@ class Keyring:
     def find(self, secret: str) -> Key | None:
         """The key with a secret, if it is in use. It takes as long for a wrong one."""
         digest = digest_of(secret)
-        key = self._keys.get(digest)
-        same = hmac.compare_digest(digest, key.digest if key is not None else _NOBODY)
-        return key if same else None
+        key = self._keys.get(digest, _NOBODY)
+        return key if hmac.compare_digest(digest, key.digest) and key is not _NOBODY else None
 
     async def fresh(self) -> None:
         """Look into the database if the last look is too old. All requests share one look."""
