@@ -73,3 +73,6 @@ class Keyring:
         except NotReady:
             log.warning("the keys cannot be read; those that are known still count")
             self._looked = time.monotonic()
+        except Exception:
+            log.exception("the keys cannot be read; those that are known still count")
+            self._looked = time.monotonic()

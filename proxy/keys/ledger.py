@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from darkroom.errors import Forbidden, NotReady
+from darkroom.errors import Forbidden, NotReady, RateLimited
 from proxy.keys import quotas
 from proxy.keys.models import Key, Limits
 from proxy.tasks.models import PRIORITIES
@@ -68,7 +68,11 @@ class Charges:
         self._running.add(id)
         ends: tuple[Any, ...] = (quotas.give_back, self._store, id)
         try:
-            await self._store.call(quotas.charge, self._store, key, id, images)
+            try:
+                await self._store.call(quotas.charge, self._store, key, id, images)
+            except RateLimited:
+                ends = ()
+                raise
             try:
                 yield charge
                 ends = (quotas.settle, self._store, id, charge.images)
@@ -78,7 +82,8 @@ class Charges:
                 raise
         finally:
             self._running.discard(id)
-            await asyncio.shield(asyncio.ensure_future(self._end(*ends)))
+            if ends:
+                await asyncio.shield(asyncio.ensure_future(self._end(*ends)))
 
     async def _end(self, *call: Any) -> None:
         try:

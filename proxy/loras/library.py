@@ -125,18 +125,32 @@ class LoraLibrary:
         made = self._folder / f".{secrets.token_hex(8)}.tmp"
         try:
             _copy(source, made)
-            try:
-                os.link(made, path)  # which fails where a file is there, whoever put it there
-            except FileExistsError:
-                if sha256_file(path) != sha256_file(made):
-                    raise Conflict(
-                        f"There is another LoRA {shown(plain)}; delete it first, or choose another name.", param="name"
-                    ) from None
-            self._owners.add(plain)
+            self._put(made, path, plain)
             sync_folder(self._folder)
         finally:
             made.unlink(missing_ok=True)
         return self.find(plain)
+
+    def _put(self, made: Path, path: Path, name: str) -> None:
+        """Give a file its name and its owner.
+
+        :raises Conflict: another file has the name.
+        """
+        there = path.exists()
+        if not there:  # first the owner: at no moment may the file be there for all
+            self._owners.forget(name)
+            self._owners.add(name)
+        try:
+            os.link(made, path)  # which fails where a file is there, whoever put it there
+        except FileExistsError:
+            if sha256_file(path) != sha256_file(made):
+                if not there:
+                    self._owners.leave(name)
+                raise Conflict(
+                    f"There is another LoRA {shown(name)}; delete it first, or choose another name.", param="name"
+                ) from None
+            if self._owners.of(name):  # else it is for all
+                self._owners.add(name)
 
     def delete(self, name: str) -> LoraFile:
         """Delete the file of a name; returns what it was. If others have sent the same file, it stays theirs.

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from darkroom.errors import Forbidden, InvalidInput
+from darkroom.errors import Conflict, Forbidden, InvalidInput
 from darkroom.request.loras import LoraChoice
 from darkroom.settings import Settings
 from proxy.callers import CALLER, Caller
@@ -77,6 +77,31 @@ def test_files_that_were_put_there_by_hand_are_for_all(settings: Settings) -> No
         assert library.find("ink").name == "mine/ink"
         with pytest.raises(Forbidden):
             library.delete("ink")
+
+
+def test_a_file_for_all_stays_for_all(settings: Settings) -> None:
+    settings.lora_dir.mkdir(parents=True)
+    (settings.lora_dir / "ink.safetensors").write_bytes(b"x")
+    library = LoraFiles(settings).library
+    with asked_by(ANNA):
+        library.add("ink", BytesIO(b"x"))
+    with asked_by(BEN):
+        assert library.find("ink")
+
+
+def test_an_owner_of_a_file_that_was_removed_by_hand_does_not_get_the_next_one(settings: Settings) -> None:
+    library = LoraFiles(settings).library
+    with asked_by(ANNA):
+        library.add("ink", BytesIO(b"x")).path.unlink()
+    with asked_by(BEN):
+        library.add("ink", BytesIO(b"y"))
+    with asked_by(ANNA):
+        with pytest.raises(Forbidden):
+            library.find("ink")
+        with pytest.raises(Conflict):
+            library.add("ink", BytesIO(b"z"))
+        with pytest.raises(Forbidden):
+            library.find("ink")
 
 
 @pytest.mark.parametrize(
