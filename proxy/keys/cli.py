@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import cast
 
 import click
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -26,7 +27,12 @@ from proxy.tasks.store import Store, connect
 @contextmanager
 def _database() -> Iterator[Store]:
     """The database of the settings, with its tables."""
-    store = Store(connect(Settings().database))
+    try:
+        store = Store(connect(Settings().database))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        raise click.ClickException(f"The setting {name} is wrong: {first['msg']}.") from None
     try:
         store.create()
         yield store

@@ -176,3 +176,6 @@ def test_commands_make_list_and_revoke_keys(tmp_path: Path, monkeypatch: pytest.
     assert run(command, ["revoke", "anna"]).exit_code == 0
     assert run(command, ["open", "--yes"]).exit_code == 0
     assert "no keys" in run(command, ["list"]).stdout
+    monkeypatch.setenv("DATABASE_URL", "mysql://secret@host/name")
+    refused = run(command, ["list"])
+    assert (refused.exit_code, "DATABASE_URL" in refused.output, "secret" in refused.output) == (1, True, False)
