@@ -78,11 +78,11 @@ def test_images_of_direct_requests_are_never_more_than_the_key_may_make(admin: s
         assert refused.json()["error"]["code"] == "rate_limited"
         stream = http.post("/generate", json=IMAGE, headers={"Accept": "text/event-stream"})
         assert stream.status_code == 429, "before the stream begins"
-        assert http.post("/png-info", files={"file": ("a.png", encoded(photo(8, 8)))}).status_code == 200
+        assert http.post("/png-info", files={"file": ("a.png", encoded(photo(width=8, height=8)))}).status_code == 200
 
 
 def test_images_of_a_batch_that_fail_are_given_back(admin: str, service: RunningService) -> None:
-    good, bad = ("a.png", encoded(photo(16, 16))), ("b.png", b"no image")
+    good, bad = ("a.png", encoded(photo(width=16, height=16))), ("b.png", b"no image")
     fields = {"data": {"model": "animevideov3"}, "headers": {"Accept": "application/json"}}
     with new_key(admin, service, "batch", images_per_day=2) as http:
 
