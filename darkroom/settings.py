@@ -330,6 +330,11 @@ class Settings(BaseSettings):
         ]
 
     @property
+    def database(self) -> str:
+        """The URL of the database: DATABASE_URL, else a SQLite file in DATA_DIR."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'darkroom.db'}"
+
+    @property
     def gpus(self) -> tuple[int, ...]:
         """The GPUs that the networks run on; none means the CPU."""
         return usable_gpus(self.num_gpus_to_use)

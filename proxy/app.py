@@ -20,9 +20,11 @@ from proxy.http.guard import Guard
 from proxy.http.methods import Methods
 from proxy.http.requests import RequestIds
 from proxy.ignored import IGNORED, IgnoredFields
+from proxy.keys.middleware import KeyGuard, Keys
 from proxy.readiness import Monitor
 from proxy.services import Services
 from proxy.surfaces import (
+    admin_keys,
     edit,
     edit_modes,
     generate,
@@ -77,9 +79,12 @@ def create_app(settings: Settings) -> FastAPI:
         services = Services(settings=settings, gateway=gateway, monitor=monitor, gate=gate)
         app.state.tasks = Tasks(services)
         await app.state.tasks.start()
+        app.state.keys = Keys(app.state.tasks.store)
+        await app.state.keys.start(settings.host)
         app.state.services = services
         watching = asyncio.create_task(monitor.run())
         yield
+        await app.state.keys.stop()
         await app.state.tasks.stop()
         watching.cancel()
         with suppress(asyncio.CancelledError):
@@ -98,11 +103,13 @@ def create_app(settings: Settings) -> FastAPI:
     editing = (edit, edit_modes)
     images = (generate, *editing, png_info, upscale)
     web_uis = (sdapi_images, sdapi_extras, sdapi_lists)
-    for route in (root, health, status, models, *images, tasks, submit, txt2img, *sessions, *web_uis):
+    native = (root, health, status, models, *images, tasks, submit, txt2img, *sessions, admin_keys)
+    for route in (*native, *web_uis):
         app.include_router(route.router)
     app.add_middleware(IgnoredFields)
     app.add_middleware(Bodies, intakes=_intakes(settings), stall_seconds=settings.request_timeout)
     app.add_middleware(Methods, service=app)
+    app.add_middleware(KeyGuard, service=app)
     app.add_middleware(Guard, trusted_hosts=settings.trusted_hosts, origins=settings.cors_origins)
     if settings.cors_origins:
         app.add_middleware(
@@ -138,6 +145,7 @@ def _intakes(settings: Settings) -> dict[str, Intake]:
         "/delete_session": Intake({Kind.JSON: MEGABYTE}),
         "/train_lora": Intake({Kind.JSON: MEGABYTE}),
         "/train_status": Intake({Kind.JSON: MEGABYTE}),
+        "/admin/keys": Intake({Kind.JSON: MEGABYTE}),
         "/submit": Intake({Kind.JSON: MEGABYTE}),
         "/batch_submit": Intake({Kind.JSON: _BATCH_JSON}),
         "/sdapi/v1/txt2img": Intake({Kind.JSON: upload}),

@@ -28,8 +28,10 @@ from proxy.operations.generate import Generate
 from proxy.operations.train import Train
 from proxy.sdapi.bodies import web_ui_bodies
 from proxy.sessions.fields import SessionFields
-from proxy.surfaces import lora_sessions, loras, png_info, submit, txt2img
+from proxy.surfaces import admin_keys, lora_sessions, loras, png_info, submit, txt2img
 from proxy.tasks.models import PRIORITIES
+
+_KEYS = Fields(kinds=[admin_keys.KeyFields], ranges=admin_keys.RANGES, example=admin_keys.EXAMPLE)
 
 
 def _request_fields(settings: Settings, family: Family) -> Fields:
@@ -149,6 +151,7 @@ def request_bodies(
             MULTIPART,
         ),
         ("post", "/tasks"): _tasks(settings, models, schemas),
+        ("post", "/admin/keys"): body_of(_KEYS, JSON),
         ("post", "/submit"): body_of(one, JSON),
         ("post", "/txt2img"): body_of(_txt2img(settings, draws, models), JSON, MULTIPART, URLENCODED),
         ("post", "/batch_submit"): {

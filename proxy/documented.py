@@ -38,8 +38,14 @@ _HEADERS = {
     "X-Failed-Files": ("How many files failed.", "string"),
     "Location": ("Where the task is.", "string"),
     "Idempotent-Replayed": ("true where the answer is that of an earlier request with the same key.", "string"),
+    "WWW-Authenticate": ("How to send a key.", "string"),
     "Vary": ("What else of the request the answer depends on.", "string"),
 }
+_HEADERS_OF: dict[str, type[DarkroomError]] = {
+    "Retry-After": errors.QueueFull,
+    "WWW-Authenticate": errors.Unauthorized,
+}
+"""The headers of refusals, by the errors that have them."""
 _EVERYWHERE: Raised = (DarkroomError,)
 _JSON = "application/json"
 _ERROR = {"$ref": f"#/components/schemas/{Error.__name__}"}
@@ -92,7 +98,7 @@ def refusals(raised: Raised) -> dict[int | str, dict[str, Any]]:
         status: refusal(
             status,
             [f"`{kind.code}`: {_first_line(kind)}" for kind in kinds],
-            ["Retry-After"] if any(issubclass(kind, errors.QueueFull) for kind in kinds) else [],
+            [name for name, whose in _HEADERS_OF.items() if any(issubclass(kind, whose) for kind in kinds)],
         )
         for status, kinds in sorted(by_status.items())
     }

@@ -57,6 +57,8 @@ CODES = {
     431: "headers_too_large",
     501: "not_implemented",
 }
+_PATIENCE_SECONDS = 60
+"""No client waits longer than this by itself."""
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
@@ -118,8 +120,14 @@ def answer(error: BaseException) -> JSONResponse:
 def headers_of(error: BaseException) -> dict[str, str]:
     """The headers of the response for an error."""
     if isinstance(error, errors.QueueFull):
-        return {"Retry-After": str(error.retry_after)}
+        return {"Retry-After": str(error.retry_after), **_how_to_retry(error)}
     return {"WWW-Authenticate": "Bearer"} if isinstance(error, errors.Unauthorized) else {}
+
+
+def _how_to_retry(error: errors.QueueFull) -> dict[str, str]:
+    """OpenAI's client would send a request again after seconds, whatever Retry-After says of hours."""
+    long = isinstance(error, errors.RateLimited) and error.retry_after > _PATIENCE_SECONDS
+    return {"X-Should-Retry": "false"} if long else {}
 
 
 def install(app: FastAPI) -> None:

@@ -20,6 +20,7 @@ from proxy.documented import header, refusal, refusals
 from proxy.error_shapes import Shape, shape_of, web_ui
 from proxy.errors import CODES
 from proxy.ignored import IGNORED
+from proxy.keys.access import is_open
 from proxy.models import installed
 from proxy.sdapi.answers import WebUiError
 from proxy.surfaces.submit import submit_operation
@@ -42,6 +43,14 @@ _WITH_MODEL: tuple[Operation, ...] = ("generate", "edit")
 _ERRORS: dict[Shape, type[BaseModel]] = {web_ui: WebUiError}
 """Errors in other shapes than ours."""
 _REFERENCE = "#/components/schemas/{model}"
+_SCHEMES: dict[str, dict[str, Any]] = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+    "basic": {"type": "http", "scheme": "basic", "description": "The key is the password; any user name."},
+}
+"""The ways to send a key, where the service has keys."""
+_WITH_KEYS = (errors.Unauthorized, errors.Forbidden, errors.RateLimited)
+"""What every operation may raise that needs a key, where the service has keys."""
 _FASTAPI_SCHEMAS = ("HTTPValidationError", "ValidationError")
 
 
@@ -73,12 +82,14 @@ def _document(app: FastAPI, settings: Settings, models: Sequence[str]) -> dict[s
             if body is not None:
                 operation["requestBody"] = body
             _refuse(operation["responses"], _EVERY)
+            _ask_for_key(method, path, operation)
             _refuse(operation["responses"], _CHANGING if method != "get" else {})
             _refuse(operation["responses"], _WITH_BODY if body is not None else {})
             _finish(operation, body)
             _in_shape(path, operation["responses"])
     for name in _FASTAPI_SCHEMAS:
         schemas.pop(name, None)
+    made["components"]["securitySchemes"] = _SCHEMES
     errors_of_all: list[type[BaseModel]] = [Error, *_ERRORS.values()]
     for error in errors_of_all:
         schemas[error.__name__] = error.model_json_schema(ref_template=_REFERENCE)
@@ -94,6 +105,18 @@ def _in_shape(path: str, responses: dict[str, Any]) -> None:
         for content in response.get("content", {}).values():
             if content.get("schema") == ours and error is not None:
                 content["schema"] = {"$ref": _REFERENCE.format(model=error.__name__)}
+
+
+def _ask_for_key(method: str, path: str, operation: dict[str, Any]) -> None:
+    """Say how an operation takes a key, and what it answers without one. Where the service has no keys, none is
+    needed."""
+    if is_open(method.upper(), path):
+        return
+    operation["security"] = [{}, *({name: []} for name in _SCHEMES)]
+    for status, said in refusals(_WITH_KEYS).items():
+        found = operation["responses"].setdefault(str(status), said)
+        if said["description"] not in found["description"]:
+            found["description"] += f" {said['description']}"
 
 
 def _refuse(responses: dict[str, Any], reasons: Mapping[int, str]) -> None:

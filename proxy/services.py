@@ -16,8 +16,10 @@ from darkroom.errors import Cancelled, NotFound, NotReady, TaskTimeout
 from darkroom.registry import family_of, is_chosen
 from darkroom.serving.networks import Array
 from darkroom.settings import Settings
+from proxy.callers import CALLER
 from proxy.gate import Gate
 from proxy.gateway import Gateway
+from proxy.keys import ledger
 from proxy.loras.files import LoraFiles
 from proxy.observability import REQUEST_ID
 from proxy.readiness import Monitor
@@ -59,17 +61,29 @@ class Services:
             raise NotFound(f"The family {family_of(model)} is not served here: FAMILIES does not name it.")
 
     async def admitted(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
-        """Wait for a place at the gate, then do the work, all within TASK_TIMEOUT.
+        """Wait for a place at the gate, then do the work, all within TASK_TIMEOUT. The key of the request is charged
+        for the images that `take` has noted.
 
         :raises QueueFull, NotReady: the gate admits no request.
+        :raises RateLimited: the key may not use that much.
         :raises TaskTimeout: it took too long.
         """
+        async with ledger.charged() as charge:
 
-        async def wait_and_work() -> Result:
-            async with self.gate.admit(SOURCE.get()):
-                return await work()
+            async def wait_and_work() -> Result:
+                async with self.gate.admit(SOURCE.get()):
+                    charge.began = True
+                    return await work()
 
-        return await within(self.settings.task_timeout, wait_and_work())
+            return await within(self.settings.task_timeout, wait_and_work())
+
+    async def check(self) -> None:
+        """Refuse a direct request before its answer begins: that of a stream has the status 200 whatever comes then.
+
+        :raises QueueFull, NotReady, RateLimited: as `admitted` would.
+        """
+        self.gate.check(SOURCE.get())
+        await ledger.check()
 
     @contextmanager
     def taken_before_the_end(self) -> Iterator[None]:
@@ -91,7 +105,8 @@ class Services:
 
 async def of(request: Request) -> Services:
     """The app's services, for `Depends`; notes where the request comes from."""
-    SOURCE.set(source_of(request))  # which a thread, where FastAPI would call a plain function, could not
+    # Which a thread, where FastAPI would call a plain function, could not.
+    SOURCE.set(CALLER.get().source or source_of(request))
     services: Services = request.app.state.services
     return services
 

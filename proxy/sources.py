@@ -1,7 +1,7 @@
 """Where a request comes from: the client that takes turns with others.
 
-Not who owns a task (`client_of` in surfaces/tasks.py): the service has no keys of its own yet, so a key that a request
-carries proves nothing, and one client could be as many as it invents. What it cannot invent is its address.
+Not who owns a task (`Caller.client`): where the service has no keys, a key that a request carries proves nothing, and
+one client could be as many as it invents. What it cannot invent is its address. With keys, each key takes turns.
 """
 
 from __future__ import annotations

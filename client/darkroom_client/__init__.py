@@ -18,9 +18,13 @@ if TYPE_CHECKING:
         Busy,
         Cancelled,
         DarkroomError,
+        Forbidden,
         InvalidRequest,
+        RateLimited,
+        Refused,
         ServerError,
         TimedOut,
+        Unauthorized,
         Unavailable,
     )
     from .models import (
@@ -54,6 +58,7 @@ __all__ = [
     "DarkroomError",
     "EditModeInfo",
     "EditOptions",
+    "Forbidden",
     "Format",
     "GenerateOptions",
     "GenerateResult",
@@ -68,6 +73,8 @@ __all__ = [
     "PngInfo",
     "Preview",
     "Progress",
+    "RateLimited",
+    "Refused",
     "ServerError",
     "SessionInfo",
     "SessionLora",
@@ -77,6 +84,7 @@ __all__ = [
     "TimedOut",
     "TrainOptions",
     "TrainingInfo",
+    "Unauthorized",
     "Unavailable",
     "UpscaleResult",
 ]

@@ -94,7 +94,7 @@ def error_from(
     inner = inner if isinstance(inner, Mapping) else {}
     code = inner.get("code")
     code = code if isinstance(code, str) else f"http_{status}"
-    param = inner.get("param")
+    param, rule = inner.get("param"), inner.get("rule")
     message = inner.get("message") or body.get("detail") or f"The service answered with status {status}"
     return error_class(status, code)(
         message if isinstance(message, str) else json.dumps(message, ensure_ascii=False),
@@ -103,6 +103,7 @@ def error_from(
         param=param if isinstance(param, str) else None,
         request_id=request_id,
         retry_after=retry_after,
+        rule=rule if isinstance(rule, str) else None,
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import click
 
-from .errors import DarkroomError
+from .errors import DarkroomError, Refused, Unauthorized
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -95,6 +95,10 @@ def describe(error: Exception) -> str:
     """An error as one sentence for a person, with the request's id where the service's log can tell more."""
     if isinstance(error, DarkroomError) and error.request_id and (error.status or 0) >= 500:
         return f"{error} (request {error.request_id})"
+    if isinstance(error, Unauthorized):
+        return f"{error} The command reads the key from DARKROOM_API_KEY."
+    if isinstance(error, Refused) and error.rule:
+        return f"{error} (rule {error.rule})"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__

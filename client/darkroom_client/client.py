@@ -57,8 +57,8 @@ class Client(TaskMethods, LoraMethods, EditMethods):
         1, 2, 4 ... seconds, and never longer than 60 s. A connection that breaks or times out later is not
         tried again: see `darkroom_client.calls`. `health` and `info` are tried once.
     :param headers: sent with every request.
-    :param api_key: sent as `Authorization: Bearer ...`; the environment's DARKROOM_API_KEY. For a service
-        behind something that asks for one.
+    :param api_key: the key of the service, where it has keys, sent as `Authorization: Bearer ...`; the environment's
+        DARKROOM_API_KEY.
     :raises InvalidRequest: an argument is out of range.
     """
 
@@ -135,7 +135,9 @@ class Client(TaskMethods, LoraMethods, EditMethods):
         :param on_progress: called after each tile. An exception that it raises ends the request, and the
             service stops working on it.
         :raises InvalidRequest: the service refuses the image or an option.
-        :raises Busy: the queue is full, after all retries.
+        :raises Unauthorized, Forbidden: the service wants another key.
+        :raises Refused: a rule of its content policy refuses the request.
+        :raises Busy: the queue is full, after all retries; RateLimited: the key may not do more now.
         :raises Unavailable: no service answers, the service is not ready, or the connection broke.
         :raises TimedOut: the service gave up, or was silent for longer than `timeout`.
         :raises Cancelled: the service cancelled the request.

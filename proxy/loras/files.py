@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from darkroom.diffusion.lora.tags import take_loras
-from darkroom.errors import InvalidInput, LoraMissing, NotFound, NotReady
+from darkroom.errors import Forbidden, InvalidInput, LoraMissing, NotFound, NotReady
 from darkroom.request.loras import FIELD, MOST_LORAS, LoraChoice, parse_loras
 from darkroom.serving.networks import ModelSpec
 from darkroom.settings import Settings
+from proxy.callers import CALLER
 from proxy.loras.library import Digests, LoraLibrary
 from proxy.sessions.store import SessionStore
 
@@ -126,14 +127,30 @@ class LoraFiles:
         return digest
 
     def _all(self) -> Iterator[Path]:
-        yield from (file.path for file in self.library.files())
+        yield from (file.path for file in self.library.all_files())
         yield from self._sessions.lora_paths()
+
+    def _require_use(self, digest: str, place: str) -> None:
+        """:raises Forbidden: all files with the digest belong to other keys."""
+        if CALLER.get().sees_all:
+            return
+        mine = chain((file.path for file in self.library.files()), self._sessions.lora_paths(of_others=False))
+        if not self._has(mine, digest) and self._has(self._all(), digest):
+            raise Forbidden(f"The LoRA {digest} belongs to another key.", param=place)
+
+    def _has(self, paths: Iterable[Path], digest: str) -> bool:
+        for path in paths:
+            with contextlib.suppress(OSError, NotFound):  # deleted meanwhile
+                if self.digest_of(path) == digest:
+                    return True
+        return False
 
     def _resolved(self, choices: Sequence[LoraChoice], places: Sequence[str]) -> list[LoraChoice]:
         """The same choices, by digests.
 
         :param places: what errors call the first ones; the others are tags of the prompt.
         :raises NotFound: a name or a session has no LoRA.
+        :raises Forbidden: a LoRA belongs to another key.
         :raises InvalidInput: two choices are the same file.
         """
         found: list[LoraChoice] = []
@@ -141,6 +158,7 @@ class LoraFiles:
             kind, value = choice.reference
             place = _place(choice, index, places)
             if kind == "digest":
+                self._require_use(value, place)
                 resolved = choice
             else:
                 path = (

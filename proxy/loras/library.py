@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from darkroom.errors import Conflict, InvalidInput, NotFound
+from darkroom.errors import Conflict, Forbidden, InvalidInput, NotFound
 from darkroom.files import sha256_file, sync_folder
 from darkroom.request.fields import shown
+from proxy.callers import CALLER
+from proxy.keys.owners import Owners, may_use, require_change
 
 SUFFIX = ".safetensors"
+_OWNERS = ".owners"
 NAME = r"[^\s./\\:*?\"<>|\x00-\x1f\x7f]([^/\\:*?\"<>|\x00-\x1f\x7f]{0,98}[^\s./\\:*?\"<>|\x00-\x1f\x7f])?"
 """A regular expression: the names that uploaded files may have, without their ending."""
 _PIECE = 1 << 20
@@ -61,12 +64,20 @@ class Digests:
 
 
 class LoraLibrary:
-    """The folder, which need not be there yet. All methods read and write files: call them in a thread."""
+    """The folder, which need not be there yet. All methods read and write files: call them in a thread.
+
+    What people put there by hand and what admins upload is for all keys, everything else for the key that sent it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._owners = Owners(folder / _OWNERS)
 
     def files(self) -> list[LoraFile]:
+        """The files that the caller may use, by their names."""
+        return [file for file in self.all_files() if self._may_use(file.name)]
+
+    def all_files(self) -> list[LoraFile]:
         """All files, by their names."""
         return sorted(self._files(), key=lambda file: file.name.lower())
 
@@ -75,6 +86,7 @@ class LoraLibrary:
 
         :param param: the field that the name is from.
         :raises NotFound: there is none; the message has similar names.
+        :raises Forbidden: it belongs to another key.
         :raises InvalidInput: several folders have one.
         """
         wanted, there = name.removesuffix(SUFFIX), self.files()
@@ -85,6 +97,8 @@ class LoraLibrary:
         if len(found) > 1:
             names = ", ".join(file.name for file in found[:5])
             raise InvalidInput(f"{param} {shown(name)} means several LoRAs: {names}.", param=param)
+        if not found and any(wanted in (file.name, file.name.rpartition("/")[2]) for file in self.all_files()):
+            raise Forbidden(f"The LoRA {shown(name)} belongs to another key.", param=param)
         if not found:
             near = difflib.get_close_matches(wanted, [file.name for file in there], n=3)
             hint = f" Similar names: {', '.join(near)}." if near else " GET /loras lists those that there are."
@@ -111,27 +125,53 @@ class LoraLibrary:
         made = self._folder / f".{secrets.token_hex(8)}.tmp"
         try:
             _copy(source, made)
-            try:
-                os.link(made, path)  # which fails where a file is there, whoever put it there
-            except FileExistsError:
-                if sha256_file(path) != sha256_file(made):
-                    raise Conflict(
-                        f"There is another LoRA {shown(plain)}; delete it first, or choose another name.", param="name"
-                    ) from None
+            self._put(made, path, plain)
             sync_folder(self._folder)
         finally:
             made.unlink(missing_ok=True)
         return self.find(plain)
 
+    def _put(self, made: Path, path: Path, name: str) -> None:
+        """Give a file its name and its owner.
+
+        :raises Conflict: another file has the name.
+        """
+        there = path.exists()
+        if not there:  # first the owner: at no moment may the file be there for all
+            self._owners.forget(name)
+            self._owners.add(name)
+        try:
+            os.link(made, path)  # which fails where a file is there, whoever put it there
+        except FileExistsError:
+            if sha256_file(path) != sha256_file(made):
+                if not there:
+                    self._owners.leave(name)
+                raise Conflict(
+                    f"There is another LoRA {shown(name)}; delete it first, or choose another name.", param="name"
+                ) from None
+            if self._owners.of(name):  # else it is for all
+                self._owners.add(name)
+
     def delete(self, name: str) -> LoraFile:
-        """Delete the file of a name; returns what it was.
+        """Delete the file of a name; returns what it was. If others have sent the same file, it stays theirs.
 
         :raises NotFound, InvalidInput: as `find`.
+        :raises Forbidden: it belongs to another key, or to all.
         """
         file = self.find(name)
+        require_change(self._owners.of(file.name), f"The LoRA {shown(name)}")
+        if self._owners.leave(file.name):
+            return file
         file.path.unlink(missing_ok=True)
+        self._owners.forget(file.name)
         sync_folder(file.path.parent)
         return file
+
+    def _may_use(self, name: str) -> bool:
+        if CALLER.get().sees_all:
+            return True
+        owners = self._owners.of(name)
+        return not owners or any(owner.shared for owner in owners) or may_use(owners)
 
     def _files(self) -> Iterator[LoraFile]:
         for path in self._folder.rglob(f"*{SUFFIX}"):

@@ -15,6 +15,7 @@ from darkroom.request.edge import edge_model, named, rest_names, texts
 from darkroom.request.field import Field, resolved
 from darkroom.request.loras import FIELD as LORAS
 from darkroom.request.request import Request
+from proxy.keys.ledger import note_images
 from proxy.models import ServedModel, choose_model, of_operation
 from proxy.services import Services
 from proxy.uploads import place_of, take_image, take_images
@@ -91,6 +92,7 @@ async def take(services: Services, model: ServedModel, fields: dict[str, Any], *
         if about.needed and name not in sent_images:
             called = about.called or name
             raise InvalidInput(f"{called} is missing: send an image.", param=called)
+    note_images(getattr(request, "num_images", 1))
     return Taken(model=model, request=request, values=values, images=images)
 
 

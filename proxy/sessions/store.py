@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from darkroom.captioned_images import CaptionedImage, captioned_images, subfolders
-from darkroom.errors import Conflict, InvalidInput, NotFound
+from darkroom.errors import Conflict, Forbidden, InvalidInput, NotFound
 from darkroom.files import sync_folder, write_atomically
+from proxy.keys.owners import Owners, require_change, require_use
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _FOLDER = re.compile(rf"session_({_ID.pattern})")
 _LOCKS = ".locks"
+_OWNERS = ".owners"
 _LORA = re.compile(r"lora_([1-9]\d{0,8})\.safetensors")
 LORA_NAME = r"[A-Za-z0-9][A-Za-z0-9 ._()+\-]{0,119}\.safetensors"
 """A regular expression: the names that a LoRA file may have."""
@@ -45,10 +47,12 @@ class SessionStore:
     """The sessions of a folder. All methods read and write files: call them in a thread.
 
     :raises NotFound: all methods that take a session id, when there is no such session.
+    :raises Forbidden: the same methods, when it belongs to another key.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._owners = Owners(folder / _OWNERS)
 
     def create(self) -> int:
         """Make a session; returns its number, which is one more than the largest so far.
@@ -61,6 +65,7 @@ class SessionStore:
             largest = int(last.read_text()) if last.is_file() else 0
             number = max([largest, *(int(one) for one in self._ids() if one.isdecimal())]) + 1
             write_atomically(last, str(number).encode())
+            self._owners.add(str(number))
             (self._folder / f"session_{number}").mkdir()
         return number
 
@@ -68,15 +73,20 @@ class SessionStore:
         """Check that there is a session."""
         self._of(session_id)
 
+    def require_change(self, session_id: str) -> None:
+        """Check that the caller may delete a session."""
+        self._of(session_id)
+        require_change(self._owners.of(session_id), "The session")
+
     def folder(self, session_id: str) -> Path:
         """The folder of a session, for reading."""
         return self._of(session_id)
 
     def summaries(self) -> list[SessionSummary]:
-        """All sessions: numbers first, in order, then names."""
+        """The sessions that the caller may see: numbers first, in order, then names."""
         found = []
         for one in sorted(self._ids(), key=lambda one: (not one.isdecimal(), int(one) if one.isdecimal() else 0, one)):
-            with contextlib.suppress(NotFound, FileNotFoundError):  # deleted meanwhile
+            with contextlib.suppress(Forbidden, NotFound, FileNotFoundError):  # of others; deleted meanwhile
                 names = self._loras(one)
                 groups = {example.image.parent for example in self.examples(one)}
                 found.append(
@@ -88,6 +98,7 @@ class SessionStore:
 
     def delete(self, session_id: str) -> None:
         """Remove a session and everything in it."""
+        self.require_change(session_id)
         folder = self._of(session_id)
         with self._locked(session_id):
             gone = folder.with_name(f".deleted-{secrets.token_hex(8)}")
@@ -96,6 +107,7 @@ class SessionStore:
             except FileNotFoundError:
                 raise _no_session(session_id) from None
             shutil.rmtree(gone, ignore_errors=True)
+            self._owners.forget(session_id)
 
     def add_image(self, session_id: str, png: bytes, prompt: str) -> int:
         """Add an image with its prompt; returns the number of its folder."""
@@ -169,22 +181,25 @@ class SessionStore:
             raise _no_lora(param)
         return found[-1]
 
-    def lora_paths(self) -> Iterator[Path]:
-        """The LoRA files of all sessions."""
+    def lora_paths(self, *, of_others: bool = True) -> Iterator[Path]:
+        """The LoRA files of all sessions.
+
+        :param of_others: also of those that the caller may not see.
+        """
         for session_id in self._ids():
-            with contextlib.suppress(NotFound, FileNotFoundError):  # deleted meanwhile
-                yield from self._loras(session_id)
+            with contextlib.suppress(Forbidden, NotFound, FileNotFoundError):  # deleted meanwhile
+                yield from _loras_in(self._there(session_id) if of_others else self._of(session_id))
 
     def _loras(self, session_id: str) -> list[Path]:
-        """The LoRA files, oldest first. Those of one moment are in the order of their numbers."""
-
-        def age(path: Path) -> tuple[int, int, str]:
-            match = _LORA.fullmatch(path.name)
-            return path.stat().st_mtime_ns, int(match[1]) if match else 0, path.name
-
-        return sorted((one for one in self._of(session_id).glob("[!.]*.safetensors") if one.is_file()), key=age)
+        return _loras_in(self._of(session_id))
 
     def _of(self, session_id: str) -> Path:
+        """The folder of a session that the caller may see."""
+        folder = self._there(session_id)
+        require_use(self._owners.of(session_id), "The session")
+        return folder
+
+    def _there(self, session_id: str) -> Path:
         folder = self._folder / f"session_{session_id}"
         if not _ID.fullmatch(session_id) or not folder.is_dir():
             raise _no_session(session_id)
@@ -204,6 +219,16 @@ class SessionStore:
         with (locks / f"{session_id or '.sessions'}.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _loras_in(folder: Path) -> list[Path]:
+    """The LoRA files of a session, oldest first. Those of one moment are in the order of their numbers."""
+
+    def age(path: Path) -> tuple[int, int, str]:
+        match = _LORA.fullmatch(path.name)
+        return path.stat().st_mtime_ns, int(match[1]) if match else 0, path.name
+
+    return sorted((one for one in folder.glob("[!.]*.safetensors") if one.is_file()), key=age)
 
 
 def _next_name(folder: Path) -> str:

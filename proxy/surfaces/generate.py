@@ -22,7 +22,6 @@ from proxy.models import ServedModel
 from proxy.operations.images import ImageJob, Outputs, run
 from proxy.operations.taking import names_of, take, take_model
 from proxy.services import Services, Use, while_connected
-from proxy.sources import SOURCE
 from proxy.streams import EVENT_STREAM, EventResponse, SendEvent, data_url, event, wants_events
 from proxy.uploads import read_fields
 
@@ -129,7 +128,7 @@ async def answered(request: Request, services: Services, call: ImageCall) -> Res
     """Run the model and answer in the form that was asked for; see `generate`."""
     call.job.model.require_ready(services)
     if wants_events(request, _JSON, *_IMAGES):
-        services.gate.check(SOURCE.get())
+        await services.check()
         return EventResponse(partial(_stream_events, services, call))
     made = await while_connected(request, services.admitted(partial(run, services, call.job)))
     if call.bare:

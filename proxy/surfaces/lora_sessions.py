@@ -136,7 +136,7 @@ async def delete_session(request: Request, services: Use, tasks: UseTasks) -> di
     """Its images and LoRA files are deleted with it, and the files of its trainings. One that runs is stopped."""
     fields, warnings = _checked(request, await read_json(request, images=(), max_mb=1), SessionFields)
     store = store_of(services)
-    await asyncio.to_thread(store.require, fields.session_id)
+    await asyncio.to_thread(store.require_change, fields.session_id)
     await tasks.remove_all(key_of(fields.session_id))
     await asyncio.to_thread(store.delete, fields.session_id)
     return {"status": "deleted", "session_id": fields.session_id, **warnings}

@@ -40,7 +40,7 @@ async def train_lora(request: Request, services: Use, tasks: UseTasks) -> dict[s
     warnings = note(request, ignored(fields, _OPERATION.names))
     work = await _OPERATION.accept(services, fields)
     ((task, _),) = await tasks.submit(
-        _OPERATION.name, [work], client=client_of(request), priority="normal", key=None, digest=digest(fields)
+        _OPERATION.name, [work], client=client_of(request), key=None, digest=digest(fields)
     )
     return {"status": "started", "task_id": task.id, **warnings}
 

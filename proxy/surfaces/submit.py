@@ -211,7 +211,6 @@ async def _submit(
         operation.name,
         works,
         client=client_of(request),
-        priority="normal",
         key=key,
         digest=await asyncio.to_thread(digest, sent),
         requested_operation=submit_operation(services).name,

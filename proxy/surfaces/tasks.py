@@ -22,9 +22,12 @@ from darkroom.images import MEDIA_TYPES
 from darkroom.request import fields as values
 from darkroom.request.edge import Whole
 from proxy.answers import TaskPage, TaskView
+from proxy.callers import CALLER
 from proxy.documented import IMAGE, SUBMIT, TASK, answers
 from proxy.http.conditional import SHOWN, file_answer
 from proxy.ignored import ignored, note
+from proxy.keys.ledger import require_priority
+from proxy.keys.middleware import client_without_key
 from proxy.operations import model_of, operation_named
 from proxy.services import Use
 from proxy.streams import EVENT_STREAM, EventQueue, EventResponse, data_url, event
@@ -46,12 +49,8 @@ _MEDIA = tuple(MEDIA_TYPES.values())
 
 
 def client_of(request: Request) -> str:
-    """Who asks: the key that the request carries (which is not kept, only its hash), else the address that it comes
-    from."""
-    secret = request.headers.get("authorization") or request.headers.get("x-api-key")
-    if secret:
-        return f"key:{hashlib.sha256(secret.encode()).hexdigest()[:32]}"
-    return f"address:{request.client.host if request.client else 'unknown'}"
+    """Who asks, and owns what the request makes: see `Caller.client`."""
+    return CALLER.get().client or client_without_key(request)
 
 
 def idempotency_key(request: Request) -> str | None:
@@ -143,7 +142,9 @@ async def submit_task(request: Request, services: Use, tasks: UseTasks) -> Respo
     operation = requested.bound(services, fields)
     tasks.check(1, key, operation.lane)
     wanted = fields.pop("priority", None)
-    priority = values.choice("priority", "normal" if wanted in (None, "") else wanted, PRIORITIES)
+    priority = None if wanted in (None, "") else values.choice("priority", wanted, PRIORITIES)
+    if priority is not None:
+        require_priority(priority)
     warnings = note(request, ignored(fields, operation.names))
     work = await operation.accept(services, fields)
     who = client_of(request)
@@ -167,10 +168,13 @@ async def list_tasks(
     state: Annotated[str | None, Query(json_schema_extra={"enum": list(STATES)})] = None,
     limit: Annotated[Whole, Query(ge=_PAGE_LIMITS[0], le=_PAGE_LIMITS[1], json_schema_extra=_PAGE_SCHEMA)] = 50,
 ) -> dict[str, Any]:
-    """The tasks that were sent with the same key, or without one from the same address; the newest first."""
+    """The tasks that were sent with the same key, or without one from the same address; the newest first. An admin's
+    key gets those of all keys."""
     name = values.choice("state", state, STATES) if state is not None else None
     known: State | None = next((one for one in STATES if one == name), None)
-    page = await tasks.page(client=client_of(request), state=known, limit=limit)
+    caller = CALLER.get()
+    everybody = caller.key is not None and caller.sees_all
+    page = await tasks.page(client=None if everybody else client_of(request), state=known, limit=limit)
     estimates = await tasks.queue_estimates()
     return {"tasks": [shown(task, estimates, request) for task in page]}
 

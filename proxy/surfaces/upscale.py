@@ -33,6 +33,7 @@ from proxy.errors import describe
 from proxy.http.accept import accept_of
 from proxy.http.forms import FormRoute
 from proxy.ignored import ignored, note
+from proxy.keys.ledger import charged
 from proxy.models import ServedModel, default_model
 from proxy.operations.taking import names_of, take
 from proxy.operations.upscaling import Upscaled, run
@@ -172,7 +173,7 @@ async def upscale(request: Request, services: Use, call: Annotated[UpscaleCall, 
     profile so large that programs could not open the answer."""
     call.model.require_ready(services)
     if wants_events(request, *MEDIA_TYPES.values()):
-        services.gate.check(SOURCE.get())
+        await services.check()
         return EventResponse(partial(_stream_events, services, call))
     result = await while_connected(request, services.admitted(partial(run, services, call.model, call.request)))
     return Response(result.data, media_type=result.media_type, headers=result.headers)
@@ -213,14 +214,17 @@ async def _batch(
     services: Services, files: list[UploadFile], call: UpscaleCall
 ) -> AsyncGenerator[tuple[UploadFile, Upscaled | DarkroomError], None]:
     """A batch takes one place at the gate. Its files run a few at a time and are given in their order."""
-    async with services.gate.admit(SOURCE.get()):
+    async with charged(len(files)) as charge, services.gate.admit(SOURCE.get()):
+        charge.began = True
         running: deque[asyncio.Task[Upscaled | DarkroomError]] = deque()
         try:
             for i in range(len(files) + _BATCH_PARALLEL):
                 if i < len(files):
                     running.append(asyncio.create_task(_batch_item(services, files[i], call)))
                 if i >= _BATCH_PARALLEL:
-                    yield files[i - _BATCH_PARALLEL], await running.popleft()
+                    result = await running.popleft()
+                    charge.images -= isinstance(result, DarkroomError)
+                    yield files[i - _BATCH_PARALLEL], result
         finally:
             for task in running:
                 task.cancel()

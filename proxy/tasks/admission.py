@@ -12,6 +12,7 @@ from typing import Any
 
 from darkroom.errors import InvalidInput, NotReady, QueueFull, StorageFull
 from proxy.gate import Gate
+from proxy.keys.ledger import priority_of
 from proxy.operations import OPERATIONS, operation_named
 from proxy.retry import Appointments
 from proxy.services import Services
@@ -99,25 +100,26 @@ class Admission:
         works: Sequence[Work],
         *,
         client: str,
-        priority: str,
+        priority: str | None = None,
         key: str | None,
         digest: str,
         requested_operation: str | None = None,
     ) -> list[tuple[Task, bool]]:
         """Accept all of the works or none.
 
+        :param priority: None for the usual one; never higher than the caller's key may ask for.
         :param requested_operation: the operation name that the client sent; None if it is `operation`.
         :param key: the client's Idempotency-Key; for a repeated request the tasks accepted before are returned.
         :param digest: a hash of the request.
         :returns: each task, and whether it is new.
         :raises NotReady: the service is draining, or its database is unavailable.
-        :raises QueueFull: the queue has no room.
+        :raises QueueFull: the queue has no room, or (RateLimited) the caller's key may not have so many.
         :raises StorageFull: the disk has no room.
         :raises Conflict: the key was used for another request, or an existing task excludes a new one.
         :raises Gone: the results of the request with that key have been deleted.
         :raises InvalidInput: there are more works than the queue can ever hold.
         """
-        lane = operation_named(operation).lane
+        lane, priority = operation_named(operation).lane, priority_of(priority)
         self.check(len(works), key, lane)
         drafts = [
             Draft(

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
 from darkroom.errors import Cancelled, DarkroomError, NetworkError, NotReady, StorageFull, TaskTimeout
+from proxy.callers import CALLER, Caller
 from proxy.errors import describe
 from proxy.gate import Gate
+from proxy.keys.ledger import LEDGER
 from proxy.load import Running
 from proxy.observability import REQUEST_ID
 from proxy.operations import group_of, operation_named, pipelines_of, turn_of
@@ -148,6 +150,8 @@ class TaskRunner:
         if execution is None or self._stopping:
             raise asyncio.CancelledError
         REQUEST_ID.set(id)
+        CALLER.set(Caller())  # what was accepted runs as the service's own work
+        LEDGER.set(None)
         run = _Run(id=id)
         self._executions.add(execution)
         try:

@@ -21,6 +21,7 @@ from typing import Any, ParamSpec, TypeVar
 import sqlalchemy as sa
 
 from darkroom.errors import Conflict, Gone, NotReady, QueueFull
+from proxy.keys import quotas
 from proxy.load import Used
 from proxy.tasks import exclusive, speeds
 from proxy.tasks.estimates import speed_of
@@ -79,6 +80,7 @@ class Store:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
+        self.one_writer = engine.dialect.name == "sqlite"  # it locks the whole database, others lock rows
         # Our own threads, at most one for each connection, however many requests arrive at once.
         self._threads = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="tasks-store")
 
@@ -114,7 +116,7 @@ class Store:
         """
         try:
             with self._engine.begin() as connection:
-                if locked and self._engine.dialect.name == "sqlite":
+                if locked and self.one_writer:
                     connection.execute(sa.text("BEGIN IMMEDIATE"))
                 elif locked:
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADMISSION_LOCK)))
@@ -133,7 +135,7 @@ class Store:
         :raises Conflict: a different request had that Idempotency-Key; or there is a task with the same key of
             `Work.exclusive`, and the new one must not wait for it.
         :raises Gone: the task with the Idempotency-Key is deleted.
-        :raises QueueFull: there is no room for all of them.
+        :raises QueueFull: there is no room for all of them, or (RateLimited) the key may not have so many.
         """
         with self.transaction(locked=True) as connection:
             known = self._known(connection, drafts, slots=slots, queue_size=queue_size)
@@ -164,6 +166,7 @@ class Store:
         new = [draft for draft, task in zip(drafts, known, strict=True) if task is None]
         if new:
             self._require_room(connection, new, slots=slots, queue_size=queue_size)
+            quotas.require(connection, new)
         return known
 
     def _require_room(self, connection: sa.Connection, new: Sequence[Draft], *, slots: int, queue_size: int) -> None:
@@ -186,6 +189,7 @@ class Store:
         return task_of(row)
 
     def _insert(self, connection: sa.Connection, draft: Draft, fallback: float, now: float, slots: int) -> Task:
+        quotas.record(connection, draft)
         round = self._next_round(connection, draft)
         work = draft.work
         speed = speed_of(speeds.known(connection, draft.operation), draft.operation, work.kind)
@@ -266,9 +270,10 @@ class Store:
                 found |= set(connection.scalars(query))
         return found
 
-    def page(self, *, client: str, state: State | None, limit: int) -> list[Task]:
-        """Return a client's tasks, newest first, without those whose results are deleted."""
-        query = sa.select(TASKS).where(TASKS.c.client == client, TASKS.c.expired_at.is_(None))
+    def page(self, *, client: str | None, state: State | None, limit: int) -> list[Task]:
+        """Return a client's tasks (None: all), newest first, without those whose results are deleted."""
+        mine = sa.true() if client is None else TASKS.c.client == client
+        query = sa.select(TASKS).where(mine, TASKS.c.expired_at.is_(None))
         if state is not None:
             query = query.where(TASKS.c.state == state)
         with self.transaction() as connection:
@@ -305,15 +310,8 @@ class Store:
         :param worker: for a task with a key, the proxy that runs it: the key is in use until `stopped` is called.
         """
         now, attempts = time.time(), sa.case((TASKS.c.run == run, TASKS.c.attempts), else_=TASKS.c.attempts + 1)
-        values = {
-            "state": "processing",
-            "run": run,
-            "attempts": attempts,
-            "started_at": now,
-            "step": 0,
-            "worker": worker,
-        }
-        return self._update(id, None, values)
+        values = {"state": "processing", "run": run, "attempts": attempts, "started_at": now, "step": 0}
+        return self._update(id, None, {**values, "worker": worker})
 
     def progress(self, id: str, run: str | None, step: int, steps: int) -> bool:
         """Record the progress. False if the run no longer owns the task, because it was cancelled or taken over."""

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from fastapi import Depends, Request
 
 from darkroom.errors import Conflict, Gone, NotFound, NotReady
+from proxy.keys.owners import Owner, require_change, require_use
 from proxy.operations import operation_named
 from proxy.services import Services
 from proxy.tasks import keys, lock_file, pausing
@@ -44,8 +45,8 @@ class Tasks:
 
     def __init__(self, services: Services) -> None:
         settings = services.settings
-        self._url = settings.database_url or f"sqlite:///{settings.data_dir / 'darkroom.db'}"
-        self._store = Store(connect(self._url))
+        self._url = settings.database
+        self.store = self._store = Store(connect(self._url))
         self.files = Files(settings.data_dir)
         self._gates = gates = gates_of(settings, services.gate)
         self._queue = Queue(
@@ -122,7 +123,7 @@ class Tasks:
         works: Sequence[Work],
         *,
         client: str,
-        priority: str,
+        priority: str | None = None,
         key: str | None,
         digest: str,
         requested_operation: str | None = None,
@@ -139,7 +140,23 @@ class Tasks:
         )
 
     async def get(self, id: str) -> Task:
-        """:raises NotFound, Gone: there is none of that id; it was kept long enough."""
+        """The task of an id.
+
+        :raises NotFound, Gone: there is none of that id; it was kept long enough.
+        :raises Forbidden: it belongs to another key.
+        """
+        task = await self._get(id)
+        require_use([_owner_of(task)], "The task")
+        return task
+
+    async def _get_to_change(self, id: str) -> Task:
+        """:raises NotFound, Gone, Forbidden: as `get`, or the caller may not stop it."""
+        task = await self.get(id)
+        require_change([_owner_of(task)], "The task")
+        return task
+
+    async def _get(self, id: str) -> Task:
+        """:raises NotFound, Gone: as `get`."""
         task = await self._store.call(self._store.get, id) if _ID.fullmatch(id) else None
         if task is None:
             raise NotFound(f"There is no task {id[:80]!r}.", param="task_id")
@@ -147,8 +164,8 @@ class Tasks:
             raise Gone("The task was kept for its time, and its results are deleted.", param="task_id")
         return task
 
-    async def page(self, *, client: str, state: State | None, limit: int) -> list[Task]:
-        """A client's tasks, the newest first."""
+    async def page(self, *, client: str | None, state: State | None, limit: int) -> list[Task]:
+        """A client's tasks, or all, the newest first."""
         return await self._store.call(self._store.page, client=client, state=state, limit=limit)
 
     async def queue_estimates(self) -> QueueEstimates:
@@ -175,9 +192,13 @@ class Tasks:
         """Cancel a task; one that runs stops within a step. A second time changes nothing.
 
         :raises NotFound, Gone: there is none of that id.
+        :raises Forbidden: it was made by somebody else.
         :raises Conflict: it has completed or failed.
         """
-        before = await self.get(id)
+        return await self._cancel(await self._get_to_change(id))
+
+    async def _cancel(self, before: Task) -> Task:
+        id = before.id
         ours = await self._store.call(self._store.end, id, None, "cancelled")
         self._admission.forget_refusal()
         self._overview.changed()
@@ -190,7 +211,7 @@ class Tasks:
         if ours and before.exclusive is not None:
             with suppress(NotReady):  # then the upkeep does it
                 await self._admission.release()
-        task = await self.get(id)
+        task = await self._get(id)
         if task.state != "cancelled":
             raise Conflict(f"The task has {task.state} already.", param="task_id")
         return task
@@ -200,9 +221,10 @@ class Tasks:
         nothing.
 
         :raises NotFound, Gone: there is none of that id.
+        :raises Forbidden: it was made by somebody else.
         :raises Conflict: it has ended, or its operation cannot go on with what it has done.
         """
-        before = await self.get(id)
+        before = await self._get_to_change(id)
         if not operation_named(before.operation).resumable:
             raise Conflict(f"Tasks of the operation {before.operation} cannot be paused.", param="task_id")
         if await self._store.call(pausing.pause, self._store, id):
@@ -220,10 +242,11 @@ class Tasks:
         """Let a paused task go on, as soon as its last run has stopped. A task that is not paused goes on anyway.
 
         :raises NotFound, Gone: there is none of that id.
+        :raises Forbidden: it was made by somebody else.
         :raises Conflict: it has ended.
         :raises NotReady: the database is unavailable.
         """
-        task = await self.get(id)
+        task = await self._get_to_change(id)
         if task.state == "paused":
             # First, while the upkeep leaves the task alone: its workflow has ended, and a new one gets the same id.
             try:
@@ -255,12 +278,16 @@ class Tasks:
         while running := await self._store.call(keys.unfinished, self._store, key):
             for id in running:
                 with suppress(Conflict, Gone, NotFound):  # it has ended meanwhile
-                    await self.cancel(id)
+                    await self._cancel(await self._get(id))
             if time.monotonic() > deadline:
                 raise Conflict(f"Task {running[0]} does not stop; try again in a moment.")
             await asyncio.sleep(_POLL_SECONDS)
         for id in await self._store.call(keys.kept, self._store, key):
             await self._store.call(self._retention.expire, id)
+
+
+def _owner_of(task: Task) -> Owner:
+    return Owner(client=task.client, source=task.source)
 
 
 def of(request: Request) -> Tasks:

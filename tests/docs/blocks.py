@@ -22,6 +22,7 @@ PAGES = (
     "docs/licences.md",
     "docs/tasks.md",
     "docs/training-loras.md",
+    "docs/keys.md",  # the last one: while there are keys, the service is closed
 )
 
 REASONS = ("hub", "gpu", "long")

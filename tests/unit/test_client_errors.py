@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 
@@ -10,11 +11,16 @@ from darkroom_client import (
     Busy,
     Cancelled,
     DarkroomError,
+    Forbidden,
     InvalidRequest,
+    RateLimited,
+    Refused,
     ServerError,
     TimedOut,
+    Unauthorized,
     Unavailable,
 )
+from darkroom_client.cli import describe
 
 from benchmarks.processes import free_port
 from tests.clients import Call
@@ -25,12 +31,16 @@ from tests.unit.loopback import IMAGE_EVENT, Answer, event, events, failure, in_
     ("status", "code", "kind"),
     [
         (400, "bad_request", InvalidRequest),
+        (400, "moderation_blocked", Refused),
+        (401, "unauthorized", Unauthorized),
+        (403, "forbidden", Forbidden),
         (404, "not_found", InvalidRequest),
         (409, "conflict", InvalidRequest),
         (413, "too_large", InvalidRequest),
         (415, "not_an_image", InvalidRequest),
         (422, "invalid_input", InvalidRequest),
         (429, "queue_full", Busy),
+        (429, "rate_limited", RateLimited),
         (499, "cancelled", Cancelled),
         (500, "internal_error", ServerError),
         (502, "http_error", ServerError),
@@ -48,6 +58,20 @@ def test_error_class_of_every_status(call: Call, status: int, code: str, kind: t
     assert (str(error), error.message, error.retry_after) == ("tile: 32..4096; got 7.", error.message, 3.0)
     with loopback(in_turn(answer)) as server, pytest.raises(kind):
         call(server.url, "upscale", b"small", on_progress=lambda _: None)
+
+
+def test_error_of_a_policy_names_its_rule(call: Call) -> None:
+    content = {"detail": "No.", "error": {"code": "moderation_blocked", "message": "No.", "param": None, "rule": "r1"}}
+    answer = Answer(status=400, headers={"Content-Type": "application/json"}, body=json.dumps(content).encode())
+    with loopback(in_turn(answer)) as server, pytest.raises(Refused, match="No") as caught:
+        call(server.url, "upscale", b"small")
+    assert caught.value.rule == "r1"
+    assert describe(caught.value) == "No. (rule r1)"
+
+
+def test_error_without_a_key_says_where_the_command_reads_it() -> None:
+    error = Unauthorized("This service wants a key.", status=401, code="unauthorized")
+    assert describe(error).endswith("DARKROOM_API_KEY.")
 
 
 def test_error_page_of_a_proxy_is_read_by_its_status(call: Call) -> None:

@@ -1,0 +1,23 @@
+"""What needs no key, and what needs an admin's. Everything else needs a key, so a new route is protected by itself."""
+
+from __future__ import annotations
+
+OPEN = ("/", "/health", "/docs", "/openapi.json", "/favicon.ico", "/health/*", "/assets/*")
+"""Paths that need no key, for GET and HEAD. `/*` at the end stands for everything below."""
+ADMIN = ("/admin", "/admin/*")
+"""Paths for which a key needs the role admin, with every method."""
+_READS = ("GET", "HEAD")
+
+
+def is_open(method: str, path: str) -> bool:
+    """Whether a request needs no key."""
+    return method in _READS and _matches(path, OPEN)
+
+
+def is_for_admins(path: str) -> bool:
+    """Whether a request needs the key of an admin."""
+    return _matches(path, ADMIN)
+
+
+def _matches(path: str, patterns: tuple[str, ...]) -> bool:
+    return any(path.startswith(one[:-1]) if one.endswith("/*") else path == one for one in patterns)
