@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 from typing_extensions import Self
 
 from darkroom import pipelines
@@ -20,6 +20,7 @@ from darkroom.devices import usable_gpus
 from darkroom.families_path import ENV_FILE
 from darkroom.families_path import ROOT as ROOT
 from darkroom.family_settings import FamilySettings, as_text, settings_classes, split_at_commas
+from darkroom.record_settings import RecordSettings
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Names = Annotated[tuple[str, ...], NoDecode]
@@ -37,12 +38,13 @@ SECTIONS: Mapping[str, str] = MappingProxyType(
         "triton_grpc_port": "Triton",
         "state_dir": "Folders",
         "families": "Model families",
+        "audit": "Audit trail (docs/audit.md) and provenance (docs/provenance.md)",
     }
 )
 """The headings of `.env.example`, each by the first field under it."""
 
 
-class Settings(BaseSettings):
+class Settings(RecordSettings):
     """The fields are the names of the environment variables, in lower case."""
 
     model_config = SettingsConfigDict(env_file=ENV_FILE, env_ignore_empty=True, extra="ignore", frozen=True)
@@ -328,6 +330,11 @@ class Settings(BaseSettings):
             for one in self._family_settings.values()
             for field, old in one.old_names(env_file).items()
         ]
+
+    @property
+    def tasks_url(self) -> str:
+        """The database of the tasks and of the audit trail."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'darkroom.db'}"
 
     @property
     def gpus(self) -> tuple[int, ...]:

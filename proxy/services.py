@@ -16,6 +16,7 @@ from darkroom.errors import Cancelled, NotFound, NotReady, TaskTimeout
 from darkroom.registry import family_of, is_chosen
 from darkroom.serving.networks import Array
 from darkroom.settings import Settings
+from proxy.audit.notes import end_stream
 from proxy.gate import Gate
 from proxy.gateway import Gateway
 from proxy.loras.files import LoraFiles
@@ -57,11 +58,14 @@ class Services:
 
         :raises QueueFull, NotReady: the gate admits no request.
         :raises TaskTimeout: it took too long.
+        :raises NotReady: the end of a stream of events cannot be written to the audit trail.
         """
 
         async def wait_and_work() -> Result:
             async with self.gate.admit(SOURCE.get()):
-                return await work()
+                result = await work()
+            await end_stream()  # before the last event, which has the result
+            return result
 
         return await within(self.settings.task_timeout, wait_and_work())
 

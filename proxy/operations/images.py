@@ -15,6 +15,7 @@ from darkroom.request.loras import MOST_LORAS
 from darkroom.request.request import Request
 from darkroom.request.tensors import to_tensors
 from darkroom.serving.networks import Array
+from proxy.audit.notes import note_results
 from proxy.models import ServedModel
 from proxy.services import Services
 from proxy.streams import data_url
@@ -100,6 +101,8 @@ async def _run(
     async with aclosing(services.run_model(name, to_tensors(job.request))) as responses:
         async for outputs in responses:
             made.take(outputs)
+            if "image" in outputs:
+                await note_results([outputs["image"].data])
             if on_response is not None:
                 await on_response(outputs)
     if len(made.images) != job.request.num_images:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
 from darkroom.errors import Cancelled, DarkroomError, NetworkError, NotReady, StorageFull, TaskTimeout
+from proxy.audit.notes import NOTES, Notes, note_files
 from proxy.errors import describe
 from proxy.gate import Gate
 from proxy.load import Running
@@ -148,6 +149,7 @@ class TaskRunner:
         if execution is None or self._stopping:
             raise asyncio.CancelledError
         REQUEST_ID.set(id)
+        NOTES.set(None if self._services.settings.audit == "off" else Notes())
         run = _Run(id=id)
         self._executions.add(execution)
         try:
@@ -265,6 +267,7 @@ class TaskRunner:
         """
         if not await self._until_stored(self._write_progress, task, run):
             raise Superseded  # do not overwrite the results of another run
+        await note_files(output.data for output in outputs)
         results = await asyncio.to_thread(self._files.write_results, task.id, outputs)
         size = task.bytes + sum(result["bytes"] for result in results)
         steps = run.live.steps or task.steps

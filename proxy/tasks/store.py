@@ -75,10 +75,13 @@ def connect(url: str) -> sa.Engine:
 
 
 class Store:
-    """Reads and writes the table of tasks, and the measured speeds."""
+    """Reads and writes the table of tasks, and the measured speeds.
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
+    :param audit: is called in the transaction that accepts or ends a task.
+    """
+
+    def __init__(self, engine: sa.Engine, audit: Callable[[sa.Connection, Task], None] | None = None) -> None:
+        self._engine, self._audit = engine, audit or (lambda connection, task: None)
         # Our own threads, at most one for each connection, however many requests arrive at once.
         self._threads = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="tasks-store")
 
@@ -186,8 +189,7 @@ class Store:
         return task_of(row)
 
     def _insert(self, connection: sa.Connection, draft: Draft, fallback: float, now: float, slots: int) -> Task:
-        round = self._next_round(connection, draft)
-        work = draft.work
+        round, work = self._next_round(connection, draft), draft.work
         speed = speed_of(speeds.known(connection, draft.operation), draft.operation, work.kind)
         estimate = speed.demand(work.pictures, work.units) if speed else fallback * work.units
         row = connection.execute(
@@ -209,21 +211,22 @@ class Store:
                 idempotency_key=draft.key,
                 digest=draft.digest,
                 attempts=0,
-                fields=dict(draft.work.fields),
-                files=sorted(draft.work.files),
+                fields=dict(work.fields),
+                files=sorted(work.files),
                 step=0,
-                steps=draft.work.steps,
-                kind=draft.work.kind,
-                units=draft.work.units,
-                pictures=draft.work.pictures,
+                steps=work.steps,
+                kind=work.kind,
+                units=work.units,
+                pictures=work.pictures,
                 estimate=estimate,
                 created_at=now,
-                bytes=sum(len(data) for data in draft.work.files.values()),
+                bytes=sum(len(data) for data in work.files.values()),
                 results=[],
             )
             .returning(*TASKS.c)
         ).one()
-        return task_of(row)
+        self._audit(connection, task := task_of(row))
+        return task
 
     def _next_round(self, connection: sa.Connection, draft: Draft) -> int:
         """Start-time fair queueing (Goyal, Vin, Cheng 1996), every task of the same length: a source's next task comes
@@ -304,16 +307,9 @@ class Store:
 
         :param worker: for a task with a key, the proxy that runs it: the key is in use until `stopped` is called.
         """
-        now, attempts = time.time(), sa.case((TASKS.c.run == run, TASKS.c.attempts), else_=TASKS.c.attempts + 1)
-        values = {
-            "state": "processing",
-            "run": run,
-            "attempts": attempts,
-            "started_at": now,
-            "step": 0,
-            "worker": worker,
-        }
-        return self._update(id, None, values)
+        attempts = sa.case((TASKS.c.run == run, TASKS.c.attempts), else_=TASKS.c.attempts + 1)
+        values = {"state": "processing", "run": run, "attempts": attempts, "step": 0, "worker": worker}
+        return self._update(id, None, {**values, "started_at": time.time()})
 
     def progress(self, id: str, run: str | None, step: int, steps: int) -> bool:
         """Record the progress. False if the run no longer owns the task, because it was cancelled or taken over."""
@@ -371,7 +367,10 @@ class Store:
             query = query.where(TASKS.c.run == run)
         with self.transaction() as connection:
             row = connection.execute(query).one_or_none()
-        return None if row is None else task_of(row)
+            task = None if row is None else task_of(row)
+            if task is not None and task.ended:
+                self._audit(connection, task)
+        return task
 
     def gain(self, lane: str) -> float:
         """Return the measured gain of running tasks of a lane together; see `proxy.load.shares`."""
