@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import sys
 from types import FrameType
 
 import uvicorn
@@ -77,7 +78,12 @@ def main() -> None:
     observability.configure(level=settings.log_level, file=settings.log_dir / "proxy.log")
     for line in settings.warnings():
         log.warning(line)
-    server = DrainingServer(create_app(settings), settings)
+    try:
+        app = create_app(settings)
+    except (OSError, ValueError) as error:  # files that settings name
+        log.error("the service cannot start: %s", error)
+        sys.exit(1)
+    server = DrainingServer(app, settings)
     with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises when it has ended
         server.run()
     logging.shutdown()

@@ -23,6 +23,7 @@ from proxy.http.guard import Guard
 from proxy.http.methods import Methods
 from proxy.http.requests import RequestIds
 from proxy.ignored import IGNORED, IgnoredFields
+from proxy.provenance import Provenance
 from proxy.readiness import Monitor
 from proxy.services import Services
 from proxy.surfaces import (
@@ -63,6 +64,7 @@ _EXPOSED_HEADERS = [
 def create_app(settings: Settings) -> FastAPI:
     """Build the app; it connects to Triton when it starts, and does not mind when Triton comes later."""
 
+    provenance = Provenance.of(settings)
     audit = None if settings.audit == "off" else Entries(settings, Words.of(settings))
 
     @asynccontextmanager
@@ -76,7 +78,7 @@ def create_app(settings: Settings) -> FastAPI:
             timeout=settings.canary_timeout,
         )
         gate = Gate(capacity=settings.max_concurrent_tasks, queue_size=settings.task_queue_size)
-        services = Services(settings=settings, gateway=gateway, monitor=monitor, gate=gate)
+        services = Services(settings=settings, gateway=gateway, monitor=monitor, gate=gate, provenance=provenance)
         app.state.tasks = Tasks(services, audit)
         app.state.trail = app.state.tasks.trail
         await app.state.tasks.start()

@@ -14,6 +14,7 @@ from fastapi import Depends, Request
 
 from darkroom.errors import Cancelled, NotFound, NotReady, TaskTimeout
 from darkroom.registry import family_of, is_chosen
+from darkroom.request.request import Request as ModelRequest
 from darkroom.serving.networks import Array
 from darkroom.settings import Settings
 from proxy.audit.notes import end_stream
@@ -21,6 +22,7 @@ from proxy.gate import Gate
 from proxy.gateway import Gateway
 from proxy.loras.files import LoraFiles
 from proxy.observability import REQUEST_ID
+from proxy.provenance import Provenance
 from proxy.readiness import Monitor
 from proxy.sources import SOURCE, source_of
 from proxy.waiting import at_most
@@ -30,13 +32,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """Settings, the way to Triton, its state, and the door for work."""
+    """Settings, the way to Triton, its state, the door for work, and what signs images, if anything does."""
 
     settings: Settings
     gateway: Gateway
     monitor: Monitor
     gate: Gate
     started: float = field(default_factory=time.monotonic)
+    provenance: Provenance | None = None
 
     @cached_property
     def loras(self) -> LoraFiles:
@@ -68,6 +71,14 @@ class Services:
             return result
 
         return await within(self.settings.task_timeout, wait_and_work())
+
+    async def signed(
+        self, image: bytes | memoryview, media_type: str, model: str, request: ModelRequest
+    ) -> bytes | memoryview:
+        """The image as it is sent; see `Provenance.signed`."""
+        if self.provenance is None:
+            return image
+        return await self.provenance.signed(image, media_type, model, request)
 
     @contextmanager
     def taken_before_the_end(self) -> Iterator[None]:

@@ -72,6 +72,7 @@ class Entries:
         if notes is not None and notes.scope is not None:
             about = self.request(notes.scope, notes, CALLER.get(), status=202, outcome="accepted")
         own = {"event": TASK, "operation": operation, "prompts": self._words.prompts(fields), "task": id}
+        own["outcome"] = "accepted"
         return _without_nothing({**about, **own, "tasks": [], "results": [], "status": None})
 
     def task_end(self, id: str, operation: str, outcome: str, results: list[str]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import numpy as np
+
 from darkroom.errors import LoraMissing, NetworkError
 from darkroom.images import MEDIA_TYPES
 from darkroom.request.image import ImageRequest
@@ -100,9 +102,11 @@ async def _run(
     made, name = GeneratedImages(media_type=job.media_type), job.model.name
     async with aclosing(services.run_model(name, to_tensors(job.request))) as responses:
         async for outputs in responses:
-            made.take(outputs)
             if "image" in outputs:
-                await note_results([outputs["image"].data])
+                image = await services.signed(outputs["image"].data, job.media_type, name, job.request)
+                outputs = {**outputs, "image": np.frombuffer(image, np.uint8)}
+                await note_results([image])
+            made.take(outputs)
             if on_response is not None:
                 await on_response(outputs)
     if len(made.images) != job.request.num_images:

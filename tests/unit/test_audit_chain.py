@@ -15,11 +15,16 @@ import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
 from darkroom.errors import NotReady
+from darkroom.settings import Settings
 from proxy.audit import chain, trail
 from proxy.audit.cli import audit
+from proxy.audit.entries import Entries
 from proxy.audit.schema import HEAD, ROWS
+from proxy.audit.tasks import TaskRows
 from proxy.audit.trail import Trail
+from proxy.audit.words import Words
 from proxy.tasks.store import Store, connect
+from tests.task_store import add, draft
 
 
 @pytest.fixture
@@ -160,14 +165,20 @@ def test_all_rows_may_be_too_old(store: Store) -> None:
 def test_two_writers_make_one_valid_chain(kind: str, request: pytest.FixtureRequest, url: str) -> None:
     """Two writers with connections of their own, and tasks' transactions between theirs."""
     address = url if kind == "sqlite" else str(request.getfixturevalue("postgres"))
-    stores = [Store(connect(address)) for _ in range(2)]
+    rows_of_tasks = TaskRows(Entries(Settings(_env_file=None), Words(None)))
+    stores = [Store(connect(address), rows_of_tasks) for _ in range(2)]
     for one in stores:
         one.create()
+
+    def task(one: Store) -> None:
+        for made in add(one, draft(), draft()):
+            one.end(made.id, None, "completed")
 
     async def write(one: Store) -> None:
         writer = Trail(one)
         for burst in (1, 30, 7):
-            await asyncio.gather(*(writer.write({"event": "request", "status": burst}) for _ in range(burst)))
+            writing = [writer.write({"event": "request", "status": burst}) for _ in range(burst)]
+            await asyncio.gather(*writing, one.call(task, one))
         await writer.stop()
 
     with stores[0].transaction() as connection:
@@ -179,7 +190,7 @@ def test_two_writers_make_one_valid_chain(kind: str, request: pytest.FixtureRequ
         thread.join()
     with stores[0].transaction() as connection:
         found = chain.verify(connection)
-    assert (found.rows - before, found.problems) == (2 * 38, [])
+    assert (found.rows - before, found.problems) == (2 * (38 + 3 * 4), [])
     for one in stores:
         one.close()
 
