@@ -22,6 +22,15 @@ Entry = Mapping[str, Any]
 RETENTION = "retention"
 """The event of rows that say that older rows were deleted: those up to `through`, the last of which had `hash`."""
 _AT_A_TIME = 500
+# Made once: to build these for each commit would cost as much as the commit.
+_MOVE_HEAD = (
+    sa.update(HEAD)
+    .where(HEAD.c.id == HEAD_ID)
+    .values(seq=HEAD.c.seq + sa.bindparam("count"))
+    .returning(HEAD.c.seq, HEAD.c.hash)
+)
+_INSERT = sa.insert(ROWS)
+_NAME_LAST = sa.update(HEAD).where(HEAD.c.id == HEAD_ID).values(hash=sa.bindparam("last"))
 
 
 def canonical(content: Mapping[str, Any]) -> str:
@@ -40,9 +49,7 @@ def append(connection: sa.Connection, entries: Sequence[Entry]) -> None:
     The head is updated first, which locks it until the transaction ends. So writers take turns, on PostgreSQL and on
     SQLite. A transaction that changes other rows as well has to change them before it calls this.
     """
-    ours = HEAD.c.id == HEAD_ID
-    moved = sa.update(HEAD).where(ours).values(seq=HEAD.c.seq + len(entries)).returning(HEAD.c.seq, HEAD.c.hash)
-    seq, last = connection.execute(moved).one()
+    seq, last = connection.execute(_MOVE_HEAD, {"count": len(entries)}).one()
     rows, seq = [], seq - len(entries)
     for entry in entries:
         seq, at = seq + 1, time.time_ns() // 1000
@@ -50,8 +57,8 @@ def append(connection: sa.Connection, entries: Sequence[Entry]) -> None:
         row = {"seq": seq, "at": at, "content": content, "previous": last, "hash": hash_of(last, content)}
         rows.append(row)
         last = row["hash"]
-    connection.execute(sa.insert(ROWS), rows)
-    connection.execute(sa.update(HEAD).where(ours).values(hash=last))
+    connection.execute(_INSERT, rows)
+    connection.execute(_NAME_LAST, {"last": last})
 
 
 def prune(connection: sa.Connection, *, before: int) -> int:
