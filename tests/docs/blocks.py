@@ -20,6 +20,8 @@ PAGES = (
     "docs/exporting.md",
     "docs/licences.md",
     "docs/tasks.md",
+    "docs/audit.md",
+    "docs/provenance.md",
     "docs/training-loras.md",
 )
 
