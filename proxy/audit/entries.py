@@ -45,7 +45,7 @@ class Entries:
                 **self._who(scope, caller),
                 "surface": shape_of(scope["path"]).__name__,
                 "method": scope["method"],
-                "path": getattr(route, "path", None),  # an unknown path may be anything, a secret even
+                "path": getattr(route, "path_format", None),  # an unknown path may be anything, a secret even
                 "target": {name: str(value)[:_LONGEST] for name, value in scope.get("path_params", {}).items()},
                 **self._what(notes),
                 "tasks": list(notes.tasks),

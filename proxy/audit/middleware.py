@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from starlette.datastructures import Headers
@@ -81,7 +82,7 @@ class _Exchange:
         if not self._started:
             await self._last_words(_CLOSED, _GONE)
         elif self.notes.on_end is not None and not self._over:
-            await self._end_lost_stream()
+            await self._end_late(_GONE)
 
     async def _watched(self, message: Message) -> None:
         """Pass a message of the answer on, after the row that belongs before it."""
@@ -90,8 +91,8 @@ class _Exchange:
             await self._begin(message)
         elif message["type"] == "http.response.body" and not message.get("more_body"):
             self._over = True
-            if self.notes.on_end is not None and self._told != len(self.notes.results):
-                await self._end_stream()
+            if self.notes.on_end is not None:
+                await self._end_late(None)
         await self._send(message)
 
     async def _begin(self, message: Message) -> None:
@@ -120,14 +121,20 @@ class _Exchange:
         """Write the second row of a stream; another one if there are more results than when it was written."""
         if self._told == len(self.notes.results):
             return
-        self._told = len(self.notes.results)
+        before, self._told = self._told, len(self.notes.results)
         found = outcome or self.notes.error or _DONE
-        await self._trail.write(self._entries.result(self.notes, self._caller, outcome=found))
-
-    async def _end_lost_stream(self) -> None:
-        """The client has gone away."""
+        row = self._entries.result(self.notes, self._caller, outcome=found)
         try:
-            await self._end_stream(_GONE)
+            # It goes on where the client leaves meanwhile, or there would be no row, or two.
+            await asyncio.shield(self._trail.write(row))
+        except NotReady:
+            self._told = before
+            raise
+
+    async def _end_late(self, outcome: str | None) -> None:
+        """Write the second row of a stream whose last event is gone, if none of the layers has written it."""
+        try:
+            await self._end_stream(outcome)
         except NotReady:
             log.error("the end of a stream is not in the audit trail")
 

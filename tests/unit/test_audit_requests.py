@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
 from starlette.types import Message, Receive, Scope, Send
 
-from darkroom.errors import Forbidden, InvalidInput, ModerationBlocked
+from darkroom.errors import Forbidden, InvalidInput, ModerationBlocked, NotReady
 from darkroom.settings import Settings
 from proxy import errors
 from proxy.audit import chain
@@ -375,3 +375,29 @@ def test_task_without_a_row_is_not_accepted(start: Start) -> None:
     with pytest.raises(Exception, match="database of tasks"):
         add(service.store, draft())
     assert service.store.counts() == {}
+
+
+def test_stream_whose_second_row_cannot_be_written_has_no_result(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    service, write = start(), Trail.write
+
+    async def fails_at_the_end(trail: Trail, entry: chain.Entry) -> None:
+        if entry["event"] == "result":
+            raise NotReady("The audit trail cannot be written.")
+        await write(trail, entry)
+
+    monkeypatch.setattr(Trail, "write", fails_at_the_end)
+    answer = service.ask("POST", "/stream")
+    assert list(answer.events) == ["progress", "error"]
+    assert b"not_ready" in answer.body
+
+
+def test_requests_are_refused_before_they_cost_anything_while_the_trail_is_broken(start: Start) -> None:
+    service = start()
+
+    async def scenario() -> int:
+        async with service.app() as app:
+            app.state.trail._broken_until = float("inf")
+            return (await service._ask(app, "POST", "/things/a", {}, "")).status
+
+    assert asyncio.run(scenario()) == 503
+    assert service.rows() == []
