@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import sqlalchemy as sa
+from pydantic import ValidationError
 
 from darkroom.settings import Settings
 from proxy.audit import chain, export
@@ -85,7 +86,10 @@ def _microseconds(moment: datetime | None) -> int | None:
 @contextmanager
 def _database() -> Iterator[sa.Connection]:
     """A connection to the database of the trail."""
-    settings = Settings()
+    try:
+        settings = Settings()
+    except ValidationError:
+        raise click.ClickException("A setting is wrong; `darkroom doctor` says which.") from None
     address = sa.make_url(settings.tasks_url)
     if address.get_backend_name() == "sqlite" and not Path(address.database or "").exists():
         raise click.ClickException(f"There is no audit trail: {address.database} does not exist.")

@@ -19,6 +19,8 @@ from darkroom.png import make_chunk
 from darkroom.registry import families
 from darkroom.settings import Settings
 from proxy.provenance import ORIGINALS, Provenance, algorithm_of
+from supervisor.errors import SetupError
+from supervisor.preflight import preflight
 from tests.certificates import Certificates, make_certificates
 from tests.manifests import actions, read_manifest
 
@@ -164,5 +166,8 @@ def test_settings_of_certificates_are_checked(certificates: Certificates, tmp_pa
     with pytest.raises(ValueError, match="C2PA_CERT and C2PA_KEY cannot be used"):
         Provenance(b"nothing", certificates.key.read_bytes())
     other = make_certificates(tmp_path)
+    unfit = Settings(_env_file=None, c2pa_cert=certificates.cert, c2pa_key=other.key)
+    with pytest.raises(SetupError, match="C2PA_KEY is not the key of C2PA_CERT"):
+        preflight(unfit)
     with pytest.raises(ValueError, match="C2PA_KEY is not the key of C2PA_CERT"):
         Provenance(certificates.cert.read_bytes(), other.key.read_bytes())
