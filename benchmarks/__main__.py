@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as RichTable
 
 from benchmarks import (
+    audit,
     encoders,
     estimates,
     fairness,
@@ -41,6 +42,7 @@ BENCHMARKS: dict[str, Callable[[Context], Section]] = {
     "load": load.run,
     "fairness": fairness.run,
     "estimates": estimates.run,
+    "audit": audit.run,
     "sd15_latency": latency.run,
     "sd15_step_parts": step_parts.run,
     "sd15_throughput": throughput.run,
@@ -70,6 +72,7 @@ Benchmarks:
   load                REST upscaling with 1 to 8 clients
   fairness            a small upscale beside a large one, a 4-step job beside 40 of 50 steps
   estimates           estimated_time and Retry-After of durable tasks against what came
+  audit               what the audit trail costs the proxy at 100 requests a second
   sd15_latency        text to image, one request at a time: REST, bare loop, diffusers behind a lock
   sd15_step_parts     what a step of the service spends its time on, beside one of the bare loop
   sd15_throughput     REST, bare loop and diffusers with 8 requests at a time, and who needs the CPU

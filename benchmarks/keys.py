@@ -24,7 +24,8 @@ from proxy.keys.hashing import digest_of, new_secret
 from proxy.keys.keyring import Keyring
 from proxy.keys.models import Limits, NewKey, Rate
 from proxy.keys.schema import KEYS
-from proxy.tasks.store import Store, connect
+from proxy.tasks.database import connect
+from proxy.tasks.store import Store
 
 RIGHT = "right"
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"

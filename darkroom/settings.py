@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 from typing_extensions import Self
 
 from darkroom import pipelines
@@ -20,6 +20,7 @@ from darkroom.devices import usable_gpus
 from darkroom.families_path import ENV_FILE
 from darkroom.families_path import ROOT as ROOT
 from darkroom.family_settings import FamilySettings, as_text, settings_classes, split_at_commas
+from darkroom.record_settings import RecordSettings
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Names = Annotated[tuple[str, ...], NoDecode]
@@ -37,12 +38,13 @@ SECTIONS: Mapping[str, str] = MappingProxyType(
         "triton_grpc_port": "Triton",
         "state_dir": "Folders",
         "families": "Model families",
+        "audit": "Audit trail (docs/audit.md) and provenance (docs/provenance.md)",
     }
 )
 """The headings of `.env.example`, each by the first field under it."""
 
 
-class Settings(BaseSettings):
+class Settings(RecordSettings):
     """The fields are the names of the environment variables, in lower case."""
 
     model_config = SettingsConfigDict(env_file=ENV_FILE, env_ignore_empty=True, extra="ignore", frozen=True)
@@ -331,7 +333,7 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> str:
-        """The URL of the database: DATABASE_URL, else a SQLite file in DATA_DIR."""
+        """The URL of the database of tasks, keys and the audit trail: DATABASE_URL, else a SQLite file in DATA_DIR."""
         return self.database_url or f"sqlite:///{self.data_dir / 'darkroom.db'}"
 
     @property

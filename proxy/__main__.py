@@ -6,14 +6,17 @@ import asyncio
 import contextlib
 import logging
 import os
+import sys
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from darkroom.settings import Settings
 from proxy import observability
 from proxy.app import create_app
+from proxy.http.peers import ProxyHeaders
 from proxy.http.protocol import protocol
 from proxy.waiting import at_most
 
@@ -25,18 +28,19 @@ class DrainingServer(uvicorn.Server):
     second one: stop."""
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
+        trusted = settings.forwarded_allow_ips
+        served: ASGIApp = ProxyHeaders(app, trusted=trusted) if trusted else app
         super().__init__(
             uvicorn.Config(
-                app,
+                served,
                 host=settings.host,
                 port=settings.port,
                 http=protocol(settings.request_timeout),
                 log_config=None,
                 access_log=False,
-                # Trusted proxies say who the clients are; to trust this machine, which is uvicorn's default, would
-                # let every program on it be as many clients as it likes.
-                proxy_headers=bool(settings.forwarded_allow_ips),
-                forwarded_allow_ips=settings.forwarded_allow_ips,
+                # Trusted proxies say who the clients are (`ProxyHeaders`); to trust this machine, which is uvicorn's
+                # default, would let every program on it be as many clients as it likes.
+                proxy_headers=False,
                 timeout_graceful_shutdown=10,
             )
         )
@@ -74,7 +78,12 @@ def main() -> None:
     observability.configure(level=settings.log_level, file=settings.log_dir / "proxy.log")
     for line in settings.warnings():
         log.warning(line)
-    server = DrainingServer(create_app(settings), settings)
+    try:
+        app = create_app(settings)
+    except (OSError, ValueError) as error:  # files that settings name
+        log.error("the service cannot start: %s", error)
+        sys.exit(1)
+    server = DrainingServer(app, settings)
     with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises when it has ended
         server.run()
     logging.shutdown()

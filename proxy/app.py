@@ -13,6 +13,9 @@ from darkroom import __version__
 from darkroom.registry import families
 from darkroom.settings import Settings
 from proxy import errors, openapi
+from proxy.audit.entries import Entries
+from proxy.audit.middleware import Audited
+from proxy.audit.words import Words
 from proxy.gate import Gate
 from proxy.gateway import Gateway
 from proxy.http.bodies import MEGABYTE, Bodies, Intake, Kind
@@ -21,6 +24,7 @@ from proxy.http.methods import Methods
 from proxy.http.requests import RequestIds
 from proxy.ignored import IGNORED, IgnoredFields
 from proxy.keys.middleware import KeyGuard, Keys
+from proxy.provenance import Provenance
 from proxy.readiness import Monitor
 from proxy.services import Services
 from proxy.surfaces import (
@@ -65,6 +69,9 @@ _EXPOSED_HEADERS = [
 def create_app(settings: Settings) -> FastAPI:
     """Build the app; it connects to Triton when it starts, and does not mind when Triton comes later."""
 
+    provenance = Provenance.of(settings)
+    audit = None if settings.audit == "off" else Entries(settings, Words.of(settings))
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         gateway = Gateway(settings.triton_grpc)
@@ -76,8 +83,9 @@ def create_app(settings: Settings) -> FastAPI:
             timeout=settings.canary_timeout,
         )
         gate = Gate(capacity=settings.max_concurrent_tasks, queue_size=settings.task_queue_size)
-        services = Services(settings=settings, gateway=gateway, monitor=monitor, gate=gate)
-        app.state.tasks = Tasks(services)
+        services = Services(settings=settings, gateway=gateway, monitor=monitor, gate=gate, provenance=provenance)
+        app.state.tasks = Tasks(services, audit)
+        app.state.trail = app.state.tasks.trail
         await app.state.tasks.start()
         app.state.keys = Keys(app.state.tasks.store)
         await app.state.keys.start(settings.host)
@@ -119,6 +127,8 @@ def create_app(settings: Settings) -> FastAPI:
             allow_headers=["*"],
             expose_headers=_EXPOSED_HEADERS,
         )
+    if audit is not None:
+        app.add_middleware(Audited, entries=audit)
     app.add_middleware(RequestIds)
     return app
 

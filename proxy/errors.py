@@ -16,6 +16,7 @@ from starlette.routing import Match
 from darkroom import errors
 from darkroom.errors import DarkroomError
 from darkroom.request.fields import shown
+from proxy.audit.notes import note_error
 from proxy.error_shapes import SHAPE, Problem, native
 
 log = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ def refusal(status: int, message: str, param: str | None = None) -> JSONResponse
 
 def response_of(problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """The response in the shape of the contract that the request belongs to."""
+    note_error(problem.code)
     status, content = SHAPE.get()(problem)
     return JSONResponse(content, status, headers)
 

@@ -14,14 +14,17 @@ from fastapi import Depends, Request
 
 from darkroom.errors import Cancelled, NotFound, NotReady, TaskTimeout
 from darkroom.registry import family_of, is_chosen
+from darkroom.request.request import Request as ModelRequest
 from darkroom.serving.networks import Array
 from darkroom.settings import Settings
+from proxy.audit.notes import end_stream
 from proxy.callers import CALLER
 from proxy.gate import Gate
 from proxy.gateway import Gateway
 from proxy.keys import ledger
 from proxy.loras.files import LoraFiles
 from proxy.observability import REQUEST_ID
+from proxy.provenance import Provenance
 from proxy.readiness import Monitor
 from proxy.sdapi.works import Works
 from proxy.sources import SOURCE, source_of
@@ -32,13 +35,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """Settings, the way to Triton, its state, and the door for work."""
+    """Settings, the way to Triton, its state, the door for work, and what signs images, if anything does."""
 
     settings: Settings
     gateway: Gateway
     monitor: Monitor
     gate: Gate
     started: float = field(default_factory=time.monotonic)
+    provenance: Provenance | None = None
 
     @cached_property
     def loras(self) -> LoraFiles:
@@ -67,13 +71,16 @@ class Services:
         :raises QueueFull, NotReady: the gate admits no request.
         :raises RateLimited: the key may not use that much.
         :raises TaskTimeout: it took too long.
+        :raises NotReady: the end of a stream of events cannot be written to the audit trail.
         """
         async with ledger.charged() as charge:
 
             async def wait_and_work() -> Result:
                 async with self.gate.admit(SOURCE.get()):
                     charge.began = True
-                    return await work()
+                    result = await work()
+                await end_stream()  # before the last event, which has the result
+                return result
 
             return await within(self.settings.task_timeout, wait_and_work())
 
@@ -84,6 +91,14 @@ class Services:
         """
         self.gate.check(SOURCE.get())
         await ledger.check()
+
+    async def signed(
+        self, image: bytes | memoryview, media_type: str, model: str, request: ModelRequest
+    ) -> bytes | memoryview:
+        """The image as it is sent; see `Provenance.signed`."""
+        if self.provenance is None:
+            return image
+        return await self.provenance.signed(image, media_type, model, request)
 
     @contextmanager
     def taken_before_the_end(self) -> Iterator[None]:

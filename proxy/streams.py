@@ -9,14 +9,15 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from darkroom.errors import QueueFull
+from darkroom.errors import NotReady, QueueFull
+from proxy.audit.notes import end_stream, note_error
 from proxy.error_shapes import SHAPE
 from proxy.errors import problem_of
 from proxy.http.accept import accept_of
@@ -100,7 +101,11 @@ async def _events(work: Callable[[EventQueue], Awaitable[None]]) -> AsyncGenerat
             yield one
         await job
     except Exception as error:
-        status, content = SHAPE.get()(problem_of(error))
+        problem = problem_of(error)
+        status, content = SHAPE.get()(problem)
+        note_error(problem.code)
+        with suppress(NotReady):  # the client hears of the error all the same; the row is tried again at the end
+            await end_stream()
         seconds = error.retry_after if isinstance(error, QueueFull) else None
         retry = {} if seconds is None else {"retry_after": seconds}
         yield event("error", {"status": status, **retry, **content}, retry_after=seconds)

@@ -9,18 +9,29 @@ import psutil
 
 from darkroom.registry import all_specs
 from darkroom.settings import Settings
+from proxy.provenance import Provenance
 from supervisor.errors import SetupError
 
 
 def preflight(settings: Settings) -> None:
     """Run all checks. :raises SetupError: the first problem that is found."""
-    for problem in (*family_problems(settings), *missing_exports(settings), *taken_ports(settings)):
+    cheap = (*family_problems(settings), *signing_problems(settings))
+    for problem in (*cheap, *missing_exports(settings), *taken_ports(settings)):
         raise SetupError(problem)
 
 
 def family_problems(settings: Settings) -> list[str]:
     """Return what this machine lacks for the settings of the model families."""
     return [problem for family in settings.family_settings.values() for problem in family.problems(settings.gpus)]
+
+
+def signing_problems(settings: Settings) -> list[str]:
+    """Return a sentence on a certificate or a key that images cannot be signed with."""
+    try:
+        Provenance.of(settings)
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 def missing_exports(settings: Settings) -> list[str]:

@@ -19,11 +19,12 @@ from proxy.gate import Gate
 from proxy.gateway import Gateway
 from proxy.services import Services
 from proxy.tasks import runner
+from proxy.tasks.database import connect
 from proxy.tasks.files import Files
 from proxy.tasks.lanes import gates_of
 from proxy.tasks.models import Draft, Output, Task, TaskContext, Work
 from proxy.tasks.runner import TaskRunner
-from proxy.tasks.store import Store, connect
+from proxy.tasks.store import Store
 from tests.monitors import Ready
 
 PICTURE = Output(data=memoryview(b"picture"), media_type="image/png", details={"seed": 1})

@@ -20,8 +20,9 @@ from proxy.keys import store as table
 from proxy.keys.keyring import FRESH_SECONDS
 from proxy.keys.models import ROLES, Limits, NewKey, Rate
 from proxy.keys.shown import shown
+from proxy.tasks.database import connect
 from proxy.tasks.models import PRIORITIES
-from proxy.tasks.store import Store, connect
+from proxy.tasks.store import Store
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import numpy as np
+
 from darkroom.errors import LoraMissing, NetworkError
 from darkroom.images import MEDIA_TYPES
 from darkroom.request.image import ImageRequest
@@ -15,6 +17,7 @@ from darkroom.request.loras import MOST_LORAS
 from darkroom.request.request import Request
 from darkroom.request.tensors import to_tensors
 from darkroom.serving.networks import Array
+from proxy.audit.notes import note_results
 from proxy.models import ServedModel
 from proxy.services import Services
 from proxy.streams import data_url
@@ -99,6 +102,10 @@ async def _run(
     made, name = GeneratedImages(media_type=job.media_type), job.model.name
     async with aclosing(services.run_model(name, to_tensors(job.request))) as responses:
         async for outputs in responses:
+            if "image" in outputs:
+                image = await services.signed(outputs["image"].data, job.media_type, name, job.request)
+                outputs = {**outputs, "image": np.frombuffer(image, np.uint8)}
+                await note_results([image])
             made.take(outputs)
             if on_response is not None:
                 await on_response(outputs)

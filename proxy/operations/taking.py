@@ -15,6 +15,7 @@ from darkroom.request.edge import edge_model, named, rest_names, texts
 from darkroom.request.field import Field, resolved
 from darkroom.request.loras import FIELD as LORAS
 from darkroom.request.request import Request
+from proxy.audit.notes import note_request
 from proxy.keys.ledger import note_images
 from proxy.models import ServedModel, choose_model, of_operation
 from proxy.services import Services
@@ -84,6 +85,8 @@ async def take(services: Services, model: ServedModel, fields: dict[str, Any], *
         most = resolved(kind.fields()[_field_of(name)].max_pixels, limits)
         header = await asyncio.to_thread(probe, content, max_pixels=most, param=sent_as)
         images[name] = TakenImage(name=sent_as, data=content, header=header)
+    sent = [image.data for image in images.values()]
+    await note_request(model.family.operation, model.name, values, sent)
     data = whole_fields(kind, {name: image.data for name, image in images.items()})
     parse = partial(model.parse, services, {**values, **data})
     request = await asyncio.to_thread(parse) if images else parse()

@@ -12,6 +12,7 @@ from darkroom.errors import NetworkError
 from darkroom.images import MEDIA_TYPES
 from darkroom.request.request import Request
 from darkroom.request.tensors import to_tensors
+from proxy.audit.notes import note_results
 from proxy.models import ServedModel
 from proxy.services import Services
 from proxy.streams import data_url
@@ -56,7 +57,9 @@ async def run(services: Services, model: ServedModel, request: Request, report: 
             report(done, total)
             if "upscaled" in outputs:
                 details = json.loads(outputs["details"][0])
-                result = Upscaled(data=outputs["upscaled"].data, media_type=media_type, details=details)
+                image = await services.signed(outputs["upscaled"].data, media_type, details["model"], request)
+                result = Upscaled(data=memoryview(image), media_type=media_type, details=details)
     if result is None:
         raise NetworkError(f"{model.name} ended without an image")
+    await note_results([result.data])
     return result

@@ -28,6 +28,7 @@ from darkroom.serving.model_config import on_cpu, read_config
 from darkroom.settings import Settings
 from proxy.answers import UpscaledBatch, UpscaleInfo
 from proxy.archive import Archive, entry_name, unused
+from proxy.audit.notes import note_inputs, note_request
 from proxy.documented import BODY, IMAGE, WORK, answers
 from proxy.errors import describe
 from proxy.http.accept import accept_of
@@ -97,6 +98,7 @@ async def _read_batch_call(
     ranges = fields.UpscaleRequest.ranges(model.limits(services))
     given = named(fields.UpscaleRequest, validated(sent, _FIELDS, ranges).model_dump())
     options = cast(fields.UpscaleRequest, model.parse(services, given))
+    await note_request(model.family.operation, model.name, given)
     most = services.settings.max_batch_files
     if len(files) > most:
         raise TooLarge(f"files: at most {most} images at once; got {len(files)}.", param="files")
@@ -202,6 +204,7 @@ async def _batch_item(services: Services, file: UploadFile, call: UpscaleCall) -
     """One file of an admitted batch; its error is its own."""
     try:
         data = await _read(file, services)
+        await note_inputs([data])
         work = run(services, call.model, call.request.with_values(image=data))
         return await within(services.settings.task_timeout, work)
     except NotReady:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from darkroom.errors import InvalidInput, NotReady, QueueFull, StorageFull
+from proxy.audit.notes import NOTES
 from proxy.gate import Gate
 from proxy.keys.ledger import priority_of
 from proxy.operations import OPERATIONS, operation_named
@@ -146,6 +147,9 @@ class Admission:
                     refusals.full, refusals.full_until = full, time.monotonic() + _FULL_SECONDS
                 full.retry_after = self._retry_after(lane, len(works))
             raise
+        if (notes := NOTES.get()) is not None:
+            notes.tasks = [task.id for task, _ in accepted]
+            notes.accepted = all(new for _, new in accepted)
         self._overview.changed()
         queue_answers = True
         for task, new in accepted:

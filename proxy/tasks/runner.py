@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
 from darkroom.errors import Cancelled, DarkroomError, NetworkError, NotReady, StorageFull, TaskTimeout
+from proxy.audit.notes import NOTES, Notes, note_files
 from proxy.callers import CALLER, Caller
 from proxy.errors import describe
 from proxy.gate import Gate
@@ -152,6 +153,7 @@ class TaskRunner:
         REQUEST_ID.set(id)
         CALLER.set(Caller())  # what was accepted runs as the service's own work
         LEDGER.set(None)
+        NOTES.set(None if self._services.settings.audit == "off" else Notes())
         run = _Run(id=id)
         self._executions.add(execution)
         try:
@@ -269,6 +271,7 @@ class TaskRunner:
         """
         if not await self._until_stored(self._write_progress, task, run):
             raise Superseded  # do not overwrite the results of another run
+        await note_files(output.data for output in outputs)
         results = await asyncio.to_thread(self._files.write_results, task.id, outputs)
         size = task.bytes + sum(result["bytes"] for result in results)
         steps = run.live.steps or task.steps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from proxy.audit import schema as audit
 from proxy.tasks.models import EXCLUSIVE_LIMIT
 
 METADATA = sa.MetaData()
@@ -94,4 +95,5 @@ def migrate(connection: sa.Connection) -> None:
                 connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {added}"))
         for index in table.indexes:
             index.create(connection, checkfirst=True)
+    audit.create(connection)
     connection.execute(sa.text("DROP TABLE IF EXISTS darkroom_paces"))  # no longer used

@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import sqlalchemy as sa
@@ -24,6 +23,7 @@ from darkroom.errors import Conflict, Gone, NotReady, QueueFull
 from proxy.keys import quotas
 from proxy.load import Used
 from proxy.tasks import exclusive, speeds
+from proxy.tasks.database import CONNECTIONS
 from proxy.tasks.estimates import speed_of
 from proxy.tasks.models import LIVE, PRIORITIES, UNFINISHED, Draft, LaneLoad, QueueEstimates, State, Task
 from proxy.tasks.schema import DATABASES, METADATA, TASKS, migrate
@@ -33,56 +33,25 @@ log = logging.getLogger(__name__)
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
-_CONNECTIONS = 8
-_POSTGRES_TIMEOUTS = {
-    "connect_timeout": 5,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 25_000,
-    "options": "-c statement_timeout=30000 -c idle_in_transaction_session_timeout=15000",
-}
-"""Timeouts, so that requests get 503 when PostgreSQL cannot be reached, and so that a proxy that is suspended within a
-transaction does not block the others for long."""
 _ADMISSION_LOCK = 0x6461726B  # an arbitrary number; no other application may use it in this database
 _PRIORITY_STEP = 2**29
 """`order` is the index of the priority times this number, plus the round. DBOS accepts priorities up to 2^31 - 1."""
-_BUSY_MILLISECONDS = 30_000
 IDS_AT_A_TIME = 500
 """Maximum number of ids in one statement, because databases limit it."""
 _KEY = "Idempotency-Key"
 
 
-def connect(url: str) -> sa.Engine:
-    """Create an engine for `sqlite:///file` or `postgresql://...`."""
-    address = sa.make_url(url)
-    if address.get_backend_name() != "sqlite":
-        return sa.create_engine(
-            address.set(drivername="postgresql+psycopg"),
-            pool_size=_CONNECTIONS,
-            pool_pre_ping=True,
-            connect_args=_POSTGRES_TIMEOUTS,
-        )
-    Path(address.database or "").parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(address, pool_size=_CONNECTIONS)
-
-    @sa.event.listens_for(engine, "connect")
-    def _prepare(connection: Any, _: object) -> None:
-        connection.execute(f"PRAGMA busy_timeout={_BUSY_MILLISECONDS}")
-        connection.execute("PRAGMA journal_mode=WAL")  # readers and the writer do not wait for each other
-        connection.execute("PRAGMA synchronous=FULL")  # what was accepted outlives a power cut
-
-    return engine
-
-
 class Store:
-    """Reads and writes the table of tasks, and the measured speeds."""
+    """Reads and writes the table of tasks, and the measured speeds.
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
+    :param audit: is called in the transaction that accepts or ends a task.
+    """
+
+    def __init__(self, engine: sa.Engine, audit: Callable[[sa.Connection, Task], None] | None = None) -> None:
+        self._engine, self._audit = engine, audit or (lambda connection, task: None)
         self.one_writer = engine.dialect.name == "sqlite"  # it locks the whole database, others lock rows
         # Our own threads, at most one for each connection, however many requests arrive at once.
-        self._threads = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="tasks-store")
+        self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="tasks-store")
 
     async def call(self, work: Callable[Given, Result], *given: Given.args, **named: Given.kwargs) -> Result:
         """Run a function that waits for the database in a thread."""
@@ -213,21 +182,22 @@ class Store:
                 idempotency_key=draft.key,
                 digest=draft.digest,
                 attempts=0,
-                fields=dict(draft.work.fields),
-                files=sorted(draft.work.files),
+                fields=dict(work.fields),
+                files=sorted(work.files),
                 step=0,
-                steps=draft.work.steps,
-                kind=draft.work.kind,
-                units=draft.work.units,
-                pictures=draft.work.pictures,
+                steps=work.steps,
+                kind=work.kind,
+                units=work.units,
+                pictures=work.pictures,
                 estimate=estimate,
                 created_at=now,
-                bytes=sum(len(data) for data in draft.work.files.values()),
+                bytes=sum(len(data) for data in work.files.values()),
                 results=[],
             )
             .returning(*TASKS.c)
         ).one()
-        return task_of(row)
+        self._audit(connection, task := task_of(row))
+        return task
 
     def _next_round(self, connection: sa.Connection, draft: Draft) -> int:
         """Start-time fair queueing (Goyal, Vin, Cheng 1996), every task of the same length: a source's next task comes
@@ -309,9 +279,9 @@ class Store:
 
         :param worker: for a task with a key, the proxy that runs it: the key is in use until `stopped` is called.
         """
-        now, attempts = time.time(), sa.case((TASKS.c.run == run, TASKS.c.attempts), else_=TASKS.c.attempts + 1)
-        values = {"state": "processing", "run": run, "attempts": attempts, "started_at": now, "step": 0}
-        return self._update(id, None, {**values, "worker": worker})
+        attempts = sa.case((TASKS.c.run == run, TASKS.c.attempts), else_=TASKS.c.attempts + 1)
+        values = {"state": "processing", "run": run, "attempts": attempts, "step": 0, "worker": worker}
+        return self._update(id, None, {**values, "started_at": time.time()})
 
     def progress(self, id: str, run: str | None, step: int, steps: int) -> bool:
         """Record the progress. False if the run no longer owns the task, because it was cancelled or taken over."""
@@ -369,7 +339,10 @@ class Store:
             query = query.where(TASKS.c.run == run)
         with self.transaction() as connection:
             row = connection.execute(query).one_or_none()
-        return None if row is None else task_of(row)
+            task = None if row is None else task_of(row)
+            if task is not None and task.ended:
+                self._audit(connection, task)
+        return task
 
     def gain(self, lane: str) -> float:
         """Return the measured gain of running tasks of a lane together; see `proxy.load.shares`."""

@@ -15,11 +15,15 @@ import sqlalchemy as sa
 from fastapi import Depends, Request
 
 from darkroom.errors import Conflict, Gone, NotFound, NotReady
+from proxy.audit.entries import Entries
+from proxy.audit.tasks import TaskRows
+from proxy.audit.trail import Trail
 from proxy.keys.owners import Owner, require_change, require_use
 from proxy.operations import operation_named
 from proxy.services import Services
 from proxy.tasks import keys, lock_file, pausing
 from proxy.tasks.admission import QUEUE_SECONDS, Admission
+from proxy.tasks.database import connect
 from proxy.tasks.files import Files
 from proxy.tasks.lanes import LANES, gates_of
 from proxy.tasks.live import Live
@@ -28,7 +32,7 @@ from proxy.tasks.overview import Overview
 from proxy.tasks.queue import Queue
 from proxy.tasks.retention import Retention
 from proxy.tasks.runner import TaskRunner
-from proxy.tasks.store import Store, connect
+from proxy.tasks.store import Store
 from proxy.tasks.upkeep import Upkeep
 from proxy.waiting import at_most
 
@@ -41,12 +45,18 @@ _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Tasks:
-    """All that there is of durable tasks in this process."""
+    """All that there is of durable tasks in this process.
 
-    def __init__(self, services: Services) -> None:
+    :param audit: makes the rows of the audit trail; None where nothing is audited.
+    :ivar trail: writes them, in the database of the tasks.
+    """
+
+    def __init__(self, services: Services, audit: Entries | None = None) -> None:
         settings = services.settings
         self._url = settings.database
-        self.store = self._store = Store(connect(self._url))
+        self.store = self._store = Store(connect(self._url), TaskRows(audit) if audit else None)
+        days = settings.audit_retention_days
+        self.trail = Trail(self._store, retention_days=days) if audit else None
         self.files = Files(settings.data_dir)
         self._gates = gates = gates_of(settings, services.gate)
         self._queue = Queue(
@@ -82,6 +92,8 @@ class Tasks:
         if self._queue.alone:
             self._lock = await lock_file.hold(Path(f"{sa.make_url(self._url).database}.lock"))
         await self._store.call(self._store.create)
+        if self.trail is not None:
+            self.trail.start()
         for lane, gate in self._gates.items():
             gate.load.gain = await self._store.call(self._store.gain, lane)
         await self._upkeep.announce()
@@ -96,6 +108,8 @@ class Tasks:
         with suppress(NotReady):
             await self._upkeep.leave()
         await asyncio.to_thread(self._queue.stop)
+        if self.trail is not None:
+            await self.trail.stop()
         self._store.close()
         if self._lock is not None:
             os.close(self._lock)

@@ -17,7 +17,8 @@ from darkroom_client import Client, Forbidden, RateLimited, Unauthorized
 
 from proxy.keys import store as table
 from proxy.keys.models import Limits, NewKey
-from proxy.tasks.store import Store, connect
+from proxy.tasks.database import connect
+from proxy.tasks.store import Store
 from tests.contract.tasks import QUICK, finished
 from tests.pictures import encoded, photo
 from tests.service import RunningService

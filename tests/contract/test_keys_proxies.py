@@ -11,7 +11,8 @@ import pytest
 
 from proxy.keys import store as table
 from proxy.keys.models import Limits, NewKey, Rate
-from proxy.tasks.store import Store, connect
+from proxy.tasks.database import connect
+from proxy.tasks.store import Store
 from tests.postgres import running_postgres
 from tests.service import Server, running_proxy
 

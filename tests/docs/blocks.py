@@ -21,6 +21,8 @@ PAGES = (
     "docs/exporting.md",
     "docs/licences.md",
     "docs/tasks.md",
+    "docs/audit.md",
+    "docs/provenance.md",
     "docs/training-loras.md",
     "docs/keys.md",  # the last one: while there are keys, the service is closed
 )

@@ -64,7 +64,8 @@ def database(request: pytest.FixtureRequest) -> str | None:
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     """A store of tasks in a new SQLite file."""
-    from proxy.tasks.store import Store, connect  # SQLAlchemy: most tests here do without
+    from proxy.tasks.database import connect  # SQLAlchemy: most tests here do without
+    from proxy.tasks.store import Store
 
     made = Store(connect(f"sqlite:///{tmp_path / 'new' / 'darkroom.db'}"))
     made.create()

@@ -19,8 +19,9 @@ from proxy.keys.keyring import FRESH_SECONDS, Keyring
 from proxy.keys.ledger import LEDGER, Charges, Ledger, charged, check, note_images
 from proxy.keys.models import Key, Limits, NewKey, Rate
 from proxy.keys.schema import CHARGES, HITS
+from proxy.tasks.database import connect
 from proxy.tasks.models import Work
-from proxy.tasks.store import Store, connect
+from proxy.tasks.store import Store
 from tests.task_store import add, draft
 
 REQUESTS = 100

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from proxy.callers import CALLER, Caller
 from proxy.sdapi import options
 from proxy.sources import SOURCE
-from proxy.tasks.store import Store, connect
+from proxy.tasks.database import connect
+from proxy.tasks.store import Store
 
 
 def test_caller_is_the_key_or_the_address() -> None:

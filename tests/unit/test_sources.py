@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
+import httpx
 import pytest
 from fastapi import FastAPI, Request
 
@@ -40,7 +44,26 @@ def test_source_of_an_address(host: str | None, source: str) -> None:
 
 
 def test_source_that_a_proxy_names_is_believed_only_where_the_proxy_is_named() -> None:
-    config = DrainingServer(FastAPI(), Settings(_env_file=None, forwarded_allow_ips="")).config
-    assert not config.proxy_headers, "uvicorn by itself would believe every program on this machine"
-    config = DrainingServer(FastAPI(), Settings(_env_file=None, forwarded_allow_ips="192.0.2.1,198.51.100.0/24")).config
-    assert (config.proxy_headers, config.forwarded_allow_ips) == (True, "192.0.2.1,198.51.100.0/24")
+    app = FastAPI()
+
+    @app.get("/")
+    async def source(request: Request) -> str:
+        return source_of(request)
+
+    for trusted, peer, believed in (
+        ("", "127.0.0.1", False),  # whom uvicorn by itself would believe
+        ("192.0.2.1,198.51.100.0/24", "192.0.2.1", True),
+        ("192.0.2.1,198.51.100.0/24", "198.51.100.9", True),
+        ("192.0.2.1,198.51.100.0/24", "127.0.0.1", False),
+        ("*", "203.0.113.8", True),
+    ):
+        config = DrainingServer(app, Settings(_env_file=None, forwarded_allow_ips=trusted)).config
+        config.load()
+        assert asyncio.run(_source_seen_by(config.loaded_app, peer)) == ("203.0.113.7" if believed else peer)
+
+
+async def _source_seen_by(app: Any, peer: str) -> str:
+    transport = httpx.ASGITransport(app=app, client=(peer, 1))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        answer = await client.get("/", headers={"X-Forwarded-For": "203.0.113.7"})
+    return str(answer.json())

@@ -12,9 +12,10 @@ import pytest
 
 from darkroom.errors import Conflict, InvalidInput
 from proxy import operations
+from proxy.tasks.database import connect
 from proxy.tasks.estimates import QueuedJob, forecast
 from proxy.tasks.models import Draft, LaneLoad, Output, Task, TaskContext, Work
-from proxy.tasks.store import Store, connect
+from proxy.tasks.store import Store
 from tests.runner_bench import PICTURE, Bench, Scripted, bench
 from tests.tasks_part import part
 

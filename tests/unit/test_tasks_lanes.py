@@ -12,9 +12,10 @@ import pytest
 from darkroom.errors import InvalidInput, QueueFull
 from proxy import operations
 from proxy.load import Used
+from proxy.tasks.database import connect
 from proxy.tasks.lanes import IMAGES, LANES, TRAINING
 from proxy.tasks.models import Draft, LaneLoad, Task
-from proxy.tasks.store import Store, connect
+from proxy.tasks.store import Store
 from tests.file_maker import FileMaker, work
 from tests.tasks_part import Noted, part
 

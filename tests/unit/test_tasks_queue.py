@@ -26,9 +26,10 @@ from proxy.services import Services
 from proxy.streams import EventQueue
 from proxy.surfaces.tasks import router, stream_events
 from proxy.tasks import lock_file, upkeep
+from proxy.tasks.database import connect
 from proxy.tasks.models import Draft, Work
 from proxy.tasks.runner import TaskRunner
-from proxy.tasks.store import Store, connect
+from proxy.tasks.store import Store
 from proxy.tasks.tasks import Tasks
 from tests.postgres import running_postgres
 from tests.tasks_part import Noted, part

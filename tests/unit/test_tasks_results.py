@@ -18,10 +18,11 @@ from fastapi import FastAPI
 from darkroom.errors import InvalidInput, NetworkError
 from proxy import errors, operations
 from proxy.surfaces.tasks import router
+from proxy.tasks.database import connect
 from proxy.tasks.files import Files, extension
 from proxy.tasks.models import Draft, Output, TaskContext
 from proxy.tasks.retention import Retention
-from proxy.tasks.store import Store, connect
+from proxy.tasks.store import Store
 from tests.file_maker import STEPS, FileMaker, work
 from tests.runner_bench import Bench, bench
 from tests.service import ROOT

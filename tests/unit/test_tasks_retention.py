@@ -12,11 +12,12 @@ import pytest
 import sqlalchemy as sa
 
 from darkroom.errors import StorageFull
+from proxy.tasks.database import connect
 from proxy.tasks.files import Files
 from proxy.tasks.models import Output
 from proxy.tasks.retention import Retention
 from proxy.tasks.schema import TASKS
-from proxy.tasks.store import Store, connect
+from proxy.tasks.store import Store
 from tests.task_store import add, draft
 
 

@@ -11,9 +11,10 @@ import pytest
 import sqlalchemy as sa
 
 from darkroom.errors import Conflict, Gone, NotReady, QueueFull
+from proxy.tasks.database import connect
 from proxy.tasks.models import Task
 from proxy.tasks.schema import TASKS
-from proxy.tasks.store import Store, connect
+from proxy.tasks.store import Store
 from tests.task_store import add, draft, estimate_of, measure
 
 

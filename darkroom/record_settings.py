@@ -1,0 +1,66 @@
+"""The settings of what is recorded: the audit trail, and manifests in images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode
+from typing_extensions import Self
+
+from darkroom.families_path import ROOT
+from darkroom.family_settings import split_at_commas
+
+_CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"})
+
+
+class RecordSettings(BaseSettings):
+    """A part of `darkroom.settings.Settings`."""
+
+    audit: Literal["off", "hash", "full"] = Field(
+        "off",
+        description="The audit trail: a row for every request that makes, changes or deletes something, in the "
+        "database of the tasks. full keeps prompts, hash a keyed hash in place of each.",
+    )
+    audit_user_headers: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Headers, separated by commas, in which a reverse proxy says who the user is, such as "
+        "X-OpenWebUI-User-Email: the audit trail keeps them of requests that come from FORWARDED_ALLOW_IPS.",
+    )
+    audit_retention_days: float | None = Field(
+        None, gt=0, description="Days that rows of the audit trail are kept; empty keeps them for ever."
+    )
+    c2pa_cert: Path | None = Field(
+        None,
+        description="The certificate, with those of its issuers behind it, as PEM, that signs a C2PA manifest in every "
+        "image; needs C2PA_KEY. Empty: images have none.",
+    )
+    c2pa_key: Path | None = Field(None, description="The private key of C2PA_CERT, as PEM.")
+
+    @field_validator("audit_user_headers", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        return split_at_commas(value)
+
+    @field_validator("audit_user_headers")
+    @classmethod
+    def _no_credentials(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name.lower() in _CREDENTIALS:
+                raise ValueError(f"must not name a header that carries a secret; got {name!r}")
+        return value
+
+    @field_validator("c2pa_cert", "c2pa_key")
+    @classmethod
+    def _file_that_is_there(cls, value: Path | None) -> Path | None:
+        if value is not None and not (ROOT / value).is_file():
+            raise ValueError(f"must be a file that is there; got {str(value)!r}")
+        return None if value is None else ROOT / value
+
+    @model_validator(mode="after")
+    def _both_of_c2pa(self) -> Self:
+        if (self.c2pa_cert is None) != (self.c2pa_key is None):
+            missing = "C2PA_KEY" if self.c2pa_key is None else "C2PA_CERT"
+            raise ValueError(f"{missing} is missing: C2PA_CERT and C2PA_KEY go together")
+        return self
