@@ -29,6 +29,7 @@ SECTIONS: Mapping[str, str] = MappingProxyType(
         "host": "The REST service",
         "max_concurrent_tasks": "Limits",
         "database_url": "Durable tasks (docs/tasks.md)",
+        "policy_file": "Content policy (docs/policy.md)",
         "use_plus_pipeline": "Editing",
         "train_checkpoint": "Training of LoRAs",
         "max_upload_mb": "Uploads",
@@ -120,6 +121,12 @@ class Settings(BaseSettings):
         "animevideov3",
         description="POST /submit makes images that are larger than the checkpoint was trained for at a size that it "
         'knows, and enlarges them with this upscaler. "none": they are made at the size that was asked for.',
+    )
+
+    policy_file: Path | None = Field(
+        None,
+        description="A file with rules that requests are judged by, such as policies/example.yaml; empty: none. It is "
+        "read again when it changes.",
     )
 
     use_plus_pipeline: bool | None = Field(
@@ -288,6 +295,7 @@ class Settings(BaseSettings):
         "lora_cache_dir",
         "log_dir",
         "families_path",
+        "policy_file",
     )
     @classmethod
     def _from_the_checkout(cls, value: Path | None) -> Path | None:

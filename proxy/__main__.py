@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import sys
 from types import FrameType
 
 import uvicorn
@@ -15,6 +16,7 @@ from darkroom.settings import Settings
 from proxy import observability
 from proxy.app import create_app
 from proxy.http.protocol import protocol
+from proxy.policy.document import PolicyError, read_policy
 from proxy.waiting import at_most
 
 log = logging.getLogger("proxy")
@@ -74,6 +76,11 @@ def main() -> None:
     observability.configure(level=settings.log_level, file=settings.log_dir / "proxy.log")
     for line in settings.warnings():
         log.warning(line)
+    if settings.policy_file is not None:
+        try:
+            read_policy(settings.policy_file)
+        except PolicyError as error:
+            sys.exit("\n".join(f"POLICY_FILE cannot be used: {problem}" for problem in error.problems))
     server = DrainingServer(create_app(settings), settings)
     with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises when it has ended
         server.run()

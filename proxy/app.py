@@ -32,6 +32,7 @@ from proxy.surfaces import (
     loras,
     models,
     png_info,
+    policy,
     root,
     status,
     submit,
@@ -72,6 +73,8 @@ def create_app(settings: Settings) -> FastAPI:
         )
         gate = Gate(capacity=settings.max_concurrent_tasks, queue_size=settings.task_queue_size)
         services = Services(settings=settings, gateway=gateway, monitor=monitor, gate=gate)
+        if services.policy is not None:
+            services.policy.load()
         app.state.tasks = Tasks(services)
         await app.state.tasks.start()
         app.state.services = services
@@ -94,7 +97,7 @@ def create_app(settings: Settings) -> FastAPI:
     sessions = (lora_training, lora_sessions, loras)
     editing = (edit, edit_modes)
     images = (generate, *editing, png_info, upscale)
-    for route in (root, health, status, models, *images, tasks, submit, txt2img, *sessions):
+    for route in (root, health, status, models, policy, *images, tasks, submit, txt2img, *sessions):
         app.include_router(route.router)
     app.add_middleware(IgnoredFields)
     app.add_middleware(Bodies, intakes=_intakes(settings), stall_seconds=settings.request_timeout)

@@ -20,6 +20,7 @@ from proxy.gate import Gate
 from proxy.gateway import Gateway
 from proxy.loras.files import LoraFiles
 from proxy.observability import REQUEST_ID
+from proxy.policy.reload import PolicyFile
 from proxy.readiness import Monitor
 from proxy.sources import SOURCE, source_of
 from proxy.waiting import at_most
@@ -41,6 +42,12 @@ class Services:
     def loras(self) -> LoraFiles:
         """The LoRA files of this installation."""
         return LoraFiles(self.settings)
+
+    @cached_property
+    def policy(self) -> PolicyFile | None:
+        """The content policy; None without POLICY_FILE."""
+        path = self.settings.policy_file
+        return None if path is None else PolicyFile(path)
 
     def run_model(self, model: str, inputs: Mapping[str, Any]) -> AsyncGenerator[dict[str, Array], None]:
         """`Gateway.stream` with the id of the current request, for the client that sent it."""

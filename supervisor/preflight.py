@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import errno
 import socket
+from itertools import chain
 
 import psutil
 
 from darkroom.registry import all_specs
 from darkroom.settings import Settings
+from proxy.policy.document import PolicyError, read_policy
 from supervisor.errors import SetupError
 
 
 def preflight(settings: Settings) -> None:
     """Run all checks. :raises SetupError: the first problem that is found."""
-    for problem in (*family_problems(settings), *missing_exports(settings), *taken_ports(settings)):
+    problems = family_problems(settings), policy_problems(settings), missing_exports(settings), taken_ports(settings)
+    for problem in chain.from_iterable(problems):
         raise SetupError(problem)
 
 
 def family_problems(settings: Settings) -> list[str]:
     """Return what this machine lacks for the settings of the model families."""
     return [problem for family in settings.family_settings.values() for problem in family.problems(settings.gpus)]
+
+
+def policy_problems(settings: Settings) -> list[str]:
+    """Return what is wrong with the content policy, with the lines of the file."""
+    if settings.policy_file is None:
+        return []
+    try:
+        read_policy(settings.policy_file)
+    except PolicyError as error:
+        return [f"POLICY_FILE cannot be used: {problem}" for problem in error.problems]
+    return []
 
 
 def missing_exports(settings: Settings) -> list[str]:
