@@ -157,18 +157,14 @@ class _Seen:
     def __init__(self, words: Words, facts: Facts) -> None:
         self._words, self._facts = words, facts
         given: dict[Text, Sequence[str]] = {"prompt": facts.prompts, "negative_prompt": facts.negative_prompts}
-        self._texts = {
-            name: list(dict.fromkeys(one for text in texts for one in readings(text, facts.steps)))
-            for name, texts in given.items()
-        }
+        self._texts = {name: _folds(texts, facts.steps) for name, texts in given.items()}
         self._found: dict[Text, dict[str, list[str]]] = {}
-        self._folded: dict[Text, str] = {}
         self._values: Values | None = None
 
     def words(self, text: Text) -> dict[str, list[str]]:
         """The words that are found in the prompts or in the negative prompts."""
         if text not in self._found:
-            self._found[text] = self._words.find(self._texts[text])
+            self._found[text] = self._words.find_folded(self._texts[text])
         return self._found[text]
 
     def match(self, rule: Rule) -> bool:
@@ -195,8 +191,8 @@ class _Seen:
         """The variables of conditions; texts are folded, and all readings of them stand in lines of their own."""
         facts = self._facts
         return {
-            "prompt": self._text("prompt"),
-            "negative_prompt": self._text("negative_prompt"),
+            "prompt": "\n".join(self._texts["prompt"]),
+            "negative_prompt": "\n".join(self._texts["negative_prompt"]),
             "found": list(self.words("prompt")),
             "words": {name: self.words("prompt").get(name, []) for name in self._words.lists},
             "operation": facts.operation,
@@ -212,10 +208,10 @@ class _Seen:
             "role": facts.role,
         }
 
-    def _text(self, name: Text) -> str:
-        if name not in self._folded:
-            self._folded[name] = "\n".join(dict.fromkeys(fold for one in self._texts[name] for fold in folded(one)))
-        return self._folded[name]
+
+def _folds(texts: Sequence[str], steps: int) -> list[str]:
+    """The different foldings of all readings of prompts."""
+    return list(dict.fromkeys(fold for text in texts for one in readings(text, steps) for fold in folded(one)))
 
 
 def _lowered(facts: Facts, name: Limited, most: float) -> Facts:

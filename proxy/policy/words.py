@@ -96,8 +96,12 @@ class Words:
 
         :param texts: as they were sent; they are folded here.
         """
+        return self.find_folded(dict.fromkeys(fold for one in texts for fold in folded(one)))
+
+    def find_folded(self, texts: Iterable[str]) -> dict[str, list[str]]:
+        """As `find`, in texts that are folded already."""
         found: dict[str, dict[str, None]] = {}
-        for text in dict.fromkeys(fold for one in texts for fold in folded(one)):
+        for text in texts:
             for match in self._matches(text):
                 found.setdefault(match.entry.list, {})[match.entry.word] = None
         return {name: list(words) for name, words in found.items()}

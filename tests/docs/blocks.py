@@ -15,6 +15,7 @@ PAGES = (
     "docs/clients.md",
     "docs/settings.md",
     "docs/performance.md",
+    "docs/policy.md",
     "docs/add-a-family.md",
     "docs/architecture.md",
     "docs/exporting.md",
