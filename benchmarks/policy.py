@@ -38,7 +38,7 @@ def run(context: Context) -> Section:
     for name, prompt in PROMPTS.items():
         facts = Facts(operation="generate", prompts=(prompt,), negative_prompts=("blurry, low quality",), steps=20)
         rows.append((name, len(prompt), _milliseconds(partial(policy.judge, facts), context.choose(500, 20))))
-        context.step()
+        context.step(len(rows))
     title = f"A policy of {len(policy.words):,} words and {len(policy.rules)} rules, half of them with a condition"
     table = Table(title=title, columns=("prompt", "characters", "ms"), rows=tuple(rows), note="Medians, on one thread.")
     usual = Finding(name=f"judging a prompt by {WORDS:,} words", value=rows[1][2], unit="ms", target=TARGET_MS)

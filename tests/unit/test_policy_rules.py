@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from darkroom.settings import ROOT
+from darkroom.settings import ROOT, Settings
 from proxy.policy.commands import policy as command
 from proxy.policy.conditions import VARIABLES, Condition, ConditionError, Values
 from proxy.policy.document import PolicyError
 from proxy.policy.reload import PolicyFile
 from proxy.policy.rules import Facts, Policy, Rule, fitted
 from proxy.policy.words import WordList, Words
+from supervisor.preflight import policy_problems
 
 GUNS = Words({"guns": WordList(words=["gun"]), "cats": WordList(words=["cat"])})
 
@@ -184,6 +185,12 @@ def test_file_that_is_broken_at_the_start_is_an_error(tmp_path: Path) -> None:
     write(path, "version: '1'\nrules:\n  - {id: r, limit: {steps: many}}\n")
     with pytest.raises(PolicyError, match=r"policy\.yaml, line 3: rules\[0\]\.limit\.steps: .*'many'"):
         PolicyFile(path).load()
+    (said,) = policy_problems(Settings(_env_file=None, policy_file=path))
+    assert said.startswith("POLICY_FILE cannot be used: policy.yaml, line 3: rules[0].limit.steps: ")
+    (missing,) = policy_problems(Settings(_env_file=None, policy_file=tmp_path / "none.yaml"))
+    assert missing == "POLICY_FILE cannot be used: none.yaml, line 1: No such file or directory"
+    assert policy_problems(Settings(_env_file=None)) == []
+    assert policy_problems(Settings(_env_file=None, policy_file=ROOT / "policies" / "example.yaml")) == []
 
 
 def test_command_check(tmp_path: Path) -> None:
