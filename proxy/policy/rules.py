@@ -20,6 +20,8 @@ LIMITS: Mapping[str, tuple[Limited, ...]] = {
     "train": ("steps",),
 }
 """What can be lowered, by the operation."""
+GUIDED = ("generate", "edit")
+"""Operations with a negative prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,12 +136,13 @@ class Policy:
                 continue
             new = seen.lower(rule)
             cuts += new
-            if rule.negative_prompt is not None:
-                additions.append(Addition(rule=rule.id, text=rule.negative_prompt))
-            if new or not rule.limits or rule.negative_prompt is not None:
+            adds = rule.negative_prompt is not None and facts.operation in GUIDED
+            if adds:
+                additions.append(Addition(rule=rule.id, text=str(rule.negative_prompt)))
+            refused, ends = rule.refuse, rule.allow or rule.refuse is not None
+            if new or adds or ends:
                 acted.append(rule.id)
-            refused = rule.refuse
-            if rule.allow or refused is not None:
+            if ends:
                 break
         return Decision(
             rules=tuple(acted),

@@ -64,6 +64,7 @@ def test_changes_are_seen_by_later_rules() -> None:
     assert [(cut.name, cut.before, cut.after) for cut in found.cuts] == [("steps", 50, 20), ("num_images", 4, 1)]
     assert [one.text for one in found.additions] == ["blood"]
     assert made(small).judge(facts(steps=20, num_images=1)).rules == (), "a limit that is kept does nothing"
+    assert made(calm).judge(facts(operation="train")).rules == (), "a training has no negative prompt"
 
 
 @pytest.mark.parametrize(
