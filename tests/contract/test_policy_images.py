@@ -32,8 +32,8 @@ def test_task_that_is_changed_is_done_as_changed(http: httpx.Client) -> None:
     task = http.post("/tasks", json={**CHANGED, "operation": "generate"}).raise_for_status().json()
     assert {one["field"] for one in task["warnings"]} == WARNED
     done = finished(http, task["task_id"])
-    assert done["results"][0]["steps"] == 3
-    assert done["results"][0]["negative_prompt"] == "zznegative, blurry"
+    assert done["results"][0]["details"]["steps"] == 3
+    assert done["results"][0]["details"]["negative_prompt"] == "zznegative, blurry"
 
 
 def test_refused_words_are_refused_beside_a_running_model(http: httpx.Client) -> None:
