@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from darkroom.pipelines.upscale.networks import NETWORKS
-from tests.service import ROOT, RunningService, link_models, running_service
+from tests.service import RunningService, link_models, running_service
 
 SD15 = ("sd15", "sd15_loras", "sd15_text_encoder", "sd15_unet", "sd15_vae_decoder", "sd15_vae_encoder")
 
@@ -51,7 +51,6 @@ def service(shared: SharedService) -> RunningService:
     """All models with small limits of bodies, so that these can be reached, and no canaries to disturb counts."""
     limits: dict[str, object] = {"max_upload_mb": 20, "max_batch_mb": 30, "max_batch_files": 5}
     limits |= {"canary_interval": 3600, "cors_origins": "http://shop.example"}
-    limits["policy_file"] = ROOT / "tests" / "data" / "policy.yaml"  # of words that only the tests of the policy have
     return shared.get("service", lambda folder: running_service(folder, **limits))
 
 
