@@ -25,6 +25,7 @@ from benchmarks import (
     memory,
     overhead,
     perf_analyzer,
+    policy,
     reference,
 )
 from benchmarks.context import CHECKPOINT, REPOSITORY, Context
@@ -38,6 +39,7 @@ BENCHMARKS: dict[str, Callable[[Context], Section]] = {
     "overhead": overhead.run,
     "reference": reference.run,
     "encoders": encoders.run,
+    "policy": policy.run,
     "perf_analyzer": perf_analyzer.run,
     "load": load.run,
     "fairness": fairness.run,
@@ -68,6 +70,7 @@ Benchmarks:
   overhead            REST against a bare ONNX Runtime loop over the same tiles, and where the difference goes
   reference           REST against Real-ESRGAN by ncnn on the same CPU (installs itself into .darkroom/)
   encoders            the PNG writer against Pillow and the alternatives
+  policy              what a content policy of 5,000 words costs a request
   perf_analyzer       NVIDIA's load generator at the upscaling network and at its pipeline
   load                REST upscaling with 1 to 8 clients
   fairness            a small upscale beside a large one, a 4-step job beside 40 of 50 steps

@@ -30,6 +30,7 @@ SECTIONS: Mapping[str, str] = MappingProxyType(
         "host": "The REST service",
         "max_concurrent_tasks": "Limits",
         "database_url": "Durable tasks (docs/tasks.md)",
+        "policy_file": "Content policy (docs/policy.md)",
         "use_plus_pipeline": "Editing",
         "train_checkpoint": "Training of LoRAs",
         "max_upload_mb": "Uploads",
@@ -122,6 +123,12 @@ class Settings(RecordSettings):
         "animevideov3",
         description="POST /submit makes images that are larger than the checkpoint was trained for at a size that it "
         'knows, and enlarges them with this upscaler. "none": they are made at the size that was asked for.',
+    )
+
+    policy_file: Path | None = Field(
+        None,
+        description="A file with rules that requests are judged by, such as policies/example.yaml; empty: none. It is "
+        "read again when it changes.",
     )
 
     use_plus_pipeline: bool | None = Field(
@@ -290,6 +297,7 @@ class Settings(RecordSettings):
         "lora_cache_dir",
         "log_dir",
         "families_path",
+        "policy_file",
     )
     @classmethod
     def _from_the_checkout(cls, value: Path | None) -> Path | None:

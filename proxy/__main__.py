@@ -18,6 +18,7 @@ from proxy import observability
 from proxy.app import create_app
 from proxy.http.peers import ProxyHeaders
 from proxy.http.protocol import protocol
+from proxy.policy.document import PolicyError, read_policy
 from proxy.waiting import at_most
 
 log = logging.getLogger("proxy")
@@ -78,6 +79,11 @@ def main() -> None:
     observability.configure(level=settings.log_level, file=settings.log_dir / "proxy.log")
     for line in settings.warnings():
         log.warning(line)
+    if settings.policy_file is not None:
+        try:
+            read_policy(settings.policy_file)
+        except PolicyError as error:
+            sys.exit("\n".join(f"POLICY_FILE cannot be used: {problem}" for problem in error.problems))
     try:
         app = create_app(settings)
     except (OSError, ValueError) as error:  # files that settings name

@@ -26,6 +26,7 @@ class ErrorDetails(Answer):
     code: str = Field(description=f"A name that does not change, such as {', '.join(sorted(set(_CODES)))}.")
     message: str = Field(description="One sentence for people: the field, its range, and what came.")
     param: str | None = Field(description="The field that is at fault.")
+    rule: str = Field("", description="Of `moderation_blocked`: the rule of the content policy; absent elsewhere.")
 
 
 class Error(Answer):
@@ -46,7 +47,9 @@ class IgnoredField(Answer):
 class Warned(Answer):
     """An answer to a request whose fields are looked at."""
 
-    warnings: list[IgnoredField] = Field([], description="Fields that are not known; absent where there are none.")
+    warnings: list[IgnoredField] = Field(
+        [], description="Fields that are not known, and what the content policy changed; absent where there are none."
+    )
 
 
 class Device(Answer):

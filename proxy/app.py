@@ -38,6 +38,7 @@ from proxy.surfaces import (
     loras,
     models,
     png_info,
+    policy,
     root,
     sdapi_extras,
     sdapi_images,
@@ -84,6 +85,8 @@ def create_app(settings: Settings) -> FastAPI:
         )
         gate = Gate(capacity=settings.max_concurrent_tasks, queue_size=settings.task_queue_size)
         services = Services(settings=settings, gateway=gateway, monitor=monitor, gate=gate, provenance=provenance)
+        if services.policy is not None:
+            services.policy.load()
         app.state.tasks = Tasks(services, audit)
         app.state.trail = app.state.tasks.trail
         await app.state.tasks.start()
@@ -111,7 +114,7 @@ def create_app(settings: Settings) -> FastAPI:
     editing = (edit, edit_modes)
     images = (generate, *editing, png_info, upscale)
     web_uis = (sdapi_images, sdapi_extras, sdapi_lists)
-    native = (root, health, status, models, *images, tasks, submit, txt2img, *sessions, admin_keys)
+    native = (root, health, status, models, *images, tasks, submit, txt2img, *sessions, admin_keys, policy)
     for route in (*native, *web_uis):
         app.include_router(route.router)
     app.add_middleware(IgnoredFields)

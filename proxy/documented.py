@@ -20,11 +20,11 @@ BODY: Raised = (errors.InvalidInput, errors.TooLarge)
 """What a route raises that reads fields."""
 IMAGE: Raised = (*BODY, errors.NotAnImage)
 """What a route raises that reads an image."""
-WORK: Raised = (errors.NotFound, errors.QueueFull, errors.NotReady, errors.TaskTimeout)
+WORK: Raised = (errors.ModerationBlocked, errors.NotFound, errors.QueueFull, errors.NotReady, errors.TaskTimeout)
 """What a route raises that runs a model and waits for it."""
 TASK: Raised = (errors.NotFound, errors.Gone, errors.NotReady)
 """What a route raises that looks at a task."""
-SUBMIT: Raised = (*TASK, errors.Conflict, errors.QueueFull, errors.StorageFull)
+SUBMIT: Raised = (*TASK, errors.ModerationBlocked, errors.Conflict, errors.QueueFull, errors.StorageFull)
 """What a route raises that begins a task."""
 
 _HEADERS = {

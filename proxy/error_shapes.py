@@ -64,6 +64,11 @@ SHAPE: contextvars.ContextVar[Shape] = contextvars.ContextVar("shape", default=n
 """The shape of errors in the answer to the current request."""
 
 
+def surface() -> str:
+    """The kind of contract that the current request belongs to: native, openai or web_ui."""
+    return SHAPE.get().__name__
+
+
 def shape_of(path: str) -> Shape:
     """Return the shape of errors below a path."""
     return next((shape for start, shape in _SHAPES.items() if path == start or path.startswith(start + "/")), native)

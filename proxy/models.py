@@ -63,6 +63,11 @@ class ServedModel:
             request.completed(checkpoint, limits)  # the same checks as in the model
         return request
 
+    def completed(self, services: Services, request: Request) -> Request:
+        """Return a checked request with the checkpoint's values for absent fields, if the checkpoint is known."""
+        checkpoint = self.checkpoint(services)
+        return request if checkpoint is None else request.completed(checkpoint, self.limits(services))
+
     def require_ready(self, services: Services) -> None:
         """:raises NotFound, NotReady: the model is not installed; it does not work at the moment."""
         self.require(services)

@@ -24,6 +24,7 @@ from proxy.gateway import Gateway
 from proxy.keys import ledger
 from proxy.loras.files import LoraFiles
 from proxy.observability import REQUEST_ID
+from proxy.policy.reload import PolicyFile
 from proxy.provenance import Provenance
 from proxy.readiness import Monitor
 from proxy.sdapi.works import Works
@@ -53,6 +54,12 @@ class Services:
     def works(self) -> Works:
         """What callers of the web UIs' API have under way."""
         return Works()
+
+    @cached_property
+    def policy(self) -> PolicyFile | None:
+        """The content policy; None without POLICY_FILE."""
+        path = self.settings.policy_file
+        return None if path is None else PolicyFile(path)
 
     def run_model(self, model: str, inputs: Mapping[str, Any]) -> AsyncGenerator[dict[str, Array], None]:
         """`Gateway.stream` with the id of the current request, for the client that sent it."""

@@ -9,13 +9,14 @@ import psutil
 
 from darkroom.registry import all_specs
 from darkroom.settings import Settings
+from proxy.policy.document import PolicyError, read_policy
 from proxy.provenance import Provenance
 from supervisor.errors import SetupError
 
 
 def preflight(settings: Settings) -> None:
     """Run all checks. :raises SetupError: the first problem that is found."""
-    cheap = (*family_problems(settings), *signing_problems(settings))
+    cheap = (*family_problems(settings), *signing_problems(settings), *policy_problems(settings))
     for problem in (*cheap, *missing_exports(settings), *taken_ports(settings)):
         raise SetupError(problem)
 
@@ -31,6 +32,17 @@ def signing_problems(settings: Settings) -> list[str]:
         Provenance.of(settings)
     except ValueError as error:
         return [str(error)]
+    return []
+
+
+def policy_problems(settings: Settings) -> list[str]:
+    """Return what is wrong with the content policy, with the lines of the file."""
+    if settings.policy_file is None:
+        return []
+    try:
+        read_policy(settings.policy_file)
+    except PolicyError as error:
+        return [f"POLICY_FILE cannot be used: {problem}" for problem in error.problems]
     return []
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel, create_model
@@ -15,6 +15,7 @@ from darkroom.request.request import Request
 from proxy.models import ServedModel, default_model, of_operation
 from proxy.operations import upscaling
 from proxy.operations.images import ImageJob
+from proxy.policy.judging import Warnings, facts_of, judged, lowered
 from proxy.services import Services
 
 ENLARGE = "enlarge"
@@ -88,6 +89,24 @@ def enlarging(services: Services, fields: Mapping[str, Any], job: ImageJob) -> E
         return Enlarging(model=model, request=model.parse(services, wanted))
     except InvalidInput as error:
         raise _by_our_name(error) from None
+
+
+async def judged_enlarging(services: Services, how: Enlarging, job: ImageJob) -> tuple[Enlarging, Warnings]:
+    """Judge by the content policy, as an upscaling, how the images of a job are enlarged.
+
+    :returns: how they are enlarged then, and warnings of what was lowered.
+    :raises ModerationBlocked: a rule refuses it.
+    """
+    if services.policy is None:
+        return how, []
+    size = job.model.completed(services, job.request)
+    known = {name: round((getattr(size, name, None) or 0) * how.scale) for name in ("width", "height")}
+    name = str(getattr(how.request, "model", how.model.name))
+    facts = facts_of("upscale", name, **known, scale=how.scale, num_images=job.request.num_images)
+    cuts = [cut for cut in (await judged(services, facts)).cuts if cut.name == "scale"]
+    for cut in cuts:
+        how = replace(how, request=how.request.with_values(scale=cut.after))
+    return how, [lowered(cut, ENLARGE) for cut in cuts]
 
 
 def _by_our_name(error: InvalidInput) -> InvalidInput:

@@ -20,6 +20,7 @@ from proxy.operations.enlarging import (
     enlarge_fields,
     enlarge_ranges,
     enlarging,
+    judged_enlarging,
 )
 from proxy.operations.images import GeneratedImages, ImageJob, Outputs, run
 from proxy.operations.taking import MODEL, names_of, take, take_model, whole_fields
@@ -71,7 +72,10 @@ class Generate:
         taken = await take(services, self.model, sent)
         job = ImageJob.of(self.model, taken.request)
         request, larger = job.request, enlarging(services, wanted, job)
+        warnings = list(taken.warnings)
         if larger is not None:
+            larger, more = await judged_enlarging(services, larger, job)
+            warnings += more
             wanted[ENLARGE] = larger.scale
         size = f"{request.width or 'default'}x{request.height or 'default'}"
         steps = max(1, request.steps_left)
@@ -85,6 +89,7 @@ class Generate:
             kind=" ".join(part for part in parts if part),
             units=steps * request.num_images * (2 if request.guided else 1),
             pictures=request.num_images,
+            warnings=warnings,
         )
 
     async def run(self, context: TaskContext) -> list[Output]:

@@ -143,7 +143,7 @@ class Samples:
         assert model is not None
         model.require_ready(services)
         digest = await asyncio.to_thread(services.loras.digest_of, file)
-        taken = await take(services, model, {**fields, "format": "png", LORAS: [{"digest": digest}]})
+        taken = await take(services, model, {**fields, "format": "png", LORAS: [{"digest": digest}]}, judge=False)
         job = ImageJob.of(model, taken.request)
         await self._give_way()
         async with services.gate.slot(_SOURCE):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from darkroom.request.request import Request
 from proxy.audit.notes import note_request
 from proxy.keys.ledger import note_images
 from proxy.models import ServedModel, choose_model, of_operation
+from proxy.policy.judging import Warnings, judge_request
 from proxy.services import Services
 from proxy.uploads import place_of, take_image, take_images
 from proxy.validation import validated
@@ -44,12 +46,14 @@ class Taken:
 
     :param values: the given values by the names of the fields, as types that JSON has.
     :param images: by the names of the fields; those of a field with several by its name and their number.
+    :param warnings: what the content policy has changed, for the `warnings` of the answer.
     """
 
     model: ServedModel
     request: Request
     values: dict[str, Any]
     images: dict[str, TakenImage]
+    warnings: Warnings = dataclass_field(default_factory=list)
 
 
 def names_of(model: ServedModel) -> frozenset[str]:
@@ -67,11 +71,15 @@ def take_model(services: Services, operation: Operation, fields: dict[str, Any])
     return choose_model(services, operation, fields.pop(MODEL, None))
 
 
-async def take(services: Services, model: ServedModel, fields: dict[str, Any], **settled: Any) -> Taken:
-    """Read and validate a request. Its images are removed from `fields`; only their headers are read.
+async def take(
+    services: Services, model: ServedModel, fields: dict[str, Any], *, judge: bool = True, **settled: Any
+) -> Taken:
+    """Read and validate a request, and judge it by the content policy. Its images are removed from `fields`; only
+    their headers are read.
 
+    :param judge: False for what is part of a task that was judged when it was accepted.
     :param settled: values that the endpoint sets; they take precedence over what was sent.
-    :raises DarkroomError, RequestValidationError: the request is refused.
+    :raises DarkroomError, RequestValidationError: the request is refused, by the policy with ModerationBlocked.
     """
     kind, limits = model.family.request, model.limits(services)
     _refuse_fields_of_others(model, fields)
@@ -88,15 +96,26 @@ async def take(services: Services, model: ServedModel, fields: dict[str, Any], *
     sent = [image.data for image in images.values()]
     await note_request(model.family.operation, model.name, values, sent)
     data = whole_fields(kind, {name: image.data for name, image in images.items()})
-    parse = partial(model.parse, services, {**values, **data})
-    request = await asyncio.to_thread(parse) if images else parse()
+
+    async def parsed() -> Request:
+        parse = partial(model.parse, services, {**values, **data})
+        return await asyncio.to_thread(parse) if images else parse()
+
+    request = await parsed()
     for name in kind.image_fields():
         about = kind.fields()[name]
         if about.needed and name not in sent_images:
             called = about.called or name
             raise InvalidInput(f"{called} is missing: send an image.", param=called)
+    warnings: Warnings = []
+    if judge:
+        changes = await judge_request(services, model, request, (image.header for image in images.values()))
+        warnings = changes.warnings
+        if changes.values:
+            values |= changes.values
+            request = await parsed()
     note_images(getattr(request, "num_images", 1))
-    return Taken(model=model, request=request, values=values, images=images)
+    return Taken(model=model, request=request, values=values, images=images, warnings=warnings)
 
 
 async def _take_sent(

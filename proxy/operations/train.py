@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +20,8 @@ from proxy.operations import trainer_process
 from proxy.operations.base import Operation
 from proxy.operations.checkpoints import served_model, training_checkpoint
 from proxy.operations.samples import Samples
+from proxy.policy.judging import facts_of, judged, lowered
+from proxy.policy.rules import Cut
 from proxy.services import Services
 from proxy.sessions.fields import SessionFields
 from proxy.sessions.store import SessionStore
@@ -71,6 +73,14 @@ class Train:
         checkpoint = await asyncio.to_thread(training_checkpoint, services.settings)
         # Images of different shapes do not share steps, so there may be a few more.
         steps = options.steps or options.epochs * math.ceil(images / options.batch_size)
+        cuts: Sequence[Cut] = ()
+        if services.policy is not None:
+            texts, side = await asyncio.to_thread(_texts, store, session, options), options.resolution or 0
+            known = {"prompts": texts, "width": side, "height": side, "steps": steps, "num_images": images}
+            cuts = (await judged(services, facts_of(self.name, Path(checkpoint).name, **known))).cuts
+        for cut in cuts:
+            steps = int(cut.after)
+            options = options.with_values(steps=steps)
         return Work(
             fields={"session_id": session, "checkpoint": checkpoint, **options.model_dump(exclude_none=True)},
             steps=steps,
@@ -79,6 +89,7 @@ class Train:
             pictures=images,
             exclusive=key_of(session),
             exclusive_or_refuse=True,
+            warnings=[lowered(cut) for cut in cuts],
         )
 
     async def run(self, context: TaskContext) -> list[Output]:
@@ -130,6 +141,12 @@ async def _samples(context: TaskContext, store: SessionStore, alive: Callable[[]
         model = await asyncio.to_thread(served_model, services, str(fields["checkpoint"]))
         captions = await asyncio.to_thread(_captions, store, str(fields["session_id"]))
     return Samples(services, context.workspace, model, options.sample_texts(captions), options.seed, alive)
+
+
+def _texts(store: SessionStore, session: str, options: TrainingOptions) -> list[str]:
+    """All texts that a training reads: captions, and prompts of prior and sample images."""
+    captions = _captions(store, session)
+    return list(dict.fromkeys([*captions, *options.prior_captions, *options.sample_texts(captions)]))
 
 
 def _captions(store: SessionStore, session: str) -> list[str]:

@@ -61,6 +61,7 @@ class Upscale:
             steps=1,  # the number of tiles is known when the image is decoded
             kind=taken.request.cost_label,
             units=costs.cost_units(image.header.width, image.header.height),
+            warnings=taken.warnings,
         )
 
     async def run(self, context: TaskContext) -> list[Output]:

@@ -21,6 +21,7 @@ from proxy.ignored import ignored, note
 from proxy.models import ServedModel
 from proxy.operations.images import ImageJob, Outputs, run
 from proxy.operations.taking import names_of, take, take_model
+from proxy.policy.judging import merged
 from proxy.services import Services, Use, while_connected
 from proxy.streams import EVENT_STREAM, EventResponse, SendEvent, data_url, event, wants_events
 from proxy.uploads import read_fields
@@ -62,11 +63,12 @@ async def image_call(
     :raises DarkroomError, RequestValidationError, HTTPException: the request is refused.
     """
     accepted, events = _preferred_answer(accept_of(request)), wants_events(request, _JSON, *_IMAGES)
-    settled = {}
+    settled: dict[str, Any] = {}
     asked = str(fields.get("format") or "").lower()
     if accepted in _IMAGES and asked in ("", _IMAGES[accepted]):
         settled["format"] = _IMAGES[accepted]
-    parsed = (await take(services, model, fields, **settled)).request
+    taken = await take(services, model, fields, **settled)
+    parsed, more = taken.request, merged(more, taken.warnings)
     if not events:  # nothing reads progress and previews, and every message costs time
         parsed = parsed.with_values(progress_every=0, preview_every=0)
     job = ImageJob.of(model, parsed)

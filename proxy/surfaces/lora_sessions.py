@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from darkroom.captioned_images import MAX_PIXELS
 from darkroom.diffusion.lora.tensors import open_tensors
-from darkroom.errors import Conflict, InvalidInput, NotFound, NotReady
+from darkroom.errors import Conflict, InvalidInput, ModerationBlocked, NotFound, NotReady
 from darkroom.images import decode, opaque
 from darkroom.png import encode_png
 from darkroom.request.edge import Text, Whole
@@ -20,7 +20,8 @@ from proxy import answers as answer
 from proxy.documented import BODY, IMAGE, answers
 from proxy.http.json_body import read_json
 from proxy.ignored import ignored, note
-from proxy.operations.train import key_of
+from proxy.operations.train import Train, key_of
+from proxy.policy.judging import facts_of, judged
 from proxy.services import Services, Use
 from proxy.sessions.fields import SessionFields
 from proxy.sessions.store import LORA_NAME, SessionStore
@@ -72,11 +73,13 @@ async def create_session(services: Use) -> dict[str, Any]:
 @router.post(
     "/post_session_image",
     summary="Add an image to train on",
-    **answers(answer.Success, raises=(*IMAGE, NotFound)),
+    **answers(answer.Success, raises=(*IMAGE, NotFound, ModerationBlocked)),
 )
 async def post_session_image(request: Request, services: Use) -> dict[str, Any]:
     """The image is stored upright as PNG; transparent pixels become white."""
     fields, data, warnings = await _with_file(request, services, ImageFields, IMAGE_FIELD)
+    # A training that was accepted already reads captions that come later, so they are judged here as well.
+    await judged(services, facts_of(Train.name, "", prompts=(fields.prompt,)))
 
     def add() -> None:
         store = store_of(services)

@@ -14,6 +14,7 @@ from proxy.http.json_body import read_json
 from proxy.ignored import ignored, note
 from proxy.operations import OPERATIONS
 from proxy.operations.train import LOSSES, Train, key_of, last_loss
+from proxy.policy.judging import merged
 from proxy.services import Use
 from proxy.sessions.fields import SessionFields
 from proxy.sessions.training import training_of
@@ -42,7 +43,7 @@ async def train_lora(request: Request, services: Use, tasks: UseTasks) -> dict[s
     ((task, _),) = await tasks.submit(
         _OPERATION.name, [work], client=client_of(request), key=None, digest=digest(fields)
     )
-    return {"status": "started", "task_id": task.id, **warnings}
+    return {"status": "started", "task_id": task.id, **merged(warnings, work.warnings)}
 
 
 @router.post(

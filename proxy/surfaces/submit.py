@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, Request
@@ -12,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from darkroom.errors import InvalidInput
+from darkroom.errors import InvalidInput, ModerationBlocked
 from darkroom.request.edge import Number, Text, Whole, word
 from darkroom.request.fields import Bounds
 from darkroom.request.image import ImageRequest
@@ -26,6 +27,7 @@ from proxy.operations import operation_named
 from proxy.operations.enlarging import ENLARGE, enlarge_ranges
 from proxy.operations.generate import Generate
 from proxy.operations.taking import MODEL
+from proxy.policy.judging import merged
 from proxy.services import Services, Use
 from proxy.surfaces.tasks import (
     REPLAYED,
@@ -142,8 +144,9 @@ async def submit(
 ) -> Response:
     """Answers at once; `/status/{task_id}` shows the progress and the result."""
     warnings = note(request, _ignored(body, services))
-    ((task, new),) = await _submit([body], request, services, tasks)
-    content = {**_accepted(task, await tasks.estimates_of_accepted()), **warnings}
+    works = await _works([body], request, services, tasks)
+    ((task, new),) = await _submit(works, request, services, tasks)
+    content = {**_accepted(task, await tasks.estimates_of_accepted()), **merged(warnings, works.warnings)}
     return JSONResponse(content, headers=_replayed(new))
 
 
@@ -158,7 +161,8 @@ async def batch_submit(
     for index, one in enumerate(body.requests):
         unknown += _ignored(one, services, f"requests[{index}].")
     warnings = note(request, unknown)
-    accepted = await _submit(body.requests, request, services, tasks)
+    works = await _works(body.requests, request, services, tasks)
+    accepted = await _submit(works, request, services, tasks)
     estimates = await tasks.estimates_of_accepted()
     shown_tasks = [_accepted(task, estimates) for task, _ in accepted]
     content = {
@@ -166,7 +170,7 @@ async def batch_submit(
         "tasks": shown_tasks,
         "total": len(shown_tasks),
         "message": f"{len(shown_tasks)} tasks submitted successfully",
-        **warnings,
+        **merged(warnings, works.warnings),
     }
     return JSONResponse(content, headers=_replayed(all(new for _, new in accepted)))
 
@@ -186,9 +190,34 @@ def _replayed(new: bool) -> dict[str, str]:
     return {} if new else {REPLAYED: "true"}
 
 
-async def _submit(
-    bodies: list[ImageGenerationRequest], request: Request, services: Services, tasks: UseTasks
-) -> list[tuple[Task, bool]]:
+@dataclass(frozen=True, kw_only=True)
+class _Works:
+    """What a request asks for.
+
+    :param sent: its fields, of which the digest is made.
+    """
+
+    operation: Generate
+    works: list[Work]
+    sent: list[dict[str, Any]]
+
+    @property
+    def warnings(self) -> list[dict[str, Any]]:
+        """Of all works, with the places of their fields in the request."""
+        if len(self.works) == 1:
+            return [dict(one) for one in self.works[0].warnings]
+        return [
+            {**one, "field": f"requests[{index}].{one['field']}"}
+            for index, work in enumerate(self.works)
+            for one in work.warnings
+        ]
+
+
+async def _works(bodies: list[ImageGenerationRequest], request: Request, services: Services, tasks: UseTasks) -> _Works:
+    """Check the requests.
+
+    :raises DarkroomError: one of them is refused.
+    """
     key = idempotency_key(request)
     tasks.check(len(bodies), key, submit_operation(services).lane)  # before each of them costs time
     operation = _operation_of(bodies, services)
@@ -207,12 +236,19 @@ async def _submit(
             raise _as_sent(InvalidInput(message, param=param), fields, index, len(sent)) from None
         except InvalidInput as error:
             raise _as_sent(error, fields, index, len(sent)) from None
+        except ModerationBlocked as error:
+            where = f"requests[{index}]: " if len(sent) > 1 else ""
+            raise ModerationBlocked(where + error.message, param=error.param, rule=error.rule) from None
+    return _Works(operation=operation, works=works, sent=sent)
+
+
+async def _submit(found: _Works, request: Request, services: Services, tasks: UseTasks) -> list[tuple[Task, bool]]:
     return await tasks.submit(
-        operation.name,
-        works,
+        found.operation.name,
+        found.works,
         client=client_of(request),
-        key=key,
-        digest=await asyncio.to_thread(digest, sent),
+        key=idempotency_key(request),
+        digest=await asyncio.to_thread(digest, found.sent),
         requested_operation=submit_operation(services).name,
     )
 

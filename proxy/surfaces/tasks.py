@@ -29,6 +29,7 @@ from proxy.ignored import ignored, note
 from proxy.keys.ledger import require_priority
 from proxy.keys.middleware import client_without_key
 from proxy.operations import model_of, operation_named
+from proxy.policy.judging import merged
 from proxy.services import Use
 from proxy.streams import EVENT_STREAM, EventQueue, EventResponse, data_url, event
 from proxy.tasks.models import PRIORITIES, STATES, QueueEstimates, State, Task
@@ -158,7 +159,8 @@ async def submit_task(request: Request, services: Use, tasks: UseTasks) -> Respo
         requested_operation=requested.name,
     )
     headers = {"Location": f"/tasks/{task.id}"} | ({} if new else {REPLAYED: "true"})
-    return JSONResponse({**shown(task, await tasks.estimates_of_accepted(), request), **warnings}, 202, headers)
+    content = shown(task, await tasks.estimates_of_accepted(), request)
+    return JSONResponse({**content, **merged(warnings, work.warnings)}, 202, headers)
 
 
 @router.get("/tasks", summary="The newest tasks of this client", **answers(TaskPage, raises=(NotReady,)))

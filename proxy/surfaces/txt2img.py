@@ -23,6 +23,7 @@ from proxy.ignored import ignored, note
 from proxy.models import ServedModel, default_model, installed
 from proxy.operations.images import GeneratedImages, ImageJob, run
 from proxy.operations.taking import MODEL, names_of, take, take_model
+from proxy.policy.judging import merged
 from proxy.services import Services, Use, while_connected
 from proxy.sessions.fields import number_as_text
 from proxy.uploads import read_fields
@@ -65,13 +66,14 @@ async def _job(request: Request, services: Use) -> tuple[ImageJob, dict[str, Any
     known = {name: value for name, value in fields.items() if name not in {MODEL, *ELSEWHERE}}
     known |= _session_lora(lora, known)
     try:
-        parsed = (await take(services, model, known)).request
+        taken = await take(services, model, known)
     except (InvalidInput, NotFound) as error:
         place = f"{LORAS}[{len(known.get(LORAS) or ()) - 1}].session_id"
         if not lora.use_lora or error.param != place:
             raise
         raise type(error)(error.message.replace(place, SESSION), param=SESSION) from None  # as the client sent it
-    return ImageJob.of(model, parsed.with_values(progress_every=0, preview_every=0)), warnings
+    parsed = taken.request.with_values(progress_every=0, preview_every=0)
+    return ImageJob.of(model, parsed), merged(warnings, taken.warnings)
 
 
 def _session_lora(wanted: LoraFields, fields: Mapping[str, Any]) -> dict[str, Any]:

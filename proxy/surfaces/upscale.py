@@ -38,6 +38,7 @@ from proxy.keys.ledger import charged
 from proxy.models import ServedModel, default_model
 from proxy.operations.taking import names_of, take
 from proxy.operations.upscaling import Upscaled, run
+from proxy.policy.judging import judge_request, merged
 from proxy.services import Services, Use, while_connected, within
 from proxy.sources import SOURCE
 from proxy.streams import EVENT_STREAM, EventResponse, SendEvent, event, wants_events
@@ -79,7 +80,8 @@ async def _read_call(request: Request, services: Use) -> UpscaleCall:
     model = default_model(services, "upscale")
     warnings = note(request, ignored(sent, names_of(model)))
     taken = await take(services, model, sent)
-    return UpscaleCall(model=model, request=cast(fields.UpscaleRequest, taken.request), warnings=warnings)
+    parsed = cast(fields.UpscaleRequest, taken.request)
+    return UpscaleCall(model=model, request=parsed, warnings=merged(warnings, taken.warnings))
 
 
 async def _read_batch_call(
@@ -102,6 +104,10 @@ async def _read_batch_call(
     most = services.settings.max_batch_files
     if len(files) > most:
         raise TooLarge(f"files: at most {most} images at once; got {len(files)}.", param="files")
+    changes = await judge_request(services, model, options)
+    if changes.values:
+        options = options.with_values(**changes.values)
+        warnings = merged(warnings, changes.warnings)
     return UpscaleCall(model=model, request=options, warnings=warnings), files
 
 
@@ -193,19 +199,19 @@ async def upscale_batch(
     return await while_connected(request, work(services, files, call))
 
 
-async def _read(file: UploadFile, services: Services) -> bytes:
-    """The upload's bytes, after a look at its size and its header."""
+async def _read(file: UploadFile, services: Services, call: UpscaleCall) -> fields.UpscaleRequest:
+    """The request for one file, after a look at its size and its header, by which the content policy judges it."""
     data = await read_file(file, max_mb=services.settings.max_upload_mb)
-    await asyncio.to_thread(probe, data, max_pixels=UpscaleSettings.of(services.settings).max_pixels)
-    return data
+    await note_inputs([data])
+    header = await asyncio.to_thread(probe, data, max_pixels=UpscaleSettings.of(services.settings).max_pixels)
+    changes = await judge_request(services, call.model, call.request, [header])
+    return call.request.with_values(image=data, **changes.values)
 
 
 async def _batch_item(services: Services, file: UploadFile, call: UpscaleCall) -> Upscaled | DarkroomError:
     """One file of an admitted batch; its error is its own."""
     try:
-        data = await _read(file, services)
-        await note_inputs([data])
-        work = run(services, call.model, call.request.with_values(image=data))
+        work = run(services, call.model, await _read(file, services, call))
         return await within(services.settings.task_timeout, work)
     except NotReady:
         raise  # not this file's fault: the whole batch has to be sent again

@@ -41,6 +41,7 @@ class Work:
     :param exclusive: a key such as `session:abc`. Tasks with the same key run one at a time; the others wait for it
         without a slot.
     :param exclusive_or_refuse: refuse the task with 409, instead of letting it wait for another task with the key.
+    :param warnings: for the answer to the request; they are not kept.
     :raises InvalidInput: the key is empty or too long.
     """
 
@@ -52,6 +53,7 @@ class Work:
     pictures: int = 1
     exclusive: str | None = None
     exclusive_or_refuse: bool = False
+    warnings: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
         if self.exclusive is not None and not 1 <= len(self.exclusive) <= EXCLUSIVE_LIMIT:

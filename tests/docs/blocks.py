@@ -16,6 +16,7 @@ PAGES = (
     "docs/web-uis.md",
     "docs/settings.md",
     "docs/performance.md",
+    "docs/policy.md",
     "docs/add-a-family.md",
     "docs/architecture.md",
     "docs/exporting.md",
