@@ -29,6 +29,7 @@ SECTIONS: Mapping[str, str] = MappingProxyType(
         "host": "The REST service",
         "max_concurrent_tasks": "Limits",
         "database_url": "Durable tasks (docs/tasks.md)",
+        "model_aliases": "OpenAI's images API (docs/openai.md)",
         "use_plus_pipeline": "Editing",
         "train_checkpoint": "Training of LoRAs",
         "max_upload_mb": "Uploads",
@@ -120,6 +121,13 @@ class Settings(BaseSettings):
         "animevideov3",
         description="POST /submit makes images that are larger than the checkpoint was trained for at a size that it "
         'knows, and enlarges them with this upscaler. "none": they are made at the size that was asked for.',
+    )
+
+    model_aliases: Names = Field(
+        ("gpt-image-*=default", "chatgpt-image-*=default", "dall-e-*=default"),
+        description="Further names of models for the endpoints below /v1: NAME=MODEL, separated by commas; the first "
+        "one that fits counts. * in a name stands for any characters. MODEL is a name of GET /models, or default: the "
+        "model of requests that name none.",
     )
 
     use_plus_pipeline: bool | None = Field(
@@ -227,7 +235,7 @@ class Settings(BaseSettings):
 
     _family_settings: dict[str, FamilySettings] = PrivateAttr(default_factory=dict)
 
-    @field_validator("cors_origins", "trusted_hosts", "families", mode="before")
+    @field_validator("cors_origins", "trusted_hosts", "families", "model_aliases", mode="before")
     @classmethod
     def _comma_separated(cls, value: object) -> object:
         return split_at_commas(value)
@@ -263,6 +271,15 @@ class Settings(BaseSettings):
         names = ("none", *(word for kind in upscalers for word in kind.fields()["model"].allowed_words()))
         if value not in names:
             raise ValueError(f"must be one of {', '.join(names)}; got {value!r}")
+        return value
+
+    @field_validator("model_aliases")
+    @classmethod
+    def _names_and_models(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for alias in value:
+            name, _, model = alias.partition("=")
+            if not name.strip() or not model.strip():
+                raise ValueError(f"must be NAME=MODEL, separated by commas; got {alias!r}")
         return value
 
     @field_validator("log_level", mode="before")

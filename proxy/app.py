@@ -20,6 +20,7 @@ from proxy.http.guard import Guard
 from proxy.http.methods import Methods
 from proxy.http.requests import RequestIds
 from proxy.ignored import IGNORED, IgnoredFields
+from proxy.openai.state import OpenaiState
 from proxy.readiness import Monitor
 from proxy.services import Services
 from proxy.surfaces import (
@@ -31,6 +32,8 @@ from proxy.surfaces import (
     lora_training,
     loras,
     models,
+    openai_images,
+    openai_models,
     png_info,
     root,
     status,
@@ -75,8 +78,11 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.tasks = Tasks(services)
         await app.state.tasks.start()
         app.state.services = services
+        app.state.openai = OpenaiState(settings)
+        app.state.openai.start()
         watching = asyncio.create_task(monitor.run())
         yield
+        await app.state.openai.stop()
         await app.state.tasks.stop()
         watching.cancel()
         with suppress(asyncio.CancelledError):
@@ -94,7 +100,8 @@ def create_app(settings: Settings) -> FastAPI:
     sessions = (lora_training, lora_sessions, loras)
     editing = (edit, edit_modes)
     images = (generate, *editing, png_info, upscale)
-    for route in (root, health, status, models, *images, tasks, submit, txt2img, *sessions):
+    foreign = (openai_images, openai_models)
+    for route in (root, health, status, models, *images, tasks, submit, txt2img, *sessions, *foreign):
         app.include_router(route.router)
     app.add_middleware(IgnoredFields)
     app.add_middleware(Bodies, intakes=_intakes(settings), stall_seconds=settings.request_timeout)
@@ -136,6 +143,9 @@ def _intakes(settings: Settings) -> dict[str, Intake]:
         "/train_status": Intake({Kind.JSON: MEGABYTE}),
         "/submit": Intake({Kind.JSON: MEGABYTE}),
         "/batch_submit": Intake({Kind.JSON: _BATCH_JSON}),
+        "/v1/images/generations": Intake({Kind.JSON: upload, Kind.MULTIPART: upload}),
+        "/v1/images/edits": Intake({Kind.JSON: max(upload, batch), Kind.MULTIPART: max(upload, batch)}),
+        "/v1/images/variations": Intake({Kind.JSON: upload, Kind.MULTIPART: upload}),
         "/api/upscale": any_kind,
         "/api/upscale-batch": Intake({Kind.MULTIPART: batch, Kind.URLENCODED: MEGABYTE}),
     }

@@ -16,9 +16,12 @@ from proxy.answers import Error
 from proxy.bodies import request_bodies
 from proxy.body_fields import JSON
 from proxy.documented import header, refusal, refusals
+from proxy.error_shapes import openai, shape_of
 from proxy.errors import CODES
 from proxy.ignored import IGNORED
 from proxy.models import installed
+from proxy.openai.answers import OpenaiError
+from proxy.openai.bodies import in_openai_shape
 from proxy.surfaces.submit import submit_operation
 from proxy.surfaces.txt2img import preferred_model
 
@@ -70,10 +73,13 @@ def _document(app: FastAPI, settings: Settings, models: Sequence[str]) -> dict[s
             _refuse(operation["responses"], _CHANGING if method != "get" else {})
             _refuse(operation["responses"], _WITH_BODY if body is not None else {})
             _finish(operation, body)
+            if shape_of(path) is openai:
+                in_openai_shape(operation)
     for name in _FASTAPI_SCHEMAS:
         schemas.pop(name, None)
-    schemas[Error.__name__] = Error.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas.update(schemas[Error.__name__].pop("$defs", {}))
+    for shape in (Error, OpenaiError):
+        schemas[shape.__name__] = shape.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas.update(schemas[shape.__name__].pop("$defs", {}))
     return made
 
 
