@@ -116,8 +116,9 @@ def test_stream_grows_towards_the_image(client: OpenAI) -> None:
     assert np.array_equal(images[-1], image_of(whole.data[0].b64_json))
     noise = np.random.default_rng(1).integers(0, 256, images[-1].shape)
     distances = [difference(image, images[-1]) for image in images[:-1]]
-    assert all(distance < 0.7 * difference(noise, images[-1]) for distance in distances), distances
-    assert distances[2] < distances[0]
+    assert all(distance < 0.5 * difference(noise, images[-1]) for distance in distances), distances
+    # Previews are guesses of a pixel for each latent, so that the last ones are near each other and not the image.
+    assert difference(images[0], images[2]) > difference(images[1], images[2]) > 0.5
 
 
 def test_stream_without_partial_images(service: RunningService, client: OpenAI) -> None:
@@ -142,27 +143,41 @@ def test_stream_that_fails_raises(client: OpenAI) -> None:
     assert (failed.value.body["code"], failed.value.body["type"]) == ("not_an_image", "invalid_request_error")
 
 
-def test_edit_with_a_mask_changes_what_is_transparent(client: OpenAI) -> None:
+@pytest.fixture(scope="module")
+def cat(service: RunningService) -> bytes:
+    """A generated image: the demo checkpoint cannot draw a photo."""
+    fields = {"prompt": PROMPT, "size": SIZE, "seed": 7}
+    made = httpx.post(f"{service.url}/v1/images/generations", json=fields, timeout=120).json()
+    return base64.b64decode(made["data"][0]["b64_json"])
+
+
+def test_edit_with_a_mask_changes_what_is_transparent(client: OpenAI, cat: bytes) -> None:
     answer = client.images.edit(
-        image=FILE, mask=half_mask(), prompt="a pizza", n=1, size=SIZE, extra_body={"seed": 7, "strength": 1}
+        image=("cat.png", cat, "image/png"),
+        mask=half_mask(),
+        prompt="a pizza on a red background",
+        n=1,
+        size=SIZE,
+        extra_body={"seed": 8, "strength": 1},
     )
     assert answer.data is not None
     assert answer.usage is not None
     assert answer.usage.input_tokens_details.image_tokens == 64
-    made, before = image_of(answer.data[0].b64_json), np.asarray(PHOTO)
-    assert difference(made[:, :56], before[:, :56]) > 3 * difference(made[:, 72:], before[:, 72:])
+    made, before = image_of(answer.data[0].b64_json), pixels(cat)
+    assert difference(made[:, :56], before[:, :56]) > 4 * difference(made[:, 72:], before[:, 72:])
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of create_variation
-def test_variation_resembles_its_image(client: OpenAI) -> None:
-    answer = client.images.create_variation(image=FILE, n=2, size="256x256", response_format="b64_json")
+def test_variations_resemble_their_image(client: OpenAI, cat: bytes) -> None:
+    more = {"seed": 8, "num_inference_steps": 10}
+    answer = client.images.create_variation(image=cat, n=2, size="128x128", response_format="b64_json", extra_body=more)
+    other = client.images.generate(prompt="", n=2, size="128x128", extra_body=more)
     assert answer.data is not None
-    assert len(answer.data) == 2
-    assert answer.size == "256x256"
-    large = np.asarray(PHOTO.resize((256, 256)))
-    noise = np.random.default_rng(1).integers(0, 256, large.shape)
-    for one in answer.data:
-        assert difference(image_of(one.b64_json), large) < 0.7 * difference(noise, large)
+    assert other.data is not None
+    assert answer.size == SIZE
+    for one, unlike in zip(answer.data, other.data, strict=True):
+        far = difference(image_of(unlike.b64_json), pixels(cat))
+        assert 1 < difference(image_of(one.b64_json), pixels(cat)) < 0.7 * far
 
 
 def test_url_is_the_clients_address(service: RunningService, client: OpenAI, http: httpx.Client) -> None:
@@ -184,14 +199,12 @@ def test_url_is_the_clients_address(service: RunningService, client: OpenAI, htt
 def test_request_that_is_sent_again_is_done_once(client: OpenAI, http: httpx.Client) -> None:
     before = http.get("/health").json()["total_tasks"]
     impatient = client.with_options(timeout=0.3, max_retries=60)
-    raw = impatient.images.with_raw_response.generate(
-        prompt=PROMPT, size="256x256", extra_body={"num_inference_steps": 60}
-    )
+    raw = impatient.images.with_raw_response.generate(prompt=PROMPT, size=SIZE, extra_body={"num_inference_steps": 80})
     assert raw.retries_taken >= 1, "or this tests nothing"
     assert raw.headers["idempotent-replayed"] == "true"
     answer = raw.parse()
     assert answer.data is not None
-    assert image_of(answer.data[0].b64_json).shape == (256, 256, 3)
+    assert image_of(answer.data[0].b64_json).shape == (128, 128, 3)
     assert http.get("/health").json()["total_tasks"] - before == 1
 
 
@@ -207,24 +220,24 @@ def test_idempotency_key_gives_the_same_answer(client: OpenAI, http: httpx.Clien
 
 def test_client_that_is_out_of_time(client: OpenAI) -> None:
     with pytest.raises(openai.APITimeoutError):
-        client.with_options(timeout=0.05).images.generate(prompt=PROMPT, size="256x256")
+        client.with_options(timeout=0.05).images.generate(prompt=PROMPT, size="64x64")
 
 
 def test_requests_of_open_webui(http: httpx.Client) -> None:
     """Engine OpenAI: the fields, and what it reads of the answers."""
     key = {"Authorization": "Bearer any"}
-    sent: dict[str, Any] = {"model": "sd15", "prompt": PROMPT, "n": 1, "size": "128x128", "response_format": "b64_json"}
+    sent: dict[str, Any] = {"model": "sd15", "prompt": PROMPT, "n": 1, "size": "64x64", "response_format": "b64_json"}
     made = http.post("/v1/images/generations", json=sent, headers=key)
     assert made.status_code == 200, made.text
     image = base64.b64decode(made.json()["data"][0]["b64_json"])
-    assert pixels(image).shape == (128, 128, 3)
+    assert pixels(image).shape == (64, 64, 3)
     assert "x-ignored-fields" not in made.headers
     gpt = http.post("/v1/images/generations", json={**sent, "model": "gpt-image-1", "response_format": None})
     assert gpt.json()["data"][0]["b64_json"]
 
-    form = {"model": "gpt-image-1", "prompt": PROMPT, "n": "1", "size": "128x128", "background": "transparent"}
+    form = {"model": "gpt-image-1", "prompt": PROMPT, "n": "1", "size": "64x64", "background": "transparent"}
     one = http.post("/v1/images/edits", data=form, files=[("image", ("a.png", image, "image/png"))], headers=key)
-    assert pixels(base64.b64decode(one.json()["data"][0]["b64_json"])).shape == (128, 128, 3)
+    assert pixels(base64.b64decode(one.json()["data"][0]["b64_json"])).shape == (64, 64, 3)
     several = [("image[]", (f"{name}.png", image, "image/png")) for name in "ab"]
     two = http.post("/v1/images/edits", data=form, files=several, headers=key)
     assert (two.status_code, two.json()["error"]["param"]) == (400, "image")
