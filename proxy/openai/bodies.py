@@ -48,8 +48,15 @@ def openai_bodies(
     return {
         ("post", "/v1/images/generations"): body_of(generation, JSON, MULTIPART),
         ("post", "/v1/images/edits"): body_of(edit, JSON, MULTIPART),
-        ("post", "/v1/images/variations"): body_of(variation, JSON, MULTIPART),
+        ("post", "/v1/images/variations"): _with_optional_prompt(body_of(variation, JSON, MULTIPART)),
     }
+
+
+def _with_optional_prompt(body: Schema) -> Schema:
+    """The models require a prompt, and this endpoint has an empty one for them."""
+    for content in body["content"].values():
+        del content["schema"]["required"]
+    return body
 
 
 class _OptionalPrompt(BaseModel):
