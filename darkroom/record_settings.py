@@ -1,4 +1,4 @@
-"""The settings of what is recorded: the audit trail, and manifests in images."""
+"""The settings of what is allowed and recorded: the content policy, the audit trail, and manifests in images."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ _CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie", "x-a
 class RecordSettings(BaseSettings):
     """A part of `darkroom.settings.Settings`."""
 
+    policy_file: Path | None = Field(
+        None,
+        description="A file with rules that requests are judged by, such as policies/example.yaml; empty: none. It is "
+        "read again when it changes.",
+    )
     audit: Literal["off", "hash", "full"] = Field(
         "off",
         description="The audit trail: a row for every request that makes, changes or deletes something, in the "
@@ -50,6 +55,11 @@ class RecordSettings(BaseSettings):
             if name.lower() in _CREDENTIALS:
                 raise ValueError(f"must not name a header that carries a secret; got {name!r}")
         return value
+
+    @field_validator("policy_file")
+    @classmethod
+    def _in_the_checkout(cls, value: Path | None) -> Path | None:
+        return None if value is None else ROOT / value
 
     @field_validator("c2pa_cert", "c2pa_key")
     @classmethod

@@ -31,6 +31,7 @@ SECTIONS: Mapping[str, str] = MappingProxyType(
         "max_concurrent_tasks": "Limits",
         "database_url": "Durable tasks (docs/tasks.md)",
         "policy_file": "Content policy (docs/policy.md)",
+        "model_aliases": "OpenAI's images API (docs/openai.md)",
         "use_plus_pipeline": "Editing",
         "train_checkpoint": "Training of LoRAs",
         "max_upload_mb": "Uploads",
@@ -125,10 +126,11 @@ class Settings(RecordSettings):
         'knows, and enlarges them with this upscaler. "none": they are made at the size that was asked for.',
     )
 
-    policy_file: Path | None = Field(
-        None,
-        description="A file with rules that requests are judged by, such as policies/example.yaml; empty: none. It is "
-        "read again when it changes.",
+    model_aliases: Names = Field(
+        ("gpt-image-*=default", "chatgpt-image-*=default", "dall-e-*=default"),
+        description="Further names of models for the endpoints below /v1: NAME=MODEL, separated by commas; the first "
+        "one that fits counts. * in a name stands for any characters. MODEL is a name of GET /models, or default: the "
+        "model of requests that name none.",
     )
 
     use_plus_pipeline: bool | None = Field(
@@ -236,7 +238,7 @@ class Settings(RecordSettings):
 
     _family_settings: dict[str, FamilySettings] = PrivateAttr(default_factory=dict)
 
-    @field_validator("cors_origins", "trusted_hosts", "families", mode="before")
+    @field_validator("cors_origins", "trusted_hosts", "families", "model_aliases", mode="before")
     @classmethod
     def _comma_separated(cls, value: object) -> object:
         return split_at_commas(value)
@@ -274,6 +276,15 @@ class Settings(RecordSettings):
             raise ValueError(f"must be one of {', '.join(names)}; got {value!r}")
         return value
 
+    @field_validator("model_aliases")
+    @classmethod
+    def _names_and_models(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for alias in value:
+            name, _, model = alias.partition("=")
+            if not name.strip() or not model.strip():
+                raise ValueError(f"must be NAME=MODEL, separated by commas; got {alias!r}")
+        return value
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _upper(cls, value: object) -> object:
@@ -297,7 +308,6 @@ class Settings(RecordSettings):
         "lora_cache_dir",
         "log_dir",
         "families_path",
-        "policy_file",
     )
     @classmethod
     def _from_the_checkout(cls, value: Path | None) -> Path | None:

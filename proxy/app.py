@@ -24,6 +24,7 @@ from proxy.http.methods import Methods
 from proxy.http.requests import RequestIds
 from proxy.ignored import IGNORED, IgnoredFields
 from proxy.keys.middleware import KeyGuard, Keys
+from proxy.openai.state import OpenaiState
 from proxy.provenance import Provenance
 from proxy.readiness import Monitor
 from proxy.services import Services
@@ -37,6 +38,8 @@ from proxy.surfaces import (
     lora_training,
     loras,
     models,
+    openai_images,
+    openai_models,
     png_info,
     policy,
     root,
@@ -93,8 +96,11 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.keys = Keys(app.state.tasks.store)
         await app.state.keys.start(settings.host)
         app.state.services = services
+        app.state.openai = OpenaiState(settings)
+        app.state.openai.start()
         watching = asyncio.create_task(monitor.run())
         yield
+        await app.state.openai.stop()
         await app.state.keys.stop()
         await app.state.tasks.stop()
         watching.cancel()
@@ -113,9 +119,9 @@ def create_app(settings: Settings) -> FastAPI:
     sessions = (lora_training, lora_sessions, loras)
     editing = (edit, edit_modes)
     images = (generate, *editing, png_info, upscale)
-    web_uis = (sdapi_images, sdapi_extras, sdapi_lists)
+    foreign = (openai_images, openai_models, sdapi_images, sdapi_extras, sdapi_lists)
     native = (root, health, status, models, *images, tasks, submit, txt2img, *sessions, admin_keys, policy)
-    for route in (*native, *web_uis):
+    for route in (*native, *foreign):
         app.include_router(route.router)
     app.add_middleware(IgnoredFields)
     app.add_middleware(Bodies, intakes=_intakes(settings), stall_seconds=settings.request_timeout)
@@ -167,6 +173,9 @@ def _intakes(settings: Settings) -> dict[str, Intake]:
         "/sdapi/v1/extra-batch-images": Intake({Kind.JSON: max(upload, batch)}),
         "/sdapi/v1/png-info": Intake({Kind.JSON: upload}),
         "/sdapi/v1/options": Intake({Kind.JSON: MEGABYTE}),
+        "/v1/images/generations": Intake({Kind.JSON: upload, Kind.MULTIPART: upload}),
+        "/v1/images/edits": Intake({Kind.JSON: max(upload, batch), Kind.MULTIPART: max(upload, batch)}),
+        "/v1/images/variations": Intake({Kind.JSON: upload, Kind.MULTIPART: upload}),
         "/api/upscale": any_kind,
         "/api/upscale-batch": Intake({Kind.MULTIPART: batch, Kind.URLENCODED: MEGABYTE}),
     }

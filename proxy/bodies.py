@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic import Field as PydanticField
 from safetensors.numpy import save
 
-from darkroom.family import Family
+from darkroom.family import Family, Operation
 from darkroom.registry import families
 from darkroom.request.edge import Text, optional
 from darkroom.request.training import TrainingOptions
@@ -22,6 +22,7 @@ from darkroom.settings import Settings
 from proxy.body_fields import JSON, MULTIPART, URLENCODED, Fields, Schema, body_of, has_example, tiny_png
 from proxy.edit_bodies import edit_bodies, in_modes
 from proxy.models import ServedModel, of_operation
+from proxy.openai.bodies import openai_bodies
 from proxy.operations import OPERATIONS
 from proxy.operations.enlarging import enlarge_fields, enlarge_ranges
 from proxy.operations.generate import Generate
@@ -90,6 +91,23 @@ def _edit(settings: Settings, models: Sequence[str]) -> Fields:
     return _with_model(_request_fields(settings, family), mine)
 
 
+def _openai(settings: Settings, models: Sequence[str]) -> dict[tuple[str, str], Schema]:
+    """The bodies of OpenAI's images API, with the fields of the default models."""
+
+    def named(operation: Operation) -> list[str]:
+        families = {family.pipeline.name for family in of_operation(operation)}
+        return [name for name in models if split_label(name)[0] in families]
+
+    def of(operation: Operation, names: Sequence[str]) -> Fields:
+        plain = split_label(names[0])[0] if names else ""
+        found = [family for family in of_operation(operation) if family.pipeline.name == plain]
+        return _request_fields(settings, (found or of_operation(operation))[0])
+
+    generators, editors = named("generate"), named("edit")
+    edits = of("edit", editors) if editors else None
+    return openai_bodies(settings, of("generate", generators), edits, generators, editors)
+
+
 def _upscale(settings: Settings) -> Fields:
     return _request_fields(settings, of_operation("upscale")[0])
 
@@ -139,6 +157,7 @@ def request_bodies(
         ("post", "/api/upscale-batch"): {"required": True, "content": {MULTIPART: {"schema": batch}}},
         ("post", "/png-info"): body_of(png, JSON, MULTIPART, URLENCODED),
         **edit_bodies(_edit(settings, models)),
+        **_openai(settings, models),
         **_sessions(),
         **web_ui_bodies(of_operation("generate")[0], settings.family(of_operation("generate")[0].name)),
         ("post", "/loras"): body_of(

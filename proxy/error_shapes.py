@@ -36,16 +36,18 @@ def native(problem: Problem) -> tuple[int, dict[str, Any]]:
 
 
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-_MODERATION = "moderation_blocked"
+_MODERATION, _NO_IMAGE = "moderation_blocked", "not_an_image"
 _OPENAI_CODES = {"unauthorized": "invalid_api_key", "rate_limited": "rate_limit_exceeded"}
 
 
 def openai(problem: Problem) -> tuple[int, dict[str, Any]]:
-    """The shape of OpenAI's API, where bad input is 400 and not 422."""
-    status = 400 if problem.status == 422 else problem.status
+    """The shape of OpenAI's API, where bad input is 400, and so is a file that is no image."""
+    status = 400 if problem.status == 422 or problem.code == _NO_IMAGE else problem.status
     usual = "server_error" if status >= 500 else "invalid_request_error"
     kind = "image_generation_user_error" if problem.code == _MODERATION else _OPENAI_TYPES.get(status, usual)
     code = _OPENAI_CODES.get(problem.code, problem.code)
+    if (code, problem.param) == ("not_found", "model"):
+        code = "model_not_found"
     error = {"message": problem.message, "type": kind, "param": problem.param, "code": code}
     rule = {} if problem.rule is None else {"rule": problem.rule}
     return status, {"error": {**error, **rule}}

@@ -17,11 +17,13 @@ from proxy.answers import Error
 from proxy.bodies import request_bodies
 from proxy.body_fields import JSON
 from proxy.documented import header, refusal, refusals
-from proxy.error_shapes import Shape, shape_of, web_ui
+from proxy.error_shapes import Shape, openai, shape_of, web_ui
 from proxy.errors import CODES
 from proxy.ignored import IGNORED
 from proxy.keys.access import is_open
 from proxy.models import installed
+from proxy.openai.answers import OpenaiError
+from proxy.openai.bodies import bad_input_as_400
 from proxy.sdapi.answers import WebUiError
 from proxy.surfaces.submit import submit_operation
 from proxy.surfaces.txt2img import preferred_model
@@ -40,7 +42,7 @@ _WITH_BODY = {
 something, and for those with a body."""
 _WITH_MODEL: tuple[Operation, ...] = ("generate", "edit")
 """The operations whose requests name a model."""
-_ERRORS: dict[Shape, type[BaseModel]] = {web_ui: WebUiError}
+_ERRORS: dict[Shape, type[BaseModel]] = {web_ui: WebUiError, openai: OpenaiError}
 """Errors in other shapes than ours."""
 _REFERENCE = "#/components/schemas/{model}"
 _SCHEMES: dict[str, dict[str, Any]] = {
@@ -86,6 +88,8 @@ def _document(app: FastAPI, settings: Settings, models: Sequence[str]) -> dict[s
             _refuse(operation["responses"], _CHANGING if method != "get" else {})
             _refuse(operation["responses"], _WITH_BODY if body is not None else {})
             _finish(operation, body)
+            if shape_of(path) is openai:
+                bad_input_as_400(operation["responses"])
             _in_shape(path, operation["responses"])
     for name in _FASTAPI_SCHEMAS:
         schemas.pop(name, None)

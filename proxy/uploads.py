@@ -35,14 +35,23 @@ async def read_file(file: UploadFile, *, max_mb: float, param: str = "file") -> 
     return await file.read()
 
 
-async def read_fields(request: Request, *, max_mb: float, images: Collection[str] = IMAGE_FIELDS) -> dict[str, Any]:
+async def read_fields(
+    request: Request,
+    *,
+    max_mb: float,
+    images: Collection[str] = IMAGE_FIELDS,
+    lists: Collection[str] = _IMAGE_LISTS,
+    max_files: int = _MAX_FILES,
+) -> dict[str, Any]:
     """Return the fields of a body: texts and files (as bytes) of a form, or the values of a JSON object. Those of
-    `_IMAGE_LISTS` are lists in a form, and left out if they are empty.
+    `lists` are lists in a form, and left out if they are empty.
 
     A file of a form without a name and content is a field that was left empty, and is left out. Images in base64 that
     are too long for text are returned as bytes.
 
     :param images: names of the fields that may hold images.
+    :param lists: names of the fields that a form may have several times.
+    :param max_files: most files of a form.
     :param max_mb: limit of a file. The body as a whole has its own limit.
     :raises InvalidInput, TooLarge, Refused: the body is neither; a file is over `max_mb`.
     """
@@ -52,13 +61,13 @@ async def read_fields(request: Request, *, max_mb: float, images: Collection[str
     if kind is None:
         raise Refused.with_status(415, "The body must be a JSON object (Content-Type: application/json) or a form.")
     fields: dict[str, Any] = {}
-    items = await read_form(request, images=images, max_files=_MAX_FILES)
+    items = await read_form(request, images=images, max_files=max_files)
     try:
         for name, value in items:
             if not isinstance(value, str) and not value.filename and not value.size:
                 continue
             content = value if isinstance(value, str) else await _content(value, name, max_mb)
-            if name not in _IMAGE_LISTS:
+            if name not in lists:
                 fields[name] = content
             elif content != "":
                 fields[name] = [*fields.get(name, []), content]

@@ -32,7 +32,10 @@ _GROUPS = (
 """Names of one field each: two of them with different values are refused."""
 _MASKS = _GROUPS[4]
 _IMAGE_NAMES = ("file", "controlnet_image", *_GROUPS[0], *_GROUPS[3], *_MASKS)
-_EDITS = ("/edit", "/edit/json", "/edit/multi", "/multi-image-editing")
+_EDITS = (
+    *("/edit", "/edit/json", "/edit/multi", "/multi-image-editing"),
+    *("/v1/images/edits", "/v1/images/variations"),
+)
 _WITHOUT_FILES = ("/tasks", *_EDITS)
 """Their forms have "oneOf", and so no files."""
 _PAIRS = (
@@ -43,10 +46,13 @@ _PAIRS = (
 _PRIOR = {"prior_images": 2, "prior_prompts": '["a dog"]'}
 """One of these is refused without the other."""
 _NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?\s*", re.I)
-_TEXTS = {"prompt", "negative_prompt", *_IMAGE_NAMES}
+_WITHOUT_EFFECT = ("background", "moderation", "style", "input_fidelity", "user", "safety_identifier")
+"""Fields of OpenAI's that may be any text."""
+_TEXTS = {"prompt", "negative_prompt", *_IMAGE_NAMES, *_WITHOUT_EFFECT}
 _REQUIRED = {"prompt", "negative_prompt"}
 _VOCABULARIES = {
     *("scheduler", "control_type", "format", "model", "enlarge_model", "size", "operation", "priority"),
+    *("response_format", "output_format"),
     *("sampler_name", "sampler_index", "script_name", "hr_upscaler", "upscaler_1", "upscaler_2", "sd_model_checkpoint"),
 }
 _WEB_UI = "/sdapi"
@@ -81,7 +87,7 @@ def _lora() -> bytes:
 _LORA = _lora()
 _TRUTHS = {
     *("randomize_seed", "control_preprocess", "override_settings_restore_afterwards", "send_images", "enable_hr"),
-    *("include_init_images", "upscaling_crop"),
+    *("include_init_images", "upscaling_crop", "stream", "strict_size"),
 }
 _TRUE = {"true", "1", "yes", "on", "t", "y"}
 _WORDS = {*_TRUE, "false", "0", "no", "off", "f", "n"}
@@ -186,9 +192,10 @@ def _quick(body: dict[str, Any], path: str) -> dict[str, Any]:
     """The same with small images, for the sake of time."""
     if path.endswith("submit"):
         body["resolution"] = "512x512"
-    elif "prompt" in body:
+    elif "prompt" in body or path.startswith("/v1/"):
         body |= {"width": 64, "height": 96}
         body.pop("size", None)
+        body |= {"n": 2} if "n" in body else {}
     if str(body.get("model", "")).startswith("x4plus"):
         body["model"] = "animevideov3"
     return body

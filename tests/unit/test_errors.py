@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from darkroom.errors import DarkroomError, InvalidInput, ModerationBlocked, QueueFull, from_wire, to_wire, walk
+from darkroom.errors import (
+    DarkroomError,
+    InvalidInput,
+    ModerationBlocked,
+    NotAnImage,
+    NotFound,
+    QueueFull,
+    from_wire,
+    to_wire,
+    walk,
+)
 from proxy.error_shapes import native, openai, shape_of, web_ui
 from proxy.errors import STATUS, describe, headers_of, problem_of
 
@@ -26,9 +36,15 @@ def test_every_error_has_a_status_of_the_contract(kind: type[DarkroomError]) -> 
 @pytest.mark.parametrize("kind", walk())
 def test_every_error_has_the_shape_of_openai(kind: type[DarkroomError]) -> None:
     status, body = openai(problem_of(kind("What went wrong.")))
-    assert status == (400 if STATUS[kind] == 422 else STATUS[kind])
+    assert status == (400 if STATUS[kind] == 422 or kind is NotAnImage else STATUS[kind])
     assert body.keys() == {"error"}
     assert body["error"].keys() - {"rule"} == {"message", "type", "param", "code"}
+
+
+def test_unknown_models_have_the_code_of_openai() -> None:
+    status, body = openai(problem_of(NotFound("There is no such model.", param="model")))
+    assert (status, body["error"]["code"]) == (404, "model_not_found")
+    assert openai(problem_of(NotFound("There is no such file.", param="name")))[1]["error"]["code"] == "not_found"
 
 
 def test_a_refusal_by_a_rule_names_it_in_every_shape() -> None:

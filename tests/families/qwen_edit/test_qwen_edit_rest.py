@@ -10,7 +10,9 @@ from typing import Any
 
 import httpx
 import numpy as np
+import openai
 import pytest
+from PIL import Image
 
 from darkroom.devices import gpu_info
 from darkroom.edit_modes.modes import MODES
@@ -241,11 +243,83 @@ def test_edit_on_the_command_line(service: RunningService, http: httpx.Client, t
     assert "人物 + 人物" in darkroom(service.url, "edit-modes").stdout
 
 
+@pytest.fixture
+def client(service: RunningService) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{service.url}/v1", api_key="any", max_retries=0, timeout=300) as made:
+        yield made
+
+
+EXTRA = {"seed": 7, "num_inference_steps": 2}
+
+
+def test_openai_edit_is_the_same_edit(http: httpx.Client, client: openai.OpenAI) -> None:
+    one = client.images.edit(image=("a.png", PHOTO, "image/png"), prompt=QUICK["prompt"], extra_body=EXTRA)
+    assert one.data is not None
+    assert base64.b64decode(one.data[0].b64_json or "") == first(form("/edit", http, (("image", PHOTO),)))
+    assert one.size == "96x80"
+    files = [("a.png", PHOTO, "image/png"), ("b.png", OTHER, "image/png")]
+    several = client.images.edit(
+        model="gpt-image-1", image=files, prompt=QUICK["prompt"], n=2, input_fidelity="high", extra_body=EXTRA
+    )
+    assert several.data is not None
+    assert base64.b64decode(several.data[0].b64_json or "") == first(
+        form("/edit/multi", http, TWO, num_images_per_prompt=2)
+    )
+    assert several.usage is not None
+    assert several.usage.input_tokens_details.image_tokens == 6 * 5 + 4 * 4
+    with pytest.raises(openai.BadRequestError, match="1 to 5 images; got 6"):
+        client.images.edit(image=[files[0]] * 6, prompt="go")
+    with pytest.raises(openai.BadRequestError, match="not for generate"):
+        client.images.generate(model="qwen_edit", prompt="go")
+
+
+def test_openai_edit_with_a_mask_in_a_stream(client: openai.OpenAI) -> None:
+    mask = Image.new("RGBA", (96, 80), (0, 0, 0, 255))
+    mask.paste((0, 0, 0, 0), (0, 0, 48, 80))
+    events: list[Any] = list(
+        client.images.edit(
+            image=("a.png", PHOTO, "image/png"),
+            mask=("mask.png", encoded(mask), "image/png"),
+            prompt=QUICK["prompt"],
+            size="512x512",
+            stream=True,
+            partial_images=2,
+            extra_body={"seed": 7, "num_inference_steps": 6},
+        )
+    )
+    assert [event.type for event in events] == ["image_edit.partial_image"] * 2 + ["image_edit.completed"]
+    images = [pixels(base64.b64decode(event.b64_json)) for event in events]
+    assert {image.shape for image in images} == {SIZE}
+    assert {event.size for event in events} == {"96x80"}, "a mask is of the image"
+    before, after = pixels(PHOTO), images[-1]
+    assert np.array_equal(before[:, 48:], after[:, 48:]), "what is opaque stays"
+    assert not np.array_equal(before[:, :48], after[:, :48])
+
+
 def test_edit_is_limited_in_time_and_number(qwen_edit_repository: Path, tmp_path: Path) -> None:
     """One place, no queue and little time: the second request is refused with 429, the first one stopped with 504."""
     limits = {"max_concurrent_tasks": 1, "task_queue_size": 0, "task_timeout": 1.5, "canary_interval": 3600}
     repository = repository_of(qwen_edit_repository, tmp_path)
     slow = {"prompt": "go", "seed": 7, "num_inference_steps": 50, "num_images_per_prompt": 4, "image": BASE64}
+
+    async def openai_refusals(url: str) -> None:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client:
+            fields: Any = {"image": ("a.png", PHOTO, "image/png"), "prompt": "go", "n": 4}
+            fields |= {"extra_body": {"num_inference_steps": 50}}
+            long = asyncio.create_task(client.images.edit(**fields))
+            while httpx.get(f"{url}/status").json()["active_tasks"] == 0:  # noqa: ASYNC210  # of another process
+                assert not long.done(), long.result()
+                await asyncio.sleep(0)
+            with pytest.raises(openai.RateLimitError) as full:
+                await client.images.edit(**fields)
+            assert (full.value.type, full.value.code) == ("rate_limit_error", "queue_full")
+            with pytest.raises(openai.InternalServerError) as late:
+                await long
+            assert (late.value.status_code, late.value.code) == (504, "task_timeout")
+            events = await client.images.edit(**fields, stream=True)
+            with pytest.raises(openai.APIError, match="TASK_TIMEOUT"):
+                async for _ in events:
+                    pass
 
     async def both(url: str) -> list[httpx.Response]:
         async with httpx.AsyncClient(base_url=url, timeout=120) as client:
@@ -256,6 +330,7 @@ def test_edit_is_limited_in_time_and_number(qwen_edit_repository: Path, tmp_path
 
     with running_service(tmp_path, model_repository=repository, **limits) as running:
         refused, stopped = asyncio.run(both(running.url))
+        asyncio.run(openai_refusals(running.url))
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
     assert int(refused.headers["retry-after"]) >= 1
     assert (stopped.status_code, stopped.json()["error"]["code"]) == (504, "task_timeout")
