@@ -14,6 +14,7 @@ from darkroom.family import Operation
 from darkroom.images import upright_size
 from darkroom.request.field import resolved
 from proxy.ignored import ignored, note
+from proxy.keys.ledger import note_images
 from proxy.models import ServedModel
 from proxy.openai.fields import OF_OTHERS, RANGES, ImagesFields, StreamFields, as_sent
 from proxy.openai.names import always_in_base64, chosen_model, usually_by_url
@@ -23,6 +24,7 @@ from proxy.openai.usage import image_tokens as image_tokens_of
 from proxy.operations.edit import IMAGES, MODE_NAMES, reads_several, settled
 from proxy.operations.images import ImageJob
 from proxy.operations.taking import MODEL, names_of, take
+from proxy.policy.judging import Warnings, merged
 from proxy.services import Services
 from proxy.uploads import IMAGE_FIELDS, read_fields, take_images
 from proxy.validation import validated
@@ -129,7 +131,7 @@ async def checked_call(request: Request, services: Services, endpoint: Endpoint,
         given, others = await _for_model(services, model, endpoint, _known(model, given), images)
         note(request, others)
         given |= _size(services, model, wanted, given)
-        jobs = await _jobs(services, model, wanted, given)
+        jobs, judged = await _jobs(services, model, wanted, given)
     except Conflict as error:  # which OpenAI's clients would send again
         raise _renamed(InvalidInput(error.message, param=error.param)) from None
     except InvalidInput as error:
@@ -141,7 +143,7 @@ async def checked_call(request: Request, services: Services, endpoint: Endpoint,
         by_url=_by_url(named, wanted.response_format),
         quality=wanted.quality,
         tokens=_tokens(services, jobs[0], images),
-        more={"warnings": [*warnings, *others]} if warnings or others else {},
+        more=merged({}, [*warnings, *others, *judged]),
     )
 
 
@@ -235,8 +237,9 @@ def _strict_only(wanted: ImagesFields, asked: tuple[int, int]) -> dict[str, Any]
 
 async def _jobs(
     services: Services, model: ServedModel, wanted: ImagesFields, given: dict[str, Any]
-) -> tuple[ImageJob, ...]:
-    """The jobs of a request. Job after job its images have the next seeds."""
+) -> tuple[tuple[ImageJob, ...], Warnings]:
+    """The jobs of a request, and warnings of what the content policy changed. Job after job its images have the next
+    seeds. If the policy lowers how many images there may be, there is one job."""
     bounds = model.family.request.fields()["num_images"].bounds(model.limits(services))
     most, count = int(bounds[1]) if bounds else 1, wanted.n or 1
     more: dict[str, Any] = {"num_images": min(count, most), "format": wanted.output_format or "png"}
@@ -244,11 +247,15 @@ async def _jobs(
         more["quality"] = max(_SMALLEST_QUALITY, wanted.output_compression)
     taken = await take(services, model, given, **more)
     first = ImageJob.of(model, taken.request)
+    if first.request.num_images < more["num_images"]:
+        count = first.request.num_images
+    note_images(count - first.request.num_images)
     sizes = [(at, min(most, count - at)) for at in range(0, count, most)]
-    return tuple(
+    jobs = tuple(
         ImageJob.of(model, first.request.with_values(seed=first.request.seed + at, num_images=number))
         for at, number in sizes
     )
+    return jobs, taken.warnings
 
 
 def _reporting(jobs: tuple[ImageJob, ...], wanted: ImagesFields) -> tuple[ImageJob, ...]:

@@ -60,7 +60,7 @@ class Renderer:
             images = await self._services.admitted(self._images)
             send(await asyncio.to_thread(self._answer, images))
         else:
-            await self._services.admitted(partial(self._stream, send))
+            send(await self._services.admitted(partial(self._stream, send)))
 
     async def _images(self) -> list[Made]:
         return [one for job in self._call.jobs for one in (await run(self._services, job)).images]
@@ -90,9 +90,9 @@ class Renderer:
             "size": f"{size[0]}x{size[1]}",
         }
 
-    async def _stream(self, send: Send) -> None:
-        """Send the events of all jobs."""
-        first = 0
+    async def _stream(self, send: Send) -> bytes:
+        """Send the events of all jobs but the last one, which is returned: the work has to be recorded before it."""
+        first, last = 0, b""
         for job in self._call.jobs:
             partials = PartialImages(job, self._call.partial_images or 0, _result_size(self._services, job))
 
@@ -102,8 +102,11 @@ class Renderer:
 
             made = await run(self._services, job, on_response)
             for data, details in made.images:
-                send(await asyncio.to_thread(self._completed, data, details, first))
+                if last:
+                    send(last)
+                last = await asyncio.to_thread(self._completed, data, details, first)
                 first += 1
+        return last
 
     def _partial(self, data: bytes, partials: PartialImages, index: int) -> bytes:
         content = {

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from darkroom.errors import ModerationBlocked
+from darkroom.errors import InvalidInput, ModerationBlocked
 from darkroom.images import Header
 from darkroom.request.request import Request
 from proxy.audit.notes import NOTES
@@ -87,6 +87,21 @@ async def judge_request(
             values[cut.name] = cut.after
             warnings.append(lowered(cut))
     return Changes(values=values, warnings=warnings)
+
+
+async def require_unchanged(
+    services: Services, model: ServedModel, request: Request, *headers: Header, param: str
+) -> None:
+    """Judge a further request of one whose fields are judged already, such as a second pass at another size.
+
+    :param param: the field that asks for it.
+    :raises ModerationBlocked: a rule refuses it.
+    :raises InvalidInput: a rule lowers it, which cannot be done here.
+    """
+    changes = await judge_request(services, model, request, headers)
+    cuts = [one for one in changes.warnings if one["field"] != NEGATIVE_PROMPT]
+    if cuts:
+        raise InvalidInput(f"{param} asks for too much: {cuts[0]['message']}", param=param)
 
 
 def lowered(cut: Cut, name: str | None = None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from darkroom.images import MEDIA_TYPES
 from darkroom.infotext import web_ui_text
 from darkroom.parameters import text_chunks
 from darkroom.png import with_text
@@ -16,6 +17,7 @@ from proxy.sdapi.upscalers import enlarged, enlargement
 from proxy.sdapi.works import Work, unless
 from proxy.services import Services
 
+_PNG = MEDIA_TYPES["png"]
 _PREVIEW_EVERY = 5
 """Steps; what `show_progress_every_n_steps` says."""
 
@@ -106,7 +108,8 @@ async def _again(services: Services, plan: Plan, second: SecondPass, image: Made
         pairs = second.pairs(own)
         more = {ENLARGE: pairs["Hires upscale"], ENLARGE_MODEL: second.upscaler}
         chunks = text_chunks({**details, **more}, pairs)
-        return MadeImage(data=with_text(larger, chunks), details={**details, **more}, pairs=pairs)
+        data = await services.signed(with_text(larger, chunks), _PNG, plan.model.name, plan.request)
+        return MadeImage(data=data, details={**details, **more}, pairs=pairs)
     request = second.request.with_values(
         init_image=larger,
         seed=details["seed"],

@@ -11,8 +11,10 @@ from darkroom.errors import InvalidInput, NotFound
 from darkroom.request.field import resolved
 from darkroom.request.fields import shown
 from darkroom.request.image import ImageRequest
+from proxy.keys.ledger import note_images
 from proxy.models import ServedModel, default_model
 from proxy.operations.taking import Taken, names_of, take
+from proxy.policy.judging import Warnings, require_unchanged
 from proxy.sdapi.controlnet import SCRIPTS, UNIT_NAMES, control_fields
 from proxy.sdapi.fields import MOST_IMAGES
 from proxy.sdapi.images import Size, cropped_to, mask_of
@@ -67,6 +69,7 @@ class Plan:
 
     :param request: of the first batch; the k-th one has `seed` + k x `num_images`.
     :param values: AUTOMATIC1111's fields, with their defaults.
+    :param warnings: of what the content policy changed.
     """
 
     model: ServedModel
@@ -74,6 +77,7 @@ class Plan:
     batches: int
     second: SecondPass | None
     values: Mapping[str, Any]
+    warnings: Warnings
 
     def require_ready(self, services: Services) -> None:
         """:raises NotFound, NotReady: one of its models is not installed; it does not work at the moment."""
@@ -123,8 +127,18 @@ async def planned(services: Services, tasks: Tasks, values: dict[str, Any], imag
             f"n_iter x batch_size must be at most {MOST_IMAGES}; got {values['n_iter']} x {request.num_images}.",
             param="n_iter",
         )
+    note_images((values["n_iter"] - 1) * request.num_images)
     second = _second_pass(services, taken, values) if values.get("enable_hr") else None
-    return Plan(model=model, request=request, batches=values["n_iter"], second=second, values=values)
+    if second is not None and second.request is not None:
+        await require_unchanged(services, model, second.request, param="hr_scale")
+    return Plan(
+        model=model,
+        request=request,
+        batches=values["n_iter"],
+        second=second,
+        values=values,
+        warnings=taken.warnings,
+    )
 
 
 def _bounds(services: Services, model: ServedModel, name: str) -> tuple[float, float]:

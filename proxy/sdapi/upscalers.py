@@ -14,6 +14,7 @@ from darkroom.request.request import Request
 from proxy.models import ServedModel, default_model, installed
 from proxy.operations.taking import take
 from proxy.operations.upscaling import run
+from proxy.policy.judging import require_unchanged
 from proxy.sdapi.fields import LARGEST_SCALE
 from proxy.sdapi.images import Size, fitted, scaled_size
 from proxy.sdapi.refusals import by_their_names
@@ -121,7 +122,9 @@ async def enlargement(
         return found
     model.require_ready(services)
     wanted = {"image": data, _NETWORK: upscaler, "scale": scale}
-    return replace(found, request=model.parse(services, wanted))
+    request = model.parse(services, wanted)
+    await require_unchanged(services, model, request, taken.images["image"].header, param=param)
+    return replace(found, request=request)
 
 
 def is_network(upscaler: str) -> bool:

@@ -21,7 +21,6 @@ from proxy.openai.once import Identity, SharedWork
 from proxy.openai.rendering import Renderer
 from proxy.openai.state import OpenaiState, UseOpenai
 from proxy.services import Services, Use, while_connected
-from proxy.sources import SOURCE
 from proxy.streams import EVENT_STREAM, EventResponse, SendEvent
 from proxy.surfaces.tasks import REPLAYED, client_of, digest, idempotency_key
 
@@ -94,7 +93,7 @@ async def _answered(request: Request, services: Services, state: OpenaiState, en
     if work is None:
         call = await checked_call(request, services, endpoint, fields)
         call.model.require_ready(services)
-        services.gate.check(SOURCE.get())
+        await services.check()
         renderer = Renderer(services, call, state.published, partial(_address, request))
         streamed = call.partial_images is not None
         # Another attempt may have come while this one was checked.

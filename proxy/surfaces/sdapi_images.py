@@ -11,6 +11,7 @@ from fastapi.responses import Response
 
 from proxy.documented import IMAGE, WORK, answers
 from proxy.ignored import ignored, note
+from proxy.policy.judging import merged
 from proxy.sdapi.answers import Empty, Nothing, ProcessedImages, WebUiProgress
 from proxy.sdapi.body import read_body
 from proxy.sdapi.fields import Img2img, Processing, Txt2img, values_of, without_effect
@@ -59,7 +60,8 @@ async def _answered(request: Request, services: Services, tasks: Tasks, kind: ty
     work = Work(job=f"scripts_{kind.__name__.lower()}", parts=plan.parts)
     with services.works.under_way(caller(), work):
         made = await while_connected(request, make(services, plan, work))
-    body = await asyncio.to_thread(encoded, plan, made, work, sent, warnings)
+    more = merged(warnings, plan.warnings)
+    body = await asyncio.to_thread(encoded, plan, made, work, sent, more)
     return Response(body, media_type="application/json")
 
 
