@@ -38,16 +38,22 @@ mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
 mount -t tmpfs -o size=1g,mode=1777 tmpfs "$root/dev/shm"
 mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
+outside=()
 for folder in ${BIND:-}; do
+  outside+=(--exclude "$root$folder")
   mkdir -p "$root$folder"
   mount --bind "$folder" "$root$folder"
 done
-for config in /etc/pip.conf /etc/xdg/pip "$HOME/.config/pip"; do
+for config in /etc/pip.conf /etc/xdg/pip; do
   [ -e "$config" ] || continue
   mkdir -p "$(dirname "$root$config")"
   cp -r "$config" "$(dirname "$root$config")/"
 done
-[ ! -e "$HOME/.config/pip/pip.conf" ] || cat "$HOME/.config/pip/pip.conf" >> "$root/etc/pip.conf"  # for the service's user
+pip_settings=$(env | grep '^PIP_' || true)
+if [ -e "$HOME/.config/pip/pip.conf" ]; then  # for the service's user, too
+  cp "$HOME/.config/pip/pip.conf" "$root/etc/pip-of-user.conf"
+  pip_settings+=" PIP_CONFIG_FILE=/etc/pip-of-user.conf"
+fi
 
 # --- The code, as COPY takes it -------------------------------------------------------------------------------------
 rm -rf "$root/opt/darkroom"
@@ -59,7 +65,6 @@ done
 # --- The steps of docker/Dockerfile.cpu -----------------------------------------------------------------------------
 # shellcheck disable=SC2016
 environment=$(sed -n '/^ENV /,/[^\\]$/p' docker/Dockerfile.cpu | sed -e 's/^ENV//' -e 's/\\$//' -e 's|\$PATH|/usr/sbin:/usr/bin:/sbin:/bin|')
-pip_settings=$(env | grep '^PIP_' || true)
 inside() {  # words of the two lists are NAME=value without spaces
   # shellcheck disable=SC2086
   chroot "$@" env -i $environment $pip_settings PATH=/opt/venv/bin:/usr/sbin:/usr/bin:/sbin:/bin HOST=127.0.0.1 PORT="$PORT" \
@@ -69,7 +74,7 @@ inside() {  # words of the two lists are NAME=value without spaces
 step() {
   command=(sh -c "cd /opt/darkroom && exec docker/steps/$*")
   inside "$root" > "$root/var/log/step.log" 2>&1 || { tail -20 "$root/var/log/step.log"; die "the step $* failed"; }
-  say "$*: $(du -smx "$root" | cut -f1) MB"
+  say "$*: $(du -smx "${outside[@]}" "$root" | cut -f1) MB"
 }
 step system-packages.sh
 [ ! -e "${PIP_CERT:-}" ] || cp "$PIP_CERT" "$root$PIP_CERT"  # a certificate of this network, if it has its own

@@ -13,6 +13,8 @@ PAGES = (
     "README.md",
     "docs/rest.md",
     "docs/clients.md",
+    "docs/deploying.md",
+    "docs/benchmarking.md",
     "docs/settings.md",
     "docs/performance.md",
     "docs/add-a-family.md",
@@ -23,8 +25,9 @@ PAGES = (
     "docs/training-loras.md",
 )
 
-REASONS = ("hub", "gpu", "long")
-"""Why a block may not be run: it needs a download, a GPU, or more minutes than a test has."""
+REASONS = ("hub", "gpu", "long", "tools")
+"""Why a block may not be run: it needs a download, a GPU, more minutes than a test has, or tools and rights that this
+machine may lack (Docker, Helm, root). Of the last, only the files that it names are checked."""
 RUN = ("bash", "python")
 SHOWN = ("text", "json")
 """Labels of blocks that hold no commands."""
