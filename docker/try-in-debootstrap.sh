@@ -65,12 +65,13 @@ done
 # --- The steps of docker/Dockerfile.cpu -----------------------------------------------------------------------------
 # shellcheck disable=SC2016
 environment=$(sed -n '/^ENV /,/[^\\]$/p' docker/Dockerfile.cpu | sed -e 's/^ENV//' -e 's/\\$//' -e 's|\$PATH|/usr/sbin:/usr/bin:/sbin:/bin|')
-inside() {  # words of the two lists are NAME=value without spaces
+become() {  # words of the two lists are NAME=value without spaces
   # shellcheck disable=SC2086
-  chroot "$@" env -i $environment $pip_settings PATH=/opt/venv/bin:/usr/sbin:/usr/bin:/sbin:/bin HOST=127.0.0.1 PORT="$PORT" \
+  exec chroot "$@" env -i $environment $pip_settings PATH=/opt/venv/bin:/usr/sbin:/usr/bin:/sbin:/bin HOST=127.0.0.1 PORT="$PORT" \
     ${FAMILIES:+FAMILIES="$FAMILIES"} ${TRITON_GRPC_PORT:+TRITON_GRPC_PORT="$TRITON_GRPC_PORT"} \
     ${TRITON_METRICS_PORT:+TRITON_METRICS_PORT="$TRITON_METRICS_PORT"} "${command[@]}"
 }
+inside() { (become "$@"); }
 step() {
   command=(sh -c "cd /opt/darkroom && exec docker/steps/$*")
   inside "$root" > "$root/var/log/step.log" 2>&1 || { tail -20 "$root/var/log/step.log"; die "the step $* failed"; }
@@ -79,7 +80,7 @@ step() {
 step system-packages.sh
 [ ! -e "${PIP_CERT:-}" ] || cp "$PIP_CERT" "$root$PIP_CERT"  # a certificate of this network, if it has its own
 [ -e "$root/opt/venv/bin/darkroom" ] || step python-packages.sh cpu
-if ! grep -q ^darkroom: "$root/etc/passwd"; then step application.sh; fi
+step application.sh
 
 # --- The service, as the image runs it ------------------------------------------------------------------------------
 for volume in var/lib/darkroom var/log/darkroom; do mount --bind "$root/$volume" "$root/$volume"; done
@@ -89,7 +90,7 @@ command=(sh -c 'touch /opt/darkroom/written')
 
 log=$(mktemp)
 command=(sh -c 'cd /opt/darkroom && exec darkroom serve --prepare')
-inside --userspec=10001:10001 "$root" > "$log" 2>&1 &
+become --userspec=10001:10001 "$root" > "$log" 2>&1 &
 service=$!
 healthy=(sh -c 'exec python -I /opt/darkroom/docker/steps/healthy.py')
 until command=("${healthy[@]}"); inside --userspec=10001:10001 "$root" >/dev/null 2>&1; do
@@ -97,7 +98,8 @@ until command=("${healthy[@]}"); inside --userspec=10001:10001 "$root" >/dev/nul
   [ "$SECONDS" -lt "${LIMIT:-3600}" ] || { tail -30 "$log"; die "the service is not healthy after $SECONDS s"; }
   sleep 1
 done
-say "healthy; runs as $(ps -o user= -p "$service"), exported $(du -sm "$root/var/lib/darkroom" | cut -f1) MB"
+[ "$(ps -o uid= -p "$service" | tr -d ' ')" = 10001 ] || die "the service runs as $(ps -o user= -p "$service")"
+say "healthy; runs as 10001, exported $(du -sm "$root/var/lib/darkroom" | cut -f1) MB"
 
 image=$(mktemp --suffix=.png)
 curl --fail-with-body --silent --show-error -H 'Accept: image/png' -F prompt='a cat on a blue background' -F seed=7 \
