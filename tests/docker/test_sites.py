@@ -147,7 +147,7 @@ def running_nginx(nginx: Path, folder: Path, site: str, servers: list[_Server]) 
     checked = subprocess.run([nginx, "-t", "-c", config], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
     assert "warn" not in checked.stderr
-    process = subprocess.Popen([nginx, "-c", config], stderr=subprocess.PIPE)
+    process = subprocess.Popen([nginx, "-c", config], stderr=subprocess.DEVNULL)  # it has a log of its own
     try:
         deadline = time.monotonic() + 60
         while not _listens(port):
