@@ -6,10 +6,24 @@ import hashlib
 import os
 from pathlib import Path
 
+from dotenv import dotenv_values
+
+from darkroom.families_path import ENV_FILE
+
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout: model_repository/ and .darkroom/ lie in it."""
-CACHE = ROOT / ".darkroom" / "cache"
-"""Folder of downloaded weights."""
+
+
+def cache_folder() -> Path:
+    """Return the folder of downloaded weights: `cache` in STATE_DIR, as the checkout may be read-only.
+
+    Other settings are not read here, so that a wrong one does not keep a command from showing its help.
+    """
+    state = os.environ.get("STATE_DIR") or dotenv_values(ENV_FILE).get("STATE_DIR") or ".darkroom"
+    return ROOT / state / "cache"
+
+
+CACHE = cache_folder()
 
 
 def move_into_place(made: Path, path: Path) -> None:

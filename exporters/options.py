@@ -60,7 +60,7 @@ def output_option(help: str) -> Callable[[Command], Command]:
 
 def cache_option(help: str) -> Callable[[Command], Command]:
     """`--cache`, the folder of files that are kept between runs."""
-    return _folder("--cache", CACHE, ".darkroom/cache", help)
+    return _folder("--cache", CACHE, "cache in STATE_DIR", help)
 
 
 def _folder(name: str, default: Path, shown: str, help: str) -> Callable[[Command], Command]:

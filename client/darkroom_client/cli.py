@@ -37,6 +37,7 @@ _OWN = [
     EntryPoint("cancel", "darkroom_client.cli_tasks:cancel", COMMAND_GROUP),
     EntryPoint("tasks", "darkroom_client.cli_tasks:tasks", COMMAND_GROUP),
     EntryPoint("lora", "darkroom_client.cli_lora:lora", COMMAND_GROUP),
+    EntryPoint("bench", "darkroom_client.cli_bench:bench", COMMAND_GROUP),
     EntryPoint("info", "darkroom_client.cli_service:info", COMMAND_GROUP),
     EntryPoint("status", "darkroom_client.cli_service:status", COMMAND_GROUP),
     EntryPoint("health", "darkroom_client.cli_service:health", COMMAND_GROUP),
@@ -168,6 +169,7 @@ def main(ctx: click.Context, url: str) -> None:
       darkroom submit "a cat" --watch -o out/  a task that survives a crash of the service
       darkroom tasks                           what became of the tasks?
       darkroom lora list                       LoRAs, and the sessions that train some
+      darkroom bench --json run.json           how fast is it, with 1 to 8 clients?
       darkroom generate --help                 more of these; also upscale --help
 
     A service that wants a key gets the one in the environment's DARKROOM_API_KEY.

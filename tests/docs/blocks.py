@@ -15,6 +15,8 @@ PAGES = (
     "docs/openai.md",
     "docs/clients.md",
     "docs/web-uis.md",
+    "docs/deploying.md",
+    "docs/benchmarking.md",
     "docs/settings.md",
     "docs/performance.md",
     "docs/policy.md",
@@ -29,8 +31,9 @@ PAGES = (
     "docs/keys.md",  # the last one: while there are keys, the service is closed
 )
 
-REASONS = ("hub", "gpu", "long")
-"""Why a block may not be run: it needs a download, a GPU, or more minutes than a test has."""
+REASONS = ("hub", "gpu", "long", "tools")
+"""Why a block may not be run: it needs a download, a GPU, more minutes than a test has, or tools and rights that this
+machine may lack (Docker, Helm, root). Of the last, only the files that it names are checked."""
 RUN = ("bash", "python")
 SHOWN = ("text", "json")
 """Labels of blocks that hold no commands."""

@@ -79,6 +79,11 @@ class Clone:
         assert done.returncode == 0, f"{block} ended with {done.returncode}:\n{code}\n{done.stdout}\n{done.stderr}"
         self.env = dict(entry.split("=", 1) for entry in state.read_text().split("\0") if entry)
 
+    def check_files(self, block: Block) -> None:
+        """Of a block for tools that are not here: the files of this repository that it names are there."""
+        for name in re.findall(r"(?<![\w/])docker/[\w./-]+", block.code):
+            assert (self.folder / name).exists(), f"{block}: {name}"
+
     def check_options(self, block: Block) -> None:
         """Of a block that is not run: each command is there and takes these options."""
         for command in commands(block.code):
@@ -201,6 +206,8 @@ def test_every_command_of_the_documentation_runs(clone: Clone, service: subproce
         if block.reason is None:
             clone.run(block)
             check_outputs(clone, block)
+        elif block.reason == "tools":
+            clone.check_files(block)
         elif block.label == "bash":
             clone.check_options(block)
     health = httpx.get(f"{clone.env['DARKROOM_URL']}/health", timeout=30).json()
