@@ -213,16 +213,19 @@ def _export(spec: ModelSpec, folder: Path, repository: Path, lora: LoraFile | No
     return task.folder
 
 
-def make_components(pipeline: Any, folder: Path, repository: Path, lora: LoraFile | None = None) -> Components:
+def make_components(
+    pipeline: Any, folder: Path, repository: Path, lora: LoraFile | None = None, *, int8: bool = False
+) -> Components:
     """What our loop runs on: the pipeline's own VAE, called as served ones are, and the other networks, read again from
     the checkpoint.
 
     :param folder: the checkpoint of the pipeline.
     :param repository: for what `exported` writes.
     :param lora: becomes part of the transformer.
+    :param int8: of the weights of the text encoder and the transformer.
     """
     checkpoint = exported(folder, repository, lora)
-    place: dict[str, Any] = {"device": torch.device("cpu"), "dtype": torch.float32}
+    place: dict[str, Any] = {"device": torch.device("cpu"), "dtype": torch.float32, "int8": int8}
     transformer = load_transformer(exported_transformer(folder, repository, lora), **place)
     encoder = load_text_encoder(folder / "text_encoder", **place)
 
