@@ -46,6 +46,15 @@ class Settings(FamilySettings):
         "other networks run.",
     )
     attention: AttentionOrder = ()
+    depth_model: str | None = Field(
+        None,
+        description="A model of transformers for depth estimation, for depth maps of the image that is edited: a "
+        "folder with config.json, preprocessor_config.json and safetensors. It runs on the CPU. Empty: none are made.",
+    )
+    keypoints_model: str | None = Field(
+        None,
+        description="The same for the keypoints of a person: a folder with a ViTPose model for 17 keypoints.",
+    )
     max_pixels: int = Field(
         1024 * 1024,
         ge=SIDE_MINIMUM**2,
@@ -64,3 +73,8 @@ class Settings(FamilySettings):
     max_steps: int = Field(50, ge=1, le=1000, description="Most denoising steps of a request.")
     max_images: int = Field(4, ge=1, le=1024, description="Most results of a request.")
     max_prompt: int = Field(4000, ge=1, description="Most characters of a prompt, and of a negative prompt.")
+
+    @property
+    def map_models(self) -> dict[str, str | None]:
+        """The models that maps need."""
+        return {"depth": self.depth_model, "keypoints": self.keypoints_model}
