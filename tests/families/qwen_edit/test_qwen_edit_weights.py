@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Qwen2_5_VLModel
 
+from darkroom.diffusion.maps import load_maps
 from darkroom.pipelines.qwen_edit.settings import Settings
 from darkroom.pipelines.qwen_edit.text_encoder import load_text_encoder
 from darkroom.pipelines.qwen_edit.text_encoder_model import QwenEditTextEncoderModel
-from darkroom.pipelines.qwen_edit.transformer import load_transformer
+from darkroom.pipelines.qwen_edit.transformer import RowAttention, load_transformer
+from darkroom.pipelines.qwen_edit.transformer_model import QwenEditTransformerModel
 from tests.families.qwen_edit import tiny
-from tests.families.qwen_edit.edits import FIRST, ours, picture
+from tests.families.qwen_edit.edits import FIRST, TOLERANCE, difference, ours, picture
 
 CPU = torch.device("cpu")
 
@@ -111,3 +114,26 @@ def test_qwen_edit_settings_decide_the_weights_of_each_network(
     assert Settings().weights == "full"
     kinds = {tensor.dtype for tensor in network._model.state_dict().values()}
     assert kinds == {torch.int8, torch.float32}
+
+
+def test_qwen_edit_transformer_runs_on_the_kernels_of_the_settings(
+    made: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("QWEN_EDIT_ATTENTION", "efficient,math")
+    network = QwenEditTransformerModel()
+    network.setup(made[1] / "transformer", "CPU", 0, 1)
+    (gauge,) = network.gauges()
+    assert (gauge.name, gauge.labels) == ("darkroom_network_attention", {"plain": "math", "masked": "math"})
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "The attention kernel efficient does not work here" in caplog.text
+    processors = {type(one) for one in network._model.attn_processors.values()}
+    assert processors == {RowAttention}
+
+
+def test_qwen_edit_map_is_one_more_image(made: tuple[Any, Path], tmp_path: Path) -> None:
+    components = dataclasses.replace(tiny.make_components(*made, tmp_path), maps=load_maps({}))
+    first = picture(FIRST)
+    mapped = ours(components, [first], seed=7, make_map="edges")
+    sent = ours(components, [first, components.maps["edges"](first)], seed=7)
+    assert difference(mapped, sent) == 0
+    assert difference(mapped, ours(components, [first], seed=7)) > TOLERANCE
