@@ -43,8 +43,8 @@ _PROMPTS = (
 _BASELINE = "benchmarks.qwen_edit.baseline"
 
 
-@dataclass(frozen=True)
-class _Edit:
+@dataclass(frozen=True, kw_only=True)
+class Edit:
     """One request."""
 
     number: int
@@ -67,7 +67,7 @@ class _Edit:
 def run(context: Context) -> Section:
     """Bursts of edits of other images and prompts, in turns, for each number of clients."""
     context.stop_servers()
-    posts = [_Edit(number, context.choose(STEPS, 2)).post() for number in range(context.choose(JOBS, 4))]
+    posts = [Edit(number=number, steps=context.choose(STEPS, 2)).post() for number in range(context.choose(JOBS, 4))]
     with tempfile.TemporaryDirectory(prefix="darkroom-edits-") as name:
         context.stage("exporting random weights")
         checkpoint, repository = Path(name) / "checkpoint", Path(name) / "models"
