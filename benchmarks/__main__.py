@@ -30,6 +30,7 @@ from benchmarks import (
 )
 from benchmarks.context import CHECKPOINT, REPOSITORY, Context
 from benchmarks.errors import BenchmarkError
+from benchmarks.qwen_edit import throughput as edits
 from benchmarks.results import Report, Section, Table, findings_table, shown, write_report
 from benchmarks.sd15 import caps, latency, loras, new_thing, perf, queue_delay, short_job, step_parts, throughput
 from benchmarks.sdxl import loras as sdxl_loras
@@ -55,6 +56,7 @@ BENCHMARKS: dict[str, Callable[[Context], Section]] = {
     "sd15_loras": loras.run,
     "sdxl_loras": sdxl_loras.run,
     "sd15_new_thing": new_thing.run,
+    "qwen_edit": edits.run,
     "memory": memory.run,
 }
 
@@ -86,6 +88,7 @@ Benchmarks:
   sd15_loras          what LoRAs cost at the UNet, one for all rows and another one for each
   sdxl_loras          what LoRAs of several requests cost in one batch of Stable Diffusion XL
   sd15_new_thing      what a LoRA learns of a thing that is new to the demo, and what other prompts lose (about 15 min)
+  qwen_edit           edits by 1, 4 and 8 clients, against diffusers behind a lock, on random weights
   memory              peak memory for a picture of 8192x8192 (full run only)
 
 \b

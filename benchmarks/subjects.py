@@ -45,11 +45,16 @@ def measured_service(
 
 @contextlib.contextmanager
 def running_baseline(
-    checkpoint: Path, *options: str, logs: Path | None = None, start_seconds: float = _START_SECONDS
+    checkpoint: Path,
+    *options: str,
+    module: str = "benchmarks.baseline",
+    logs: Path | None = None,
+    start_seconds: float = _START_SECONDS,
 ) -> Iterator[Server]:
     """Start the baseline over a checkpoint, wait until it has loaded it, and stop it at the end.
 
-    :param options: further ones of `python -m benchmarks.baseline`.
+    :param options: further ones of its command.
+    :param module: of the command, `python -m MODULE`.
     :param logs: a folder for what it logs; None = nothing is kept.
     :raises BenchmarkError: there is no such checkpoint, or it does not come up.
     """
@@ -57,7 +62,7 @@ def running_baseline(
         raise BenchmarkError(f"{checkpoint} is not there: the baseline needs a checkpoint in the diffusers layout.")
     port = free_port()
     where = ["--checkpoint", str(checkpoint), "--host", "127.0.0.1", "--port", str(port)]
-    command = [sys.executable, "-m", "benchmarks.baseline", *where, *options]
+    command = [sys.executable, "-m", module, *where, *options]
     with _kept(logs) as folder, started(command, folder, settings={}) as process:
         server = Server(process=process, url=f"http://127.0.0.1:{port}", folder=folder)
         server.wait_healthy(start_seconds)

@@ -4,43 +4,54 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from exporters.checkpoints.components import Component
 from exporters.errors import ExportError
 from exporters.export import ModelExport, install, staging
 from exporters.manifest import Manifest
+from exporters.merged_lora import ROLE, LoraFile, stage_lora
+from exporters.merged_lora import Shapes as Shapes
 from exporters.tasks import Stage
 
 STAGES = ("check weights", "install")
-Shapes = Mapping[str, tuple[int, ...]]
-"""Of tensors, by their names."""
 _MODE = 0o644
 
 
 def export_weights(
-    wanted: ModelExport, component: Component, check: Callable[[Shapes], None], *, exporter: str, stage: Stage
+    wanted: ModelExport,
+    component: Component,
+    check: Callable[[Shapes], None],
+    *,
+    exporter: str,
+    stage: Stage,
+    lora: LoraFile | None = None,
 ) -> Manifest:
     """Check the weights, and put them in place with config.json.
 
     :param check: is given the shapes that the files' headers say; no weights are read.
     :param exporter: the hash of everything that shapes the files.
     :param stage: is called with each of STAGES as it begins.
-    :raises ExportError: they are no safetensors, or `check` raises it.
+    :param lora: is added to the weights when they are loaded; among the origins of `wanted` under ROLE.
+    :raises ExportError: they are no safetensors, `check` raises it, or the LoRA is damaged or for another network.
     """
     stage("check weights")
     if not component.safetensors:
         raise ExportError(f"{component.root.name}: the weights of {component.part} have to be safetensors.")
-    check(read_shapes(component))
-    source = wanted.checkpoint.source(component.files)
+    shapes = read_shapes(component)
+    check(shapes)
+    sources = {"checkpoint": wanted.checkpoint.source(component.files)}
     stage("install")
     with staging(wanted) as staged:
         files = [name for name in component.files if not name.endswith(".index.json")]
         placed = {Path(name).name: _stage(component.root / name, staged) for name in files}
+        if lora is not None:
+            path = stage_lora(lora, shapes, wanted.checkpoint.title, staged)
+            placed[path.name], sources[ROLE] = path, lora.source()
         for left in set(wanted.folder.glob("*.safetensors")) - {wanted.folder / name for name in placed}:
             left.unlink()  # another checkpoint's: all files of the folder are read
-        return install(wanted, placed, exporter=exporter, sources={"checkpoint": source})
+        return install(wanted, placed, exporter=exporter, sources=sources)
 
 
 def require_shapes(component: Component, expected: Shapes, found: Shapes) -> None:

@@ -32,6 +32,7 @@ _OPTIONS = EditOptions.__annotations__.keys() - {"seed", "num_images", "format",
 _mode_options = in_order(
     click.option("--mode", type=int, metavar="N", help="A mode of `darkroom edit-modes`, which says what is meant."),
     click.option("--control", type=_FILE, help="Of modes 13 to 16: a depth map, edges, keypoints, or a sketch."),
+    click.option("--make-control", is_flag=True, help="Of modes 13 to 16: make the control image of the first image."),
     click.option("--old-text", metavar="TEXT", help="Of modes 9, 11 and 12: the text in the image."),
     click.option("--new-text", metavar="TEXT", help="Of modes 9 to 12: the text that is to be there."),
     click.option("--text-position", "position", metavar="TEXT", help="Of modes 9 to 12: where the text is."),
@@ -55,6 +56,11 @@ _image_options = in_order(
     click.option("--width", type=click.IntRange(1), metavar="N", help=field_help("width", "edit")),
     click.option("--height", type=click.IntRange(1), metavar="N", help=field_help("height", "edit")),
     click.option("--scheduler", metavar="NAME", help=field_help("scheduler", "edit")),
+    click.option(
+        "--make-map",
+        type=click.Choice(["edges", "sketch", "depth", "keypoints"]),
+        help="Without a mode: show the model this map of the first image, behind the others.",
+    ),
     click.option("--no-align", "align", flag_value=False, default=None, type=bool, help="Leave a shift as it is."),
 )
 _output_options = in_order(
@@ -85,6 +91,7 @@ def edit(images: tuple[Path, ...], prompt: str, **given: Any) -> None:
       darkroom edit anna.png ben.png "they shake hands" --mode 1 --at left --at right
       darkroom edit sign.png "as on paper" --mode 9 --old-text Hello --new-text Hi
       darkroom edit photo.png "follow the depth" --mode 13 --control depth.png
+      darkroom edit photo.png "a watercolour" --mode 14 --make-control
 
     Put the prompt into quotes, behind the images. The first image is changed; the others show what the prompt speaks
     of. `darkroom edit-modes` lists the modes. A result that is there already is skipped. The exit code is 0 when
@@ -100,8 +107,9 @@ def edit(images: tuple[Path, ...], prompt: str, **given: Any) -> None:
         return
     options = cast(EditOptions, {name: given[name] for name in _OPTIONS})
     text = {name: given[name] for name in _TEXT if given[name] is not None}
-    additional = {name: list(given[name]) for name in ("positions", "preserve_features") if given[name]}
+    additional: dict[str, Any] = {name: list(given[name]) for name in ("positions", "preserve_features") if given[name]}
     additional |= {"style": given["style"]} if given["style"] is not None else {}
+    additional |= {"make_control": True} if given["make_control"] else {}
     with (
         Client(given["url"], timeout=given["timeout"]) as client,
         reporter(1, "images") as show,

@@ -54,7 +54,7 @@ class EditMethods(ABC):
             prompt that was made of it.
         :param control: the control image of modes 13 to 16: a depth map, edges, keypoints, or a sketch.
         :param text: of modes 9 to 12: `old_text`, `new_text`, `position`, `font_type`, `color`.
-        :param additional: of any mode: `positions`, `style`, `preserve_features`.
+        :param additional: of any mode: `positions`, `style`, `preserve_features`; of modes 13 to 16: `make_control`.
         :param on_progress: called after each step. An exception that it raises ends the request, and the
             service stops working on it within one step.
         :param on_preview: called with a small image of the state every `preview_every` steps (5 if not given).

@@ -121,6 +121,8 @@ class EditOptions(TypedDict, total=False):
     :param mask: Where the first image is changed, in any format and size: where the mask is transparent; of a
         mask without transparency, where it is white. Pixels elsewhere stay as they are, byte for byte.
     :param align: Whether the result is moved by the few pixels by which the model shifts its content.
+    :param make_map: A map that is made of the first image, and that the model sees as one more image behind the
+        others. depth and keypoints need a model, which the installation names.
     :param model: Which model; a name that the service lists under /models.
     """
 
@@ -139,6 +141,7 @@ class EditOptions(TypedDict, total=False):
     true_guidance_scale: float | None
     mask: ImageInput | None
     align: bool | None
+    make_map: str | None
 
 
 class UpscaleOptions(TypedDict, total=False):
@@ -252,6 +255,7 @@ HELP: dict[str, dict[str, str]] = {
         "true_guidance_scale": "How much the prompt counts against the negative prompt. 1: no guidance, in half the time. By default what suits the checkpoint.",
         "mask": "Where the first image is changed, in any format and size: where the mask is transparent; of a mask without transparency, where it is white. Pixels elsewhere stay as they are, byte for byte.",
         "align": "Whether the result is moved by the few pixels by which the model shifts its content.",
+        "make_map": "A map that is made of the first image, and that the model sees as one more image behind the others. depth and keypoints need a model, which the installation names.",
     },
     "upscale": {
         "model": "The network.",

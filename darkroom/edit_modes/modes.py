@@ -29,6 +29,7 @@ class EditMode:
     :param text_params: the text parameters that it needs.
     :param optional_text_params: those that it reads besides.
     :param requires_controlnet: whether it needs a control image.
+    :param make_map: which map of the first image can be that control image: a value of a model's `make_map`.
     :param true_guidance_scale, guidance_scale, steps: where a request does not say them.
     """
 
@@ -41,6 +42,7 @@ class EditMode:
     text_params: tuple[str, ...] = ()
     optional_text_params: tuple[str, ...] = ()
     requires_controlnet: bool = False
+    make_map: str = ""
     true_guidance_scale: float = TRUE_GUIDANCE_SCALE
     guidance_scale: float = GUIDANCE_SCALE
     steps: int = field(default=STEPS_OF_ONE)
@@ -85,7 +87,8 @@ class EditMode:
             raise InvalidInput(f"images must be {wanted} for mode {self.mode}; got {images}.", param="images")
         if self.requires_controlnet and not control:
             raise InvalidInput(
-                f"controlnet_image is missing: mode {self.mode} ({self.name}) needs a control image.",
+                f"controlnet_image is missing: mode {self.mode} ({self.name}) needs a control image, or "
+                "make_control in additional_params_json, for one that is made of the image.",
                 param="controlnet_image",
             )
         if control and not self.requires_controlnet:
@@ -136,7 +139,7 @@ def _text(
     )
 
 
-def _control(mode: int, name: str, description: str, zh: str, en: str) -> EditMode:
+def _control(mode: int, name: str, description: str, zh: str, en: str, *, make_map: str) -> EditMode:
     """A mode that follows a control image, which the model sees as Picture 2."""
     return EditMode(
         mode=mode,
@@ -144,6 +147,7 @@ def _control(mode: int, name: str, description: str, zh: str, en: str) -> EditMo
         description=description,
         instructions={"zh": zh, "en": en},
         requires_controlnet=True,
+        make_map=make_map,
         steps=STEPS_OF_SEVERAL,
     )
 
@@ -247,6 +251,7 @@ _ALL = (
         "使用深度圖控制生成結果",
         "編輯圖1，使結果符合圖2的深度圖。",
         "Edit Picture 1 so that the result follows the depth map of Picture 2.",
+        make_map="depth",
     ),
     _control(
         14,
@@ -254,6 +259,7 @@ _ALL = (
         "使用邊緣圖控制生成結果",
         "編輯圖1，使結果符合圖2的邊緣圖。",
         "Edit Picture 1 so that the result follows the edge map of Picture 2.",
+        make_map="edges",
     ),
     _control(
         15,
@@ -261,6 +267,7 @@ _ALL = (
         "使用關鍵點控制生成結果",
         "編輯圖1，使結果符合圖2的關鍵點。",
         "Edit Picture 1 so that the result follows the pose keypoints of Picture 2.",
+        make_map="keypoints",
     ),
     _control(
         16,
@@ -268,6 +275,7 @@ _ALL = (
         "使用草圖控制生成結果",
         "編輯圖1，使結果符合圖2的草圖。",
         "Edit Picture 1 so that the result follows the sketch of Picture 2.",
+        make_map="sketch",
     ),
 )
 

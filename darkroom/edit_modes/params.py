@@ -61,6 +61,9 @@ class AdditionalParams(_Params):
     preserve_features: list[_Words] | None = PydanticField(
         None, description='What is to stay as it is: ["face", "hair"].', max_length=MOST_FEATURES
     )
+    make_control: bool | None = PydanticField(
+        None, description="Of modes 13 to 16: whether the control image is made of the first image."
+    )
 
 
 Params = TypeVar("Params", bound=_Params)

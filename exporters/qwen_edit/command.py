@@ -18,6 +18,7 @@ from exporters.defaults import is_other_checkpoint, precision_of
 from exporters.export import ModelExport, pipeline_task
 from exporters.files import CACHE, ROOT
 from exporters.manifest import Precision
+from exporters.merged_lora import ROLE, LoraFile, lora_file
 from exporters.options import cache_option, force_option, label_option, output_option, precision_option
 from exporters.qwen_edit import export, pipeline, weights
 from exporters.tasks import ExportTask, run_tasks
@@ -35,7 +36,8 @@ Examples:
   python -m exporters qwen-edit                                        the demo checkpoint
   python -m exporters qwen-edit --checkpoint Qwen/Qwen-Image-Edit-2509
   python -m exporters qwen-edit --checkpoint /data/mine --output /srv/models
-  python -m exporters qwen-edit --checkpoint Qwen/Qwen-Image-Edit --as single    beside the one that is there"""
+  python -m exporters qwen-edit --checkpoint Qwen/Qwen-Image-Edit --as single    beside the one that is there
+  python -m exporters qwen-edit --lora Qwen-Image-Edit-2509-Lightning-4steps-V1.0-bf16.safetensors"""
 )
 @click.option(
     "--checkpoint",
@@ -48,14 +50,39 @@ Examples:
 @output_option("The model repository to write to.")
 @cache_option("Where downloads are kept.")
 @force_option
-def qwen_edit(checkpoint: str, label: str, precision: Precision | None, output: Path, cache: Path, force: bool) -> None:
+@click.option(
+    "--lora",
+    metavar="FILE",
+    help="A LoRA file (.safetensors) that becomes part of the transformer. One of Lightning brings its scheduler, its "
+    "steps and no guidance with it. Without --as the label is lightning-STEPS, or lora for others.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(1, 100),
+    help="Steps that the LoRA was distilled for. Default: what its name or its metadata say.",
+)
+def qwen_edit(
+    checkpoint: str,
+    label: str,
+    precision: Precision | None,
+    output: Path,
+    cache: Path,
+    force: bool,
+    lora: str | None,
+    steps: int | None,
+) -> None:
     """Export a Qwen-Image-Edit checkpoint: the VAE to ONNX in --precision, the other weights as they are.
 
     The VAE is compared with its original before it is installed, the weights with their config.json; what is up to
     date is left alone. Models that the repository did not have get their config.pbtxt.
     """
-    source = origin(checkpoint, Path.cwd(), cache, PATTERNS)
-    run_tasks(family_tasks(source, output, precision=precision, label=label), force=force)
+    if steps is not None and lora is None:
+        raise click.BadParameter("goes with --lora; a checkpoint says its own.", param_hint="'--steps'")
+    source, added = origin(checkpoint, Path.cwd(), cache, PATTERNS), None
+    if lora is not None:
+        added = lora_file(lora, Path.cwd(), steps)
+        label = label or added.label
+    run_tasks(family_tasks(source, output, precision=precision, label=label, lora=added), force=force)
 
 
 COMMANDS = (qwen_edit,)
@@ -74,21 +101,36 @@ def prepare(settings: Settings, repository: Path) -> None:
 
 
 def family_tasks(
-    source: Origin, repository: Path, *, precision: Precision | None = None, label: str = ""
+    source: Origin,
+    repository: Path,
+    *,
+    precision: Precision | None = None,
+    label: str = "",
+    lora: LoraFile | None = None,
 ) -> list[ExportTask]:
-    """The exports of everything of a checkpoint, the pipeline last."""
+    """The exports of everything of a checkpoint, the pipeline last.
 
-    def wanted(spec: ModelSpec, precision: Precision | None = None) -> ModelExport:
-        return ModelExport(spec=spec.labelled(label), repository=repository, checkpoint=source, precision=precision)
+    :param lora: becomes part of the transformer.
+    """
 
-    whole = wanted(networks.PIPELINE)
+    def wanted(spec: ModelSpec, precision: Precision | None = None, lora: LoraFile | None = None) -> ModelExport:
+        return ModelExport(
+            spec=spec.labelled(label),
+            repository=repository,
+            checkpoint=source,
+            beside={ROLE: lora.origin} if lora else {},
+            precision=precision,
+        )
+
+    whole = wanted(networks.PIPELINE, lora=lora)
     return [
         *(export.vae_task(wanted(spec, precision)) for spec in (networks.VAE_ENCODER, networks.VAE_DECODER)),
-        *(export.torch_task(wanted(spec)) for spec in (networks.TEXT_ENCODER, networks.TRANSFORMER)),
+        export.torch_task(wanted(networks.TEXT_ENCODER)),
+        export.torch_task(wanted(networks.TRANSFORMER, lora=lora), lora),
         pipeline_task(
             whole,
             stages=pipeline.STAGES,
-            exporter=pipeline.current_hash,
-            export=lambda stage: pipeline.export(whole, stage),
+            exporter=lambda: pipeline.current_hash(lora),
+            export=lambda stage: pipeline.export(whole, stage, lora),
         ),
     ]

@@ -10,6 +10,7 @@ from exporters import manifest, plan
 from exporters.checkpoints.components import Component
 from exporters.errors import ExportError
 from exporters.export import ModelExport, Recipe, model_task, network_task
+from exporters.merged_lora import LoraFile
 from exporters.qwen_edit import plans, weights
 from exporters.tasks import ExportTask
 from exporters.torch_weights import STAGES, Shapes, export_weights, require_shapes
@@ -20,7 +21,7 @@ _GRAPH_MODULES = (
     "exporters.qwen_edit.graphs",
     "exporters.qwen_edit.plans",
 )
-_WEIGHT_MODULES = ("exporters.qwen_edit.export", "exporters.torch_weights")
+_WEIGHT_MODULES = ("exporters.qwen_edit.export", "exporters.torch_weights", "exporters.merged_lora")
 _EMBEDDING = "embed_tokens.weight"
 
 
@@ -54,8 +55,11 @@ def recipe(wanted: ModelExport) -> Recipe:
     )
 
 
-def torch_task(wanted: ModelExport) -> ExportTask:
-    """The export of the text encoder or the transformer: their weights as they are."""
+def torch_task(wanted: ModelExport, lora: LoraFile | None = None) -> ExportTask:
+    """The export of the text encoder or the transformer: their weights as they are.
+
+    :param lora: is added to the transformer's weights when they are loaded.
+    """
     encoder = split_label(wanted.spec.name)[0] == networks.TEXT_ENCODER.name
     part, check = (weights.TEXT_ENCODER, check_text_encoder) if encoder else (weights.TRANSFORMER, check_transformer)
     return model_task(
@@ -68,8 +72,9 @@ def torch_task(wanted: ModelExport) -> ExportTask:
             _checking(check, component),
             exporter=weights_hash(),
             stage=stage,
+            lora=lora,
         ),
-        difference=lambda result: "the weights are the checkpoint's own",
+        difference=lambda result: f"the weights are the checkpoint's own{f', with {lora.title}' if lora else ''}",
     )
 
 

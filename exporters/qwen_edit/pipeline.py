@@ -10,14 +10,16 @@ from darkroom.diffusion.schedulers import is_flow
 from darkroom.pipelines.qwen_edit.checkpoint import TOKENIZER_NAME, QwenEditCheckpointInfo
 from darkroom.pipelines.qwen_edit.request import GUIDANCE_RANGE, TRUE_GUIDANCE_SCALE
 from exporters import manifest
-from exporters.checkpoints import preview, tokenizers
+from exporters.checkpoints import components, preview, tokenizers
 from exporters.checkpoints.components import SCHEDULER, weights_digest
 from exporters.checkpoints.files import read_json
 from exporters.checkpoints.latent_diffusion import generation_files, generation_value, read_scheduler
 from exporters.checkpoints.tokenizers import ODD_TEXTS
 from exporters.errors import ExportError
 from exporters.export import ModelExport, install
+from exporters.files import sha256
 from exporters.manifest import Manifest
+from exporters.merged_lora import ROLE, LoraFile
 from exporters.qwen_edit import weights
 from exporters.tasks import Stage
 
@@ -29,23 +31,42 @@ REFERENCE_AREA = 1024 * 1024
 DROPPED_TOKENS = 64
 """Values of diffusers 0.42, pipelines/qwenimage/pipeline_qwenimage_edit.py and pipeline_qwenimage_edit_plus.py."""
 IMAGE_TOKEN = "<|image_pad|>"
+LIGHTNING_SCHEDULER: dict[str, Any] = {
+    "_class_name": "FlowMatchEulerDiscreteScheduler",
+    "base_image_seq_len": 256,
+    "base_shift": math.log(3),
+    "invert_sigmas": False,
+    "max_image_seq_len": 8192,
+    "max_shift": math.log(3),
+    "num_train_timesteps": 1000,
+    "shift": 1.0,
+    "shift_terminal": None,
+    "stochastic_sampling": False,
+    "time_shift_type": "exponential",
+    "use_beta_sigmas": False,
+    "use_dynamic_shifting": True,
+    "use_exponential_sigmas": False,
+    "use_karras_sigmas": False,
+}
 _AREAS = (32.0**2, 4096.0**2)
 _MODULES = (
     "exporters.checkpoints.preview",
     "exporters.checkpoints.tokenizers",
     "exporters.qwen_edit.graphs",
     "exporters.qwen_edit.pipeline",
+    "exporters.merged_lora",
 )
 
 
-def current_hash() -> str:
+def current_hash(lora: LoraFile | None = None) -> str:
     """The hash of everything that shapes the files."""
-    return manifest.code_hash(_MODULES)
+    return manifest.code_hash(_MODULES, *([str(lora.steps)] if lora else []))
 
 
-def export(wanted: ModelExport, stage: Stage) -> Manifest:
+def export(wanted: ModelExport, stage: Stage, lora: LoraFile | None = None) -> Manifest:
     """Write the files. `stage` is called with each of STAGES as it begins.
 
+    :param lora: is part of the transformer.
     :raises ExportError: the checkpoint is unfit.
     """
     from exporters.qwen_edit import graphs  # torch: what is up to date needs none
@@ -69,17 +90,21 @@ def export(wanted: ModelExport, stage: Stage) -> Manifest:
         )
     )
     stage("install")
+    digest, sources = weights_digest(transformer, source), {"checkpoint": source}
+    if lora:
+        sources[ROLE] = lora.source()
+        digest = sha256(f"{digest} {components.digest(sources[ROLE])}".encode())
     facts = QwenEditCheckpointInfo(
-        name=wanted.checkpoint.title,
-        digest=weights_digest(transformer, source)[:10],
+        name=f"{wanted.checkpoint.title}+{lora.title}" if lora else wanted.checkpoint.title,
+        digest=digest[:10],
         latent_rgb=fit.matrix,
-        **sampling_of(checkpoint),
+        **{**sampling_of(checkpoint), **(lightning(lora.steps) if lora and lora.steps else {})},
     )
     return install(
         wanted,
         {TOKENIZER_NAME: tokenizer.encode(), FILE_NAME: facts.to_json().encode()},
-        exporter=current_hash(),
-        sources={"checkpoint": source},
+        exporter=current_hash(lora),
+        sources=sources,
         max_error=fit.error,
         error_share=1.0,
     )
@@ -110,6 +135,14 @@ def sampling_of(checkpoint: weights.QwenEditCheckpoint) -> dict[str, Any]:
         "image_token": IMAGE_TOKEN,
         "dropped_tokens": DROPPED_TOKENS,
     }
+
+
+def lightning(steps: int) -> dict[str, Any]:
+    """The fields of a `QwenEditCheckpointInfo` that a LoRA of Lightning decides: few steps without guidance.
+
+    Values of its authors: https://github.com/ModelTC/Qwen-Image-Lightning, generate_with_diffusers.py.
+    """
+    return {"scheduler": LIGHTNING_SCHEDULER, "steps": steps, "true_guidance_scale": 1.0}
 
 
 def convert_tokenizer(checkpoint: weights.QwenEditCheckpoint) -> str:

@@ -42,6 +42,8 @@ from proxy.validation import validated
 
 MODE = "mode"
 CONTROL_IMAGE = "controlnet_image"
+MAKE_MAP = "make_map"
+"""The field of families that make control images of the first image themselves."""
 MODE_NAMES = frozenset({MODE, CONTROL_IMAGE, TEXT_PARAMS, ADDITIONAL_PARAMS})
 """The fields of every edit that are no fields of a model."""
 IMAGES = "images"
@@ -111,17 +113,20 @@ async def settled(
     sent_as, images = await _take_images(services, model, left)
     control = await _control_image(services, model, sent)
     warnings: list[dict[str, Any]] = []
+    made: dict[str, Any] = {}
     if mode is None:
         _require_no_mode_fields(sent, control)
     else:
-        mode.check_images(len(images), control=control is not None)
-        warnings = _shape_prompt(mode, left, sent, len(images))
+        additional = parse_additional_params(sent.get(ADDITIONAL_PARAMS))
+        made = _made_control(mode, model, additional, control)
+        mode.check_images(len(images), control=control is not None or bool(made))
+        warnings = _shape_prompt(mode, left, sent, len(images), additional)
         usual = {"true_guidance_scale": mode.true_guidance_scale, "guidance_scale": mode.guidance_scale}
         usual |= {"steps": mode.steps}
     pictures = images if control is None else [*images, control]
-    if len(pictures) > 1:
+    if len(pictures) + len(made) > 1:
         require_several(services, model)
-    left |= {sent_as: pictures} if pictures else {}
+    left |= made | ({sent_as: pictures} if pictures else {})
     _add_usual(services, model, left, {**(usual or {}), "negative_prompt": _NO_NEGATIVE})
     return SettledEdit(fields=left, mode=mode, warnings=warnings)
 
@@ -171,9 +176,31 @@ def _require_no_mode_fields(sent: Mapping[str, Any], control: bytes | None) -> N
         raise InvalidInput(f"{MODE} is missing: {given[0]} is read by modes alone.", param=MODE)
 
 
-def _shape_prompt(mode: EditMode, fields: dict[str, Any], sent: Mapping[str, Any], images: int) -> list[dict[str, Any]]:
+def _made_control(
+    mode: EditMode, model: ServedModel, additional: AdditionalParams, control: bytes | None
+) -> dict[str, Any]:
+    """The field of the model that asks for a control image made of the first image; empty where none is wanted.
+
+    :raises InvalidInput: the mode reads no control image, or the request has one.
+    :raises Conflict: the model makes none.
+    """
+    param = f"{ADDITIONAL_PARAMS}.make_control"
+    if not additional.make_control:
+        return {}
+    if not mode.make_map:
+        raise InvalidInput(f"{param} is for modes 13 to 16; mode {mode.mode} reads no control image.", param=param)
+    if control is not None:
+        raise InvalidInput(f"{param} and {CONTROL_IMAGE} exclude each other; got both.", param=param)
+    if MAKE_MAP not in model.family.request.fields():
+        raise Conflict(f"{param}: the model {model.name} makes no control images.", param=param)
+    return {MAKE_MAP: mode.make_map}
+
+
+def _shape_prompt(
+    mode: EditMode, fields: dict[str, Any], sent: Mapping[str, Any], images: int, additional: AdditionalParams
+) -> list[dict[str, Any]]:
     """Replace the prompt; returns warnings for parameters that are not read."""
-    text, additional = parse_text_params(sent.get(TEXT_PARAMS)), parse_additional_params(sent.get(ADDITIONAL_PARAMS))
+    text = parse_text_params(sent.get(TEXT_PARAMS))
     prompt = fields.get("prompt")
     # Another value is refused where the fields of the model are checked.
     plain = prompt if isinstance(prompt, str) else ""

@@ -220,7 +220,14 @@ def test_prompt_with_more_positions_than_images_is_refused() -> None:
         (5, 6, False, "images", "images must be 2 to 5 images for mode 5; got 6."),
         (6, 2, False, "images", "images must be 1 image for mode 6; got 2."),
         (8, 0, False, "images", "images must be 1 image for mode 8; got 0."),
-        (13, 1, False, "controlnet_image", "controlnet_image is missing: mode 13 (深度圖控制) needs a control image."),
+        (
+            13,
+            1,
+            False,
+            "controlnet_image",
+            "controlnet_image is missing: mode 13 (深度圖控制) needs a control image, or make_control in "
+            "additional_params_json, for one that is made of the image.",
+        ),
         (9, 1, True, "controlnet_image", "controlnet_image is for modes 13 to 16; mode 9 reads none."),
     ],
 )

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from darkroom.parallel.ranks import for_clients
 from darkroom.pipelines.hidream import networks
 from darkroom.pipelines.hidream.executor import make_executor
 from darkroom.pipelines.hidream.settings import Settings
-from darkroom.serving.host import Gauge, NetworkModel
-from darkroom.serving.networks import Array, RowSize, Tensors
+from darkroom.serving.host import Gauge
+from darkroom.serving.networks import RowSize
+from darkroom.serving.torch_network import TorchNetworkModel
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class HidreamTransformerModel(NetworkModel):
+class HidreamTransformerModel(TorchNetworkModel):
     """Not decoupled, dynamically batched; over several devices it is one instance (decision 12).
 
     The settings of the family say what it runs on instead of the instance's device, and what it computes in. Of
@@ -28,6 +29,7 @@ class HidreamTransformerModel(NetworkModel):
     """
 
     spec = networks.TRANSFORMER
+    output = "noise_pred"
 
     def setup(self, folder: Path, kind: str, device: int, instances: int) -> None:
         self._folder, settings = folder, Settings()
@@ -47,10 +49,8 @@ class HidreamTransformerModel(NetworkModel):
             canary_timeout=float(os.environ.get("CANARY_TIMEOUT") or 120),
         )
 
-    def run(self, inputs: Tensors) -> dict[str, Array]:
-        given = {name: torch.from_numpy(np.require(value, requirements="W")) for name, value in inputs.items()}
-        given["timesteps"] = given["timesteps"][:, 0]
-        return {"noise_pred": self._executor(given).cpu().numpy()}
+    def compute(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return self._executor({**inputs, "timesteps": inputs["timesteps"][:, 0]})
 
     def row_size(self) -> RowSize:
         height, width = json.loads((self._folder / "config.json").read_text())["max_resolution"]

@@ -8,6 +8,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from darkroom.diffusion.generation import respond
+from darkroom.diffusion.maps import load_maps
 from darkroom.diffusion.schedulers import FLOW_SCHEDULERS, make_scheduler
 from darkroom.pipelines.qwen_edit import networks
 from darkroom.pipelines.qwen_edit.checkpoint import TOKENIZER_NAME, QwenEditCheckpointInfo
@@ -27,9 +28,10 @@ class QwenEditModel(PipelineModel):
         checkpoint = QwenEditCheckpointInfo.read(host.folder)
         for name in (None, *FLOW_SCHEDULERS):  # imports diffusers now, and not in the first request
             make_scheduler(name, checkpoint.scheduler)
+        settings = Settings()
         self._components = Components(
             checkpoint=checkpoint,
-            limits=Settings(),
+            limits=settings,
             reader=PromptReader(
                 checkpoint=checkpoint,
                 tokenizer=Tokenizer.from_file(str(host.folder / TOKENIZER_NAME)),
@@ -39,6 +41,7 @@ class QwenEditModel(PipelineModel):
             transformer=host.network(networks.TRANSFORMER),
             vae_encoder=host.network(networks.VAE_ENCODER),
             vae_decoder=host.network(networks.VAE_DECODER),
+            maps=load_maps(settings.map_models),
         )
 
     async def answer(self, fields: dict[str, Any], reply: Reply) -> None:

@@ -9,8 +9,8 @@ and not about a megapixel in the proportions of the last one, and what `prompts`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from darkroom.diffusion.generation import FinishedImage, GenerationJob, GenerationProgress, Phase, run
+from darkroom.diffusion.maps import MapMaker
 from darkroom.diffusion.sampling import Schedule, Step, get_generators, get_noise, get_schedule
 from darkroom.errors import InvalidInput
 from darkroom.images import Pixels, decode, opaque
@@ -39,6 +40,7 @@ class Components:
     """The networks and the tokenizer that requests use.
 
     :param text_encoder, transformer, vae_encoder, vae_decoder: the networks of `darkroom.pipelines.qwen_edit.networks`.
+    :param maps: by the values of `make_map` that can be made here.
     :param stopped: asked before every step whether the client has gone.
     """
 
@@ -49,6 +51,7 @@ class Components:
     transformer: Network
     vae_encoder: Network
     vae_decoder: Network
+    maps: Mapping[str, MapMaker] = field(default_factory=dict)
     stopped: Callable[[], bool] = lambda: False
 
 
@@ -67,6 +70,8 @@ async def generate(
     given = await asyncio.to_thread(_decoded, resolved, limits)
     yield GenerationProgress(done=0, total=len(schedule))
     images = [canvas.frame(given[0]), *given[1:]]
+    if resolved.make_map is not None:
+        images.append(await asyncio.to_thread(components.maps[resolved.make_map], images[0]))
     references, texts = await asyncio.gather(_references(images, components), _texts(resolved, images, components))
     generators = get_generators([resolved.seed + k for k in range(resolved.num_images)])
     noise = get_noise(generators, _latent_shape(canvas))

@@ -7,6 +7,7 @@ from typing import Annotated, Any, cast
 
 from typing_extensions import Self
 
+from darkroom.diffusion.maps import MAPS, require_map
 from darkroom.diffusion.schedulers import FLOW_SCHEDULERS, scheduler_name
 from darkroom.errors import InvalidInput
 from darkroom.images import upright_size
@@ -101,6 +102,15 @@ class EditRequest(ImageRequest):
         bool, Field(help="Whether the result is moved by the few pixels by which the model shifts its content.")
     ] = True
 
+    make_map: Annotated[
+        str | None,
+        Field(
+            help="A map that is made of the first image, and that the model sees as one more image behind the others. "
+            "depth and keypoints need a model, which the installation names.",
+            words=MAPS,
+        ),
+    ] = None
+
     @property
     def guided(self) -> bool:
         """Whether there is true classifier-free guidance: as in diffusers, not without a negative prompt."""
@@ -111,6 +121,9 @@ class EditRequest(ImageRequest):
         return f"{len(self.images)} images" if len(self.images) > 1 else ""
 
     def checked(self, limits: Any) -> Self:
+        if self.make_map is not None:
+            setting = type(limits).variable(f"{self.make_map}_model")
+            require_map(self.make_map, limits.map_models, setting, "make_map")
         first = upright_size(self.images[0], max_pixels=limits.max_input_pixels, param="images")
         given = bool(self.width or self.height)
         whole = super().checked(limits)._sized(first)
@@ -129,10 +142,13 @@ class EditRequest(ImageRequest):
 
         :raises InvalidInput: it has more images than the checkpoint reads.
         """
-        if len(self.images) > checkpoint.most_images:
+        count = len(self.images) + (self.make_map is not None)
+        if count > checkpoint.most_images:
+            own = "" if self.make_map is None else ", the map that is made included"
+            one = "one image at a time" if checkpoint.most_images == 1 else f"at most {checkpoint.most_images} images"
             raise InvalidInput(
-                f"images: {checkpoint.name} edits one image at a time; got {len(self.images)}. Several need a "
-                "checkpoint of the plus models, such as Qwen-Image-Edit-2509.",
+                f"images: {checkpoint.name} edits {one}; got {count}{own}. Several need a checkpoint of the plus "
+                "models, such as Qwen-Image-Edit-2509.",
                 param="images",
             )
         return self.resolved_as(ResolvedEdit)
@@ -154,7 +170,8 @@ class EditRequest(ImageRequest):
 
 
 class ResolvedEdit(EditRequest):
-    """An edit with all values filled in; only `scheduler`, `negative_prompt` and `mask` may be None."""
+    """An edit with all values filled in; only `scheduler`, `negative_prompt`, `mask` and
+    `make_map` may be None."""
 
     width: Annotated[int, _side()]
     height: Annotated[int, _side()]

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from darkroom.diffusion.attention_settings import AttentionOrder
 from darkroom.family_settings import FamilySettings
 from darkroom.request.fields import SIDE_MINIMUM
 
@@ -31,6 +32,29 @@ class Settings(FamilySettings):
         description="What the text encoder and the transformer compute in: float32, bfloat16 or float16. Empty: "
         "float32 on CPUs, bfloat16 elsewhere.",
     )
+    weights: Literal["full", "int8"] = Field(
+        "full",
+        description="How the weights of the text encoder and the transformer lie in memory: full, as they compute, or "
+        "int8, a byte each, which takes half the memory of bfloat16 and a little of the quality.",
+    )
+    text_encoder_weights: Literal["full", "int8"] | None = Field(
+        None, description="The same for the text encoder alone: full or int8. Empty: as QWEN_EDIT_WEIGHTS."
+    )
+    text_encoder_device: Literal["cpu"] | None = Field(
+        None,
+        description="cpu for a text encoder that stays on the CPU where the GPU has no room for it. Empty: where the "
+        "other networks run.",
+    )
+    attention: AttentionOrder = ()
+    depth_model: str | None = Field(
+        None,
+        description="A model of transformers for depth estimation, for depth maps of the image that is edited: a "
+        "folder with config.json, preprocessor_config.json and safetensors. It runs on the CPU. Empty: none are made.",
+    )
+    keypoints_model: str | None = Field(
+        None,
+        description="The same for the keypoints of a person: a folder with a ViTPose model for 17 keypoints.",
+    )
     max_pixels: int = Field(
         1024 * 1024,
         ge=SIDE_MINIMUM**2,
@@ -49,3 +73,8 @@ class Settings(FamilySettings):
     max_steps: int = Field(50, ge=1, le=1000, description="Most denoising steps of a request.")
     max_images: int = Field(4, ge=1, le=1024, description="Most results of a request.")
     max_prompt: int = Field(4000, ge=1, description="Most characters of a prompt, and of a negative prompt.")
+
+    @property
+    def map_models(self) -> dict[str, str | None]:
+        """The models that maps need."""
+        return {"depth": self.depth_model, "keypoints": self.keypoints_model}

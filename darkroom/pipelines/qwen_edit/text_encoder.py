@@ -9,35 +9,60 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from darkroom.diffusion.int8 import use_int8
+from darkroom.diffusion.torch_weights import assign_weights
+
 if TYPE_CHECKING:
     from transformers import Qwen2_5_VLModel
 
+_POSITIONS = ("rotary_pos_emb", "rotary_emb")
 
-def load_text_encoder(folder: Path, *, device: torch.device, dtype: torch.dtype) -> Qwen2_5_VLModel:
+
+def load_text_encoder(folder: Path, *, device: torch.device, dtype: torch.dtype, int8: bool = False) -> Qwen2_5_VLModel:
     """The model of a folder in transformers' layout, ready for `encode`.
 
-    Weights are read file by file, in whatever names transformers' versions have given them.
-
-    :param folder: has config.json and the weights as one or several safetensors.
+    :param folder: has config.json and the weights as one or several safetensors, in the names of transformers 4 or 5.
+    :param int8: whether the weights of its layers, of text and of images, take a byte each.
     :raises OSError: config.json or the weights are not there.
     :raises RuntimeError: the weights are those of another model.
     """
-    from transformers import Qwen2_5_VLModel
-    from transformers.utils import logging
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLModel
 
-    logging.set_verbosity_error()  # it would warn of the head, which is left out, and draw progress bars into the log
-    logging.disable_progress_bar()
-    model, loaded = Qwen2_5_VLModel.from_pretrained(
-        folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
-    )
-    if wrong := [*loaded["missing_keys"], *loaded["mismatched_keys"]]:  # they would get random numbers
-        raise RuntimeError(f"the weights are those of another text encoder: {wrong[0]} is missing or has another size")
-    return model.to(device).eval().requires_grad_(False)
+    config = Qwen2_5_VLConfig.from_pretrained(folder, local_files_only=True)
+    with torch.device("meta"):  # no memory, and no random numbers for weights that are replaced at once
+        model = Qwen2_5_VLModel(config)
+    if int8:
+        use_int8(model, ["language_model.layers", "visual.blocks"])
+    try:
+        assign_weights(model, folder, device=device, dtype=dtype, rename=_renamed)
+    except RuntimeError as error:
+        reason = " ".join(line.strip() for line in str(error).splitlines()[1:2])
+        raise RuntimeError(f"the weights are those of another text encoder: {reason[:200]}") from None
+    for name, module in list(model.named_modules()):  # positions, which are no weights
+        if name.rpartition(".")[2] in _POSITIONS:
+            model.set_submodule(name, type(module)(_made_of(module)).to(device))
+    return model
+
+
+def _made_of(positions: Any) -> Any:
+    """The argument that a module of positions was made with; for images a number in older versions of transformers."""
+    return getattr(positions, "config", None) or positions.dim
+
+
+def _renamed(name: str) -> str | None:
+    """A weight's name in `Qwen2_5_VLModel`; None of the head, which is left out.
+
+    transformers 4 wrote "visual" and "model.layers", later versions "model.visual" and "model.language_model.layers".
+    """
+    if name.startswith("lm_head."):
+        return None
+    own = name.removeprefix("model.")
+    return own if own.startswith(("visual.", "language_model.")) else f"language_model.{own}"
 
 
 @torch.inference_mode()

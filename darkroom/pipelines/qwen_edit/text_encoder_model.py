@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-import torch
+from torch import Tensor
 
 from darkroom.pipelines.qwen_edit import networks
 from darkroom.pipelines.qwen_edit.placement import placed
 from darkroom.pipelines.qwen_edit.settings import Settings
 from darkroom.pipelines.qwen_edit.text_encoder import encode, load_text_encoder
-from darkroom.serving.host import NetworkModel
-from darkroom.serving.networks import Array, Tensors
+from darkroom.serving.torch_network import TorchNetworkModel
 
 
-class QwenEditTextEncoderModel(NetworkModel):
+class QwenEditTextEncoderModel(TorchNetworkModel):
     """Not decoupled, dynamically batched."""
 
     spec = networks.TEXT_ENCODER
+    output = "prompt_embeds"
 
     def setup(self, folder: Path, kind: str, device: int, instances: int) -> None:
-        self._device, dtype = placed(kind, device, Settings())
-        self._model = load_text_encoder(folder, device=self._device, dtype=dtype)
+        settings = Settings()
+        self._place = placed("CPU" if settings.text_encoder_device == "cpu" else kind, device, settings)
+        int8 = (settings.text_encoder_weights or settings.weights) == "int8"
+        self._model = load_text_encoder(folder, device=self._place[0], dtype=self._place[1], int8=int8)
 
-    def run(self, inputs: Tensors) -> dict[str, Array]:
-        given = {name: torch.from_numpy(np.require(value, requirements="W")) for name, value in inputs.items()}
-        return {"prompt_embeds": encode(self._model, given).cpu().numpy()}
+    def compute(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return encode(self._model, inputs)
 
     def device(self) -> str:
-        return f"torch {self._device}"
+        return f"torch {self._place[0]}"
 
     def close(self) -> None:
         del self._model

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import pad
 
+from darkroom.diffusion.attention import CHOSEN_BY_TORCH, Attention
+from darkroom.diffusion.int8 import use_int8
 from darkroom.diffusion.torch_weights import assign_weights
 
 if TYPE_CHECKING:
@@ -29,7 +31,12 @@ class RowAttention:
     """Attention over text and images together, with rotary embeddings of each row: a processor for diffusers' blocks.
 
     As `QwenDoubleStreamAttnProcessor2_0`, whose rotary embeddings are one for all rows.
+
+    :param attention: what computes it.
     """
+
+    def __init__(self, attention: Attention = CHOSEN_BY_TORCH) -> None:
+        self._attention = attention
 
     def __call__(
         self,
@@ -62,15 +69,18 @@ class RowAttention:
         value = heads(attn.add_v_proj(text), attn.to_v(image), same, same)
         query = apply_rotary_emb_qwen(query, image_rotary_emb, use_real=False)
         key = apply_rotary_emb_qwen(key, image_rotary_emb, use_real=False)
-        seen = scaled_dot_product_attention(query, key, value, attn_mask=encoder_hidden_states_mask)
+        seen = self._attention(query, key, value, encoder_hidden_states_mask)
         states = seen.transpose(1, 2).flatten(2, 3).to(query.dtype)
         return attn.to_out[0](states[:, texts:]), attn.to_add_out(states[:, :texts])
 
 
-def load_transformer(folder: Path, *, device: torch.device, dtype: torch.dtype) -> QwenImageTransformer2DModel:
+def load_transformer(
+    folder: Path, *, device: torch.device, dtype: torch.dtype, int8: bool = False
+) -> QwenImageTransformer2DModel:
     """The model of a folder in the diffusers layout, ready for `predict`.
 
     :param folder: has config.json and the weights as one or several safetensors.
+    :param int8: whether the weights of its blocks take a byte each, modulation included, which is a third of them.
     :raises OSError: config.json or the weights are not there.
     :raises RuntimeError: the weights are those of another model.
     """
@@ -78,6 +88,8 @@ def load_transformer(folder: Path, *, device: torch.device, dtype: torch.dtype) 
 
     with torch.device("meta"):  # no memory, and no random numbers for weights that are replaced at once
         model = QwenImageTransformer2DModel.from_config(QwenImageTransformer2DModel.load_config(folder))
+    if int8:
+        use_int8(model, ["transformer_blocks"])
     assign_weights(model, folder, device=device, dtype=dtype)
     return for_rows(model)
 

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
+from torch import Tensor
 
+from darkroom.diffusion.attention import Attention
 from darkroom.pipelines.qwen_edit import networks
 from darkroom.pipelines.qwen_edit.placement import placed
 from darkroom.pipelines.qwen_edit.settings import Settings
-from darkroom.pipelines.qwen_edit.transformer import load_transformer, predict
-from darkroom.serving.host import NetworkModel
-from darkroom.serving.networks import Array, Tensors
+from darkroom.pipelines.qwen_edit.transformer import RowAttention, load_transformer, predict
+from darkroom.serving.host import Gauge
+from darkroom.serving.torch_network import TorchNetworkModel
 
 
-class QwenEditTransformerModel(NetworkModel):
+class QwenEditTransformerModel(TorchNetworkModel):
     """Not decoupled, dynamically batched."""
 
     spec = networks.TRANSFORMER
+    output = "noise_pred"
 
     def setup(self, folder: Path, kind: str, device: int, instances: int) -> None:
-        self._device, dtype = placed(kind, device, Settings())
-        self._model = load_transformer(folder, device=self._device, dtype=dtype)
+        settings = Settings()
+        self._device, dtype = placed(kind, device, settings)
+        self._model = load_transformer(folder, device=self._device, dtype=dtype, int8=settings.weights == "int8")
+        head = self._model.config.attention_head_dim
+        self._attention = Attention.probed(settings.attention, device=self._device, dtype=dtype, head=head)
+        self._model.set_attn_processor(RowAttention(self._attention))
 
-    def run(self, inputs: Tensors) -> dict[str, Array]:
-        given = {name: torch.from_numpy(np.require(value, requirements="W")) for name, value in inputs.items()}
-        return {"noise_pred": predict(self._model, given).cpu().numpy()}
+    def compute(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return predict(self._model, inputs)
 
     def device(self) -> str:
         return f"torch {self._device}"
+
+    def gauges(self) -> Sequence[Gauge]:
+        return [self._attention.gauge()]
 
     def close(self) -> None:
         del self._model

@@ -112,3 +112,9 @@ def test_qwen_edit_in_process_stops_within_a_step(qwen_edit_repository: Path) ->
         return models.counts(TRANSFORMER)[1] - at_leaving
 
     assert with_models(qwen_edit_repository, work) <= 1
+
+
+def test_qwen_edit_in_process_shows_the_model_a_map(qwen_edit_repository: Path) -> None:
+    made, details, _ = edit(qwen_edit_repository, make_map="edges")
+    assert details["input_images"] == 2
+    assert made.shape == (80, 112, 3)

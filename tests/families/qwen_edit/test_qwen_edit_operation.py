@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from darkroom.errors import Conflict
+from darkroom.errors import Conflict, InvalidInput
 from darkroom.settings import Settings
 from proxy.gate import Gate
 from proxy.gateway import Gateway
@@ -141,3 +141,33 @@ def test_work_of_a_task_holds_every_image(tmp_path: Path) -> None:
     assert (work.fields["seed"], work.fields["steps"], work.fields["enlarge"]) == (7, 2, 2)
     assert (work.steps, work.units, work.kind) == (3, 4, "96x80 2 images x4plus x2")
     assert "mode" not in work.fields
+
+
+@pytest.mark.parametrize(("mode", "kind"), [(14, "edges"), (16, "sketch")])
+def test_control_image_is_made_of_the_image_where_the_request_says_so(tmp_path: Path, mode: int, kind: str) -> None:
+    write_checkpoint(tmp_path)
+    edit = edit_of(tmp_path, {**ONE, "mode": mode, "additional_params_json": {"make_control": True}})
+    assert (edit.fields["make_map"], edit.fields["images"]) == (kind, [PHOTO])
+    assert "Picture 2" in edit.fields["prompt"]
+    assert not edit.warnings
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "text"),
+    [
+        ({"mode": 8}, InvalidInput, "make_control is for modes 13 to 16; mode 8 reads no control image"),
+        ({"mode": 14, "controlnet_image": OTHER}, InvalidInput, "exclude each other"),
+    ],
+)
+def test_control_image_that_cannot_be_made_is_refused(
+    tmp_path: Path, fields: dict[str, Any], kind: type[Exception], text: str
+) -> None:
+    write_checkpoint(tmp_path)
+    with pytest.raises(kind, match=text):
+        edit_of(tmp_path, {**ONE, **fields, "additional_params_json": '{"make_control": true}'})
+
+
+def test_control_image_that_is_made_needs_a_model_that_reads_several(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, plus=False)
+    with pytest.raises(Conflict, match="reads one image"):
+        edit_of(tmp_path, {**ONE, "mode": 14, "additional_params_json": {"make_control": True}})

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from darkroom.errors import InvalidInput, NotAnImage, TooLarge
+from darkroom.errors import Conflict, InvalidInput, NotAnImage, TooLarge
 from darkroom.pipelines.qwen_edit.request import EditRequest
 from darkroom.pipelines.qwen_edit.settings import Settings
 from darkroom.png import encode_png
@@ -90,3 +90,21 @@ def test_edit_request_travels_as_tensors() -> None:
     assert (images.dtype, images.dims, images.optional) == ("STRING", (-1,), False)
     fields = {name: value if value.dtype == np.uint8 else value[0] for name, value in tensors.items()}
     assert EditRequest.parse({**fields, "images": tensors["images"]}, Settings()) == request
+
+
+def test_edit_request_for_a_map_without_its_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse(make_map="edges").make_map == "edges"
+    with pytest.raises(Conflict, match="make_map: depth needs a model, and QWEN_EDIT_DEPTH_MODEL names none here"):
+        parse(make_map="depth")
+    monkeypatch.setenv("QWEN_EDIT_DEPTH_MODEL", "/models/depth")
+    assert parse(make_map="depth").make_map == "depth"
+    with pytest.raises(InvalidInput, match="make_map must be one of edges, sketch, depth, keypoints"):
+        parse(make_map="normals")
+
+
+def test_edit_request_with_a_map_counts_it_as_an_image() -> None:
+    five = parse(images=[SMALL] * 5, make_map="sketch")
+    with pytest.raises(InvalidInput, match="at most 5 images; got 6, the map that is made included"):
+        five.completed(facts(plus=True), Settings())
+    with pytest.raises(InvalidInput, match="one image at a time; got 2, the map"):
+        parse(make_map="sketch").completed(facts(plus=False), Settings())

@@ -30,12 +30,12 @@ from darkroom.pipelines.qwen_edit.prompts import PromptReader, make_processor
 from darkroom.pipelines.qwen_edit.settings import Settings
 from darkroom.pipelines.qwen_edit.text_encoder import encode, load_text_encoder
 from darkroom.pipelines.qwen_edit.transformer import load_transformer, predict
-from darkroom.serving.networks import Array, Tensors
+from darkroom.serving.networks import Array, ModelSpec, Tensors
 from exporters.checkpoints.origin import Origin
-from exporters.export import ModelExport
+from exporters.merged_lora import LoraFile
 from exporters.onnx_export import quiet
 from exporters.qwen_edit import graphs
-from exporters.qwen_edit import pipeline as pipeline_export
+from exporters.qwen_edit.command import family_tasks
 from tests.tiny_sd15 import network
 from training.tokens import byte_characters
 
@@ -196,25 +196,37 @@ def _save_image_processor(processor: Qwen2VLProcessor, folder: Path, **_: Any) -
     processor.image_processor.save_pretrained(folder)
 
 
-def exported(folder: Path, repository: Path) -> QwenEditCheckpointInfo:
+def exported(folder: Path, repository: Path, lora: LoraFile | None = None) -> QwenEditCheckpointInfo:
     """What the exporter writes for the loop about a checkpoint in `folder`: pipeline.json and the tokenizer."""
+    return QwenEditCheckpointInfo.read(_export(networks.PIPELINE, folder, repository, lora))
+
+
+def exported_transformer(folder: Path, repository: Path, lora: LoraFile | None = None) -> Path:
+    """The folder with what the exporter makes of the transformer of a checkpoint in `folder`."""
+    return _export(networks.TRANSFORMER, folder, repository, lora)
+
+
+def _export(spec: ModelSpec, folder: Path, repository: Path, lora: LoraFile | None) -> Path:
     source = Origin.of(str(folder), folder.parent, lambda name: Path(name))
-    pipeline_export.export(
-        ModelExport(spec=networks.PIPELINE, repository=repository, checkpoint=source), lambda stage: None
-    )
-    return QwenEditCheckpointInfo.read(repository / networks.PIPELINE.name / "1")
+    (task,) = (task for task in family_tasks(source, repository, lora=lora) if task.spec == spec)
+    task.export(lambda stage: None)
+    return task.folder
 
 
-def make_components(pipeline: Any, folder: Path, repository: Path) -> Components:
+def make_components(
+    pipeline: Any, folder: Path, repository: Path, lora: LoraFile | None = None, *, int8: bool = False
+) -> Components:
     """What our loop runs on: the pipeline's own VAE, called as served ones are, and the other networks, read again from
     the checkpoint.
 
     :param folder: the checkpoint of the pipeline.
     :param repository: for what `exported` writes.
+    :param lora: becomes part of the transformer.
+    :param int8: of the weights of the text encoder and the transformer.
     """
-    checkpoint = exported(folder, repository)
-    place: dict[str, Any] = {"device": torch.device("cpu"), "dtype": torch.float32}
-    transformer = load_transformer(folder / "transformer", **place)
+    checkpoint = exported(folder, repository, lora)
+    place: dict[str, Any] = {"device": torch.device("cpu"), "dtype": torch.float32, "int8": int8}
+    transformer = load_transformer(exported_transformer(folder, repository, lora), **place)
     encoder = load_text_encoder(folder / "text_encoder", **place)
 
     async def predicted(inputs: Tensors) -> dict[str, Array]:

@@ -46,7 +46,7 @@ def save(run: TrainingRun, output: Path) -> None:
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
     load_as_fp32(folder / TEXT_ENCODER / "config.json")
-    _write_processor(folder)
+    write_processor(folder)
     generation = {
         "true_guidance_scale": GUIDANCE,
         "steps": STEPS,
@@ -57,7 +57,7 @@ def save(run: TrainingRun, output: Path) -> None:
     write_training(run, folder, (VAE_STAGE, STAGE))
 
 
-def _write_processor(folder: Path) -> None:
+def write_processor(folder: Path) -> None:
     """Write the processor as that of Qwen/Qwen-Image-Edit-2509, which cannot be made without torchvision."""
     make_image_processor().save_pretrained(folder / PROCESSOR)
     make_tokenizer().save_pretrained(folder / PROCESSOR)

@@ -1,0 +1,1 @@
+"""Benchmarks of editing with Qwen-Image-Edit."""
