@@ -23,8 +23,9 @@ from proxy.body_fields import JSON, MULTIPART, URLENCODED, Fields, Schema, body_
 from proxy.edit_bodies import edit_bodies, in_modes
 from proxy.models import ServedModel, of_operation
 from proxy.operations import OPERATIONS
-from proxy.operations.enlarging import enlarge_fields, enlarge_ranges
+from proxy.operations.enlarging import enlarge_ranges
 from proxy.operations.generate import Generate
+from proxy.operations.task_fields import task_fields
 from proxy.operations.train import Train
 from proxy.sessions.fields import SessionFields
 from proxy.surfaces import lora_sessions, loras, png_info, submit, txt2img
@@ -42,7 +43,7 @@ def _request_fields(settings: Settings, family: Family) -> Fields:
 def _enlarged(fields: Fields) -> Fields:
     """Add the fields that only tasks have."""
     ranges = {**fields.ranges, **enlarge_ranges()}
-    return replace(fields, kinds=[*fields.kinds, enlarge_fields()], ranges=ranges)
+    return replace(fields, kinds=[*fields.kinds, task_fields()], ranges=ranges)
 
 
 def _operations(settings: Settings, models: Sequence[str]) -> dict[str, Fields]:
