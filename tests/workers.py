@@ -11,7 +11,7 @@ from xdist.scheduler import LoadFileScheduling
 
 _SERVICE = """
 client client_generate demo_checkpoint demo_hidream fairness generate generate_refused hostile http_files init_image
-lora_sessions png_info service status tasks tasks_client tasks_submit upscale upscale_files
+lora_sessions png_info service status studio studio_images tasks tasks_client tasks_submit upscale upscale_files
 """
 _GROUPS = {
     "service": ("tests/contract", _SERVICE),

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = (
     "README.md",
     "docs/rest.md",
+    "docs/studio.md",
     "docs/clients.md",
     "docs/settings.md",
     "docs/performance.md",
