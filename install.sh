@@ -49,6 +49,17 @@ case $USE_VENV in
   *) die "USE_VENV must be true or false; got '$USE_VENV'." ;;
 esac
 
+# --- A browser for the tests of the web pages ------------------------------------------------------------------
+if [ "$extras" = export,train,dev ] && ! command -v chromium chromium-browser google-chrome >/dev/null; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    say "Installing Chromium, which the tests of the web pages drive"
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null \
+      || die "Chromium could not be installed; the tests of the web pages need it."
+  else
+    say "The tests of the web pages need Chromium (Debian: sudo apt install chromium; Ubuntu: sudo snap install chromium)."
+  fi
+fi
+
 # --- Is there anything to do? ---------------------------------------------------------------------------------
 gpu=false
 if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then gpu=true; fi

@@ -19,6 +19,7 @@ else
   ruff check .
   ruff format --check .
   mypy
+  web/build.sh --check
   wait $preparing
   trap - EXIT
   python -m exporters config --check

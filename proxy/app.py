@@ -12,7 +12,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from darkroom import __version__
 from darkroom.registry import families
 from darkroom.settings import Settings
-from proxy import errors, openapi
+from proxy import docs_page, errors, openapi
 from proxy.audit.entries import Entries
 from proxy.audit.middleware import Audited
 from proxy.audit.words import Words
@@ -113,9 +113,12 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         description="Image generation, editing and upscaling on NVIDIA Triton Inference Server.",
         lifespan=lifespan,
+        docs_url=None,  # FastAPI's own pages load their scripts from elsewhere
+        redoc_url=None,
     )
     errors.install(app)
     openapi.install(app, settings)
+    docs_page.install(app)
     sessions = (lora_training, lora_sessions, loras)
     editing = (edit, edit_modes)
     images = (generate, *editing, png_info, upscale)

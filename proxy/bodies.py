@@ -24,8 +24,9 @@ from proxy.edit_bodies import edit_bodies, in_modes
 from proxy.models import ServedModel, of_operation
 from proxy.openai.bodies import openai_bodies
 from proxy.operations import OPERATIONS
-from proxy.operations.enlarging import enlarge_fields, enlarge_ranges
+from proxy.operations.enlarging import enlarge_ranges
 from proxy.operations.generate import Generate
+from proxy.operations.task_fields import task_fields
 from proxy.operations.train import Train
 from proxy.sdapi.bodies import web_ui_bodies
 from proxy.sessions.fields import SessionFields
@@ -46,7 +47,7 @@ def _request_fields(settings: Settings, family: Family) -> Fields:
 def _enlarged(fields: Fields) -> Fields:
     """Add the fields that only tasks have."""
     ranges = {**fields.ranges, **enlarge_ranges()}
-    return replace(fields, kinds=[*fields.kinds, enlarge_fields()], ranges=ranges)
+    return replace(fields, kinds=[*fields.kinds, task_fields()], ranges=ranges)
 
 
 def _operations(settings: Settings, models: Sequence[str]) -> dict[str, Fields]:

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-OPEN = ("/", "/health", "/docs", "/openapi.json", "/favicon.ico", "/health/*", "/assets/*", "/v1/images/files/*")
+OPEN = (
+    "/",
+    "/health",
+    "/docs",
+    "/docs/*",
+    "/openapi.json",
+    "/favicon.ico",
+    "/health/*",
+    "/assets/*",
+    "/v1/images/files/*",
+)
 """Paths that need no key, for GET and HEAD. `/*` at the end stands for everything below. The name of a file below
 /v1/images/files is a secret itself, as clients fetch it without their key."""
 ADMIN = ("/admin", "/admin/*")

@@ -14,16 +14,15 @@ from proxy.operations.base import Operation
 from proxy.operations.enlarging import (
     ENLARGE,
     ENLARGE_MODEL,
-    ENLARGE_NAMES,
     Enlarging,
     enlarge,
-    enlarge_fields,
     enlarge_ranges,
     enlarging,
     judged_enlarging,
 )
 from proxy.operations.images import GeneratedImages, ImageJob, Outputs, run
 from proxy.operations.taking import MODEL, names_of, take, take_model, whole_fields
+from proxy.operations.task_fields import KEEP_CONTROL_MAP, TASK_NAMES, control_map_output, task_fields
 from proxy.services import Services
 from proxy.tasks.models import Emit, Output, TaskContext, Work
 from proxy.validation import validated
@@ -31,8 +30,8 @@ from proxy.validation import validated
 
 @dataclass(frozen=True, kw_only=True)
 class Generate:
-    """The fields of the family, and two more: `enlarge` (1..8), by how much the images are enlarged when they are
-    made, and `enlarge_model`, the upscaler that does it."""
+    """The fields of the family, and those of `task_fields`: `enlarge` (1..8), by how much the images are enlarged when
+    they are made, `enlarge_model`, the upscaler that does it, and `keep_control_map`."""
 
     name: str
     model: ServedModel
@@ -53,7 +52,7 @@ class Generate:
 
     @property
     def names(self) -> frozenset[str]:
-        return names_of(self.model) | ENLARGE_NAMES
+        return names_of(self.model) | TASK_NAMES
 
     def bound(self, services: Services, fields: dict[str, Any]) -> Operation:
         own = self.model if self.name != self.model.family.operation else None
@@ -67,8 +66,8 @@ class Generate:
 
     async def accept(self, services: Services, fields: dict[str, Any]) -> Work:
         self.model.require(services)
-        wanted = validated(fields, enlarge_fields(), enlarge_ranges()).model_dump(exclude_none=True)
-        sent = {name: value for name, value in fields.items() if name not in ENLARGE_NAMES}
+        wanted = validated(fields, task_fields(), enlarge_ranges()).model_dump(exclude_none=True)
+        sent = {name: value for name, value in fields.items() if name not in TASK_NAMES}
         taken = await take(services, self.model, sent)
         job = ImageJob.of(self.model, taken.request)
         request, larger = job.request, enlarging(services, wanted, job)
@@ -95,8 +94,8 @@ class Generate:
     async def run(self, context: TaskContext) -> list[Output]:
         services, fields, emit = context.services, context.fields, context.emit
         self.model.require(services)
-        wanted = {name: fields[name] for name in ENLARGE_NAMES if name in fields}
-        values = {name: value for name, value in fields.items() if name not in ENLARGE_NAMES}
+        wanted = {name: fields[name] for name in TASK_NAMES if name in fields}
+        values = {name: value for name, value in fields.items() if name not in TASK_NAMES}
         images = whole_fields(self.model.family.request, context.files)
         job = ImageJob.of(self.model, self.model.parse(services, {**values, **images}))
         larger = enlarging(services, wanted, job)
@@ -112,7 +111,8 @@ class Generate:
             emit(done, steps + afterwards, None if preview is None else preview.tobytes())
 
         made = await run(services, job, on_response)
-        return await _results(services, made, larger, steps, emit)
+        outputs = await _results(services, made, larger, steps, emit)
+        return outputs + (control_map_output(made) if wanted.get(KEEP_CONTROL_MAP) else [])
 
 
 async def _results(

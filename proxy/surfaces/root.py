@@ -1,4 +1,4 @@
-"""`GET /`: information about the service, and for a browser a page that makes images."""
+"""`GET /`: information about the service, and for a browser the studio, the web page of `web/`."""
 
 from __future__ import annotations
 
@@ -6,18 +6,36 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 
 from darkroom import __version__
+from darkroom.errors import NotFound
 from proxy.answers import Root
 from proxy.documented import answers
 from proxy.http.accept import accept_of
 from proxy.services import Services, Use
 from proxy.surfaces.submit import submit_operation
+from proxy.web_files import ASKED_AGAIN, KEPT_FOR_EVER, WebFile, files_of
 
 router = APIRouter(tags=["health"])
 
-_PAGE = Path(__file__).with_name("page.html").read_text()
+BUILT = Path(__file__).parents[1] / "web"
+"""Where `npm run build` in `web/` puts the studio."""
+_PAGE = WebFile.read(BUILT / "index.html")
+_ASSETS = files_of(BUILT / "assets")
+_POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        "script-src 'self' 'wasm-unsafe-eval'",
+        "worker-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' blob: data:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    ]
+)
 _VARIES = {"Vary": "Accept"}
 
 
@@ -28,10 +46,23 @@ _VARIES = {"Vary": "Accept"}
     **answers(Root, media=("text/html",), headers=("Vary",)),
 )
 async def root(request: Request, services: Use) -> Response:
-    """Links to the endpoints. A browser, which asks for HTML, gets a page that makes images as durable tasks."""
+    """Links to the endpoints. A browser, which asks for HTML, gets the studio."""
     if accept_of(request).prefers("text/html", "application/json"):
-        return HTMLResponse(_PAGE, headers=_VARIES)
+        return _PAGE.answer(request, cache=ASKED_AGAIN, more={**_VARIES, "Content-Security-Policy": _POLICY})
     return JSONResponse(_described(services), headers=_VARIES)
+
+
+@router.get(
+    "/assets/{name}",
+    summary="A file of the studio",
+    response_class=Response,
+    **answers(None, raises=(NotFound,), media=("text/javascript", "text/css", "image/svg+xml"), headers=("Vary",)),
+)
+async def asset(name: str, request: Request) -> Response:
+    """Its name changes with its content, so browsers keep it for ever."""
+    if name not in _ASSETS:
+        raise NotFound(f"The studio has no file {name[:80]!r}.", param="name")
+    return _ASSETS[name].answer(request, cache=KEPT_FOR_EVER)
 
 
 def _described(services: Services) -> dict[str, Any]:

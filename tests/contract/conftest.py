@@ -8,8 +8,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from playwright.sync_api import Browser, Page, expect
 
 from darkroom.pipelines.upscale.networks import NETWORKS
+from tests.browser import PATIENCE_MS, Complaints, chromium
 from tests.service import RunningService, link_models, running_service
 
 SD15 = ("sd15", "sd15_loras", "sd15_text_encoder", "sd15_unet", "sd15_vae_decoder", "sd15_vae_encoder")
@@ -86,3 +88,22 @@ def http(service: RunningService) -> Iterator[httpx.Client]:
     """A plain HTTP client of the service."""
     with httpx.Client(base_url=service.url, timeout=120) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Browser, service: RunningService) -> Iterator[Page]:
+    """A page of a new visitor. It has no errors in the end, and has asked nobody but the service."""
+    context = browser.new_context(locale="en-GB", viewport={"width": 1280, "height": 900}, base_url=service.url)
+    context.set_default_timeout(PATIENCE_MS)
+    expect.set_options(timeout=PATIENCE_MS)
+    page, complaints = context.new_page(), Complaints()
+    complaints.listen(page, service.url)
+    yield page
+    context.close()
+    assert (complaints.errors, complaints.foreign) == ([], [])

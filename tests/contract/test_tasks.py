@@ -85,8 +85,14 @@ def test_task_of_upscaling(http: httpx.Client) -> None:
 
 def test_task_keeps_its_control_image(http: httpx.Client) -> None:
     control = base64.b64encode(encoded(photo(150, 30, 128, 128))).decode()
-    done = finished(http, submit(http, control_image=control)["task_id"])
+    done = finished(http, submit(http, control_image=control, keep_control_map=True)["task_id"])
     assert done["results"][0]["details"]["control_type"] == "canny"
+    kept = done["results"][-1]
+    assert (kept["filename"], kept["media_type"]) == ("control_map.png", "image/png")
+    assert kept["details"] == {"control_map": True}
+    with Image.open(io.BytesIO(http.get(kept["url"]).content)) as edges:
+        assert edges.size == (64, 64)
+        assert {0, 255} <= {value for _, value in edges.convert("L").getcolors()}
 
 
 def test_task_images_may_be_enlarged(http: httpx.Client) -> None:

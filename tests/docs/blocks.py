@@ -13,6 +13,7 @@ PAGES = (
     "README.md",
     "docs/rest.md",
     "docs/openai.md",
+    "docs/studio.md",
     "docs/clients.md",
     "docs/web-uis.md",
     "docs/deploying.md",

@@ -1,0 +1,84 @@
+"""Chromium for tests of web pages, and what it complains about."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+
+PATIENCE_MS = 60_000
+"""How long something on a page may take on a busy machine."""
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+_SERIOUS = ("serious", "critical")
+_REFUSED = "Failed to load resource: the server responded with a status of 4"
+"""What Chromium writes of every refusal, also of one that a test is about."""
+
+
+@dataclass
+class Complaints:
+    """What went wrong on a page without being seen on it."""
+
+    errors: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
+
+    def listen(self, page: Page, url: str) -> None:
+        """Collect errors of scripts, messages of the console, and requests to others than the service."""
+
+        def logged(message: ConsoleMessage) -> None:
+            if message.type == "error" and not message.text.startswith(_REFUSED):
+                self.errors.append(message.text)
+
+        def requested(request: Request) -> None:
+            if not request.url.startswith((url, "blob:", "data:")):
+                self.foreign.append(request.url)
+
+        page.on("console", logged)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("request", requested)
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    """Start the Chromium of this machine, without a window.
+
+    :raises FileNotFoundError: there is none; `./install.sh --dev` installs it on Debian and Ubuntu.
+    """
+    found = next((path for name in _NAMES if (path := shutil.which(name))), None)
+    if found is None:
+        raise FileNotFoundError("Chromium is not installed: apt install chromium")
+    with sync_playwright() as playwright:
+        # Chromium's own sandbox needs rights that root in a container does not have; /dev/shm may be small there.
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def obstacles(page: Page) -> list[dict[str, Any]]:
+    """What axe finds that keeps people from using a page: rule and the first element of each serious violation."""
+    violations = Axe().run(page).response["violations"]
+    return [
+        {"rule": one["id"], "impact": one["impact"], "element": one["nodes"][0]["html"][:200]}
+        for one in violations
+        if one["impact"] in _SERIOUS
+    ]
+
+
+_DROP = """([selector, name, kind, bytes]) => {
+  const data = new DataTransfer()
+  data.items.add(new File([Uint8Array.from(bytes)], name, { type: kind }))
+  const target = document.querySelector(selector)
+  for (const type of ["dragover", "drop"])
+    target.dispatchEvent(new DragEvent(type, { dataTransfer: data, bubbles: true, cancelable: true }))
+}"""
+
+
+def drop(page: Page, selector: str, name: str, data: bytes) -> None:
+    """Drop a PNG on an element, as a person would from another window."""
+    page.evaluate(_DROP, [selector, name, "image/png", list(data)])
