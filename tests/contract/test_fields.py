@@ -41,6 +41,10 @@ SESSIONS = (
 """Their ids are texts, which may be sent as numbers; see test_lora_sessions.py."""
 WEB_UI = tuple(f"/sdapi/v1/{name}" for name in ("txt2img", "img2img", "extra-single-image", "extra-batch-images"))
 """Their errors have another shape; see test_sdapi_refused.py."""
+OPENAI = tuple(f"/v1/images/{name}" for name in ("generations", "edits", "variations"))
+"""Their errors have another shape, too; see `test_huge_numbers_in_openais_fields`."""
+ADMIN = ("/admin/keys",)
+"""Takes nothing while there is no key; see tests/unit/test_keys_access.py."""
 QUICK = {"prompt": "a cat", "steps": 1, "width": 64, "height": 64, "guidance_scale": 1}
 
 
@@ -96,10 +100,10 @@ def _body(path: str, operation: str, name: str) -> dict[str, Any]:
 def test_huge_numbers_in_every_field_of_every_form(small: httpx.Client, kind: str) -> None:
     numbers = _numbers(small.get("/openapi.json").json(), MULTIPART)
     upscales = ("/api/upscale", "/api/upscale-batch")
-    assert {path for path, _, _ in numbers} == {"/generate", "/txt2img", "/tasks", *upscales, *EDITS}
+    assert {path for path, _, _ in numbers} == {"/generate", "/txt2img", "/tasks", *upscales, *EDITS, *OPENAI}
     assert len(numbers) > 40
     for path, operation, name in numbers:
-        if (name, kind) in ALWAYS_RIGHT or operation in OTHERS or path in EDITS:
+        if (name, kind) in ALWAYS_RIGHT or operation in OTHERS or path in (*EDITS, *OPENAI):
             continue
         file = "files" if path.endswith("batch") else "file"
         files = {file: ("a.png", png())} if "upscale" in path + operation else {"control_image": ("a.png", png())}
@@ -108,11 +112,27 @@ def test_huge_numbers_in_every_field_of_every_form(small: httpx.Client, kind: st
 
 
 @pytest.mark.parametrize("kind", HUGE)
+def test_huge_numbers_in_openais_fields(small: httpx.Client, kind: str) -> None:
+    numbers = [one for one in _numbers(small.get("/openapi.json").json(), "application/json") if one[0] in OPENAI]
+    image = base64.b64encode(png((64, 64))).decode()
+    for path, _, name in numbers:
+        if (name, kind) in ALWAYS_RIGHT:
+            continue
+        body = {"prompt": "a cat", **({} if path.endswith("generations") else {"image": image}), name: "HERE"}
+        text = json.dumps(body).replace('"HERE"', HUGE[kind])
+        answer = small.post(path, content=text, headers={"content-type": "application/json"})
+        assert answer.status_code == 400, (path, name, answer.text)
+        assert answer.json()["error"]["type"] == "invalid_request_error"
+        assert name in answer.json()["error"]["message"], (path, name, answer.text)
+
+
+@pytest.mark.parametrize("kind", HUGE)
 def test_huge_numbers_in_every_field_of_json(small: httpx.Client, kind: str) -> None:
     numbers = _numbers(small.get("/openapi.json").json(), "application/json")
-    others = ("/api/upscale", "/submit", *SESSIONS, *EDITS, *WEB_UI)
+    foreign = {*SESSIONS, *EDITS, *WEB_UI, *OPENAI, *ADMIN}
+    others = ("/api/upscale", "/submit", *foreign)
     assert {path for path, _, _ in numbers} == {"/generate", "/txt2img", "/tasks", *others}
-    paths = [one for one in numbers if one[1] not in OTHERS and one[0] not in {*SESSIONS, *EDITS, *WEB_UI}]
+    paths = [one for one in numbers if one[1] not in OTHERS and one[0] not in foreign]
     for path, operation, name in paths:
         if (name, kind) in ALWAYS_RIGHT:
             continue

@@ -14,6 +14,7 @@ import pytest
 from tests.hostile_bodies import Answer, raw
 from tests.pictures import encoded, photo
 from tests.service import Server, running_proxy
+from tests.waiting import until
 
 _TIMEOUT = 1.0
 _POST = b"POST /tasks HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -186,7 +187,9 @@ def test_log_lines_cannot_be_forged(proxy: Server, odd: str) -> None:
     path = "/images/" + quote(odd + "FORGED")
     assert raw(proxy.url, f"GET {path} HTTP/1.1\r\nHost: x\r\nX-Request-ID: forger\r\n\r\n".encode()).status == 404
     proxy.wait_for_log(f"{shown} 404")
-    for log in (proxy.log(), (proxy.folder / "logs" / "proxy.log").read_text()):
+    file = proxy.folder / "logs" / "proxy.log"
+    until(lambda: f"{shown} 404" in file.read_text())  # it is written after standard output
+    for log in (proxy.log(), file.read_text()):
         (line,) = [line for line in log.split("\n") if shown in line]
         assert "[forger] GET /images/" in line
         assert odd + "FORGED" not in log

@@ -151,13 +151,15 @@ def test_openapi_examples_are_accepted(client: httpx.Client, document: dict[str,
                 sent += 1
                 for id in _task_ids(answer):
                     client.delete(f"/tasks/{id}")
-    assert sent == 32
+    assert sent == 22 + 6 + 4  # of /sdapi/v1 and of /v1
 
 
 def _task_ids(answer: httpx.Response) -> list[str]:
     if answer.headers["content-type"] != "application/json":
         return []
     content = answer.json()
+    if not isinstance(content, dict):  # the web UIs' API answers null, too
+        return []
     return content.get("task_ids") or [content["task_id"]] if "task_id" in content or "task_ids" in content else []
 
 

@@ -16,9 +16,10 @@ import webuiapi
 from PIL import Image
 
 from tests.contract.generating import REFERENCE, first, post
-from tests.contract.web_uis import LONG, PROMPT, SMALL, mask, until
+from tests.contract.web_uis import LONG, PROMPT, SMALL, mask
 from tests.pictures import encoded, photo, pixels, psnr
 from tests.service import RunningService
+from tests.waiting import until
 
 IMAGE = photo(150, 30, 64, 64)
 

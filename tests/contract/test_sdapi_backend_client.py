@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.contract.web_uis import LONG, SMALL, mask, until
+from tests.contract.web_uis import LONG, SMALL, mask
 from tests.pictures import photo
 from tests.service import RunningService
+from tests.waiting import until
 
 pytest.importorskip("sd_backend_client", reason="it needs Python 3.11")
 from sd_backend_client import A1111Webservice, DiffusionRequestBody, GenerationStatus

@@ -106,9 +106,12 @@ def test_edits_show_the_sixteen_modes_and_what_each_needs(page: Page, http: http
     expect(page.get_by_role("button", name="Edit", exact=True)).to_be_disabled()
 
 
-def test_sessions_get_images_with_captions(page: Page) -> None:
+def test_sessions_get_images_with_captions(page: Page, http: httpx.Client) -> None:
     opened(page, "train")
+    before = len(http.get("/list_sessions").json()["sessions"])
+    expect(page.get_by_role("article")).to_have_count(before)
     page.get_by_role("button", name="New session").click()
+    expect(page.get_by_role("article")).to_have_count(before + 1)
     session = page.get_by_role("article").first
     session.get_by_label("Add images").set_input_files(file_of(photo(0, 0, 64, 64), "cat.png"))
     session.get_by_label("Caption of cat.png").fill("a cat")
