@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
-from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from PIL import Image
 
@@ -22,6 +21,7 @@ from proxy.openai.calls import EDITS, GENERATIONS, VARIATIONS, Endpoint, ImagesC
 from proxy.openai.names import chosen_model, listed
 from proxy.readiness import Monitor
 from proxy.services import Services
+from tests.openai_requests import multipart, request_with
 from tests.pictures import encoded, photo
 from tests.service import ROOT
 
@@ -44,26 +44,6 @@ def with_services(work: Any, **settings: Any) -> Any:
             await gateway.close()
 
     return asyncio.run(run())
-
-
-def request_with(body: bytes, content_type: str) -> Request:
-    sent = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receive() -> Any:
-        return sent.pop(0)
-
-    headers = [(b"content-type", content_type.encode())]
-    return Request({"type": "http", "method": "POST", "path": "/v1", "headers": headers, "state": {}}, receive)
-
-
-def multipart(parts: Sequence[tuple[str, str | bytes]]) -> Request:
-    """A form as OpenAI's clients write it: images with a file name, all else as text."""
-    body = b""
-    for name, value in parts:
-        file = '; filename="image.png"\r\nContent-Type: image/png' if isinstance(value, bytes) else ""
-        data = value if isinstance(value, bytes) else value.encode()
-        body += f'--xyz\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'.encode() + data + b"\r\n"
-    return request_with(body + b"--xyz--\r\n", "multipart/form-data; boundary=xyz")
 
 
 def call_of(endpoint: Endpoint, sent: Mapping[str, Any] | Sequence[tuple[str, str | bytes]], **more: Any) -> ImagesCall:

@@ -17,10 +17,13 @@ from darkroom.settings import Settings
 from proxy.app import create_app
 from proxy.gate import Gate
 from proxy.gateway import Gateway
+from proxy.keys.middleware import Keys
 from proxy.openai.published import KEPT_SECONDS
 from proxy.openai.state import OpenaiState
 from proxy.readiness import Monitor
 from proxy.services import Services
+from proxy.tasks.database import connect
+from proxy.tasks.store import Store
 from tests.service import ROOT
 
 
@@ -35,6 +38,9 @@ class Local:
         gate = Gate(capacity=1, queue_size=1)
         self.app.state.services = Services(settings=settings, gateway=self.gateway, monitor=monitor, gate=gate)
         self.app.state.openai = self.state = OpenaiState(settings)
+        self.store = Store(connect(settings.database))
+        self.store.create()
+        self.app.state.keys = Keys(self.store)
         self.http = httpx2.AsyncClient(
             transport=httpx2.ASGITransport(app=self.app), base_url="http://images.example:8443"
         )
@@ -51,6 +57,7 @@ def locally(data: Path, work: Callable[[Local], Awaitable[Any]]) -> Any:
         finally:
             await local.client.close()
             await local.gateway.close()
+            local.store.close()
 
     return asyncio.run(run())
 

@@ -62,7 +62,7 @@ def taken(folder: Path, policy: str | None, **fields: Any) -> Taken:
 def test_nothing_happens_without_a_policy(tmp_path: Path, notes: Notes) -> None:
     fields = {"prompt": "a gun", "steps": 9, "num_images": 4}
     plain = taken(tmp_path, None, **fields)
-    assert (plain.warnings, notes) == ([], Notes())
+    assert (plain.warnings, notes.rules, notes.policy_version) == ([], [], None)
     assert plain.values["steps"] == 9
     assert taken(tmp_path, "version: '1'\nrules: []\n", **fields).values == plain.values
 

@@ -14,9 +14,9 @@ from PIL import Image
 from darkroom.errors import InvalidInput
 from proxy.openai.calls import EDITS, GENERATIONS, Endpoint, ImagesCall, checked_call, read_body
 from tests.contract.editing import OTHER, PHOTO
-from tests.families.qwen_edit.test_qwen_edit_operation import services_of, write_checkpoint
+from tests.families.qwen_edit.services import services_of, write_checkpoint
+from tests.openai_requests import multipart
 from tests.pictures import encoded
-from tests.unit.test_openai_calls import multipart
 
 Parts = Sequence[tuple[str, str | bytes]]
 PROMPT = ("prompt", "make it red")

@@ -3,44 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from darkroom.errors import Conflict, InvalidInput
-from darkroom.settings import Settings
-from proxy.gate import Gate
-from proxy.gateway import Gateway
 from proxy.models import default_model
 from proxy.operations import OPERATIONS
 from proxy.operations.edit import SettledEdit, reads_several, settled
-from proxy.readiness import Monitor
-from proxy.services import Services
 from proxy.tasks.models import Work
 from tests.contract.editing import OTHER, PHOTO, TEXT
-from tests.families.qwen_edit.facts import facts
-
-
-def write_checkpoint(repository: Path, *, plus: bool = True, steps: int = 40, scale: float = 4.0) -> None:
-    """What an export writes for the loop; there are no weights."""
-    folder = repository / "qwen_edit" / "1"
-    folder.mkdir(parents=True)
-    (folder / "pipeline.json").write_text(facts(plus=plus, steps=steps, scale=scale).to_json())
-
-
-@asynccontextmanager
-async def services_of(repository: Path, **settings: Any) -> AsyncIterator[Services]:
-    """The services of a proxy that has not found its Triton yet."""
-    made = Settings(_env_file=None, model_repository=repository, **settings)
-    gateway = Gateway("127.0.0.1:1")
-    monitor = Monitor(gateway, {}, metrics_url="http://127.0.0.1:1", interval=60, timeout=1)
-    try:
-        yield Services(settings=made, gateway=gateway, monitor=monitor, gate=Gate(capacity=1, queue_size=1))
-    finally:
-        await gateway.close()
+from tests.families.qwen_edit.services import services_of, write_checkpoint
 
 
 def edit_of(repository: Path, fields: dict[str, Any], usual: dict[str, Any] | None = None, **more: Any) -> SettledEdit:
