@@ -54,6 +54,7 @@ def newest_lora(http: httpx.Client, session: str) -> dict[str, Any]:
     return dict(load(base64.b64decode(answer.json()["lora_base64"])))
 
 
+@pytest.mark.heavy
 def test_training_that_is_paused_ends_in_the_same_bytes(tmp_path: Path, checkpoint: Path) -> None:
     """Through a restart of the service; nothing but the pause saves its state."""
     with training_proxy(tmp_path, checkpoint, train_save_seconds=3600) as (proxy, http):

@@ -241,6 +241,7 @@ def test_training_goes_on_after_its_trainer_was_killed(http: httpx.Client, proxy
     assert reached < 60
 
 
+@pytest.mark.heavy
 def test_training_is_handed_back_when_the_service_stops(tmp_path: Path, checkpoint: Path) -> None:
     with training_proxy(tmp_path, checkpoint, train_save_seconds=3600) as (proxy, http):
         session = make_session(http, 1)

@@ -106,6 +106,7 @@ def test_cancelling_stops_within_the_tiles_at_work(triton: RunningTriton) -> Non
     assert executions(triton, NETWORK) == stopped
 
 
+@pytest.mark.heavy
 def test_out_of_memory_halves_the_tile_and_finishes(triton: RunningTriton) -> None:
     """The real thing: the network's process gets a limit on its address space that a large tile breaks."""
     data = encoded(photo())
