@@ -23,6 +23,11 @@ class Problem:
     param: str | None = None
     rule: str | None = None
 
+    @property
+    def named_rule(self) -> dict[str, str]:
+        """The field `rule` of every shape; none where no rule refused the request."""
+        return {} if self.rule is None else {"rule": self.rule}
+
 
 Shape = Callable[[Problem], tuple[int, dict[str, Any]]]
 """Returns the status and the body of the answer."""
@@ -31,8 +36,7 @@ Shape = Callable[[Problem], tuple[int, dict[str, Any]]]
 def native(problem: Problem) -> tuple[int, dict[str, Any]]:
     """The shape of our own endpoints and of those of the older services, whose clients read `detail`."""
     error = {"code": problem.code, "message": problem.message, "param": problem.param}
-    rule = {} if problem.rule is None else {"rule": problem.rule}
-    return problem.status, {"detail": problem.message, "error": {**error, **rule}}
+    return problem.status, {"detail": problem.message, "error": {**error, **problem.named_rule}}
 
 
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -49,15 +53,13 @@ def openai(problem: Problem) -> tuple[int, dict[str, Any]]:
     if (code, problem.param) == ("not_found", "model"):
         code = "model_not_found"
     error = {"message": problem.message, "type": kind, "param": problem.param, "code": code}
-    rule = {} if problem.rule is None else {"rule": problem.rule}
-    return status, {"error": {**error, **rule}}
+    return status, {"error": {**error, **problem.named_rule}}
 
 
 def web_ui(problem: Problem) -> tuple[int, dict[str, Any]]:
     """The shape of AUTOMATIC1111's API."""
-    rule = {} if problem.rule is None else {"rule": problem.rule}
     content = {"error": problem.code, "detail": problem.message, "body": "", "errors": problem.message}
-    return problem.status, {**content, "param": problem.param, **rule}
+    return problem.status, {**content, "param": problem.param, **problem.named_rule}
 
 
 _SHAPES: dict[str, Shape] = {"/v1": openai, "/sdapi": web_ui}
