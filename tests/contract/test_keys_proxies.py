@@ -43,6 +43,10 @@ def proxies(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def test_two_proxies_let_through_what_the_rate_allows(store: Store, proxies: list[Server]) -> None:
     limits = Limits(rate=Rate(count=ALLOWED, seconds=86_400))
     key, secret = table.create(store, NewKey(name="anna", limits=limits))
+    uncounted = {"x-api-key": table.create(store, NewKey(name="carl"))[1]}
+    for proxy in proxies:  # a proxy that has the later key has anna's; one without keys would let everything through
+        _until(f"{proxy.url}/tasks", uncounted, 200)
+        _until(f"{proxy.url}/tasks", {}, 401)
 
     async def ask() -> list[int]:
         async with httpx.AsyncClient(timeout=60, headers={"x-api-key": secret}) as http:
