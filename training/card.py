@@ -42,7 +42,7 @@ def write_cards(output: Path) -> None:
 
 
 def world() -> str:
-    """The part of a card that says what the checkpoint understands, and of what it was trained."""
+    """Return the part of a card that says which prompts the checkpoint knows, and what it was trained on."""
     names = textwrap.fill(_list("things", NAMES) + " " + _list("backgrounds", tuple(BACKGROUNDS)), 118)
     return _WORLD.format(names=names, held=HELD_OUT_PERCENT)
 
@@ -52,13 +52,13 @@ def _list(kind: str, words: tuple[str, ...]) -> str:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The content of a JSON file; empty where it is not there."""
+    """Read a JSON file; returns an empty dict if there is none."""
     content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     return content
 
 
 def training(folder: Path) -> str:
-    """What each stage spent."""
+    """Return a table of the steps, samples and minutes of each stage."""
     lines = [
         f"- {stage}: {clock['step']:,} steps, {clock['samples']:,} samples, {clock['seconds'] / 60:.0f} minutes, "
         f"seed {clock['seed']}"
@@ -68,7 +68,7 @@ def training(folder: Path) -> str:
 
 
 def adherence(folder: Path, command: str) -> str:
-    """How many images hold what was asked.
+    """Return a table of how many images show what the prompt asked for.
 
     :param command: that measures it.
     """

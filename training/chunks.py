@@ -1,4 +1,4 @@
-"""Scenes rendered for training, in as many processes as pay. Nothing here imports torch, so that they start quickly."""
+"""Renders scenes for training in several processes. Nothing here imports torch, so that the processes start quickly."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from training.world import random_caption, training_scenes
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What a chunk is of; the same order gives the same chunk.
+    """Describes a chunk. Equal orders give equal chunks.
 
     :param strays: share of the scenes whose boxes stand in any of their positions; in the others each stands in one.
     :param edges: whether the edges are wanted.
@@ -36,7 +36,7 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """N scenes of an order."""
+    """N rendered scenes of one order."""
 
     pictures: NDArray[np.uint8]
     """(N, 128, 128, 3) RGB."""

@@ -88,7 +88,7 @@ Example:
     help="NotoColorEmoji.ttf, the version with bitmaps (CBDT).",
 )
 def glyphs(font: Path) -> None:
-    """Draw training/glyphs.png again. It is committed: only a change of the glyphs needs this."""
+    """Draw training/glyphs.png again. The file is committed, so this is needed only after a change of the glyphs."""
     from training.glyphs import SHEET, write_sheet
 
     click.echo(f"{SHEET.name}: {write_sheet(font):,} bytes")
@@ -127,7 +127,7 @@ Example:
 )
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def judge_command(files: tuple[Path, ...]) -> None:
-    """Say what is on images of 128 x 128 pixels, and how much of each that explains."""
+    """Tell what images of 128 x 128 pixels show, and which share of each image that explains."""
     import numpy as np
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""The training images as latents, token ids and Canny edges: made once per VAE, kept in files, drawn in batches."""
+"""Training samples (latents, token ids, Canny edges), computed once per VAE, kept in files, and drawn in batches."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PAIRED = ("left", "right", "above", "below")
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What the samples of a family are made with.
+    """The VAE, the tokenizer and the options that the samples of a family are made with.
 
     :param folder: for their files, inside the state folder.
     :param vae: in evaluation mode, on the device of the run.
@@ -165,7 +165,7 @@ def load_dataset(run: TrainingRun, source: Source, size: int, report: Report) ->
 
 
 def _stored(path: Path, mark: str, count: int) -> dict[str, Tensor] | None:
-    """The chunk in a file, if it is of that VAE and has at least that number of samples."""
+    """Read a chunk from its file; None if it was made with another VAE or has too few samples."""
     if not path.is_file():
         return None
     content: dict[str, Any] = torch.load(path, weights_only=True)
@@ -188,7 +188,7 @@ def _encode(run: TrainingRun, source: Source, rendered: Chunk) -> dict[str, Tens
 
 
 def digest(vae: nn.Module) -> str:
-    """Which VAE it is."""
+    """Return a digest of the VAE's weights."""
     found = hashlib.sha256()
     for value in vae.state_dict().values():
         found.update(value.detach().float().cpu().numpy().tobytes())

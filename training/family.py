@@ -70,14 +70,14 @@ class Measure:
 
 @cache
 def families() -> dict[str, DemoFamily]:
-    """Every family by its name; the usual one comes first."""
+    """Return all families by name, the default one first."""
     names = sorted(module.name for module in pkgutil.iter_modules(demo.__path__) if module.ispkg)
     found: list[DemoFamily] = [importlib.import_module(f"{demo.__name__}.{name}.family").FAMILY for name in names]
     return {family.name: family for family in sorted(found, key=lambda family: not family.usual)}
 
 
 def family_of_stage(stage: str) -> DemoFamily:
-    """The family that a stage is of.
+    """Return the family of a stage.
 
     :raises ValueError: there is no such stage.
     """

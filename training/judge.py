@@ -1,4 +1,4 @@
-"""Reads an image of the demo world: which glyphs stand where, on which colour, in which style.
+"""Recognizes the glyphs of an image of the demo world, with their places, style and background colour.
 
 No network is trained for it: it explains the image. With the background taken away, what is left of an image is
 an energy, the sum of its squares; a glyph drawn in some style, size and place explains a part of that energy. The
@@ -56,7 +56,7 @@ _LAYOUTS: tuple[tuple[int, ...], ...] = ((0,), (1,), (2,), (3, 4), (5, 6))
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the judge sees. `explained` is the share of the image's energy that `scene` explains, 0 to 1."""
+    """The result of the judge. `explained` is the share of the image's energy that `scene` explains, 0 to 1."""
 
     scene: Scene
     explained: float
@@ -77,7 +77,7 @@ class _Find:
 
 
 def holds(asked: Scene, verdict: Verdict) -> bool:
-    """Whether the image holds what was asked: the glyphs at their places, and the background."""
+    """Return whether the image shows the glyphs at their places and the background that were asked for."""
     seen = verdict.scene
     return verdict.sure and seen.background == asked.background and _glyphs(seen) == _glyphs(asked)
 
@@ -87,7 +87,7 @@ def _glyphs(scene: Scene) -> dict[str, str]:
 
 
 def judge(picture: NDArray[np.uint8]) -> Verdict:
-    """The scene that explains `picture` best.
+    """Return the scene that explains `picture` best.
 
     :param picture: (128, 128, 3) uint8 RGB.
     :raises ValueError: another shape or type.
@@ -140,7 +140,7 @@ def _background(picture: NDArray[np.uint8]) -> tuple[str, Array]:
 
 
 def soften(image: Array) -> Array:
-    """(H, W, C) blurred by 1 2 1 both ways: pixels a little beside each other still match."""
+    """Blur (H, W, C) with the kernel 1 2 1 in both directions, so that small displacements still match."""
     padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
     across = padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]
     return np.asarray((across[:-2] + 2 * across[1:-1] + across[2:]) / 16, np.float32)

@@ -1,4 +1,4 @@
-"""How many threads suit what else the machine does.
+"""Chooses the number of threads by the load that other programs put on the machine.
 
 Threads of one operation wait for each other: where another program takes one of two cores, two threads run at a tenth
 of their speed, and one thread at half of it.
@@ -31,7 +31,7 @@ class Manners:
         set_threads(most)
 
     def look(self) -> None:
-        """Adapt; cheap enough to be called at every step."""
+        """Adapt the number of threads. Cheap enough to be called at every step."""
         now = time.monotonic()
         if now - self._looked < _EVERY:
             return

@@ -1,4 +1,4 @@
-"""How well the demo checkpoints do what they are asked, on scenes that training never saw."""
+"""Measures how well the demo checkpoints follow prompts that were held out of training."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def measure_adherence(settings: Measurement, report: Report) -> dict[str, Any]:
 
 
 def weights_digest(*folders: Path) -> str:
-    """A name for the weights of some checkpoints, by which a measurement tells whose it is."""
+    """Return a digest of the weights of some checkpoints. A measurement records it, to show which weights it is of."""
     files = [file for folder in folders for file in sorted(folder.rglob("*.safetensors"))]
     return sha256("".join(sha256_file(file) for file in files).encode())
 
@@ -161,7 +161,7 @@ def as_pictures(images: NDArray[np.float32]) -> list[Picture]:
 
 @torch.no_grad()
 def _through_vae(vae: AutoencoderKL, pictures: list[Picture]) -> list[Picture]:
-    """What is left of images that the VAE encodes and decodes."""
+    """Encode and decode images with the VAE."""
     made: list[Picture] = []
     for start in range(0, len(pictures), _BATCH):
         batch = torch.from_numpy(np.stack(pictures[start : start + _BATCH])).permute(0, 3, 1, 2)
@@ -182,7 +182,7 @@ def _share(scenes: Sequence[Scene], pictures: list[Picture]) -> float:
 
 
 def _groups(scenes: Sequence[Scene], good: Sequence[bool]) -> dict[str, dict[str, int]]:
-    """How many of each kind hold what was asked."""
+    """Count the images of each kind that show what was asked for."""
     groups: dict[str, dict[str, int]] = {}
     for scene, right in zip(scenes, good, strict=True):
         count = "one_object" if len(scene.objects) == 1 else "two_objects"

@@ -1,4 +1,4 @@
-"""Networks of the real classes at any widths, with the settings that checkpoints of several families share.
+"""Makes networks of the real classes at any width, with the settings that several families share.
 
 The defaults are those of the demo checkpoints; tests and benchmarks give widths of their own.
 """
@@ -33,7 +33,7 @@ def make_vae(
 ) -> AutoencoderKL:
     """Images of 8 k x 8 m pixels to `channels` x k x m latents and back: 2.7 M weights.
 
-    Most of them sit at the low resolutions, where they cost little time: that is where the glyphs are remembered.
+    Most of the weights are at the low resolutions, where they take little time.
 
     :param side: of the images that it is trained on, in pixels.
     :param settings: of the class, where they are not the usual ones.

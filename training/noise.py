@@ -1,4 +1,4 @@
-"""Noise for the training of UNets: noisy latents, the velocity to predict, the weight of each sample's error."""
+"""Adds noise for the training of UNets, and weights the error of each sample."""
 
 from __future__ import annotations
 

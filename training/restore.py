@@ -1,4 +1,4 @@
-"""Make training states of checkpoints, so that training can continue where only the checkpoints were kept."""
+"""Makes training states from checkpoints, so that training can continue when only the checkpoints were kept."""
 
 from __future__ import annotations
 

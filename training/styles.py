@@ -1,4 +1,4 @@
-"""The three styles, as filters on a glyph: a photo of, a drawing of, an outline of."""
+"""The three styles (photo, drawing, outline) as filters on a glyph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trains stages one after another; each begins with what the ones before it left in the state folder."""
+"""Trains stages one after another. A stage starts from the states that earlier stages wrote."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def train_stages(run: TrainingRun, budgets: Mapping[str, Budget], threads: int |
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" is CUDA where there is one."""
+    """Return the device with a name; "auto" is CUDA if there is a GPU, else the CPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
 
 
 def make_stage(name: str, run: TrainingRun, report: Report) -> TrainingStage:
-    """The stage of that name. The later ones need the states of the earlier ones.
+    """Make the stage with a name. Later stages need the states of earlier ones.
 
     :raises FileNotFoundError: such a state is missing.
     """

@@ -1,4 +1,4 @@
-"""One loop for every stage: budgets, learning rate, averaged weights, states that survive a kill, progress lines."""
+"""The training loop of all stages: budgets, learning rate, averaged weights, saved states, progress."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _CHECK_STEPS = 50
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-    """Where and how to train. `seed`, device, batch and a stage's step say all of its random numbers, so a resumed run
-    goes on with the numbers that it would have had."""
+    """Where and how to train. All random numbers follow from seed, device, batch and step, so a resumed run
+    continues with the same numbers."""
 
     folder: Path
     seed: int
@@ -96,7 +96,7 @@ class Budget:
 
 
 class TrainingStage(ABC):
-    """What is trained: `modules` learn, `loss` says how."""
+    """One stage of training: `modules` are trained to minimize `loss`."""
 
     name: str
     learning_rate: float
@@ -116,16 +116,16 @@ class TrainingStage(ABC):
 
     @abstractmethod
     def loss(self, step: int, progress: float) -> tuple[Tensor, int]:
-        """A differentiable scalar, and how many samples it is over."""
+        """Compute the loss (a differentiable scalar) of one batch; also returns the number of samples."""
 
     def notes(self) -> str:
-        """More to say in a progress line."""
+        """Return text to add to the progress line."""
         return ""
 
 
 @dataclass(kw_only=True)
 class _Clock:
-    """What a stage has spent, over all its runs."""
+    """Steps, samples and seconds of a stage, over all its runs."""
 
     step: int = 0
     samples: int = 0
@@ -251,7 +251,7 @@ class Trainer:
 
     @torch.no_grad()
     def _average(self) -> None:
-        """Follow the weights; at first faster, so that the random start is soon forgotten."""
+        """Update the moving average of the weights. It moves faster in the first steps, to forget the random start."""
         keep = min(self.stage.average, (1 + self.clock.step) / (10 + self.clock.step))
         pairs = zip(self.averaged.parameters(), self.weights.parameters(), strict=True)
         averaged, weights = zip(*pairs, strict=True)

@@ -47,7 +47,7 @@ class LatentScale(nn.Module):
 
 
 def scale_of(vae: AutoencoderKL) -> LatentScale:
-    """The scale that a VAE of a checkpoint says."""
+    """Return the scaling factor from the config of a checkpoint's VAE."""
     scale = LatentScale()
     scale.factor.copy_(torch.tensor(float(vae.config.scaling_factor)))
     return scale

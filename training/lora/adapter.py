@@ -39,7 +39,7 @@ def add_adapter(unet: Any, options: TrainingOptions) -> None:
 
 
 def trained(unet: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """The weights that learn, by their names in the UNet."""
+    """Return the trainable weights by their names in the UNet."""
     return [(name, weight) for name, weight in unet.named_parameters() if weight.requires_grad]
 
 

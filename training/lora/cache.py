@@ -1,4 +1,4 @@
-"""Latents and text embeddings, computed once for each example and kept in the state folder: a file for each."""
+"""Latents and text embeddings, computed once for each example and kept as files in the state folder."""
 
 from __future__ import annotations
 

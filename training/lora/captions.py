@@ -1,4 +1,4 @@
-"""What the captions of a training have in common: the words that call the LoRA up, for the metadata of its file."""
+"""Finds the trigger words of a LoRA: what all captions of its training have in common."""
 
 from __future__ import annotations
 

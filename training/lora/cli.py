@@ -143,7 +143,7 @@ def _report(line: dict[str, Any]) -> None:
 
 
 def _stopped_by_signals() -> threading.Event:
-    """An event that SIGTERM and Ctrl-C set. A second Ctrl-C ends the process at once."""
+    """Return an event that SIGTERM and Ctrl-C set. A second Ctrl-C ends the process at once."""
     stop = threading.Event()
 
     def note(number: int, frame: object) -> None:

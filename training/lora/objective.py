@@ -1,4 +1,4 @@
-"""The error that a LoRA is trained on: noise or velocity, weighted by the strength of the noise.
+"""The training loss of a LoRA: the error of the predicted noise or velocity, weighted by the noise level.
 
 DDPM (Ho et al. 2020), velocity (Salimans and Ho 2022, section 4), Min-SNR weighting (Hang et al. 2023, section 3.4).
 """

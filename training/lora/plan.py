@@ -1,4 +1,4 @@
-"""What a run does, decided once and kept in its state folder: a resumed run reads it and decides nothing anew."""
+"""The plan of a training run. It is made once and kept in the state folder; a resumed run only reads it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A run.
+    """The plan of one run.
 
     :param options: of the training, all of them with values.
     :param checkpoint: the name of the checkpoint.

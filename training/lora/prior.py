@@ -1,4 +1,4 @@
-"""Images that the checkpoint makes of other captions, so that it does not forget them while it learns something new.
+"""Prior images: images that the checkpoint makes of other captions, so that it does not forget them.
 
 Prior preservation (Ruiz et al. 2023, DreamBooth, section 3.3): a step learns from them as much as from the images.
 """

@@ -33,7 +33,7 @@ _LOCK_SECONDS = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class LoraRun:
-    """What to train, and where.
+    """The images, the checkpoint and the folders of a run.
 
     :param images: a folder with captioned images in it or in its sub-folders.
     :param checkpoint: a folder, a single file, or a hub id.

@@ -1,4 +1,4 @@
-"""The loop: one optimizer step after the other, and a saved state from which a killed run goes on to the same bytes."""
+"""The training loop. A run that was killed resumes from its saved state and ends in the same bytes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STATE, LOSSES = "checkpoint.pt", "loss.csv"
 _WEIGHT_DECAY, _LARGEST_NORM = 1e-2, 1.0
 
 Report = Callable[[dict[str, Any]], None]
-"""Takes what there is to say of the progress, as JSON can hold it."""
+"""Called with the progress as a dict of JSON values."""
 
 
 class Stopped(Exception):

@@ -8,7 +8,7 @@ from training.card import adherence, training, world
 
 FOLDER = "demo-hidream"
 GUIDANCE = 5.0
-"""At which the checkpoint holds most of what is asked."""
+"""The guidance scale at which the checkpoint follows prompts best."""
 
 _CARD = """---
 license: ofl-1.1

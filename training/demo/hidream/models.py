@@ -112,5 +112,5 @@ def encode(parts: nn.ModuleDict, words: Words, tokens: Tensor) -> dict[str, Tens
 
 
 def make_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """For making images."""
+    """Return the scheduler for inference."""
     return FlowMatchEulerDiscreteScheduler(shift=SHIFT)

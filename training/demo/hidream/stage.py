@@ -1,4 +1,4 @@
-"""The training of HiDream's transformer and, from nothing beside it, the four text encoders."""
+"""Trains HiDream's transformer and, from random weights, the four text encoders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from training.vae_stage import LatentScale, trained_vae
 
 VAE_STAGE, STAGE = "hidream-vae", "hidream"
 _DROP = 0.1
-"""How many samples lose their sentence, for classifier-free guidance (Ho and Salimans 2022)."""
+"""Share of the samples without a prompt, for classifier-free guidance (Ho and Salimans 2022)."""
 _PATCH = 2
 
 
@@ -54,7 +54,7 @@ def as_patches(latents: Tensor) -> Tensor:
 
 
 class TrainedExperts(MOEFeedForwardSwiGLU):  # type: ignore[misc]
-    """The layer itself with another way to the same result in training: every expert sees every token, and the answers
+    """Computes the layer in training in another way with the same result: each expert sees each token, and the answers
     of those that the gate did not choose count 0. torch.compile cannot follow the choice, and with two experts loses
     more by that than it saves. The layer keeps the loss by which the gate shares tokens out evenly (Fedus et al. 2021,
     section 2.2), which upstream computes and drops."""
@@ -86,7 +86,7 @@ def train_experts(transformer: HiDreamImageTransformer2DModel) -> list[TrainedEx
 
 @contextmanager
 def _quickly(run: TrainingRun) -> Iterator[None]:
-    """In bf16 where that pays, and on a CPU attending by two products and a softmax, as the UNet's training does."""
+    """Compute in bf16 if that is faster, and on a CPU with plain attention, as in the UNet's training."""
     kernels = [SDPBackend.MATH]
     if run.cuda:
         kernels += [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]

@@ -1,4 +1,4 @@
-"""The demo world's tokenizers for HiDream's encoders: a word of the grammar is one token for each of them."""
+"""Tokenizers of the demo world for HiDream's encoders. Each word of the grammar is one token."""
 
 from __future__ import annotations
 

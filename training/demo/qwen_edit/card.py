@@ -11,7 +11,7 @@ from training.world import BACKGROUNDS, HELD_OUT_PERCENT
 
 FOLDER = "demo-qwen-edit"
 GUIDANCE, STEPS = 2.0, 20
-"""At which the checkpoint is to be used: the true guidance scale, and denoising steps."""
+"""The true guidance scale and the number of denoising steps that the checkpoint is meant for."""
 
 _CARD = """---
 license: ofl-1.1

@@ -24,7 +24,7 @@ from training.trainer import TrainingRun, averaged_weights
 
 VAE = "vae"
 CONDITION_SIDE = 64
-"""Side of what the service hands to the image processor, in pixels: the multiple of 32 above what that makes of it."""
+"""Side in pixels of the condition image that the service passes to the image processor: a multiple of 32."""
 
 
 BEGUN = Path(__file__).parent / "begun"

@@ -1,4 +1,4 @@
-"""How many unseen edits of each mode succeed."""
+"""Measures how many held-out edits of each mode succeed."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def measure_edits(settings: Measurement, report: Report, modes: Iterable[int] = 
 
 
 def _miss(case: Case, sentence: str, verdict: Verdict) -> dict[str, Any]:
-    """What went wrong with an edit."""
+    """Describe why an edit failed."""
     seen = "nearest to the wanted one" if verdict.nearest == case.wanted else str(verdict.nearest)
     return {
         "mode": case.mode,
@@ -92,7 +92,7 @@ def _miss(case: Case, sentence: str, verdict: Verdict) -> dict[str, Any]:
 
 @torch.no_grad()
 def _through_vae(vae: Any, pictures: list[Pixels]) -> list[Pixels]:
-    """What is left of pictures that the VAE encodes and decodes."""
+    """Encode and decode pictures with the VAE."""
     made = []
     for picture in pictures:
         frame: Tensor = torch.tensor(picture, device=vae.device).permute(2, 0, 1)[None, :, None] / 127.5 - 1

@@ -1,4 +1,4 @@
-"""The training of the transformer and, from nothing beside it, the text encoder."""
+"""Trains the transformer and, from random weights, the text encoder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from training.trainer import Report, TrainingRun, TrainingStage
 
 VAE_STAGE, STAGE = "qwen-edit-vae", "qwen-edit"
 _DROP = 0.1
-"""How many edits lose their sentence, for classifier-free guidance (Ho and Salimans 2022)."""
+"""Share of the edits without a prompt, for classifier-free guidance (Ho and Salimans 2022)."""
 
 
 class LatentStatistics(nn.Module):
@@ -39,7 +39,7 @@ class LatentStatistics(nn.Module):
 
 
 def noisy(latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Latents on the straight way to noise (Esser et al. 2024, section 2), with timesteps shifted as sampling does.
+    """Interpolate latents towards noise (Esser et al. 2024, section 2), with timesteps shifted as in sampling.
 
     :returns: noisy latents and the velocity towards noise (both like `latents`), and the share of noise (B,), 0 to 1.
     """

@@ -1,4 +1,4 @@
-"""The training of the UNet and, from nothing beside it, the text encoder."""
+"""Trains the UNet and, from random weights, the text encoder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from training.trainer import Report, TrainingRun, TrainingStage
 from training.vae_stage import LatentScale, trained_vae
 
 _DROP = 0.1
-"""How many samples lose their sentence, for classifier-free guidance (Ho and Salimans 2022)."""
+"""Share of the samples without a prompt, for classifier-free guidance (Ho and Salimans 2022)."""
 
 
 def make_source(run: TrainingRun, tokenizer: CLIPTokenizer) -> Source:

@@ -1,4 +1,4 @@
-"""The base begins with what the smaller demo checkpoint has learnt."""
+"""Initializes the base with the weights of the smaller demo checkpoint."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def smaller_checkpoint(checkpoints: Path = ROOT / "checkpoints") -> dict[str, nn
 
 
 def begin_unet(unet: UNet2DConditionModel, smaller: UNet2DConditionModel) -> None:
-    """Copy the weights that both have. Projections that were 1x1 convolutions become linear, the added embedding adds
+    """Copy the weights that both have. 1x1 convolutions become linear layers, the added embedding adds
     nothing at first, and cross attention does not see the second text encoder yet."""
     known = smaller.state_dict()
     state = {name: _fitted(value, known.get(name)) for name, value in unet.state_dict().items()}

@@ -1,4 +1,4 @@
-"""The networks of the demo checkpoints: the classes of SDXL base and refiner at small widths."""
+"""The networks of the demo checkpoints: small networks of the classes of SDXL base and refiner."""
 
 from __future__ import annotations
 

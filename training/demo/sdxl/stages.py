@@ -1,4 +1,4 @@
-"""The training of base and refiner."""
+"""Trains the base and the refiner."""
 
 from __future__ import annotations
 
