@@ -27,12 +27,12 @@ else
   python -m darkroom.env_example --check
   # Two workers, which take files (or groups of them, tests/workers.py) in this order: the long ones first.
   workers=(-n 2 --no-loadscope-reorder)
-  # A thread of torch for each of them: with more they wait for each other.
-  OMP_NUM_THREADS=1 python -m pytest "${workers[@]}" tests/parity tests/families tests/unit tests/docker
   # tests/docs runs every command of README and docs in a copy of this checkout.
   ranks=(tests/lifecycle/test_ranks.py tests/lifecycle/test_hidream_ranks.py)
-  python -m pytest "${workers[@]}" tests/docs "${ranks[@]}" tests/contract tests/triton
-  exec python -m pytest tests/lifecycle "${ranks[@]/#/--ignore=}"  # these kill services, and measure how soon they recover
+  python -m pytest "${workers[@]}" tests/docs "${ranks[@]}" tests/contract tests/triton tests/parity tests/families \
+    tests/unit tests/docker
+  # These kill services, and measure how soon they recover, so that nothing else runs beside them.
+  exec python -m pytest "${workers[@]}" tests/lifecycle "${ranks[@]/#/--ignore=}"
 fi
 case $1 in
   --heavy) shift; exec python -m pytest -m heavy "$@" ;;
