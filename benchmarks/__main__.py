@@ -17,6 +17,7 @@ from rich.table import Table as RichTable
 
 from benchmarks import (
     audit,
+    cpu_precision,
     encoders,
     estimates,
     fairness,
@@ -40,6 +41,7 @@ BENCHMARKS: dict[str, Callable[[Context], Section]] = {
     "overhead": overhead.run,
     "reference": reference.run,
     "encoders": encoders.run,
+    "cpu_precision": cpu_precision.run,
     "policy": policy.run,
     "perf_analyzer": perf_analyzer.run,
     "load": load.run,
@@ -72,6 +74,7 @@ Benchmarks:
   overhead            REST against a bare ONNX Runtime loop over the same tiles, and where the difference goes
   reference           REST against Real-ESRGAN by ncnn on the same CPU (installs itself into .darkroom/)
   encoders            the PNG writer against Pillow and the alternatives
+  cpu_precision       upscalers in bfloat16 on the CPU (CPU_PRECISION=auto) against fp32
   policy              what a content policy of 5,000 words costs a request
   perf_analyzer       NVIDIA's load generator at the upscaling network and at its pipeline
   load                REST upscaling with 1 to 8 clients

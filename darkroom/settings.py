@@ -169,6 +169,11 @@ class Settings(RecordSettings):
     hf_endpoint: str | None = Field(None, description="Another hub, or a mirror of the usual one.")
 
     num_gpus_to_use: int | None = Field(None, ge=0, description="GPUs to use, from the first; empty uses all.")
+    cpu_precision: Literal["fp32", "auto"] = Field(
+        "fp32",
+        description="Numbers that networks compute with on a CPU. auto: bfloat16 for upscalers and VAE decoders, where "
+        "the CPU has instructions for it and openvino is installed (pip install 'darkroom[openvino]'); else fp32.",
+    )
 
     triton_grpc_port: Port = Field(8001, description="Port of gRPC.")
     triton_metrics_port: Port = Field(8002, description="Port of the metrics, which are for this machine only.")

@@ -167,6 +167,8 @@ DECODER_ROWS = {"rows_by_size": "latents 4096:4 9216:2"}
 """Row caps of VAE decoders: an image of 1024 x 1024 takes over 1 GB (docs/decisions/0008-text-to-image-export.md)."""
 ENCODER_ROWS = {"rows_by_size": "pixels image 262144:4 589824:2"}
 """The same sizes for VAE encoders, in pixels."""
+BF16_ON_CPU = {"bf16_on_cpu": "1"}
+"""For networks that may compute in bfloat16 on a CPU, because their images stay within 45 dB of fp32."""
 
 
 class Network(Protocol):

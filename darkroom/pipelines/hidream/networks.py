@@ -20,7 +20,7 @@ from darkroom.pipelines.hidream.checkpoint import VAE_SCALE_FACTOR as VAE_SCALE_
 from darkroom.pipelines.hidream.checkpoint import tokenizer_name
 from darkroom.pipelines.hidream.request import GenerateRequest
 from darkroom.request.tensors import triton_inputs
-from darkroom.serving.networks import DECODER_ROWS, ModelSpec, RowSize, Tensors, TensorSpec
+from darkroom.serving.networks import BF16_ON_CPU, DECODER_ROWS, ModelSpec, RowSize, Tensors, TensorSpec
 from darkroom.serving.picture_model import PICTURE, PREVIEW, PROGRESS, picture_canary
 
 _LATENTS = (LATENT_CHANNELS, -1, -1)
@@ -96,6 +96,7 @@ VAE_DECODER = ModelSpec(
     on_demand=True,
     max_batch_size=4,
     parameters=DECODER_ROWS,
+    parameters_cpu=BF16_ON_CPU,
     files=("model.onnx",),
     canary=lambda: {"latents": np.zeros((1, LATENT_CHANNELS, 8, 8), np.float32)},
 )

@@ -17,7 +17,7 @@ from darkroom.pipelines.qwen_edit.checkpoint import VAE_SCALE_FACTOR as VAE_SCAL
 from darkroom.pipelines.qwen_edit.request import EditRequest
 from darkroom.png import encode_png
 from darkroom.request.tensors import triton_inputs
-from darkroom.serving.networks import DECODER_ROWS, ENCODER_ROWS, ModelSpec, Tensors, TensorSpec
+from darkroom.serving.networks import BF16_ON_CPU, DECODER_ROWS, ENCODER_ROWS, ModelSpec, Tensors, TensorSpec
 from darkroom.serving.picture_model import PICTURE, PREVIEW, PROGRESS
 
 TOKEN_CHANNELS = LATENT_CHANNELS * PATCH_SIZE**2
@@ -98,6 +98,7 @@ VAE_DECODER = ModelSpec(
     on_demand=True,
     max_batch_size=4,
     parameters=DECODER_ROWS,
+    parameters_cpu=BF16_ON_CPU,
     files=("model.onnx",),
     canary=lambda: {"latents": np.zeros((1, LATENT_CHANNELS, 8, 8), np.float32)},
 )

@@ -18,7 +18,7 @@ from darkroom.pipelines.sd15.checkpoint import LATENT_CHANNELS as LATENT_CHANNEL
 from darkroom.pipelines.sd15.checkpoint import VAE_SCALE_FACTOR as VAE_SCALE_FACTOR
 from darkroom.pipelines.sd15.request import GenerateRequest
 from darkroom.request.tensors import triton_inputs
-from darkroom.serving.networks import DECODER_ROWS, ENCODER_ROWS, ModelSpec, Tensors, TensorSpec
+from darkroom.serving.networks import BF16_ON_CPU, DECODER_ROWS, ENCODER_ROWS, ModelSpec, Tensors, TensorSpec
 from darkroom.serving.picture_model import PICTURE, PREVIEW, PROGRESS, picture_canary
 
 _LATENTS = (LATENT_CHANNELS, -1, -1)
@@ -84,6 +84,7 @@ VAE_DECODER = ModelSpec(
     outputs=(TensorSpec(name="image", dtype="UINT8", dims=_PIXELS, help="RGB, eight times as high and wide"),),
     max_batch_size=4,
     parameters=DECODER_ROWS,
+    parameters_cpu=BF16_ON_CPU,
     files=("model.onnx",),
     canary=lambda: {"latents": np.zeros((1, LATENT_CHANNELS, 8, 8), np.float32)},
 )

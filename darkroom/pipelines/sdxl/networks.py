@@ -19,7 +19,7 @@ from darkroom.diffusion.lora_reader import reader_spec
 from darkroom.pipelines.sdxl.checkpoint import LATENT_CHANNELS, TOKENIZERS
 from darkroom.pipelines.sdxl.request import GenerateRequest
 from darkroom.request.tensors import triton_inputs
-from darkroom.serving.networks import DECODER_ROWS, ENCODER_ROWS, ModelSpec, Tensors, TensorSpec
+from darkroom.serving.networks import BF16_ON_CPU, DECODER_ROWS, ENCODER_ROWS, ModelSpec, Tensors, TensorSpec
 from darkroom.serving.picture_model import PICTURE, PREVIEW, PROGRESS, picture_canary
 
 _PIPELINE = "sdxl"
@@ -112,6 +112,7 @@ VAE_DECODER = ModelSpec(
     outputs=(TensorSpec(name="image", dtype="UINT8", dims=(-1, -1, 3), help="RGB, eight times as high and wide"),),
     max_batch_size=4,
     parameters=DECODER_ROWS,
+    parameters_cpu=BF16_ON_CPU,
     files=("model.onnx",),
     canary=lambda: {"latents": np.zeros((1, LATENT_CHANNELS, 8, 8), np.float32)},
 )

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from darkroom.request.fields import choice
-from darkroom.serving.networks import ModelSpec, TensorSpec
+from darkroom.serving.networks import BF16_ON_CPU, ModelSpec, TensorSpec
 
 # Measured in docs/decisions/0005-memory-on-cpus.md. Planning by pattern nearly doubles the peak of x4plus and gains
 # 0 to 3 %; without shrinkage the gigabyte or two of one tile stay with the process for ever.
@@ -68,7 +68,7 @@ class UpscaleNetwork:
             max_batch_size=self.max_batch_size,
             max_batch_size_cpu=self.max_batch_size_cpu,
             files=("model.onnx",),
-            parameters_cpu=_FRUGAL[self.architecture],
+            parameters_cpu={**_FRUGAL[self.architecture], **BF16_ON_CPU},
             canary=lambda: {"image": np.zeros((1, 8, 8, 3), np.uint8)},
         )
 

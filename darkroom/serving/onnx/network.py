@@ -27,6 +27,7 @@ from darkroom.serving.batching import (
 from darkroom.serving.lora_cache import LoraCache
 from darkroom.serving.lora_layout import LoraLayout
 from darkroom.serving.networks import Array, RowCaps, Tensors
+from darkroom.serving.onnx import bf16
 from darkroom.serving.onnx.lora_graph import LoraGraph, Open, with_loras
 from darkroom.serving.onnx.session import (
     CPU,
@@ -63,7 +64,8 @@ class OnnxNetwork:
         path = model_file(config, folder, version)
         wanted = wanted_providers(config, kind, device)
         options = session_options(config)
-        sessions = [_load(path, options, wanted, self._name, folder, warn)]
+        session = _bf16_session(path, config, kind, partial(_warn, warn, self._name))
+        sessions = [session or _load(path, options, wanted, self._name, folder, warn)]
         given_up = sessions[0].get_providers()[0] != wanted[0].name  # a CPU needs no plan for each shape
         for _ in range(0 if given_up else count(config, "engines") - 1):
             another = _load(path, options, wanted, self._name, folder, warn)
@@ -129,6 +131,28 @@ def completed_config(config: dict[str, Any], folder: Path, version: str, warn: W
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # only its signature is read
     complete_config(config, graph_signature(_load(path, options, (Provider(CPU),), config["name"], folder, warn)))
+
+
+def _bf16_session(path: Path, config: Config, kind: str, warn: Warn) -> bf16.Bf16Session | None:
+    """Return a session in bfloat16 for a network on a CPU that may have one; None where fp32 is to be used."""
+    if kind == "GPU" or not parameter(config, bf16.PARAMETER):
+        return None
+    from darkroom.settings import Settings  # imported here, because few networks may
+
+    if Settings().cpu_precision != "auto":
+        return None
+    if reason := bf16.reason_against():
+        warn(f"bfloat16 is not used: {reason}; fp32 is used instead")
+        return None
+    try:
+        return bf16.Bf16Session(path, threads=count(config, "intra_op_thread_count"), frugal=bf16.is_frugal(config))
+    except RuntimeError as error:
+        warn(f"bfloat16 is not used: {error}; fp32 is used instead")
+        return None
+
+
+def _warn(warn: Warn, name: str, message: str) -> None:
+    warn(f"{name}: {message}")
 
 
 def _load(
