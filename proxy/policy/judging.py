@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,9 @@ async def judged(services: Services, facts: Facts) -> Decision:
     if services.policy is None:
         return Decision()
     policy = await services.policy.current()
-    decision = policy.judge(facts)
+    # Words that change from step to step are many texts, which take time.
+    slow = any("[" in text for text in (*facts.prompts, *facts.negative_prompts))
+    decision = await asyncio.to_thread(policy.judge, facts) if slow else policy.judge(facts)
     notes = NOTES.get()
     if notes is not None:
         notes.policy_version = policy.version
@@ -133,9 +136,16 @@ def _facts(services: Services, model: ServedModel, request: Request, image: Head
         width=width or 0,
         height=height or 0,
         steps=getattr(full, "steps", 0) or 0,
+        strength=_strength(full),
         num_images=getattr(full, "num_images", 1),
         scale=scale,
     )
+
+
+def _strength(request: Request) -> float:
+    """The share of the steps that is done."""
+    strength = getattr(request, "given_strength", None)
+    return 1.0 if strength is None else float(strength)
 
 
 def _texts(request: Request, name: str) -> tuple[str, ...]:
