@@ -28,6 +28,7 @@ from proxy.sdapi.upscalers import (
     check_size,
     chosen_upscaler,
     is_network,
+    require_scale,
     title_of,
     to_size,
 )
@@ -128,6 +129,9 @@ async def planned(services: Services, tasks: Tasks, values: dict[str, Any], imag
             param="n_iter",
         )
     second = _second_pass(services, taken, values) if values.get("enable_hr") else None
+    if second is not None:
+        own = request.width or 0, request.height or 0
+        await require_scale(services, second.upscaler, own, second.sizes(own)[0], param="hr_scale")
     if second is not None and second.request is not None:
         await require_unchanged(services, model, second.request, param="hr_scale")
     return Plan(
