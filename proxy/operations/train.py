@@ -16,6 +16,7 @@ from darkroom.request.edge import edge_model, named, rest_names
 from darkroom.request.training import TrainingOptions
 from darkroom.serving.networks import ModelSpec
 from darkroom.settings import Settings
+from proxy.audit.notes import note_request
 from proxy.models import of_operation
 from proxy.operations import trainer_process
 from proxy.operations.base import Operation
@@ -65,6 +66,7 @@ class Train:
         session = validated(fields, SessionFields).session_id
         sent = validated(fields, edge_model(TrainingOptions), TrainingOptions.ranges(None)).model_dump()
         options = TrainingOptions.parse(named(TrainingOptions, sent), None)
+        await note_request(self.name, "", options.model_dump(exclude_none=True))
         store = SessionStore(services.settings.session_dir)
         images = len(await asyncio.to_thread(store.examples, session))
         if not images:
