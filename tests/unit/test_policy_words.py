@@ -30,6 +30,13 @@ from proxy.policy.words import WordList, Words, pattern_of
         ("s e x", "sex"),
         ("s.e.x and a.b", "sex and a b"),
         ("a b, c d", "a b c d"),
+        ("s, e, x", "sex"),
+        ("s e-x", "sex"),
+        ("s . e . x", "sex"),
+        ("s|e/x", "sex"),
+        ("g\x00u\x1bn\x85 a\tb", "gun a b"),
+        ("🅖🅄🇳", "gun"),
+        ("枪/支", "枪支"),
         ("हिन्दी की", "हिन्दी की"),
         ("ｶﾞ ガ", "ガ ガ"),
         ("ไม้", "ไม้"),
@@ -40,6 +47,11 @@ from proxy.policy.words import WordList, Words, pattern_of
 )
 def test_folding(text: str, found: str) -> None:
     assert folded(text) == (found,)
+
+
+def test_article_before_single_letters() -> None:
+    assert folded("a g u n, a s s") == ("agun ass", "a gun a ss")
+    assert folded("I s-e-x you") == ("isex you", "i sex you")
 
 
 @pytest.mark.parametrize(
