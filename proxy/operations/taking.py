@@ -124,7 +124,7 @@ async def take(
         if changes.values:
             values |= changes.values
             request = await parsed()
-    total = total or getattr(request, "num_images", 1)
+    total = int(total or getattr(request, "num_images", 1))
     note_images(total)
     return Taken(model=model, request=request, values=values, images=images, warnings=warnings, total=total)
 
