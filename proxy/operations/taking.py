@@ -124,9 +124,9 @@ async def take(
         if changes.values:
             values |= changes.values
             request = await parsed()
-    total = int(total or getattr(request, "num_images", 1))
-    note_images(total)
-    return Taken(model=model, request=request, values=values, images=images, warnings=warnings, total=total)
+    made = total or int(getattr(request, "num_images", 1))
+    note_images(made)
+    return Taken(model=model, request=request, values=values, images=images, warnings=warnings, total=made)
 
 
 async def _take_sent(
