@@ -33,7 +33,7 @@ _MIXED = re.compile(f"(?:[A-Za-z]+[{_OTHERS}]|[{_OTHERS}]+[A-Za-z])[A-Za-z{_OTHE
 _LATIN = re.compile("[A-Za-z]")
 _SINGLE = r"[^\W\d_](?![^\W_])"
 _SPACERS = r"[ .\-_*·/|~+'\"]{1,3}"
-_SINGLES = re.compile(rf"(?<![^\W_]){_SINGLE}(?:([\W_]{{1,3}}){_SINGLE}(?:\1{_SINGLE})+|(?:{_SPACERS}{_SINGLE}){{2,}})")
+_SINGLES = re.compile(rf"(?<![^\W_]){_SINGLE}(?:(?:{_SPACERS}{_SINGLE}){{2,}}|([\W_]{{1,3}}){_SINGLE}(?:\1{_SINGLE})+)")
 """Three or more single letters with the same signs between them, such as s-e-x, or with any of `_SPACERS`."""
 _APART = re.compile(r"[\W_]+")
 _ARTICLES = ("a", "i")

@@ -32,6 +32,7 @@ from proxy.policy.words import WordList, Words, pattern_of
         ("a b, c d", "a b c d"),
         ("s, e, x", "sex"),
         ("s e-x", "sex"),
+        ("w e a-p o n", "weapon"),
         ("s . e . x", "sex"),
         ("s|e/x", "sex"),
         ("g\x00u\x1bn\x85 a\tb", "gun a b"),
