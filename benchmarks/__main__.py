@@ -100,7 +100,8 @@ Examples:
   python -m benchmarks --quick                  some minutes, to see that it works
   python -m benchmarks --only overhead --only encoders
   python -m benchmarks.baseline --help          diffusers behind a lock, alone
-  python -m benchmarks.gpu_sd15 --help          Stable Diffusion 1.5 at full size on one GPU""",
+  python -m benchmarks.gpu_sd15 --help          Stable Diffusion 1.5 at full size on one GPU
+  python -m benchmarks.keys --help              right keys against wrong ones, and what limits cost; no service""",
 )
 @click.option("--quick", is_flag=True, help="Few rounds and small pictures; the numbers mean little.")
 @click.option("--only", "names", multiple=True, type=click.Choice(list(BENCHMARKS)), help="One benchmark; repeatable.")

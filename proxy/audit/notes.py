@@ -79,6 +79,17 @@ def note_error(code: str) -> None:
         notes.error = code
 
 
+def note_same_work(before: Notes | None) -> None:
+    """Note what an earlier request asked for, whose work answers this one, too. What it makes is noted for both.
+
+    :param before: the notes of that request; None where nothing was audited.
+    """
+    notes = NOTES.get()
+    if notes is not None and before is not None:
+        for name in ("operation", "model", "values", "rules", "policy_version", "inputs", "results"):
+            setattr(notes, name, getattr(before, name))
+
+
 async def end_stream() -> None:
     """Write the row about the end of a stream of events, before its last event is sent. Does nothing for other answers.
 
@@ -90,7 +101,7 @@ async def end_stream() -> None:
 
 
 async def note_files(files: Iterable[bytes | memoryview | Path]) -> None:
-    """Note the results of a task, in place of the images that were made on the way to them."""
+    """Note the results, in place of the images that were made on the way to them."""
     notes = NOTES.get()
     if notes is not None:
         notes.results = await _digests(files)

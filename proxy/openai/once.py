@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 
 from darkroom.errors import Cancelled, InvalidInput
+from proxy.audit.notes import NOTES
 
 Send = Callable[[bytes], None]
 """Takes the next part of an answer."""
@@ -46,6 +47,7 @@ class SharedWork:
     """Work whose answer several requests may wait for.
 
     :param linger: seconds that it goes on when nobody waits for it any more.
+    :ivar notes: of the request that began it, for the audit trail.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class SharedWork:
         self.streamed = streamed
         self.followers = 0
         self.bytes = 0
+        self.notes = NOTES.get()
         self._linger = linger
         self._parts: list[bytes] = []
         self._changed = asyncio.Event()

@@ -47,6 +47,7 @@ class Taken:
     :param values: the given values by the names of the fields, as types that JSON has.
     :param images: by the names of the fields; those of a field with several by its name and their number.
     :param warnings: what the content policy has changed, for the `warnings` of the answer.
+    :param total: how many images are made, those of further requests included.
     """
 
     model: ServedModel
@@ -54,6 +55,7 @@ class Taken:
     values: dict[str, Any]
     images: dict[str, TakenImage]
     warnings: Warnings = dataclass_field(default_factory=list)
+    total: int = 1
 
 
 def names_of(model: ServedModel) -> frozenset[str]:
@@ -72,12 +74,19 @@ def take_model(services: Services, operation: Operation, fields: dict[str, Any])
 
 
 async def take(
-    services: Services, model: ServedModel, fields: dict[str, Any], *, judge: bool = True, **settled: Any
+    services: Services,
+    model: ServedModel,
+    fields: dict[str, Any],
+    *,
+    judge: bool = True,
+    total: int | None = None,
+    **settled: Any,
 ) -> Taken:
     """Read and validate a request, and judge it by the content policy. Its images are removed from `fields`; only
     their headers are read.
 
     :param judge: False for what is part of a task that was judged when it was accepted.
+    :param total: how many images the client asks for, where further requests make some of them.
     :param settled: values that the endpoint sets; they take precedence over what was sent.
     :raises DarkroomError, RequestValidationError: the request is refused, by the policy with ModerationBlocked.
     """
@@ -109,13 +118,15 @@ async def take(
             raise InvalidInput(f"{called} is missing: send an image.", param=called)
     warnings: Warnings = []
     if judge:
-        changes = await judge_request(services, model, request, (image.header for image in images.values()))
-        warnings = changes.warnings
+        headers = [image.header for image in images.values()]
+        changes = await judge_request(services, model, request, headers, total)
+        warnings, total = changes.warnings, changes.total or total
         if changes.values:
             values |= changes.values
             request = await parsed()
-    note_images(getattr(request, "num_images", 1))
-    return Taken(model=model, request=request, values=values, images=images, warnings=warnings)
+    made = total or int(getattr(request, "num_images", 1))
+    note_images(made)
+    return Taken(model=model, request=request, values=values, images=images, warnings=warnings, total=made)
 
 
 async def _take_sent(

@@ -16,6 +16,8 @@ from darkroom.request.edge import edge_model, named, rest_names
 from darkroom.request.training import TrainingOptions
 from darkroom.serving.networks import ModelSpec
 from darkroom.settings import Settings
+from proxy.audit.notes import note_request
+from proxy.models import of_operation
 from proxy.operations import trainer_process
 from proxy.operations.base import Operation
 from proxy.operations.checkpoints import served_model, training_checkpoint
@@ -64,6 +66,7 @@ class Train:
         session = validated(fields, SessionFields).session_id
         sent = validated(fields, edge_model(TrainingOptions), TrainingOptions.ranges(None)).model_dump()
         options = TrainingOptions.parse(named(TrainingOptions, sent), None)
+        await note_request(self.name, "", options.model_dump(exclude_none=True))
         store = SessionStore(services.settings.session_dir)
         images = len(await asyncio.to_thread(store.examples, session))
         if not images:
@@ -76,7 +79,8 @@ class Train:
         cuts: Sequence[Cut] = ()
         if services.policy is not None:
             texts, side = await asyncio.to_thread(_texts, store, session, options), options.resolution or 0
-            known = {"prompts": texts, "width": side, "height": side, "steps": steps, "num_images": images}
+            known: dict[str, Any] = {"prompts": texts, "sample_steps": _sample_steps()}
+            known |= {"width": side, "height": side, "steps": steps, "num_images": images}
             cuts = (await judged(services, facts_of(self.name, Path(checkpoint).name, **known))).cuts
         for cut in cuts:
             steps = int(cut.after)
@@ -147,6 +151,11 @@ def _texts(store: SessionStore, session: str, options: TrainingOptions) -> list[
     """All texts that a training reads: captions, and prompts of prior and sample images."""
     captions = _captions(store, session)
     return list(dict.fromkeys([*captions, *options.prior_captions, *options.sample_texts(captions)]))
+
+
+def _sample_steps() -> list[int]:
+    """The steps that sample images may have: those of requests that do not say them."""
+    return sorted({int(family.request.model_fields["steps"].default) for family in of_operation("generate")})
 
 
 def _captions(store: SessionStore, session: str) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from darkroom.errors import InvalidInput, ModerationBlocked
@@ -28,10 +29,12 @@ class Changes:
 
     :param values: of fields, by their names.
     :param warnings: for the `warnings` of the answer.
+    :param total: how many images there may be, where that was lowered.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
     warnings: Warnings = field(default_factory=list)
+    total: int | None = None
 
 
 async def judged(services: Services, facts: Facts) -> Decision:
@@ -43,7 +46,9 @@ async def judged(services: Services, facts: Facts) -> Decision:
     if services.policy is None:
         return Decision()
     policy = await services.policy.current()
-    decision = policy.judge(facts)
+    # Words that change from step to step are many texts, which take time.
+    slow = any("[" in text for text in (*facts.prompts, *facts.negative_prompts))
+    decision = await asyncio.to_thread(policy.judge, facts) if slow else policy.judge(facts)
     notes = NOTES.get()
     if notes is not None:
         notes.policy_version = policy.version
@@ -61,16 +66,22 @@ def facts_of(operation: str, model: str, **known: Any) -> Facts:
 
 
 async def judge_request(
-    services: Services, model: ServedModel, request: Request, headers: Iterable[Header] = ()
+    services: Services,
+    model: ServedModel,
+    request: Request,
+    headers: Iterable[Header] = (),
+    total: int | None = None,
 ) -> Changes:
     """Judge a request for a model.
 
     :param headers: of its images; the first one is that which is enlarged or edited.
+    :param total: how many images the client asks for, where further requests make some of them.
     :raises ModerationBlocked: a rule refuses it.
     """
     if services.policy is None:
         return Changes()
-    decision = await judged(services, _facts(services, model, request, next(iter(headers), None)))
+    facts = _facts(services, model, request, next(iter(headers), None))
+    decision = await judged(services, facts if total is None else replace(facts, num_images=total))
     values: dict[str, Any] = {}
     warnings: Warnings = []
     fields = model.family.request.fields()
@@ -84,9 +95,10 @@ async def judge_request(
             values |= _smaller(services, model, request, int(cut.after))
             warnings.append(_shrunk(cut, values["width"], values["height"]))
         elif cut.name in fields:
-            values[cut.name] = cut.after
+            values[cut.name] = min(cut.after, getattr(request, cut.name) or cut.after)
             warnings.append(lowered(cut))
-    return Changes(values=values, warnings=warnings)
+    lowest = min((int(cut.after) for cut in decision.cuts if cut.name == "num_images"), default=None)
+    return Changes(values=values, warnings=warnings, total=lowest)
 
 
 async def require_unchanged(
@@ -133,9 +145,16 @@ def _facts(services: Services, model: ServedModel, request: Request, image: Head
         width=width or 0,
         height=height or 0,
         steps=getattr(full, "steps", 0) or 0,
+        strength=_strength(full),
         num_images=getattr(full, "num_images", 1),
         scale=scale,
     )
+
+
+def _strength(request: Request) -> float:
+    """The share of the steps that is done."""
+    strength = getattr(request, "given_strength", None)
+    return 1.0 if strength is None else float(strength)
 
 
 def _texts(request: Request, name: str) -> tuple[str, ...]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from darkroom.request.init_image import strength_steps
 from proxy.policy.conditions import Condition, Values
 from proxy.policy.folding import folded
 from proxy.policy.readings import readings
@@ -31,6 +32,8 @@ class Facts:
     :param prompts: all texts that a model reads; a training has several.
     :param surface: the kind of REST contract: native, openai or web_ui.
     :param width, height: of the result in pixels; 0 where they are not known.
+    :param strength: the share of the steps that is done, of an image that is changed; 1 elsewhere.
+    :param sample_steps: of a training, those that its sample images may have.
     :param scale: of an upscaler; 1 elsewhere.
     :param key_id: of the caller's key; empty where the service has no keys.
     """
@@ -43,6 +46,8 @@ class Facts:
     width: int = 0
     height: int = 0
     steps: int = 0
+    strength: float = 1.0
+    sample_steps: Sequence[int] = ()
     num_images: int = 1
     scale: float = 1.0
     key_id: str = ""
@@ -126,7 +131,7 @@ class Policy:
     def judge(self, facts: Facts) -> Decision:
         """Apply the rules in their order. The first that allows or refuses ends it; the others change the request and
         go on, and later conditions see the lowered values."""
-        seen = _Seen(self.words, facts)
+        seen = _Seen(self.words, facts, self.rules)
         acted: list[str] = []
         additions: list[Addition] = []
         cuts: list[Cut] = []
@@ -155,12 +160,16 @@ class Policy:
 
 
 class _Seen:
-    """A request as the rules see it, with what those before have changed."""
+    """A request as the rules see it, with what those before have changed. Its texts are those of all numbers of steps
+    that it may come to: fewer steps may read other words."""
 
-    def __init__(self, words: Words, facts: Facts) -> None:
+    def __init__(self, words: Words, facts: Facts, rules: Sequence[Rule]) -> None:
         self._words, self._facts = words, facts
+        most = [facts.steps, *(int(rule.limits["steps"]) for rule in rules if "steps" in rule.limits)]
+        made = {strength_steps(min(facts.steps, one), facts.strength) for one in most}
+        steps = facts.sample_steps or made
         given: dict[Text, Sequence[str]] = {"prompt": facts.prompts, "negative_prompt": facts.negative_prompts}
-        self._texts = {name: _folds(texts, facts.steps) for name, texts in given.items()}
+        self._texts = {name: _folds(texts, steps) for name, texts in given.items()}
         self._found: dict[Text, dict[str, list[str]]] = {}
         self._values: Values | None = None
 
@@ -212,7 +221,7 @@ class _Seen:
         }
 
 
-def _folds(texts: Sequence[str], steps: int) -> list[str]:
+def _folds(texts: Sequence[str], steps: Iterable[int]) -> list[str]:
     """The different foldings of all readings of prompts."""
     return list(dict.fromkeys(fold for text in texts for one in readings(text, steps) for fold in folded(one)))
 

@@ -13,7 +13,7 @@ from darkroom.png import with_text
 from proxy.operations.enlarging import ENLARGE, ENLARGE_MODEL
 from proxy.operations.images import ImageJob, Outputs, run
 from proxy.sdapi.plans import Plan, SecondPass
-from proxy.sdapi.upscalers import enlarged, enlargement
+from proxy.sdapi.upscalers import enlarged, enlargement_of
 from proxy.sdapi.works import Work, unless
 from proxy.services import Services
 
@@ -102,7 +102,7 @@ async def _again(services: Services, plan: Plan, second: SecondPass, image: Made
     """The image enlarged, and changed at its new size."""
     details = image.details
     own = int(details["width"]), int(details["height"])
-    wanted = await enlargement(services, second.upscaler, bytes(image.data), param="hr_scale", sizes=second.sizes)
+    wanted = await enlargement_of(services, second.upscaler, bytes(image.data), param="hr_scale", sizes=second.sizes)
     larger = await enlarged(services, wanted, work.note_steps)
     if second.request is None:
         pairs = second.pairs(own)

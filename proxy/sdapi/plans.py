@@ -11,7 +11,6 @@ from darkroom.errors import InvalidInput, NotFound
 from darkroom.request.field import resolved
 from darkroom.request.fields import shown
 from darkroom.request.image import ImageRequest
-from proxy.keys.ledger import note_images
 from proxy.models import ServedModel, default_model
 from proxy.operations.taking import Taken, names_of, take
 from proxy.policy.judging import Warnings, require_unchanged
@@ -29,6 +28,7 @@ from proxy.sdapi.upscalers import (
     check_size,
     chosen_upscaler,
     is_network,
+    require_scale,
     title_of,
     to_size,
 )
@@ -119,22 +119,25 @@ async def planned(services: Services, tasks: Tasks, values: dict[str, Any], imag
     fields = {name: value for name, value in fields.items() if name in names_of(model)}
     originals = await _originals(services, model, values, images)
     control = control_fields(values[SCRIPTS] or {}, originals.get("init_image"))
+    total = values["n_iter"] * values["batch_size"]
     with by_their_names({**PROCESSING, **UNIT_NAMES}):
-        taken = await take(services, model, {**fields, **originals, **control})
+        taken = await take(services, model, {**fields, **originals, **control}, total=total)
     request = cast(ImageRequest, taken.request)
-    if values["n_iter"] * request.num_images > MOST_IMAGES:
+    if total > MOST_IMAGES:
         raise InvalidInput(
-            f"n_iter x batch_size must be at most {MOST_IMAGES}; got {values['n_iter']} x {request.num_images}.",
+            f"n_iter x batch_size must be at most {MOST_IMAGES}; got {values['n_iter']} x {values['batch_size']}.",
             param="n_iter",
         )
-    note_images((values["n_iter"] - 1) * request.num_images)
     second = _second_pass(services, taken, values) if values.get("enable_hr") else None
+    if second is not None:
+        own = request.width or 0, request.height or 0
+        await require_scale(services, second.upscaler, own, second.sizes(own)[0], param="hr_scale")
     if second is not None and second.request is not None:
         await require_unchanged(services, model, second.request, param="hr_scale")
     return Plan(
         model=model,
         request=request,
-        batches=values["n_iter"],
+        batches=taken.total // request.num_images,
         second=second,
         values=values,
         warnings=taken.warnings,

@@ -14,7 +14,7 @@ from darkroom.request.request import Request
 from proxy.models import ServedModel, default_model, installed
 from proxy.operations.taking import take
 from proxy.operations.upscaling import run
-from proxy.policy.judging import require_unchanged
+from proxy.policy.judging import facts_of, judged, lowered
 from proxy.sdapi.fields import LARGEST_SCALE
 from proxy.sdapi.images import Size, fitted, scaled_size
 from proxy.sdapi.refusals import by_their_names
@@ -98,7 +98,7 @@ class Enlargement:
 async def enlargement(
     services: Services, upscaler: str, image: bytes | str, *, param: str, sizes: Callable[[Size], tuple[Size, Size]]
 ) -> Enlargement:
-    """Check an image that is to be enlarged.
+    """Check an image that a client sent to be enlarged.
 
     :param image: its bytes, or base64.
     :param param: the field that it came in.
@@ -106,25 +106,49 @@ async def enlargement(
     :raises DarkroomError: the image, the scale or the size of the result is refused.
     """
     model = default_model(services, "upscale")
-    limits = model.limits(services)
     with by_their_names({"file": param, "image": param}):
-        taken = await take(services, model, {"file": image})
-        data = taken.images["image"].data
-        own = await asyncio.to_thread(upright_size, data, max_pixels=limits.max_pixels)
+        taken = await take(services, model, {"file": image}, judge=False)
+        found = await enlargement_of(services, upscaler, taken.images["image"].data, param=param, sizes=sizes)
+    if upscaler != NONE:
+        await require_scale(services, upscaler, found.own, found.scaled, param=param)
+    return found
+
+
+async def enlargement_of(
+    services: Services, upscaler: str, image: bytes, *, param: str, sizes: Callable[[Size], tuple[Size, Size]]
+) -> Enlargement:
+    """As `enlargement`, of an image that was made here; the content policy is not asked."""
+    model = default_model(services, "upscale")
+    limits = model.limits(services)
+    own = await asyncio.to_thread(upright_size, image, max_pixels=limits.max_pixels)
     scaled, size = sizes(own)
     found = Enlargement(
-        upscaler=upscaler, image=data, own=own, scaled=scaled, size=size, most=limits.max_output_pixels, model=model
+        upscaler=upscaler, image=image, own=own, scaled=scaled, size=size, most=limits.max_output_pixels, model=model
     )
     if upscaler != NONE:
         check_size(services, own, scaled, param)
-    scale = max(scaled[0] / own[0], scaled[1] / own[1])
+    scale = _scale(own, scaled)
     if not is_network(upscaler) or scale <= 1:
         return found
     model.require_ready(services)
-    wanted = {"image": data, _NETWORK: upscaler, "scale": scale}
-    request = model.parse(services, wanted)
-    await require_unchanged(services, model, request, taken.images["image"].header, param=param)
-    return replace(found, request=request)
+    return replace(found, request=model.parse(services, {"image": image, _NETWORK: upscaler, "scale": scale}))
+
+
+async def require_scale(services: Services, upscaler: str, own: Size, scaled: Size, *, param: str) -> None:
+    """Judge an image that is to be resized, by a network or without one.
+
+    :param param: the field that asks for it.
+    :raises ModerationBlocked, InvalidInput: the content policy refuses it, or lowers it, which cannot be done here.
+    """
+    width, height = scaled
+    facts = facts_of("upscale", upscaler, width=width, height=height, scale=max(1.0, _scale(own, scaled)))
+    for cut in (await judged(services, facts)).cuts:
+        if cut.name == "scale":
+            raise InvalidInput(f"{param} asks for too much: {lowered(cut)['message']}", param=param)
+
+
+def _scale(own: Size, scaled: Size) -> float:
+    return max(scaled[0] / own[0], scaled[1] / own[1])
 
 
 def is_network(upscaler: str) -> bool:
@@ -139,7 +163,7 @@ def check_size(services: Services, own: Size, scaled: Size, param: str) -> None:
     :raises TooLarge: it has more pixels than are made here.
     """
     (width, height), most = scaled, default_model(services, "upscale").limits(services).max_output_pixels
-    scale = max(width / own[0], height / own[1])
+    scale = _scale(own, scaled)
     if scale > LARGEST_SCALE:
         raise InvalidInput(
             f"{param}: an image can be made at most {LARGEST_SCALE:g} times as large; {own[0]}x{own[1]} to "

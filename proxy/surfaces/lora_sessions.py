@@ -17,11 +17,12 @@ from darkroom.images import decode, opaque
 from darkroom.png import encode_png
 from darkroom.request.edge import Text, Whole
 from proxy import answers as answer
+from proxy.audit.notes import note_request
 from proxy.documented import BODY, IMAGE, answers
 from proxy.http.json_body import read_json
 from proxy.ignored import ignored, note
 from proxy.operations.train import Train, key_of
-from proxy.policy.judging import facts_of, judged
+from proxy.policy.judging import PROMPT, facts_of, judged
 from proxy.services import Services, Use
 from proxy.sessions.fields import SessionFields
 from proxy.sessions.store import LORA_NAME, SessionStore
@@ -78,6 +79,7 @@ async def create_session(services: Use) -> dict[str, Any]:
 async def post_session_image(request: Request, services: Use) -> dict[str, Any]:
     """The image is stored upright as PNG; transparent pixels become white."""
     fields, data, warnings = await _with_file(request, services, ImageFields, IMAGE_FIELD)
+    await note_request(Train.name, "", {PROMPT: fields.prompt}, [data])
     # A training that was accepted already reads captions that come later, so they are judged here as well.
     await judged(services, facts_of(Train.name, "", prompts=(fields.prompt,)))
 

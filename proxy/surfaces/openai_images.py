@@ -13,6 +13,7 @@ from fastapi.responses import FileResponse, Response
 
 from darkroom.errors import Gone, NotFound
 from darkroom.images import MEDIA_TYPES
+from proxy.audit.notes import note_same_work
 from proxy.documented import BODY, WORK, answers
 from proxy.http.conditional import file_answer
 from proxy.openai.answers import OpenaiImages
@@ -98,6 +99,7 @@ async def _answered(request: Request, services: Services, state: OpenaiState, en
         streamed = call.partial_images is not None
         # Another attempt may have come while this one was checked.
         work = state.works.find(identity) or state.works.begin(identity, renderer.render, streamed=streamed)
+    note_same_work(work.notes)
     headers = {REPLAYED: "true"} if replayed else {}
     if work.streamed:
         answer = EventResponse(partial(_follow, work))

@@ -14,6 +14,7 @@ from darkroom.infotext import web_ui_pairs
 from darkroom.json_layouts import is_json
 from darkroom.parameters import WEB_UI_KEY, read_image
 from darkroom.request.fields import shown
+from proxy.audit.notes import note_files
 from proxy.documented import IMAGE, WORK, answers
 from proxy.ignored import ignored, note
 from proxy.sdapi.answers import EnlargedImage, EnlargedImages, WebUiPngInfo
@@ -22,7 +23,17 @@ from proxy.sdapi.fields import Extras, values_of, without_effect
 from proxy.sdapi.images import blended
 from proxy.sdapi.options import caller
 from proxy.sdapi.refusals import by_their_names
-from proxy.sdapi.upscalers import NONE, Enlargement, by_scale, chosen_upscaler, enlarged, enlargement, to_size
+from proxy.sdapi.upscalers import (
+    NONE,
+    Enlargement,
+    by_scale,
+    chosen_upscaler,
+    enlarged,
+    enlargement,
+    enlargement_of,
+    require_scale,
+    to_size,
+)
 from proxy.sdapi.works import Work, unless
 from proxy.services import Services, Use, while_connected
 from proxy.uploads import take_image
@@ -101,12 +112,14 @@ async def _layers(services: Services, values: Mapping[str, Any], image: Any, par
     one = await enlargement(services, first, image, param=param, sizes=sizes)
     if NONE in (first, second) or not share:
         return one, None, 0.0
-    return one, await enlargement(services, second, one.image, param=param, sizes=sizes), share
+    two = await enlargement_of(services, second, one.image, param=param, sizes=sizes)
+    await require_scale(services, second, two.own, two.scaled, param=param)
+    return one, two, share
 
 
 async def _run(services: Services, layers: list[_Layers]) -> list[str]:
     """The results in base64; those that are finished when the caller interrupts."""
-    made: list[str] = []
+    made: list[bytes] = []
     work = Work(job="extras", parts=len(layers))
 
     async def all_of_it() -> None:
@@ -116,11 +129,12 @@ async def _run(services: Services, layers: list[_Layers]) -> list[str]:
             if second is not None:
                 above = await enlarged(services, second, work.note_steps)
                 data = await asyncio.to_thread(blended, data, above, share, max_pixels=2 * first.most)
-            made.append((await asyncio.to_thread(base64.b64encode, data)).decode())
+            made.append(data)
 
     with services.works.under_way(caller(), work):
         await unless(work.interrupted, services.admitted(all_of_it))
-    return made
+    await note_files(made)
+    return await asyncio.to_thread(lambda: [base64.b64encode(data).decode() for data in made])
 
 
 def _told(values: Mapping[str, Any]) -> str:

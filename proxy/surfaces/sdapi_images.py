@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
+from proxy.audit.notes import note_files
 from proxy.documented import IMAGE, WORK, answers
 from proxy.ignored import ignored, note
 from proxy.policy.judging import merged
@@ -60,6 +61,8 @@ async def _answered(request: Request, services: Services, tasks: Tasks, kind: ty
     work = Work(job=f"scripts_{kind.__name__.lower()}", parts=plan.parts)
     with services.works.under_way(caller(), work):
         made = await while_connected(request, make(services, plan, work))
+    # Not those of the first pass, or of what was only enlarged on the way.
+    await note_files([*(one.data for one in made.images), *([made.control_map] if made.control_map else [])])
     more = merged(warnings, plan.warnings)
     body = await asyncio.to_thread(encoded, plan, made, work, sent, more)
     return Response(body, media_type="application/json")

@@ -25,6 +25,9 @@ UPSCALING = """
   - id: large-upscaling
     when: operation == "upscale" && width * height > 4000000
     refuse: The result would be too large.
+  - id: many-images
+    when: operation == "generate" && num_images > 8
+    refuse: These are too many images.
 """
 
 
@@ -140,6 +143,28 @@ def test_upscaling_is_judged_by_the_size_of_its_result(http: httpx.Client) -> No
         "enlarge": "enlarge was lowered from 8 to 2 by the content policy (rule modest-upscaling)."
     }
     http.delete(f"/tasks/{larger.json()['task_id']}").raise_for_status()
+
+
+@pytest.mark.parametrize("upscaler", ["Lanczos", "Nearest"])
+def test_images_that_are_resized_without_a_model_are_judged(http: httpx.Client, upscaler: str) -> None:
+    image = base64.b64encode(PHOTO).decode()
+    sent = {"image": image, "upscaling_resize": 8, "upscaler_1": upscaler}
+    answer = http.post("/sdapi/v1/extra-single-image", json=sent)
+    assert (answer.status_code, answer.json()["param"]) == (422, "image")
+    assert "rule modest-upscaling" in answer.json()["detail"]
+    sent = {"prompt": "a cat", "width": 64, "height": 64, "enable_hr": True, "hr_scale": 8, "hr_upscaler": upscaler}
+    answer = http.post("/sdapi/v1/txt2img", json={**sent, "denoising_strength": 0})
+    assert (answer.status_code, answer.json()["param"]) == (422, "hr_scale")
+    assert "rule modest-upscaling" in answer.json()["detail"]
+
+
+def test_images_of_all_batches_count(http: httpx.Client) -> None:
+    """Also where they are made by several requests of a model."""
+    answer = http.post("/v1/images/generations", json={"prompt": "a cat", "size": "64x64", "n": 9})
+    assert (answer.status_code, answer.json()["error"]["rule"]) == (400, "many-images")
+    answer = http.post("/sdapi/v1/txt2img", json={"prompt": "a cat", "n_iter": 5, "batch_size": 2})
+    assert (answer.status_code, answer.json()["rule"]) == (400, "many-images")
+    assert http.post("/sdapi/v1/txt2img", json={"prompt": "a cat", "n_iter": 4, "batch_size": 2}).status_code == 503
 
 
 def test_captions_and_prompts_of_trainings_are_judged(http: httpx.Client) -> None:

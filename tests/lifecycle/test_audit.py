@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import socket
@@ -133,6 +134,47 @@ def test_stream_has_two_rows(http: httpx.Client, trail: Trail) -> None:
     image = decoded(next(content["image"] for name, content in events if name == "image"))
     accepted, ended = trail.of("streamed")
     assert (accepted["outcome"], ended["outcome"], ended["results"]) == ("accepted", "done", [sha(image)])
+
+
+def test_web_uis_image_that_is_enlarged_has_one_row_with_its_prompt(http: httpx.Client, trail: Trail) -> None:
+    sent = {"prompt": QUICK["prompt"], "steps": 1, "width": 64, "height": 64, "seed": 1, "enable_hr": True}
+    more = {"hr_upscaler": "Lanczos", "denoising_strength": 0}
+    answer = http.post("/sdapi/v1/txt2img", json={**sent, **more}, headers={"X-Request-ID": "second-pass"})
+    (row,) = trail.of("second-pass")
+    image = base64.b64decode(answer.json()["images"][0])
+    assert (row["operation"], row["prompts"]) == ("generate", {"prompt": QUICK["prompt"]})
+    assert (row["results"], row.get("inputs")) == ([sha(image)], None)
+    twice = {"image": base64.b64encode(SMALL).decode(), "upscaling_resize": 2, "upscaler_1": "Lanczos"}
+    twice |= {"upscaler_2": "Nearest", "extras_upscaler_2_visibility": 0.5}
+    answer = http.post("/sdapi/v1/extra-single-image", json=twice, headers={"X-Request-ID": "extras"})
+    (row,) = trail.of("extras")
+    image = base64.b64decode(answer.json()["image"])
+    assert (row["operation"], row["inputs"], row["results"]) == ("upscale", [sha(SMALL)], [sha(image)])
+
+
+def test_answer_that_is_sent_again_has_a_whole_row(http: httpx.Client, trail: Trail) -> None:
+    body = {"prompt": QUICK["prompt"], "size": "64x64", "num_inference_steps": 1}
+    for id in ("first", "second"):
+        headers = {"X-Request-ID": id, "Idempotency-Key": "audited"}
+        answer = http.post("/v1/images/generations", json=body, headers=headers)
+    assert answer.headers["Idempotent-Replayed"] == "true"
+    image = base64.b64decode(answer.json()["data"][0]["b64_json"])
+    for (row,) in (trail.of("first"), trail.of("second")):
+        assert (row["operation"], row["prompts"]) == ("generate", {"prompt": QUICK["prompt"]})
+        assert row["results"] == [sha(image)]
+
+
+def test_captions_and_prompts_of_trainings_have_rows(http: httpx.Client, trail: Trail) -> None:
+    session = http.get("/create_session").json()["session_id"]
+    image = {"session_id": session, "prompt": "a red apple", "image_base64": base64.b64encode(SMALL).decode()}
+    http.post("/post_session_image", json=image, headers={"X-Request-ID": "captioned"})
+    (row,) = trail.of("captioned")
+    assert (row["operation"], row["prompts"], row["inputs"]) == ("train", {"prompt": "a red apple"}, [sha(SMALL)])
+    training = {"session_id": "999", "sample_prompts": ["a green apple"]}
+    http.post("/train_lora", json=training, headers={"X-Request-ID": "training"})
+    (row,) = trail.of("training")
+    assert (row["operation"], row["outcome"]) == ("train", "not_found")
+    assert "a green apple" in row["prompts"]["sample_prompts"]
 
 
 def test_refusal_and_deletion_have_rows(http: httpx.Client, trail: Trail) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -199,6 +200,19 @@ def test_images_over_the_limit_of_the_model_are_several_jobs(monkeypatch: pytest
     monkeypatch.setenv("SD15_MAX_IMAGES", "4")
     call = call_of(GENERATIONS, {**BASIC, "n": 10, "seed": 100})
     assert [(job.request.num_images, job.request.seed) for job in call.jobs] == [(4, 100), (4, 104), (2, 108)]
+
+
+@pytest.mark.parametrize(("most", "sizes"), [(6, [4, 2]), (3, [3])])
+def test_policy_lowers_the_images_of_all_jobs_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, sizes: list[int]
+) -> None:
+    monkeypatch.setenv("SD15_MAX_IMAGES", "4")
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(f"version: '1'\nrules: [{{id: few, limit: {{num_images: {most}}}}}]", "utf-8")
+    made = call_of(GENERATIONS, {**BASIC, "n": 10, "seed": 5}, policy_file=policy)
+    assert [job.request.num_images for job in made.jobs] == sizes
+    assert [job.request.seed for job in made.jobs] == [5, 9][: len(sizes)]
+    assert made.more["warnings"][0]["message"].startswith(f"num_images was lowered from 10 to {most}")
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,22 @@ def test_changes_are_seen_by_later_rules() -> None:
     assert made(calm).judge(facts(operation="train")).rules == (), "a training has no negative prompt"
 
 
+ONE_OF_THIRTY = "|".join("un" if index == 3 else "oat" for index in range(30))
+GUN_AT_THE_FOURTH_OF_6_STEPS = f"a g[[oat:[{ONE_OF_THIRTY}]:0.5]:oat:0.7]"
+
+
+@pytest.mark.parametrize("how", ["limit", "strength", "both"])
+def test_words_of_the_steps_that_are_done_are_found(how: str) -> None:
+    """Fewer steps may read words that the steps of the request do not: a rule may lower them, and an image that is
+    changed a little has fewer."""
+    rules = [Rule(id="guns", words=("guns",), refuse="No.")]
+    rules += [Rule(id="calm", limits={"steps": 6 if how == "limit" else 12})] if how != "strength" else []
+    known = {"limit": {"steps": 20}, "strength": {"steps": 20, "strength": 0.3}, "both": {"steps": 20, "strength": 0.5}}
+    prompt = GUN_AT_THE_FOURTH_OF_6_STEPS
+    assert made(rules[0]).judge(facts(prompt, steps=20)).refused is None
+    assert made(*rules).judge(facts(prompt, **known[how])).refused == "No."
+
+
 @pytest.mark.parametrize(
     ("operation", "cut"),
     [("generate", ["pixels", "steps"]), ("edit", ["pixels", "steps"]), ("upscale", ["scale"]), ("train", ["steps"])],
