@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from darkroom.diffusion.image_check import FLAGGED
 from darkroom.errors import LoraMissing, NetworkError
 from darkroom.images import MEDIA_TYPES
 from darkroom.request.image import ImageRequest
@@ -17,7 +18,7 @@ from darkroom.request.loras import MOST_LORAS
 from darkroom.request.request import Request
 from darkroom.request.tensors import to_tensors
 from darkroom.serving.networks import Array
-from proxy.audit.notes import note_results
+from proxy.audit.notes import note_flagged, note_results
 from proxy.models import ServedModel
 from proxy.services import Services
 from proxy.streams import data_url
@@ -107,6 +108,8 @@ async def _run(
                 outputs = {**outputs, "image": np.frombuffer(image, np.uint8)}
                 await note_results([image])
             made.take(outputs)
+            if "image" in outputs and FLAGGED in made.images[-1][1]:
+                note_flagged()
             if on_response is not None:
                 await on_response(outputs)
     if len(made.images) != job.request.num_images:

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from darkroom.diffusion.image_check import CHECK_IMAGES, CHECK_RULE, no_checker
 from darkroom.errors import InvalidInput, ModerationBlocked
 from darkroom.images import Header
 from darkroom.request.request import Request
 from proxy.audit.notes import NOTES
 from proxy.callers import CALLER
 from proxy.error_shapes import surface
-from proxy.policy.rules import Addition, Cut, Decision, Facts, fitted
+from proxy.policy.rules import Addition, Check, Cut, Decision, Facts, fitted
 
 if TYPE_CHECKING:
     from proxy.models import ServedModel
@@ -66,7 +67,7 @@ async def judge_request(
     """Judge a request for a model.
 
     :param headers: of its images; the first one is that which is enlarged or edited.
-    :raises ModerationBlocked: a rule refuses it.
+    :raises ModerationBlocked: a rule refuses it, or wants its images checked, which the model cannot do.
     """
     if services.policy is None:
         return Changes()
@@ -79,6 +80,8 @@ async def judge_request(
         # First, because a bracket that is never closed in the client's own words would reach over it.
         values[NEGATIVE_PROMPT] = ", ".join([*(one.text for one in decision.additions), *([own] if own else [])])
         warnings += [_added(one) for one in decision.additions]
+    if decision.check is not None:
+        values |= _checking(services, model, decision.check)
     for cut in decision.cuts:
         if cut.name == "pixels":
             values |= _smaller(services, model, request, int(cut.after))
@@ -91,8 +94,9 @@ async def judge_request(
 
 async def require_unchanged(
     services: Services, model: ServedModel, request: Request, *headers: Header, param: str
-) -> None:
-    """Judge a further request of one whose fields are judged already, such as a second pass at another size.
+) -> Mapping[str, Any]:
+    """Judge a further request of one whose fields are judged already, such as a second pass at another size. Return
+    values for its fields that say how its images are checked.
 
     :param param: the field that asks for it.
     :raises ModerationBlocked: a rule refuses it.
@@ -102,6 +106,7 @@ async def require_unchanged(
     cuts = [one for one in changes.warnings if one["field"] != NEGATIVE_PROMPT]
     if cuts:
         raise InvalidInput(f"{param} asks for too much: {cuts[0]['message']}", param=param)
+    return {name: value for name, value in changes.values.items() if name in (CHECK_IMAGES, CHECK_RULE)}
 
 
 def lowered(cut: Cut, name: str | None = None) -> dict[str, Any]:
@@ -135,7 +140,14 @@ def _facts(services: Services, model: ServedModel, request: Request, image: Head
         steps=getattr(full, "steps", 0) or 0,
         num_images=getattr(full, "num_images", 1),
         scale=scale,
+        checks_images=model.checks_images(services),
     )
+
+
+def _checking(services: Services, model: ServedModel, check: Check) -> dict[str, str]:
+    if not model.checks_images(services):
+        raise no_checker(check.rule, model.name)
+    return {CHECK_IMAGES: check.action, CHECK_RULE: check.rule}
 
 
 def _texts(request: Request, name: str) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from darkroom.errors import InvalidInput, NotFound
@@ -130,7 +130,8 @@ async def planned(services: Services, tasks: Tasks, values: dict[str, Any], imag
     note_images((values["n_iter"] - 1) * request.num_images)
     second = _second_pass(services, taken, values) if values.get("enable_hr") else None
     if second is not None and second.request is not None:
-        await require_unchanged(services, model, second.request, param="hr_scale")
+        checks = await require_unchanged(services, model, second.request, param="hr_scale")
+        second = replace(second, request=second.request.with_values(**checks))
     return Plan(
         model=model,
         request=request,
