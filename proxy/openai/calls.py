@@ -14,7 +14,6 @@ from darkroom.family import Operation
 from darkroom.images import upright_size
 from darkroom.request.field import resolved
 from proxy.ignored import ignored, note
-from proxy.keys.ledger import note_images
 from proxy.models import ServedModel
 from proxy.openai.fields import OF_OTHERS, RANGES, ImagesFields, StreamFields, as_sent
 from proxy.openai.names import always_in_base64, chosen_model, usually_by_url
@@ -239,18 +238,15 @@ async def _jobs(
     services: Services, model: ServedModel, wanted: ImagesFields, given: dict[str, Any]
 ) -> tuple[tuple[ImageJob, ...], Warnings]:
     """The jobs of a request, and warnings of what the content policy changed. Job after job its images have the next
-    seeds. If the policy lowers how many images there may be, there is one job."""
+    seeds."""
     bounds = model.family.request.fields()["num_images"].bounds(model.limits(services))
     most, count = int(bounds[1]) if bounds else 1, wanted.n or 1
     more: dict[str, Any] = {"num_images": min(count, most), "format": wanted.output_format or "png"}
     if wanted.output_compression is not None:
         more["quality"] = max(_SMALLEST_QUALITY, wanted.output_compression)
-    taken = await take(services, model, given, **more)
+    taken = await take(services, model, given, whole=count, **more)
     first = ImageJob.of(model, taken.request)
-    if first.request.num_images < more["num_images"]:
-        count = first.request.num_images
-    note_images(count - first.request.num_images)
-    sizes = [(at, min(most, count - at)) for at in range(0, count, most)]
+    sizes = [(at, min(most, taken.count - at)) for at in range(0, taken.count, most)]
     jobs = tuple(
         ImageJob.of(model, first.request.with_values(seed=first.request.seed + at, num_images=number))
         for at, number in sizes

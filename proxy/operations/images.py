@@ -81,15 +81,20 @@ class GeneratedImages:
 
 
 async def run(
-    services: Services, job: ImageJob, on_response: Callable[[Outputs], Awaitable[None]] | None = None
+    services: Services,
+    job: ImageJob,
+    on_response: Callable[[Outputs], Awaitable[None]] | None = None,
+    *,
+    sent: bool = True,
 ) -> GeneratedImages:
     """Run the model to its end; `on_response` gets every response. LoRA files that the model lacks are sent to it.
 
+    :param sent: whether the images are results. What is only made into another image is neither signed nor noted.
     :raises DarkroomError: the error of the model, or NotReady while Triton is unavailable.
     """
     for sent in range(MOST_LORAS + 1):
         try:
-            return await _run(services, job, on_response)
+            return await _run(services, job, on_response, sent)
         except LoraMissing as error:  # the server of the networks is another one now, or has deleted it
             if sent == MOST_LORAS:
                 raise
@@ -98,12 +103,12 @@ async def run(
 
 
 async def _run(
-    services: Services, job: ImageJob, on_response: Callable[[Outputs], Awaitable[None]] | None
+    services: Services, job: ImageJob, on_response: Callable[[Outputs], Awaitable[None]] | None, sent: bool
 ) -> GeneratedImages:
     made, name = GeneratedImages(media_type=job.media_type), job.model.name
     async with aclosing(services.run_model(name, to_tensors(job.request))) as responses:
         async for outputs in responses:
-            if "image" in outputs:
+            if sent and "image" in outputs:
                 image = await services.signed(outputs["image"].data, job.media_type, name, job.request)
                 outputs = {**outputs, "image": np.frombuffer(image, np.uint8)}
                 await note_results([image])

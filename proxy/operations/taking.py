@@ -46,6 +46,7 @@ class Taken:
 
     :param values: the given values by the names of the fields, as types that JSON has.
     :param images: by the names of the fields; those of a field with several by its name and their number.
+    :param count: how many images the whole request makes.
     :param warnings: what the content policy has changed, for the `warnings` of the answer.
     """
 
@@ -53,6 +54,7 @@ class Taken:
     request: Request
     values: dict[str, Any]
     images: dict[str, TakenImage]
+    count: int
     warnings: Warnings = dataclass_field(default_factory=list)
 
 
@@ -72,12 +74,19 @@ def take_model(services: Services, operation: Operation, fields: dict[str, Any])
 
 
 async def take(
-    services: Services, model: ServedModel, fields: dict[str, Any], *, judge: bool = True, **settled: Any
+    services: Services,
+    model: ServedModel,
+    fields: dict[str, Any],
+    *,
+    judge: bool = True,
+    whole: int | None = None,
+    **settled: Any,
 ) -> Taken:
     """Read and validate a request, and judge it by the content policy. Its images are removed from `fields`; only
     their headers are read.
 
     :param judge: False for what is part of a task that was judged when it was accepted.
+    :param whole: the images of the whole request, where this is the first of several jobs of it.
     :param settled: values that the endpoint sets; they take precedence over what was sent.
     :raises DarkroomError, RequestValidationError: the request is refused, by the policy with ModerationBlocked.
     """
@@ -109,13 +118,15 @@ async def take(
             raise InvalidInput(f"{called} is missing: send an image.", param=called)
     warnings: Warnings = []
     if judge:
-        changes = await judge_request(services, model, request, (image.header for image in images.values()))
-        warnings = changes.warnings
+        headers = [image.header for image in images.values()]
+        changes = await judge_request(services, model, request, headers, whole)
+        warnings, whole = changes.warnings, changes.num_images or whole
         if changes.values:
             values |= changes.values
             request = await parsed()
-    note_images(getattr(request, "num_images", 1))
-    return Taken(model=model, request=request, values=values, images=images, warnings=warnings)
+    count = getattr(request, "num_images", 1) if whole is None else whole
+    note_images(count)
+    return Taken(model=model, request=request, values=values, images=images, count=count, warnings=warnings)
 
 
 async def _take_sent(

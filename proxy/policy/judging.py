@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from darkroom.diffusion.image_check import CHECK_IMAGES, CHECK_RULE, no_checker
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from proxy.services import Services
 
 Warnings = list[dict[str, Any]]
-PROMPT, NEGATIVE_PROMPT = "prompt", "negative_prompt"
+PROMPT, NEGATIVE_PROMPT, NUM_IMAGES = "prompt", "negative_prompt", "num_images"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +28,12 @@ class Changes:
     """What the policy changes about a request.
 
     :param values: of fields, by their names.
+    :param num_images: of the whole request, if they are fewer than it asks for.
     :param warnings: for the `warnings` of the answer.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
+    num_images: int | None = None
     warnings: Warnings = field(default_factory=list)
 
 
@@ -62,16 +64,24 @@ def facts_of(operation: str, model: str, **known: Any) -> Facts:
 
 
 async def judge_request(
-    services: Services, model: ServedModel, request: Request, headers: Iterable[Header] = ()
+    services: Services,
+    model: ServedModel,
+    request: Request,
+    headers: Iterable[Header] = (),
+    num_images: int | None = None,
 ) -> Changes:
     """Judge a request for a model.
 
     :param headers: of its images; the first one is that which is enlarged or edited.
+    :param num_images: of the whole request, where this is one of several jobs of it.
     :raises ModerationBlocked: a rule refuses it, or wants its images checked, which the model cannot do.
     """
     if services.policy is None:
         return Changes()
-    decision = await judged(services, _facts(services, model, request, next(iter(headers), None)))
+    facts = _facts(services, model, request, next(iter(headers), None))
+    if num_images is not None:
+        facts = replace(facts, num_images=num_images)
+    decision = await judged(services, facts)
     values: dict[str, Any] = {}
     warnings: Warnings = []
     fields = model.family.request.fields()
@@ -89,7 +99,10 @@ async def judge_request(
         elif cut.name in fields:
             values[cut.name] = cut.after
             warnings.append(lowered(cut))
-    return Changes(values=values, warnings=warnings)
+    most = values.get(NUM_IMAGES)
+    if most is not None:
+        values[NUM_IMAGES] = min(most, getattr(request, NUM_IMAGES))
+    return Changes(values=values, num_images=most, warnings=warnings)
 
 
 async def require_unchanged(

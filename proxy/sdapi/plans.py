@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -11,7 +12,6 @@ from darkroom.errors import InvalidInput, NotFound
 from darkroom.request.field import resolved
 from darkroom.request.fields import shown
 from darkroom.request.image import ImageRequest
-from proxy.keys.ledger import note_images
 from proxy.models import ServedModel, default_model
 from proxy.operations.taking import Taken, names_of, take
 from proxy.policy.judging import Warnings, require_unchanged
@@ -68,13 +68,14 @@ class Plan:
     """What a request is.
 
     :param request: of the first batch; the k-th one has `seed` + k x `num_images`.
+    :param images: of all batches; the last one may have fewer.
     :param values: AUTOMATIC1111's fields, with their defaults.
     :param warnings: of what the content policy changed.
     """
 
     model: ServedModel
     request: ImageRequest
-    batches: int
+    images: int
     second: SecondPass | None
     values: Mapping[str, Any]
     warnings: Warnings
@@ -86,9 +87,14 @@ class Plan:
             default_model(services, "upscale").require_ready(services)
 
     @property
+    def batches(self) -> int:
+        """How often the request is run."""
+        return math.ceil(self.images / self.request.num_images)
+
+    @property
     def parts(self) -> int:
         """Batches, and images that are enlarged: see `proxy.sdapi.works.Work`."""
-        return self.batches * (1 + (self.request.num_images if self.second else 0))
+        return self.batches + (self.images if self.second else 0)
 
 
 async def planned(services: Services, tasks: Tasks, values: dict[str, Any], images: Mapping[str, Any]) -> Plan:
@@ -120,14 +126,14 @@ async def planned(services: Services, tasks: Tasks, values: dict[str, Any], imag
     originals = await _originals(services, model, values, images)
     control = control_fields(values[SCRIPTS] or {}, originals.get("init_image"))
     with by_their_names({**PROCESSING, **UNIT_NAMES}):
-        taken = await take(services, model, {**fields, **originals, **control})
+        whole = values["n_iter"] * values["batch_size"]
+        taken = await take(services, model, {**fields, **originals, **control}, whole=whole)
     request = cast(ImageRequest, taken.request)
-    if values["n_iter"] * request.num_images > MOST_IMAGES:
+    if taken.count > MOST_IMAGES:
         raise InvalidInput(
             f"n_iter x batch_size must be at most {MOST_IMAGES}; got {values['n_iter']} x {request.num_images}.",
             param="n_iter",
         )
-    note_images((values["n_iter"] - 1) * request.num_images)
     second = _second_pass(services, taken, values) if values.get("enable_hr") else None
     if second is not None and second.request is not None:
         checks = await require_unchanged(services, model, second.request, param="hr_scale")
@@ -135,7 +141,7 @@ async def planned(services: Services, tasks: Tasks, values: dict[str, Any], imag
     return Plan(
         model=model,
         request=request,
-        batches=values["n_iter"],
+        images=taken.count,
         second=second,
         values=values,
         warnings=taken.warnings,

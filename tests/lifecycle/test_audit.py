@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import socket
@@ -118,6 +119,18 @@ def test_upscaled_image_has_a_row_and_names_its_original(
     state, manifest, _ = read_manifest(answer.content, "image/webp", certificates.root)
     assert (state, [one["action"] for one in actions(manifest)]) == ("Trusted", ["c2pa.opened", "c2pa.edited"])
     assert manifest["ingredients"][0]["relationship"] == "parentOf"
+
+
+def test_image_between_two_passes_is_no_result(http: httpx.Client, trail: Trail, certificates: Certificates) -> None:
+    fields = {"prompt": "a cat", "steps": 2, "width": 64, "height": 64, "enable_hr": True, "hr_scale": 1.5}
+    for strength in (0, 0.5):
+        id = f"passes-{strength}"
+        asked = {**fields, "hr_upscaler": "Lanczos", "denoising_strength": strength}
+        answer = http.post("/sdapi/v1/txt2img", json=asked, headers={"X-Request-ID": id})
+        image = base64.b64decode(answer.json()["images"][0])
+        (row,) = trail.of(id)
+        assert row["results"] == [sha(image)]
+        assert read_manifest(image, "image/png", certificates.root)[0] == "Trusted"
 
 
 def test_batch_has_one_row_with_all_its_images(http: httpx.Client, trail: Trail) -> None:
