@@ -1,8 +1,8 @@
 """The text that AUTOMATIC1111's stable-diffusion-webui 1.10 writes into images (modules/infotext_utils.py), both ways.
 
 It is the prompt with a tag `<lora:name:weight>` for each LoRA, a line with the negative prompt, and `name: value`
-pairs, which begin with "Steps". It cannot hold every prompt (one with a line that begins with "Negative prompt:", say), nor
-LoRAs whose weight changes from step to step.
+pairs, which begin with "Steps". It cannot hold every prompt (one with a line that begins with "Negative prompt:", say),
+nor LoRAs whose weight changes from step to step.
 """
 
 from __future__ import annotations
