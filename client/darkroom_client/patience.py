@@ -47,8 +47,10 @@ class PatientTransport(RetryTransport):
     """`RetryTransport`, which does not wait in vain."""
 
     def __init__(self, transport: httpx.BaseTransport | httpx.AsyncBaseTransport) -> None:
-        is_async = isinstance(transport, httpx.AsyncBaseTransport)
-        super().__init__(_AsyncWatched(transport) if is_async else _Watched(transport))
+        if isinstance(transport, httpx.AsyncBaseTransport):
+            super().__init__(_AsyncWatched(transport))
+        else:
+            super().__init__(_Watched(transport))
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         try:

@@ -85,16 +85,16 @@ async def run(
     job: ImageJob,
     on_response: Callable[[Outputs], Awaitable[None]] | None = None,
     *,
-    sent: bool = True,
+    results: bool = True,
 ) -> GeneratedImages:
     """Run the model to its end; `on_response` gets every response. LoRA files that the model lacks are sent to it.
 
-    :param sent: whether the images are results. What is only made into another image is neither signed nor noted.
+    :param results: whether the images are results. What is only made into another image is neither signed nor noted.
     :raises DarkroomError: the error of the model, or NotReady while Triton is unavailable.
     """
     for sent in range(MOST_LORAS + 1):
         try:
-            return await _run(services, job, on_response, sent)
+            return await _run(services, job, on_response, results)
         except LoraMissing as error:  # the server of the networks is another one now, or has deleted it
             if sent == MOST_LORAS:
                 raise
@@ -103,12 +103,12 @@ async def run(
 
 
 async def _run(
-    services: Services, job: ImageJob, on_response: Callable[[Outputs], Awaitable[None]] | None, sent: bool
+    services: Services, job: ImageJob, on_response: Callable[[Outputs], Awaitable[None]] | None, results: bool
 ) -> GeneratedImages:
     made, name = GeneratedImages(media_type=job.media_type), job.model.name
     async with aclosing(services.run_model(name, to_tensors(job.request))) as responses:
         async for outputs in responses:
-            if sent and "image" in outputs:
+            if results and "image" in outputs:
                 image = await services.signed(outputs["image"].data, job.media_type, name, job.request)
                 outputs = {**outputs, "image": np.frombuffer(image, np.uint8)}
                 await note_results([image])

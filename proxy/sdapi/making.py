@@ -86,7 +86,7 @@ async def _batch(services: Services, plan: Plan, index: int, work: Work, made: M
             image = MadeImage(data=outputs["image"].data, details=json.loads(outputs["details"][0]))
             (made.images if plan.second is None else first).append(image)
 
-    await run(services, ImageJob.of(plan.model, request), on_response, sent=plan.second is None)
+    await run(services, ImageJob.of(plan.model, request), on_response, results=plan.second is None)
     for number, image in enumerate(first):
         work.begin_part(part + 1 + number, 1)
         assert plan.second is not None

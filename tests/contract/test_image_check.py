@@ -33,11 +33,12 @@ FLAGGED, FINE = 11, 29
 SIZE = {"width": 64, "height": 64, "steps": 2, "guidance_scale": 1}
 POLICY = """\
 version: "checks-1"
-words: {strict: [zzstrict], black: [zzblack], soft: [zzsoft]}
+words: {strict: [zzstrict], black: [zzblack], soft: [zzsoft], few: [zzfew]}
 rules:
   - {id: strict, words: strict, check_images: refuse}
   - {id: black, words: black, check_images: blank}
   - {id: soft, words: soft, when: checks_images, check_images: refuse}
+  - {id: few, words: few, limit: {num_images: 3}}
 """
 
 
@@ -139,6 +140,15 @@ def test_refusals_have_the_shape_of_their_surface(http: httpx.Client) -> None:
     answer = http.post("/sdapi/v1/txt2img", json={**web_ui, "sampler_name": "PLMS"})
     assert answer.status_code == 400, answer.text
     assert "flagged by the safety checker" in answer.text
+
+
+def test_limit_of_images_holds_for_all_batches_together(http: httpx.Client) -> None:
+    size = {"width": 64, "height": 64, "steps": 2, "seed": 5}
+    made = http.post("/sdapi/v1/txt2img", json={"prompt": "zzfew", **size, "n_iter": 3, "batch_size": 2}).json()
+    assert json.loads(made["info"])["all_seeds"] == [5, 6, 7]
+    assert len(made["images"]) == 3
+    openai = {"prompt": "zzfew", "size": "64x64", "steps": 2, "seed": 5, "n": 10}
+    assert [one["seed"] for one in http.post("/v1/images/generations", json=openai).json()["data"]] == [5, 6, 7]
 
 
 def test_tasks_are_checked(http: httpx.Client, service: RunningService) -> None:
