@@ -1,7 +1,8 @@
 """The text that AUTOMATIC1111's stable-diffusion-webui 1.10 writes into images (modules/infotext_utils.py), both ways.
 
-It is the prompt, a line with the negative prompt, and `name: value` pairs, which begin with "Steps". It cannot hold
-every prompt (one with a line that begins with "Negative prompt:", say).
+It is the prompt with a tag `<lora:name:weight>` for each LoRA, a line with the negative prompt, and `name: value`
+pairs, which begin with "Steps". It cannot hold every prompt (one with a line that begins with "Negative prompt:", say),
+nor LoRAs whose weight changes from step to step.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ _PAIR = re.compile(r'[ \t]{0,9}(\w[\w \-/]{1,60}):[ \t]{0,9}("(?:\\.|[^\\"])+"|[
 _SIZE = re.compile(r"(\d{1,7})x(\d{1,7})")
 _QUOTE = re.compile(r'(?<!\\)"')
 _FIRST = re.compile(r"Steps: *\d")
+_NO_TAG_NAME = re.compile(r"[<>:,]")
+_HASH_DIGITS = 10
+"""Of the SHA-256 of a file: by so many (AutoV2) sites with LoRAs find it."""
 _FEWEST_PAIRS = 3
 """Fewer are a part of the prompt (upstream's rule)."""
 _MOST_STARTS = 16
@@ -97,10 +101,21 @@ def web_ui_text(details: Mapping[str, Any], more: Mapping[str, Any] | None = Non
         pairs[_CONTROL] = _joined({label: details[name] for label, name in _CONTROL_NAMES.items()})
     pairs |= more or {}
     pairs["Version"] = _PRODUCT + str(details["version"])
-    lines = [details["prompt"]]
+    loras = {_tag_name(lora): lora for lora in details.get("loras", ())}
+    if loras:
+        hashes = [f"{name}: {lora['digest'][:_HASH_DIGITS]}" for name, lora in loras.items() if "digest" in lora]
+        pairs["Lora hashes"] = ", ".join(hashes)
+    tags = [f"<lora:{name}:{lora.get('weight', 1.0):g}>" for name, lora in loras.items()]
+    lines = [" ".join([details["prompt"], *tags])]
     if details["negative_prompt"]:
         lines.append(f"{_NEGATIVE} {details['negative_prompt']}")
     return "\n".join([*lines, _joined(pairs)])
+
+
+def _tag_name(lora: Mapping[str, Any]) -> str:
+    """What a LoRA is called in its tag: its name, or its digest where it has none or one that a tag cannot hold."""
+    name = str(lora.get("name") or "")
+    return name if name and not _NO_TAG_NAME.search(name) else str(lora.get("digest", name))
 
 
 # The names of the web UI's extension sd-webui-controlnet 1.1.

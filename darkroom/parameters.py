@@ -50,7 +50,8 @@ def text_chunks(details: Mapping[str, Any], more: Mapping[str, Any] | None = Non
 
     :param details: prompt, negative_prompt, steps, scheduler, guidance_scale, seed, width, height, model, model_hash,
         index, version; of an image that was changed also strength and masked; with control also control_type,
-        low_threshold, high_threshold, controlnet_conditioning_scale, control_guidance_start, control_guidance_end.
+        low_threshold, high_threshold, controlnet_conditioning_scale, control_guidance_start, control_guidance_end;
+        with LoRAs also loras.
         JSON can hold all of it.
     :param more: further pairs of the web UI's layout.
     :returns: "parameters" in the web UI's layout and "darkroom", the details as JSON (in ASCII).

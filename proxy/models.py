@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from darkroom.diffusion.checkpoint import CheckpointInfo
+from darkroom.diffusion.image_check import FEATURE as CHECKS_IMAGES
 from darkroom.errors import InvalidInput, NotFound
 from darkroom.family import Family, Operation
 from darkroom.registry import families, is_chosen
@@ -46,6 +47,15 @@ class ServedModel:
     def checkpoint(self, services: Services) -> CheckpointInfo | None:
         """The information from the export; None if it cannot be read, as for a repository on another machine."""
         return self.family.read_checkpoint(services.settings.model_repository, self.label)
+
+    def features(self, services: Services) -> Mapping[str, Any]:
+        """Its further abilities, which depend on the networks that are there under its label; see `Family.features`."""
+        names = services.monitor.models or [path.name for path in services.settings.model_repository.glob("*")]
+        return self.family.features({plain for plain, label in map(split_label, names) if label == self.label})
+
+    def checks_images(self, services: Services) -> bool:
+        """Whether the repository has the safety checker of its checkpoint."""
+        return bool(self.features(services).get(CHECKS_IMAGES))
 
     def limits(self, services: Services) -> Any:
         """The family's settings."""

@@ -16,11 +16,12 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from darkroom.errors import NotReady, QueueFull
+from darkroom.errors import NotReady, QueueFull, Unauthorized
 from proxy.audit.notes import end_stream, note_error
 from proxy.error_shapes import SHAPE
 from proxy.errors import problem_of
 from proxy.http.accept import accept_of
+from proxy.keys.ledger import while_valid
 from proxy.waiting import at_most
 
 EVENT_STREAM = "text/event-stream"
@@ -72,7 +73,8 @@ def wants_events(request: Request, *others: str) -> bool:
 
 class EventResponse(StreamingResponse):
     """A response with the events that `work` sends. An exception becomes an `error` event, because the status line has
-    been sent by then. `work` is cancelled when the client disconnects."""
+    been sent by then. `work` is cancelled when the client disconnects, or its key
+    is revoked."""
 
     def __init__(self, work: Callable[[EventQueue], Awaitable[None]]) -> None:
         self._events = _events(work)
@@ -85,9 +87,14 @@ class EventResponse(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
+def _cut_off(job: asyncio.Future[None]) -> bool:
+    """Whether the key was revoked: what waits to be sent is dropped."""
+    return job.done() and not job.cancelled() and isinstance(job.exception(), Unauthorized)
+
+
 async def _events(work: Callable[[EventQueue], Awaitable[None]]) -> AsyncGenerator[bytes, None]:
     events = EventQueue()
-    job = asyncio.ensure_future(work(events))
+    job = asyncio.ensure_future(while_valid(work(events)))
     job.add_done_callback(lambda _: events.queue.put_nowait(None))
     try:
         while True:
@@ -96,7 +103,7 @@ async def _events(work: Callable[[EventQueue], Awaitable[None]]) -> AsyncGenerat
             except asyncio.TimeoutError:
                 yield _KEEP_ALIVE
                 continue
-            if one is None:
+            if one is None or _cut_off(job):
                 break
             yield one
         await job

@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from exporters.onnx_export import quiet
+from tests.safety_checkers import feature_extractor
 from training import networks
 from training.tokens import write_tokenizer
 
@@ -60,10 +62,18 @@ def make_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
     return controlnet
 
 
-def write_checkpoint(folder: Path, *, seed: int = 0, half: bool = False, unet: Mapping[str, Any] | None = None) -> Path:
+def write_checkpoint(
+    folder: Path,
+    *,
+    seed: int = 0,
+    half: bool = False,
+    unet: Mapping[str, Any] | None = None,
+    checker: StableDiffusionSafetyChecker | None = None,
+) -> Path:
     """`folder` in the diffusers layout, with the tokenizer as SD 1.5 has it; `half` stores fp16.
 
     :param unet: changes for `make_unet`.
+    :param checker: its safety checker, of `tests.safety_checkers`.
     """
     torch.manual_seed(seed)
     write_tokenizer(folder / "tokenizer")
@@ -75,9 +85,9 @@ def write_checkpoint(folder: Path, *, seed: int = 0, half: bool = False, unet: M
             tokenizer=tokenizer,
             unet=make_unet(**(unet or {})),
             scheduler=PNDMScheduler(beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
+            safety_checker=checker,
+            feature_extractor=feature_extractor() if checker else None,
+            requires_safety_checker=checker is not None,
         )
         if half:
             pipeline.to(torch.float16)

@@ -50,9 +50,15 @@ def export(*arguments: str | Path) -> Result:
 
 
 def read_back(folder: Path, controlnet: Path) -> tuple[StableDiffusionPipeline, ControlNetModel]:
-    """The pipeline and the ControlNet of these folders in fp32."""
+    """The pipeline, without its safety checker, and the ControlNet of these folders in fp32."""
     with onnx_export.quiet():
-        pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, low_cpu_mem_usage=False)
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            folder,
+            torch_dtype=torch.float32,
+            low_cpu_mem_usage=False,
+            safety_checker=None,
+            requires_safety_checker=False,
+        )
         return pipeline, ControlNetModel.from_pretrained(controlnet, low_cpu_mem_usage=False)
 
 

@@ -18,7 +18,7 @@ _GROUPS = {
     "service": ("tests/contract", _SERVICE),
     "lora_service": ("tests/contract", "client_loras loras train_and_generate"),
     "small_service": ("tests/contract", "fields openapi"),
-    "sd15_exports": ("tests/parity", "sd15_export sd15_export_networks"),
+    "sd15_exports": ("tests/parity", "sd15_export sd15_export_networks sd15_safety_checker"),
     "sdxl_exports": ("tests/families/sdxl", "sdxl_export sdxl_loras sdxl_single_file"),
 }
 """Folders and the names of test files in them. A group is named after the fixture that its files share."""

@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 import httpx
-from httpx_retries import RetryTransport
 from httpx_sse import EventSource
 
 from . import answers, calls
@@ -35,6 +34,7 @@ from .models import (
     UpscaleOptions,
     UpscaleResult,
 )
+from .patience import PatientTransport
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # every type checker has it; nothing is installed for it
@@ -54,7 +54,8 @@ class Client(TaskMethods, LoraMethods, EditMethods):
         until it is finished. Connecting has its own limit of 10 s.
     :param retries: how often a request is tried again when the service refused it (429, 503) or no connection
         could be made, 0 or more. Between tries it waits as long as `Retry-After` says, otherwise about
-        1, 2, 4 ... seconds, and never longer than 60 s. A connection that breaks or times out later is not
+        1, 2, 4 ... seconds, and never longer than 60 s. Where `Retry-After` is longer than all tries together, as that
+        of a daily limit may be, it does not try again. A connection that breaks or times out later is not
         tried again: see `darkroom_client.calls`. `health` and `info` are tried once.
     :param headers: sent with every request.
     :param api_key: the key of the service, where it has keys, sent as `Authorization: Bearer ...`; the environment's
@@ -76,7 +77,7 @@ class Client(TaskMethods, LoraMethods, EditMethods):
             base_url=self._settings.base_url,
             headers=self._settings.headers,
             timeout=self._settings.timeout,
-            transport=RetryTransport(httpx.HTTPTransport(limits=calls.LIMITS)),
+            transport=PatientTransport(httpx.HTTPTransport(limits=calls.LIMITS)),
         )
 
     def __enter__(self) -> Client:
@@ -247,7 +248,7 @@ class AsyncClient(AsyncTaskMethods, AsyncLoraMethods, AsyncEditMethods):
             base_url=self._settings.base_url,
             headers=self._settings.headers,
             timeout=self._settings.timeout,
-            transport=RetryTransport(httpx.AsyncHTTPTransport(limits=calls.LIMITS)),
+            transport=PatientTransport(httpx.AsyncHTTPTransport(limits=calls.LIMITS)),
         )
 
     async def __aenter__(self) -> AsyncClient:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from darkroom import __version__
 from darkroom.diffusion.checkpoint import CheckpointInfo
+from darkroom.diffusion.image_check import FLAGGED, ImageCheck
 from darkroom.diffusion.originals import Original
 from darkroom.diffusion.sampling import (
     Predict,
@@ -81,6 +82,7 @@ class GenerationJob:
     :param vae_decoder: latents (n, channels, h, w) -> image (n, 8h, 8w, 3) uint8.
     :param details: what the images carry beside `base_details`.
     :param stopped: asked before every step whether the client has gone.
+    :param check: of the images before they are sent; there are no previews of them. None: they are not checked.
     :param finish: makes the result of a decoded image, with details of its own; it runs in a thread.
     """
 
@@ -89,6 +91,7 @@ class GenerationJob:
     vae_decoder: Network
     details: Mapping[str, Any]
     stopped: Callable[[], bool]
+    check: ImageCheck | None = None
     finish: Callable[[Pixels], tuple[Pixels, Mapping[str, Any]]] = lambda pixels: (pixels, {})
 
 
@@ -111,8 +114,10 @@ async def run(
     :param phases: one after the other; each begins with the latents that the one before has left, as they are.
     :param original: the image that is changed, if there is one.
     :raises Cancelled: `job.stopped` said so.
+    :raises ModerationBlocked: `job.check` refuses an image.
     """
     request = job.request
+    preview_every = 0 if job.check else request.preview_every
     if original is not None:
         phases = [phase for phase in phases if len(phase.schedule)] or phases[:1]
     first = phases[0].schedule
@@ -125,7 +130,7 @@ async def run(
         ):
             latents = stepped.latents
             done += 1
-            wanted = _due(request.preview_every, done) and done < total
+            wanted = _due(preview_every, done) and done < total
             preview = _preview(stepped, phase.schedule, job.checkpoint) if wanted else None
             if wanted or _due(request.progress_every, done):
                 yield GenerationProgress(done=done, total=total, preview=preview)
@@ -151,9 +156,11 @@ def _preview(stepped: Stepped, schedule: Schedule, checkpoint: CheckpointInfo) -
 async def _pictures(latents: Tensor, job: GenerationJob) -> AsyncIterator[FinishedImage]:
     """Decode and encode one image after the other; the decoder has all of them from the start."""
     images = (await job.vae_decoder({"latents": latents.numpy()}))["image"]
+    flagged = await job.check(images) if job.check else [False] * len(images)
     for index, decoded in enumerate(images):
-        pixels, own = await asyncio.to_thread(job.finish, decoded)
+        pixels, own = await asyncio.to_thread(job.finish, np.zeros_like(decoded) if flagged[index] else decoded)
         details = {**base_details(job.request, job.checkpoint, index), **job.details, **own}
+        details |= {FLAGGED: True} if flagged[index] else {}
         data = await asyncio.to_thread(_encoded, pixels, job.request, details)
         height, width, channels = pixels.shape
         yield FinishedImage(data=data, shape=(height, width, channels), details=details, last=index + 1 == len(images))

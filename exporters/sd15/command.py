@@ -10,6 +10,7 @@ from darkroom.diffusion.control_settings import controlnet_of
 from darkroom.pipelines.sd15 import networks
 from darkroom.pipelines.sd15.settings import Settings as Sd15Settings
 from darkroom.settings import Settings
+from exporters import manifest
 from exporters.checkpoints.components import INDEX
 from exporters.checkpoints.contents import Contents
 from exporters.checkpoints.latent_diffusion import GENERATION
@@ -29,7 +30,7 @@ from exporters.options import (
     precision_option,
     prediction_option,
 )
-from exporters.sd15 import export, pipeline, single_file
+from exporters.sd15 import export, pipeline, safety_checker, single_file
 from exporters.sd15.single_file import DEMO
 from exporters.tasks import ExportTask, run_tasks
 
@@ -38,7 +39,8 @@ KIND = "Stable Diffusion 1.5"
 CLASSES = ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline")
 _NETWORKS = (networks.TEXT_ENCODER, networks.VAE_ENCODER, networks.VAE_DECODER, networks.UNET)
 
-PATTERNS = (INDEX, GENERATION, "unet/*", "vae/*", "text_encoder/*", "tokenizer/*", "scheduler/*")
+PATTERNS = (INDEX, GENERATION, "unet/*", "vae/*", "text_encoder/*", "tokenizer/*", "scheduler/*",
+            *safety_checker.PATTERNS)  # fmt: skip
 """The files of a checkpoint that an export reads."""
 
 
@@ -77,12 +79,12 @@ def sd15(
 ) -> None:
     """Export a checkpoint of the Stable Diffusion 1.5 kind to ONNX.
 
-    Text encoder, VAE and UNet, and what the pipeline has to know of them. Every network is compared with diffusers
-    before it is installed; what is up to date is left alone. UNets with a ControlNet that are in the repository are
-    exported again for this checkpoint, or removed where that cannot be done.
+    Text encoder, VAE and UNet, its safety checker if it has one, and what the pipeline has to know of them. Every
+    network is compared with diffusers before it is installed; what is up to date is left alone. UNets with a ControlNet
+    that are in the repository are exported again for this checkpoint, or removed where that cannot be done.
     """
     base = origin(checkpoint, Path.cwd(), cache, Choices(config=config, prediction=prediction))
-    run_tasks(base_tasks(base, output, precision, label), force=force)
+    _export_base(base, output, precision, label, force=force)
     CONTROLS.export(base, output, precision, cache, label=label)
 
 
@@ -128,12 +130,29 @@ def prepare(settings: Settings, repository: Path) -> None:
             click.echo(f"Text to image is left out: {wanted.checkpoint} is not there.")
             return
     precision = precision_of(settings, wanted.fp16)
-    run_tasks(base_tasks(checkpoint, repository, precision), quiet=True)
+    _export_base(checkpoint, repository, precision, quiet=True)
     CONTROLS.export(checkpoint, repository, precision, CACHE, named=controlnet_of(wanted.controlnets), quiet=True)
 
 
+def _export_base(
+    base: Origin,
+    repository: Path,
+    precision: Precision | None,
+    label: str = "",
+    *,
+    force: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Everything of a checkpoint but UNets with a ControlNet."""
+    unet = repository / networks.UNET.labelled(label).name / "1"
+    before = manifest.read(unet)
+    run_tasks(base_tasks(base, repository, precision, label), force=force, quiet=quiet)
+    renewed = force or manifest.read(unet) != before
+    safety_checker.export(base, repository, label, renewed=renewed, force=force, quiet=quiet)
+
+
 def base_tasks(base: Origin, repository: Path, precision: Precision | None, label: str = "") -> list[ExportTask]:
-    """Everything of a checkpoint but UNets with a ControlNet. The UNet comes last of the networks."""
+    """The networks that every checkpoint has, and the pipeline. The UNet comes last of the networks."""
     specs = [spec.labelled(label) for spec in _NETWORKS]
     wanted = [ModelExport(spec=spec, repository=repository, checkpoint=base, precision=precision) for spec in specs]
     loop = ModelExport(spec=networks.PIPELINE.labelled(label), repository=repository, checkpoint=base)

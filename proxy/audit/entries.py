@@ -20,7 +20,7 @@ REQUEST, RESULT, TASK, TASK_END = "request", "result", "task", "task_end"
 """The events: a request, the end of an answer that is a stream, a task that is accepted, and the end of a task."""
 FIELDS = (
     *("event", "request_id", "key", "name", "address", "headers", "surface", "method", "path", "target"),
-    *("operation", "model", "prompts", "rules", "policy_version", "task", "tasks", "inputs", "results"),
+    *("operation", "model", "prompts", "rules", "policy_version", "task", "tasks", "inputs", "results", "flagged"),
     *("status", "outcome", "through", "hash", "rows"),
 )
 """Every name that a row may have, besides `seq` and `at`."""
@@ -50,6 +50,7 @@ class Entries:
                 **self._what(notes),
                 "tasks": list(notes.tasks),
                 "results": list(notes.results),
+                "flagged": notes.flagged or None,
                 "status": status,
                 "outcome": outcome,
             }
@@ -59,7 +60,8 @@ class Entries:
         """The row of the end of an answer that is a stream of events."""
         who = {"request_id": REQUEST_ID.get(), "key": caller.key, "name": caller.name}
         what = {"operation": notes.operation, "model": notes.model, "rules": list(notes.rules)}
-        return _without_nothing({"event": RESULT, **who, **what, "results": list(notes.results), "outcome": outcome})
+        made = {"results": list(notes.results), "flagged": notes.flagged or None}
+        return _without_nothing({"event": RESULT, **who, **what, **made, "outcome": outcome})
 
     def task(self, id: str, operation: str, fields: Mapping[str, Any], notes: Notes | None) -> dict[str, Any]:
         """The row of a task that is accepted.
@@ -75,14 +77,15 @@ class Entries:
         own["outcome"] = "accepted"
         return _without_nothing({**about, **own, "tasks": [], "results": [], "status": None})
 
-    def task_end(self, id: str, operation: str, outcome: str, results: list[str]) -> dict[str, Any]:
+    def task_end(self, id: str, operation: str, outcome: str, results: list[str], flagged: int = 0) -> dict[str, Any]:
         """The row of the end of a task.
 
         :param results: SHA-256 of its files.
+        :param flagged: how many of them are black, because the safety checker flagged what was made.
         """
         caller = CALLER.get()
         who = {"request_id": REQUEST_ID.get(), "key": caller.key, "name": caller.name}
-        what = {"operation": operation, "task": id, "results": results, "outcome": outcome}
+        what = {"operation": operation, "task": id, "results": results, "flagged": flagged or None, "outcome": outcome}
         return _without_nothing({"event": TASK_END, **who, **what})
 
     def _who(self, scope: Scope, caller: Caller) -> dict[str, Any]:

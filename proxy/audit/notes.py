@@ -22,6 +22,7 @@ class Notes:
     :ivar rules: the ids of the policy's rules that acted, of its version `policy_version`.
     :ivar tasks: the ids of the tasks that the request began; `accepted` if all are new, and have rows of their own.
     :ivar inputs: SHA-256 of the images that came, and `results` of those that were made.
+    :ivar flagged: how many of them are black, because the safety checker flagged what was made.
     :ivar error: the code of the error that the request is answered with.
     :ivar scope: the request itself, as ASGI has it; None for the run of a task.
     :ivar on_end: writes the row about the end of an answer that is a stream of events; None for other answers.
@@ -36,6 +37,7 @@ class Notes:
     accepted: bool = False
     inputs: list[str] = field(default_factory=list)
     results: list[str] = field(default_factory=list)
+    flagged: int = 0
     error: str | None = None
     scope: MutableMapping[str, Any] | None = field(default=None, repr=False)
     on_end: Callable[[], Awaitable[None]] | None = None
@@ -70,6 +72,13 @@ async def note_results(images: Iterable[bytes | memoryview]) -> None:
     notes = NOTES.get()
     if notes is not None:
         notes.results += await _digests(images)
+
+
+def note_flagged() -> None:
+    """Note that an image is black, because the safety checker flagged what was made."""
+    notes = NOTES.get()
+    if notes is not None:
+        notes.flagged += 1
 
 
 def note_error(code: str) -> None:

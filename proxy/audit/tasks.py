@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from proxy.audit import chain
 from proxy.audit.entries import Entries
-from proxy.audit.notes import NOTES
+from proxy.audit.notes import NOTES, Notes
 from proxy.tasks.models import Task
 
 
@@ -21,8 +21,8 @@ class TaskRows:
         notes, operation = NOTES.get(), task.requested_operation or task.operation
         if task.ended:
             outcome = task.error["code"] if task.error else task.state
-            results = notes.results if notes is not None and task.state == "completed" else []
-            entry = self._entries.task_end(task.id, operation, outcome, list(results))
+            made = notes if notes is not None and task.state == "completed" else Notes()
+            entry = self._entries.task_end(task.id, operation, outcome, list(made.results), made.flagged)
         else:
             entry = self._entries.task(task.id, operation, task.fields, notes)
         chain.append(connection, [entry])

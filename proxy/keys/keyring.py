@@ -46,6 +46,12 @@ class Keyring:
         key = self._keys.get(digest, _NOBODY)
         return key if hmac.compare_digest(digest, key.digest) and key is not _NOBODY else None
 
+    async def revoked(self, key: Key) -> None:
+        """Wait until a key is revoked."""
+        while self._keys.get(key.digest) is not None:
+            await asyncio.sleep(FRESH_SECONDS)
+            await self.fresh()
+
     async def fresh(self) -> None:
         """Look into the database if the last look is too old. All requests share one look."""
         for _ in range(2):  # one that was under way may have begun too early

@@ -6,17 +6,18 @@ import asyncio
 import contextvars
 import logging
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from darkroom.errors import Forbidden, NotReady, RateLimited
+from darkroom.errors import Forbidden, NotReady, RateLimited, Unauthorized
 from proxy.keys import quotas
 from proxy.keys.models import Key, Limits
 from proxy.tasks.models import PRIORITIES
 
 if TYPE_CHECKING:
+    from proxy.keys.keyring import Keyring
     from proxy.tasks.store import Store
 
 log = logging.getLogger(__name__)
@@ -106,11 +107,13 @@ class Ledger:
     """The use of the current request.
 
     :param key: of the request.
+    :param ring: says when the key is revoked.
     :ivar images: those that were asked for and are not charged yet.
     """
 
     key: Key
     charges: Charges
+    ring: Keyring
     images: int = field(default=0)
 
 
@@ -123,6 +126,27 @@ def note_images(count: int) -> None:
     ledger = LEDGER.get()
     if ledger is not None:
         ledger.images += count
+
+
+async def while_valid(work: Awaitable[None]) -> None:
+    """Await work for as long as the key of the request is in use. What is revoked ends within a second, at every proxy.
+
+    :raises Unauthorized: the key was revoked; the work is cancelled.
+    """
+    ledger = LEDGER.get()
+    if ledger is None:
+        await work
+        return
+    job = asyncio.ensure_future(work)
+    end = asyncio.ensure_future(ledger.ring.revoked(ledger.key))
+    try:
+        await asyncio.wait((job, end), return_when=asyncio.FIRST_COMPLETED)
+        if not job.done():
+            raise Unauthorized("The key was revoked.")
+        await job
+    finally:
+        job.cancel()
+        end.cancel()
 
 
 def require_priority(asked: str) -> None:

@@ -75,7 +75,7 @@ class Keys:
             raise Forbidden("This needs the key of an admin.")
         if key.limits.rate is not None:
             await self.store.call(quotas.hit, self.store, key.id, key.limits.rate)
-        LEDGER.set(Ledger(key=key, charges=self.charges))
+        LEDGER.set(Ledger(key=key, charges=self.charges, ring=self.ring))
         return Caller(key=key.id, name=key.name, role=key.role, address=address, client=key.client)
 
     def _key_of(self, headers: Headers) -> Key:

@@ -244,9 +244,9 @@ async def _jobs(
     more: dict[str, Any] = {"num_images": min(count, most), "format": wanted.output_format or "png"}
     if wanted.output_compression is not None:
         more["quality"] = max(_SMALLEST_QUALITY, wanted.output_compression)
-    taken = await take(services, model, given, total=count, **more)
-    first, count = ImageJob.of(model, taken.request), taken.total
-    sizes = [(at, min(most, count - at)) for at in range(0, count, most)]
+    taken = await take(services, model, given, whole=count, **more)
+    first = ImageJob.of(model, taken.request)
+    sizes = [(at, min(most, taken.count - at)) for at in range(0, taken.count, most)]
     jobs = tuple(
         ImageJob.of(model, first.request.with_values(seed=first.request.seed + at, num_images=number))
         for at, number in sizes

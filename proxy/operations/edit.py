@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from typing import Any
 
@@ -80,7 +80,9 @@ class Edit(Generate):
         return super().names | MODE_NAMES
 
     async def accept(self, services: Services, fields: dict[str, Any]) -> Work:
-        return await super().accept(services, (await settled(services, self.model, fields)).fields)
+        edit = await settled(services, self.model, fields)
+        work = await super().accept(services, edit.fields)
+        return replace(work, warnings=[*edit.warnings, *work.warnings])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from darkroom.diffusion.image_check import FLAGGED
 from darkroom.errors import LoraMissing, NetworkError
 from darkroom.images import MEDIA_TYPES
 from darkroom.request.image import ImageRequest
@@ -17,7 +18,7 @@ from darkroom.request.loras import MOST_LORAS
 from darkroom.request.request import Request
 from darkroom.request.tensors import to_tensors
 from darkroom.serving.networks import Array
-from proxy.audit.notes import note_results
+from proxy.audit.notes import note_flagged, note_results
 from proxy.models import ServedModel
 from proxy.services import Services
 from proxy.streams import data_url
@@ -80,15 +81,20 @@ class GeneratedImages:
 
 
 async def run(
-    services: Services, job: ImageJob, on_response: Callable[[Outputs], Awaitable[None]] | None = None
+    services: Services,
+    job: ImageJob,
+    on_response: Callable[[Outputs], Awaitable[None]] | None = None,
+    *,
+    results: bool = True,
 ) -> GeneratedImages:
     """Run the model to its end; `on_response` gets every response. LoRA files that the model lacks are sent to it.
 
+    :param results: whether the images are results. What is only made into another image is neither signed nor noted.
     :raises DarkroomError: the error of the model, or NotReady while Triton is unavailable.
     """
     for sent in range(MOST_LORAS + 1):
         try:
-            return await _run(services, job, on_response)
+            return await _run(services, job, on_response, results)
         except LoraMissing as error:  # the server of the networks is another one now, or has deleted it
             if sent == MOST_LORAS:
                 raise
@@ -97,16 +103,18 @@ async def run(
 
 
 async def _run(
-    services: Services, job: ImageJob, on_response: Callable[[Outputs], Awaitable[None]] | None
+    services: Services, job: ImageJob, on_response: Callable[[Outputs], Awaitable[None]] | None, results: bool
 ) -> GeneratedImages:
     made, name = GeneratedImages(media_type=job.media_type), job.model.name
     async with aclosing(services.run_model(name, to_tensors(job.request))) as responses:
         async for outputs in responses:
-            if "image" in outputs:
+            if results and "image" in outputs:
                 image = await services.signed(outputs["image"].data, job.media_type, name, job.request)
                 outputs = {**outputs, "image": np.frombuffer(image, np.uint8)}
                 await note_results([image])
             made.take(outputs)
+            if "image" in outputs and FLAGGED in made.images[-1][1]:
+                note_flagged()
             if on_response is not None:
                 await on_response(outputs)
     if len(made.images) != job.request.num_images:

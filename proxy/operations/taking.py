@@ -46,16 +46,16 @@ class Taken:
 
     :param values: the given values by the names of the fields, as types that JSON has.
     :param images: by the names of the fields; those of a field with several by its name and their number.
+    :param count: how many images the whole request makes.
     :param warnings: what the content policy has changed, for the `warnings` of the answer.
-    :param total: how many images are made, those of further requests included.
     """
 
     model: ServedModel
     request: Request
     values: dict[str, Any]
     images: dict[str, TakenImage]
+    count: int
     warnings: Warnings = dataclass_field(default_factory=list)
-    total: int = 1
 
 
 def names_of(model: ServedModel) -> frozenset[str]:
@@ -79,14 +79,14 @@ async def take(
     fields: dict[str, Any],
     *,
     judge: bool = True,
-    total: int | None = None,
+    whole: int | None = None,
     **settled: Any,
 ) -> Taken:
     """Read and validate a request, and judge it by the content policy. Its images are removed from `fields`; only
     their headers are read.
 
     :param judge: False for what is part of a task that was judged when it was accepted.
-    :param total: how many images the client asks for, where further requests make some of them.
+    :param whole: the images of the whole request, where this is the first of several jobs of it.
     :param settled: values that the endpoint sets; they take precedence over what was sent.
     :raises DarkroomError, RequestValidationError: the request is refused, by the policy with ModerationBlocked.
     """
@@ -119,14 +119,14 @@ async def take(
     warnings: Warnings = []
     if judge:
         headers = [image.header for image in images.values()]
-        changes = await judge_request(services, model, request, headers, total)
-        warnings, total = changes.warnings, changes.total or total
+        changes = await judge_request(services, model, request, headers, whole)
+        warnings, whole = changes.warnings, changes.num_images or whole
         if changes.values:
             values |= changes.values
             request = await parsed()
-    made = total or int(getattr(request, "num_images", 1))
-    note_images(made)
-    return Taken(model=model, request=request, values=values, images=images, warnings=warnings, total=made)
+    count = getattr(request, "num_images", 1) if whole is None else whole
+    note_images(count)
+    return Taken(model=model, request=request, values=values, images=images, count=count, warnings=warnings)
 
 
 async def _take_sent(

@@ -49,6 +49,7 @@ def check(file: Path) -> None:
 @click.option("--height", type=click.IntRange(1), default=512)
 @click.option("--steps", type=click.IntRange(1), default=20)
 @click.option("-n", "--num-images", type=click.IntRange(1), default=1)
+@click.option("--checks-images/--no-checks-images", default=True, help="Whether the model has a safety checker.")
 @click.option("--scale", type=click.FloatRange(1), default=1.0, help="Of an upscaler.")
 def test(file: Path, prompt: str, negative: str, key: str, name: str, **known: object) -> None:
     """Say what a policy decides about a prompt, and which words it found. Exits with 1 where it refuses.
@@ -78,5 +79,7 @@ def _lines(decision: Decision) -> list[str]:
     for field, words in (("prompt", decision.words), ("negative_prompt", decision.negative_words)):
         found += [f"words  {name} in {field}: {', '.join(some)}" for name, some in words.items()]
     found += [f"adds   to negative_prompt: {one.text} ({one.rule})" for one in decision.additions]
+    if decision.check is not None:
+        found.append(f"checks images: {decision.check.action} ({decision.check.rule})")
     found += [f"lowers {one.name} from {one.before:g} to {one.after:g} ({one.rule})" for one in decision.cuts]
     return found

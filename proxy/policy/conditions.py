@@ -23,6 +23,7 @@ VARIABLES: Mapping[str, Any] = {
     "steps": 20,
     "num_images": 1,
     "scale": 1.0,
+    "checks_images": True,
     "key_id": "k1",
     "key_name": "Ann",
     "role": "user",
@@ -107,6 +108,7 @@ def _environment() -> Any:
 
     texts = cel.Type.List(cel.Type.STRING)
     kinds = {
+        bool: cel.Type.BOOL,
         str: cel.Type.STRING,
         int: cel.Type.INT,
         float: cel.Type.DOUBLE,

@@ -14,7 +14,7 @@ from typing_extensions import Self
 
 from darkroom.request.fields import shown
 from proxy.policy.conditions import Condition, ConditionError
-from proxy.policy.rules import Limited, Policy, Rule, Text
+from proxy.policy.rules import CheckAction, Limited, Policy, Rule, Text
 from proxy.policy.words import WordList, Words, pattern_of
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -80,6 +80,7 @@ class _RuleModel(_Model):
     refuse: Sentence | None = None
     negative_prompt: Sentence | None = None
     limit: _LimitModel | None = None
+    check_images: CheckAction | None = None
 
     @field_validator("words", "texts", mode="before")
     @classmethod
@@ -88,9 +89,11 @@ class _RuleModel(_Model):
 
     @model_validator(mode="after")
     def _one_action(self) -> Self:
-        changes = self.negative_prompt is not None or self.limit is not None
+        changes = any(one is not None for one in (self.negative_prompt, self.limit, self.check_images))
         if (self.allow is not None) + (self.refuse is not None) + changes != 1:
-            raise ValueError("must have one action: allow, refuse, or negative_prompt and limit, alone or together")
+            raise ValueError(
+                "must have one action: allow, refuse, or negative_prompt, limit and check_images, alone or together"
+            )
         return self
 
 
@@ -294,6 +297,7 @@ def _rules(document: _Document, model: _PolicyModel, problems: list[Problem]) ->
             refuse=one.refuse,
             negative_prompt=one.negative_prompt,
             limits=_limits(one.limit),
+            check_images=one.check_images,
         )
 
 

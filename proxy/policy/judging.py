@@ -7,20 +7,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from darkroom.diffusion.image_check import CHECK_IMAGES, CHECK_RULE, no_checker
 from darkroom.errors import InvalidInput, ModerationBlocked
 from darkroom.images import Header
 from darkroom.request.request import Request
 from proxy.audit.notes import NOTES
 from proxy.callers import CALLER
 from proxy.error_shapes import surface
-from proxy.policy.rules import Addition, Cut, Decision, Facts, fitted
+from proxy.policy.rules import Addition, Check, Cut, Decision, Facts, fitted
 
 if TYPE_CHECKING:
     from proxy.models import ServedModel
     from proxy.services import Services
 
 Warnings = list[dict[str, Any]]
-PROMPT, NEGATIVE_PROMPT = "prompt", "negative_prompt"
+PROMPT, NEGATIVE_PROMPT, NUM_IMAGES = "prompt", "negative_prompt", "num_images"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +29,13 @@ class Changes:
     """What the policy changes about a request.
 
     :param values: of fields, by their names.
+    :param num_images: of the whole request, if they are fewer than it asks for.
     :param warnings: for the `warnings` of the answer.
-    :param total: how many images there may be, where that was lowered.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
+    num_images: int | None = None
     warnings: Warnings = field(default_factory=list)
-    total: int | None = None
 
 
 async def judged(services: Services, facts: Facts) -> Decision:
@@ -70,18 +71,20 @@ async def judge_request(
     model: ServedModel,
     request: Request,
     headers: Iterable[Header] = (),
-    total: int | None = None,
+    num_images: int | None = None,
 ) -> Changes:
     """Judge a request for a model.
 
     :param headers: of its images; the first one is that which is enlarged or edited.
-    :param total: how many images the client asks for, where further requests make some of them.
-    :raises ModerationBlocked: a rule refuses it.
+    :param num_images: of the whole request, where this is one of several jobs of it.
+    :raises ModerationBlocked: a rule refuses it, or wants its images checked, which the model cannot do.
     """
     if services.policy is None:
         return Changes()
     facts = _facts(services, model, request, next(iter(headers), None))
-    decision = await judged(services, facts if total is None else replace(facts, num_images=total))
+    if num_images is not None:
+        facts = replace(facts, num_images=num_images)
+    decision = await judged(services, facts)
     values: dict[str, Any] = {}
     warnings: Warnings = []
     fields = model.family.request.fields()
@@ -90,6 +93,8 @@ async def judge_request(
         # First, because a bracket that is never closed in the client's own words would reach over it.
         values[NEGATIVE_PROMPT] = ", ".join([*(one.text for one in decision.additions), *([own] if own else [])])
         warnings += [_added(one) for one in decision.additions]
+    if decision.check is not None:
+        values |= _checking(services, model, decision.check)
     for cut in decision.cuts:
         if cut.name == "pixels":
             values |= _smaller(services, model, request, int(cut.after))
@@ -97,14 +102,15 @@ async def judge_request(
         elif cut.name in fields:
             values[cut.name] = min(cut.after, getattr(request, cut.name) or cut.after)
             warnings.append(lowered(cut))
-    lowest = min((int(cut.after) for cut in decision.cuts if cut.name == "num_images"), default=None)
-    return Changes(values=values, warnings=warnings, total=lowest)
+    lowest = min((int(cut.after) for cut in decision.cuts if cut.name == NUM_IMAGES), default=None)
+    return Changes(values=values, num_images=lowest, warnings=warnings)
 
 
 async def require_unchanged(
     services: Services, model: ServedModel, request: Request, *headers: Header, param: str
-) -> None:
-    """Judge a further request of one whose fields are judged already, such as a second pass at another size.
+) -> Mapping[str, Any]:
+    """Judge a further request of one whose fields are judged already, such as a second pass at another size. Return
+    values for its fields that say how its images are checked.
 
     :param param: the field that asks for it.
     :raises ModerationBlocked: a rule refuses it.
@@ -114,6 +120,7 @@ async def require_unchanged(
     cuts = [one for one in changes.warnings if one["field"] != NEGATIVE_PROMPT]
     if cuts:
         raise InvalidInput(f"{param} asks for too much: {cuts[0]['message']}", param=param)
+    return {name: value for name, value in changes.values.items() if name in (CHECK_IMAGES, CHECK_RULE)}
 
 
 def lowered(cut: Cut, name: str | None = None) -> dict[str, Any]:
@@ -148,6 +155,7 @@ def _facts(services: Services, model: ServedModel, request: Request, image: Head
         strength=_strength(full),
         num_images=getattr(full, "num_images", 1),
         scale=scale,
+        checks_images=model.checks_images(services),
     )
 
 
@@ -155,6 +163,12 @@ def _strength(request: Request) -> float:
     """The share of the steps that is done."""
     strength = getattr(request, "given_strength", None)
     return 1.0 if strength is None else float(strength)
+
+
+def _checking(services: Services, model: ServedModel, check: Check) -> dict[str, str]:
+    if not model.checks_images(services):
+        raise no_checker(check.rule, model.name)
+    return {CHECK_IMAGES: check.action, CHECK_RULE: check.rule}
 
 
 def _texts(request: Request, name: str) -> tuple[str, ...]:

@@ -23,6 +23,9 @@ LIMITS: Mapping[str, tuple[Limited, ...]] = {
 """What can be lowered, by the operation."""
 GUIDED = ("generate", "edit")
 """Operations with a negative prompt."""
+MAKING = ("generate", "edit")
+"""Operations whose images can be checked."""
+CheckAction = Literal["refuse", "blank"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,7 @@ class Facts:
     :param strength: the share of the steps that is done, of an image that is changed; 1 elsewhere.
     :param sample_steps: of a training, those that its sample images may have.
     :param scale: of an upscaler; 1 elsewhere.
+    :param checks_images: whether the model has a safety checker.
     :param key_id: of the caller's key; empty where the service has no keys.
     """
 
@@ -50,6 +54,7 @@ class Facts:
     sample_steps: Sequence[int] = ()
     num_images: int = 1
     scale: float = 1.0
+    checks_images: bool = True
     key_id: str = ""
     key_name: str = ""
     role: str = "user"
@@ -68,6 +73,7 @@ class Rule:
     :param refuse: the message of a refusal; `allow` ends the judgement without one.
     :param negative_prompt: what is added there.
     :param limits: the largest values.
+    :param check_images: what becomes of images that the safety checker flags; None: the rule asks for no check.
     """
 
     id: str
@@ -78,6 +84,7 @@ class Rule:
     refuse: str | None = None
     negative_prompt: str | None = None
     limits: Mapping[Limited, float] = field(default_factory=dict)
+    check_images: CheckAction | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +106,20 @@ class Cut:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Check:
+    """A rule that wants the images of a request checked."""
+
+    rule: str
+    action: CheckAction
+
+
+@dataclass(frozen=True, kw_only=True)
 class Decision:
     """What the rules say of a request.
 
     :param rules: the ids of all that acted, in order.
     :param refused: the message of the refusal, which the last one of them wrote; None if the request is allowed.
+    :param check: of the images that are made: of several rules the first that refuses, else the first; None: no check.
     :param words: found in the prompts, by the names of their lists, and `negative_words` in the negative prompts.
     """
 
@@ -111,6 +127,7 @@ class Decision:
     refused: str | None = None
     additions: tuple[Addition, ...] = ()
     cuts: tuple[Cut, ...] = ()
+    check: Check | None = None
     words: Mapping[str, Sequence[str]] = field(default_factory=dict)
     negative_words: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
@@ -135,6 +152,7 @@ class Policy:
         acted: list[str] = []
         additions: list[Addition] = []
         cuts: list[Cut] = []
+        checks: list[Check] = []
         refused = None
         for rule in self.rules:
             if not seen.match(rule):
@@ -144,8 +162,9 @@ class Policy:
             adds = rule.negative_prompt is not None and facts.operation in GUIDED
             if adds:
                 additions.append(Addition(rule=rule.id, text=str(rule.negative_prompt)))
+            checks += (wanted := _checks(rule, facts))
             refused, ends = rule.refuse, rule.allow or rule.refuse is not None
-            if new or adds or ends:
+            if new or adds or wanted or ends:
                 acted.append(rule.id)
             if ends:
                 break
@@ -154,6 +173,7 @@ class Policy:
             refused=refused,
             additions=tuple(additions),
             cuts=tuple(cuts),
+            check=next((one for one in checks if one.action == "refuse"), checks[0] if checks else None),
             words=seen.words("prompt"),
             negative_words=seen.words("negative_prompt"),
         )
@@ -215,10 +235,18 @@ class _Seen:
             "steps": facts.steps,
             "num_images": facts.num_images,
             "scale": facts.scale,
+            "checks_images": facts.checks_images,
             "key_id": facts.key_id,
             "key_name": facts.key_name,
             "role": facts.role,
         }
+
+
+def _checks(rule: Rule, facts: Facts) -> list[Check]:
+    """The check that a rule wants of a request: one or none."""
+    if rule.check_images is None or facts.operation not in MAKING:
+        return []
+    return [Check(rule=rule.id, action=rule.check_images)]
 
 
 def _folds(texts: Sequence[str], steps: Iterable[int]) -> list[str]:

@@ -10,6 +10,7 @@ from darkroom.images import MEDIA_TYPES
 from darkroom.infotext import web_ui_text
 from darkroom.parameters import text_chunks
 from darkroom.png import with_text
+from proxy.audit.notes import note_results
 from proxy.operations.enlarging import ENLARGE, ENLARGE_MODEL
 from proxy.operations.images import ImageJob, Outputs, run
 from proxy.sdapi.plans import Plan, SecondPass
@@ -67,9 +68,10 @@ async def make(services: Services, plan: Plan, work: Work) -> Made:
 
 async def _batch(services: Services, plan: Plan, index: int, work: Work, made: Made) -> None:
     size = plan.request.num_images
-    part = index * (plan.parts // plan.batches)
+    part = index * (1 + (size if plan.second else 0))
     request = plan.request.with_values(
         seed=plan.request.seed + index * size,
+        num_images=min(size, plan.images - index * size),
         progress_every=1,
         preview_every=min(_PREVIEW_EVERY, plan.request.steps),
     )
@@ -84,7 +86,7 @@ async def _batch(services: Services, plan: Plan, index: int, work: Work, made: M
             image = MadeImage(data=outputs["image"].data, details=json.loads(outputs["details"][0]))
             (made.images if plan.second is None else first).append(image)
 
-    await run(services, ImageJob.of(plan.model, request), on_response)
+    await run(services, ImageJob.of(plan.model, request), on_response, results=plan.second is None)
     for number, image in enumerate(first):
         work.begin_part(part + 1 + number, 1)
         assert plan.second is not None
@@ -109,6 +111,7 @@ async def _again(services: Services, plan: Plan, second: SecondPass, image: Made
         more = {ENLARGE: pairs["Hires upscale"], ENLARGE_MODEL: second.upscaler}
         chunks = text_chunks({**details, **more}, pairs)
         data = await services.signed(with_text(larger, chunks), _PNG, plan.model.name, plan.request)
+        await note_results([data])
         return MadeImage(data=data, details={**details, **more}, pairs=pairs)
     request = second.request.with_values(
         init_image=larger,

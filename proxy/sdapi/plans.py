@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from darkroom.errors import InvalidInput, NotFound
@@ -68,13 +69,14 @@ class Plan:
     """What a request is.
 
     :param request: of the first batch; the k-th one has `seed` + k x `num_images`.
+    :param images: of all batches; the last one may have fewer.
     :param values: AUTOMATIC1111's fields, with their defaults.
     :param warnings: of what the content policy changed.
     """
 
     model: ServedModel
     request: ImageRequest
-    batches: int
+    images: int
     second: SecondPass | None
     values: Mapping[str, Any]
     warnings: Warnings
@@ -86,9 +88,14 @@ class Plan:
             default_model(services, "upscale").require_ready(services)
 
     @property
+    def batches(self) -> int:
+        """How often the request is run."""
+        return math.ceil(self.images / self.request.num_images)
+
+    @property
     def parts(self) -> int:
         """Batches, and images that are enlarged: see `proxy.sdapi.works.Work`."""
-        return self.batches * (1 + (self.request.num_images if self.second else 0))
+        return self.batches + (self.images if self.second else 0)
 
 
 async def planned(services: Services, tasks: Tasks, values: dict[str, Any], images: Mapping[str, Any]) -> Plan:
@@ -119,11 +126,11 @@ async def planned(services: Services, tasks: Tasks, values: dict[str, Any], imag
     fields = {name: value for name, value in fields.items() if name in names_of(model)}
     originals = await _originals(services, model, values, images)
     control = control_fields(values[SCRIPTS] or {}, originals.get("init_image"))
-    total = values["n_iter"] * values["batch_size"]
+    whole = values["n_iter"] * values["batch_size"]
     with by_their_names({**PROCESSING, **UNIT_NAMES}):
-        taken = await take(services, model, {**fields, **originals, **control}, total=total)
+        taken = await take(services, model, {**fields, **originals, **control}, whole=whole)
     request = cast(ImageRequest, taken.request)
-    if total > MOST_IMAGES:
+    if taken.count > MOST_IMAGES:
         raise InvalidInput(
             f"n_iter x batch_size must be at most {MOST_IMAGES}; got {values['n_iter']} x {values['batch_size']}.",
             param="n_iter",
@@ -133,11 +140,12 @@ async def planned(services: Services, tasks: Tasks, values: dict[str, Any], imag
         own = request.width or 0, request.height or 0
         await require_scale(services, second.upscaler, own, second.sizes(own)[0], param="hr_scale")
     if second is not None and second.request is not None:
-        await require_unchanged(services, model, second.request, param="hr_scale")
+        checks = await require_unchanged(services, model, second.request, param="hr_scale")
+        second = replace(second, request=second.request.with_values(**checks))
     return Plan(
         model=model,
         request=request,
-        batches=taken.total // request.num_images,
+        images=taken.count,
         second=second,
         values=values,
         warnings=taken.warnings,

@@ -63,7 +63,7 @@ def _described(services: Services, model: ServedModel, default_for: Sequence[str
         "checkpoint": known,
         "fields": Fields.of(family, limits, defaults).schema(JSON)["properties"],
         "limits": family.limits(limits),
-        **family.features(frozenset(services.monitor.models)),
+        **model.features(services),
     }
 
 

@@ -92,6 +92,6 @@ def _abilities(services: Services, operation: Operation) -> dict[str, Any] | Non
     known = checkpoint and {"name": checkpoint.name, "hash": checkpoint.digest, "side": checkpoint.side}
     return {
         "checkpoint": known,
-        **model.family.features(frozenset(served)),
+        **model.features(services),
         "limits": model.family.limits(model.limits(services)),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -127,6 +128,23 @@ def test_clients_raise_errors_of_their_own(admin: str, service: RunningService) 
             with pytest.raises(RateLimited, match="1 requests and tasks at a time"):
                 carl.submit("generate", **IMAGE)
             carl.cancel(waiting)
+
+
+def test_stream_of_a_revoked_key_ends_with_an_error(admin: str, service: RunningService, store: Store) -> None:
+    key, secret = table.create(store, NewKey(name="streaming", limits=Limits()))
+    headers = {"x-api-key": secret, "accept": "text/event-stream"}
+    long = {**IMAGE, "steps": 100, "width": 512, "height": 512}
+    with httpx.Client(base_url=service.url, headers=headers, timeout=120) as http:
+        while http.get("/edit-modes").status_code != 200:
+            time.sleep(0.02)
+        with http.stream("POST", "/generate", json=long) as answer:
+            lines = answer.iter_lines()
+            assert next(line for line in lines if line.startswith("event:")) == "event: progress"
+            table.revoke(store, key.id)
+            rest = list(lines)
+    assert [line for line in rest if line.startswith("event:")][-1] == "event: error"
+    last = json.loads([line for line in rest if line.startswith("data:")][-1].removeprefix("data:"))
+    assert (last["status"], last["error"]["code"]) == (401, "unauthorized")
 
 
 def test_a_revoked_key_stops_within_a_second(admin: str, service: RunningService, store: Store) -> None:

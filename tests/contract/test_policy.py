@@ -22,6 +22,9 @@ UPSCALING = """
   - id: modest-upscaling
     when: operation == "upscale" && scale > 7.0
     limit: {scale: 2}
+  - id: many
+    when: num_images > 4
+    refuse: These are too many.
   - id: large-upscaling
     when: operation == "upscale" && width * height > 4000000
     refuse: The result would be too large.
@@ -121,6 +124,25 @@ def test_task_that_is_changed_says_so(http: httpx.Client) -> None:
     task = answer.json()
     assert task["total_steps"] == 3
     assert http.delete(f"/tasks/{task['task_id']}").status_code == 200
+
+
+def test_all_images_of_a_request_are_judged_together(http: httpx.Client) -> None:
+    size = {"width": 64, "height": 64, "steps": 2}
+    many = http.post("/sdapi/v1/txt2img", json={"prompt": "a cat", **size, "n_iter": 3, "batch_size": 2})
+    assert (many.status_code, "These are too many" in many.text) == (400, True), many.text
+    few = http.post("/sdapi/v1/txt2img", json={"prompt": "a cat", **size, "n_iter": 2, "batch_size": 2})
+    assert few.status_code == 503, few.text
+    openai = {"prompt": "a cat", "size": "64x64"}
+    assert http.post("/v1/images/generations", json={**openai, "n": 5}).json()["error"]["code"] == "moderation_blocked"
+    assert http.post("/v1/images/generations", json={**openai, "n": 4}).status_code == 503
+
+
+def test_task_says_what_its_mode_does_not_read(http: httpx.Client) -> None:
+    text = json.dumps({"old_text": "Hello"})
+    answer = form("/tasks", http, [("image", PHOTO)], operation="edit", prompt="red", mode=1, text_params_json=text)
+    assert answer.status_code == 202, answer.text
+    assert "text_params_json.old_text" in warned(answer)
+    http.delete(f"/tasks/{answer.json()['task_id']}").raise_for_status()
 
 
 def test_submitted_task_that_is_changed_says_so(http: httpx.Client) -> None:

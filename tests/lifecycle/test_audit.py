@@ -121,6 +121,18 @@ def test_upscaled_image_has_a_row_and_names_its_original(
     assert manifest["ingredients"][0]["relationship"] == "parentOf"
 
 
+def test_image_between_two_passes_is_no_result(http: httpx.Client, trail: Trail, certificates: Certificates) -> None:
+    fields = {"prompt": "a cat", "steps": 2, "width": 64, "height": 64, "enable_hr": True, "hr_scale": 1.5}
+    for strength in (0, 0.5):
+        id = f"passes-{strength}"
+        asked = {**fields, "hr_upscaler": "Lanczos", "denoising_strength": strength}
+        answer = http.post("/sdapi/v1/txt2img", json=asked, headers={"X-Request-ID": id})
+        image = base64.b64decode(answer.json()["images"][0])
+        (row,) = trail.of(id)
+        assert row["results"] == [sha(image)]
+        assert read_manifest(image, "image/png", certificates.root)[0] == "Trusted"
+
+
 def test_batch_has_one_row_with_all_its_images(http: httpx.Client, trail: Trail) -> None:
     files = [("files", (f"{n}.png", SMALL)) for n in range(2)]
     http.post("/api/upscale-batch", files=files, data={"model": FAST}, headers={"X-Request-ID": "batch"})

@@ -10,6 +10,7 @@ import pytest
 from darkroom.registry import all_specs
 from exporters import config
 from exporters.config import Placement
+from tests.safety_checkers import brightness_checker
 from tests.sd15_checkpoints import write_checkpoint, write_controlnet
 from tests.sd15_exports import Sd15Export, export, read_back
 
@@ -24,7 +25,7 @@ def controlnet_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sd15_fp32(tmp_path_factory: pytest.TempPathFactory, controlnet_folder: Path) -> Sd15Export:
     """The exports of a tiny checkpoint in fp32."""
     folder = tmp_path_factory.mktemp("fp32")
-    checkpoint, repository = write_checkpoint(folder / "tiny", seed=0), folder / "models"
+    checkpoint, repository = write_checkpoint(folder / "tiny", seed=0, checker=brightness_checker()), folder / "models"
     config.write_configs(repository, all_specs(), Placement())
     output = export("sd15", "--checkpoint", checkpoint, "--output", repository).output
     output += export("sd15-controlnet", "--controlnet", controlnet_folder, "--output", repository).output
@@ -35,7 +36,10 @@ def sd15_fp32(tmp_path_factory: pytest.TempPathFactory, controlnet_folder: Path)
 def sd15_fp16(sd15_fp32: Sd15Export, tmp_path_factory: pytest.TempPathFactory, controlnet_folder: Path) -> Sd15Export:
     """The exports of another checkpoint, which is stored in fp16, into a copy of the repository of `sd15_fp32`."""
     folder = tmp_path_factory.mktemp("fp16")
-    checkpoint, repository = write_checkpoint(folder / "other", seed=9, half=True), folder / "models"
+    checkpoint, repository = (
+        write_checkpoint(folder / "other", seed=9, half=True, checker=brightness_checker()),
+        folder / "models",
+    )
     shutil.copytree(sd15_fp32.repository, repository)
     arguments = ("sd15", "--checkpoint", checkpoint, "--output", repository, "--precision", "fp16")
     output = export(*arguments).output

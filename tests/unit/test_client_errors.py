@@ -99,6 +99,13 @@ def test_retry_after_is_respected(call: Call) -> None:
     assert first.file() == b"small" * 100_000
 
 
+def test_longer_wait_than_all_retries_take_is_not_begun(call: Call) -> None:
+    used_up = failure(429, "rate_limited", "10 images a day are used up.", **{"Retry-After": "7200"})
+    with loopback(in_turn(used_up)) as server, pytest.raises(RateLimited, match="used up") as caught:
+        call(server.url, "upscale", b"small", retries=3)
+    assert (len(server.received), caught.value.retry_after) == (1, 7200)
+
+
 def test_retry_of_event_streams(call: Call) -> None:
     starting = failure(503, "not_ready", "Models are loading.", **{"Retry-After": "1"})
     with loopback(in_turn(starting, events(event("image", IMAGE_EVENT)))) as server:

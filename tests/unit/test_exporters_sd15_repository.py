@@ -134,14 +134,14 @@ def test_a_checkpoint_of_the_hub_is_fetched_once(tiny: Path, tmp_path: Path, mon
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     files = {str(path.relative_to(tiny)): path.read_bytes() for path in tiny.rglob("*") if path.is_file()}
-    files["safety_checker/model.safetensors"] = b"not asked for"
+    files["image_encoder/model.safetensors"] = b"not asked for"
     repository, cache = tmp_path / "models", tmp_path / "cache"
     with serving(Hub("someone/tiny", files, large={UNET, VAE, TEXT})) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         named = command.origin("someone/tiny", tmp_path, cache)
         run_tasks(base_tasks(named, repository, None)[-1:])
     assert Sd15CheckpointInfo.read(repository / "sd15" / "1").name == "someone/tiny"
-    assert not list(cache.rglob("safety_checker"))
+    assert not list(cache.rglob("image_encoder"))
 
     again = command.origin("someone/tiny", tmp_path, cache)
     assert base_tasks(again, repository, None)[-1].up_to_date() is not None

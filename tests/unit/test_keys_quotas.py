@@ -146,7 +146,7 @@ def test_trainings_are_no_images(store: Store) -> None:
 
 async def _direct(store: Store, key: Key, images: int, work: Callable[[], object], *, began: bool = True) -> None:
     """A direct request as `Services.admitted` runs it."""
-    LEDGER.set(Ledger(key=key, charges=Charges(store)))
+    LEDGER.set(Ledger(key=key, charges=Charges(store), ring=Keyring(store)))
     note_images(images)
     async with charged() as charge:
         charge.began = began
@@ -188,7 +188,7 @@ def test_a_direct_request_holds_its_place_while_it_runs(store: Store) -> None:
     asyncio.run(_direct(store, key, 0, lambda: None))
 
     async def look() -> None:
-        LEDGER.set(Ledger(key=key, charges=Charges(store), images=1))
+        LEDGER.set(Ledger(key=key, charges=Charges(store), ring=Keyring(store), images=1))
         await check()
 
     with pytest.raises(RateLimited):

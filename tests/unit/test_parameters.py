@@ -12,6 +12,7 @@ import pytest
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo as PillowText
 
+from darkroom.diffusion.lora.tags import take_loras
 from darkroom.errors import NotAnImage
 from darkroom.images import Picture, encode
 from darkroom.parameters import parse, read_image, read_png, text_chunks
@@ -49,6 +50,27 @@ PROMPTS = (
     "café",
     "",
 )
+
+
+def test_loras_are_tags_as_web_uis_write_them() -> None:
+    cat, other, odd = (digit * 64 for digit in "abc")
+    loras = [{"name": "cat", "digest": cat, "weight": 0.8}, {"digest": other, "weight": -1.0}]
+    loras.append({"name": "odd: <name>", "digest": odd, "weights_by_step": [1.0, 0.0]})
+    details = {**DETAILS, "loras": loras, "lora_files": [{"name": "cat"}]}
+    info = read_png(encode_png(PIXELS, text=text_chunks(details)))
+    assert info.details == details
+    tags = f"<lora:cat:0.8> <lora:{other}:-1> <lora:{odd}:1>"
+    assert info.parameters is not None
+    assert info.parameters.startswith(f"{DETAILS['prompt']} {tags}\nSteps: 20, ")
+    assert f'Lora hashes: "cat: aaaaaaaaaa, {other}: bbbbbbbbbb, {odd}: cccccccccc"' in info.parameters
+    assert info.fields is not None
+    prompt, read = take_loras(info.fields["prompt"])
+    assert prompt.strip() == DETAILS["prompt"]
+    assert [(one.reference, one.weight) for one in read] == [
+        (("name", "cat"), 0.8),
+        (("digest", other), -1.0),
+        (("digest", odd), 1.0),
+    ]
 
 
 @pytest.mark.parametrize("negative", ["", "blurry", "差, bad:\nworse"])

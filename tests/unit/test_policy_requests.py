@@ -20,6 +20,7 @@ from proxy.models import default_model
 from proxy.operations.taking import Taken, take
 from proxy.services import Services
 from tests.monitors import Ready
+from tests.service import link_models
 
 POLICY = """\
 version: "5"
@@ -40,7 +41,7 @@ def notes() -> Iterator[Notes]:
     NOTES.reset(token)
 
 
-def taken(folder: Path, policy: str | None, **fields: Any) -> Taken:
+def taken(folder: Path, policy: str | None, models: Path = ROOT / "model_repository", **fields: Any) -> Taken:
     """Take a request for an image, in front of no Triton."""
 
     async def scenario() -> Taken:
@@ -49,7 +50,7 @@ def taken(folder: Path, policy: str | None, **fields: Any) -> Taken:
         path = None if policy is None else folder / "policy.yaml"
         if path is not None and policy is not None:
             path.write_text(policy, "utf-8")
-        settings = Settings(_env_file=None, model_repository=ROOT / "model_repository", policy_file=path)
+        settings = Settings(_env_file=None, model_repository=models, policy_file=path)
         services = Services(settings=settings, gateway=gateway, monitor=monitor, gate=Gate(capacity=1, queue_size=1))
         try:
             return await take(services, default_model(services, "generate"), dict(fields))
@@ -94,3 +95,21 @@ def test_caller_and_surface_are_known(tmp_path: Path) -> None:
     finally:
         SHAPE.reset(shape)
         CALLER.reset(caller)
+
+
+CHECKED = "version: '6'\nrules: [{id: look, check_images: blank}]\n"
+
+
+def test_model_without_a_safety_checker_is_refused_where_images_are_checked(tmp_path: Path, notes: Notes) -> None:
+    with pytest.raises(ModerationBlocked, match="has no safety checker") as caught:
+        taken(tmp_path, CHECKED, prompt="a cat")
+    assert (caught.value.rule, notes.rules) == ("look", ["look"])
+
+
+def test_check_becomes_a_part_of_the_request(tmp_path: Path) -> None:
+    models = link_models(tmp_path / "models", "sd15", "sd15_unet")
+    (models / "sd15_safety_checker" / "1").mkdir(parents=True)
+    found = taken(tmp_path, CHECKED, models, prompt="a cat", check_images="none")
+    assert (found.values["check_images"], found.values["check_rule"]) == ("blank", "look")
+    assert getattr(found.request, "check_images", None) == "blank"
+    assert "check_images" not in taken(tmp_path, None, models, prompt="a cat", check_images="blank").values

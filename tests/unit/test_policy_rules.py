@@ -16,7 +16,7 @@ from proxy.policy.commands import policy as command
 from proxy.policy.conditions import VARIABLES, Condition, ConditionError, Values
 from proxy.policy.document import PolicyError
 from proxy.policy.reload import PolicyFile
-from proxy.policy.rules import Facts, Policy, Rule, fitted
+from proxy.policy.rules import Check, Facts, Policy, Rule, fitted
 from proxy.policy.words import WordList, Words
 from supervisor.preflight import policy_problems
 
@@ -239,3 +239,19 @@ def test_command_test() -> None:
     assert code == 0
     assert "adds   to negative_prompt: weapon, gun (no-weapons)" in output
     assert "lowers steps from 120 to 100 (modest)" in output
+
+
+def test_checks_of_images_go_on_and_the_strictest_counts() -> None:
+    black, strict = Rule(id="black", check_images="blank"), Rule(id="strict", words=("guns",), check_images="refuse")
+    late = Rule(id="late", limits={"steps": 5})
+    found = made(black, strict, late).judge(facts())
+    assert (found.rules, found.check and found.check.rule, found.cuts[0].after) == (
+        ("black", "strict", "late"),
+        "strict",
+        5,
+    )
+    assert made(black, strict).judge(facts("a cat")).check == Check(rule="black", action="blank")
+    assert made(black).judge(facts(operation="upscale")) == made().judge(facts(operation="upscale"))
+    able = Rule(id="able", condition=Condition("checks_images"), check_images="refuse")
+    assert made(able).judge(facts()).check is not None
+    assert made(able).judge(facts(checks_images=False)).check is None

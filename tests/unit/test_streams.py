@@ -12,7 +12,12 @@ import pytest
 
 from darkroom.errors import NotReady, QueueFull, TooLarge
 from proxy.gateway import Gateway
+from proxy.keys import store as table
+from proxy.keys.keyring import Keyring
+from proxy.keys.ledger import LEDGER, Charges, Ledger
+from proxy.keys.models import Limits, NewKey
 from proxy.streams import EventResponse, SendEvent, event
+from proxy.tasks.store import Store
 
 
 def sent_by(work: Callable[[SendEvent], Awaitable[None]]) -> str:
@@ -47,6 +52,41 @@ def test_stream_ends_with_an_error_event(raised: Exception, status: int, code: s
     body = json.loads(last.removeprefix("event: error\ndata: "))
     assert (body["status"], body["error"]["code"]) == (status, code)
     assert "secret" not in last
+
+
+def test_stream_of_a_revoked_key_ends_with_an_error(store: Store) -> None:
+    key, _ = table.create(store, NewKey(name="short-lived", limits=Limits()))
+    ended = []
+
+    async def work(tell: SendEvent) -> None:
+        tell(event("progress", {"done": 1}))
+        try:
+            while True:  # a client that is behind has more waiting than it gets
+                await asyncio.sleep(0.01)
+                tell(event("progress", {"done": 2}))
+        finally:
+            ended.append(True)
+
+    async def follow() -> list[bytes]:
+        ring = Keyring(store)
+        await ring.load()
+        LEDGER.set(Ledger(key=key, charges=Charges(store), ring=ring))
+        found: list[bytes] = []
+        async for part in EventResponse(work).body_iterator:
+            found.append(bytes(part))  # type: ignore[arg-type]
+            if len(found) == 1:
+                await store.call(table.revoke, store, key.id)
+        return found
+
+    first, *_, last = asyncio.run(follow())
+    assert first == b'event: progress\ndata: {"done": 1}\n\n'
+    body = json.loads(last.decode().removeprefix("event: error\ndata: "))
+    assert (body["status"], body["error"]["code"], body["error"]["message"]) == (
+        401,
+        "unauthorized",
+        "The key was revoked.",
+    )
+    assert ended == [True]
 
 
 def test_stream_that_the_client_leaves_cancels_its_work() -> None:

@@ -22,7 +22,9 @@ from exporters.tensorrt.graph import for_tensorrt, read_graph
 from exporters.tensorrt.plan import engine_sizes, holds, make_plan
 from tests.engines import WIDTH, write_onnx
 
-SPECS = [spec for spec in all_specs() if spec.backend != "python"]
+WITHOUT_ENGINE = ("sd15_safety_checker",)
+"""TensorRT has no fp64, in which its images are resized."""
+SPECS = [spec for spec in all_specs() if spec.backend != "python" and spec.name not in WITHOUT_ENGINE]
 UNETS = [sd15.UNET, *sd15.CONTROL_UNETS.values()]
 
 

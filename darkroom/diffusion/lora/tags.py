@@ -11,6 +11,7 @@ import re
 from darkroom.errors import InvalidInput
 from darkroom.request.fields import shown
 from darkroom.request.loras import LONGEST_NAME, MOST_LORAS, WEIGHT_RANGE, LoraChoice
+from darkroom.serving.loras import is_digest
 
 _TAG = re.compile(r"<(?:lora|lyco):([^<>]*)>", re.IGNORECASE)
 """`lyco` was the name of LyCORIS' extension, whose files are read like others."""
@@ -38,12 +39,18 @@ def parse_tags(prompt: str, param: str = "prompt") -> tuple[str, list[tuple[str,
 
 
 def take_loras(prompt: str, param: str = "prompt") -> tuple[str, tuple[LoraChoice, ...]]:
-    """Take the tags out of a prompt, as LoRAs that are given by their names.
+    """Take the tags out of a prompt, as LoRAs that are given by their names, or by the digest that is the name.
 
     :raises InvalidInput: as `parse_tags` does.
     """
     clean, found = parse_tags(prompt, param)
-    return clean, tuple(LoraChoice(name=name, weight=weight) for name, weight in found)
+    return clean, tuple(_choice(name, weight) for name, weight in found)
+
+
+def _choice(name: str, weight: float) -> LoraChoice:
+    if is_digest(name):
+        return LoraChoice(digest=name, weight=weight)
+    return LoraChoice(name=name, weight=weight)
 
 
 def without_tags(prompt: str) -> str:

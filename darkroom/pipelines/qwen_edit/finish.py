@@ -47,19 +47,12 @@ class Finish:
         return cls(canvas=canvas, original=resized(first, **size), repaint=mask, align=request.align)
 
     def __call__(self, made: Pixels) -> tuple[Pixels, Mapping[str, Any]]:
-        """(h, w, 3) of the canvas -> (height, width, 3), and the displacement that was found, in pixels.
-
-        It is moved only where that makes it more like the original.
-        """
+        """(h, w, 3) of the canvas -> (height, width, 3), and the displacement that was taken back, in whole pixels."""
         result, details = self.canvas.cut(made), {}
         if self.align:
-            move = displacement(self.original, result)
-            aligned = moved(result, move)
-            if _distance(aligned, self.original) < _distance(result, self.original):
-                result = aligned
-            else:
-                move = (0.0, 0.0)
-            details = {"displacement": [round(move[0], 2), round(move[1], 2)]}
+            move = whole_move(self.original, result, displacement(self.original, result))
+            result = moved(result, move)
+            details = {"displacement": list(move)}
         if self.repaint is not None:
             result = np.where(self.repaint[..., None], result, self.original)
         return result, details
@@ -83,6 +76,19 @@ def displacement(original: Pixels, result: Pixels) -> tuple[float, float]:
     (right, down), response = cv2.phaseCorrelate(first, second, window)
     near = abs(right) <= FARTHEST * width and abs(down) <= FARTHEST * height
     return (float(right), float(down)) if near and response >= CLEAREST else (0.0, 0.0)
+
+
+def whole_move(original: Pixels, result: Pixels, move: tuple[float, float]) -> tuple[int, int]:
+    """The displacement in whole pixels: of those around `move` that without which `result` is most like `original`, or
+    (0, 0). Where a pattern repeats, phase correlation is up to a pixel off.
+
+    :param move: what `displacement` has found; (0, 0) stays.
+    """
+    if move == (0.0, 0.0):
+        return 0, 0
+    right, down = round(move[0]), round(move[1])
+    around = [(right + x, down + y) for x in (0, -1, 1) for y in (0, -1, 1)]
+    return min([(0, 0), *around], key=lambda one: _distance(moved(result, one), original))
 
 
 def moved(result: Pixels, move: tuple[float, float]) -> Pixels:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from darkroom.diffusion.image_check import FEATURE
 from darkroom.diffusion.schedulers import SCHEDULERS
 from darkroom.family import Family
 from darkroom.pipelines.sd15 import networks
@@ -16,6 +17,7 @@ def _features(served: Collection[str]) -> Mapping[str, Any]:
     return {
         "schedulers": list(SCHEDULERS),
         "controls": [control for control, spec in networks.CONTROL_UNETS.items() if spec.name in served],
+        FEATURE: networks.SAFETY_CHECKER.name in served,
     }
 
 

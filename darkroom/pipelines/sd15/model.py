@@ -15,6 +15,7 @@ from darkroom.pipelines.sd15.pipeline import Components, generate
 from darkroom.pipelines.sd15.request import GenerateRequest
 from darkroom.pipelines.sd15.settings import Settings
 from darkroom.serving.host import Host, PipelineModel, Reply
+from darkroom.serving.networks import ModelSpec, Network
 
 
 class Sd15Model(PipelineModel):
@@ -34,9 +35,10 @@ class Sd15Model(PipelineModel):
             limits=limits,
             text_encoder=host.network(networks.TEXT_ENCODER),
             unet=host.network(networks.UNET),
-            vae_encoder=host.network(networks.VAE_ENCODER) if host.has_neighbour(networks.VAE_ENCODER) else None,
+            vae_encoder=_optional(host, networks.VAE_ENCODER),
             vae_decoder=host.network(networks.VAE_DECODER),
             loras=host.loras([networks.UNET, networks.TEXT_ENCODER, *controls.values()]),
+            safety_checker=_optional(host, networks.SAFETY_CHECKER),
             control_unets={kind: host.network(spec) for kind, spec in controls.items()},
         )
 
@@ -44,3 +46,8 @@ class Sd15Model(PipelineModel):
         request = GenerateRequest.parse(fields, self._components.limits)
         components = dataclasses.replace(self._components, stopped=reply.cancelled)
         await respond(generate(request, components), reply.send)
+
+
+def _optional(host: Host, spec: ModelSpec) -> Network | None:
+    """A network that not every repository has."""
+    return host.network(spec) if host.has_neighbour(spec) else None

@@ -1,4 +1,4 @@
-"""The models of the family as data: five kinds of network, and the pipeline that calls them.
+"""The models of the family as data: six kinds of network, and the pipeline that calls them.
 
 Architecture: runwayml/stable-diffusion-v1-5 as diffusers lays it out, at any widths. Latents at every border are the
 scheduler's: the VAE's scaling factor is part of the VAE's graphs. Tensors are fp32 outside whatever the precision of
@@ -13,6 +13,7 @@ import numpy as np
 
 from darkroom.diffusion import control
 from darkroom.diffusion.controls import control_names
+from darkroom.diffusion.image_check import checker_spec
 from darkroom.diffusion.lora_reader import reader_spec
 from darkroom.pipelines.sd15.checkpoint import LATENT_CHANNELS as LATENT_CHANNELS
 from darkroom.pipelines.sd15.checkpoint import VAE_SCALE_FACTOR as VAE_SCALE_FACTOR
@@ -140,11 +141,12 @@ PIPELINE = ModelSpec(
 
 
 LORAS = reader_spec("sd15")
+SAFETY_CHECKER = checker_spec("sd15_safety_checker")
 
 
 def networks() -> tuple[ModelSpec, ...]:
     """Every network of this family."""
-    return (TEXT_ENCODER, UNET, *CONTROL_UNETS.values(), VAE_ENCODER, VAE_DECODER)
+    return (TEXT_ENCODER, UNET, *CONTROL_UNETS.values(), VAE_ENCODER, VAE_DECODER, SAFETY_CHECKER)
 
 
 def specs() -> tuple[ModelSpec, ...]:

@@ -20,6 +20,7 @@ from darkroom.diffusion.generation import FinishedImage as FinishedImage
 from darkroom.diffusion.generation import GenerationJob, Phase, run
 from darkroom.diffusion.generation import GenerationProgress as GenerationProgress
 from darkroom.diffusion.guidance import guide
+from darkroom.diffusion.image_check import image_check
 from darkroom.diffusion.lora_weights import require, row_inputs, with_loras
 from darkroom.diffusion.originals import draw_noise, init_details, read_init, unet_rows
 from darkroom.diffusion.sampling import Step, get_generators, get_schedule
@@ -43,6 +44,7 @@ class Components:
     :param control_unets: by kind of control, for the kinds that this installation has.
     :param loras: those that the networks can use; None where they take none.
     :param vae_encoder: None where this installation has none: no image can be changed.
+    :param safety_checker: None where the checkpoint has none.
     :param stopped: asked before every step whether the client has gone.
     """
 
@@ -55,6 +57,7 @@ class Components:
     control_unets: Mapping[str, Network]
     loras: BaseLoras | None = None
     vae_encoder: Network | None = None
+    safety_checker: Network | None = None
     stopped: Callable[[], bool] = lambda: False
 
 
@@ -64,9 +67,11 @@ async def generate(
     """Generate the images of one request: `GenerationProgress` per step, then `FinishedImage` per image.
 
     :raises InvalidInput, NotAnImage, TooLarge: the request is at fault.
+    :raises ModerationBlocked: the images are to be checked, and one is flagged or there is no safety checker.
     :raises Cancelled: `components.stopped` said so.
     """
     resolved = request.completed(components.checkpoint, components.limits)
+    check = image_check(resolved, components.safety_checker)
     loras = resolved.lora_choices
     files = require(loras, components.loras)
     init = await read_init(
@@ -97,6 +102,7 @@ async def generate(
         request=resolved,
         checkpoint=components.checkpoint,
         vae_decoder=components.vae_decoder,
+        check=check,
         details={**init_details(resolved), **resolved.control_details, **resolved.lora_details(files)},
         stopped=components.stopped,
     )

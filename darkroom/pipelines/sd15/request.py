@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from typing_extensions import Self
 
 from darkroom.diffusion.control import ControlledRequest
+from darkroom.diffusion.image_check import CheckedRequest
 from darkroom.diffusion.lora_weights import LoraRequest
 from darkroom.diffusion.schedulers import SCHEDULER_FIELD
 from darkroom.pipelines.sd15.checkpoint import VAE_SCALE_FACTOR
@@ -29,7 +30,7 @@ _GUIDANCE = Field(
 )
 
 
-class GenerateRequest(ControlledRequest, LoraRequest, InitImageRequest):
+class GenerateRequest(ControlledRequest, LoraRequest, CheckedRequest, InitImageRequest):
     """One request; what is not said here, as every request for images that may begin with one.
 
     `(word:1.3)` in a prompt weighs a word. pndm calls the UNet once more than there are steps, and heun, dpm2 and

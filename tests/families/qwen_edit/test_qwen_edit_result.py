@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -69,6 +70,40 @@ def test_qwen_edit_result_is_moved_back(move: tuple[int, int]) -> None:
     kept, none = finish(original, align=False)(shifted)
     assert np.array_equal(kept, shifted)
     assert none == {}
+
+
+ODD_SIZES = [(101 + 37 * k % 160 | 1, 99 + 53 * k % 140 | 1) for k in range(20)]
+MOVES = [(0, 0), (0.3, -0.4), (1.2, -2.3), (-2.7, 1.4), (3, 2), (-0.8, 0.9)]
+
+
+def board(width: int, height: int, side: int) -> Pixels:
+    """A checkerboard with squares of `side` pixels."""
+    down, right = np.indices((height, width)) // side
+    return np.where(((right + down) % 2 == 1)[..., None], [230, 225, 220], [25, 30, 40]).astype(np.uint8)
+
+
+def made_of(image: Pixels, move: tuple[float, float]) -> Pixels:
+    """An image as a model draws it again: moved, between pixels too, and with a little noise."""
+    height, width = image.shape[:2]
+    matrix = np.array([[1, 0, move[0]], [0, 1, move[1]]], np.float32)
+    drawn = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    noise = np.random.default_rng(7).integers(-6, 7, drawn.shape)
+    return np.clip(drawn.astype(int) + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("side", [9, 16])
+@pytest.mark.parametrize("size", ODD_SIZES)
+def test_qwen_edit_checkerboard_is_less_than_half_a_pixel_off(size: tuple[int, int], side: int) -> None:
+    original = board(*size, side)
+    framed = Canvas.of(*size, MEGAPIXEL).frame(original)
+    repaint = np.zeros(original.shape[:2], bool)
+    repaint[10:50, 20:70] = True
+    for move in MOVES:
+        result, details = finish(original, repaint=repaint)(made_of(framed, move))
+        assert result.shape == original.shape
+        left = [asked - found for asked, found in zip(move, details["displacement"], strict=True)]
+        assert max(map(abs, left)) < 0.5, (move, details)
+        assert np.array_equal(result[~repaint], original[~repaint]), "byte for byte outside of the mask"
 
 
 def test_qwen_edit_result_is_moved_by_whole_pixels() -> None:
