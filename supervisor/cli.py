@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from darkroom.home import PREPARE
 from darkroom.parallel.processes import die_with_parent
 from darkroom.settings import ROOT, Settings
 from proxy.observability import configure, log_to_file
@@ -58,7 +59,11 @@ def serve(host: str | None, port: int | None, log_level: str | None, prepare: bo
     chosen = family_settings(of_families)
     given = {"HOST": host, "PORT": port, "LOG_LEVEL": log_level, **chosen}
     os.environ.update({name: str(value) for name, value in given.items() if value is not None})
-    os.chdir(ROOT)  # the started processes import from the working directory
+    if not ROOT.is_dir():
+        raise click.ClickException(
+            f"There is no home folder {ROOT}; make it: darkroom init --demo (or set DARKROOM_HOME)."
+        )
+    os.chdir(ROOT)  # in a checkout the started processes import from the working directory
     settings = _settings()
     if prepare or chosen:
         _prepare(settings)
@@ -103,7 +108,7 @@ def doctor() -> None:
     if problems:
         raise click.ClickException(f"{problems} problem(s) keep Darkroom from starting; see above.")
     warned = any(finding.state == "warning" for finding in findings)
-    click.echo("Nothing is broken; see the warnings above." if warned else "Darkroom can start: ./start.sh")
+    click.echo("Nothing is broken; see the warnings above." if warned else f"Darkroom can start: {PREPARE}")
 
 
 def _settings() -> Settings:
