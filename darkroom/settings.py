@@ -25,6 +25,8 @@ from darkroom.record_settings import RecordSettings
 Port = Annotated[int, Field(ge=1, le=65535)]
 Names = Annotated[tuple[str, ...], NoDecode]
 
+SECRETS = frozenset({"DATABASE_URL", "HF_TOKEN"})
+"""Settings whose values are not shown, and not in backups."""
 SECTIONS: Mapping[str, str] = MappingProxyType(
     {
         "host": "The REST service",

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from darkroom.home import PREPARE
 from darkroom.parallel.processes import die_with_parent
-from darkroom.settings import ROOT, Settings
+from darkroom.settings import ROOT, SECRETS, Settings
 from proxy.observability import configure, log_to_file
 from supervisor.doctor import examine
 from supervisor.errors import SetupError
@@ -28,8 +28,6 @@ from supervisor.service import Service
 
 log = logging.getLogger("darkroom")
 
-_SECRETS = ("DATABASE_URL", "HF_TOKEN")
-"""Settings whose values are not shown."""
 _MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "problem": "[red]problem[/]"}
 
 
@@ -118,5 +116,5 @@ def _settings() -> Settings:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
         message = first["msg"].removeprefix("Value error, ")
-        came = "" if name in _SECRETS or "; got " in message else f"; got {first['input']!r}"
+        came = "" if name in SECRETS or "; got " in message else f"; got {first['input']!r}"
         raise click.ClickException(f"The setting {name} is wrong: {message}{came}.") from None
