@@ -66,7 +66,9 @@ def demo_checkpoints() -> list[Path]:
     if INSTALLED:
         spec = importlib.util.find_spec(_PACKAGE)
         if spec is None or not spec.submodule_search_locations:
-            raise click.ClickException("The demo checkpoints are a package of their own: pip install darkroom-demo")
+            raise click.ClickException(
+                "The demo checkpoints are a wheel of their own, darkroom_demo; install it as well (docs/install.md)."
+            )
         root = Path(next(iter(spec.submodule_search_locations)))
     return sorted(path for path in root.glob("demo-*") if path.is_dir())
 
