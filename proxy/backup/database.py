@@ -80,6 +80,19 @@ def check_sqlite(file: Path) -> None:
         raise BackupError(f"The database in the backup is damaged: {found[0]}")
 
 
+def settle(file: Path) -> None:
+    """Bring a SQLite database into its one file, because what is beside it would be applied to the one that takes its
+    place. Nothing may be connected to it.
+
+    :raises BackupError: it cannot be opened.
+    """
+    try:
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute("PRAGMA journal_mode=DELETE")
+    except sqlite3.Error as error:
+        raise BackupError(f"The database {file} cannot be opened: {error}; move it away first.") from None
+
+
 def require_alone(settings: Settings, *, force: bool) -> None:
     """Check that a PostgreSQL database can be replaced.
 

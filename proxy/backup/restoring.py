@@ -115,7 +115,7 @@ class _Places:
     def swapped(self, *, force: bool) -> Iterator[None]:
         """Put the new folders in place. An error in the block, or here, puts the old ones back.
 
-        :raises BackupError: the archive has models, and there are some.
+        :raises BackupError: the archive has models, and there are some; or the database cannot be opened.
         :raises OSError: a folder cannot be renamed, for example because a disk is mounted there.
         """
         models = self._parts[MODELS].folder
@@ -124,6 +124,8 @@ class _Places:
         for name, root in self._roots.items():
             if name != MODELS:  # an empty one replaces what is there, too
                 self._new_of(root).mkdir(parents=True, exist_ok=True)
+        if self._file is not None and self._file in self._folders() and self._file.exists():
+            database.settle(self._file)
         with contextlib.ExitStack() as undo:
             for folder in self._folders():
                 new, old = self._new_of(folder), _old_of(folder)

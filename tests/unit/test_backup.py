@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -140,6 +141,18 @@ def test_folders_of_the_target_may_be_anywhere(source: Settings, tmp_path: Path)
     assert contents_of(tmp_path / "sessions") == {"session_1/1/1.png": b"image"}
     assert contents_of(target.lora_dir) == {"style.safetensors": b"lora"}
     assert tasks_of(target) == tasks_of(source)
+    database_file, crashed = tmp_path / "elsewhere" / "my.db", tmp_path / "crashed"
+    store = Store(connect(target.database))
+    add(store, draft("killed"))
+    shutil.copytree(database_file.parent, crashed)  # as a killed service leaves it, with changes beside the file
+    store.close()
+    shutil.rmtree(database_file.parent)
+    crashed.rename(database_file.parent)
+    assert (database_file.parent / "my.db-wal").stat().st_size
+    (tmp_path / "sessions" / "mine").write_bytes(b"")
+    restore(target, file, force=True)
+    assert tasks_of(target) == tasks_of(source)
+    assert contents_of(tmp_path / "sessions") == {"session_1/1/1.png": b"image"}
 
 
 def test_restore_refuses_what_is_there_and_force_replaces_all_of_it(source: Settings, tmp_path: Path) -> None:
