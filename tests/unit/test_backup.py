@@ -1,90 +1,32 @@
-"""Backups of SQLite and PostgreSQL, and archives that are damaged or hostile."""
+"""Backups of a service with SQLite, and their restoration."""
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import shutil
-import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from darkroom.settings import Settings
-from proxy.backup import contents, database, restoring
+from proxy.backup import contents
 from proxy.backup.contents import without_secrets
 from proxy.backup.manifest import BackupError
 from proxy.backup.restoring import restore
 from proxy.backup.writing import write_backup
-from proxy.migrations import VERSION_TABLE, newest
+from proxy.migrations import newest
 from proxy.tasks import lock_file
 from proxy.tasks.database import connect
 from proxy.tasks.store import Store
-from tests.postgres import Postgres, running_postgres
+from tests.backups import FILES, contents_of, filled, make_home, settings_of, tasks_of
 from tests.task_store import add, draft
-
-FILES = {
-    "tasks/.database": b"id",
-    "tasks/00/inputs/file": b"input" * 1000,
-    "tasks/00/result_0.png": b"result",
-    "tasks/00/workspace/state": b"state",
-    "session_data/session_1/1/1.png": b"image",
-    "loras/style.safetensors": b"lora",
-    "published/abc.png": b"published",
-    "audit_salt": b"salt",
-}
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home folder with settings and a policy."""
-    home = tmp_path / "home"
-    (home / "policies").mkdir(parents=True)
-    (home / ".env").write_text("HF_TOKEN=hf_secret\nPORT=9000\n")
-    (home / "policies" / "mine.yaml").write_text("version: 1\n")
-    for module in (contents, restoring):
-        monkeypatch.setattr(module, "ROOT", home)
-    monkeypatch.setattr(contents, "ENV_FILE", home / ".env")
-    return home
-
-
-def settings_of(folder: Path, **more: Any) -> Settings:
-    named = {"data_dir": folder / "data", "model_repository": folder / "models"} | more
-    return Settings(_env_file=None, **named)
-
-
-def filled(settings: Settings) -> str:
-    """Make a database with a task, and files; returns the task's id."""
-    store = Store(connect(settings.database))
-    store.create()
-    (task,) = add(store, draft("anna"))
-    store.close()
-    for name, data in FILES.items():
-        path = settings.data_dir / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    (settings.data_dir / "audit_salt").chmod(0o600)
-    (settings.model_repository / "sd15" / "1").mkdir(parents=True, exist_ok=True)
-    (settings.model_repository / "sd15" / "1" / "model.onnx").write_bytes(b"weights")
-    return task.id
-
-
-def tasks_of(settings: Settings) -> list[str]:
-    store = Store(connect(settings.database))
-    try:
-        return [task.id for task in store.page(client=None, state=None, limit=9)]
-    finally:
-        store.close()
-
-
-def contents_of(folder: Path) -> dict[str, bytes]:
-    """All files below a folder, but those of the database."""
-    paths = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("darkroom.db"))
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+    return make_home(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -183,124 +125,6 @@ def test_restore_refuses_while_a_service_has_the_database(source: Settings, tmp_
     restore(source, file, force=True)
 
 
-def repacked(file: Path, change: Callable[[list[tuple[tarfile.TarInfo, bytes]]], None]) -> Path:
-    """A copy of an archive with other members."""
-    with tarfile.open(file) as tar:
-        found = [(member, (tar.extractfile(member) or io.BytesIO()).read()) for member in tar]
-    change(found)
-    target = file.with_name("changed.tar")
-    with tarfile.open(target, "w") as tar:
-        for member, data in found:
-            member.size = len(data) if member.isreg() else 0
-            tar.addfile(member, io.BytesIO(data))
-    return target
-
-
-def named(
-    name: str, type: bytes = tarfile.REGTYPE, link: str = ""
-) -> Callable[[list[tuple[tarfile.TarInfo, bytes]]], None]:
-    member = tarfile.TarInfo(name)
-    member.type, member.linkname = type, link
-    return lambda found: found.insert(0, (member, b"x" if type == tarfile.REGTYPE else b""))
-
-
-def with_manifest(**values: object) -> Callable[[list[tuple[tarfile.TarInfo, bytes]]], None]:
-    def change(found: list[tuple[tarfile.TarInfo, bytes]]) -> None:
-        member, data = found.pop()
-        found.append((member, json.dumps({**json.loads(data), **values}).encode()))
-
-    return change
-
-
-def other_content(found: list[tuple[tarfile.TarInfo, bytes]]) -> None:
-    at = next(i for i, (member, _) in enumerate(found) if member.name.endswith("result_0.png"))
-    found[at] = (found[at][0], b"resulT")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (named("../outside"), "name '../outside'"),
-        (named("data/../../outside"), "name"),
-        (named("/etc/outside"), "name '/etc/outside'"),
-        (named("data/./x"), "name"),
-        (named("elsewhere/x"), "which backups do not have"),
-        (named("home/.bashrc"), "which backups do not have"),
-        (named("data"), "which backups do not have"),
-        (named("data/link", tarfile.SYMTYPE, "/etc"), "no plain file"),
-        (named("data/link", tarfile.LNKTYPE, "data/audit_salt"), "no plain file"),
-        (named("data/pipe", tarfile.FIFOTYPE), "no plain file"),
-        (named("data/device", tarfile.CHRTYPE), "no plain file"),
-        (named("data/more"), "is not in its manifest"),
-        (named("data/audit_salt"), "twice"),
-        (lambda found: found.reverse(), "behind its manifest"),
-        (lambda found: found.pop(3), "is missing"),
-        (lambda found: found.pop(), "no manifest"),
-        (other_content, "damaged"),
-        (with_manifest(format=2), "format"),
-        (with_manifest(version="9000"), "newer release"),
-        (with_manifest(database="postgresql"), "of a postgresql database"),
-    ],
-)  # fmt: skip
-def test_hostile_and_damaged_archives_change_nothing(
-    source: Settings, tmp_path: Path, change: Callable[[list[tuple[tarfile.TarInfo, bytes]]], None], message: str
-) -> None:
-    file = tmp_path / "b.tar"
-    write_backup(source, file, models=False)
-    _refused_and_unchanged(source, repacked(file, change), message)
-
-
-@pytest.mark.parametrize("name", ["b.tar.gz", "b.tar"])
-def test_truncated_archives_change_nothing(source: Settings, tmp_path: Path, name: str) -> None:
-    file = tmp_path / name
-    write_backup(source, file, models=False)
-    data = file.read_bytes()
-    for part in (0, 1, 5, 300, len(data) // 2, len(data) * 9 // 10):
-        file.write_bytes(data[:part])
-        _refused_and_unchanged(source, file, r"damaged|truncated")
-    middle = len(data) // 2
-    file.write_bytes(data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :])
-    _refused_and_unchanged(source, file, r"damaged|truncated")
-    file.write_bytes(b"no archive at all" * 100)
-    _refused_and_unchanged(source, file, "damaged")
-
-
-def _refused_and_unchanged(settings: Settings, file: Path, message: str) -> None:
-    before, tasks = contents_of(settings.data_dir.parent), tasks_of(settings)
-    around = sorted(path.name for path in settings.data_dir.parent.parent.iterdir())
-    with pytest.raises(BackupError, match=message):
-        restore(settings, file, force=True)
-    assert contents_of(settings.data_dir.parent) == before
-    assert tasks_of(settings) == tasks
-    assert sorted(path.name for path in settings.data_dir.parent.parent.iterdir()) == around
-
-
-def test_failed_rename_puts_everything_back(source: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "b.tar"
-    write_backup(source, file, models=True)
-    rename = Path.rename
-
-    def fails_for_models(self: Path, target: Path) -> Path:
-        if self.name == ".models.restoring":
-            raise OSError(16, "Device or resource busy", str(self))
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", fails_for_models)
-    (source.data_dir / "tasks" / "mine").write_bytes(b"")
-    _refused_and_unchanged(source, file, "busy")
-
-
-def test_restoration_that_was_killed_between_two_renames_is_undone(source: Settings, tmp_path: Path) -> None:
-    file, tasks = tmp_path / "b.tar", tasks_of(source)
-    write_backup(source, file, models=False)
-    source.data_dir.rename(source.data_dir.with_name(".data.replaced"))
-    (source.data_dir.with_name(".data.restoring") / "tasks").mkdir(parents=True)
-    with pytest.raises(BackupError, match="not empty"):
-        restore(source, file, force=False)
-    assert tasks_of(source) == tasks
-    assert contents_of(source.data_dir) == FILES
-
-
 def test_backup_while_the_database_is_written_to_is_of_one_instant(source: Settings, tmp_path: Path) -> None:
     store = Store(connect(source.database))
     try:
@@ -359,60 +183,3 @@ def test_secrets_of_env_files_are_left_out() -> None:
     assert "hf_token=x" not in found
     assert found.splitlines()[0] == "# HF_TOKEN=example"
     assert found.splitlines()[-1] == "PORT=1"
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    with running_postgres() as server:
-        yield server
-
-
-def test_postgresql_is_backed_up_and_replaced(postgres: Postgres, tmp_path: Path) -> None:
-    source = settings_of(tmp_path / "source", database_url=postgres.url)
-    id, file = filled(source), tmp_path / "b.tar"
-    manifest = write_backup(source, file, models=False)
-    assert manifest.database == "postgresql"
-    target = settings_of(tmp_path / "target", database_url=postgres.url)
-    with pytest.raises(BackupError, match="has tasks or keys; --force"):
-        restore(target, file, force=False)
-    store = Store(connect(postgres.url))
-    with store.transaction() as connection:
-        connection.execute(sa.text("DELETE FROM darkroom_tasks"))
-        connection.execute(sa.text(f"UPDATE {VERSION_TABLE} SET version_num = '0000'"))
-        with pytest.raises(BackupError, match="1 other connections"):
-            restore(target, file, force=True)
-    store.close()
-    restore(target, file, force=True)
-    assert tasks_of(target) == [id]
-    assert contents_of(target.data_dir) == FILES
-    with pytest.raises(BackupError, match="sqlite one"):
-        restore(settings_of(tmp_path / "other"), file, force=False)
-
-
-def test_failed_pg_restore_puts_the_files_back(
-    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = settings_of(tmp_path / "source", database_url=postgres.url)
-    filled(settings)
-    file = tmp_path / "b.tar"
-    write_backup(settings, file, models=False)
-    (settings.data_dir / "mine").write_bytes(b"")
-    monkeypatch.setattr(restoring.database, "restore_postgres", _fail)
-    with pytest.raises(BackupError, match="pg_restore failed"):
-        restore(settings, file, force=True)
-    assert contents_of(settings.data_dir) == {**FILES, "mine": b""}
-    assert sorted(path.name for path in settings.data_dir.parent.iterdir()) == ["data", "models"]
-
-
-def _fail(*given: object) -> None:
-    raise BackupError("pg_restore failed: no reason")
-
-
-def test_missing_programs_of_postgresql_are_named(
-    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(database, "_DEBIAN", tmp_path)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    settings = settings_of(tmp_path / "source", database_url=postgres.url)
-    with pytest.raises(BackupError, match="apt install postgresql-client"):
-        write_backup(settings, tmp_path / "b.tar", models=False)
