@@ -11,13 +11,13 @@ from pathlib import Path
 import click
 from pydantic.fields import FieldInfo
 
-from darkroom.families_path import ROOT
 from darkroom.family_settings import as_text, settings_classes
 from darkroom.files import write_atomically
+from darkroom.home import CODE, ROOT
 from darkroom.record_settings import RecordSettings
 from darkroom.settings import SECTIONS, Settings
 
-_FILE = ROOT / ".env.example"
+_FILE = CODE / ".env.example"
 _WIDTH = 118
 _INTRODUCTION = """\
 # Settings of Darkroom. Copy to .env and change what you need; variables of the environment go before this file.
@@ -38,7 +38,7 @@ def render() -> str:
             text += _heading(SECTIONS[name])
         text += _lines(name.upper(), field)
     for family in settings_classes().values():
-        if Path(inspect.getfile(family)).is_relative_to(ROOT / "darkroom"):
+        if Path(inspect.getfile(family)).is_relative_to(CODE / "darkroom"):
             text += _heading(family.title)
             fields: Mapping[str, FieldInfo] = family.model_fields
             text += "".join(_lines(family.variable(name), field) for name, field in fields.items())

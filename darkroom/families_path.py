@@ -7,13 +7,11 @@ settings are read.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from dotenv import dotenv_values
 
-ROOT = Path(__file__).resolve().parents[1]
-"""The checkout."""
-ENV_FILE = ROOT / ".env"
+from darkroom.home import ENV_FILE, ROOT
+
 _NAME = "FAMILIES_PATH"
 
 

@@ -25,7 +25,7 @@ from pydantic_settings.sources import DotenvType
 from typing_extensions import Self
 
 from darkroom import pipelines
-from darkroom.families_path import ENV_FILE
+from darkroom.home import ENV_FILE
 
 
 class HasFamilies(Protocol):

@@ -9,8 +9,8 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode
 from typing_extensions import Self
 
-from darkroom.families_path import ROOT
 from darkroom.family_settings import split_at_commas
+from darkroom.home import ROOT
 
 _CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"})
 
@@ -58,7 +58,7 @@ class RecordSettings(BaseSettings):
 
     @field_validator("policy_file")
     @classmethod
-    def _in_the_checkout(cls, value: Path | None) -> Path | None:
+    def _from_the_home(cls, value: Path | None) -> Path | None:
         return None if value is None else ROOT / value
 
     @field_validator("c2pa_cert", "c2pa_key")

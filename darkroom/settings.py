@@ -17,14 +17,16 @@ from typing_extensions import Self
 
 from darkroom import pipelines
 from darkroom.devices import usable_gpus
-from darkroom.families_path import ENV_FILE
-from darkroom.families_path import ROOT as ROOT
 from darkroom.family_settings import FamilySettings, as_text, settings_classes, split_at_commas
+from darkroom.home import ENV_FILE, STATE
+from darkroom.home import ROOT as ROOT
 from darkroom.record_settings import RecordSettings
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Names = Annotated[tuple[str, ...], NoDecode]
 
+SECRETS = frozenset({"DATABASE_URL", "HF_TOKEN"})
+"""Settings whose values are not shown, and not in backups."""
 SECTIONS: Mapping[str, str] = MappingProxyType(
     {
         "host": "The REST service",
@@ -202,7 +204,7 @@ class Settings(RecordSettings):
         "where a model is divided over several devices, for loading the whole of it onto one of them.",
     )
 
-    state_dir: Path = Field(ROOT / ".darkroom", description="Where caches and the assembled Triton backends are kept.")
+    state_dir: Path = Field(ROOT / STATE, description="Where caches and the assembled Triton backends are kept.")
     data_dir: Path = Field(
         default_factory=lambda data: data["state_dir"] / "data",
         description="Where durable tasks and their images are kept. Empty: the folder data in STATE_DIR.",
@@ -315,7 +317,7 @@ class Settings(RecordSettings):
         "families_path",
     )
     @classmethod
-    def _from_the_checkout(cls, value: Path | None) -> Path | None:
+    def _from_the_home(cls, value: Path | None) -> Path | None:
         return None if value is None else ROOT / value
 
     @field_validator("families_path")
@@ -382,6 +384,7 @@ class Settings(RecordSettings):
 
 
 def _default_repository(data: dict[str, Any]) -> Path:
-    """The committed repository is for CPUs; with GPUs, `python -m exporters prepare` renders another one."""
+    """The one in the home folder is for CPUs (a checkout has it committed); with GPUs, `python -m exporters prepare`
+    renders another one."""
     gpus = usable_gpus(data.get("num_gpus_to_use"))
     return Path(data["state_dir"]) / "model_repository" if gpus else ROOT / "model_repository"

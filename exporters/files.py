@@ -1,4 +1,4 @@
-"""Paths of the checkout, atomic writes, and digests."""
+"""Paths of the home folder, atomic writes, and digests."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-from darkroom.families_path import ENV_FILE
-
-ROOT = Path(__file__).resolve().parent.parent
-"""The checkout: model_repository/ and .darkroom/ lie in it."""
+from darkroom.home import ENV_FILE, STATE
+from darkroom.home import ROOT as ROOT
 
 
 def cache_folder() -> Path:
@@ -19,7 +17,7 @@ def cache_folder() -> Path:
 
     Other settings are not read here, so that a wrong one does not keep a command from showing its help.
     """
-    state = os.environ.get("STATE_DIR") or dotenv_values(ENV_FILE).get("STATE_DIR") or ".darkroom"
+    state = os.environ.get("STATE_DIR") or dotenv_values(ENV_FILE).get("STATE_DIR") or STATE
     return ROOT / state / "cache"
 
 

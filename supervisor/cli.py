@@ -16,8 +16,9 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from darkroom.home import PREPARE
 from darkroom.parallel.processes import die_with_parent
-from darkroom.settings import ROOT, Settings
+from darkroom.settings import ROOT, SECRETS, Settings
 from proxy.observability import configure, log_to_file
 from supervisor.doctor import examine
 from supervisor.errors import SetupError
@@ -27,8 +28,6 @@ from supervisor.service import Service
 
 log = logging.getLogger("darkroom")
 
-_SECRETS = ("DATABASE_URL", "HF_TOKEN")
-"""Settings whose values are not shown."""
 _MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "problem": "[red]problem[/]"}
 
 
@@ -58,7 +57,11 @@ def serve(host: str | None, port: int | None, log_level: str | None, prepare: bo
     chosen = family_settings(of_families)
     given = {"HOST": host, "PORT": port, "LOG_LEVEL": log_level, **chosen}
     os.environ.update({name: str(value) for name, value in given.items() if value is not None})
-    os.chdir(ROOT)  # the started processes import from the working directory
+    if not ROOT.is_dir():
+        raise click.ClickException(
+            f"There is no home folder {ROOT}; make it: darkroom init --demo (or set DARKROOM_HOME)."
+        )
+    os.chdir(ROOT)  # in a checkout the started processes import from the working directory
     settings = _settings()
     if prepare or chosen:
         _prepare(settings)
@@ -103,7 +106,7 @@ def doctor() -> None:
     if problems:
         raise click.ClickException(f"{problems} problem(s) keep Darkroom from starting; see above.")
     warned = any(finding.state == "warning" for finding in findings)
-    click.echo("Nothing is broken; see the warnings above." if warned else "Darkroom can start: ./start.sh")
+    click.echo("Nothing is broken; see the warnings above." if warned else f"Darkroom can start: {PREPARE}")
 
 
 def _settings() -> Settings:
@@ -113,5 +116,5 @@ def _settings() -> Settings:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
         message = first["msg"].removeprefix("Value error, ")
-        came = "" if name in _SECRETS or "; got " in message else f"; got {first['input']!r}"
+        came = "" if name in SECRETS or "; got " in message else f"; got {first['input']!r}"
         raise click.ClickException(f"The setting {name} is wrong: {message}{came}.") from None

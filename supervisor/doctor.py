@@ -13,6 +13,7 @@ from typing import Literal
 import psutil
 
 from darkroom.devices import gpu_names
+from darkroom.home import INSTALL
 from darkroom.settings import Settings
 from supervisor.errors import SetupError
 from supervisor.preflight import missing_exports, taken_ports
@@ -74,11 +75,11 @@ def _engine(_: Settings) -> Finding:
     try:
         import onnxruntime
     except ImportError as error:
-        return Finding(topic="ONNX Runtime", state="problem", text=f"cannot be imported ({error}); run ./install.sh")
+        return Finding(topic="ONNX Runtime", state="problem", text=f"cannot be imported ({error}); run {INSTALL}")
     providers = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
     text = f"{onnxruntime.__version__} with {', '.join(providers)}; GPUs: {', '.join(gpu_names()) or 'none'}"
     if gpu_names() and "CUDA" not in providers:
-        advice = f"{text}. The GPU stays unused: run ./install.sh again to get onnxruntime-gpu."
+        advice = f"{text}. The GPU stays unused: run {INSTALL} again to get onnxruntime-gpu."
         return Finding(topic="ONNX Runtime", state="warning", text=advice)
     return Finding(topic="ONNX Runtime", state="ok", text=text)
 

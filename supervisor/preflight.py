@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import errno
 import socket
+from pathlib import Path
 
 import psutil
+import sqlalchemy as sa
 
+from darkroom.errors import Conflict
+from darkroom.home import CODE, PREPARE, ROOT
 from darkroom.registry import all_specs
 from darkroom.settings import Settings
+from proxy.migrations import require_known, version_of
 from proxy.policy.document import PolicyError, read_policy
 from proxy.provenance import Provenance
+from proxy.tasks.database import connect
 from supervisor.errors import SetupError
 
 
 def preflight(settings: Settings) -> None:
     """Run all checks. :raises SetupError: the first problem that is found."""
-    cheap = (*family_problems(settings), *signing_problems(settings), *policy_problems(settings))
+    cheap = (
+        *family_problems(settings),
+        *signing_problems(settings),
+        *policy_problems(settings),
+        *database_problems(settings),
+    )
     for problem in (*cheap, *missing_exports(settings), *taken_ports(settings)):
         raise SetupError(problem)
 
@@ -46,11 +57,31 @@ def policy_problems(settings: Settings) -> list[str]:
     return []
 
 
+def database_problems(settings: Settings) -> list[str]:
+    """Return a sentence on a database that a newer release has made. One that does not answer is no problem here: the
+    proxy waits for it."""
+    file = sa.make_url(settings.database).database
+    if settings.database.startswith("sqlite") and not Path(file or "").is_file():
+        return []
+    engine = connect(settings.database)
+    try:
+        with engine.connect() as connection:
+            require_known(version_of(connection))
+    except Conflict as error:
+        return [error.message]
+    except sa.exc.SQLAlchemyError:
+        return []
+    finally:
+        engine.dispose()
+    return []
+
+
 def missing_exports(settings: Settings) -> list[str]:
     """Return a sentence on the models of the repository whose weights are missing."""
     folders = [spec for spec in all_specs() if (settings.model_repository / spec.name / "config.pbtxt").exists()]
     if not folders:
-        return [f"The model repository {settings.model_repository} has no models; run: python -m exporters config"]
+        make = "python -m exporters config" if ROOT == CODE else f"darkroom init --demo {ROOT}"
+        return [f"The model repository {settings.model_repository} has no models; run: {make}"]
     missing = [
         spec.name
         for spec in folders
@@ -59,7 +90,7 @@ def missing_exports(settings: Settings) -> list[str]:
     if not missing:
         return []
     which = missing[0] if len(missing) == 1 else f"{missing[0]} and {len(missing) - 1} more"
-    return [f"The model {which} is not exported yet; run: python -m exporters prepare (./start.sh does it)."]
+    return [f"The model {which} is not exported yet; run: python -m exporters prepare ({PREPARE} does it)."]
 
 
 def taken_ports(settings: Settings) -> list[str]:

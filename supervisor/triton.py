@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from darkroom.home import INSTALL, SHIPPED
 from darkroom.serving.lora_layout import NATIVE
 from supervisor.errors import SetupError
 
-ROOT = Path(__file__).resolve().parents[1]
 POLLING = ("--model-control-mode=poll", "--repository-poll-secs=1")
 """The server checks its repository every second, and loads and unloads models (docs/decisions/
 0022-one-model-is-loaded-again-alone.md). So models cannot be loaded over the network."""
@@ -80,7 +80,7 @@ def find_triton(state_dir: Path) -> TritonInstall:
     if spec is None or not spec.submodule_search_locations:
         raise SetupError(
             "No tritonserver was found: neither on the PATH nor as the Python package nvidia-pytriton. "
-            "Run ./install.sh, or start inside NVIDIA's Triton container."
+            f"Run {INSTALL}, or start inside NVIDIA's Triton container."
         )
     package = Path(spec.submodule_search_locations[0])
     server = package / "tritonserver"
@@ -105,7 +105,7 @@ def assemble_backends(server: Path, target: Path) -> Path:
         raise SetupError(f"The nvidia-pytriton package has no Triton stub for Python {version}; use 3.10 to 3.13.")
     sources = {path: target / "python" / path.name for path in (server / "backends" / "python").glob("*.*")}
     sources[stub] = target / "python" / stub.name
-    for path in (ROOT / "backends").glob("*/*.py"):
+    for path in (SHIPPED / "backends").glob("*/*.py"):
         sources[path] = target / path.parent.name / path.name
     for source, copy in sources.items():
         _copy_if_changed(source, copy)

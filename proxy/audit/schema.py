@@ -28,10 +28,3 @@ HEAD = sa.Table(
     sa.Column("hash", sa.String(64), nullable=False),
 )
 HEAD_ID = 1
-
-
-def create(connection: sa.Connection) -> None:
-    """Create what is missing of the tables. Transactions that do so must not overlap."""
-    METADATA.create_all(connection)
-    if connection.scalar(sa.select(HEAD.c.id)) is None:
-        connection.execute(sa.insert(HEAD).values(id=HEAD_ID, seq=0, hash=FIRST))

@@ -18,17 +18,28 @@ async def hold(path: Path) -> int:
     :returns: the file's descriptor; closing it releases the lock.
     :raises RuntimeError: another process holds it.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     deadline = time.monotonic() + _LOCK_SECONDS
     while True:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return handle
-        except OSError:
+            return take(path)
+        except BlockingIOError:
             if time.monotonic() > deadline:
-                os.close(handle)
                 raise RuntimeError(
                     f"another proxy uses {path.with_suffix('')}: stop it, set DATA_DIR to another folder, "
                     "or set DATABASE_URL to a PostgreSQL database, which several proxies may share"
                 ) from None
             await asyncio.sleep(0.2)
+
+
+def take(path: Path) -> int:
+    """Lock a file now; see `hold`.
+
+    :raises BlockingIOError: another process holds it.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle

@@ -1,10 +1,12 @@
-"""The database tables. DBOS has its own tables in the same database."""
+"""The database tables. DBOS has its own tables in the same database.
+
+A change here needs a step in `proxy.migrations`, which makes and changes the tables; a test compares the two.
+"""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 
-from proxy.audit import schema as audit
 from proxy.tasks.models import EXCLUSIVE_LIMIT
 
 METADATA = sa.MetaData()
@@ -40,7 +42,6 @@ TASKS = sa.Table(
     sa.Column("error", sa.JSON),
     sa.Column("results", sa.JSON, nullable=False),
     sa.Column("bytes", sa.BigInteger, nullable=False),
-    # `migrate` adds these to the tables of an older release.
     sa.Column("source", sa.String(200)),
     sa.Column("newcomer", sa.Boolean),
     sa.Column("lane", sa.String(20), nullable=False, server_default="images"),
@@ -81,19 +82,3 @@ PROXIES = sa.Table(
     sa.Column("id", sa.String(100), primary_key=True),
     sa.Column("beat", sa.BigInteger, nullable=False),
 )
-
-
-def migrate(connection: sa.Connection) -> None:
-    """Add missing columns and indexes to the tables of an older release. New columns have a default or are nullable, so
-    that the older release can still use the tables."""
-    inspector = sa.inspect(connection)
-    for table in METADATA.sorted_tables:
-        there = {column["name"] for column in inspector.get_columns(table.name)}
-        for column in table.columns:
-            if column.name not in there:
-                added = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
-                connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {added}"))
-        for index in table.indexes:
-            index.create(connection, checkfirst=True)
-    audit.create(connection)
-    connection.execute(sa.text("DROP TABLE IF EXISTS darkroom_paces"))  # no longer used

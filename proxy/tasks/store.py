@@ -22,11 +22,12 @@ import sqlalchemy as sa
 from darkroom.errors import Conflict, Gone, NotReady, QueueFull
 from proxy.keys import quotas
 from proxy.load import Used
+from proxy.migrations import upgrade
 from proxy.tasks import exclusive, speeds
 from proxy.tasks.database import CONNECTIONS
 from proxy.tasks.estimates import speed_of
 from proxy.tasks.models import LIVE, PRIORITIES, UNFINISHED, Draft, LaneLoad, QueueEstimates, State, Task
-from proxy.tasks.schema import DATABASES, METADATA, TASKS, migrate
+from proxy.tasks.schema import DATABASES, TASKS
 
 log = logging.getLogger(__name__)
 
@@ -65,10 +66,12 @@ class Store:
         self._engine.dispose()
 
     def create(self) -> None:
-        """Create missing tables, and the columns that an older release did not have."""
+        """Create the tables, or bring those of an older release up to date.
+
+        :raises Conflict: a newer release has made them.
+        """
         with self.transaction(locked=True) as connection:
-            METADATA.create_all(connection)
-            migrate(connection)
+            upgrade(connection)
             if connection.scalar(sa.select(DATABASES.c.id)) is None:
                 connection.execute(sa.insert(DATABASES).values(id=str(uuid.uuid4())))
 

@@ -25,6 +25,7 @@ PAGES = (
     "docs/architecture.md",
     "docs/exporting.md",
     "docs/licences.md",
+    "docs/install.md",
     "docs/tasks.md",
     "docs/audit.md",
     "docs/provenance.md",

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from darkroom.errors import Conflict, Gone, NotReady, QueueFull
+from proxy.migrations import VERSION_TABLE
 from proxy.tasks.database import connect
 from proxy.tasks.models import Task
 from proxy.tasks.schema import TASKS
@@ -68,6 +69,7 @@ def test_store_adds_missing_columns_to_an_older_database(tmp_path: Path) -> None
     with old.transaction() as connection:
         for name in ("source", "newcomer"):
             connection.execute(sa.text(f"ALTER TABLE {TASKS.name} DROP COLUMN {name}"))
+        connection.execute(sa.text(f"DROP TABLE {VERSION_TABLE}"))  # it had none
     old.close()
     new = Store(connect(url))
     new.create()
@@ -200,7 +202,7 @@ def test_store_works_with_an_older_database(tmp_path: Path) -> None:
         (task,) = add(store, draft())
         with store.transaction() as connection:
             connection.execute(sa.text("ALTER TABLE darkroom_tasks DROP COLUMN pictures"))
-            for table in ("darkroom_speeds", "darkroom_gain"):
+            for table in ("darkroom_speeds", "darkroom_gain", VERSION_TABLE):
                 connection.execute(sa.text(f"DROP TABLE {table}"))
             connection.execute(sa.text("CREATE TABLE darkroom_paces (operation TEXT, kind TEXT, seconds DOUBLE)"))
         store.create()

@@ -1,0 +1,1 @@
+"""`darkroom backup` and `darkroom restore` (docs/install.md)."""
