@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import time
 from pathlib import Path
+
+from darkroom.locks import try_lock
 
 _LOCK_SECONDS = 10.0
 """Seconds to wait for the process that holds the lock to end."""
@@ -21,14 +22,12 @@ async def hold(path: Path) -> int:
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     deadline = time.monotonic() + _LOCK_SECONDS
     while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if try_lock(handle):
             return handle
-        except OSError:
-            if time.monotonic() > deadline:
-                os.close(handle)
-                raise RuntimeError(
-                    f"another proxy uses {path.with_suffix('')}: stop it, set DATA_DIR to another folder, "
-                    "or set DATABASE_URL to a PostgreSQL database, which several proxies may share"
-                ) from None
-            await asyncio.sleep(0.2)
+        if time.monotonic() > deadline:
+            os.close(handle)
+            raise RuntimeError(
+                f"another proxy uses {path.with_suffix('')}: stop it, set DATA_DIR to another folder, "
+                "or set DATABASE_URL to a PostgreSQL database, which several proxies may share"
+            )
+        await asyncio.sleep(0.2)
