@@ -10,28 +10,27 @@ _PAUSE = 0.1
 if sys.platform == "win32":
     import msvcrt
 
-    def _try(handle: int) -> None:
-        """:raises OSError: another process holds the lock."""
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    def try_lock(handle: int) -> bool:
+        """See below."""
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        except PermissionError:
+            return False
+        return True
 
 else:
     import fcntl
 
-    def _try(handle: int) -> None:
-        """:raises OSError: another process holds the lock."""
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    def try_lock(handle: int) -> bool:
+        """Lock an open file if no other process holds the lock; returns whether it is ours now.
 
-
-def try_lock(handle: int) -> bool:
-    """Lock an open file if no other process holds the lock; returns whether it is ours now.
-
-    :param handle: the descriptor of the file, which has to be open for writing.
-    """
-    try:
-        _try(handle)
-    except OSError:
-        return False
-    return True
+        :param handle: the descriptor of the file, which has to be open for writing.
+        """
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
 
 def lock(handle: int) -> None:

@@ -74,8 +74,7 @@ class Child:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=pipe,
             stderr=asyncio.subprocess.STDOUT if self._log else None,
-            **own_session(),
-            **tied_to_us(),
+            **(own_session() | tied_to_us()),
         )
         if self._process.stdout:
             self._reader = asyncio.create_task(self._copy(self._process.stdout))

@@ -68,7 +68,16 @@ class MetricsServer(uvicorn.Server):
     def __init__(self, models: InProcess, port: int) -> None:
         self._models = models
         super().__init__(
-            uvicorn.Config(self._answer, host="127.0.0.1", port=port, log_config=None, access_log=False, lifespan="off")
+            uvicorn.Config(
+                self._answer,
+                interface="asgi3",
+                host="127.0.0.1",
+                port=port,
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                lifespan="off",
+            )
         )
 
     @contextlib.contextmanager

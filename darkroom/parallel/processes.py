@@ -79,7 +79,10 @@ def _look_after(parent: int) -> None:
 def stop_softly(pid: int) -> None:
     """Ask a child with `own_session` to end: SIGTERM, on Windows Ctrl-Break. Nothing if it has ended."""
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.CTRL_BREAK_EVENT if sys.platform == "win32" else signal.SIGTERM)
+        if sys.platform == "win32":
+            os.kill(pid, signal.CTRL_BREAK_EVENT)
+        else:
+            os.kill(pid, signal.SIGTERM)
 
 
 def kill_session(pid: int) -> None:

@@ -108,8 +108,8 @@ def _alone(file: Path, folder: Path) -> Iterator[None]:
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as file:
-            lock(file.fileno())
+        with (folder / ".lock").open("w") as held:
+            lock(held.fileno())
             yield
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
