@@ -72,7 +72,11 @@ def _may_be_a_gpu(name: str, there: int) -> bool:
 
 def serving_device(providers: Iterable[str]) -> dict[str, str]:
     """`{"type", "name"}` of the device that the networks run on, from the providers they run with."""
+    providers = list(providers)
     on_gpu = any(provider.startswith(("CUDA", "Tensorrt")) for provider in providers)
+    for kind, start in (("directml", "Dml"), ("coreml", "CoreML")):
+        if any(provider.startswith(start) for provider in providers):
+            return {"type": kind, "name": cpu_name()}
     names = gpu_names()
     return {"type": "cuda", "name": names[0]} if on_gpu and names else {"type": "cpu", "name": cpu_name()}
 
