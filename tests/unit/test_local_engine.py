@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -13,9 +16,10 @@ import grpc
 import httpx
 import numpy as np
 import pytest
+import tritonclient.grpc as blocking
 import tritonclient.grpc.aio as grpcclient
 from tritonclient.grpc import service_pb2_grpc
-from tritonclient.utils import InferenceServerException
+from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from benchmarks.processes import free_port
 from darkroom.errors import InvalidInput, NotReady, OutOfMemory
@@ -26,6 +30,9 @@ from darkroom.serving.in_process import InProcess
 from proxy.gateway import Gateway
 from proxy.network_metrics import providers_of, successes_of
 from tests import toy_family
+from tests.service import ROOT
+from tests.triton import onnx_models
+from tests.waiting import until
 
 T = TypeVar("T")
 
@@ -258,3 +265,44 @@ def test_local_engine_metrics(tmp_path: Path) -> None:
     text = with_engine(tmp_path, scrape)
     assert successes_of(text) == {"toy": 1, "toy_network": 3}
     assert providers_of(text) == {"toy_network": "CPU 0 of 1"}
+
+
+def test_local_engine_as_a_process(tmp_path: Path) -> None:
+    """It serves a model of nobody's family with every type of tensor, keeps its port to itself, and ends in order."""
+    (tmp_path / "models").mkdir()
+    onnx_models.add_model(tmp_path / "models", "types", onnx_models.config([], []), onnx_models.all_types())
+    port, metrics = free_port(), free_port()
+    command = [sys.executable, "-m", "darkroom.local", "--repository", str(tmp_path / "models")]
+    command += ["--grpc", f"127.0.0.1:{port}", "--metrics-port", str(metrics), "--device", "cpu"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            with blocking.InferenceServerClient(f"127.0.0.1:{port}") as client:
+                until(lambda: _is_ready(client, "types"), 120)
+                _send_every_type(client)
+            text = httpx.get(f"http://127.0.0.1:{metrics}/metrics", trust_env=False).text
+            assert providers_of(text) == {"types": "CPUExecutionProvider"}
+            second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+            assert second.returncode == 1
+            assert f"127.0.0.1:{port} cannot be opened" in second.stderr
+            process.terminate()
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+
+
+def _send_every_type(client: blocking.InferenceServerClient) -> None:
+    sent, inputs = {}, []
+    for name, (_, values) in onnx_models.TYPES.items():
+        sent[name] = np.array([values], triton_to_np_dtype(name))
+        tensor = blocking.InferInput(name, sent[name].shape, name)
+        tensor.set_data_from_numpy(sent[name])
+        inputs.append(tensor)
+    answer = client.infer("types", inputs)
+    for name, array in sent.items():
+        assert answer.as_numpy(f"{name}_out").tolist() == array.tolist()
+
+
+def _is_ready(client: blocking.InferenceServerClient, model: str) -> bool:
+    with contextlib.suppress(InferenceServerException):  # nothing listens yet
+        return bool(client.is_server_ready() and client.is_model_ready(model))
+    return False
