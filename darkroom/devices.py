@@ -165,12 +165,12 @@ def _driver_names(usable: Iterable[int]) -> list[str]:
 
 
 def _service_processes() -> frozenset[int]:
-    """This process, and the Triton that was started beside it with all its stubs."""
+    """This process, and the engine that was started beside it with all its stubs."""
     own = psutil.Process()
     family = [own]
     with suppress(psutil.Error):
         parent = own.parent()
         for sibling in parent.children() if parent else ():
-            if sibling.name() == "tritonserver":
+            if sibling.name() == "tritonserver" or "darkroom.local" in sibling.cmdline():
                 family += [sibling, *sibling.children(recursive=True)]
     return frozenset(process.pid for process in family)

@@ -165,6 +165,8 @@ class Protocol(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
             self._models.stop(text_parameter(request, STOP))
             yield _ended(empty_response(request))
             return
+        loaded = self._models.find(request.model_name)
+        wanted = _wanted(request, loaded)
         stream = self._models.stream(
             request.model_name,
             inputs_of(request),
@@ -172,11 +174,10 @@ class Protocol(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
             call=text_parameter(request, CALL),
             loras=text_parameter(request, LORAS),
         )
-        wanted = [output.name for output in request.outputs]
         try:
             async for outputs in stream:
                 answer = empty_response(request)
-                add_outputs(answer, outputs, wanted if len(outputs) > 1 else ())
+                add_outputs(answer, {name: array for name, array in outputs.items() if name in wanted})
                 yield answer
         finally:
             await stream.aclose()
@@ -187,6 +188,20 @@ class Protocol(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         if name not in self._models.loaded:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{name}' is not found")
         return self._models.loaded[name]
+
+
+def _wanted(request: Any, loaded: Loaded) -> set[str]:
+    """The outputs that a request asks for; all where it names none.
+
+    :raises InvalidInput: the model has no such version or output.
+    """
+    known = {entry["name"] for entry in loaded.config["output"]}
+    wanted = {output.name for output in request.outputs}
+    if request.model_version not in ("", loaded.version):
+        raise InvalidInput(f"{request.model_name} has version {loaded.version}; got {request.model_version}.")
+    for name in wanted - known:
+        raise InvalidInput(f"{name} is no output of this model; it has: {', '.join(sorted(known))}.", param=name)
+    return wanted or known
 
 
 def _ended(response: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -62,17 +62,9 @@ def _array(tensor: Any, raw: bytes | None) -> Array:
         raise InvalidInput(why, param=tensor.name) from error
 
 
-def add_outputs(response: Any, outputs: Mapping[str, Array], wanted: Iterable[str]) -> None:
-    """Put arrays into a ModelInferResponse.
-
-    :param wanted: the names of the requested outputs; empty for all.
-    :raises InvalidInput: the model has no output of a requested name.
-    """
-    names = list(wanted) or list(outputs)
-    for name in names:
-        if name not in outputs:
-            raise InvalidInput(f"{name} is no output of this model; it has: {', '.join(outputs)}.", param=name)
-        array = outputs[name]
+def add_outputs(response: Any, outputs: Mapping[str, Array]) -> None:
+    """Put arrays into a ModelInferResponse."""
+    for name, array in outputs.items():
         response.outputs.add(name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
         response.raw_output_contents.append(_bytes(array))
 

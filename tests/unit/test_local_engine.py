@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as blocking
 import tritonclient.grpc.aio as grpcclient
-from tritonclient.grpc import service_pb2_grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from benchmarks.processes import free_port
@@ -306,3 +306,54 @@ def _is_ready(client: blocking.InferenceServerClient, model: str) -> bool:
     with contextlib.suppress(InferenceServerException):  # nothing listens yet
         return bool(client.is_server_ready() and client.is_model_ready(model))
     return False
+
+
+def _toy_request() -> Any:
+    request = service_pb2.ModelInferRequest(model_name="toy_network")
+    request.inputs.add(name="x", datatype="FP32", shape=[1, 2, 2])
+    return request
+
+
+async def _sent(engine: Engine, request: Any) -> Any:
+    async with grpc.aio.insecure_channel(engine.address) as channel:
+        return await service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request)
+
+
+def _in_shared_memory(request: Any) -> None:
+    request.inputs[0].parameters["shared_memory_region"].string_param = "mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda request: setattr(request, "model_version", "7"), "toy_network has version 1; got 7"),
+        (lambda request: request.outputs.add(name="z"), "z is no output of this model; it has: y"),
+        (lambda request: setattr(request.inputs[0], "datatype", "BF16"), "x has the type 'BF16'"),
+        (lambda request: setattr(request.inputs[0], "datatype", "INT32"), "x must be FP32"),
+        (lambda request: request.raw_input_contents.append(b""), "1 inputs, but 2 raw contents"),
+        (_in_shared_memory, "Shared memory is not offered"),
+    ],
+)
+def test_local_engine_says_what_is_wrong_with_a_request(
+    change: Callable[[Any], Any], words: str, tmp_path: Path
+) -> None:
+    async def ask(engine: Engine) -> str:
+        request = _toy_request()
+        request.raw_input_contents.append(np.ones(4, np.float32).tobytes())
+        change(request)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await _sent(engine, request)
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        return str(caught.value.details())
+
+    assert words in with_engine(tmp_path, ask)
+
+
+def test_local_engine_takes_values_that_are_not_raw(tmp_path: Path) -> None:
+    async def ask(engine: Engine) -> Any:
+        request = _toy_request()
+        request.inputs[0].contents.fp32_contents.extend([1, 2, 3, 4])
+        return await _sent(engine, request)
+
+    answer = with_engine(tmp_path, ask)
+    assert np.frombuffer(answer.raw_output_contents[0], np.float32).tolist() == [2, 3, 4, 5]
