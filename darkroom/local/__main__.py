@@ -42,7 +42,7 @@ _GRACE_SECONDS = 5.0
 def main(repository: Path, address: str, metrics_port: int, device: str) -> None:
     """Serve a model repository to clients of Triton, in one process, until SIGTERM or Ctrl-C."""
     follow_parent()
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)  # the supervisor adds times
     sys.exit(asyncio.run(_serve(repository, address, metrics_port, device)))
 
 
