@@ -24,7 +24,12 @@ done
 TORCH=${TORCH:-2.13.0}
 USE_VENV=${USE_VENV:-true}
 
-[ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] || die "Triton's Python package exists for Linux on x86-64 only; elsewhere run Darkroom in NVIDIA's Triton container."
+case "$(uname -s)-$(uname -m)" in
+  Linux-x86_64|Linux-aarch64) ;;
+  Darwin-arm64) ;;  # without Triton: the local engine runs the models
+  Darwin-*) die "PyTorch has no present builds for Macs with Intel processors." ;;
+  *) die "this script is for Linux and macOS; for Windows see docs/local-engine.md." ;;
+esac
 
 # --- Python ---------------------------------------------------------------------------------------------------
 python=${PYTHON:-}
@@ -63,7 +68,8 @@ fi
 # --- Is there anything to do? ---------------------------------------------------------------------------------
 gpu=false
 if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then gpu=true; fi
-want="$(cat pyproject.toml client/pyproject.toml install.sh | sha256sum | cut -c1-16) gpu=$gpu torch=$TORCH"
+sums() { if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi; }  # the second on a Mac
+want="$(cat pyproject.toml client/pyproject.toml install.sh | sums | cut -c1-16) gpu=$gpu torch=$TORCH"
 if [ -f "$mark" ] && grep -q "^$want .*" "$mark" && { [ "$extras" = export,train ] || grep -q "dev" "$mark"; }; then
   exit 0
 fi
@@ -75,7 +81,7 @@ if "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))'; then
   say "Python 3.13: numpy 1.26 has no ready package for it and is compiled, which takes some minutes and a C compiler."
 fi
 say "Installing Darkroom for $("$python" --version), $([ $gpu = true ] && echo "with CUDA" || echo "without a GPU")"
-if [ $gpu = true ]; then
+if [ $gpu = true ] || [ "$(uname -s)" = Darwin ]; then
   pip install --progress-bar on "torch==$TORCH"
 elif ! "$python" -c 'import torch' 2>/dev/null; then
   # The plain name would bring gigabytes of CUDA. A CPU build may be at hand; else PyTorch's own index has it.

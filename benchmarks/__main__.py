@@ -33,7 +33,18 @@ from benchmarks.context import CHECKPOINT, REPOSITORY, Context
 from benchmarks.errors import BenchmarkError
 from benchmarks.qwen_edit import throughput as edits
 from benchmarks.results import Report, Section, Table, findings_table, shown, write_report
-from benchmarks.sd15 import caps, latency, loras, new_thing, perf, queue_delay, short_job, step_parts, throughput
+from benchmarks.sd15 import (
+    caps,
+    engines,
+    latency,
+    loras,
+    new_thing,
+    perf,
+    queue_delay,
+    short_job,
+    step_parts,
+    throughput,
+)
 from benchmarks.sdxl import loras as sdxl_loras
 
 # In this order: the last one stops the service that the others share.
@@ -48,6 +59,7 @@ BENCHMARKS: dict[str, Callable[[Context], Section]] = {
     "fairness": fairness.run,
     "estimates": estimates.run,
     "audit": audit.run,
+    "engines": engines.run,
     "sd15_latency": latency.run,
     "sd15_step_parts": step_parts.run,
     "sd15_throughput": throughput.run,
@@ -81,6 +93,7 @@ Benchmarks:
   fairness            a small upscale beside a large one, a 4-step job beside 40 of 50 steps
   estimates           estimated_time and Retry-After of durable tasks against what came
   audit               what the audit trail costs the proxy at 100 requests a second
+  engines             text to image over REST on Triton and on the local engine
   sd15_latency        text to image, one request at a time: REST, bare loop, diffusers behind a lock
   sd15_step_parts     what a step of the service spends its time on, beside one of the bare loop
   sd15_throughput     REST, bare loop and diffusers with 8 requests at a time, and who needs the CPU

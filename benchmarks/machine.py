@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 import darkroom
+from darkroom.devices import core_count
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -21,11 +22,6 @@ _PACKAGES = (
     *("onnxruntime", "onnxruntime-gpu", "torch", "diffusers", "transformers"),
     *("numpy", "pillow", "isal", "grpcio", "fastapi"),
 )
-
-
-def core_count() -> int:
-    """The cores that this program may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def describe() -> dict[str, str]:

@@ -150,11 +150,11 @@ def _pss(pid: int, pattern: re.Pattern[str]) -> int:
 
 
 def _role(command: str) -> str:
-    """The model that a stub runs, else `tritonserver`, `proxy` or `other`."""
+    """The model that a stub runs, else `tritonserver`, `darkroom.local`, `proxy` or `other`."""
     model = _MODEL_FOLDER.search(command)
     if model:
         return model[1]
-    return next((name for name in ("tritonserver", "proxy") if name in command), "other")
+    return next((name for name in ("tritonserver", "darkroom.local", "proxy") if name in command), "other")
 
 
 @contextlib.contextmanager

@@ -18,11 +18,16 @@ _START_SECONDS = 180.0
 
 @contextlib.contextmanager
 def measured_service(
-    *, repository: Path = ROOT / "model_repository", logs: Path | None = None, start_seconds: float = _START_SECONDS
+    *,
+    repository: Path = ROOT / "model_repository",
+    logs: Path | None = None,
+    start_seconds: float = _START_SECONDS,
+    engine: str = "",
 ) -> Iterator[RunningService]:
     """Start the service with its default settings, wait until it is healthy, and stop it at the end.
 
     :param logs: a folder for what it logs; None = nothing is kept.
+    :param engine: ENGINE; "" for the default.
     :raises BenchmarkError: it does not become healthy; shows its last output.
     """
     with (
@@ -38,6 +43,7 @@ def measured_service(
             upscale_tile_pad=10,
             task_timeout=3600,  # a slow machine is slow, not broken
             canary_interval=3600,  # a health check in the middle of a measurement would be measured
+            engine=engine,
         ) as service,
     ):
         yield service

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +29,13 @@ def cpu_name() -> str:
         lines = []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def core_count() -> int:
+    """The cores that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @cache
@@ -64,7 +72,11 @@ def _may_be_a_gpu(name: str, there: int) -> bool:
 
 def serving_device(providers: Iterable[str]) -> dict[str, str]:
     """`{"type", "name"}` of the device that the networks run on, from the providers they run with."""
+    providers = list(providers)
     on_gpu = any(provider.startswith(("CUDA", "Tensorrt")) for provider in providers)
+    for kind, start in (("directml", "Dml"), ("coreml", "CoreML")):
+        if any(provider.startswith(start) for provider in providers):
+            return {"type": kind, "name": cpu_name()}
     names = gpu_names()
     return {"type": "cuda", "name": names[0]} if on_gpu and names else {"type": "cpu", "name": cpu_name()}
 
@@ -153,12 +165,12 @@ def _driver_names(usable: Iterable[int]) -> list[str]:
 
 
 def _service_processes() -> frozenset[int]:
-    """This process, and the Triton that was started beside it with all its stubs."""
+    """This process, and the engine that was started beside it with all its stubs."""
     own = psutil.Process()
     family = [own]
     with suppress(psutil.Error):
         parent = own.parent()
         for sibling in parent.children() if parent else ():
-            if sibling.name() == "tritonserver":
+            if sibling.name() == "tritonserver" or "darkroom.local" in sibling.cmdline():
                 family += [sibling, *sibling.children(recursive=True)]
     return frozenset(process.pid for process in family)

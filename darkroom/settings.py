@@ -39,7 +39,7 @@ SECTIONS: Mapping[str, str] = MappingProxyType(
         "max_upload_mb": "Uploads",
         "hf_token": "Where checkpoints come from",
         "num_gpus_to_use": "GPUs",
-        "triton_grpc_port": "Triton",
+        "engine": "The engine: Triton, or the local one in its place",
         "state_dir": "Folders",
         "families": "Model families",
         "audit": "Audit trail (docs/audit.md) and provenance (docs/provenance.md)",
@@ -175,6 +175,17 @@ class Settings(RecordSettings):
         "fp32",
         description="Numbers that networks compute with on a CPU. auto: bfloat16 for upscalers and VAE decoders, where "
         "the CPU has instructions for it and openvino is installed (pip install 'darkroom[openvino]'); else fp32.",
+    )
+
+    engine: Literal["triton", "local"] | None = Field(
+        None,
+        description="What runs the models: triton, or local, which is one process of Python for machines without "
+        "Triton (docs/local-engine.md). Empty: triton where it is installed, else local.",
+    )
+    local_device: Literal["auto", "cpu"] = Field(
+        "auto",
+        description="What the local engine runs networks on that have no NVIDIA GPU: auto tries DirectML, CoreML and "
+        "MPS where they are there, and takes the CPU if they do not work; cpu does not try.",
     )
 
     triton_grpc_port: Port = Field(8001, description="Port of gRPC.")

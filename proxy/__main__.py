@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from darkroom.parallel.processes import follow_parent
 from darkroom.settings import Settings
 from proxy import observability
 from proxy.app import create_app
@@ -75,6 +76,7 @@ class DrainingServer(uvicorn.Server):
 
 def main() -> None:
     """Serve until stopped."""
+    follow_parent()
     settings = Settings()
     observability.configure(level=settings.log_level, file=settings.log_dir / "proxy.log")
     for line in settings.warnings():

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from functools import partial
 
-from darkroom.parallel.processes import die_with_parent
+from darkroom.parallel.processes import PARENT, kill_session, own_session, stop_softly, tied_to_us
 
 log = logging.getLogger(__name__)
 
@@ -73,23 +70,22 @@ class Child:
         pipe = asyncio.subprocess.PIPE if self._log else None
         self._process = await asyncio.create_subprocess_exec(
             *self._command,
-            env=self._env,
+            env={**self._env, PARENT: str(os.getpid())},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=pipe,
             stderr=asyncio.subprocess.STDOUT if self._log else None,
-            start_new_session=True,
-            preexec_fn=partial(die_with_parent, signal.SIGTERM, os.getpid()),
+            **(own_session() | tied_to_us()),
         )
         if self._process.stdout:
             self._reader = asyncio.create_task(self._copy(self._process.stdout))
 
     async def stop(self, *, grace: float) -> None:
-        """Send SIGTERM, and after `grace` seconds SIGKILL. Descendants are killed in any case."""
+        """Ask it to end (SIGTERM), and after `grace` seconds SIGKILL. Descendants are killed in any case."""
         process = self._process
         if process is None:
             return
         if process.returncode is None:
-            process.terminate()
+            stop_softly(process.pid)
             try:
                 await asyncio.wait_for(process.wait(), grace)
             except asyncio.TimeoutError:
@@ -100,8 +96,7 @@ class Child:
         """Kill the process and its session; return when it has ended, or after a timeout."""
         if self._process is None:
             return
-        with contextlib.suppress(ProcessLookupError):  # nothing of the session is left
-            os.killpg(self._process.pid, signal.SIGKILL)
+        kill_session(self._process.pid)
         # Processes with a session of their own, such as the ranks of a divided model, may outlive it and hold the pipe
         # open, and asyncio's `wait` waits for the pipe as well.
         waits = [asyncio.ensure_future(self._process.wait()), *([self._reader] if self._reader else [])]

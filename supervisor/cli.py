@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-from functools import partial
 from typing import Any
 
 import click
@@ -17,10 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from darkroom.home import PREPARE
-from darkroom.parallel.processes import die_with_parent
+from darkroom.parallel.processes import tied_to_us
 from darkroom.settings import ROOT, SECRETS, Settings
 from proxy.observability import configure, log_to_file
 from supervisor.doctor import examine
+from supervisor.engines import engine_of
 from supervisor.errors import SetupError
 from supervisor.options import family_epilog, family_options, family_settings
 from supervisor.preflight import family_problems
@@ -35,14 +35,21 @@ _MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "problem": "[re
 @click.option("--host", help="Address to listen on [default: HOST, 0.0.0.0].")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port of the REST service [default: PORT, 8000].")
 @click.option("--log-level", type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False))
+@click.option(
+    "--engine",
+    type=click.Choice(["triton", "local"], case_sensitive=False),
+    help="What runs the models [default: ENGINE; triton where it is installed, else local].",
+)
 @family_options
 @click.option(
     "--prepare",
     is_flag=True,
     help="First export models that are not exported yet. ./start.sh and the options -m, -e, -d, -c, -t imply this.",
 )
-def serve(host: str | None, port: int | None, log_level: str | None, prepare: bool, **of_families: Any) -> None:
-    """Start Triton and the REST proxy, and keep them running.
+def serve(
+    host: str | None, port: int | None, log_level: str | None, engine: str | None, prepare: bool, **of_families: Any
+) -> None:
+    """Start Triton (or the local engine) and the REST proxy, and keep them running.
 
     Settings come from the environment and from .env (see .env.example); the options here override them.
     A process that dies is restarted. Ctrl-C and SIGTERM drain: accepted work finishes, new work gets 503; a second
@@ -52,10 +59,11 @@ def serve(host: str | None, port: int | None, log_level: str | None, prepare: bo
     Examples:
       darkroom serve
       darkroom serve --port 9000
+      darkroom serve --engine local
       UPSCALE_TILE=200 TASK_TIMEOUT=60 darkroom serve
     """
     chosen = family_settings(of_families)
-    given = {"HOST": host, "PORT": port, "LOG_LEVEL": log_level, **chosen}
+    given = {"HOST": host, "PORT": port, "LOG_LEVEL": log_level, "ENGINE": engine, **chosen}
     os.environ.update({name: str(value) for name, value in given.items() if value is not None})
     if not ROOT.is_dir():
         raise click.ClickException(
@@ -66,7 +74,6 @@ def serve(host: str | None, port: int | None, log_level: str | None, prepare: bo
     if prepare or chosen:
         _prepare(settings)
     configure(level=settings.log_level, file=settings.log_dir / "darkroom.log")
-    log_to_file(logging.getLogger("triton"), settings.log_dir / "triton.log")
     for line in settings.warnings():
         log.warning(line)
     try:
@@ -80,17 +87,24 @@ def _prepare(settings: Settings) -> None:
     for problem in family_problems(settings):  # an export may take an hour
         raise click.ClickException(problem)
     command = [sys.executable, "-m", "exporters", "prepare"]
-    with_us = partial(die_with_parent, signal.SIGTERM, os.getpid())
-    code = subprocess.run(command, env=settings.environment(), preexec_fn=with_us, check=False).returncode
+    code = subprocess.run(command, env=settings.environment(), check=False, **tied_to_us()).returncode
     if code:
         sys.exit(code if code > 0 else 128 - code)
 
 
 async def _serve(settings: Settings) -> None:
-    service = Service(settings)
+    engine = engine_of(settings)
+    log_to_file(logging.getLogger(engine.name), settings.log_dir / f"{engine.name}.log")
+    if engine.name == "local":
+        chosen = "as ENGINE says" if settings.engine else "because no tritonserver is installed"
+        log.info("the local engine runs the models, %s (docs/local-engine.md)", chosen)
+    service = Service(settings, engine)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, service.interrupt)
+        if sys.platform == "win32":  # whose event loop has no signal handlers
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(service.interrupt))
+        else:
+            loop.add_signal_handler(number, service.interrupt)
     await service.run()
 
 

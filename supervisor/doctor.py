@@ -15,6 +15,7 @@ import psutil
 from darkroom.devices import gpu_names
 from darkroom.home import INSTALL
 from darkroom.settings import Settings
+from supervisor.engines import triton_is_installed
 from supervisor.errors import SetupError
 from supervisor.preflight import missing_exports, taken_ports
 from supervisor.triton import find_triton, libpython_folder
@@ -35,8 +36,12 @@ class Finding:
 
 def examine(settings: Settings) -> list[Finding]:
     """Run all checks, in the order in which a start would fail on them."""
-    before: list[Callable[[Settings], Finding]] = [_python, _libpython, _triton, _numpy, _engine, _tasks]
-    after: list[Callable[[Settings], Finding]] = [_exports, _ports, _shared_memory, _memory, _disk]
+    local = settings.engine == "local" or (settings.engine is None and not triton_is_installed())
+    server: list[Callable[[Settings], Finding]] = [_local] if local else [_libpython, _triton, _numpy]
+    before: list[Callable[[Settings], Finding]] = [_python, *server, _engine, _tasks]
+    after: list[Callable[[Settings], Finding]] = [_exports, _ports, _memory, _disk]
+    if not local:
+        after.insert(2, _shared_memory)
     return [
         *(check(settings) for check in before),
         *_families(settings),
@@ -63,6 +68,11 @@ def _triton(settings: Settings) -> Finding:
     except SetupError as error:
         return Finding(topic="Triton", state="problem", text=str(error))
     return _judge("Triton", install.binary.exists(), f"from {install.source}", f"{install.binary} is missing.")
+
+
+def _local(settings: Settings) -> Finding:
+    why = "as ENGINE says" if settings.engine else "no tritonserver is installed"
+    return Finding(topic="engine", state="ok", text=f"the local engine, {why} (docs/local-engine.md)")
 
 
 def _numpy(_: Settings) -> Finding:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +20,9 @@ _CLOCK_SECONDS = 2.0
 
 
 def sweep(prefix: str = SHM_PREFIX) -> None:
-    """Remove the leftovers of all ended servers of this machine, for any port."""
+    """Remove the leftovers of all ended servers of this machine, for any port. Triton runs on Linux alone."""
+    if sys.platform != "linux":
+        return
     sweep_shared_memory(prefix)
     sweep_environments()
 
@@ -39,6 +41,8 @@ def _is_in_use(region: Path) -> bool:
     The kernel grants a read lease only on a file that no process has open for writing (fcntl(2), "Leases"). A server
     has its regions mapped from their creation to its end.
     """
+    import fcntl  # which Windows does not have
+
     try:
         file = os.open(region, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:

@@ -42,7 +42,7 @@ class Served:
                 compileall.compile_file(path, quiet=2)
             link = self.folder / model
             if not link.is_symlink():
-                link.symlink_to(self._repository / model)
+                link.symlink_to(self._repository / model, target_is_directory=True)
 
     def remove(self, models: Iterable[str]) -> None:
         """Remove the links of models, so that Triton unloads them."""

@@ -1,4 +1,4 @@
-"""The supervised unit: Triton and the proxy, brought up, kept up, and drained."""
+"""The supervised unit: an engine (Triton, or the local one) and the proxy, brought up, kept up, and drained."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from darkroom.registry import all_specs, is_chosen
 from darkroom.serving.networks import split_label
 from darkroom.settings import Settings
 from supervisor.child import Child
+from supervisor.engines import Engine, engine_of
 from supervisor.errors import SetupError
-from supervisor.leftovers import SHM_PREFIX, sweep
+from supervisor.leftovers import sweep
 from supervisor.preflight import preflight
 from supervisor.reloads import LastResort, ReloadFailed, Reloads
 from supervisor.served import Served
 from supervisor.stubs import is_living_stub, kill, stubs_of
-from supervisor.triton import POLLING, find_triton, triton_command
 
 log = logging.getLogger("darkroom")
 
@@ -54,13 +54,15 @@ _LOAD_FAILURE = re.compile(
 
 
 class Service:
-    """Runs Triton and the proxy until `stopping` is set.
+    """Runs an engine and the proxy until `stopping` is set.
+
+    :param engine: by default the one of the settings.
 
     A server does not notice that a stub has ended: its model stays "ready", and calls to it hang. So a model that lost
     a stub is loaded again. If that does not help, or if the server ends, the server is restarted.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, engine: Engine | None = None) -> None:
         self.settings = settings
         self.stopping = asyncio.Event()
         self.ready = False
@@ -75,26 +77,16 @@ class Service:
         self._failed: dict[str, str] = {}
         self._health_time = 0.0
         self._health_seen: dict[str, Any] = {}
-        self._backends = {spec.name: spec.backend for spec in all_specs()}
         folder = settings.state_dir / "served" / str(settings.triton_grpc_port)
         self._served = Served(folder, settings.model_repository, partial(is_chosen, settings=settings))
         self._reloads = Reloads(self._served, _RELOAD_SECONDS)
         self._last_resort = LastResort()
-        install = find_triton(settings.state_dir)
-        # NVIDIA's container runs ONNX models inside the server, the wheel runs them in our Python-based backend.
-        self._stub_backends = {"python", "onnxruntime"} if install.backends else {"python"}
+        self.engine = engine or engine_of(settings)
+        self._stubbed = {spec.name for spec in all_specs() if self.engine.has_stubs(spec)}
         env = {**_MALLOC, **settings.environment()}
-        command = triton_command(
-            install,
-            repository=folder,
-            grpc_port=settings.triton_grpc_port,
-            grpc_address=settings.triton_grpc_bind,
-            metrics_port=settings.triton_metrics_port,
-            http_port=settings.triton_http_port if settings.triton_allow_http else None,
-            shm_prefix=f"{SHM_PREFIX}{settings.triton_grpc_port}_",
-            extra=POLLING,
-        )
-        self.triton = Child("triton", command, install.environment(env), log_name="triton", on_line=self._read_line)
+        command, name = self.engine.command(settings, folder), self.engine.name
+        # Its name in the code, whatever the engine is: the server that speaks Triton's protocol.
+        self.triton = Child(name, command, self.engine.environment(env), log_name=name, on_line=self._read_line)
         self.proxy = Child("proxy", [sys.executable, "-m", "proxy"], env)
 
     async def run(self) -> None:
@@ -142,7 +134,8 @@ class Service:
     async def _watch(self, health: dict[str, Any], asked: float) -> None:
         """Load lost models again, and restart the server if that does not help."""
         if self._failed and not self.ready:
-            raise SetupError(f"Triton cannot serve this repository: {_last_error(self.triton)} (see logs/triton.log)")
+            why = f"{self.engine.title} cannot serve this repository: {_last_error(self.triton)}"
+            raise SetupError(f"{_capital(why)} (see logs/{self.engine.name}.log)")
         ready = {name for name, family in health.get("families", {}).items() if self._is_ready(family, asked)}
         if ready != self._scanned:
             self._scan(ready, health)
@@ -180,7 +173,7 @@ class Service:
         models = {model for name in ready for model in health["families"][name]["models"]}
         found = stubs_of(self.triton.pid, self._served.folder)
         self._stubs |= {process: model for process, model in found.items() if model in models}
-        stubbed = {model for model in models if self._backends.get(split_label(model)[0]) in self._stub_backends}
+        stubbed = {model for model in models if split_label(model)[0] in self._stubbed}
         self._dead |= stubbed - set(found.values())
 
     def _count_stubs(self) -> None:
@@ -246,8 +239,9 @@ class Service:
 
     async def _restart_triton(self, why: str) -> None:
         if not self.ready and not self.triton.alive:
-            raise SetupError(f"Triton ended while it started: {_last_error(self.triton)} (all of it: logs/triton.log)")
-        log.error("triton %s; restarting it", why)
+            said = f"{self.engine.title} ended while it started: {_last_error(self.triton)}"
+            raise SetupError(f"{_capital(said)} (all of it: logs/{self.engine.name}.log)")
+        log.error("%s %s; restarting it", self.engine.name, why)
         self._up, self._linked, self._starting, self._reload_count = False, False, True, 0
         self._stubs, self._scanned, self._dead, self._failed = {}, set(), set(), {}
         self._reloads.forget()
@@ -335,6 +329,10 @@ async def _listens(host: str, port: int) -> bool:
         return False
     writer.close()
     return True
+
+
+def _capital(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
 
 
 def _last_error(child: Child) -> str:

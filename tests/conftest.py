@@ -33,6 +33,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of one worker would wait for those of the other
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The option `--engine`, for the services that tests start."""
+    parser.addoption("--engine", choices=["triton", "local"], help="What runs the models of services: sets ENGINE.")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Services read ENGINE from the environment."""
+    if engine := config.getoption("--engine"):
+        os.environ["ENGINE"] = engine
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> GroupScheduling:
     """The scheduler of `-n`."""
@@ -87,6 +98,16 @@ def sdxl_repository(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPa
     made = tmp_path_factory.mktemp("sdxl") / "checkpoint"
     tiny_sdxl.write_refiner(made / "refiner", tiny_sdxl.write_checkpoint(made / "base"))
     return exported(pytestconfig, made, "sdxl", "--checkpoint", "base", "--refiner", "refiner")
+
+
+@pytest.fixture(scope="session")
+def qwen_edit_repository(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `python -m exporters qwen-edit` makes of a tiny checkpoint of the plus models in an empty repository."""
+    from tests.families.qwen_edit import tiny  # which imports torch and diffusers
+
+    made = tmp_path_factory.mktemp("qwen_edit") / "checkpoint"
+    tiny.write_checkpoint(made, plus=True)
+    return exported(pytestconfig, made, "qwen-edit", "--checkpoint", ".")
 
 
 def exported(pytestconfig: pytest.Config, made: Path, family: str, *arguments: str) -> Path:

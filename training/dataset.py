@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
+from darkroom.devices import core_count
 from training.chunks import Chunk, Order, make_chunks
 from training.render import SIDE
 from training.tokens import LENGTH, write_tokenizer
@@ -151,7 +151,7 @@ def load_dataset(run: TrainingRun, source: Source, size: int, report: Report) ->
         for number in missing
     ]
     # A CPU encodes more slowly than it renders, and is best left to it.
-    workers = min(len(os.sched_getaffinity(0)), len(orders)) if run.cuda else 1
+    workers = min(core_count(), len(orders)) if run.cuda else 1
     for number, rendered in zip(missing, make_chunks(orders, max(workers, 1)), strict=True):
         stored[number] = _encode(run, source, rendered)
         save_file(paths[number], {"vae": mark, "chunk": stored[number]})

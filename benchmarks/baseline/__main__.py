@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks.machine import core_count
+from darkroom.devices import core_count
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 

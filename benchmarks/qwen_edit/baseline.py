@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from PIL import Image
 from pydantic import BaseModel
 
-from benchmarks.machine import core_count
+from darkroom.devices import core_count
 from training.demo.qwen_edit.pipeline import edit, load_pipeline
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from darkroom.devices import core_count
 from darkroom.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -96,8 +96,7 @@ def rank_environment(kind: DeviceKind, devices: Sequence[int]) -> dict[str, str]
 
     More threads than cores make ranks wait for each other in every collective.
     """
-    cores = len(os.sched_getaffinity(0))
-    threads = str(max(1, cores // len(devices)))
+    threads = str(max(1, core_count() // len(devices)))
     return {**environment(kind, devices), **_LOCAL, "OMP_NUM_THREADS": threads}
 
 

@@ -115,7 +115,8 @@ class NetworkModel(ABC):
         """Load the weights; called once, before anything else.
 
         :param folder: the version folder, where the weights are.
-        :param kind: Triton's instance kind, "CPU" or "GPU".
+        :param kind: Triton's instance kind, "CPU" or "GPU", or `darkroom.serving.accelerators.MPS`. An error for the
+            last one makes the host take the CPU.
         :param device: the number of the GPU.
         :param instances: the number of instances in the config, including this one.
         """

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -57,6 +57,22 @@ class Instance:
         self._thread.shutdown(wait=False)
 
 
+@dataclass
+class Work:
+    """What a model has done so far.
+
+    :ivar requests: that were answered without an error; failures: with one.
+    :ivar rows, executions: that ran, and the batches that they ran in.
+    :ivar seconds: spent by requests, by what they were spent on: "request" (in all), "queue", "compute_infer".
+    """
+
+    requests: int = 0
+    failures: int = 0
+    rows: int = 0
+    executions: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: {"request": 0.0, "queue": 0.0, "compute_infer": 0.0})
+
+
 @dataclass(eq=False)
 class _Waiting:
     call: NetworkCall
@@ -76,8 +92,7 @@ class NetworkQueue:
 
     :param max_rows: max_batch_size of the config; 0 for a network without a batch dimension, whose calls run alone.
     :param delay: seconds for which an incomplete batch waits for more calls.
-    :ivar rows: number of rows run so far.
-    :ivar executions: number of batches run so far.
+    :ivar work: what has run so far.
     """
 
     def __init__(self, instances: Sequence[Instance], *, max_rows: int, delay: float = 0.0) -> None:
@@ -87,8 +102,7 @@ class NetworkQueue:
         self._delay = delay
         self._waiting: deque[_Waiting] = deque()
         self._scheduled = False
-        self.rows = 0
-        self.executions = 0
+        self.work = Work()
 
     async def run(self, call: NetworkCall) -> Tensors:
         """Run one call and return its outputs.
@@ -105,11 +119,16 @@ class NetworkQueue:
         """The text that a caller receives for an error that `run` raised."""
         return self._instances[0].network.error_text(error)
 
+    @property
+    def networks(self) -> list[Executable]:
+        """The opened instances."""
+        return [instance.network for instance in self._instances]
+
     async def close(self) -> None:
         """Refuse the waiting calls, and free the instances."""
         for waiting in self._waiting:
             if not waiting.answer.done():
-                waiting.answer.set_exception(RuntimeError("the network is closed"))
+                waiting.answer.set_exception(RuntimeError("the network is closed, and not ready"))
         self._waiting.clear()
         await asyncio.gather(*(instance.close() for instance in self._instances))
 
@@ -157,13 +176,17 @@ class NetworkQueue:
         return left > 0
 
     def _start(self, instance: Instance, batch: list[_Waiting]) -> None:
-        self.executions += 1
-        self.rows += sum(waiting.call.rows if self._max_rows else 1 for waiting in batch)
+        self.work.executions += 1
+        self.work.rows += sum(waiting.call.rows if self._max_rows else 1 for waiting in batch)
         running = instance.execute([waiting.call for waiting in batch])
-        running.add_done_callback(partial(self._deliver, instance, batch))
+        running.add_done_callback(partial(self._deliver, instance, batch, asyncio.get_running_loop().time()))
 
     def _deliver(
-        self, instance: Instance, batch: list[_Waiting], running: asyncio.Future[list[Tensors | Exception]]
+        self,
+        instance: Instance,
+        batch: list[_Waiting],
+        started: float,
+        running: asyncio.Future[list[Tensors | Exception]],
     ) -> None:
         self._idle.append(instance)
         if running.cancelled():
@@ -173,6 +196,7 @@ class NetworkQueue:
         else:
             answers = running.result()
         for waiting, answer in zip(batch, answers, strict=True):
+            self._count(waiting, started, failed=isinstance(answer, Exception))
             if waiting.answer.done():  # the caller was cancelled
                 continue
             if isinstance(answer, Exception):
@@ -180,3 +204,13 @@ class NetworkQueue:
             else:
                 waiting.answer.set_result(answer)
         self._schedule()
+
+    def _count(self, waiting: _Waiting, started: float, *, failed: bool) -> None:
+        if failed:
+            self.work.failures += 1
+            return
+        now, seconds = asyncio.get_running_loop().time(), self.work.seconds
+        self.work.requests += 1
+        seconds["request"] += now - waiting.since
+        seconds["queue"] += started - waiting.since
+        seconds["compute_infer"] += now - started

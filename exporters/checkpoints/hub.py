@@ -7,7 +7,6 @@ transformers read. Beside them is the list of its files by revision, so that a c
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import re
 import shutil
@@ -34,6 +33,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from darkroom.files import write_atomically
+from darkroom.locks import try_lock
 from darkroom.settings import Settings
 from exporters.checkpoints.hub_transfer import HTTPError, RemoteFile, bytes_there, fetch, is_there
 from exporters.errors import ExportError
@@ -274,10 +274,8 @@ def _only_one(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ExportError(f"Another process downloads into {folder}; wait for it, or stop it.") from None
+        if not try_lock(lock.fileno()):
+            raise ExportError(f"Another process downloads into {folder}; wait for it, or stop it.")
         yield
 
 

@@ -7,7 +7,6 @@ import contextlib
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import psutil
 
 from darkroom.errors import DarkroomError, NetworkError, from_wire
+from darkroom.parallel.processes import kill_session, own_session, stop_softly
 from darkroom.settings import ROOT, Settings
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ async def train(
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
-        start_new_session=True,
+        **own_session(),
     )
     watcher = asyncio.ensure_future(_watch(process.pid, alive))
     failure: DarkroomError | None = None
@@ -121,11 +121,10 @@ async def _end(process: asyncio.subprocess.Process, grace: float) -> None:
     """
     try:
         if process.returncode is None and grace:
-            process.terminate()
+            stop_softly(process.pid)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(process.wait(), grace)
     finally:
         if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            kill_session(process.pid)
             await process.wait()

@@ -8,7 +8,6 @@ with its prompt appears at once and whole.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import re
 import secrets
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 from darkroom.captioned_images import CaptionedImage, captioned_images, subfolders
 from darkroom.errors import Conflict, Forbidden, InvalidInput, NotFound
 from darkroom.files import sync_folder, write_atomically
+from darkroom.locks import lock
 from proxy.keys.owners import Owners, require_change, require_use
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -217,7 +217,7 @@ class SessionStore:
         locks = self._folder / _LOCKS
         locks.mkdir(parents=True, exist_ok=True)
         with (locks / f"{session_id or '.sessions'}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock(file.fileno())
             yield
 
 

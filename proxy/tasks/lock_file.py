@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import time
 from pathlib import Path
+
+from darkroom.locks import try_lock
 
 _LOCK_SECONDS = 10.0
 """Seconds to wait for the process that holds the lock to end."""
@@ -37,9 +38,7 @@ def take(path: Path) -> int:
     :raises BlockingIOError: another process holds it.
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    if not try_lock(handle):
         os.close(handle)
-        raise
+        raise BlockingIOError(f"another process holds {path}")
     return handle

@@ -18,6 +18,7 @@ PAGES = (
     "docs/web-uis.md",
     "docs/deploying.md",
     "docs/benchmarking.md",
+    "docs/local-engine.md",
     "docs/settings.md",
     "docs/performance.md",
     "docs/policy.md",

@@ -66,7 +66,7 @@ async def run_all(queue: NetworkQueue, *calls: NetworkCall) -> list[Any]:
 def test_queue_merges_calls_of_equal_shapes_up_to_the_largest_batch() -> None:
     async def work(queue: NetworkQueue, echo: Echo) -> list[Any]:
         await run_all(queue, call(1, 2), call(2, 2), call(2, 2), call(1, 3), call(1, 3), call(1, 2))
-        assert (queue.rows, queue.executions) == (8, 4)
+        assert (queue.work.rows, queue.work.executions) == (8, 4)
         return echo.batches
 
     assert with_queue(work)[:4] == [[(1, 2), (2, 2)], [(2, 2)], [(1, 3), (1, 3)], [(1, 2)]]

@@ -85,7 +85,8 @@ def lora(
     """Train a LoRA on the captioned images in IMAGES and its sub-folders."""
     if parent is not None:
         die_with_parent(signal.SIGKILL, parent)
-    os.nice(nice)
+    if hasattr(os, "nice"):  # not on Windows
+        os.nice(nice)
     stop = _stopped_by_signals()
     from training.lora.plan import seed_of
     from training.lora.run import LoraRun, run_training

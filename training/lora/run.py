@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import torch
 
 from darkroom.errors import Conflict, InvalidInput
 from darkroom.files import write_atomically
+from darkroom.locks import try_lock
 from darkroom.request.training import TrainingOptions
 from exporters.checkpoints.files import read_json
 from exporters.errors import ExportError
@@ -125,14 +125,10 @@ def _only_one(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         deadline = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise Conflict("Another process trains in this state folder.") from None
-                time.sleep(0.2)
+        while not try_lock(file.fileno()):
+            if time.monotonic() > deadline:
+                raise Conflict("Another process trains in this state folder.")
+            time.sleep(0.2)
         yield
 
 

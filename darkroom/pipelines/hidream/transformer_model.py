@@ -14,6 +14,7 @@ from darkroom.parallel.ranks import for_clients
 from darkroom.pipelines.hidream import networks
 from darkroom.pipelines.hidream.executor import make_executor
 from darkroom.pipelines.hidream.settings import Settings
+from darkroom.serving.accelerators import MPS
 from darkroom.serving.host import Gauge
 from darkroom.serving.networks import RowSize
 from darkroom.serving.torch_network import TorchNetworkModel
@@ -32,6 +33,8 @@ class HidreamTransformerModel(TorchNetworkModel):
     output = "noise_pred"
 
     def setup(self, folder: Path, kind: str, device: int, instances: int) -> None:
+        if kind == MPS:
+            raise ValueError("this network was never run there")  # the local engine takes the CPU
         self._folder, settings = folder, Settings()
         device_type = settings.device_type or ("cuda" if kind == "GPU" else "cpu")
         devices = settings.devices or (max(device, 0),)

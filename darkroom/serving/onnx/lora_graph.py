@@ -18,7 +18,7 @@ from darkroom.serving.lora_layout import GRAPH_NAME, LoraLayout
 from darkroom.serving.loras import RowLoras
 from darkroom.serving.networks import Array, Tensors
 from darkroom.serving.onnx.lora_bank import LoraBank
-from darkroom.serving.onnx.session import CPU
+from darkroom.serving.onnx.session import CUDA, TENSORRT
 
 Open = Callable[[Path], Any]
 """Opens a session over an .onnx file."""
@@ -65,9 +65,9 @@ class LoraGraph:
     def _placed(self, matrices: Array) -> Any:
         if self._session is None:
             self._session = self._open(self._path)
-        if self._session.get_providers()[0] == CPU:
-            return ort.OrtValue.ortvalue_from_numpy(matrices)
-        return ort.OrtValue.ortvalue_from_numpy(matrices, "cuda", self._device)
+        if self._session.get_providers()[0] in (CUDA, TENSORRT):
+            return ort.OrtValue.ortvalue_from_numpy(matrices, "cuda", self._device)
+        return ort.OrtValue.ortvalue_from_numpy(matrices)
 
 
 def _value(given: Any) -> Any:

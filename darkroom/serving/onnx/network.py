@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime as ort
 
 from darkroom.errors import DarkroomError, to_wire
+from darkroom.serving.accelerators import DIRECTML
 from darkroom.serving.batching import (
     NetworkCall,
     RequestError,
@@ -52,7 +53,7 @@ class OnnxNetwork:
 
     :param config: a complete one, see `completed_config`.
     :param folder: the folder of the model, which contains the folder `version`.
-    :param kind: Triton's instance kind, "CPU" or "GPU".
+    :param kind: Triton's instance kind, "CPU" or "GPU", or one of `darkroom.serving.accelerators`.
     :param device: the number of the GPU.
     :param warn: called with a sentence for every execution provider that does not work here.
     :raises LoadError: the model cannot be served as configured.
@@ -64,6 +65,8 @@ class OnnxNetwork:
         path = model_file(config, folder, version)
         wanted = wanted_providers(config, kind, device)
         options = session_options(config)
+        if kind == DIRECTML:
+            options.enable_mem_pattern = False  # which this provider does not support
         session = _bf16_session(path, config, kind, partial(_warn, warn, self._name))
         sessions = [session or _load(path, options, wanted, self._name, folder, warn)]
         given_up = sessions[0].get_providers()[0] != wanted[0].name  # a CPU needs no plan for each shape

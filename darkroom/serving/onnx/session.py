@@ -15,6 +15,7 @@ from typing import Any
 
 import onnxruntime as ort
 
+from darkroom.serving.accelerators import PROVIDERS
 from darkroom.serving.out_of_memory import MARK, is_out_of_memory
 
 Config = Mapping[str, Any]
@@ -175,10 +176,13 @@ def wanted_providers(config: Config, kind: str, device: int) -> tuple[Provider, 
     """The providers that a configuration asks for, best first and CPU last.
 
     GPU instances (`kind` is "GPU") want CUDA, behind TensorRT where a `gpu_execution_accelerator` names it;
-    `cpu_execution_accelerator` may name OpenVINO. All other kinds run on the CPU, as with native.
+    `cpu_execution_accelerator` may name OpenVINO. The kinds of `darkroom.serving.accelerators` want their provider, and
+    all others run on the CPU, as with native.
 
     :raises LoadError: an accelerator or a parameter that is unknown, also to native.
     """
+    if kind in PROVIDERS:
+        return (Provider(PROVIDERS[kind]), Provider(CPU))
     chain = _gpu_providers(config, device) if kind == "GPU" else []
     for accelerator in _accelerators(config, "cpu"):
         if accelerator["name"] != "openvino":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import tempfile
@@ -14,6 +13,7 @@ from typing import Any
 
 from rich.filesize import decimal
 
+from darkroom.locks import lock
 from exporters import manifest, onnx_export
 from exporters.checkpoints.components import INDEX
 from exporters.checkpoints.origin import SINGLE, Origin
@@ -108,8 +108,8 @@ def _alone(file: Path, folder: Path) -> Iterator[None]:
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with (folder / ".lock").open("w") as held:
+            lock(held.fileno())
             yield
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
