@@ -157,13 +157,13 @@ def _preview(stepped: Stepped, schedule: Schedule, checkpoint: CheckpointInfo) -
 
 async def _pictures(latents: Tensor, job: GenerationJob) -> AsyncIterator[FinishedImage]:
     """Decode and encode one image after the other; the decoder has all of them from the start."""
-    wanted = job.request.width, job.request.height
-    with stage("decode", *wanted):
+    size = job.request.width, job.request.height
+    with stage("decode", *size):
         images = (await job.vae_decoder({"latents": latents.numpy()}))["image"]
     for index, decoded in enumerate(images):
         pixels, own = await asyncio.to_thread(job.finish, decoded)
         details = {**base_details(job.request, job.checkpoint, index), **job.details, **own}
-        with stage("write", *wanted):
+        with stage("write", *size):
             data = await asyncio.to_thread(_encoded, pixels, job.request, details)
         height, width, channels = pixels.shape
         yield FinishedImage(data=data, shape=(height, width, channels), details=details, last=index + 1 == len(images))

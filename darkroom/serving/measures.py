@@ -105,12 +105,14 @@ RECORDER = Recorder()
 """The measurements of this process."""
 
 
-def side_of(width: int, height: int) -> str:
+def side_of(width: int | None, height: int | None) -> str:
     """A label for the size of an image: the side of the smallest square of a few that is as large."""
+    if width is None or height is None:
+        return "unknown"
     return next((str(side) for side in _SIDES if width * height <= side * side), "larger")
 
 
-def stage(name: str, width: int, height: int) -> AbstractContextManager[None]:
+def stage(name: str, width: int | None, height: int | None) -> AbstractContextManager[None]:
     """Time a stage of a request for images of that size."""
     return RECORDER.timed(STAGE, stage=name, size=side_of(width, height))
 

@@ -18,6 +18,7 @@ from darkroom.request.request import Request
 from darkroom.request.tensors import to_tensors
 from darkroom.serving.networks import Array
 from proxy.audit.notes import note_results
+from proxy.metrics.current import note_preview
 from proxy.models import ServedModel
 from proxy.services import Services
 from proxy.streams import data_url
@@ -106,9 +107,13 @@ async def _run(
                 image = await services.signed(outputs["image"].data, job.media_type, name, job.request)
                 outputs = {**outputs, "image": np.frombuffer(image, np.uint8)}
                 await note_results([image])
+            if "preview" in outputs:
+                note_preview()
             made.take(outputs)
             if on_response is not None:
                 await on_response(outputs)
     if len(made.images) != job.request.num_images:
         raise NetworkError(f"{name} ended with {len(made.images)} of {job.request.num_images} images")
+    if services.measures is not None:
+        services.measures.made(job.model.family.operation, name, len(made.images))
     return made

@@ -44,6 +44,9 @@ async def judged(services: Services, facts: Facts) -> Decision:
         return Decision()
     policy = await services.policy.current()
     decision = policy.judge(facts)
+    if services.measures is not None:
+        refused = decision.refused is not None
+        services.measures.decided(facts.operation, refused=refused, rules=decision.rules)
     notes = NOTES.get()
     if notes is not None:
         notes.policy_version = policy.version
