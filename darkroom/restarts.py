@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from darkroom.files import write_atomically
@@ -20,7 +20,7 @@ def restarts_file(settings: Settings) -> Path:
 
 
 def read_restarts(file: Path) -> dict[str, dict[str, int]]:
-    """The numbers of restarts, of "processes" and "models"; empty without a supervisor."""
+    """The numbers of restarts, of "kinds" and of "models"; empty without a supervisor."""
     try:
         found = json.loads(file.read_text())
     except (OSError, ValueError):
@@ -32,30 +32,31 @@ class Tally:
     """What was restarted since the supervisor was started.
 
     :param file: is written anew with each restart.
-    :param processes: the names of the processes, which begin at 0.
+    :param kinds: of what is restarted; each begins at 0.
     """
 
-    def __init__(self, file: Path, processes: Iterable[str]) -> None:
+    def __init__(self, file: Path, kinds: Iterable[str]) -> None:
         self._file = file
-        self._processes = Counter(dict.fromkeys(processes, 0))
+        self._kinds = Counter(dict.fromkeys(kinds, 0))
         self._models: Counter[str] = Counter()
 
     def begin(self) -> None:
         """Write the file without any restart."""
         self._write()
 
-    def restarted(self, process: str) -> None:
+    def restarted(self, kind: str) -> None:
         """Count the restart of a process."""
-        self._processes[process] += 1
+        self._kinds[kind] += 1
         self._write()
 
-    def reloaded(self, models: Iterable[str]) -> None:
+    def reloaded(self, models: Collection[str]) -> None:
         """Count models that are loaded again alone."""
+        self._kinds["model"] += len(models)
         self._models.update(models)
         self._write()
 
     def _write(self) -> None:
-        content = {"processes": dict(self._processes), "models": dict(self._models)}
+        content = {"kinds": dict(self._kinds), "models": dict(self._models)}
         try:
             write_atomically(self._file, json.dumps(content).encode())
         except OSError as error:  # the service is worth more than its metrics

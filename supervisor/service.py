@@ -97,7 +97,7 @@ class Service:
         )
         self.triton = Child("triton", command, install.environment(env), log_name="triton", on_line=self._read_line)
         self.proxy = Child("proxy", [sys.executable, "-m", "proxy"], env)
-        self._tally = Tally(restarts_file(settings), ("triton", "proxy"))
+        self._tally = Tally(restarts_file(settings), ("triton", "proxy", "model"))
 
     async def run(self) -> None:
         """Start, watch, and drain and stop after `stopping` is set.

@@ -18,7 +18,7 @@ class State:
     """What is known at one moment.
 
     :param tasks: the number of tasks in each state; None while their database is unavailable.
-    :param restarts: of processes and models, see `darkroom.restarts`; empty without a supervisor.
+    :param restarts: by kind and by model, see `darkroom.restarts`; empty without a supervisor.
     :param memory: bytes (used, total) of each device.
     """
 
@@ -30,7 +30,7 @@ class State:
     restarts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     memory: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     triton: bool = False
-    policy_problems: int | None = None
+    policy_problems: int = 0
 
 
 class StateCollector(Collector):
@@ -84,17 +84,16 @@ def _readiness(state: State) -> Iterator[Metric]:
     yield ready
     yield _one("darkroom_draining", "1 while the proxy takes no new work", state.draining)
     yield _one("darkroom_triton_metrics_up", "1 if Triton's metrics could be read", state.triton)
-    if state.policy_problems is not None:
-        text = "Problems of the policy's file as it is now; above 0 the policy before is used"
-        yield _one("darkroom_policy_problems", text, state.policy_problems)
+    text = "Problems of the policy's file as it is now; above 0 the policy before is used"
+    yield _one("darkroom_policy_problems", text, state.policy_problems)
 
 
 def _restart_counts(state: State) -> Iterator[Metric]:
     restarts = CounterMetricFamily(
-        "darkroom_restarts", "Restarts of processes since `darkroom serve` was started", labels=["process"]
+        "darkroom_restarts", "What was restarted since `darkroom serve` was started", labels=["kind"]
     )
-    for process, count in state.restarts.get("processes", {}).items():
-        restarts.add_metric([process], count)
+    for kind, count in state.restarts.get("kinds", {}).items():
+        restarts.add_metric([kind], count)
     yield restarts
     reloads = CounterMetricFamily("darkroom_model_reloads", "Models that were loaded again alone", labels=["model"])
     for model, count in state.restarts.get("models", {}).items():

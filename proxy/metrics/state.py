@@ -35,7 +35,7 @@ async def state_of(services: Services, tasks: Tasks, *, triton: bool) -> State:
         restarts=await asyncio.to_thread(read_restarts, restarts_file(services.settings)),
         memory=await asyncio.to_thread(_memory, services.settings),
         triton=triton,
-        policy_problems=None if policy is None else len(policy.error.problems) if policy.error else 0,
+        policy_problems=len(policy.error.problems) if policy is not None and policy.error is not None else 0,
     )
 
 
