@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from darkroom.errors import Cancelled
+from darkroom.errors import Cancelled, DarkroomError
 from proxy.error_shapes import surface
 from proxy.metrics.current import CURRENT, Current
 from proxy.metrics.measures import Measures
@@ -39,8 +39,9 @@ class Measured:
 
         try:
             await self.app(scope, receive, watched)
-        except BaseException:
-            status = 500 if status == _GONE else status
+        except Exception:
+            status, complete = (500 if status == _GONE else status), True
+            current.error = current.error or DarkroomError.code
             raise
         finally:
             CURRENT.reset(token)
