@@ -171,10 +171,11 @@ def test_rows_and_why_calls_ran_alone(before_and_after: tuple[Read, Read]) -> No
     alone = added("darkroom_network_unbatched_total", model=UNET)
     assert 0 < alone <= executions <= steps
     assert executions - alone <= (steps - alone) / 2, "every other execution had at least two calls"
-    assert added("darkroom_network_calls_total", network=UNET) == steps
+    again = 1  # a LoRA that the network lacks is sent, and the call made again
+    assert steps <= added("darkroom_network_calls_total", network=UNET) <= steps + again
     assert added("darkroom_network_calls_total", network=UNET, company="none") > 0
     assert added("darkroom_network_call_seconds_count", network=UNET) == steps
-    assert added("darkroom_turn_wait_seconds_count", network=UNET) == steps
+    assert steps <= added("darkroom_turn_wait_seconds_count", network=UNET) <= steps + again
     assert after.value("darkroom_network_lora_slots", model=UNET) >= 1
     assert after.value("darkroom_network_lora_bytes", model=UNET) > 0
 
