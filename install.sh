@@ -65,6 +65,17 @@ if [ "$extras" = export,train,dev ] && ! command -v chromium chromium-browser go
   fi
 fi
 
+# --- Prometheus for the tests of the metrics --------------------------------------------------------------------
+if [ "$extras" = export,train,dev ] && ! command -v promtool >/dev/null; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    say "Installing Prometheus, which the tests of the metrics start"
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus >/dev/null \
+      || die "Prometheus could not be installed; the tests of the metrics need it."
+  else
+    say "The tests of the metrics need Prometheus (Debian and Ubuntu: sudo apt install prometheus)."
+  fi
+fi
+
 # --- Is there anything to do? ---------------------------------------------------------------------------------
 gpu=false
 if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then gpu=true; fi

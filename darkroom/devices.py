@@ -103,6 +103,19 @@ def gpu_info(limit: int | None) -> list[dict[str, Any]]:
     else what the whole device has in use; `memory_scope` says which. `memory_reserved` is what the device has in use
     in all, ours and others'.
     """
+    readings = _readings(limit)
+    ours = _service_processes() if readings else frozenset()
+    return [describe_gpu(number, reading, ours) for number, reading in enumerate(readings)]
+
+
+def gpu_memory(limit: int | None) -> dict[str, tuple[int, int]]:
+    """Bytes (used, total) of the GPUs that the service may use, of all processes, by "gpu0" and so on. Asks the driver:
+    call it in a thread."""
+    return {f"gpu{number}": (one.used, one.total) for number, one in enumerate(_readings(limit))}
+
+
+def _readings(limit: int | None) -> list[GpuReading]:
+    """What the driver says of each GPU that may be used; none where it does not answer."""
     names = _driver_names(usable_gpus(limit))
     if not names:
         return []
@@ -111,14 +124,12 @@ def gpu_info(limit: int | None) -> list[dict[str, Any]]:
     except pynvml.NVMLError:
         return []
     try:
-        readings = [_read(_handle(name)) for name in names]
+        return [_read(_handle(name)) for name in names]
     except pynvml.NVMLError as error:
         log.warning("the NVIDIA driver does not answer: %s", error)
         return []
     finally:
         pynvml.nvmlShutdown()
-    ours = _service_processes()
-    return [describe_gpu(number, reading, ours) for number, reading in enumerate(readings)]
 
 
 def describe_gpu(number: int, reading: GpuReading, ours: frozenset[int]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The settings of what is allowed and recorded: the content policy, the audit trail, and manifests in images."""
+"""The settings of what is allowed and recorded: the content policy, the audit trail, manifests in images, metrics."""
 
 from __future__ import annotations
 
@@ -42,6 +42,14 @@ class RecordSettings(BaseSettings):
         "image; needs C2PA_KEY. Empty: images have none.",
     )
     c2pa_key: Path | None = Field(None, description="The private key of C2PA_CERT, as PEM.")
+    metrics: bool = Field(
+        True, description="Whether GET /metrics answers, and pipelines and networks measure their work for it."
+    )
+    metrics_without_key: bool = Field(
+        False,
+        description="Whether programs on this machine read GET /metrics without a key, where the service has keys. "
+        "Otherwise it needs the key of an admin. What comes through a reverse proxy always needs one.",
+    )
 
     @field_validator("audit_user_headers", mode="before")
     @classmethod

@@ -43,6 +43,7 @@ SECTIONS: Mapping[str, str] = MappingProxyType(
         "state_dir": "Folders",
         "families": "Model families",
         "audit": "Audit trail (docs/audit.md) and provenance (docs/provenance.md)",
+        "metrics": "Metrics (docs/monitoring.md)",
     }
 )
 """The headings of `.env.example`, each by the first field under it."""

@@ -24,6 +24,8 @@ from proxy.http.methods import Methods
 from proxy.http.requests import RequestIds
 from proxy.ignored import IGNORED, IgnoredFields
 from proxy.keys.middleware import KeyGuard, Keys
+from proxy.metrics.measures import Measures
+from proxy.metrics.middleware import Measured
 from proxy.openai.state import OpenaiState
 from proxy.provenance import Provenance
 from proxy.readiness import Monitor
@@ -37,6 +39,7 @@ from proxy.surfaces import (
     lora_sessions,
     lora_training,
     loras,
+    metrics,
     models,
     openai_images,
     openai_models,
@@ -74,6 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
     """Build the app; it connects to Triton when it starts, and does not mind when Triton comes later."""
 
     provenance = Provenance.of(settings)
+    measures = Measures() if settings.metrics else None
     audit = None if settings.audit == "off" else Entries(settings, Words.of(settings))
 
     @asynccontextmanager
@@ -87,13 +91,20 @@ def create_app(settings: Settings) -> FastAPI:
             timeout=settings.canary_timeout,
         )
         gate = Gate(capacity=settings.max_concurrent_tasks, queue_size=settings.task_queue_size)
-        services = Services(settings=settings, gateway=gateway, monitor=monitor, gate=gate, provenance=provenance)
+        services = Services(
+            settings=settings,
+            gateway=gateway,
+            monitor=monitor,
+            gate=gate,
+            provenance=provenance,
+            measures=measures,
+        )
         if services.policy is not None:
             services.policy.load()
         app.state.tasks = Tasks(services, audit)
         app.state.trail = app.state.tasks.trail
         await app.state.tasks.start()
-        app.state.keys = Keys(app.state.tasks.store)
+        app.state.keys = Keys(app.state.tasks.store, metrics_without_key=settings.metrics_without_key)
         await app.state.keys.start(settings.host)
         app.state.services = services
         app.state.openai = OpenaiState(settings)
@@ -123,7 +134,7 @@ def create_app(settings: Settings) -> FastAPI:
     editing = (edit, edit_modes)
     images = (generate, *editing, png_info, upscale)
     foreign = (openai_images, openai_models, sdapi_images, sdapi_extras, sdapi_lists)
-    native = (root, health, status, models, *images, tasks, submit, txt2img, *sessions, admin_keys, policy)
+    native = (root, health, status, models, *images, tasks, submit, txt2img, *sessions, admin_keys, policy, metrics)
     for route in (*native, *foreign):
         app.include_router(route.router)
     app.add_middleware(IgnoredFields)
@@ -141,6 +152,8 @@ def create_app(settings: Settings) -> FastAPI:
         )
     if audit is not None:
         app.add_middleware(Audited, entries=audit)
+    if measures is not None:
+        app.add_middleware(Measured, measures=measures)
     app.add_middleware(RequestIds)
     return app
 

@@ -23,6 +23,7 @@ from proxy.gate import Gate
 from proxy.gateway import Gateway
 from proxy.keys import ledger
 from proxy.loras.files import LoraFiles
+from proxy.metrics.measures import Measures
 from proxy.observability import REQUEST_ID
 from proxy.policy.reload import PolicyFile
 from proxy.provenance import Provenance
@@ -36,7 +37,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """Settings, the way to Triton, its state, the door for work, and what signs images, if anything does."""
+    """Settings, the way to Triton, its state, the door for work, and, where they are on, signing and measuring."""
 
     settings: Settings
     gateway: Gateway
@@ -44,6 +45,7 @@ class Services:
     gate: Gate
     started: float = field(default_factory=time.monotonic)
     provenance: Provenance | None = None
+    measures: Measures | None = None
 
     @cached_property
     def loras(self) -> LoraFiles:
@@ -81,10 +83,13 @@ class Services:
         :raises NotReady: the end of a stream of events cannot be written to the audit trail.
         """
         async with ledger.charged() as charge:
+            arrived = time.monotonic()
 
             async def wait_and_work() -> Result:
                 async with self.gate.admit(SOURCE.get()):
                     charge.began = True
+                    if self.measures is not None:
+                        self.measures.waited("direct", time.monotonic() - arrived)
                     result = await work()
                 await end_stream()  # before the last event, which has the result
                 return result

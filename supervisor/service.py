@@ -15,6 +15,7 @@ import httpx
 import psutil
 
 from darkroom.registry import all_specs, is_chosen
+from darkroom.restarts import Tally, restarts_file
 from darkroom.serving.networks import split_label
 from darkroom.settings import Settings
 from supervisor.child import Child
@@ -88,6 +89,7 @@ class Service:
         # Its name in the code, whatever the engine is: the server that speaks Triton's protocol.
         self.triton = Child(name, command, self.engine.environment(env), log_name=name, on_line=self._read_line)
         self.proxy = Child("proxy", [sys.executable, "-m", "proxy"], env)
+        self._tally = Tally(restarts_file(settings), ("triton", "proxy", "model"))
 
     async def run(self) -> None:
         """Start, watch, and drain and stop after `stopping` is set.
@@ -98,6 +100,7 @@ class Service:
         try:
             await asyncio.to_thread(sweep)
             self._served.clear()
+            self._tally.begin()
             await asyncio.gather(self.triton.start(), self.proxy.start())
             # One client for all rounds, because creating one costs more than a round.
             async with httpx.AsyncClient(
@@ -222,6 +225,7 @@ class Service:
         kill(stubs_of(self.triton.pid, self._served.folder), set(lost))
         self._stubs = {process: model for process, model in self._stubs.items() if model not in lost}
         self._reload_count += len(lost)
+        self._tally.reloaded(lost)
         self._reloads.begin(set(lost), health)
 
     async def _after_failed_reload(self, failed: ReloadFailed, ready: set[str]) -> None:
@@ -267,6 +271,7 @@ class Service:
         await self._pause(wait)
         if not self.stopping.is_set():
             try:
+                self._tally.restarted(child.name)
                 await child.start()
             except OSError as error:  # no memory, or too many processes: the next round tries again
                 log.error("%s cannot be started: %s", child.name, error)

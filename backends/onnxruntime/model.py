@@ -33,11 +33,10 @@ import triton_python_backend_utils as pb_utils
 
 from darkroom.errors import InvalidInput
 from darkroom.serving.batching import RequestError
-from darkroom.serving.host import provider_gauge
 from darkroom.serving.networks import Tensors
 from darkroom.serving.onnx.network import OnnxNetwork, completed_config
 from darkroom.serving.triton_calls import call_of
-from darkroom.serving.triton_metrics import Gauges
+from darkroom.serving.triton_metrics import Publisher
 
 
 class TritonPythonModel:
@@ -70,8 +69,9 @@ class TritonPythonModel:
         )
         name, device, provider = config["name"], args["model_instance_device_id"], self._network.provider
         pb_utils.Logger.log_info(f"{name} version {version} runs on {provider}, device {device}")
-        self._gauges = Gauges({"model": name, "version": version, "process": str(os.getpid())})
-        self._gauges.show(provider_gauge(provider, device))
+        labels = {"model": name, "version": version, "process": str(os.getpid())}
+        self._publisher = Publisher(labels, self._network.gauges)
+        self._publisher.start()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer every request, in order: merged runs of equal shapes, and to each failed request its own error."""
@@ -80,7 +80,7 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Give the sessions' memory back, and the metric."""
-        self._gauges.close()
+        self._publisher.close()
         self._network.close()
 
     def _respond(self, answer: Tensors | Exception) -> Any:

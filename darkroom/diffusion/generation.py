@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from darkroom.images import Picture, Pixels, encode
 from darkroom.parameters import text_chunks
 from darkroom.png import encode_png
 from darkroom.request.image import ImageRequest
+from darkroom.serving.measures import RECORDER, STAGE, STEP, side_of, stage
 from darkroom.serving.networks import Array, Network
 
 
@@ -122,7 +124,8 @@ async def run(
         phases = [phase for phase in phases if len(phase.schedule)] or phases[:1]
     first = phases[0].schedule
     latents = initial_latents(noise, first) if original is None else original.begin(noise, first)
-    done, total = 0, steps_of(phases)
+    done, total, began = 0, steps_of(phases), time.monotonic()
+    before, size = began, side_of(request.width, request.height)
     for phase in phases:
         keep = None if original is None else original.keep(noise)
         async for stepped in denoise(
@@ -130,12 +133,16 @@ async def run(
         ):
             latents = stepped.latents
             done += 1
+            now = time.monotonic()
+            RECORDER.observe(STEP, now - before, size=size)
+            before = now
             wanted = _due(preview_every, done) and done < total
             preview = _preview(stepped, phase.schedule, job.checkpoint) if wanted else None
             if wanted or _due(request.progress_every, done):
                 yield GenerationProgress(done=done, total=total, preview=preview)
         if keep is not None:  # the pipeline of the next network draws its own, in diffusers
             noise = get_noise(generators, latents.shape[1:])
+    RECORDER.observe(STAGE, time.monotonic() - began, stage="denoise", size=size)
     async for picture in _pictures(latents, job):
         yield picture
 
@@ -155,13 +162,16 @@ def _preview(stepped: Stepped, schedule: Schedule, checkpoint: CheckpointInfo) -
 
 async def _pictures(latents: Tensor, job: GenerationJob) -> AsyncIterator[FinishedImage]:
     """Decode and encode one image after the other; the decoder has all of them from the start."""
-    images = (await job.vae_decoder({"latents": latents.numpy()}))["image"]
+    size = job.request.width, job.request.height
+    with stage("decode", *size):
+        images = (await job.vae_decoder({"latents": latents.numpy()}))["image"]
     flagged = await job.check(images) if job.check else [False] * len(images)
     for index, decoded in enumerate(images):
         pixels, own = await asyncio.to_thread(job.finish, np.zeros_like(decoded) if flagged[index] else decoded)
         details = {**base_details(job.request, job.checkpoint, index), **job.details, **own}
         details |= {FLAGGED: True} if flagged[index] else {}
-        data = await asyncio.to_thread(_encoded, pixels, job.request, details)
+        with stage("write", *size):
+            data = await asyncio.to_thread(_encoded, pixels, job.request, details)
         height, width, channels = pixels.shape
         yield FinishedImage(data=data, shape=(height, width, channels), details=details, last=index + 1 == len(images))
 

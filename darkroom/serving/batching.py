@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from darkroom.serving.loras import RowLoras
+from darkroom.serving.measures import RECORDER, ROWS, RUN, UNBATCHED
 from darkroom.serving.networks import Array, RowCaps, Tensors
 
 Run = Callable[[Sequence[str], Tensors], Sequence[Array]]
@@ -65,11 +66,14 @@ def groups(calls: Sequence[NetworkCall], *, batching: bool, caps: RowCaps | None
         return [[index] for index in range(len(calls))]
     found: dict[Shapes, list[int]] = {}
     for index, call in enumerate(calls):
-        key = tuple(sorted((name, array.shape[1:]) for name, array in call.inputs.items()))
-        found.setdefault(key, []).append(index)
+        found.setdefault(_shapes(call), []).append(index)
     if caps is None:
         return list(found.values())
     return [part for group in found.values() for part in _parts(group, calls, caps.most(calls[group[0]].inputs))]
+
+
+def _shapes(call: NetworkCall) -> Shapes:
+    return tuple(sorted((name, array.shape[1:]) for name, array in call.inputs.items()))
 
 
 def _parts(group: list[int], calls: Sequence[NetworkCall], most: int) -> list[list[int]]:
@@ -137,9 +141,21 @@ def run_calls(
     """Run calls of any shapes in as few runs as possible; returns the outputs or the error of each call, in order."""
     answers: dict[int, Tensors | Exception] = {}
     for group in groups(calls, batching=batching, caps=caps):
+        if len(group) == 1:
+            RECORDER.count(UNBATCHED, reason=_reason(calls[group[0]], calls, batching=batching))
         results = run_together(run, [calls[index] for index in group], batching=batching)
         answers.update(zip(group, results, strict=True))
     return [answers[index] for index in range(len(calls))]
+
+
+def _reason(call: NetworkCall, calls: Sequence[NetworkCall], *, batching: bool) -> str:
+    """Why a call runs alone that came with `calls`, itself among them."""
+    if not batching:
+        return "no_batching"
+    if len(calls) == 1:
+        return "alone"
+    equal = sum(_shapes(other) == _shapes(call) for other in calls)
+    return "row_limit" if equal > 1 else "other_shapes"
 
 
 def run_together(run: Run, calls: Sequence[NetworkCall], *, batching: bool) -> list[Tensors | Exception]:
@@ -158,6 +174,7 @@ def run_together(run: Run, calls: Sequence[NetworkCall], *, batching: bool) -> l
     except Exception as error:
         if len(calls) == 1:
             return [error]
+    RECORDER.count(UNBATCHED, len(calls), reason="failed_together")
     return [answer for call in calls for answer in run_together(run, [call], batching=batching)]
 
 
@@ -172,10 +189,12 @@ def _run_merged(run: Run, calls: Sequence[NetworkCall], *, batching: bool) -> li
         inputs = {name: np.concatenate([call.inputs[name] for call in calls]) for name in inputs}
     if any(call.loras for call in calls):
         inputs = {**inputs, **_loras(calls).inputs()}
-    outputs = dict(zip(wanted, run(wanted, inputs), strict=True))
+    total = sum(call.rows for call in calls) if batching else 1
+    with RECORDER.timed(RUN):
+        outputs = dict(zip(wanted, run(wanted, inputs), strict=True))
+    RECORDER.observe(ROWS, total)
     if not batching:
         return [outputs]
-    total = sum(call.rows for call in calls)
     for name, array in outputs.items():
         if array.shape[:1] != (total,):
             raise BatchDimensionError(

@@ -15,6 +15,7 @@ import numpy as np
 from darkroom.serving.host import PipelineModel, Reply
 from darkroom.serving.lora_cache import BaseLoras, LoraCache
 from darkroom.serving.lora_layout import NATIVE, LoraLayout
+from darkroom.serving.measures import CALL, RECORDER, Company
 from darkroom.serving.model_config import on_cpu, read_config
 from darkroom.serving.networks import Array, ModelSpec, RowSize, Tensors, split_label
 from darkroom.serving.shared_network import Execute, SharedNetwork, shared_network
@@ -32,6 +33,7 @@ class PipelineHost:
         self._pipeline = pipeline
         self._repository = model.parent
         self._execute = execute
+        self._company = Company()
         self._networks: list[SharedNetwork] = []
         self.folder = model / version
         self.label = split_label(model.name)[1]
@@ -47,7 +49,7 @@ class PipelineHost:
     ) -> SharedNetwork:
         """See `Host`."""
         own = spec.labelled(self.label)
-        network = shared_network(own, self._execute, self._repository, size=size, room=room, each=each)
+        network = shared_network(own, self._call, self._repository, size=size, room=room, each=each)
         self._networks.append(network)
         return network
 
@@ -81,6 +83,10 @@ class PipelineHost:
         finally:
             for network in self._networks:
                 network.turns.leave(member)
+
+    async def _call(self, spec: ModelSpec, inputs: Tensors) -> dict[str, Array]:
+        with self._company.joined(spec.name, inputs), RECORDER.timed(CALL, network=spec.name):
+            return await self._execute(spec, inputs)
 
     def _fields(self, inputs: Mapping[str, Array]) -> dict[str, Any]:
         return {

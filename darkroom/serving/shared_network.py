@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import numpy as np
 
 from darkroom.errors import Cancelled, DarkroomError, NetworkError, OutOfMemory, from_wire
+from darkroom.serving.measures import RECORDER, TURN
 from darkroom.serving.model_config import instances, read_config, row_caps
 from darkroom.serving.networks import Array, ModelSpec, RowCaps, RowSize, Tensors
 from darkroom.serving.out_of_memory import is_out_of_memory
@@ -71,8 +73,9 @@ class SharedNetwork:
 
     async def _call(self, inputs: Tensors) -> dict[str, Array]:
         """Make one call when it is its request's turn: a call in the queue of the network cannot be taken back."""
-        member = MEMBER.get() or Member()
+        member, arrived = MEMBER.get() or Member(), time.monotonic()
         async with self.turns.turn(member, room=self._room(inputs), work=_work(inputs)):
+            RECORDER.observe(TURN, time.monotonic() - arrived, network=self._spec.name)
             if member.stopped():
                 raise Cancelled("The client cancelled the request.")
             return await self._execute(self._spec, inputs)

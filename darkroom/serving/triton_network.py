@@ -20,7 +20,7 @@ from darkroom.serving.host import NetworkModel
 from darkroom.serving.networks import Tensors
 from darkroom.serving.python_network import PythonNetwork
 from darkroom.serving.triton_calls import call_of
-from darkroom.serving.triton_metrics import Gauges
+from darkroom.serving.triton_metrics import Gauges, Publisher
 
 
 class TritonNetwork:
@@ -33,7 +33,8 @@ class TritonNetwork:
         """Triton's hook."""
         logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")  # into the server's log
         config, version = json.loads(args["model_config"]), args["model_version"]
-        self._gauges = Gauges({"model": config["name"], "version": version, "process": str(os.getpid())})
+        labels = {"model": config["name"], "version": version, "process": str(os.getpid())}
+        self._gauges, self._publisher = Gauges(labels), Publisher(labels)
         self._publishing = threading.Lock()
         self._network = PythonNetwork(
             self._model,
@@ -45,6 +46,7 @@ class TritonNetwork:
         )
         self._model.watch(self._publish)
         self._publish()
+        self._publisher.start()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Triton's hook: runs requests of equal shapes together, and answers each failed request with its own error."""
@@ -53,6 +55,7 @@ class TritonNetwork:
 
     def finalize(self) -> None:
         """Triton's hook."""
+        self._publisher.close()
         self._network.close()
         self._gauges.close()
 

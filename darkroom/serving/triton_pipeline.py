@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ from darkroom.serving.loras import RowLoras
 from darkroom.serving.networks import Array, ModelSpec, Tensors
 from darkroom.serving.pipeline_host import PipelineHost
 from darkroom.serving.shared_network import network_error
+from darkroom.serving.triton_metrics import Publisher
 
 # asyncio's default of 6 threads on 2 cores would be the limit of concurrent BLS calls.
 _THREADS = 64
@@ -43,6 +45,9 @@ class TritonPipeline:
         self._stopped: set[str] = set()
         _use_one_core()
         self._host = PipelineHost(self._pipeline, Path(args["model_repository"]), args["model_version"], _execute)
+        name, process = json.loads(args["model_config"])["name"], str(os.getpid())
+        self._publisher = Publisher({"model": name, "version": args["model_version"], "process": process})
+        self._publisher.start()
 
     async def execute(self, requests: list[Any]) -> None:
         """Triton's hook. As a coroutine of a decoupled model it runs several times at once."""
@@ -69,6 +74,7 @@ class TritonPipeline:
 
     def finalize(self) -> None:
         """Triton's hook."""
+        self._publisher.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from darkroom.files import sha256_file
+from proxy.metrics.current import note_failure, note_work
 
 
 @dataclass(kw_only=True)
@@ -50,10 +51,11 @@ NOTES: contextvars.ContextVar[Notes | None] = contextvars.ContextVar("audit_note
 async def note_request(
     operation: str, model: str, values: Mapping[str, Any], images: Iterable[bytes | memoryview] = ()
 ) -> None:
-    """Note what a request asks for. Does nothing where nothing is audited.
+    """Note what a request asks for, for its row and for the metrics.
 
     :param values: the validated fields, without images.
     """
+    note_work(operation, model)
     notes = NOTES.get()
     if notes is not None:
         notes.operation, notes.model, notes.values = operation, model, dict(values)
@@ -82,7 +84,8 @@ def note_flagged() -> None:
 
 
 def note_error(code: str) -> None:
-    """Note the error that the request is answered with."""
+    """Note the error that the request is answered with, for its row and for the metrics."""
+    note_failure(code)
     notes = NOTES.get()
     if notes is not None:
         notes.error = code

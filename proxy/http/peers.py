@@ -26,11 +26,16 @@ class ProxyHeaders:
         await self._app(scope, receive, send)
 
 
+def peer_of(scope: Scope) -> str | None:
+    """The address at the other end of the connection; None where it is no network's."""
+    peer = scope.get(_PEER) or scope.get("client")
+    return str(peer[0]) if peer else None
+
+
 def is_from_trusted(scope: Scope, trusted: str) -> bool:
     """Whether a request comes straight from a reverse proxy that FORWARDED_ALLOW_IPS names."""
     names = [name.strip() for name in trusted.split(",") if name.strip()]
-    peer = scope.get(_PEER) or scope.get("client")
-    host = peer[0] if peer else ""
+    host = peer_of(scope) or ""
     return "*" in names or any(host == name or _holds(name, host) for name in names)
 
 

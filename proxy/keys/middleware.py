@@ -14,7 +14,7 @@ from proxy.callers import CALLER, KEY_PREFIX, Caller
 from proxy.errors import answer
 from proxy.http.refused import refuse
 from proxy.keys import quotas
-from proxy.keys.access import is_for_admins, is_open
+from proxy.keys.access import METRICS, is_for_admins, is_from_here, is_open
 from proxy.keys.hashing import secrets_in
 from proxy.keys.keyring import Keyring
 from proxy.keys.ledger import LEDGER, Charges, Ledger
@@ -29,10 +29,14 @@ _WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
 
 
 class Keys:
-    """The keys of the service, and what runs on their account in this process."""
+    """The keys of the service, and what runs on their account in this process.
 
-    def __init__(self, store: Store) -> None:
+    :param metrics_without_key: METRICS_WITHOUT_KEY.
+    """
+
+    def __init__(self, store: Store, *, metrics_without_key: bool = False) -> None:
         self.store = store
+        self._open_metrics = metrics_without_key
         self.ring = Keyring(store)
         self.charges = Charges(store)
 
@@ -65,7 +69,7 @@ class Keys:
         """
         LEDGER.set(None)
         address = source_of(request)
-        if is_open(request.method, request.url.path):
+        if is_open(request.method, request.url.path) or self._reads_metrics(request):
             return Caller(role="user", address=address, client=client_without_key(request))
         await self.ring.fresh()
         if not self.ring.closed:
@@ -77,6 +81,10 @@ class Keys:
             await self.store.call(quotas.hit, self.store, key.id, key.limits.rate)
         LEDGER.set(Ledger(key=key, charges=self.charges, ring=self.ring))
         return Caller(key=key.id, name=key.name, role=key.role, address=address, client=key.client)
+
+    def _reads_metrics(self, request: Request) -> bool:
+        """Whether a request reads the metrics and needs no key for that."""
+        return self._open_metrics and request.url.path == METRICS and is_from_here(request.scope)
 
     def _key_of(self, headers: Headers) -> Key:
         sent = list(secrets_in(headers))

@@ -19,6 +19,7 @@ from darkroom.request.request import Request
 from darkroom.request.tensors import to_tensors
 from darkroom.serving.networks import Array
 from proxy.audit.notes import note_flagged, note_results
+from proxy.metrics.current import note_preview
 from proxy.models import ServedModel
 from proxy.services import Services
 from proxy.streams import data_url
@@ -112,6 +113,8 @@ async def _run(
                 image = await services.signed(outputs["image"].data, job.media_type, name, job.request)
                 outputs = {**outputs, "image": np.frombuffer(image, np.uint8)}
                 await note_results([image])
+            if "preview" in outputs:
+                note_preview()
             made.take(outputs)
             if "image" in outputs and FLAGGED in made.images[-1][1]:
                 note_flagged()
@@ -119,4 +122,6 @@ async def _run(
                 await on_response(outputs)
     if len(made.images) != job.request.num_images:
         raise NetworkError(f"{name} ended with {len(made.images)} of {job.request.num_images} images")
+    if services.measures is not None:
+        services.measures.made(job.model.family.operation, name, len(made.images))
     return made

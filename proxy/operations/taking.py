@@ -18,6 +18,7 @@ from darkroom.request.loras import FIELD as LORAS
 from darkroom.request.request import Request
 from proxy.audit.notes import note_request
 from proxy.keys.ledger import note_images
+from proxy.metrics.current import note_work
 from proxy.models import ServedModel, choose_model, of_operation
 from proxy.policy.judging import Warnings, judge_request
 from proxy.services import Services
@@ -91,6 +92,7 @@ async def take(
     :raises DarkroomError, RequestValidationError: the request is refused, by the policy with ModerationBlocked.
     """
     kind, limits = model.family.request, model.limits(services)
+    note_work(model.family.operation, model.name)
     _refuse_fields_of_others(model, fields)
     sent_images = await _take_sent(services, kind, fields, limits)
     values = named(kind, validated(fields, edge_model(kind), kind.ranges(limits), texts(kind)).model_dump())

@@ -103,6 +103,8 @@ class Train:
         progress: dict[str, Any] = {"step": 0, "steps": 0}
 
         def heard(said: dict[str, Any]) -> None:
+            if services.measures is not None and "loss" in said:  # it is in the line of each step
+                services.measures.trained(1, said["loss"])
             progress.update(said)
             emit()
             if "epoch" in said:

@@ -62,4 +62,6 @@ async def run(services: Services, model: ServedModel, request: Request, report: 
     if result is None:
         raise NetworkError(f"{model.name} ended without an image")
     await note_results([result.data])
+    if services.measures is not None:
+        services.measures.made(model.family.operation, model.name, 1)
     return result

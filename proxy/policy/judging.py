@@ -50,6 +50,9 @@ async def judged(services: Services, facts: Facts) -> Decision:
     # Words that change from step to step are many texts, which take time.
     slow = any("[" in text for text in (*facts.prompts, *facts.negative_prompts))
     decision = await asyncio.to_thread(policy.judge, facts) if slow else policy.judge(facts)
+    if services.measures is not None:
+        refused = decision.refused is not None
+        services.measures.decided(facts.operation, refused=refused, rules=decision.rules)
     notes = NOTES.get()
     if notes is not None:
         notes.policy_version = policy.version

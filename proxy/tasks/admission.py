@@ -14,6 +14,7 @@ from darkroom.errors import InvalidInput, NotReady, QueueFull, StorageFull
 from proxy.audit.notes import NOTES
 from proxy.gate import Gate
 from proxy.keys.ledger import priority_of
+from proxy.metrics.current import note_task
 from proxy.operations import OPERATIONS, operation_named
 from proxy.retry import Appointments
 from proxy.services import Services
@@ -120,6 +121,7 @@ class Admission:
         :raises Gone: the results of the request with that key have been deleted.
         :raises InvalidInput: there are more works than the queue can ever hold.
         """
+        note_task(operation)
         lane, priority = operation_named(operation).lane, priority_of(priority)
         self.check(len(works), key, lane)
         drafts = [

@@ -18,6 +18,7 @@ from proxy.errors import describe
 from proxy.gate import Gate
 from proxy.keys.ledger import LEDGER
 from proxy.load import Running
+from proxy.metrics.tasks import run_begins, run_ends
 from proxy.observability import REQUEST_ID
 from proxy.operations import group_of, operation_named, pipelines_of, turn_of
 from proxy.services import Services
@@ -252,6 +253,7 @@ class TaskRunner:
             run.begun = begun = await self._within_answer_time(self._store.begin, task.id, run.name, worker)
             if begun is None:
                 raise Superseded
+            run_begins(self._services.measures, begun)
             run.live.reset()
             load, started = self._gates[task.lane].load, time.monotonic()
             turn = turn_of(begun.operation, begun.estimate, begun.steps)
@@ -340,6 +342,7 @@ class TaskRunner:
     async def _end(self, run: _Run, state: State, **values: Any) -> None:
         owner = run.name if run.begun else None
         run.ended = await self._until_stored(self._store.end, run.id, owner, state, values)
+        run_ends(self._services.measures, run.begun, state, values.get("error"))
         run.live.touch()
 
     async def _hand_back(self, run: _Run) -> None:

@@ -58,7 +58,7 @@ class Tasks:
         days = settings.audit_retention_days
         self.trail = Trail(self._store, retention_days=days) if audit else None
         self.files = Files(settings.data_dir)
-        self._gates = gates = gates_of(settings, services.gate)
+        self.gates = gates = gates_of(settings, services.gate)
         self._queue = Queue(
             self._url,
             slots={name: getattr(settings, lane.setting) for name, lane in LANES.items()},
@@ -94,7 +94,7 @@ class Tasks:
         await self._store.call(self._store.create)
         if self.trail is not None:
             self.trail.start()
-        for lane, gate in self._gates.items():
+        for lane, gate in self.gates.items():
             gate.load.gain = await self._store.call(self._store.gain, lane)
         await self._upkeep.announce()
         await self._queue.start()

@@ -30,6 +30,7 @@ PAGES = (
     "docs/tasks.md",
     "docs/audit.md",
     "docs/provenance.md",
+    "docs/monitoring.md",
     "docs/training-loras.md",
     "docs/keys.md",  # the last one: while there are keys, the service is closed
 )

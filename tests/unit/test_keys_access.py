@@ -126,7 +126,7 @@ def test_endpoints_that_need_no_key_are_those_of_the_table(app: KeyedApp) -> Non
     pages = {"/", "/docs", "/docs/{name}", "/assets/{name}", "/openapi.json"}
     assert found == {*pages, "/health", "/health/{family}", "/v1/images/files/{name}"}
     assert {"/health/*", "/assets/*"} < set(OPEN)
-    assert ADMIN == ("/admin", "/admin/*")
+    assert ADMIN == ("/admin", "/admin/*", "/metrics")
     for method, path in (("POST", "/"), ("DELETE", "/health"), ("POST", "/docs/start.js"), ("GET", "//")):
         assert not is_open(method, path)
 

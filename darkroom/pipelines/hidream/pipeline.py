@@ -22,6 +22,7 @@ from darkroom.pipelines.hidream.networks import LATENT_CHANNELS, VAE_SCALE_FACTO
 from darkroom.pipelines.hidream.prompts import Embeds, PromptTokenizer, encode_prompts
 from darkroom.pipelines.hidream.request import GenerateRequest, ResolvedRequest
 from darkroom.pipelines.hidream.settings import Settings
+from darkroom.serving.measures import stage
 from darkroom.serving.networks import Network
 
 
@@ -56,7 +57,8 @@ async def generate(
     schedule = get_schedule(resolved.scheduler, checkpoint.scheduler, resolved.steps, tokens=checkpoint.max_tokens)
     yield GenerationProgress(done=0, total=len(schedule))
     texts = [resolved.negative_prompt or "", resolved.prompt] if resolved.guided else [resolved.prompt]
-    embeds = await encode_prompts(texts, resolved.max_sequence_length, components.readers, components.encoders)
+    with stage("encode", resolved.width, resolved.height):
+        embeds = await encode_prompts(texts, resolved.max_sequence_length, components.readers, components.encoders)
     generators = get_generators([resolved.seed + k for k in range(resolved.num_images)])
     noise = get_noise(generators, _latent_shape(resolved))
     job = GenerationJob(

@@ -29,6 +29,7 @@ from darkroom.pipelines.qwen_edit.prompts import PromptReader, encode_prompts
 from darkroom.pipelines.qwen_edit.request import EditRequest, ResolvedEdit
 from darkroom.pipelines.qwen_edit.settings import Settings
 from darkroom.pipelines.qwen_edit.tokens import grid_of, guide, pack, padded, padded_grids, unpack
+from darkroom.serving.measures import stage
 from darkroom.serving.networks import Array, Network
 
 POSITIONS = 4096
@@ -72,7 +73,8 @@ async def generate(
     images = [canvas.frame(given[0]), *given[1:]]
     if resolved.make_map is not None:
         images.append(await asyncio.to_thread(components.maps[resolved.make_map], images[0]))
-    references, texts = await asyncio.gather(_references(images, components), _texts(resolved, images, components))
+    with stage("encode", canvas.outer_width, canvas.outer_height):
+        references, texts = await asyncio.gather(_references(images, components), _texts(resolved, images, components))
     generators = get_generators([resolved.seed + k for k in range(resolved.num_images)])
     noise = get_noise(generators, _latent_shape(canvas))
     predict = Prediction(request=resolved, transformer=components.transformer, references=references, texts=texts)

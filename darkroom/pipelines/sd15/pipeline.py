@@ -33,6 +33,7 @@ from darkroom.prompts.clip import Tokenizer, encode_prompts
 from darkroom.prompts.schedule import schedule_prompts
 from darkroom.request.loras import LoraChoice
 from darkroom.serving.lora_cache import BaseLoras
+from darkroom.serving.measures import stage
 from darkroom.serving.networks import Array, Network
 
 
@@ -86,7 +87,8 @@ async def generate(
     control = await read_control(resolved, components.control_unets, components.limits.max_control_pixels)
     yield GenerationProgress(done=0, total=len(schedule), control_map=await control.png() if control else None)
     encoder = with_loras(components.text_encoder, loras)
-    prompts = await _prompts(resolved, components, encoder, len(schedule))
+    with stage("encode", resolved.width, resolved.height):
+        prompts = await _prompts(resolved, components, encoder, len(schedule))
     generators = get_generators([resolved.seed + k for k in range(resolved.num_images)])
     drawn = await draw_noise(init, components.vae_encoder, generators, shape=_latent_shape(resolved))
     predict = Prediction(

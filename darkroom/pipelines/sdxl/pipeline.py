@@ -37,6 +37,7 @@ from darkroom.prompts.by_step import EmbedsByStep
 from darkroom.prompts.schedule import schedule_prompts
 from darkroom.request.loras import LoraChoice
 from darkroom.serving.lora_cache import BaseLoras
+from darkroom.serving.measures import stage
 from darkroom.serving.networks import Array, Network
 
 NO_GUIDANCE = 1.0
@@ -135,7 +136,8 @@ async def _embeds(
     negative = (request.negative_prompt or "") if request.guided and not zeros else None
     texts = schedule_prompts(request.prompt, negative, steps)
     encoders = [with_loras(encoder, loras) for encoder in components.text_encoders]
-    embeds = await encode_prompts(texts.texts, components.readers, encoders)
+    with stage("encode", request.width, request.height):
+        embeds = await encode_prompts(texts.texts, components.readers, encoders)
     if zeros:
         return embeds.after_zeros(), [(0, row + 1) for (row,) in texts.rows]
     return embeds, texts.rows

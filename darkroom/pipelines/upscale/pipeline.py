@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from darkroom.errors import Cancelled, OutOfMemory, TooLarge
 from darkroom.images import Picture, Pixels, check_side, decode, dropped_metadata, encode, resize
 from darkroom.pipelines.upscale.request import TILE_RANGE, UpscaleRequest, default_tile, output_size
 from darkroom.pipelines.upscale.settings import Settings
+from darkroom.serving.measures import RECORDER, STAGE, TILE, side_of, stage
 from darkroom.serving.networks import Network
 from darkroom.tiling import Tile, cut, paste, tiles
 
@@ -65,14 +67,18 @@ async def upscale(data: bytes, request: UpscaleRequest, runner: UpscaleContext) 
     :raises Cancelled: `runner.stopped` said so.
     :raises OutOfMemory: not even the smallest tile fitted.
     """
+    began = time.monotonic()
     picture = await asyncio.to_thread(decode, data, max_pixels=runner.limits.max_pixels, param="image")
     height, width = picture.rgb.shape[:2]
+    RECORDER.observe(STAGE, time.monotonic() - began, stage="read", size=side_of(width, height))
     size = output_size(width, height, request.factor)
     _check_output(size, request, runner.limits)
-    larger, tile = await _enlarge(picture, request, runner)
+    with stage("enlarge", *size):
+        larger, tile = await _enlarge(picture, request, runner)
     if larger.rgb.shape[:2] != size[::-1]:
         larger = await asyncio.to_thread(resize, larger, width=size[0], height=size[1])
-    encoded = await asyncio.to_thread(encode, larger, format=request.format, quality=request.quality)
+    with stage("write", *size):
+        encoded = await asyncio.to_thread(encode, larger, format=request.format, quality=request.quality)
     dropped = dropped_metadata(larger, request.format)
     return Upscaled(data=encoded, shape=(size[1], size[0], larger.channels), tile=tile, dropped=dropped)
 
@@ -121,7 +127,8 @@ async def _enlarge_tiled(picture: Picture, request: UpscaleRequest, runner: Upsc
         nonlocal done
         if runner.stopped():
             raise Cancelled("The client cancelled the request.")
-        answer = await runner.network({"image": cut(source, window)})
+        with RECORDER.timed(TILE):
+            answer = await runner.network({"image": cut(source, window)})
         paste(answer["upscaled"][0], target, window, scale)
         done += 1
         runner.on_progress(done, len(work))

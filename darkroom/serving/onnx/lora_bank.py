@@ -18,6 +18,7 @@ from darkroom.errors import InvalidInput
 from darkroom.serving.lora_cache import LoraCache
 from darkroom.serving.lora_layout import DOWN, INDEX, SCALE, UP, LoraLayout
 from darkroom.serving.loras import RowLoras
+from darkroom.serving.measures import LORA_EVICTIONS, LORA_LOADS, RECORDER
 from darkroom.serving.networks import Array
 
 Key = tuple[str, ...]
@@ -57,8 +58,13 @@ class LoraBank:
 
     @property
     def size(self) -> int:
-        """Bytes of all slots."""
-        return sum(shelf.size for shelf in self._shelves.values())
+        """Bytes of all slots. Thread safe."""
+        return sum(shelf.size for shelf in tuple(self._shelves.values()))
+
+    @property
+    def used(self) -> int:
+        """Number of slots that hold LoRAs. Thread safe."""
+        return sum(len(shelf.slots) for shelf in tuple(self._shelves.values()))
 
     def inputs(self, loras: RowLoras) -> dict[str, Any] | None:
         """Return the LoRA inputs of the graph for a batch: arrays, and the matrices as `place` returned them.
@@ -138,6 +144,7 @@ class LoraBank:
             slot = self._free_slot(shelf, keys, left)
             shelf.write(slot, key, [(packs[digest], self._ranks[digest]) for digest in key])
             self.loads += 1
+            RECORDER.count(LORA_LOADS)
 
     def _free_slot(self, shelf: _Shelf, keys: set[Key], needed: int) -> int:
         """Return a slot that this batch does not use.
@@ -150,11 +157,12 @@ class LoraBank:
         if self.size + more * shelf.slot_size > self._limit:
             for key in shelf.slots:  # least recently used first
                 if key not in keys:
+                    RECORDER.count(LORA_EVICTIONS)
                     return shelf.slots.pop(key)
             more = needed
             for rank in list(self._shelves)[:-1]:
                 if self.size + more * shelf.slot_size > self._limit:
-                    del self._shelves[rank]
+                    RECORDER.count(LORA_EVICTIONS, len(self._shelves.pop(rank).slots))
         shelf.grow(more)
         slot = shelf.free()
         assert slot is not None

@@ -25,6 +25,7 @@ from darkroom.serving.batching import (
     pad_to_cap,
     run_calls,
 )
+from darkroom.serving.host import Gauge, provider_gauge
 from darkroom.serving.lora_cache import LoraCache
 from darkroom.serving.lora_layout import LoraLayout
 from darkroom.serving.networks import Array, RowCaps, Tensors
@@ -82,15 +83,26 @@ class OnnxNetwork:
         self._caps = _row_caps(config)
         plain = SessionsByShape([partial(self._run_session, session) for session in sessions])
         reopen = partial(_load, options=options, wanted=wanted, name=self._name, folder=folder, warn=warn)
-        self._run: Run = with_loras(plain, _lora_graph(path.parent, reopen, device, self._run_options))
+        self._loras = _lora_graph(path.parent, reopen, device, self._run_options)
+        self._run: Run = with_loras(plain, self._loras)
         if self._caps and not given_up and (above := count(config, "fill_above")):
             self._run = pad_to_cap(self._run, self._caps, above, int(config["max_batch_size"]))
         self._provider = str(sessions[0].get_providers()[0])
+        self._device = str(device)
 
     @property
     def provider(self) -> str:
         """The execution provider that the network runs on."""
         return self._provider
+
+    def gauges(self) -> list[Gauge]:
+        """The gauges to publish. Thread safe."""
+        found = [provider_gauge(self._provider, self._device)]
+        if self._loras is not None:
+            slots, size = self._loras.bank.used, self._loras.bank.size
+            found.append(Gauge("darkroom_network_lora_slots", "LoRA slots that are in use", slots))
+            found.append(Gauge("darkroom_network_lora_bytes", "Memory of the LoRA slots", size))
+        return found
 
     def execute(self, calls: Sequence[NetworkCall]) -> list[Tensors | Exception]:
         """Return the outputs or the error of each call, in order. Calls with equal shapes run together."""
@@ -111,7 +123,7 @@ class OnnxNetwork:
 
     def close(self) -> None:
         """Free the memory of the sessions; the network is not used again."""
-        del self._run
+        del self._run, self._loras
 
     def _run_session(self, session: Any, outputs: Sequence[str], inputs: Tensors) -> Sequence[Array]:
         # Triton has no scalars: inputs and outputs have dims of all 1 instead.
