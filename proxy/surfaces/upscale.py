@@ -127,7 +127,7 @@ async def info(services: Use) -> dict[str, Any]:
                 "scale": n.scale,
                 "title": n.title,
                 "provider": monitor.providers.get(n.model_name),
-                "tile": served_tile(settings, n),
+                "tile": _default_tile(settings, n),
             }
             for n in served
         ],
@@ -149,7 +149,7 @@ async def info(services: Use) -> dict[str, Any]:
     }
 
 
-def served_tile(settings: Settings, network: networks.UpscaleNetwork) -> int | None:
+def _default_tile(settings: Settings, network: networks.UpscaleNetwork) -> int | None:
     """The tile of requests that do not say; None where the repository is on another machine."""
     config = read_config(settings.model_repository / network.model_name)
     if config is None:
