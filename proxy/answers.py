@@ -189,30 +189,6 @@ class UpscaleInfo(Answer):
     limits: dict[str, Any]
 
 
-class BrowserNetwork(Answer):
-    """A network file of the upscaler."""
-
-    name: str
-    family: str
-    scale: int
-    title: str
-    tile: int = Field(description="Longest side of a tile in pixels, as the server has it here by default.")
-    tile_cpu: int = Field(description="The same on CPUs, where a large tile takes long.")
-    bytes: int
-    sha256: str
-    url: str = Field(description="Where the file is, relative to this service. It changes with the content.")
-
-
-class BrowserNetworks(Answer):
-    """What a browser needs to upscale by itself."""
-
-    default_model: str
-    tile_pad: int
-    max_pixels: int
-    max_output_pixels: int
-    networks: list[BrowserNetwork]
-
-
 class Generated(Warned):
     """Images and what they were made with."""
 

@@ -24,6 +24,21 @@ function writesSources(): Plugin {
   }
 }
 
+/** Adds the license of ONNX Runtime, whose files Vite does not see as bundled ones. */
+function writesRuntimeLicense(): Plugin {
+  const { name, version, license } = JSON.parse(readFileSync("node_modules/onnxruntime-web/package.json", "utf8"))
+  return {
+    name: "runtime-license",
+    enforce: "post",
+    generateBundle(_options, bundle) {
+      const licenses = bundle["licenses.md"]
+      if (licenses?.type !== "asset") throw new Error("There is no licenses.md.")
+      const text = `\n## ${name} - ${version} (${license})\n\nCopyright (c) Microsoft Corporation. The same text as above.\n`
+      licenses.source = String(licenses.source) + text
+    },
+  }
+}
+
 /** Writes into the service worker which files a first visit needs, and which there are. Its name has no hash. */
 function writesServiceWorker(): Plugin {
   return {
@@ -43,7 +58,7 @@ function writesServiceWorker(): Plugin {
 
 export default defineConfig({
   base: "./",
-  plugins: [writesSources(), writesServiceWorker()],
+  plugins: [writesSources(), writesServiceWorker(), writesRuntimeLicense()],
   // ONNX Runtime's files stay files of their own, so that each browser gets the one that it can use.
   resolve: { conditions: ["onnxruntime-web-use-extern-wasm", ...defaultClientConditions] },
   worker: { format: "es" },

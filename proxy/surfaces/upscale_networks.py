@@ -10,12 +10,13 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, Response
 from isal import isal_zlib
+from pydantic import Field
 
 from darkroom.browser_networks import BrowserNetworks, NetworkFile
 from darkroom.errors import NotFound
 from darkroom.files import write_atomically
 from darkroom.settings import Settings
-from proxy import answers as shapes
+from proxy.answers import Answer
 from proxy.documented import answers
 from proxy.http.bodies import MEGABYTE
 from proxy.http.conditional import is_known
@@ -34,7 +35,31 @@ _PART = 4 * MEGABYTE
 _ONNX = "application/octet-stream"
 
 
-@router.get("/networks", summary="Networks for browsers", **answers(shapes.BrowserNetworks))
+class BrowserNetwork(Answer):
+    """A network file of the upscaler."""
+
+    name: str
+    family: str
+    scale: int
+    title: str
+    tile: int = Field(description="Longest side of a tile in pixels, as the server has it here by default.")
+    tile_cpu: int = Field(description="The same on CPUs, where a large tile takes long.")
+    bytes: int
+    sha256: str
+    url: str = Field(description="Where the file is, relative to this service. It changes with the content.")
+
+
+class ListedBrowserNetworks(Answer):
+    """What a browser needs to upscale by itself."""
+
+    default_model: str
+    tile_pad: int
+    max_pixels: int
+    max_output_pixels: int
+    networks: list[BrowserNetwork]
+
+
+@router.get("/networks", summary="Networks for browsers", **answers(ListedBrowserNetworks))
 async def browser_networks(services: Use) -> dict[str, Any]:
     """The networks whose files browsers may have, and how to cut images for them. There are none where the files lie on
     another machine, where they are TensorRT engines, and where they are larger than UPSCALE_BROWSER_MAX_MB."""

@@ -129,7 +129,7 @@ def test_a_compressed_file_is_served_as_what_is_in_it(tmp_path: Path) -> None:
 
 
 def test_the_runtime_of_the_upscaler_is_sent_compressed(client: TestClient) -> None:
-    files = sorted(path.name.removesuffix(".gz") for path in (root.BUILT / "assets").glob("*.wasm*"))
+    files = sorted(path.name.removesuffix(".gz") for path in (root.BUILT / "assets").glob("*.wasm.gz"))
     assert len(files) == 2  # with WebGPU, and without
     for name in files:
         answer = client.get(f"/assets/{name}")
