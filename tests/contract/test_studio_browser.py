@@ -19,6 +19,8 @@ from tests.service import RunningService, Server, running_proxy, server_settings
 
 ALIKE_DB = 45.0
 SMALL = "animevideov3-x4"
+PATIENCE_MS = 240_000
+"""For a network in a browser on a busy machine: WebAssembly takes several times as long as the server."""
 
 
 @pytest.fixture
@@ -61,11 +63,11 @@ def saved(page: Page, panel: Locator) -> bytes:
     ("image", "model", "scale"),
     [
         (photo(40, 60, 61, 47), "animevideov3", ""),
-        (photo(150, 50, 300, 283), "animevideov3", "2.5"),
+        (photo(150, 50, 301, 67), "animevideov3", "2.5"),
         (with_alpha(photo(200, 90, 90, 50)), "animevideov3", "3"),
         (photo(220, 100, 30, 23), "x4plus-anime", "4"),
     ],
-    ids=["odd-size", "four-tiles-and-another-factor", "alpha", "another-network"],
+    ids=["odd-size", "two-tiles-and-another-factor", "alpha", "another-network"],
 )
 def test_the_browser_gives_what_the_server_gives(
     page: Page, http: httpx.Client, image: Image.Image, model: str, scale: str
@@ -73,7 +75,7 @@ def test_the_browser_gives_what_the_server_gives(
     opened(page, "upscale")
     chosen(page, "In this browser", model=model, scale=scale)
     panel = upscaled(page, image, "here.png")
-    expect(panel.get_by_text(re.compile(rf"In this browser \(\w+\): {model}"))).to_be_visible()
+    expect(panel.get_by_text(re.compile(rf"In this browser \(\w+\): {model}"))).to_be_visible(timeout=PATIENCE_MS)
     here = pixels(saved(page, panel))
     fields = {"model": model} | ({"scale": scale} if scale else {})
     answer = http.post("/api/upscale", data=fields, files={"file": ("a.png", encoded(image))})
@@ -86,8 +88,8 @@ def test_the_browser_gives_what_the_server_gives(
 def test_an_upscale_in_the_browser_shows_its_tiles_and_is_cancelled(page: Page) -> None:
     opened(page, "upscale")
     chosen(page, "In this browser", scale="4")
-    running = upscaled(page, photo().resize((1400, 1400)), "large.png")
-    expect(running.get_by_text(re.compile(r"Tile [1-9]\d* of 36"))).to_be_visible()
+    running = upscaled(page, photo().resize((600, 300)), "large.png")
+    expect(running.get_by_text(re.compile(r"Tile [1-9]\d* of 6"))).to_be_visible(timeout=PATIENCE_MS)
     running.get_by_role("button", name="Cancel").click()
     expect(running.get_by_text("Cancelled")).to_be_visible()
     after = upscaled(page, photo(0, 0, 20, 20), "after.png")
