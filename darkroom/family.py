@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from darkroom.browser_networks import BrowserNetworks
 from darkroom.diffusion.checkpoint import CheckpointInfo
 from darkroom.request.request import Request
 from darkroom.serving.networks import ModelSpec
@@ -37,6 +38,8 @@ class Family:
         nothing else is set; None: its LoRAs cannot be trained.
     :param example: the fields of an example request, without images.
     :param seconds_per_unit: of work, before any was measured: of a diffusion family, seconds per row and step.
+    :param browser: networks that browsers may run by themselves: a function of the service's settings; None where there
+        are none.
     :param longest_turn: seconds that one call of a network may take alone; what takes longer is divided into calls.
     """
 
@@ -54,6 +57,7 @@ class Family:
     example: Mapping[str, Any] = field(default_factory=dict)
     seconds_per_unit: float
     longest_turn: float = math.inf
+    browser: Callable[[Any], BrowserNetworks] | None = None
 
     @property
     def export_command(self) -> str:

@@ -54,6 +54,7 @@ from proxy.surfaces import (
     tasks,
     txt2img,
     upscale,
+    upscale_networks,
 )
 from proxy.tasks.tasks import Tasks
 
@@ -132,7 +133,7 @@ def create_app(settings: Settings) -> FastAPI:
     docs_page.install(app)
     sessions = (lora_training, lora_sessions, loras)
     editing = (edit, edit_modes)
-    images = (generate, *editing, png_info, upscale)
+    images = (generate, *editing, png_info, upscale, upscale_networks)
     foreign = (openai_images, openai_models, sdapi_images, sdapi_extras, sdapi_lists)
     native = (root, health, status, models, *images, tasks, submit, txt2img, *sessions, admin_keys, policy, metrics)
     for route in (*native, *foreign):

@@ -22,7 +22,9 @@ ASKED_AGAIN = "no-cache"
 _WORTH_IT = 1024
 """Bytes below which a compressed file is hardly smaller."""
 _TEXTS = ("text/", "application/json", "application/manifest+json", "image/svg+xml", "application/wasm")
-_ISOLATED = {
+_KINDS = {".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm"}
+"""Types that some systems' tables do not have, or have wrong."""
+ISOLATED = {
     # Together these two give a page the threads of WebAssembly; workers need the second one as well.
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
@@ -36,30 +38,41 @@ _ISOLATED = {
 class WebFile:
     """A file in memory.
 
+    :param stored: the content, or with `packed` its gzip.
     :param media_type: with the charset of texts.
     """
 
-    content: bytes = field(repr=False)
+    stored: bytes = field(repr=False)
     media_type: str
+    packed: bool = False
 
     @classmethod
     def read(cls, path: Path) -> WebFile:
-        """Read a file; its media type comes from its name."""
-        kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        kind = "text/javascript" if path.suffix in (".js", ".mjs") else kind  # some systems say otherwise
-        return cls(path.read_bytes(), f"{kind}; charset=utf-8" if kind.startswith("text/") else kind)
+        """Read a file; its media type comes from its name. `name.gz` holds the file `name`, compressed."""
+        name = file_name(path)
+        kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        kind = _KINDS.get(Path(name).suffix, kind)
+        media_type = f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
+        return cls(path.read_bytes(), media_type, packed=name != path.name)
+
+    @property
+    def content(self) -> bytes:
+        """The bytes without compression."""
+        return gzip.decompress(self.stored) if self.packed else self.stored
 
     @cached_property
     def compressed(self) -> bytes | None:
         """The content with gzip; None where that is not worth it."""
-        if len(self.content) < _WORTH_IT or not self.media_type.startswith(_TEXTS):
+        if self.packed:
+            return self.stored
+        if len(self.stored) < _WORTH_IT or not self.media_type.startswith(_TEXTS):
             return None
-        return gzip.compress(self.content, mtime=0)
+        return gzip.compress(self.stored, mtime=0)
 
     @cached_property
     def tag(self) -> str:
         """A name of the content, for `ETag`. It is weak: compressed or not, it is the same."""
-        return f'W/"{hashlib.sha256(self.content).hexdigest()[:20]}"'
+        return f'W/"{hashlib.sha256(self.stored).hexdigest()[:20]}"'
 
     def answer(self, request: Request, *, cache: str, more: Mapping[str, str] | None = None) -> Response:
         """The file, compressed for clients that take gzip; 304 for one that has it.
@@ -68,7 +81,7 @@ class WebFile:
         :param more: further headers.
         """
         varies = ", ".join(filter(None, ["Accept-Encoding", (more or {}).get("Vary")]))
-        headers = {**_ISOLATED, **(more or {}), "Cache-Control": cache, "ETag": self.tag, "Vary": varies}
+        headers = {**ISOLATED, **(more or {}), "Cache-Control": cache, "ETag": self.tag, "Vary": varies}
         if request.headers.get("if-none-match") and is_known(request.headers, etag=self.tag, modified=""):
             return Response(status_code=304, headers=headers)
         packed = self.compressed if takes_gzip(request) else None
@@ -90,5 +103,10 @@ def takes_gzip(request: Request) -> bool:
 
 
 def files_of(folder: Path) -> dict[str, WebFile]:
-    """Read the files of a folder, without those of its folders, by their names."""
-    return {path.name: WebFile.read(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    """Read the files of a folder, without those of its folders, by their names; that of `name.gz` is `name`."""
+    return {file_name(path): WebFile.read(path) for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def file_name(path: Path) -> str:
+    """The name of a file as browsers ask for it."""
+    return path.name.removesuffix(".gz")

@@ -6,10 +6,18 @@ import contextlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Page,
+    Request,
+    ViewportSize,
+    expect,
+    sync_playwright,
+)
 
 PATIENCE_MS = 60_000
 """How long something on a page may take on a busy machine."""
@@ -58,6 +66,19 @@ def chromium() -> Iterator[Browser]:
             yield browser
         finally:
             browser.close()
+
+
+@contextlib.contextmanager
+def visitor(browser: Browser, url: str, *, service_workers: Literal["allow", "block"] = "allow") -> Iterator[Page]:
+    """Open an empty page of a new visitor of the service at `url`."""
+    size: ViewportSize = {"width": 1280, "height": 900}
+    context = browser.new_context(locale="en-GB", viewport=size, base_url=url, service_workers=service_workers)
+    context.set_default_timeout(PATIENCE_MS)
+    expect.set_options(timeout=PATIENCE_MS)
+    try:
+        yield context.new_page()
+    finally:
+        context.close()
 
 
 def obstacles(page: Page) -> list[dict[str, Any]]:

@@ -12,7 +12,16 @@ from benchmarks.machine import ROOT
 from benchmarks.processes import Server, started
 from benchmarks.service import RunningService, link_models, running_service, server_settings
 
-__all__ = ["ROOT", "RunningService", "Server", "before_triton_is_up", "link_models", "running_proxy", "running_service"]
+__all__ = [
+    "ROOT",
+    "RunningService",
+    "Server",
+    "before_triton_is_up",
+    "link_models",
+    "running_proxy",
+    "running_service",
+    "server_settings",
+]
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ from xdist.scheduler import LoadFileScheduling
 
 _SERVICE = """
 bench client client_generate demo_checkpoint demo_hidream fairness generate generate_refused hostile http_files
-init_image keys lora_sessions metrics openai png_info sdapi sdapi_backend_client service status studio studio_images
-tasks tasks_client tasks_submit upscale upscale_files
+init_image keys lora_sessions metrics openai png_info sdapi sdapi_backend_client service status studio studio_browser
+studio_images tasks tasks_client tasks_submit upscale upscale_files
 """
 _GROUPS = {
     "service": ("tests/contract", _SERVICE),

@@ -15,6 +15,7 @@ OPEN = (
     "/favicon.ico",
     "/health/*",
     "/assets/*",
+    "/sw.js",
     "/v1/images/files/*",
 )
 """Paths that need no key, for GET and HEAD. `/*` at the end stands for everything below. The name of a file below

@@ -23,6 +23,7 @@ BUILT = Path(__file__).parents[1] / "web"
 """Where `npm run build` in `web/` puts the studio."""
 _PAGE = WebFile.read(BUILT / "index.html")
 _ASSETS = files_of(BUILT / "assets")
+_SERVICE_WORKER = WebFile.read(BUILT / "sw.js")
 _POLICY = "; ".join(
     [
         "default-src 'none'",
@@ -37,6 +38,7 @@ _POLICY = "; ".join(
     ]
 )
 _VARIES = {"Vary": "Accept"}
+_ASSET_KINDS = ("text/javascript", "text/css", "image/svg+xml", "application/wasm")
 
 
 @router.get(
@@ -56,13 +58,25 @@ async def root(request: Request, services: Use) -> Response:
     "/assets/{name}",
     summary="A file of the studio",
     response_class=Response,
-    **answers(None, raises=(NotFound,), media=("text/javascript", "text/css", "image/svg+xml"), headers=("Vary",)),
+    **answers(None, raises=(NotFound,), media=_ASSET_KINDS, headers=("Vary",)),
 )
 async def asset(name: str, request: Request) -> Response:
     """Its name changes with its content, so browsers keep it for ever."""
     if name not in _ASSETS:
         raise NotFound(f"The studio has no file {name[:80]!r}.", param="name")
     return _ASSETS[name].answer(request, cache=KEPT_FOR_EVER)
+
+
+@router.get(
+    "/sw.js",
+    summary="The studio's service worker",
+    response_class=Response,
+    **answers(None, media=("text/javascript",), headers=("Vary",)),
+)
+async def service_worker(request: Request) -> Response:
+    """It keeps the studio in browsers, so that its page opens while the service is away. Browsers ask for it again
+    when the page is opened, and take a new one once the pages of the old one are closed."""
+    return _SERVICE_WORKER.answer(request, cache=ASKED_AGAIN, more={"Content-Security-Policy": _POLICY})
 
 
 def _described(services: Services) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page
 
 from darkroom.pipelines.upscale.networks import NETWORKS
-from tests.browser import PATIENCE_MS, Complaints, chromium
+from tests.browser import Complaints, chromium, visitor
 from tests.service import RunningService, link_models, running_service
 
 SD15 = ("sd15", "sd15_loras", "sd15_text_encoder", "sd15_unet", "sd15_vae_decoder", "sd15_vae_encoder")
@@ -98,12 +98,10 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, service: RunningService) -> Iterator[Page]:
-    """A page of a new visitor. It has no errors in the end, and has asked nobody but the service."""
-    context = browser.new_context(locale="en-GB", viewport={"width": 1280, "height": 900}, base_url=service.url)
-    context.set_default_timeout(PATIENCE_MS)
-    expect.set_options(timeout=PATIENCE_MS)
-    page, complaints = context.new_page(), Complaints()
-    complaints.listen(page, service.url)
-    yield page
-    context.close()
+    """A page of a new visitor. It has no errors in the end, and has asked nobody but the service. It has no service
+    worker, as Playwright cannot answer requests that go through one."""
+    complaints = Complaints()
+    with visitor(browser, service.url, service_workers="block") as page:
+        complaints.listen(page, service.url)
+        yield page
     assert (complaints.errors, complaints.foreign) == ([], [])

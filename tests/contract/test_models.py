@@ -62,6 +62,13 @@ def test_model_chooses_a_checkpoint_by_any_of_its_names(http: httpx.Client, name
     assert made["images"] != usual["images"]
 
 
+def test_models_show_what_guidance_each_checkpoint_wants(http: httpx.Client) -> None:
+    found = {one["name"]: one for one in http.get("/models").raise_for_status().json()["models"]}
+    assert found["sd15.photos"]["fields"]["guidance_scale"]["default"] == 1.0
+    usual = generate(http)["parameters"]["guidance_scale"]
+    assert found["sd15"]["fields"]["guidance_scale"]["default"] == usual > 1.0
+
+
 def test_model_runs_on_its_own_networks(service: RunningService, http: httpx.Client) -> None:
     before = {name: service.counter("nv_inference_exec_count", name) for name in ("sd15_unet", "sd15_unet.photos")}
     generate(http, model="photos")

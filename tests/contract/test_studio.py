@@ -125,6 +125,53 @@ def test_a_service_with_keys_asks_for_one_and_gets_it(page: Page) -> None:
     assert sent[-1] == "Bearer secret"
 
 
+def test_a_declined_key_is_not_asked_for_again_until_something_is_made(page: Page) -> None:
+    error = {"code": "unauthorized", "message": "A key is missing.", "param": None}
+    body = json.dumps({"detail": error["message"], "error": error})
+    opened(page, "status")
+    for path in ("**/status", "**/tasks"):
+        page.route(path, lambda route: route.fulfill(status=401, content_type="application/json", body=body))
+    asked = page.get_by_role("dialog", name="This service needs a key")
+    asked.get_by_role("button", name="Close").click()
+    for _ in range(2):
+        with page.expect_response(lambda answer: answer.url.endswith("/status")):
+            pass
+    expect(page.get_by_role("alert").filter(has_text="A key is missing.")).to_be_visible()
+    expect(asked).to_have_count(0)
+    expect(page.get_by_role("button", name="Key…")).to_be_visible()
+    page.get_by_role("link", name="Create").click()
+    page.get_by_label("Prompt", exact=True).fill("a cat")
+    page.get_by_role("button", name="Generate").click()
+    expect(asked).to_be_visible()
+
+
+def test_the_pages_fit_a_narrow_phone_without_a_scroll_bar_in_the_navigation(page: Page) -> None:
+    opened(page)
+    for width in (390, 320):
+        page.set_viewport_size({"width": width, "height": 700})
+        for language in ("en", "zh"):
+            page.locator(".top-tools select").last.select_option(language)
+            navigation = page.locator(".top nav")
+            assert navigation.evaluate("one => one.scrollWidth - one.clientWidth") == 0, (width, language)
+            assert navigation.evaluate("one => one.scrollHeight - one.clientHeight") == 0, (width, language)
+
+
+def test_the_gallery_gives_files_that_are_no_images(page: Page) -> None:
+    """The task comes from here: a training takes minutes."""
+    lora = {"name": "cat.safetensors", "filename": "cat.safetensors", "media_type": "application/octet-stream"}
+    lora |= {"bytes": 3, "details": {}, "url": "/tasks/t1/results/cat.safetensors"}
+    at = "2026-01-01T00:00:00Z"
+    task = {"task_id": "t1", "operation": "train", "model": None, "status": "completed", "progress": 100, "step": 1}
+    task |= {"total_steps": 1, "queue_position": None, "estimated_time": 0, "created_at": at, "completed_at": at}
+    task |= {"processing_time": 1.0, "results": [lora], "error": None}
+    page.route("**/tasks?*", lambda route: route.fulfill(json={"tasks": [task]}))
+    page.route("**/tasks/t1/results/*", lambda route: route.fulfill(body=b"abc"))
+    opened(page, "gallery")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="cat.safetensors").click()
+    assert download.value.suggested_filename == "cat.safetensors"
+
+
 def test_status_names_the_models(page: Page) -> None:
     opened(page, "status")
     expect(page.get_by_role("definition").filter(has_text="Healthy")).to_be_visible()

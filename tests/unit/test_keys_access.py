@@ -123,7 +123,7 @@ def test_every_endpoint_asks_for_the_right_key(app: KeyedApp, people: People) ->
 
 def test_endpoints_that_need_no_key_are_those_of_the_table(app: KeyedApp) -> None:
     found = {path for method, path in routes_of(app.app) if is_open(method, path)}
-    pages = {"/", "/docs", "/docs/{name}", "/assets/{name}", "/openapi.json"}
+    pages = {"/", "/docs", "/docs/{name}", "/assets/{name}", "/sw.js", "/openapi.json"}
     assert found == {*pages, "/health", "/health/{family}", "/v1/images/files/{name}"}
     assert {"/health/*", "/assets/*"} < set(OPEN)
     assert ADMIN == ("/admin", "/admin/*", "/metrics")

@@ -21,6 +21,8 @@ from tests.service import ROOT
 HTML = {"Accept": "text/html"}
 MOST_BYTES = 400_000
 """That the studio may take at its first load."""
+MOST_RUNTIME_BYTES = 5_000_000
+"""That a browser fetches to upscale, without the network."""
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +118,37 @@ def test_small_files_and_images_are_not_compressed(tmp_path: Path) -> None:
     packed = files["large.css"].compressed
     assert packed is not None
     assert gzip.decompress(packed) == files["large.css"].content
+
+
+def test_a_compressed_file_is_served_as_what_is_in_it(tmp_path: Path) -> None:
+    (tmp_path / "runtime.wasm.gz").write_bytes(gzip.compress(b"\0asm" * 1000))
+    (file,) = files_of(tmp_path).items()
+    assert file[0] == "runtime.wasm"
+    assert (file[1].media_type, file[1].content) == ("application/wasm", b"\0asm" * 1000)
+    assert file[1].compressed == (tmp_path / "runtime.wasm.gz").read_bytes()
+
+
+def test_the_runtime_of_the_upscaler_is_sent_compressed(client: TestClient) -> None:
+    files = sorted(path.name.removesuffix(".gz") for path in (root.BUILT / "assets").glob("*.wasm.gz"))
+    assert len(files) == 2  # with WebGPU, and without
+    for name in files:
+        answer = client.get(f"/assets/{name}")
+        assert answer.headers["content-type"] == "application/wasm"
+        assert answer.headers["content-encoding"] == "gzip"
+        assert int(answer.headers["content-length"]) < MOST_RUNTIME_BYTES
+        plain = client.get(f"/assets/{name}", headers={"Accept-Encoding": "identity"})
+        assert "content-encoding" not in plain.headers
+        assert plain.content[:4] == b"\0asm"
+
+
+def test_the_service_worker_knows_every_file_and_is_asked_for_again(client: TestClient) -> None:
+    answer = client.get("/sw.js")
+    assert answer.headers["content-type"] == "text/javascript; charset=utf-8"
+    assert answer.headers["cache-control"] == "no-cache"
+    files = json.loads(answer.text.partition("FILES = ")[2].partition(";")[0])
+    there = {f"assets/{path.name.removesuffix('.gz')}" for path in (root.BUILT / "assets").iterdir()}
+    assert set(files["all"]) == there
+    assert sorted(files["first"]) == sorted(set(_linked(client.get("/", headers=HTML).text)))
 
 
 def test_scripts_have_the_type_that_browsers_run_whatever_the_system_says(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ import { useEffect, useState } from "preact/hooks"
 import { Dialog } from "./components/dialog"
 import { imagesIn } from "./components/image_input"
 import { Viewer } from "./components/viewer"
-import { key, keyWanted, message, online } from "./lib/api"
+import { key, keyDeclined, keyWanted, message, online } from "./lib/api"
 import { fillFrom, notice } from "./lib/create"
 import { language, t, type Language } from "./lib/i18n"
 import { loadModels, models, modelsKnown } from "./lib/models"
@@ -76,7 +76,7 @@ function Header() {
         ))}
       </nav>
       <div class="top-tools">
-        {key.value ? (
+        {key.value || keyDeclined.value !== null ? (
           <button type="button" class="plain" onClick={() => (keyWanted.value = true)}>{t("key.change")}</button>
         ) : null}
         <select
@@ -117,12 +117,17 @@ function KeyDialog() {
   const save = (event: Event): void => {
     event.preventDefault()
     key.value = text.trim()
+    keyDeclined.value = null
     keyWanted.value = false
     void loadModels()
     void refresh()
   }
+  const decline = (): void => {
+    keyDeclined.value = key.value
+    keyWanted.value = false
+  }
   return (
-    <Dialog title={t("key.title")} onClose={() => (keyWanted.value = false)}>
+    <Dialog title={t("key.title")} onClose={decline}>
       <form class="stack" onSubmit={save}>
         <p>{t("key.explain")}</p>
         <label class="field">

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from darkroom.diffusion import checkpoint
 from darkroom.diffusion.checkpoint import FILE_NAME as FILE_NAME
@@ -29,3 +30,7 @@ class Sd15CheckpointInfo(checkpoint.CheckpointInfo):
     eos_token_id: int
     pad_token_id: int
     inpaints: bool = False
+
+    @property
+    def request_defaults(self) -> dict[str, Any]:
+        return {"guidance_scale": self.guidance_scale}

@@ -7,6 +7,7 @@ from typing import Any
 
 from darkroom.family import Family
 from darkroom.pipelines.upscale import networks
+from darkroom.pipelines.upscale.browser import browser_networks
 from darkroom.pipelines.upscale.request import UpscaleRequest
 
 
@@ -26,4 +27,5 @@ FAMILY = Family(
     example={"model": "animevideov3", "scale": 2},
     seconds_per_unit=0.005,
     longest_turn=1.0,
+    browser=browser_networks,
 )

@@ -60,6 +60,11 @@ class Settings(FamilySettings):
         description="Tiles of all images that are at a network at once. On a CPU no more of them than have the pixels "
         "of three default tiles. On a GPU try 16.",
     )
+    browser_max_mb: int = Field(
+        80,
+        ge=0,
+        description="Largest network file, in MB, that browsers get so that the studio can upscale in them; 0 = none.",
+    )
     fp16: bool = Field(
         True, description="Half precision where there is a GPU. Takes effect with the next export (./start.sh)."
     )

@@ -6,21 +6,16 @@ import { ServerImage } from "./server_image"
 const ZOOMS = [1, 2, 4, 8]
 
 /** Two images on each other with a slider between them, and zoom. The left one is stretched to the size of the right. */
-export function Compare(props: { before: Blob | string; after: string; alt: string }) {
+export function Compare(props: { before: Blob | string; after: Blob | string; alt: string }) {
   const [share, setShare] = useState(50)
   const [zoom, setZoom] = useState(1)
-  const own = useUrl(props.before instanceof Blob ? props.before : null)
   return (
     <div class="compare">
       <div class="compare-window" tabIndex={0} role="group" aria-label={props.alt}>
         <div class="compare-images" style={{ width: `${100 * zoom}%`, "--share": `${share}%` }}>
-          <ServerImage path={props.after} alt={`${props.alt}: ${t("compare.after")}`} />
+          <Side image={props.after} alt={`${props.alt}: ${t("compare.after")}`} />
           <div class="compare-before">
-            {props.before instanceof Blob ? (
-              own && <img src={own} alt={`${props.alt}: ${t("compare.before")}`} />
-            ) : (
-              <ServerImage path={props.before} alt={`${props.alt}: ${t("compare.before")}`} />
-            )}
+            <Side image={props.before} alt={`${props.alt}: ${t("compare.before")}`} />
           </div>
         </div>
       </div>
@@ -45,4 +40,11 @@ export function Compare(props: { before: Blob | string; after: string; alt: stri
       </div>
     </div>
   )
+}
+
+/** An image from memory, or of the service. */
+function Side({ image, alt }: { image: Blob | string; alt: string }) {
+  const url = useUrl(image instanceof Blob ? image : null)
+  if (typeof image === "string") return <ServerImage path={image} alt={alt} />
+  return url ? <img src={url} alt={alt} /> : null
 }

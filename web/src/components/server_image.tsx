@@ -37,7 +37,12 @@ export function ServerImage(props: { path: string; alt: string; class?: string; 
 
 /** Save a file of the service on this machine. @throws Refused */
 export async function save(path: string, name: string): Promise<void> {
-  const url = URL.createObjectURL(await fileOf(path))
+  download(await fileOf(path), name)
+}
+
+/** Save a file from memory on this machine. */
+export function download(file: Blob, name: string): void {
+  const url = URL.createObjectURL(file)
   Object.assign(document.createElement("a"), { href: url, download: name }).click()
   setTimeout(() => URL.revokeObjectURL(url), 60_000)
 }

@@ -3,12 +3,12 @@ import { message } from "../lib/api"
 import { reuse } from "../lib/create"
 import { duration, t, when } from "../lib/i18n"
 import { models } from "../lib/models"
-import { cancel, hide, imagesOf, isLive, pause, previews, requests, urlOf } from "../lib/tasks"
+import { cancel, filesOf, hide, imagesOf, isLive, pause, previews, requests, urlOf } from "../lib/tasks"
 import type { Task } from "../lib/types"
 import { viewed } from "../lib/viewer"
 import { Problem } from "./controls"
-import { IconButton } from "./icons"
-import { ServerImage } from "./server_image"
+import { Icon, IconButton } from "./icons"
+import { save, ServerImage } from "./server_image"
 
 /** The prompt of a task, as far as this browser or its images know it. */
 export function promptOf(task: Task): string {
@@ -57,6 +57,17 @@ export function TaskCard({ task }: { task: Task }) {
         {isLive(task) ? <Progress task={task} /> : null}
         {task.error && task.status === "failed" ? <Problem text={task.error.message} /> : null}
         {error ? <Problem text={error} /> : null}
+        {filesOf(task).map(result => (
+          <button
+            key={result.name}
+            type="button"
+            class="file"
+            title={result.filename ?? result.name}
+            onClick={() => run(save(urlOf(result, task), result.filename ?? result.name))}
+          >
+            <Icon name="download" /> <span>{result.filename ?? result.name}</span>
+          </button>
+        ))}
         <div class="task-foot">
           <span class="quiet">{footOf(task)}</span>
           {reusable ? <IconButton icon="reuse" label={t("task.reuse")} onClick={() => reuse(task)} /> : null}

@@ -5,6 +5,8 @@ import { kept } from "./stored"
 export const key = kept("key", "")
 /** Whether the service has refused the key, or has asked for one. */
 export const keyWanted = signal(false)
+/** The key that was refused when the user closed the question for another one; null while none was. */
+export const keyDeclined = signal<string | null>(null)
 /** Whether the last request was answered. */
 export const online = signal(true)
 
@@ -41,8 +43,13 @@ export async function ask(path: string, init: RequestInit = {}): Promise<Respons
   }
   online.value = true
   if (answer.ok) return answer
-  if (answer.status === 401) keyWanted.value = true
+  if (answer.status === 401) wantKey((init.method ?? "GET") !== "GET")
   throw await refusal(answer)
+}
+
+/** Ask the user for a key: for what the user does always, for what the page asks by itself until the user says no. */
+function wantKey(byUser: boolean): void {
+  if (byUser || keyDeclined.value !== key.value) keyWanted.value = true
 }
 
 async function refusal(answer: Response): Promise<Refused> {

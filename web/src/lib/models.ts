@@ -1,10 +1,12 @@
 import { computed, signal } from "@preact/signals"
 import { json, passes } from "./api"
+import { kept } from "./stored"
 import type { Field, Lora, Model } from "./types"
 
-export const models = signal<Model[]>([])
+/** What the service said last is kept, so that the pages have their fields while it is away. */
+export const models = kept<Model[]>("models", [])
 export const loras = signal<Lora[]>([])
-export const modelsKnown = signal(false)
+export const modelsKnown = signal(models.value.length > 0)
 
 const AGAIN_MS = 3000
 let asked = false

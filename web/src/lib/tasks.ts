@@ -147,6 +147,11 @@ export function imagesOf(task: Task): Result[] {
   return task.results.filter(result => result.media_type.startsWith("image/") && !result.details.control_map)
 }
 
+/** The results that are no images, as the LoRA of a training. */
+export function filesOf(task: Task): Result[] {
+  return task.results.filter(result => !result.media_type.startsWith("image/"))
+}
+
 /** The map that the ControlNet read, where the task kept it. */
 export function controlMapOf(task: Task): Result | undefined {
   return task.results.find(result => result.details.control_map)

@@ -97,6 +97,8 @@ export interface Status {
   finished_tasks: number
   max_concurrent_tasks: number
   max_queue_size: number
+  task_queue_size: number
+  draining: boolean
   uptime_seconds: number
   gpu_info: { gpu_id: number; name: string; memory_allocated: number; memory_reserved: number }[]
 }

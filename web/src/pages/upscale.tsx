@@ -1,27 +1,28 @@
-import { signal } from "@preact/signals"
-import { useState } from "preact/hooks"
+import { useEffect, useState } from "preact/hooks"
 import { Compare } from "../components/compare"
 import { FieldControl, Problem } from "../components/controls"
-import { Icon } from "../components/icons"
+import { Icon, IconButton } from "../components/icons"
 import { DropZone, Thumbnail } from "../components/image_input"
-import { save } from "../components/server_image"
+import { download, save } from "../components/server_image"
 import { Progress, TaskCard, operationOf } from "../components/task_card"
 import { message } from "../lib/api"
 import { typed } from "../lib/create"
 import { t } from "../lib/i18n"
+import { fetching, jobs, keep, keptNetworks, networkFor, possible, removeJob, stop, type Job } from "../lib/local"
 import { modelsKnown, usualModel } from "../lib/models"
 import { addToUpscale, upscaleFiles } from "../lib/sending"
 import { kept } from "../lib/stored"
-import { cancel, imagesOf, isLive, submit, urlOf, visible } from "../lib/tasks"
+import { cancel, imagesOf, isLive, urlOf, visible } from "../lib/tasks"
 import type { Field, Task } from "../lib/types"
+import { originals, place, prepare, standIn, upscale, type Place } from "../lib/upscaling"
 
 const values = kept<Record<string, string>>("upscale", { scale: "2" })
-/** The originals of tasks of this visit, by the task's id; reloads forget them. */
-const originals = signal<Record<string, File>>({})
 const FIELDS = ["model", "scale", "format"]
+const PLACES: Place[] = ["server", "browser"]
 
 export function UpscalePage() {
   const model = usualModel("upscale")
+  useEffect(() => void prepare().catch(() => undefined), []) // the service is away: what is kept has to do
   return (
     <div class="two-columns">
       <section aria-labelledby="upscale-title">
@@ -45,8 +46,7 @@ function Form({ fields }: { fields: Record<string, Field> }) {
     const failed: string[] = []
     for (const file of files) {
       try {
-        const task = await submit("upscale", typed(values.value, fields), { file })
-        originals.value = { ...originals.value, [task.task_id]: file }
+        await upscale(file, typed(values.value, fields))
         upscaleFiles.value = upscaleFiles.value.filter(one => one !== file)
       } catch (error) {
         failed.push(`${file.name}: ${message(error)}`)
@@ -82,14 +82,61 @@ function Form({ fields }: { fields: Record<string, Field> }) {
           />
         ))}
       </div>
+      <Where fields={typed(values.value, fields)} />
       <div class="submit-row">
         <button class="primary" disabled={sending || !files.length}>{t(sending ? "create.sending" : "upscale.go")}</button>
         {files.length ? <span class="quiet">{t("upscale.added", { n: files.length })}</span> : null}
       </div>
       {problems.map(text => <Problem key={text} text={text} />)}
-      <p class="quiet">{t("upscale.mode")}</p>
+      <StandIn />
     </form>
   )
+}
+
+/** The switch between server and browser, and what the browser has. */
+function Where({ fields }: { fields: Record<string, unknown> }) {
+  const [problem, setProblem] = useState("")
+  const network = networkFor(fields)
+  const here = network !== undefined && keptNetworks.value.includes(network.name)
+  const coming = fetching.value
+  return (
+    <div class="stack">
+      <div class="segments" role="group" aria-label={t("upscale.where")}>
+        {PLACES.map(one => (
+          <button
+            key={one}
+            type="button"
+            aria-pressed={place.value === one}
+            disabled={one === "browser" && !possible.value}
+            onClick={() => (place.value = one)}
+          >
+            {t(`upscale.where.${one}`)}
+          </button>
+        ))}
+      </div>
+      <p class="quiet">{t(possible.value ? `upscale.mode.${place.value}` : "upscale.browser.none")}</p>
+      {network && coming ? (
+        <p class="quiet">{t("upscale.keeping", { name: coming.name, percent: Math.round(coming.percent) })}</p>
+      ) : null}
+      {network && !coming && here ? <p class="quiet">{t("upscale.kept", { name: network.name })}</p> : null}
+      {network && !coming && !here ? (
+        <button
+          type="button"
+          onClick={() => void keep(network).then(() => setProblem(""), error => setProblem(message(error)))}
+        >
+          {t("upscale.keep", { name: network.name, size: (network.bytes / 1e6).toFixed(0) })}
+        </button>
+      ) : null}
+      {problem ? <Problem text={problem} /> : null}
+    </div>
+  )
+}
+
+/** Why the browser does the work of the server. */
+function StandIn() {
+  const why = standIn.value
+  const text = !why ? "" : why.status === 0 ? t("upscale.away") : t("upscale.full", { message: why.message })
+  return <p role="status" class={text ? "notice" : "visually-hidden"}>{text}</p>
 }
 
 function Results() {
@@ -97,9 +144,45 @@ function Results() {
   return (
     <section aria-labelledby="results-title">
       <h2 id="results-title">{t("create.recent")}</h2>
-      {shown.length ? null : <p class="empty">{t("upscale.empty")}</p>}
+      {shown.length || jobs.value.length ? null : <p class="empty">{t("upscale.empty")}</p>}
+      {jobs.value.map(job => <Local key={job.id} job={job} />)}
       {shown.map(task => <Upscaled key={task.task_id} task={task} />)}
     </section>
+  )
+}
+
+const resultName = (file: File, ending: string): string => `${file.name.replace(/\.\w+$/, "")}-${ending}`
+
+/** An image that is upscaled in this browser. */
+function Local({ job }: { job: Job }) {
+  const { file, result } = job
+  const live = job.state === "waiting" || job.state === "running"
+  return (
+    <article class="panel" aria-label={file.name}>
+      <div class="panel-head">
+        <h3>{file.name}</h3>
+        {result ? (
+          <button type="button" onClick={() => download(result, resultName(file, `upscaled.${result.type.split("/")[1]}`))}>
+            <Icon name="download" /> {t("download")}
+          </button>
+        ) : null}
+        {live ? (
+          <button type="button" onClick={() => stop(job.id)}>{t("cancel")}</button>
+        ) : (
+          <IconButton icon="close" label={t("task.hide")} onClick={() => removeJob(job.id)} />
+        )}
+      </div>
+      {live ? (
+        <div class="progress">
+          <progress max={Math.max(1, job.total)} value={job.done} aria-label={t("task.progress")} />
+          <span>{[job.network, job.text].filter(Boolean).join(" · ")}</span>
+        </div>
+      ) : (
+        <p class="quiet">{job.text}</p>
+      )}
+      {job.error ? <Problem text={job.error} /> : null}
+      {result ? <Compare before={file} after={result} alt={file.name} /> : null}
+    </article>
   )
 }
 
@@ -112,7 +195,7 @@ function Upscaled({ task }: { task: Task }) {
       <div class="panel-head">
         <h3>{original.name}</h3>
         {result ? (
-          <button type="button" onClick={() => void save(urlOf(result, task), `${original.name.replace(/\.\w+$/, "")}-${result.name}`)}>
+          <button type="button" onClick={() => void save(urlOf(result, task), resultName(original, result.name))}>
             <Icon name="download" /> {t("download")}
           </button>
         ) : null}
