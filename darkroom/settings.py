@@ -9,10 +9,10 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
-from pydantic_settings import NoDecode, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 from typing_extensions import Self
 
 from darkroom import pipelines
@@ -21,9 +21,7 @@ from darkroom.families_path import ENV_FILE
 from darkroom.families_path import ROOT as ROOT
 from darkroom.family_settings import FamilySettings, as_text, settings_classes, split_at_commas
 from darkroom.record_settings import RecordSettings
-
-Port = Annotated[int, Field(ge=1, le=65535)]
-Names = Annotated[tuple[str, ...], NoDecode]
+from darkroom.triton_settings import Names, Port, TritonSettings
 
 SECTIONS: Mapping[str, str] = MappingProxyType(
     {
@@ -46,7 +44,7 @@ SECTIONS: Mapping[str, str] = MappingProxyType(
 """The headings of `.env.example`, each by the first field under it."""
 
 
-class Settings(RecordSettings):
+class Settings(TritonSettings, RecordSettings):
     """The fields are the names of the environment variables, in lower case."""
 
     model_config = SettingsConfigDict(env_file=ENV_FILE, env_ignore_empty=True, extra="ignore", frozen=True)
@@ -169,33 +167,6 @@ class Settings(RecordSettings):
     hf_endpoint: str | None = Field(None, description="Another hub, or a mirror of the usual one.")
 
     num_gpus_to_use: int | None = Field(None, ge=0, description="GPUs to use, from the first; empty uses all.")
-
-    triton_grpc_port: Port = Field(8001, description="Port of gRPC.")
-    triton_metrics_port: Port = Field(8002, description="Port of the metrics, which are for this machine only.")
-    triton_grpc_bind: str = Field(
-        "127.0.0.1",
-        description="Address of gRPC. 0.0.0.0 opens it to other machines, which can then run any model without the "
-        "limits of this file.",
-    )
-    triton_allow_http: bool = Field(
-        False, description="Whether Triton's HTTP is on. It is off because this version's HTTP server can be crashed."
-    )
-    triton_http_port: Port = Field(8010, description="Port of HTTP.")
-    triton_grpc_host: str = Field(
-        "127.0.0.1", description="Where the proxy finds Triton when it runs by itself (python -m proxy)."
-    )
-    canary_interval: float = Field(
-        30,
-        gt=0,
-        description="Seconds between health checks: each model has to answer a small inference. A server that fails "
-        "twice is restarted, unless it is only busy: work goes on meanwhile.",
-    )
-    canary_timeout: float = Field(
-        120,
-        gt=0,
-        description="Seconds that the answer to a health check may take. Allow for one step of the largest image, and, "
-        "where a model is divided over several devices, for loading the whole of it onto one of them.",
-    )
 
     state_dir: Path = Field(ROOT / ".darkroom", description="Where caches and the assembled Triton backends are kept.")
     data_dir: Path = Field(
@@ -358,16 +329,6 @@ class Settings(RecordSettings):
     def gpus(self) -> tuple[int, ...]:
         """The GPUs that the networks run on; none means the CPU."""
         return usable_gpus(self.num_gpus_to_use)
-
-    @property
-    def triton_grpc(self) -> str:
-        """host:port of Triton's gRPC."""
-        return f"{self.triton_grpc_host}:{self.triton_grpc_port}"
-
-    @property
-    def triton_metrics(self) -> str:
-        """URL of Triton's metrics."""
-        return f"http://{self.triton_grpc_host}:{self.triton_metrics_port}/metrics"
 
     def environment(self) -> dict[str, str]:
         """These settings and those of the families as environment variables, for child processes."""

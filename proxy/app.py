@@ -16,8 +16,8 @@ from proxy import docs_page, errors, openapi
 from proxy.audit.entries import Entries
 from proxy.audit.middleware import Audited
 from proxy.audit.words import Words
+from proxy.fleet import Fleet
 from proxy.gate import Gate
-from proxy.gateway import Gateway
 from proxy.http.bodies import MEGABYTE, Bodies, Intake, Kind
 from proxy.http.guard import Guard
 from proxy.http.methods import Methods
@@ -26,7 +26,6 @@ from proxy.ignored import IGNORED, IgnoredFields
 from proxy.keys.middleware import KeyGuard, Keys
 from proxy.openai.state import OpenaiState
 from proxy.provenance import Provenance
-from proxy.readiness import Monitor
 from proxy.services import Services
 from proxy.surfaces import (
     admin_keys,
@@ -53,6 +52,7 @@ from proxy.surfaces import (
     upscale,
 )
 from proxy.tasks.tasks import Tasks
+from proxy.tritons import Tritons
 
 _OVERHEAD = MEGABYTE  # boundaries of a form and the other fields, beside the image
 _BATCH_JSON = 8 * MEGABYTE
@@ -78,16 +78,16 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        gateway = Gateway(settings.triton_grpc)
-        monitor = Monitor(
-            gateway,
+        tritons = Tritons(
+            settings.tritons,
             {name: family.specs for name, family in families().items()},
-            metrics_url=settings.triton_metrics,
             interval=settings.canary_interval,
             timeout=settings.canary_timeout,
         )
         gate = Gate(capacity=settings.max_concurrent_tasks, queue_size=settings.task_queue_size)
-        services = Services(settings=settings, gateway=gateway, monitor=monitor, gate=gate, provenance=provenance)
+        services = Services(
+            settings=settings, gateway=tritons, monitor=Fleet(tritons), gate=gate, provenance=provenance
+        )
         if services.policy is not None:
             services.policy.load()
         app.state.tasks = Tasks(services, audit)
@@ -98,7 +98,8 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.services = services
         app.state.openai = OpenaiState(settings)
         app.state.openai.start()
-        watching = asyncio.create_task(monitor.run())
+        await tritons.start()
+        watching = asyncio.create_task(tritons.run())
         yield
         await app.state.openai.stop()
         await app.state.keys.stop()
@@ -106,7 +107,7 @@ def create_app(settings: Settings) -> FastAPI:
         watching.cancel()
         with suppress(asyncio.CancelledError):
             await watching
-        await gateway.close()
+        await tritons.close()
 
     app = FastAPI(
         title="Darkroom",

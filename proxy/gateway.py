@@ -13,7 +13,7 @@ import contextlib
 import logging
 import uuid
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -44,12 +44,14 @@ class Gateway:
 
     :param address: host:port of its gRPC endpoint.
 
-    `retry_after` returns the expected seconds until an unavailable model is back; the readiness monitor sets it.
+    `proxy.tritons.Tritons` has the same methods for several. `retry_after` returns the expected seconds until an
+    unavailable model is back; the readiness monitor sets it.
 
     :ivar answered: calls of each model that ended without an error.
     """
 
     def __init__(self, address: str) -> None:
+        self.address = address
         self._client = grpcclient.InferenceServerClient(address)
         self._stopping: set[asyncio.Task[None]] = set()
         self._calls: dict[str, set[_Call]] = {}
@@ -88,6 +90,19 @@ class Gateway:
         """End the calls of a model whose process has died with NotReady: Triton would never answer them."""
         for call in self._calls.get(model, ()):
             call.fail(NotReady(_RESTARTING, retry_after=self.retry_after(model)))
+
+    def break_off_all(self) -> None:
+        """`break_off` for all models: the server does not answer any more."""
+        for model in self._calls:
+            self.break_off(model)
+
+    def each(self, model: str) -> Sequence[Gateway]:
+        """The servers that may run a model."""
+        return [self]
+
+    def has_another(self, model: str) -> bool:
+        """Whether another server could run a model of which this one has just ended a call."""
+        return False
 
     async def stream(
         self,
