@@ -23,6 +23,7 @@ from supervisor.doctor import examine
 from supervisor.errors import SetupError
 from supervisor.options import family_epilog, family_options, family_settings
 from supervisor.preflight import family_problems
+from supervisor.proxy_alone import ProxyAlone
 from supervisor.service import Service
 
 log = logging.getLogger("darkroom")
@@ -35,6 +36,11 @@ _MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "problem": "[re
 @click.command(epilog=family_epilog())
 @click.option("--host", help="Address to listen on [default: HOST, 0.0.0.0].")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port of the REST service [default: PORT, 8000].")
+@click.option(
+    "--only",
+    type=click.Choice(["proxy", "triton"]),
+    help="Start one part alone: several proxies can use several Tritons (TRITON_GRPC) [default: SERVE_ONLY, both].",
+)
 @click.option("--log-level", type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False))
 @family_options
 @click.option(
@@ -42,7 +48,9 @@ _MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "problem": "[re
     is_flag=True,
     help="First export models that are not exported yet. ./start.sh and the options -m, -e, -d, -c, -t imply this.",
 )
-def serve(host: str | None, port: int | None, log_level: str | None, prepare: bool, **of_families: Any) -> None:
+def serve(
+    host: str | None, port: int | None, only: str | None, log_level: str | None, prepare: bool, **of_families: Any
+) -> None:
     """Start Triton and the REST proxy, and keep them running.
 
     Settings come from the environment and from .env (see .env.example); the options here override them.
@@ -53,14 +61,15 @@ def serve(host: str | None, port: int | None, log_level: str | None, prepare: bo
     Examples:
       darkroom serve
       darkroom serve --port 9000
+      TRITON_GRPC=10.0.0.5:8001,10.0.0.6:8001 darkroom serve --only proxy
       UPSCALE_TILE=200 TASK_TIMEOUT=60 darkroom serve
     """
     chosen = family_settings(of_families)
-    given = {"HOST": host, "PORT": port, "LOG_LEVEL": log_level, **chosen}
+    given = {"HOST": host, "PORT": port, "SERVE_ONLY": only, "LOG_LEVEL": log_level, **chosen}
     os.environ.update({name: str(value) for name, value in given.items() if value is not None})
     os.chdir(ROOT)  # the started processes import from the working directory
     settings = _settings()
-    if prepare or chosen:
+    if (prepare or chosen) and settings.serve_only != "proxy":
         _prepare(settings)
     configure(level=settings.log_level, file=settings.log_dir / "darkroom.log")
     log_to_file(logging.getLogger("triton"), settings.log_dir / "triton.log")
@@ -84,7 +93,7 @@ def _prepare(settings: Settings) -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    service = Service(settings)
+    service = ProxyAlone(settings) if settings.serve_only == "proxy" else Service(settings)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, service.interrupt)

@@ -33,10 +33,10 @@ async def status(services: Use, tasks: UseTasks) -> dict[str, Any]:
     Memory of GPUs is in GiB. `memory_allocated` is that of this service (`memory_scope` "service") if the driver
     reports it, else that of all programs ("device"); `memory_reserved` is always that of all programs. `ranks` of a
     model that is divided over several devices: how many there should be, how many work, and why they were given up, if
-    they were; the model then runs on one device, its `provider`. `tritons`: each inference server with its families, and
-    the calls that this proxy has there; a family is ready when it is so on one of them. `generate` and `edit`: what these
-    operations can do here, null where no model is installed; `several_images` says whether one edit may have more than
-    one."""
+    they were; the model then runs on one device, its `provider`. `tritons`: each inference server with its families and
+    the calls that this proxy has there; a family is ready when it is so on one of them. `generate` and `edit`: what
+    these operations can do here, null where no model is installed; `several_images` says whether one edit may have more
+    than one."""
     gate, monitor, settings = services.gate, services.monitor, services.settings
     queued = await _queued(services, tasks)
     gpus = await asyncio.to_thread(gpu_info, settings.num_gpus_to_use)

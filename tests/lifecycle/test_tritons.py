@@ -1,0 +1,103 @@
+"""Several Tritons behind one proxy: work is divided among them, and one that dies hurts none of the others' work."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.tritons import RunningProxy, RunningTriton, running_proxy, running_triton
+from tests.load import TINY, Load
+from tests.service import link_models
+from tests.waiting import until
+
+MODELS = ("sd15", "sd15_text_encoder", "sd15_unet", "sd15_vae_decoder")
+STEPS = 150
+PLACES = 8
+
+
+@pytest.fixture(scope="module")
+def tritons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RunningTriton]]:
+    folder = tmp_path_factory.mktemp("tritons")
+    repository = link_models(folder / "repository", *MODELS)
+    with contextlib.ExitStack() as running:
+        settings = {"model_repository": repository, "canary_interval": 3600}
+        both = [running.enter_context(running_triton(folder / name, **settings)) for name in "ab"]
+        for one in both:
+            one.wait_ready()
+        yield both
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory, tritons: list[RunningTriton]) -> Iterator[RunningProxy]:
+    folder = tmp_path_factory.mktemp("proxy")
+    settings = {"max_concurrent_tasks": PLACES, "canary_interval": 3600}
+    with running_proxy(folder, tritons, model_repository=tritons[0].folder.parent / "repository", **settings) as proxy:
+        until(lambda: all(one["ready"] for one in proxy.tritons().values()), 120)
+        yield proxy
+
+
+def generate(proxy: RunningProxy, seed: int, steps: int = STEPS) -> httpx.Response:
+    return httpx.post(f"{proxy.url}/generate", json=_fields(seed, steps), timeout=300, trust_env=False)
+
+
+def _fields(seed: int, steps: int) -> dict[str, Any]:
+    return {name: value for name, value in TINY.items() if name != "operation"} | {"seed": seed, "steps": steps}
+
+
+def pixels(answer: httpx.Response) -> Any:
+    with Image.open(io.BytesIO(base64.b64decode(answer.json()["images"][0].partition(",")[2]))) as image:
+        return np.asarray(image).astype(int)
+
+
+def calls(proxy: RunningProxy) -> list[int]:
+    """The calls at each Triton."""
+    return [one["active_calls"] for one in proxy.tritons().values()]
+
+
+def kill(triton: RunningTriton) -> None:
+    triton.find("bin/tritonserver")[0].kill()
+
+
+def test_status_lists_the_tritons(proxy: RunningProxy, tritons: list[RunningTriton]) -> None:
+    listed = proxy.tritons()
+    assert listed.keys() == {one.grpc for one in tritons}
+    for one in listed.values():
+        assert (one["ready"], one["reason"], one["active_calls"]) == (True, "", 0)
+        assert one["families"]["sd15"]["ready"]
+    health = httpx.get(f"{proxy.url}/health", trust_env=False)
+    assert (health.status_code, health.json()["families"].keys()) == (200, {"sd15"})
+
+
+def test_killed_triton_costs_its_own_work_one_retry(proxy: RunningProxy, tritons: list[RunningTriton]) -> None:
+    """Direct requests begin again on the other one, where no image was made yet; tasks have a second attempt. What runs
+    on the other one goes on."""
+    load = Load(proxy.url, steps=STEPS)
+    with ThreadPoolExecutor(4) as pool:
+        direct = [pool.submit(generate, proxy, seed) for seed in range(4)]
+        until(lambda: calls(proxy) == [2, 2], 60)
+        load.submit(4)
+        until(lambda: calls(proxy) == [4, 4], 60)
+        written = len(tritons[0].log())
+        kill(tritons[0])
+        until(lambda: not proxy.tritons()[tritons[0].grpc]["ready"], 30)
+        health = httpx.get(f"{proxy.url}/health", trust_env=False)
+        assert (health.status_code, health.json()["families"]["sd15"]["ready"]) == (200, True)
+        answers = [one.result() for one in direct]
+    assert [answer.status_code for answer in answers] == [200] * 4
+    load.check()
+    with httpx.Client(base_url=proxy.url, timeout=30, trust_env=False) as http:
+        attempts = sorted(http.get(f"/tasks/{id}").json()["attempts"] for id in load.ids)
+    assert attempts == [1, 1, 2, 2]
+    for seed, answer in enumerate(answers):  # the same pictures as undisturbed, but for what shared their batches
+        assert np.abs(pixels(generate(proxy, seed)) - pixels(answer)).max() <= 2
+    tritons[0].wait_ready(120, after=written, words="everything is up again")
+    until(lambda: all(one["ready"] for one in proxy.tritons().values()), 60)
