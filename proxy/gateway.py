@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _TritonError: TypeAlias = InferenceServerException | grpc.aio.AioRpcError
 _RESTARTING = "The inference server is starting or restarting; try again in a moment."
+_BROKEN_OFF = "The call to the inference server was broken off; try again in a moment."
 _RETRY_AFTER = 5
 _STOP_SECONDS = 30.0
 """Seconds that a cancelled call may take to end by itself: a step, or a few tiles on a slow CPU."""
@@ -222,7 +223,7 @@ class _Call:
         except (InferenceServerException, grpc.aio.AioRpcError) as error:
             self._queue.put_nowait(self._translate(error))
         except asyncio.CancelledError:  # by `cancel`, or by gRPC, when a call breaks while it is being sent
-            self._queue.put_nowait(NetworkError("The call to the inference server was broken off."))
+            self._queue.put_nowait(NotReady(_BROKEN_OFF, retry_after=_RETRY_AFTER))
         except Exception as error:
             log.exception("an answer of the inference server cannot be read")
             self._queue.put_nowait(NetworkError(f"An answer cannot be read: {type(error).__name__}"))

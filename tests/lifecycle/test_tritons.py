@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,11 +17,14 @@ import pytest
 from PIL import Image
 
 from benchmarks.tritons import RunningProxy, RunningTriton, running_proxy, running_triton
+from darkroom.pipelines.sd15.networks import UNET
+from darkroom.serving.lora_layout import LoraLayout
 from tests.load import TINY, Load
-from tests.service import link_models
+from tests.lora_matrices import make_lora, write_diffusers_file
+from tests.service import ROOT, link_models
 from tests.waiting import until
 
-MODELS = ("sd15", "sd15_text_encoder", "sd15_unet", "sd15_vae_decoder")
+MODELS = ("sd15", "sd15_loras", "sd15_text_encoder", "sd15_unet", "sd15_vae_decoder")
 STEPS = 150
 PLACES = 8
 
@@ -45,8 +50,8 @@ def proxy(tmp_path_factory: pytest.TempPathFactory, tritons: list[RunningTriton]
         yield proxy
 
 
-def generate(proxy: RunningProxy, seed: int, steps: int = STEPS) -> httpx.Response:
-    return httpx.post(f"{proxy.url}/generate", json=_fields(seed, steps), timeout=300, trust_env=False)
+def generate(proxy: RunningProxy, seed: int, steps: int = STEPS, **more: Any) -> httpx.Response:
+    return httpx.post(f"{proxy.url}/generate", json=_fields(seed, steps) | more, timeout=300, trust_env=False)
 
 
 def _fields(seed: int, steps: int) -> dict[str, Any]:
@@ -77,6 +82,26 @@ def test_status_lists_the_tritons(proxy: RunningProxy, tritons: list[RunningTrit
     assert (health.status_code, health.json()["families"].keys()) == (200, {"sd15"})
 
 
+def test_lora_files_are_sent_to_every_triton_that_lacks_them(
+    proxy: RunningProxy, tritons: list[RunningTriton], tmp_path: Path
+) -> None:
+    """Also to one that has lost them, as one on a new machine has."""
+    layout = LoraLayout.read(ROOT / "model_repository" / UNET.name / "1")
+    assert layout is not None
+    data = write_diffusers_file(make_lora([layout], 4, 1, strength=2.0)["unet"], layout, tmp_path / "red").read_bytes()
+    files = {"file": ("red.safetensors", data)}
+    httpx.post(f"{proxy.url}/loras", files=files, timeout=120, trust_env=False).raise_for_status()
+    kept = [one.folder / "state" / "loras" for one in tritons]
+    assert all(any(folder.iterdir()) for folder in kept)
+    shutil.rmtree(kept[1])
+    fields = {"loras": [{"name": "red"}], "prompt": "a cat"}
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda seed: generate(proxy, seed, 20, **fields), range(4)))
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert any(kept[1].iterdir())
+    assert np.abs(pixels(answers[0]) - pixels(generate(proxy, 0, 20))).max() > 2
+
+
 def test_killed_triton_costs_its_own_work_one_retry(proxy: RunningProxy, tritons: list[RunningTriton]) -> None:
     """Direct requests begin again on the other one, where no image was made yet; tasks have a second attempt. What runs
     on the other one goes on."""
@@ -100,4 +125,21 @@ def test_killed_triton_costs_its_own_work_one_retry(proxy: RunningProxy, tritons
     for seed, answer in enumerate(answers):  # the same pictures as undisturbed, but for what shared their batches
         assert np.abs(pixels(generate(proxy, seed)) - pixels(answer)).max() <= 2
     tritons[0].wait_ready(120, after=written, words="everything is up again")
+    until(lambda: all(one["ready"] for one in proxy.tritons().values()), 60)
+
+
+@pytest.mark.heavy
+def test_triton_that_falls_silent_loses_its_calls(proxy: RunningProxy, tritons: list[RunningTriton]) -> None:
+    """As when a machine is switched off: no connection is closed."""
+    silent = tritons[1].find("bin/tritonserver")[0]
+    load = Load(proxy.url, steps=STEPS)
+    load.submit(4)
+    until(lambda: calls(proxy) == [2, 2], 60)
+    silent.suspend()
+    try:
+        load.check(120)
+        assert generate(proxy, 0, 5).status_code == 200
+        assert not proxy.tritons()[tritons[1].grpc]["ready"]
+    finally:
+        silent.resume()
     until(lambda: all(one["ready"] for one in proxy.tritons().values()), 60)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.processes import free_port
 from darkroom.errors import NotReady
 from darkroom.registry import families
 from darkroom.serving.networks import Array
@@ -21,6 +22,7 @@ from proxy.gateway import Gateway
 from proxy.groups import groups_of
 from proxy.states import State
 from proxy.tritons import Tritons
+from supervisor.preflight import taken_ports
 
 FAMILIES = {name: family.specs for name, family in families().items()}
 PICTURES = ("sd15", "sd15_text_encoder", "sd15_unet", "sd15_vae_decoder")
@@ -344,3 +346,21 @@ def test_tritons_of_the_settings() -> None:
 def test_wrong_addresses_are_refused(values: dict[str, str], words: str) -> None:
     with pytest.raises(ValueError, match=words.replace("(", r"\(")):
         Settings(_env_file=None, **values)  # type: ignore[arg-type]
+
+
+def test_one_part_alone_needs_only_its_own_ports() -> None:
+    """So several of each can run on one machine."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+
+        def problems(only: str, **ports: int) -> list[str]:
+            values: dict[str, Any] = {"port": free_port(), "triton_grpc_port": free_port()}
+            values |= {"triton_metrics_port": free_port(), "serve_only": only, "host": "127.0.0.1"} | ports
+            return taken_ports(Settings(_env_file=None, **values))
+
+        assert problems("proxy", triton_grpc_port=taken, triton_metrics_port=taken) == []
+        assert problems("triton", port=taken) == []
+        assert "set PORT" in problems("proxy", port=taken)[0]
+        assert "set TRITON_METRICS_PORT" in problems("triton", triton_metrics_port=taken)[0]
