@@ -79,7 +79,7 @@ def running_proxy(
     command = [*_pinned(cores), *SERVE, "--only", "proxy"]
     with started(command, folder, settings=used) as process:
         proxy = RunningProxy(process=process, url=f"http://127.0.0.1:{used['port']}", folder=folder)
-        proxy.wait_for_log("the proxy is ready")
+        proxy.wait_for_log("the proxy is ready", timeout=START_SECONDS)
         yield proxy
 
 

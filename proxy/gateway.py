@@ -32,6 +32,12 @@ _TritonError: TypeAlias = InferenceServerException | grpc.aio.AioRpcError
 _RESTARTING = "The inference server is starting or restarting; try again in a moment."
 _BROKEN_OFF = "The call to the inference server was broken off; try again in a moment."
 _RETRY_AFTER = 5
+_CHANNEL = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+)
+"""Without the last one a server that was away for long would be seen up to two minutes after it is back."""
 _STOP_SECONDS = 30.0
 """Seconds that a cancelled call may take to end by itself: a step, or a few tiles on a slow CPU."""
 _END_SECONDS = 0.02
@@ -53,7 +59,7 @@ class Gateway:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self._client = grpcclient.InferenceServerClient(address)
+        self._client = grpcclient.InferenceServerClient(address, channel_args=_CHANNEL)
         self._stopping: set[asyncio.Task[None]] = set()
         self._calls: dict[str, set[_Call]] = {}
         self.retry_after: Callable[[str], int] = lambda model: _RETRY_AFTER

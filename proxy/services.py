@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ from proxy.sdapi.works import Works
 from proxy.sources import SOURCE, source_of
 from proxy.tritons import Tritons
 from proxy.waiting import at_most
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -75,7 +78,10 @@ class Services:
         A task may not: its attempts are counted, so that one that kills servers does not kill all of them.
         """
         job = CURRENT.get()
-        return not (job and job.id) and self.gateway.has_another(model)
+        if (job and job.id) or not self.gateway.has_another(model):
+            return False
+        log.warning("%s has ended during a request; it begins again on another one", model)
+        return True
 
     def require_chosen(self, model: str) -> None:
         """:raises NotFound: FAMILIES leaves the family of a model out."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
@@ -36,8 +37,9 @@ class Cluster:
         until(lambda: all(self._sees_both(one) for one in self.proxies), 180)
 
     def _sees_both(self, proxy: RunningProxy) -> bool:
-        answer = proxy.health()
-        return answer is not None and all(one["ready"] for one in proxy.tritons().values())
+        with contextlib.suppress(httpx.HTTPError):  # it is being started again
+            return all(one["ready"] for one in proxy.tritons().values())
+        return False
 
 
 @pytest.fixture

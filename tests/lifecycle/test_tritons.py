@@ -27,6 +27,7 @@ from tests.waiting import until
 MODELS = ("sd15", "sd15_loras", "sd15_text_encoder", "sd15_unet", "sd15_vae_decoder")
 STEPS = 150
 PLACES = 8
+AGAIN = "begins again on another one"
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory, tritons: list[RunningTriton]
     folder = tmp_path_factory.mktemp("proxy")
     settings = {"max_concurrent_tasks": PLACES, "canary_interval": 3600}
     with running_proxy(folder, tritons, model_repository=tritons[0].folder.parent / "repository", **settings) as proxy:
-        until(lambda: all(one["ready"] for one in proxy.tritons().values()), 120)
+        wait_whole(proxy)
         yield proxy
 
 
@@ -102,39 +103,50 @@ def test_lora_files_are_sent_to_every_triton_that_lacks_them(
     assert np.abs(pixels(answers[0]) - pixels(generate(proxy, 0, 20))).max() > 2
 
 
-def test_killed_triton_costs_its_own_work_one_retry(proxy: RunningProxy, tritons: list[RunningTriton]) -> None:
-    """Direct requests begin again on the other one, where no image was made yet; tasks have a second attempt. What runs
-    on the other one goes on."""
-    load = Load(proxy.url, steps=STEPS)
+def wait_whole(proxy: RunningProxy) -> None:
+    until(lambda: all(one["ready"] for one in proxy.tritons().values()), 180)
+
+
+def test_direct_requests_of_a_killed_triton_begin_again_on_the_other_one(
+    proxy: RunningProxy, tritons: list[RunningTriton]
+) -> None:
+    """Those of the other one go on."""
+    before = proxy.log().count(AGAIN)
     with ThreadPoolExecutor(4) as pool:
         direct = [pool.submit(generate, proxy, seed) for seed in range(4)]
-        until(lambda: calls(proxy) == [2, 2], 60)
-        load.submit(4)
-        until(lambda: calls(proxy) == [4, 4], 60)
-        written = len(tritons[0].log())
+        until(lambda: calls(proxy) == [2, 2], 120)
         kill(tritons[0])
-        until(lambda: not proxy.tritons()[tritons[0].grpc]["ready"], 30)
-        health = httpx.get(f"{proxy.url}/health", trust_env=False)
+        until(lambda: not proxy.tritons()[tritons[0].grpc]["ready"], 60)
+        health = httpx.get(f"{proxy.url}/health", timeout=60, trust_env=False)
         assert (health.status_code, health.json()["families"]["sd15"]["ready"]) == (200, True)
         answers = [one.result() for one in direct]
     assert [answer.status_code for answer in answers] == [200] * 4
+    assert proxy.log().count(AGAIN) - before == 2
+    for seed, answer in enumerate(answers):  # the same pictures as undisturbed, but for what shared their batches
+        assert np.abs(pixels(generate(proxy, seed)) - pixels(answer)).max() <= 2
+
+
+def test_tasks_of_a_killed_triton_have_a_second_attempt(proxy: RunningProxy, tritons: list[RunningTriton]) -> None:
+    wait_whole(proxy)  # after the test before
+    load = Load(proxy.url, steps=STEPS)
+    load.submit(4)
+    until(lambda: calls(proxy) == [2, 2], 120)
+    kill(tritons[1])
     load.check()
     with httpx.Client(base_url=proxy.url, timeout=30, trust_env=False) as http:
         attempts = sorted(http.get(f"/tasks/{id}").json()["attempts"] for id in load.ids)
     assert attempts == [1, 1, 2, 2]
-    for seed, answer in enumerate(answers):  # the same pictures as undisturbed, but for what shared their batches
-        assert np.abs(pixels(generate(proxy, seed)) - pixels(answer)).max() <= 2
-    tritons[0].wait_ready(120, after=written, words="everything is up again")
-    until(lambda: all(one["ready"] for one in proxy.tritons().values()), 60)
+    wait_whole(proxy)
 
 
 @pytest.mark.heavy
 def test_triton_that_falls_silent_loses_its_calls(proxy: RunningProxy, tritons: list[RunningTriton]) -> None:
     """As when a machine is switched off: no connection is closed."""
+    wait_whole(proxy)
     silent = tritons[1].find("bin/tritonserver")[0]
     load = Load(proxy.url, steps=STEPS)
     load.submit(4)
-    until(lambda: calls(proxy) == [2, 2], 60)
+    until(lambda: calls(proxy) == [2, 2], 120)
     silent.suspend()
     try:
         load.check(120)
@@ -142,4 +154,4 @@ def test_triton_that_falls_silent_loses_its_calls(proxy: RunningProxy, tritons: 
         assert not proxy.tritons()[tritons[1].grpc]["ready"]
     finally:
         silent.resume()
-    until(lambda: all(one["ready"] for one in proxy.tritons().values()), 60)
+    wait_whole(proxy)
