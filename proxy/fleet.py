@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from proxy.network_metrics import Ranks
+from proxy.network_metrics import Ranks, joined
 from proxy.readiness import Monitor
 from proxy.states import LATE_SECONDS, Readiness, State
 from proxy.tritons import Tritons
@@ -66,6 +66,12 @@ class Fleet(Readiness):
     async def read_metrics(self) -> None:
         """Update `providers` and `ranks` from the metrics of every Triton that answers."""
         await asyncio.gather(*(monitor.read_metrics() for monitor in self._monitors if not monitor.unanswered))
+
+    async def triton_metrics(self) -> str:
+        """The metrics of all Tritons, see `joined`; empty while none can be read."""
+        members = self._tritons.members
+        texts = await asyncio.gather(*(one.monitor.triton_metrics() for one in members))
+        return joined({one.address.grpc: text for one, text in zip(members, texts, strict=True)}) if members else ""
 
     def described(self) -> list[dict[str, Any]]:
         """Each Triton, as `GET /status` tells it."""

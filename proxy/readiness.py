@@ -110,7 +110,7 @@ class Monitor(Readiness):
 
     async def read_metrics(self) -> None:
         """Update `providers` and `ranks` from Triton's metrics endpoint."""
-        text = await self._read_metrics()
+        text = await self.triton_metrics()
         self.ranks = ranks_of(text)
         self.providers = providers_of(text) or self.providers  # the execution providers change rarely
 
@@ -204,9 +204,9 @@ class Monitor(Readiness):
         log.info("ready%s: %s", self._place, ", ".join(where))
 
     async def _successes(self) -> Counts:
-        return successes_of(await self._read_metrics())
+        return successes_of(await self.triton_metrics())
 
-    async def _read_metrics(self) -> str:
+    async def triton_metrics(self) -> str:
         """Triton's metrics; empty while they cannot be read."""
         try:
             return (await self._http.get(self._metrics_url)).text

@@ -20,6 +20,7 @@ from proxy.addresses import Address, addresses_of
 from proxy.fleet import Fleet
 from proxy.gateway import Gateway
 from proxy.groups import groups_of
+from proxy.network_metrics import joined
 from proxy.states import State
 from proxy.tritons import Tritons
 from supervisor.preflight import taken_ports
@@ -237,6 +238,17 @@ def test_providers_and_status_are_those_of_all(monkeypatch: pytest.MonkeyPatch) 
         await call
 
     run(monkeypatch, scenario)
+
+
+def test_metrics_of_several_are_one_text() -> None:
+    """Each family stands together, its type once, as the format wants it."""
+    first = '# HELP n requests\n# TYPE n counter\nn{model="a b"} 1\n# TYPE g gauge\ng 2\n'
+    second = '# HELP n requests\n# TYPE n counter\nn{model="c"} 3\n'
+    assert joined({"x:1": first}) == first
+    assert joined({"x:1": first, "y:1": second, "z:1": ""}) == (
+        '# HELP n requests\n# TYPE n counter\nn{triton="x:1",model="a b"} 1\nn{triton="y:1",model="c"} 3\n'
+        '# TYPE g gauge\ng{triton="x:1"} 2\n'
+    )
 
 
 # --- addresses
