@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from contextlib import suppress
 from typing import Any
 
@@ -18,8 +17,6 @@ class OwnHealth:
     """Watches one Triton as a proxy does."""
 
     def __init__(self, settings: Settings) -> None:
-        # Children are started by fork and exec, for which gRPC has nothing to do but to say so in the log.
-        os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
         metrics = address_of(settings.triton_metrics_bind, settings.triton_metrics_port)
         self._gateway = Gateway(host_and_port(settings.triton_grpc_bind, settings.triton_grpc_port))
         self._monitor = Monitor(

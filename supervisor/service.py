@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import sys
 import time
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import psutil
@@ -19,13 +20,15 @@ from darkroom.settings import Settings
 from supervisor.child import Child
 from supervisor.errors import SetupError
 from supervisor.leftovers import SHM_PREFIX, sweep
-from supervisor.own_health import OwnHealth
 from supervisor.preflight import preflight
 from supervisor.reloads import LastResort, ReloadFailed, Reloads
 from supervisor.served import Served
 from supervisor.stubs import is_living_stub, kill, stubs_of
 from supervisor.supervision import GRACE_SECONDS, MALLOC, Supervision, address_of, host_and_port, loopback
 from supervisor.triton import POLLING, find_triton, triton_command
+
+if TYPE_CHECKING:
+    from supervisor.own_health import OwnHealth
 
 log = logging.getLogger("darkroom")
 
@@ -103,7 +106,7 @@ class Service(Supervision):
             self._served.clear()
             await asyncio.gather(*(child.start() for child in (self.triton, self.proxy) if child is not None))
             if self.proxy is None or self.settings.triton_grpc:
-                self._own_health = OwnHealth(self.settings)
+                self._own_health = _own_health(self.settings)
             # One client for all rounds, because creating one costs more than a round.
             async with httpx.AsyncClient(
                 base_url=address_of(self.settings.host, self.settings.port), timeout=5, trust_env=False
@@ -296,6 +299,15 @@ async def _listens(host: str, port: int) -> bool:
         return False
     writer.close()
     return True
+
+
+def _own_health(settings: Settings) -> OwnHealth:
+    """Import what watches Triton only where it is needed: gRPC takes memory."""
+    # gRPC reads it when it is imported, and would otherwise write a line for each child that is started.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+    from supervisor.own_health import OwnHealth
+
+    return OwnHealth(settings)
 
 
 def _last_error(child: Child) -> str:
