@@ -29,6 +29,7 @@ from benchmarks import (
     perf_analyzer,
     policy,
     reference,
+    two_tritons,
 )
 from benchmarks.context import CHECKPOINT, REPOSITORY, Context
 from benchmarks.errors import BenchmarkError
@@ -48,7 +49,7 @@ from benchmarks.sd15 import (
 )
 from benchmarks.sdxl import loras as sdxl_loras
 
-# In this order: the last one stops the service that the others share.
+# In this order: the last two stop the service that the others share.
 BENCHMARKS: dict[str, Callable[[Context], Section]] = {
     "overhead": overhead.run,
     "reference": reference.run,
@@ -73,6 +74,7 @@ BENCHMARKS: dict[str, Callable[[Context], Section]] = {
     "sdxl_loras": sdxl_loras.run,
     "sd15_new_thing": new_thing.run,
     "qwen_edit": edits.run,
+    "two_tritons": two_tritons.run,
     "memory": memory.run,
 }
 
@@ -108,6 +110,7 @@ Benchmarks:
   sdxl_loras          what LoRAs of several requests cost in one batch of Stable Diffusion XL
   sd15_new_thing      what a LoRA learns of a thing that is new to the demo, and what other prompts lose (about 15 min)
   qwen_edit           edits by 1, 4 and 8 clients, against diffusers behind a lock, on random weights
+  two_tritons         two Tritons on a core each behind one proxy, against one
   memory              peak memory for a picture of 8192x8192 (full run only)
 
 \b

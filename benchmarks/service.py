@@ -17,8 +17,11 @@ from benchmarks.processes import Server, free_port, started
 from proxy.network_metrics import providers_of
 
 START_SECONDS = 300.0
+_PROGRAM = Path(sys.executable).with_name("darkroom")
 # Where the package is on the path but not installed there is no program `darkroom`.
-_SERVE = "from supervisor.cli import serve; serve(prog_name='darkroom serve')"
+_SCRIPT = "from supervisor.cli import serve; serve(prog_name='darkroom serve')"
+SERVE = (str(_PROGRAM), "serve") if _PROGRAM.exists() else (sys.executable, "-c", _SCRIPT)
+"""The command that starts the service."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,10 +91,8 @@ def running_service(
     :param settings: environment variables by their names in lower case.
     :raises BenchmarkError: it does not become healthy; shows its last output.
     """
-    program = Path(sys.executable).with_name("darkroom")
-    command = [str(program), "serve"] if program.exists() else [sys.executable, "-c", _SERVE]
     used = server_settings(folder) | settings
-    with started(command, folder, settings=used) as process:
+    with started(SERVE, folder, settings=used) as process:
         service = RunningService(
             process=process,
             url=f"http://127.0.0.1:{used['port']}",

@@ -14,7 +14,6 @@ from pydantic.fields import FieldInfo
 from darkroom.family_settings import as_text, settings_classes
 from darkroom.files import write_atomically
 from darkroom.home import CODE, ROOT
-from darkroom.record_settings import RecordSettings
 from darkroom.settings import SECTIONS, Settings
 
 _FILE = CODE / ".env.example"
@@ -32,7 +31,7 @@ def render() -> str:
     """The whole file: the service's own sections, then one for each family of this checkout."""
     text = _INTRODUCTION
     # Those of a base class come last, where pydantic has them first.
-    fields_of_service = sorted(Settings.model_fields.items(), key=lambda item: item[0] in RecordSettings.model_fields)
+    fields_of_service = sorted(Settings.model_fields.items(), key=lambda item: item[0] not in Settings.__annotations__)
     for name, field in fields_of_service:
         if name in SECTIONS:
             text += _heading(SECTIONS[name])

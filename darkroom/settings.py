@@ -9,10 +9,10 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
-from pydantic_settings import NoDecode, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 from typing_extensions import Self
 
 from darkroom import pipelines
@@ -21,9 +21,7 @@ from darkroom.family_settings import FamilySettings, as_text, settings_classes, 
 from darkroom.home import ENV_FILE, STATE
 from darkroom.home import ROOT as ROOT
 from darkroom.record_settings import RecordSettings
-
-Port = Annotated[int, Field(ge=1, le=65535)]
-Names = Annotated[tuple[str, ...], NoDecode]
+from darkroom.triton_settings import Names, Port, TritonSettings
 
 SECRETS = frozenset({"DATABASE_URL", "HF_TOKEN"})
 """Settings whose values are not shown, and not in backups."""
@@ -40,6 +38,7 @@ SECTIONS: Mapping[str, str] = MappingProxyType(
         "hf_token": "Where checkpoints come from",
         "num_gpus_to_use": "GPUs",
         "engine": "The engine: Triton, or the local one in its place",
+        "triton_grpc_port": "Triton",
         "state_dir": "Folders",
         "families": "Model families",
         "audit": "Audit trail (docs/audit.md) and provenance (docs/provenance.md)",
@@ -49,7 +48,7 @@ SECTIONS: Mapping[str, str] = MappingProxyType(
 """The headings of `.env.example`, each by the first field under it."""
 
 
-class Settings(RecordSettings):
+class Settings(TritonSettings, RecordSettings):
     """The fields are the names of the environment variables, in lower case."""
 
     model_config = SettingsConfigDict(env_file=ENV_FILE, env_ignore_empty=True, extra="ignore", frozen=True)
@@ -187,33 +186,6 @@ class Settings(RecordSettings):
         "auto",
         description="What the local engine runs networks on that have no NVIDIA GPU: auto tries DirectML, CoreML and "
         "MPS where they are there, and takes the CPU if they do not work; cpu does not try.",
-    )
-
-    triton_grpc_port: Port = Field(8001, description="Port of gRPC.")
-    triton_metrics_port: Port = Field(8002, description="Port of the metrics, which are for this machine only.")
-    triton_grpc_bind: str = Field(
-        "127.0.0.1",
-        description="Address of gRPC. 0.0.0.0 opens it to other machines, which can then run any model without the "
-        "limits of this file.",
-    )
-    triton_allow_http: bool = Field(
-        False, description="Whether Triton's HTTP is on. It is off because this version's HTTP server can be crashed."
-    )
-    triton_http_port: Port = Field(8010, description="Port of HTTP.")
-    triton_grpc_host: str = Field(
-        "127.0.0.1", description="Where the proxy finds Triton when it runs by itself (python -m proxy)."
-    )
-    canary_interval: float = Field(
-        30,
-        gt=0,
-        description="Seconds between health checks: each model has to answer a small inference. A server that fails "
-        "twice is restarted, unless it is only busy: work goes on meanwhile.",
-    )
-    canary_timeout: float = Field(
-        120,
-        gt=0,
-        description="Seconds that the answer to a health check may take. Allow for one step of the largest image, and, "
-        "where a model is divided over several devices, for loading the whole of it onto one of them.",
     )
 
     state_dir: Path = Field(ROOT / STATE, description="Where caches and the assembled Triton backends are kept.")
@@ -377,16 +349,6 @@ class Settings(RecordSettings):
     def gpus(self) -> tuple[int, ...]:
         """The GPUs that the networks run on; none means the CPU."""
         return usable_gpus(self.num_gpus_to_use)
-
-    @property
-    def triton_grpc(self) -> str:
-        """host:port of Triton's gRPC."""
-        return f"{self.triton_grpc_host}:{self.triton_grpc_port}"
-
-    @property
-    def triton_metrics(self) -> str:
-        """URL of Triton's metrics."""
-        return f"http://{self.triton_grpc_host}:{self.triton_metrics_port}/metrics"
 
     def environment(self) -> dict[str, str]:
         """These settings and those of the families as environment variables, for child processes."""

@@ -129,6 +129,16 @@ class Gpu(Answer):
     memory_reserved: float
 
 
+class TritonStatus(Answer):
+    """State of one inference server; `active_calls` are those of this proxy."""
+
+    address: str
+    ready: bool
+    reason: str
+    active_calls: int
+    families: dict[str, FamilyHealth]
+
+
 class Status(Answer):
     """Workers, queue and devices."""
 
@@ -148,6 +158,7 @@ class Status(Answer):
     uptime_seconds: float
     darkroom_version: str
     families: dict[str, FamilyHealth]
+    tritons: list[TritonStatus]
     models: dict[str, Any]
     generate: dict[str, Any] | None
     edit: dict[str, Any] | None

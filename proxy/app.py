@@ -16,8 +16,8 @@ from proxy import docs_page, errors, openapi
 from proxy.audit.entries import Entries
 from proxy.audit.middleware import Audited
 from proxy.audit.words import Words
+from proxy.fleet import Fleet
 from proxy.gate import Gate
-from proxy.gateway import Gateway
 from proxy.http.bodies import MEGABYTE, Bodies, Intake, Kind
 from proxy.http.guard import Guard
 from proxy.http.methods import Methods
@@ -28,7 +28,6 @@ from proxy.metrics.measures import Measures
 from proxy.metrics.middleware import Measured
 from proxy.openai.state import OpenaiState
 from proxy.provenance import Provenance
-from proxy.readiness import Monitor
 from proxy.services import Services
 from proxy.surfaces import (
     admin_keys,
@@ -57,6 +56,7 @@ from proxy.surfaces import (
     upscale_networks,
 )
 from proxy.tasks.tasks import Tasks
+from proxy.tritons import Tritons
 
 _OVERHEAD = MEGABYTE  # boundaries of a form and the other fields, beside the image
 _BATCH_JSON = 8 * MEGABYTE
@@ -83,19 +83,17 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        gateway = Gateway(settings.triton_grpc)
-        monitor = Monitor(
-            gateway,
+        tritons = Tritons(
+            settings.tritons,
             {name: family.specs for name, family in families().items()},
-            metrics_url=settings.triton_metrics,
             interval=settings.canary_interval,
             timeout=settings.canary_timeout,
         )
         gate = Gate(capacity=settings.max_concurrent_tasks, queue_size=settings.task_queue_size)
         services = Services(
             settings=settings,
-            gateway=gateway,
-            monitor=monitor,
+            gateway=tritons,
+            monitor=Fleet(tritons),
             gate=gate,
             provenance=provenance,
             measures=measures,
@@ -110,7 +108,8 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.services = services
         app.state.openai = OpenaiState(settings)
         app.state.openai.start()
-        watching = asyncio.create_task(monitor.run())
+        await tritons.start()
+        watching = asyncio.create_task(tritons.run())
         yield
         await app.state.openai.stop()
         await app.state.keys.stop()
@@ -118,7 +117,7 @@ def create_app(settings: Settings) -> FastAPI:
         watching.cancel()
         with suppress(asyncio.CancelledError):
             await watching
-        await gateway.close()
+        await tritons.close()
 
     app = FastAPI(
         title="Darkroom",

@@ -13,7 +13,7 @@ import contextlib
 import logging
 import uuid
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -30,7 +30,14 @@ log = logging.getLogger(__name__)
 
 _TritonError: TypeAlias = InferenceServerException | grpc.aio.AioRpcError
 _RESTARTING = "The inference server is starting or restarting; try again in a moment."
+_BROKEN_OFF = "The call to the inference server was broken off; try again in a moment."
 _RETRY_AFTER = 5
+_CHANNEL = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+)
+"""Without the last one a server that was away for long would be seen up to two minutes after it is back."""
 _STOP_SECONDS = 30.0
 """Seconds that a cancelled call may take to end by itself: a step, or a few tiles on a slow CPU."""
 _END_SECONDS = 0.02
@@ -44,13 +51,15 @@ class Gateway:
 
     :param address: host:port of its gRPC endpoint.
 
-    `retry_after` returns the expected seconds until an unavailable model is back; the readiness monitor sets it.
+    `proxy.tritons.Tritons` has the same methods for several. `retry_after` returns the expected seconds until an
+    unavailable model is back; the readiness monitor sets it.
 
     :ivar answered: calls of each model that ended without an error.
     """
 
     def __init__(self, address: str) -> None:
-        self._client = grpcclient.InferenceServerClient(address)
+        self.address = address
+        self._client = grpcclient.InferenceServerClient(address, channel_args=_CHANNEL)
         self._stopping: set[asyncio.Task[None]] = set()
         self._calls: dict[str, set[_Call]] = {}
         self.retry_after: Callable[[str], int] = lambda model: _RETRY_AFTER
@@ -88,6 +97,19 @@ class Gateway:
         """End the calls of a model whose process has died with NotReady: Triton would never answer them."""
         for call in self._calls.get(model, ()):
             call.fail(NotReady(_RESTARTING, retry_after=self.retry_after(model)))
+
+    def break_off_all(self) -> None:
+        """`break_off` for all models: the server does not answer any more."""
+        for model in self._calls:
+            self.break_off(model)
+
+    def each(self, model: str) -> Sequence[Gateway]:
+        """The servers that may run a model."""
+        return [self]
+
+    def has_another(self, model: str) -> bool:
+        """Whether another server could run a model of which this one has just ended a call."""
+        return False
 
     async def stream(
         self,
@@ -207,7 +229,7 @@ class _Call:
         except (InferenceServerException, grpc.aio.AioRpcError) as error:
             self._queue.put_nowait(self._translate(error))
         except asyncio.CancelledError:  # by `cancel`, or by gRPC, when a call breaks while it is being sent
-            self._queue.put_nowait(NetworkError("The call to the inference server was broken off."))
+            self._queue.put_nowait(NotReady(_BROKEN_OFF, retry_after=_RETRY_AFTER))
         except Exception as error:
             log.exception("an answer of the inference server cannot be read")
             self._queue.put_nowait(NetworkError(f"An answer cannot be read: {type(error).__name__}"))

@@ -84,10 +84,9 @@ class ServedModel:
         services.monitor.require(self.name)
 
     def require(self, services: Services) -> None:
-        """:raises NotFound: the model is not installed. Not checked while Triton is unavailable."""
+        """:raises NotFound: the model is not installed. Not checked while a Triton has not said what it has."""
         services.require_chosen(self.name)
-        served = services.monitor.models
-        if served and self.name not in served:
+        if services.monitor.complete and self.name not in services.monitor.models:
             # Not 503, which means that it will be available soon.
             raise NotFound(
                 f"This installation has no {_CALLED[self.family.operation]} {self.name}; export one: "

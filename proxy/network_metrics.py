@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Literal
 
 _SAMPLE = re.compile(r"^(\w+)\{(.*)\} (\S+)$", re.MULTILINE)
+_LINE = re.compile(r"(?P<name>\w+)(?:\{(?P<labels>.*)\})? (?P<value>.+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _ESCAPED = re.compile(r"\\(.)")
 
@@ -71,6 +72,27 @@ def ranks_of(text: str) -> dict[str, Ranks]:
             failed_at=datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="seconds") if reason else None,
         )
     return found
+
+
+def joined(texts: Mapping[str, str]) -> str:
+    """Return the metrics of several Tritons as one text, where each sample has the label `triton`; of one as it is.
+
+    :param texts: by what the label says. Empty texts, of Tritons that cannot be read, are left out.
+    """
+    if len(texts) == 1:
+        return next(iter(texts.values()))
+    families: dict[str, tuple[list[str], list[str]]] = {}
+    for triton, text in texts.items():
+        name, seen = "", set(families)
+        for line in text.splitlines():
+            if line.startswith("# "):
+                name = line.split(" ", 3)[2]
+                if name not in seen:
+                    families.setdefault(name, ([], []))[0].append(line)
+            elif found := _LINE.fullmatch(line):
+                labels = f'triton="{triton}",{found["labels"] or ""}'.rstrip(",")
+                families.setdefault(name, ([], []))[1].append(f"{found['name']}{{{labels}}} {found['value']}")
+    return "".join(f"{line}\n" for about, lines in families.values() for line in (*about, *lines))
 
 
 def samples(text: str, name: str) -> Iterator[tuple[dict[str, str], float]]:

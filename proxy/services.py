@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,9 +20,11 @@ from darkroom.serving.networks import Array
 from darkroom.settings import Settings
 from proxy.audit.notes import end_stream
 from proxy.callers import CALLER
+from proxy.fleet import Fleet
 from proxy.gate import Gate
 from proxy.gateway import Gateway
 from proxy.keys import ledger
+from proxy.load import CURRENT
 from proxy.loras.files import LoraFiles
 from proxy.metrics.measures import Measures
 from proxy.observability import REQUEST_ID
@@ -30,7 +33,10 @@ from proxy.provenance import Provenance
 from proxy.readiness import Monitor
 from proxy.sdapi.works import Works
 from proxy.sources import SOURCE, source_of
+from proxy.tritons import Tritons
 from proxy.waiting import at_most
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -40,8 +46,8 @@ class Services:
     """Settings, the way to Triton, its state, the door for work, and, where they are on, signing and measuring."""
 
     settings: Settings
-    gateway: Gateway
-    monitor: Monitor
+    gateway: Gateway | Tritons
+    monitor: Monitor | Fleet
     gate: Gate
     started: float = field(default_factory=time.monotonic)
     provenance: Provenance | None = None
@@ -67,6 +73,17 @@ class Services:
         """`Gateway.stream` with the id of the current request, for the client that sent it."""
         self.gate.load.calls(model)
         return self.gateway.stream(model, inputs, request_id=REQUEST_ID.get(), client=SOURCE.get())
+
+    def may_begin_again(self, model: str) -> bool:
+        """Whether a direct request, whose Triton has ended, may begin again on another one.
+
+        A task may not: its attempts are counted, so that one that kills servers does not kill all of them.
+        """
+        job = CURRENT.get()
+        if (job and job.id) or not self.gateway.has_another(model):
+            return False
+        log.warning("%s has ended during a request; it begins again on another one", model)
+        return True
 
     def require_chosen(self, model: str) -> None:
         """:raises NotFound: FAMILIES leaves the family of a model out."""

@@ -24,6 +24,7 @@ from supervisor.engines import engine_of
 from supervisor.errors import SetupError
 from supervisor.options import family_epilog, family_options, family_settings
 from supervisor.preflight import family_problems
+from supervisor.proxy_alone import ProxyAlone
 from supervisor.service import Service
 
 log = logging.getLogger("darkroom")
@@ -34,6 +35,11 @@ _MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "problem": "[re
 @click.command(epilog=family_epilog())
 @click.option("--host", help="Address to listen on [default: HOST, 0.0.0.0].")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port of the REST service [default: PORT, 8000].")
+@click.option(
+    "--only",
+    type=click.Choice(["proxy", "triton"]),
+    help="Start one part alone: several proxies can use several Tritons (TRITON_GRPC) [default: SERVE_ONLY, both].",
+)
 @click.option("--log-level", type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False))
 @click.option(
     "--engine",
@@ -47,7 +53,13 @@ _MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "problem": "[re
     help="First export models that are not exported yet. ./start.sh and the options -m, -e, -d, -c, -t imply this.",
 )
 def serve(
-    host: str | None, port: int | None, log_level: str | None, engine: str | None, prepare: bool, **of_families: Any
+    host: str | None,
+    port: int | None,
+    only: str | None,
+    log_level: str | None,
+    engine: str | None,
+    prepare: bool,
+    **of_families: Any,
 ) -> None:
     """Start Triton (or the local engine) and the REST proxy, and keep them running.
 
@@ -60,10 +72,18 @@ def serve(
       darkroom serve
       darkroom serve --port 9000
       darkroom serve --engine local
+      TRITON_GRPC=10.0.0.5:8001,10.0.0.6:8001 darkroom serve --only proxy
       UPSCALE_TILE=200 TASK_TIMEOUT=60 darkroom serve
     """
     chosen = family_settings(of_families)
-    given = {"HOST": host, "PORT": port, "LOG_LEVEL": log_level, "ENGINE": engine, **chosen}
+    given = {
+        "HOST": host,
+        "PORT": port,
+        "SERVE_ONLY": only,
+        "LOG_LEVEL": log_level,
+        "ENGINE": engine,
+        **chosen,
+    }
     os.environ.update({name: str(value) for name, value in given.items() if value is not None})
     if not ROOT.is_dir():
         raise click.ClickException(
@@ -71,7 +91,7 @@ def serve(
         )
     os.chdir(ROOT)  # in a checkout the started processes import from the working directory
     settings = _settings()
-    if prepare or chosen:
+    if (prepare or chosen) and settings.serve_only != "proxy":
         _prepare(settings)
     configure(level=settings.log_level, file=settings.log_dir / "darkroom.log")
     for line in settings.warnings():
@@ -92,13 +112,17 @@ def _prepare(settings: Settings) -> None:
         sys.exit(code if code > 0 else 128 - code)
 
 
-async def _serve(settings: Settings) -> None:
+def _with_engine(settings: Settings) -> Service:
     engine = engine_of(settings)
     log_to_file(logging.getLogger(engine.name), settings.log_dir / f"{engine.name}.log")
     if engine.name == "local":
         chosen = "as ENGINE says" if settings.engine else "because no tritonserver is installed"
         log.info("the local engine runs the models, %s (docs/local-engine.md)", chosen)
-    service = Service(settings, engine)
+    return Service(settings, engine)
+
+
+async def _serve(settings: Settings) -> None:
+    service = ProxyAlone(settings) if settings.serve_only == "proxy" else _with_engine(settings)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         if sys.platform == "win32":  # whose event loop has no signal handlers

@@ -65,6 +65,7 @@ class Triton:
             grpc_port=settings.triton_grpc_port,
             grpc_address=settings.triton_grpc_bind,
             metrics_port=settings.triton_metrics_port,
+            metrics_address=settings.triton_metrics_bind,
             http_port=settings.triton_http_port if settings.triton_allow_http else None,
             shm_prefix=f"{SHM_PREFIX}{settings.triton_grpc_port}_",
             extra=POLLING,

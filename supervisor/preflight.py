@@ -28,7 +28,8 @@ def preflight(settings: Settings) -> None:
         *policy_problems(settings),
         *database_problems(settings),
     )
-    for problem in (*cheap, *missing_exports(settings), *taken_ports(settings)):
+    exports = missing_exports(settings) if settings.serve_only != "proxy" else []
+    for problem in (*cheap, *exports, *taken_ports(settings)):
         raise SetupError(problem)
 
 
@@ -95,13 +96,14 @@ def missing_exports(settings: Settings) -> list[str]:
 
 def taken_ports(settings: Settings) -> list[str]:
     """Return a sentence for each of our ports that another process listens on."""
-    wanted = [
-        ("PORT", settings.host, settings.port),
+    wanted = [("PORT", settings.host, settings.port)]
+    of_triton = [
         ("TRITON_GRPC_PORT", settings.triton_grpc_bind, settings.triton_grpc_port),
-        ("TRITON_METRICS_PORT", "127.0.0.1", settings.triton_metrics_port),
+        ("TRITON_METRICS_PORT", settings.triton_metrics_bind, settings.triton_metrics_port),
     ]
     if settings.triton_allow_http:
-        wanted.append(("TRITON_HTTP_PORT", "127.0.0.1", settings.triton_http_port))
+        of_triton.append(("TRITON_HTTP_PORT", "127.0.0.1", settings.triton_http_port))
+    wanted = {"proxy": wanted, "triton": of_triton, None: wanted + of_triton}[settings.serve_only]
     return [problem for name, host, port in wanted for problem in _taken(name, host, port)]
 
 

@@ -9,13 +9,12 @@ import re
 import sys
 import time
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import psutil
 
 from darkroom.registry import all_specs, is_chosen
-from darkroom.restarts import Tally, restarts_file
 from darkroom.serving.networks import split_label
 from darkroom.settings import Settings
 from supervisor.child import Child
@@ -26,15 +25,16 @@ from supervisor.preflight import preflight
 from supervisor.reloads import LastResort, ReloadFailed, Reloads
 from supervisor.served import Served
 from supervisor.stubs import is_living_stub, kill, stubs_of
+from supervisor.supervision import GRACE_SECONDS, MALLOC, Supervision, address_of, host_and_port, loopback
+
+if TYPE_CHECKING:
+    from supervisor.own_health import OwnHealth
 
 log = logging.getLogger("darkroom")
 
 _TICK = 0.5
 _CALM_TICK = 2.0
 """Seconds between two requests for /health while everything works. Dead processes are noticed without them."""
-_BACKOFF = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
-_CALM_SECONDS = 60.0  # after this time without a failure the backoff starts from the beginning
-_TRITON_GRACE = 15.0
 _CANARY_FAILURES = 2
 _CANARY_GRACE = 10.0  # seconds after a restart in which the proxy may still report failures of the previous Triton
 _MAX_RELOADS_OF_MODEL = 3
@@ -46,16 +46,13 @@ _MAX_RELOADS = 50
 """Number of reloads of all models before a restart: each reload of a used model leaves 68 waiting threads and 2 MB in
 the server."""
 _RELOAD_SECONDS = 60.0
-_MALLOC = {"MALLOC_ARENA_MAX": "2"}
-"""For the processes, unless the environment says otherwise. glibc gives threads up to 8 arenas per core, and each keeps
-what its threads have freed: a process of many threads grows for hours without a leak."""
 _LOAD_FAILURE = re.compile(
     r"(?:failed to load '([^']+)' version \d+|Poll failed for model directory '([^']+)'): (?:\w+: )?(.*)"
 )
 
 
-class Service:
-    """Runs an engine and the proxy until `stopping` is set.
+class Service(Supervision):
+    """Runs an engine and the proxy, or the engine alone (SERVE_ONLY=triton), until `stopping` is set.
 
     :param engine: by default the one of the settings.
 
@@ -64,14 +61,11 @@ class Service:
     """
 
     def __init__(self, settings: Settings, engine: Engine | None = None) -> None:
-        self.settings = settings
-        self.stopping = asyncio.Event()
-        self.ready = False
+        super().__init__(settings, restarts=("triton", "proxy", "model"))
         self._up = False
         self._linked = False
         self._starting = True
         self._reload_count = 0
-        self._deaths: dict[str, list[float]] = {}
         self._stubs: dict[psutil.Process, str] = {}
         self._scanned: set[str] = set()
         self._dead: set[str] = set()
@@ -84,12 +78,13 @@ class Service:
         self._last_resort = LastResort()
         self.engine = engine or engine_of(settings)
         self._stubbed = {spec.name for spec in all_specs() if self.engine.has_stubs(spec)}
-        env = {**_MALLOC, **settings.environment()}
+        env = {**MALLOC, **settings.environment()}
         command, name = self.engine.command(settings, folder), self.engine.name
         # Its name in the code, whatever the engine is: the server that speaks Triton's protocol.
         self.triton = Child(name, command, self.engine.environment(env), log_name=name, on_line=self._read_line)
-        self.proxy = Child("proxy", [sys.executable, "-m", "proxy"], env)
-        self._tally = Tally(restarts_file(settings), ("triton", "proxy", "model"))
+        if settings.serve_only is None:
+            self.proxy = Child("proxy", [sys.executable, "-m", "proxy"], env)
+        self._own_health: OwnHealth | None = None
 
     async def run(self) -> None:
         """Start, watch, and drain and stop after `stopping` is set.
@@ -101,7 +96,9 @@ class Service:
             await asyncio.to_thread(sweep)
             self._served.clear()
             self._tally.begin()
-            await asyncio.gather(self.triton.start(), self.proxy.start())
+            await asyncio.gather(*(child.start() for child in (self.triton, self.proxy) if child is not None))
+            if self.proxy is None or self.settings.triton_grpc:
+                self._own_health = _own_health(self.settings)
             # One client for all rounds, because creating one costs more than a round.
             async with httpx.AsyncClient(
                 base_url=address_of(self.settings.host, self.settings.port), timeout=5, trust_env=False
@@ -115,10 +112,10 @@ class Service:
     async def _round(self, client: httpx.AsyncClient) -> None:
         """One round: restart dead processes, and notice when everything works."""
         asked = time.monotonic()
-        calm = self._up and self.proxy.alive and not self._reloads.models and not self._dead
+        calm = self._up and self._serves and not self._reloads.models and not self._dead
         if asked - self._health_time >= (_CALM_TICK if calm else 0):
             self._health_time, self._health_seen = asked, await self._health(client)
-        if not self.proxy.alive:
+        if self.proxy is not None and not self.proxy.alive:
             await self._revive(self.proxy)
         if not self.triton.alive:
             await self._restart_triton(f"ended with code {self.triton.exit_code}")
@@ -259,24 +256,9 @@ class Service:
         if (found := _LOAD_FAILURE.search(line)) is not None:
             self._failed[found[1] or found[2]] = found[3]
 
-    async def _revive(self, child: Child) -> None:
-        """Restart a dead child: at once the first time, then after growing pauses."""
-        if child is self.proxy and not self.ready:
-            raise SetupError(f"The proxy ended with code {child.exit_code} while it started; see logs/proxy.log.")
-        now = time.monotonic()
-        recent = [t for t in self._deaths.get(child.name, []) if now - t < _CALM_SECONDS]
-        self._deaths[child.name] = [*recent, now]
-        wait = _BACKOFF[min(len(recent), len(_BACKOFF) - 1)]
-        log.warning("starting %s again%s", child.name, f" in {wait:g} s" if wait else "")
-        await self._pause(wait)
-        if not self.stopping.is_set():
-            try:
-                self._tally.restarted(child.name)
-                await child.start()
-            except OSError as error:  # no memory, or too many processes: the next round tries again
-                log.error("%s cannot be started: %s", child.name, error)
-
     async def _health(self, client: httpx.AsyncClient) -> dict[str, Any]:
+        if self._own_health is not None:
+            return self._own_health.read()
         try:
             return dict((await client.get("/health")).json())
         except (httpx.HTTPError, ValueError):
@@ -288,48 +270,26 @@ class Service:
             self._starting = False
         if self.ready:
             log.info("everything is up again")
+        elif self.proxy is None:
+            settings = self.settings
+            log.info("Triton is ready: %s", host_and_port(settings.triton_grpc_bind, settings.triton_grpc_port))
         else:
             log.info("Darkroom is ready: %s (documentation: /docs)", address_of(self.settings.host, self.settings.port))
         self.ready = True
 
-    async def _pause(self, seconds: float) -> None:
-        """Sleep, but wake up to stop."""
-        try:
-            await asyncio.wait_for(self.stopping.wait(), seconds)
-        except asyncio.TimeoutError:
-            return
-
     async def _shut_down(self) -> None:
         """Stop the proxy first, so that accepted work finishes while Triton still runs."""
-        if self.proxy.alive:
-            log.info("stopping: accepted work finishes first (again Ctrl-C or SIGTERM: stop at once)")
-        await self.proxy.stop(grace=self.settings.drain_timeout + _TRITON_GRACE)
-        await self.triton.stop(grace=_TRITON_GRACE)
+        await self._stop_proxy()
+        if self._own_health is not None:
+            await self._own_health.close()
+        await self.triton.stop(grace=GRACE_SECONDS)
         await asyncio.to_thread(sweep)
-
-    def interrupt(self) -> None:
-        """Handle SIGTERM and Ctrl-C: the first one drains, the second one stops at once."""
-        if not self.stopping.is_set():
-            self.stopping.set()
-        elif self.proxy.alive:
-            os.kill(self.proxy.pid, 9)
-
-
-def address_of(host: str, port: int) -> str:
-    """Return the URL by which this machine reaches the service."""
-    host = _loopback(host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def _loopback(host: str) -> str:
-    """Return the loopback address for a host that means all addresses."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
 async def _listens(host: str, port: int) -> bool:
     """Whether a port of this machine accepts connections."""
     try:
-        _, writer = await asyncio.wait_for(asyncio.open_connection(_loopback(host), port), 1)
+        _, writer = await asyncio.wait_for(asyncio.open_connection(loopback(host), port), 1)
     except (OSError, asyncio.TimeoutError):
         return False
     writer.close()
@@ -338,6 +298,15 @@ async def _listens(host: str, port: int) -> bool:
 
 def _capital(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
+
+
+def _own_health(settings: Settings) -> OwnHealth:
+    """Import what watches Triton only where it is needed: gRPC takes memory."""
+    # gRPC reads it when it is imported, and would otherwise write a line for each child that is started.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+    from supervisor.own_health import OwnHealth
+
+    return OwnHealth(settings)
 
 
 def _last_error(child: Child) -> str:

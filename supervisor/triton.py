@@ -132,9 +132,10 @@ def triton_command(
     shm_prefix: str,
     http_port: int | None = None,
     grpc_address: str = "127.0.0.1",
+    metrics_address: str = "127.0.0.1",
     extra: tuple[str, ...] = (),
 ) -> list[str]:
-    """Return the command line of the server: loopback only, HTTP off unless a port is given.
+    """Return the command line of the server: loopback only unless addresses are given, HTTP off unless a port is.
 
     HTTP is off because the HTTP front end of 2.51 can be crashed by a hostile body (fixed in 25.10).
 
@@ -145,7 +146,7 @@ def triton_command(
         f"--model-repository={repository}",
         f"--grpc-address={grpc_address}",
         f"--grpc-port={grpc_port}",
-        "--metrics-address=127.0.0.1",
+        f"--metrics-address={metrics_address}",
         f"--metrics-port={metrics_port}",
         "--backend-config=python,thread-pool-size=64",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",

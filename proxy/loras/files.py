@@ -19,6 +19,7 @@ from darkroom.request.loras import FIELD, MOST_LORAS, LoraChoice, parse_loras
 from darkroom.serving.networks import ModelSpec
 from darkroom.settings import Settings
 from proxy.callers import CALLER
+from proxy.gateway import Gateway
 from proxy.loras.library import Digests, LoraLibrary
 from proxy.sessions.store import SessionStore
 
@@ -41,13 +42,13 @@ class LoraFiles:
         self._sessions = SessionStore(settings.session_dir)
         self._digests = Digests()
         self._paths: dict[str, Path] = {}
-        self._sent: set[tuple[str, str]] = set()
+        self._sent: set[tuple[str, str, str]] = set()
         self.turn = asyncio.Lock()
 
     async def settled(self, services: Services, model: ServedModel, values: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of a request whose LoRAs are named by digests, those of tags in the prompt among them.
 
-        The model has the files then, unless Triton is not ready.
+        The model has the files then, on every Triton that is ready.
 
         :raises InvalidInput: the model takes no LoRAs; two of them are the same; a file does not fit the model.
         :raises NotFound: there is no such LoRA.
@@ -65,7 +66,7 @@ class LoraFiles:
         choices = await asyncio.to_thread(self._resolved, wanted, places)
         for index, (asked, choice) in enumerate(zip(wanted, choices, strict=True)):
             try:
-                if (model.name, choice.digest) not in self._sent:
+                if self._lacking(services, model, str(choice.digest)):
                     await self.send(services, model, str(choice.digest))
             except NotReady:  # the request waits, too, or is refused with this error
                 break
@@ -76,7 +77,7 @@ class LoraFiles:
         return {**found, PROMPT: text} if tags else found
 
     async def send(self, services: Services, model: ServedModel, digest: str) -> None:
-        """Send a LoRA file to a model.
+        """Send a LoRA file to a model: to the Tritons that have not got it, and to all if each has.
 
         :raises LoraMissing: no file here has the digest.
         :raises InvalidInput: the file does not fit the model, or is damaged.
@@ -87,19 +88,37 @@ class LoraFiles:
                 data = await asyncio.to_thread(path.read_bytes)
             except FileNotFoundError:
                 raise _missing(digest) from None
-            await self.read_by(services, model, data)
+            lacking = self._lacking(services, model, digest)
+            await (self._read_at(lacking, model, data) if lacking else self.read_by(services, model, data))
 
     async def read_by(self, services: Services, model: ServedModel, data: bytes) -> dict[str, Any]:
-        """Have a model read a LoRA file and keep it; returns what it has read.
+        """Have a model read a LoRA file and keep it, on every Triton that is ready; returns what it has read.
 
         :raises InvalidInput: the file does not fit the model, or is damaged.
+        :raises NotReady: no Triton has taken it.
         """
+        return await self._read_at(services.gateway.each(_reader_of(model, FIELD).name), model, data)
+
+    async def _read_at(self, gateways: Sequence[Gateway], model: ServedModel, data: bytes) -> dict[str, Any]:
         reader, content = _reader_of(model, FIELD), np.frombuffer(data, np.uint8)
         summary: dict[str, Any] = {}
-        async for outputs in services.gateway.stream(reader.name, {"file": content}):
-            summary = json.loads(outputs["summary"].reshape(-1)[0])
-        self._sent.add((model.name, summary["digest"]))
+        problem = NotReady(f"{reader.name} is not ready.")
+        for gateway in gateways:
+            try:
+                async for outputs in gateway.stream(reader.name, {"file": content}):
+                    summary = json.loads(outputs["summary"].reshape(-1)[0])
+            except NotReady as error:  # the others are enough, and this one is asked again when it is ready
+                problem = error
+            else:
+                self._sent.add((gateway.address, model.name, summary["digest"]))
+        if not summary:
+            raise problem
         return summary
+
+    def _lacking(self, services: Services, model: ServedModel, digest: str) -> list[Gateway]:
+        """The Tritons that are ready for a model and have not got a file from this proxy."""
+        gateways = services.gateway.each(_reader_of(model, FIELD).name)
+        return [one for one in gateways if (one.address, model.name, digest) not in self._sent]
 
     def path_of(self, digest: str) -> Path:
         """The file with a digest. It reads files that it does not know yet: call it in a thread.

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from darkroom.diffusion.image_check import FLAGGED
-from darkroom.errors import LoraMissing, NetworkError
+from darkroom.errors import LoraMissing, NetworkError, NotReady
 from darkroom.images import MEDIA_TYPES
 from darkroom.request.image import ImageRequest
 from darkroom.request.loras import MOST_LORAS
@@ -88,25 +88,38 @@ async def run(
     *,
     results: bool = True,
 ) -> GeneratedImages:
-    """Run the model to its end; `on_response` gets every response. LoRA files that the model lacks are sent to it.
+    """Run the model to its end; `on_response` gets every response. LoRA files that the model lacks are sent to it. A
+    direct request of which no image is made yet begins once more if its Triton ends and there is another one.
 
     :param results: whether the images are results. What is only made into another image is neither signed nor noted.
     :raises DarkroomError: the error of the model, or NotReady while Triton is unavailable.
     """
-    for sent in range(MOST_LORAS + 1):
+    sent, began_again = 0, False
+    while True:
+        made = GeneratedImages(media_type=job.media_type)
         try:
-            return await _run(services, job, on_response, results)
+            await _run(services, job, made, on_response, results)
         except LoraMissing as error:  # the server of the networks is another one now, or has deleted it
             if sent == MOST_LORAS:
                 raise
+            sent += 1
             await services.loras.send(services, job.model, error.digest)
-    raise AssertionError("the loop returns or raises")
+        except NotReady:
+            if began_again or made.images or not services.may_begin_again(job.model.name):
+                raise
+            began_again = True
+        else:
+            return made
 
 
 async def _run(
-    services: Services, job: ImageJob, on_response: Callable[[Outputs], Awaitable[None]] | None, results: bool
-) -> GeneratedImages:
-    made, name = GeneratedImages(media_type=job.media_type), job.model.name
+    services: Services,
+    job: ImageJob,
+    made: GeneratedImages,
+    on_response: Callable[[Outputs], Awaitable[None]] | None,
+    results: bool,
+) -> None:
+    name = job.model.name
     async with aclosing(services.run_model(name, to_tensors(job.request))) as responses:
         async for outputs in responses:
             if results and "image" in outputs:
@@ -124,4 +137,3 @@ async def _run(
         raise NetworkError(f"{name} ended with {len(made.images)} of {job.request.num_images} images")
     if services.measures is not None:
         services.measures.made(job.model.family.operation, name, len(made.images))
-    return made

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from darkroom.errors import NetworkError
+from darkroom.errors import NetworkError, NotReady
 from darkroom.images import MEDIA_TYPES
 from darkroom.request.request import Request
 from darkroom.request.tensors import to_tensors
@@ -47,8 +47,21 @@ class Upscaled:
 async def run(services: Services, model: ServedModel, request: Request, report: Report = _silent) -> Upscaled:
     """Run the model on the image of a request; `report` receives the number of finished tiles and of all tiles.
 
+    A direct request begins once more if its Triton ends and there is another one.
+
     :raises DarkroomError: the error of the model, or NotReady while Triton is unavailable.
     """
+    try:
+        result = await _run(services, model, request, report)
+    except NotReady:
+        if not services.may_begin_again(model.name):
+            raise
+        result = await _run(services, model, request, report)
+    await note_results([result.data])
+    return result
+
+
+async def _run(services: Services, model: ServedModel, request: Request, report: Report) -> Upscaled:
     result: Upscaled | None = None
     media_type = MEDIA_TYPES[getattr(request, "format")]  # noqa: B009  # every family that upscales has it
     async with aclosing(services.run_model(model.name, to_tensors(request))) as responses:
@@ -61,7 +74,6 @@ async def run(services: Services, model: ServedModel, request: Request, report: 
                 result = Upscaled(data=memoryview(image), media_type=media_type, details=details)
     if result is None:
         raise NetworkError(f"{model.name} ended without an image")
-    await note_results([result.data])
     if services.measures is not None:
         services.measures.made(model.family.operation, model.name, 1)
     return result

@@ -13,7 +13,6 @@ from darkroom.errors import NotFound, NotReady
 from proxy.answers import ApiHealth, Health, OneHealth
 from proxy.documented import healths
 from proxy.models import default_model
-from proxy.readiness import State
 from proxy.services import Services, Use
 from proxy.tasks.tasks import UseTasks
 
@@ -47,7 +46,7 @@ async def health(services: Use, tasks: UseTasks) -> JSONResponse:
         "models": monitor.models,
         "reason": reason,
         "canary_failures": monitor.canary_failures,
-        "families": {name: family_health(state) for name, state in monitor.states.items()},
+        "families": {name: state.described() for name, state in monitor.states.items()},
     }
     return _answer(content, _RETRY_AFTER if monitor.ready else monitor.retry_after)
 
@@ -60,21 +59,8 @@ async def one_health(family: str, services: Use) -> JSONResponse:
     state = monitor.states.get(family)
     if state is None and monitor.models:
         raise NotFound(f"There is no family {family[:60]!r} here; there are {', '.join(monitor.states)}.")
-    content = {"status": _status(services, family), "reason": monitor.reason} | (family_health(state) if state else {})
+    content = {"status": _status(services, family), "reason": monitor.reason} | (state.described() if state else {})
     return _answer(content, state.retry_after if state else monitor.retry_after)
-
-
-def family_health(state: State) -> dict[str, Any]:
-    """Return the state of a group of models."""
-    return {
-        "ready": state.ready,
-        "ready_for": state.ready_for,
-        "reason": state.reason,
-        "retry_after": None if state.ready else state.retry_after,
-        "canary_failures": state.failures,
-        "failing": state.failing,
-        "models": [spec.name for spec in state.group.models],
-    }
 
 
 @router.get("/api/health", summary="State of the upscaler", **healths(ApiHealth, raises=(NotFound,)))

@@ -19,7 +19,6 @@ from proxy.documented import answers
 from proxy.models import default_model
 from proxy.operations.edit import reads_several
 from proxy.services import Services, Use
-from proxy.surfaces.health import family_health
 from proxy.tasks.tasks import Tasks, UseTasks
 
 router = APIRouter(tags=["health"])
@@ -34,8 +33,10 @@ async def status(services: Use, tasks: UseTasks) -> dict[str, Any]:
     Memory of GPUs is in GiB. `memory_allocated` is that of this service (`memory_scope` "service") if the driver
     reports it, else that of all programs ("device"); `memory_reserved` is always that of all programs. `ranks` of a
     model that is divided over several devices: how many there should be, how many work, and why they were given up, if
-    they were; the model then runs on one device, its `provider`. `generate` and `edit`: what these operations can do
-    here, null where no model is installed; `several_images` says whether one edit may have more than one."""
+    they were; the model then runs on one device, its `provider`. `tritons`: each inference server with its families and
+    the calls that this proxy has there; a family is ready when it is so on one of them. `generate` and `edit`: what
+    these operations can do here, null where no model is installed; `several_images` says whether one edit may have more
+    than one."""
     gate, monitor, settings = services.gate, services.monitor, services.settings
     queued = await _queued(services, tasks)
     gpus = await asyncio.to_thread(gpu_info, settings.num_gpus_to_use)
@@ -56,7 +57,8 @@ async def status(services: Use, tasks: UseTasks) -> dict[str, Any]:
         "reason": monitor.reason,
         "uptime_seconds": round(time.monotonic() - services.started, 1),
         "darkroom_version": __version__,
-        "families": {name: family_health(state) for name, state in monitor.states.items()},
+        "families": {name: state.described() for name, state in monitor.states.items()},
+        "tritons": monitor.described(),
         "models": {name: _model(services, name, loaded) for name, loaded in monitor.models.items()},
         "generate": await asyncio.to_thread(_abilities, services, "generate"),
         "edit": await asyncio.to_thread(_edit, services),

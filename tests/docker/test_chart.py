@@ -19,6 +19,7 @@ KUBERNETES = ("1.27", "1.34")
 SEVERAL: dict[str, Any] = {"replicas": 2, "postgresql": {"enabled": True}, "data": {"shared": True}}
 EVERYTHING: dict[str, Any] = {
     **SEVERAL,
+    "shareTritons": True,
     "gpus": 2,
     "image": {"tag": "gpu"},
     "runtimeClassName": "nvidia",
@@ -194,3 +195,21 @@ def test_services_select_servers_only(chart: helm_python.Chart) -> None:
         selector = spec.get("selector", spec.get("podSelector"))["matchLabels"]
         assert selector.items() <= server.items()
         assert not selector.items() <= database.items()
+
+
+def test_shared_tritons_are_reached_by_servers_only(chart: helm_python.Chart) -> None:
+    found = manifests(chart, SEVERAL | {"shareTritons": True})
+    values = {entry["name"]: entry.get("value") for entry in pod(found)["containers"][0]["env"]}
+    headless = one(found, "Service", "demo-darkroom-pods")
+    assert headless["spec"]["clusterIP"] == "None"
+    port = int(setting("triton_grpc_port"))
+    assert values["TRITON_GRPC"] == f"dns:///{headless['metadata']['name']}:{port}"
+    ports = {port["name"]: port["containerPort"] for port in pod(found)["containers"][0]["ports"]}
+    assert ports["triton-grpc"] == setting("triton_grpc_port")
+    assert ports["triton-metrics"] == setting("triton_metrics_port")
+    rules = one(found, "NetworkPolicy")["spec"]["ingress"]
+    (rule,) = [rule for rule in rules if {"port": "triton-grpc"} in rule["ports"]]
+    assert rule["from"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "server"
+    alone = manifests(chart, SEVERAL)
+    assert "TRITON_GRPC" not in {entry["name"] for entry in pod(alone)["containers"][0]["env"]}
+    assert len(one(alone, "NetworkPolicy")["spec"]["ingress"]) == 1

@@ -187,6 +187,14 @@ def test_nginx_names_every_gpu_server() -> None:
     assert set(services("docker-compose.gpu.yml")["nginx"]["depends_on"]) == servers
 
 
+def test_every_gpu_server_uses_all_tritons() -> None:
+    servers = {name: one for name, one in ours("docker-compose.gpu.yml").items() if one.get("command") == ["serve"]}
+    for service in servers.values():
+        values = service["environment"]
+        assert sorted(values["TRITON_GRPC"].split(",")) == sorted(f"{name}:8001" for name in servers)
+        assert (values["TRITON_GRPC_BIND"], values["TRITON_METRICS_BIND"]) == ("0.0.0.0", "0.0.0.0")
+
+
 def test_limits_of_uploads_fit_the_settings() -> None:
     found = re.search(r"client_max_body_size (\d+)m;", (DOCKER / "nginx" / "proxy.conf").read_text())
     assert found

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,36 +17,12 @@ import crossplane
 import httpx
 import pytest
 
-from benchmarks.processes import free_port
 from tests.docker.files import DOCKER, setting, settings_names, stop_seconds
+from tests.nginx import PROXY, nginx_config, nginx_program, running_nginx
 
 SITES = ("one-server.conf", "several-servers.conf")
-PROXY = DOCKER / "nginx" / "proxy.conf"
 UNIT = DOCKER / "systemd" / "darkroom.service"
 systemd = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze on this machine")
-
-
-def nginx_config(folder: Path, site: str, servers: list[int], port: int) -> Path:
-    """A whole configuration around one of the sites: with these servers on this machine, and nothing outside `folder`.
-
-    :param servers: ports that stand for the servers of the site, as many as it names.
-    """
-    text = (DOCKER / "nginx" / site).read_text()
-    named = re.findall(r"^\s+server ([\w.-]+:8000)", text, re.M)
-    assert len(named) == len(servers)
-    for name, here in zip(named, servers, strict=True):
-        text = text.replace(name, f"127.0.0.1:{here}")
-    text = re.sub(r"listen \d+;", f"listen 127.0.0.1:{port};", text)
-    text = text.replace("/etc/nginx/darkroom-proxy.conf", str(PROXY))
-    temporary = "".join(
-        f"{kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    config = folder / "nginx.conf"
-    config.write_text(
-        f"daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log info;\n"
-        f"events {{}}\nhttp {{ access_log off;\n{temporary}{text}\n}}\n"
-    )
-    return config
 
 
 @pytest.mark.parametrize("site", SITES)
@@ -69,16 +42,7 @@ def test_nginx_passes_events_on_at_once_and_outlasts_long_work() -> None:
 
 @pytest.fixture(scope="module")
 def nginx(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """nginx of this machine, else of Debian's package, which is unpacked and not installed."""
-    found = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-    if found:
-        return Path(found)
-    folder = tmp_path_factory.mktemp("nginx")
-    for command in (["apt-get", "update"], ["apt-get", "download", "nginx"]):
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=300)
-    (package,) = folder.glob("nginx_*.deb")
-    subprocess.run(["dpkg", "-x", package, folder / "root"], check=True)
-    return folder / "root" / "usr" / "sbin" / "nginx"
+    return nginx_program(tmp_path_factory.mktemp("nginx"))
 
 
 class _Server(ThreadingHTTPServer):
@@ -126,6 +90,10 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *args: object) -> None: ...
 
 
+def ports(servers: list[_Server]) -> list[int]:
+    return [server.server_port for server in servers]
+
+
 @contextlib.contextmanager
 def serving(count: int) -> Iterator[list[_Server]]:
     servers = [_Server() for _ in range(count)]
@@ -140,35 +108,13 @@ def serving(count: int) -> Iterator[list[_Server]]:
             server.server_close()
 
 
-@contextlib.contextmanager
-def running_nginx(nginx: Path, folder: Path, site: str, servers: list[_Server]) -> Iterator[str]:
-    port = free_port()
-    config = nginx_config(folder, site, [server.server_port for server in servers], port)
-    checked = subprocess.run([nginx, "-t", "-c", config], capture_output=True, text=True, check=False)
-    assert checked.returncode == 0, checked.stderr
-    assert "warn" not in checked.stderr
-    process = subprocess.Popen([nginx, "-c", config], stderr=subprocess.DEVNULL)  # it has a log of its own
-    try:
-        deadline = time.monotonic() + 60
-        while not _listens(port):
-            assert process.poll() is None, (folder / "error.log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 @pytest.mark.heavy
 @pytest.mark.parametrize("site", SITES)
 def test_nginx_streams_events_and_takes_big_uploads(nginx: Path, tmp_path: Path, site: str) -> None:
-    with serving(1 if site.startswith("one") else 2) as servers, running_nginx(nginx, tmp_path, site, servers) as url:
+    with (
+        serving(1 if site.startswith("one") else 2) as servers,
+        running_nginx(nginx, tmp_path, site, ports(servers)) as url,
+    ):
         with httpx.stream("GET", f"{url}/events", timeout=60, headers={"X-Forwarded-For": "6.6.6.6"}) as answer:
             lines = answer.iter_lines()
             assert next(lines) == "data: 1", "the first event comes while the second does not exist yet"
@@ -183,7 +129,7 @@ def test_nginx_streams_events_and_takes_big_uploads(nginx: Path, tmp_path: Path,
 
 @pytest.mark.heavy
 def test_nginx_sends_no_work_twice(nginx: Path, tmp_path: Path) -> None:
-    with serving(2) as servers, running_nginx(nginx, tmp_path, "several-servers.conf", servers) as url:
+    with serving(2) as servers, running_nginx(nginx, tmp_path, "several-servers.conf", ports(servers)) as url:
         for server in servers:
             server.status = 503
         assert httpx.get(url, timeout=60).status_code == 503

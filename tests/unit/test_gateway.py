@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from darkroom.errors import NetworkError
+from darkroom.errors import NetworkError, NotReady
 from proxy.gateway import Gateway
 
 
@@ -44,7 +44,7 @@ def test_gateway_call_that_grpc_cancels_has_failed(monkeypatch: pytest.MonkeyPat
     async def broken() -> None:
         raise asyncio.CancelledError
 
-    with pytest.raises(NetworkError, match="broken off"):
+    with pytest.raises(NotReady, match="broken off"):
         asyncio.run(_consumed(Call(broken), monkeypatch))
 
 

@@ -308,7 +308,8 @@ def test_retry_after_is_what_is_left_of_a_start_as_long_as_the_last_one(monkeypa
         await monitor._http.aclose()
         await server.close()
 
-    monkeypatch.setattr("proxy.readiness.time", SimpleNamespace(monotonic=lambda: clock["now"]))
+    for module in ("proxy.readiness", "proxy.states"):
+        monkeypatch.setattr(f"{module}.time", SimpleNamespace(monotonic=lambda: clock["now"]))
     with loopback(lambda _: Answer()) as here:
         asyncio.run(run(here.url))
     assert [now for now, *_ in told] == [100, 104, 112, 150, 155, 170, 180]

@@ -16,7 +16,8 @@ import pytest
 from darkroom.parallel.processes import die_with_parent
 from darkroom.settings import Settings
 from supervisor.child import Child
-from supervisor.service import Service, address_of
+from supervisor.service import Service
+from supervisor.supervision import address_of
 
 PROGRAM = """
 import subprocess, sys

@@ -71,6 +71,14 @@ env:
   - name: FORWARDED_ALLOW_IPS
     value: {{ . | quote }}
   {{- end }}
+  {{- if .Values.shareTritons }}
+  - name: TRITON_GRPC
+    value: "dns:///{{ include "darkroom.name" . }}-pods:8001"
+  - name: TRITON_GRPC_BIND
+    value: "0.0.0.0"
+  - name: TRITON_METRICS_BIND
+    value: "0.0.0.0"
+  {{- end }}
   {{- if not (int .Values.gpus) }}
   - name: NUM_GPUS_TO_USE
     value: "0"
