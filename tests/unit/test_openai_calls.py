@@ -263,12 +263,3 @@ def test_variation_is_image_to_image_without_a_prompt() -> None:
     assert (request.init_image, request.prompt, request.strength) == (PHOTO, "", 0.6)
     other: Any = call_of(VARIATIONS, [("image", PHOTO), ("strength", "0.3")]).jobs[0].request
     assert other.strength == 0.3
-
-
-def test_policy_lowers_the_images_of_all_jobs_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("SD15_MAX_IMAGES", "4")
-    policy = tmp_path / "policy.yaml"
-    policy.write_text("version: '1'\nrules: [{id: few, when: num_images == 10, limit: {num_images: 6}}]\n")
-    call = call_of(GENERATIONS, {**BASIC, "n": 10, "seed": 100}, policy_file=policy)
-    assert [(job.request.num_images, job.request.seed) for job in call.jobs] == [(4, 100), (2, 104)]
-    assert call.more["warnings"][0]["message"].startswith("num_images was lowered from 10 to 6")
