@@ -24,17 +24,14 @@ function writesSources(): Plugin {
   }
 }
 
-/** Adds the license of ONNX Runtime, whose files Vite does not see as bundled ones. */
+/** Writes the license of ONNX Runtime, whose files Vite does not see as bundled ones. */
 function writesRuntimeLicense(): Plugin {
-  const { name, version, license } = JSON.parse(readFileSync("node_modules/onnxruntime-web/package.json", "utf8"))
+  const { name, version } = JSON.parse(readFileSync("node_modules/onnxruntime-web/package.json", "utf8"))
+  const text = readFileSync("src/upscaler/onnxruntime.license.txt", "utf8")
   return {
     name: "runtime-license",
-    enforce: "post",
-    generateBundle(_options, bundle) {
-      const licenses = bundle["licenses.md"]
-      if (licenses?.type !== "asset") throw new Error("There is no licenses.md.")
-      const text = `\n## ${name} - ${version} (${license})\n\nCopyright (c) Microsoft Corporation. The same text as above.\n`
-      licenses.source = String(licenses.source) + text
+    generateBundle() {
+      this.emitFile({ type: "asset", fileName: "onnxruntime.license.txt", source: `${name} ${version}\n\n${text}` })
     },
   }
 }

@@ -6,11 +6,11 @@ import json
 import re
 
 import httpx
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import FilePayload, Page, Route, expect
 
 from tests.browser import drop, obstacles
 from tests.contract.studio import card, generated, image_paths, opened
-from tests.pictures import distance, pixels
+from tests.pictures import distance, encoded, photo, pixels
 
 PAGES = ("create", "gallery", "upscale", "edit", "train", "status")
 
@@ -139,9 +139,10 @@ def test_a_declined_key_is_not_asked_for_again_until_something_is_made(page: Pag
     expect(page.get_by_role("alert").filter(has_text="A key is missing.")).to_be_visible()
     expect(asked).to_have_count(0)
     expect(page.get_by_role("button", name="Key…")).to_be_visible()
-    page.get_by_role("link", name="Create").click()
-    page.get_by_label("Prompt", exact=True).fill("a cat")
-    page.get_by_role("button", name="Generate").click()
+    page.get_by_role("link", name="Upscale").click()
+    file: FilePayload = {"name": "a.png", "mimeType": "image/png", "buffer": encoded(photo(0, 0, 16, 16))}
+    page.get_by_label("Drop, paste or choose images").set_input_files(file)
+    page.get_by_role("button", name="Upscale", exact=True).click()
     expect(asked).to_be_visible()
 
 

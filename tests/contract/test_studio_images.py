@@ -76,7 +76,7 @@ def test_images_are_upscaled_and_compared(page: Page) -> None:
     drop(page, ".drop", "second.png", encoded(photo(9, 9, 32, 48)))
     page.get_by_role("combobox", name="Upscaler").select_option("animevideov3")
     page.get_by_label("Scale", exact=True).fill("2")
-    page.get_by_role("button", name="Upscale").click()
+    page.get_by_role("button", name="Upscale", exact=True).click()
     for name, size in (("first.png", [96, 64]), ("second.png", [64, 96])):
         panel = page.get_by_role("article", name=name)
         after = panel.get_by_role("img", name=f"{name}: After")
