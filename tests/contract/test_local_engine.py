@@ -106,8 +106,8 @@ def test_local_engine_requests_share_executions(service: RunningService) -> None
 
     together = asyncio.run(four())
     ran = service.counts("sd15_unet").since(before)
-    assert ran.rows == 4 * 10 * 2, "each step has a row with the prompt and one without"
-    assert ran.executions < 40
+    assert ran.rows >= 4 * 10 * 2, "each step has a row with the prompt and one without"
+    assert ran.executions < ran.rows / 2, "alone, each step of a request would be an execution"
     with httpx.Client(base_url=service.url, timeout=300) as client:
         assert farthest(first(post(client, **TEN, seed=2)), together[2]) <= 2
 
