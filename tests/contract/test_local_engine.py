@@ -30,6 +30,7 @@ from tests.waiting import until
 
 HIDE = "import sys\nsys.modules['pytriton'] = None\n"
 UPSCALER = "realesrgan_animevideov3_x2"
+TEN: dict[str, Any] = {"steps": 10, "scheduler": "euler"}
 LONG = {"steps": 100, "width": 128, "height": 128}
 ALL_ROWS = 2 * 100
 """Of a long request: each step has a row with the prompt and one without."""
@@ -100,15 +101,15 @@ def test_local_engine_requests_share_executions(service: RunningService) -> None
 
     async def four() -> list[bytes]:
         async with httpx.AsyncClient(base_url=service.url, timeout=300) as client:
-            jobs = [client.post("/generate", json={**QUICK, "steps": 10, "seed": seed}) for seed in range(4)]
+            jobs = [client.post("/generate", json={**QUICK, **TEN, "seed": seed}) for seed in range(4)]
             return [first(answer) for answer in await asyncio.gather(*jobs)]
 
     together = asyncio.run(four())
     ran = service.counts("sd15_unet").since(before)
-    assert ran.rows == 4 * 10 * 2, "each step has a row with the prompt and one without"
-    assert ran.executions < 40
+    assert ran.rows >= 4 * 10 * 2, "each step has a row with the prompt and one without"
+    assert ran.executions < ran.rows / 2, "alone, each step of a request would be an execution"
     with httpx.Client(base_url=service.url, timeout=300) as client:
-        assert farthest(first(post(client, steps=10, seed=2)), together[2]) <= 2
+        assert farthest(first(post(client, **TEN, seed=2)), together[2]) <= 2
 
 
 def test_local_engine_request_stops_when_its_client_leaves(service: RunningService, http: httpx.Client) -> None:
