@@ -10,6 +10,7 @@ import { message } from "../lib/api"
 import { typed } from "../lib/create"
 import { t } from "../lib/i18n"
 import { modelsKnown, usualModel } from "../lib/models"
+import { SendToEdit } from "../components/send_to_edit"
 import { addToUpscale, upscaleFiles } from "../lib/sending"
 import { kept } from "../lib/stored"
 import { cancel, imagesOf, isLive, submit, urlOf, visible } from "../lib/tasks"
@@ -116,6 +117,7 @@ function Upscaled({ task }: { task: Task }) {
             <Icon name="download" /> {t("download")}
           </button>
         ) : null}
+        {result ? <SendToEdit path={urlOf(result, task)} name={result.name} /> : null}
         {isLive(task) ? <button type="button" onClick={() => void cancel(task.task_id)}>{t("cancel")}</button> : null}
       </div>
       {isLive(task) ? <Progress task={task} /> : null}
