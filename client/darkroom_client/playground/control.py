@@ -10,7 +10,8 @@ import gradio as gr
 from ..fields import HELP
 from ..models import Preview
 from .offer import Offer, choices_of, default_of, field_of
-from .running import Done, Service, Shown, followed, given, stage_of
+from .running import SOURCES, Done, Service, Shown, followed, given, named, stage_of
+from .settings import NAMES as SETTINGS_NAMES
 from .settings import Settings, options_of, settings_of
 
 _HELP = HELP["generate"]
@@ -26,7 +27,7 @@ def control_tab(service: Service, offer: Offer) -> None:
         gr.Markdown("No model of the service has a ControlNet.")
         return
     with gr.Row():
-        image = gr.Image(label="Input", type="filepath", height=320)
+        image = gr.Image(label="Input", type="filepath", height=320, sources=SOURCES)
         map = gr.Image(label="Map", type="filepath", interactive=False, height=320, format="png")
         result = gr.Image(label="Result", type="filepath", interactive=False, height=320, format="png")
     with gr.Row():
@@ -83,7 +84,7 @@ def _connect(
 
     running = gr.on(
         [make.click, settings.prompt.submit],
-        control,
+        named(control, (*NAMES, *SETTINGS_NAMES), prompt=""),
         [*controls, *settings.controls],
         outputs,
         api_name="control",

@@ -9,8 +9,8 @@ import gradio as gr
 
 from ..models import Preview, Progress
 from .offer import Offer
-from .running import Done, Service, Shown, followed, stage_of
-from .settings import Settings, options_of, settings_of
+from .running import Done, Service, Shown, followed, named, stage_of
+from .settings import NAMES, Settings, options_of, settings_of
 
 
 def create_tab(service: Service, offer: Offer) -> None:
@@ -40,7 +40,7 @@ def _connect(
 
     running = gr.on(
         [make.click, settings.prompt.submit],
-        create,
+        named(create, NAMES, prompt=""),
         list(settings.controls),
         outputs,
         api_name="create",

@@ -12,8 +12,8 @@ from ..models import Preview
 from ..models_edit import EditModeInfo
 from ..models_served import ServedModel
 from .offer import Offer, default_of, field_of, title_of
-from .running import Done, Service, Shown, followed, given, preview_every, stage_of
-from .settings import RANDOM_SEED
+from .running import SOURCES, Done, Service, Shown, followed, given, named, preview_every, stage_of
+from .settings import GUIDANCE_HELP, RANDOM_SEED, USUAL_STEPS
 
 FREE = 0
 """The mode of an edit that has none."""
@@ -51,7 +51,7 @@ def edit_tab(service: Service, offer: Offer) -> None:
 
     running = gr.on(
         [make.click, controls[1].submit],
-        edit,
+        named(edit, NAMES, prompt="", mode=FREE),
         controls,
         [compared, stage, file, made_with],
         api_name="edit",
@@ -63,7 +63,15 @@ def edit_tab(service: Service, offer: Offer) -> None:
 
 def _task_controls(modes: Sequence[EditModeInfo]) -> list[Any]:
     """What is to be done: images, prompt, mode, and what some modes need, which is hidden for the others."""
-    images = gr.Gallery(label="Images: the first is changed", type="filepath", interactive=True, columns=3, height=280)
+    images = gr.Gallery(
+        label="Images: the first is changed",
+        type="filepath",
+        interactive=True,
+        columns=3,
+        height=280,
+        file_types=["image"],
+        sources=SOURCES,
+    )
     prompt = gr.Textbox(label="What to change", lines=2, placeholder="make the background red")
     names = [
         ("Free: the prompt alone says what to change", FREE),
@@ -72,7 +80,7 @@ def _task_controls(modes: Sequence[EditModeInfo]) -> list[Any]:
     mode = gr.Dropdown(names, value=FREE, label="Mode")
     about = gr.Markdown(visible=False)
     with gr.Group(visible=False) as of_control:
-        control = gr.Image(label="Control image", type="filepath", height=240)
+        control = gr.Image(label="Control image", type="filepath", height=240, sources=SOURCES)
         make_control = gr.Checkbox(label="Make it of the first image")
     with gr.Group(visible=False) as of_text, gr.Row():
         texts = [gr.Textbox(label=label, min_width=120) for label in TEXTS.values()]
@@ -101,18 +109,17 @@ def _model_controls(models: Sequence[ServedModel]) -> list[Any]:
             gr.Slider(
                 steps.get("minimum", 1),
                 steps.get("maximum", 100),
-                value=default_of(first, "steps", 20),
+                value=default_of(first, "steps", USUAL_STEPS),
                 step=1,
                 label="Steps",
                 info=_HELP["steps"],
             ),
             gr.Number(
-                minimum=scale.get("minimum", 0),
+                minimum=0,
                 maximum=scale.get("maximum", 100),
-                value=default_of(first, "true_guidance_scale"),
-                placeholder="Automatic",
+                value=default_of(first, "true_guidance_scale", 0),
                 label="CFG (true guidance)",
-                info=_HELP["true_guidance_scale"],
+                info=GUIDANCE_HELP,
             ),
             gr.Number(label="Seed", value=RANDOM_SEED, precision=0, minimum=RANDOM_SEED, info=_HELP["seed"]),
         ]
@@ -126,9 +133,9 @@ def _arguments(said: dict[str, Any], modes: Sequence[EditModeInfo]) -> dict[str,
         prompt=said["prompt"],
         model=said["model"],
         steps=said["steps"],
-        true_guidance_scale=said["true_guidance_scale"],
+        true_guidance_scale=said["true_guidance_scale"] or None,
         seed=said["seed"],
-        preview_every=preview_every(said["steps"]),
+        preview_every=preview_every(said["steps"] or USUAL_STEPS),
     )
     if mode is None:
         return sent

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from math import ceil
@@ -21,6 +22,8 @@ from ..models import Preview, Progress
 
 Result = TypeVar("Result")
 Heard = Callable[[Progress | Preview], None]
+SOURCES = ["upload", "clipboard"]
+"""Where images come from; a camera would be a further one."""
 PREVIEWS = 8
 """How many previews an image has at most."""
 
@@ -100,6 +103,17 @@ class Shown:
         path = Path(self._folder.name) / f"{name or sha256(image).hexdigest()[:16]}.{ending}"
         path.write_bytes(image)
         return str(path)
+
+
+def named(function: Callable[..., Any], names: Sequence[str], **defaults: Any) -> Callable[..., Any]:
+    """Name the parameters of a function that takes any number of values: Gradio's API has these names.
+
+    :param defaults: None for those that are not here.
+    """
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(name, kind, default=defaults.get(name)) for name in names]
+    vars(function)["__signature__"] = inspect.Signature(parameters)
+    return function
 
 
 def given(**fields: Any) -> dict[str, Any]:

@@ -10,9 +10,10 @@ import gradio as gr
 from ..fields import HELP
 from ..models import Info
 from .offer import Offer
-from .running import Done, Service, Shown, followed, given, stage_of
+from .running import SOURCES, Done, Service, Shown, followed, given, named, stage_of
 
 USUAL_SCALE = 2
+NAMES = ("image", "model", "scale", "format")
 FORMATS = ("png", "webp", "jpeg")
 
 
@@ -23,7 +24,7 @@ def upscale_tab(service: Service, offer: Offer) -> None:
         return
     with gr.Row():
         with gr.Column(scale=2):
-            image = gr.Image(label="Image", type="filepath", height=320)
+            image = gr.Image(label="Image", type="filepath", height=320, sources=SOURCES)
             controls = [image, *_controls(offer.upscalers)]
             with gr.Row():
                 make = gr.Button("Upscale", variant="primary")
@@ -38,7 +39,7 @@ def upscale_tab(service: Service, offer: Offer) -> None:
             yield update
 
     running = make.click(
-        upscale,
+        named(upscale, NAMES, scale=USUAL_SCALE),
         controls,
         [compared, stage, file],
         api_name="upscale",
@@ -58,7 +59,7 @@ def _controls(info: Info) -> list[gr.components.Component]:
 
 
 async def upscaled(
-    service: Service, image: str | None, model: str, scale: float, format: Any
+    service: Service, image: str | None, model: str | None, scale: float, format: Any
 ) -> AsyncIterator[tuple[Any, str, Any]]:
     """Enlarge an image; gives original and result, the state, and the file.
 

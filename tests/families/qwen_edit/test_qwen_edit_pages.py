@@ -110,11 +110,11 @@ def file_of(image: Image.Image, folder: Path) -> Any:
 
 def test_playground_makes_the_image_that_the_service_makes(gradio: GradioClient, service: RunningService) -> None:
     images, state, parameters = gradio.predict(
-        "a cat on a blue background", "", "sd15", 4, 7.5, 5, 0, 0, 2, "", api_name="/create"
+        "a cat on a blue background", model="sd15", steps=4, seed=5, num_images=2, api_name="/create"
     )
     assert (state, parameters["seed"], parameters["steps"], len(images)) == ("Done", 5, 4, 2)
     shown = Path(images[0]["image"]).read_bytes()
-    sent = {"prompt": "a cat on a blue background", "model": "sd15", "steps": 4, "guidance_scale": 7.5, "seed": 5}
+    sent = {"prompt": "a cat on a blue background", "model": "sd15", "steps": 4, "seed": 5}
     wanted = httpx.post(f"{service.url}/generate", json={**sent, "num_images": 2}, timeout=120).json()
     assert parameters == wanted["parameters"]
     with Image.open(io.BytesIO(shown)) as image:
@@ -122,7 +122,7 @@ def test_playground_makes_the_image_that_the_service_makes(gradio: GradioClient,
 
 
 def test_playground_shows_previews_and_steps(gradio: GradioClient) -> None:
-    job = gradio.submit("a pizza", "", "sd15", 8, 7.5, 5, 0, 0, 1, "", api_name="/create")
+    job = gradio.submit("a pizza", steps=8, seed=5, api_name="/create")
     job.result(timeout=120)
     states = [update[1] for update in job.outputs()]
     assert (states[0], states[-1]) == ("Waiting", "Done")
@@ -135,7 +135,7 @@ def test_playground_shows_previews_and_steps(gradio: GradioClient) -> None:
 def test_playground_follows_an_image(gradio: GradioClient, tmp_path: Path) -> None:
     image = file_of(photo(150, 30, 128, 128), tmp_path)
     map, result, state, parameters = gradio.predict(
-        *(image, "canny", True, 1, 0, 1, 100, 200), *("a cat", "", "sd15", 3, 7.5, 5, 0, 0, 1, ""), api_name="/control"
+        control_image=image, control_type="canny", prompt="a cat", steps=3, seed=5, api_name="/control"
     )
     assert (state, parameters["control_type"]) == ("Done", "canny")
     edges = pixels(Path(map).read_bytes())
@@ -145,9 +145,9 @@ def test_playground_follows_an_image(gradio: GradioClient, tmp_path: Path) -> No
 
 def test_playground_edits_in_a_mode(gradio: GradioClient, tmp_path: Path) -> None:
     image = {"image": file_of(photo(150, 30, 96, 80), tmp_path), "caption": None}
-    texts = ["Hello", "Hi", "", "", ""]
+    texts = {"old_text": "Hello", "new_text": "Hi"}
     compared, state, file, parameters = gradio.predict(
-        *([image], "as on paper", 9, None, False), *texts, *("qwen_edit", 2, 1, 5), api_name="/edit"
+        [image], "as on paper", mode=9, steps=2, true_guidance_scale=1, seed=5, **texts, api_name="/edit"
     )
     assert state == "Done"
     assert "Hello" in parameters["prompt"]
@@ -159,7 +159,7 @@ def test_playground_edits_in_a_mode(gradio: GradioClient, tmp_path: Path) -> Non
 
 def test_playground_enlarges(gradio: GradioClient, tmp_path: Path) -> None:
     image = file_of(photo(0, 0, 48, 32), tmp_path)
-    compared, state, file = gradio.predict(image, "animevideov3", 2, "png", api_name="/upscale")
+    compared, state, file = gradio.predict(image, model="animevideov3", scale=2, api_name="/upscale")
     assert state == "Done"
     assert [pixels(Path(path).read_bytes()).shape for path in compared] == [(32, 48, 3), (64, 96, 3)]
     assert Path(file).name == "upscaled-2x.png"
@@ -167,9 +167,9 @@ def test_playground_enlarges(gradio: GradioClient, tmp_path: Path) -> None:
 
 def test_playground_says_what_the_service_refuses(gradio: GradioClient) -> None:
     with pytest.raises(AppError, match="AND"):
-        gradio.predict("a cat AND a dog", "", "sd15", 2, 7.5, 5, 0, 0, 1, "", api_name="/create")
+        gradio.predict("a cat AND a dog", api_name="/create")
     with pytest.raises(AppError, match="choose the image"):
-        gradio.predict(None, "animevideov3", 2, "png", api_name="/upscale")
+        gradio.predict(None, api_name="/upscale")
 
 
 def test_playground_page_loads_nothing_from_elsewhere(page: Page, playground: Server, tmp_path: Path) -> None:
