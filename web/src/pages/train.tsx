@@ -32,8 +32,8 @@ const LABELS = {
 async function load(): Promise<void> {
   sessions.value = (await json<{ sessions: Session[] }>("list_sessions")).sessions
   known.value = true
-  const running = sessions.value.find(one => one.training.status === "in-progress" && !one.training.paused)
-  if (running) await look(running.session_id)
+  const running = sessions.value.filter(one => one.training.status === "in-progress")
+  await Promise.all(running.map(one => look(one.session_id)))
 }
 
 export function TrainPage() {
