@@ -3,6 +3,7 @@
 #
 #   ./install.sh           into the virtual environment .venv (made if it is missing)
 #   ./install.sh --dev     with what the tests need
+#   ./install.sh --playground   with Gradio, for `darkroom playground`
 #
 #   USE_VENV=false         into the Python that runs now, e.g. in a container
 #   PYTHON=python3.12      which Python to use (3.10 to 3.13)
@@ -14,10 +15,12 @@ say() { printf '\033[1m%s\033[0m\n' "$*"; }
 die() { printf 'install.sh: %s\n' "$*" >&2; exit 1; }
 
 extras=export,train
+playground=
 for option in "$@"; do
   case $option in
-    --dev) extras=export,train,dev ;;
-    -h|--help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --dev) extras=export,train,dev; playground=playground ;;
+    --playground) playground=playground ;;
+    -h|--help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) die "unknown option $option; see ./install.sh --help" ;;
   esac
 done
@@ -81,7 +84,7 @@ gpu=false
 if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then gpu=true; fi
 sums() { if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi; }  # the second on a Mac
 want="$(cat pyproject.toml client/pyproject.toml install.sh | sums | cut -c1-16) gpu=$gpu torch=$TORCH"
-if [ -f "$mark" ] && grep -q "^$want .*" "$mark" && { [ "$extras" = export,train ] || grep -q "dev" "$mark"; }; then
+if [ -f "$mark" ] && grep -q "^$want .*" "$mark" && { [ "$extras" = export,train ] || grep -q "dev" "$mark"; } && grep -q "$playground" "$mark"; then
   exit 0
 fi
 
@@ -104,7 +107,15 @@ fi
 engine=$([ $gpu = true ] && echo gpu || echo cpu)
 pip install --progress-bar on -e ./client -e ".[$engine,$extras]"
 "$python" -m pip check >/dev/null || say "Some packages of this environment do not fit together; see: $python -m pip check"
-echo "$want $extras" > "$mark"
+
+# Gradio wants a Pillow older than the service's, so it has an environment of its own, which the command finds.
+if [ -n "$playground" ]; then
+  beside=$("$python" -c 'import sys; print(sys.prefix)')/playground
+  [ -x "$beside/bin/python" ] || "$python" -m venv "$beside"
+  say "Installing the playground into $beside"
+  "$beside/bin/python" -m pip --disable-pip-version-check install --progress-bar on -e './client[playground]'
+fi
+echo "$want $extras $playground" > "$mark"
 
 # --- What cannot be installed from here -----------------------------------------------------------------------
 "$(dirname "$python")/darkroom" doctor || die "the machine is not ready yet; see above."

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import (
-    Browser,
-    ConsoleMessage,
-    Page,
-    Request,
-    ViewportSize,
-    expect,
-    sync_playwright,
-)
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, ViewportSize, expect
+
+from benchmarks.browser import chromium
+
+__all__ = ["PATIENCE_MS", "Complaints", "chromium", "drop", "obstacles", "visitor"]
 
 PATIENCE_MS = 60_000
 """How long something on a page may take on a busy machine."""
-_NAMES = ("chromium", "chromium-browser", "google-chrome")
 _SERIOUS = ("serious", "critical")
 _REFUSED = "Failed to load resource: the server responded with a status of 4"
 """What Chromium writes of every refusal, also of one that a test is about."""
@@ -48,24 +42,6 @@ class Complaints:
         page.on("console", logged)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("request", requested)
-
-
-@contextlib.contextmanager
-def chromium() -> Iterator[Browser]:
-    """Start the Chromium of this machine, without a window.
-
-    :raises FileNotFoundError: there is none; `./install.sh --dev` installs it on Debian and Ubuntu.
-    """
-    found = next((path for name in _NAMES if (path := shutil.which(name))), None)
-    if found is None:
-        raise FileNotFoundError("Chromium is not installed: apt install chromium")
-    with sync_playwright() as playwright:
-        # Chromium's own sandbox needs rights that root in a container does not have; /dev/shm may be small there.
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        try:
-            yield browser
-        finally:
-            browser.close()
 
 
 @contextlib.contextmanager

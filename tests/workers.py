@@ -16,7 +16,7 @@ studio_images tasks tasks_client tasks_submit upscale upscale_files
 """
 _GROUPS = {
     "service": ("tests/contract", _SERVICE),
-    "lora_service": ("tests/contract", "client_loras loras train_and_generate"),
+    "lora_service": ("tests/contract", "client_loras loras studio_train train_and_generate"),
     "small_service": ("tests/contract", "fields openapi"),
     "sd15_exports": ("tests/parity", "sd15_export sd15_export_networks sd15_safety_checker"),
     "sdxl_exports": ("tests/families/sdxl", "sdxl_export sdxl_loras sdxl_single_file"),

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     )
     from .models_edit import EditModeInfo
     from .models_loras import LoraInfo, LoraRead, SessionInfo, SessionLora, TrainingInfo
+    from .models_served import ServedModel
     from .models_tasks import TaskInfo, TaskPicture
 
 __all__ = [
@@ -75,6 +76,7 @@ __all__ = [
     "Progress",
     "RateLimited",
     "Refused",
+    "ServedModel",
     "ServerError",
     "SessionInfo",
     "SessionLora",
@@ -93,7 +95,15 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first used: `darkroom --help` passes here and needs no HTTP stack."""
     if name in __all__:
-        for module in (".errors", ".models", ".models_edit", ".models_loras", ".models_tasks", ".client"):
+        for module in (
+            ".errors",
+            ".models",
+            ".models_edit",
+            ".models_loras",
+            ".models_served",
+            ".models_tasks",
+            ".client",
+        ):
             found = import_module(module, __name__)
             if hasattr(found, name):
                 return getattr(found, name)

@@ -7,6 +7,7 @@ import httpx
 from .answers import checked, member, parsed
 from .errors import ServerError
 from .models import Health, Info, ModelInfo, Status
+from .models_served import ServedModel
 
 
 def read_health(response: httpx.Response) -> Health:
@@ -61,3 +62,21 @@ def read_status(response: httpx.Response) -> Status:
         gpu_info=tuple(gpu for gpu in gpus if isinstance(gpu, dict)),
         raw=body,
     )
+
+
+def read_models(response: httpx.Response) -> list[ServedModel]:
+    """The answer of a successful `GET /models`."""
+    return [
+        ServedModel(
+            name=member(one, "name", str),
+            title=member(one, "title", str),
+            operations=tuple(member(one, "operations", list)),
+            installed=member(one, "installed", bool),
+            ready=member(one, "ready", bool),
+            default_for=tuple(member(one, "default_for", list)),
+            fields=one.get("fields") or {},
+            controls=tuple(one.get("controls") or ()),
+            raw=one,
+        )
+        for one in member(parsed(response.content), "models", list)
+    ]

@@ -38,6 +38,7 @@ _OWN = [
     EntryPoint("tasks", "darkroom_client.cli_tasks:tasks", COMMAND_GROUP),
     EntryPoint("lora", "darkroom_client.cli_lora:lora", COMMAND_GROUP),
     EntryPoint("bench", "darkroom_client.cli_bench:bench", COMMAND_GROUP),
+    EntryPoint("playground", "darkroom_client.cli_playground:playground", COMMAND_GROUP),
     EntryPoint("info", "darkroom_client.cli_service:info", COMMAND_GROUP),
     EntryPoint("status", "darkroom_client.cli_service:status", COMMAND_GROUP),
     EntryPoint("health", "darkroom_client.cli_service:health", COMMAND_GROUP),
@@ -170,6 +171,7 @@ def main(ctx: click.Context, url: str) -> None:
       darkroom tasks                           what became of the tasks?
       darkroom lora list                       LoRAs, and the sessions that train some
       darkroom bench --json run.json           how fast is it, with 1 to 8 clients?
+      darkroom playground                      a page for trying it out
       darkroom generate --help                 more of these; also upscale --help
 
     A service that wants a key gets the one in the environment's DARKROOM_API_KEY.

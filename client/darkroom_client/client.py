@@ -14,7 +14,7 @@ from httpx_sse import EventSource
 from . import answers, calls
 from .answers import Result
 from .answers_generate import GenerateEvents, read_png_info
-from .answers_service import read_health, read_info, read_status
+from .answers_service import read_health, read_info, read_models, read_status
 from .answers_upscale import UpscaleEvents, read_batch
 from .client_edit import AsyncEditMethods, EditMethods
 from .client_loras import AsyncLoraMethods, LoraMethods
@@ -34,6 +34,7 @@ from .models import (
     UpscaleOptions,
     UpscaleResult,
 )
+from .models_served import ServedModel
 from .patience import PatientTransport
 
 if TYPE_CHECKING:
@@ -105,6 +106,13 @@ class Client(TaskMethods, LoraMethods, EditMethods):
         :raises DarkroomError: as for `upscale`.
         """
         return read_info(answers.checked(self._send(calls.Call(method="GET", path="/api/info"))))
+
+    def models(self) -> list[ServedModel]:
+        """Every model of the service, and the fields that it takes.
+
+        :raises DarkroomError: as for `upscale`.
+        """
+        return read_models(answers.checked(self._send(calls.Call(method="GET", path="/models"))))
 
     def status(self) -> Status:
         """Workers, queues and devices of the service.
@@ -270,6 +278,10 @@ class AsyncClient(AsyncTaskMethods, AsyncLoraMethods, AsyncEditMethods):
     async def info(self) -> Info:
         """See `Client.info`."""
         return read_info(answers.checked(await self._send(calls.Call(method="GET", path="/api/info"))))
+
+    async def models(self) -> list[ServedModel]:
+        """See `Client.models`."""
+        return read_models(answers.checked(await self._send(calls.Call(method="GET", path="/models"))))
 
     async def status(self) -> Status:
         """See `Client.status`."""

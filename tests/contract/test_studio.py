@@ -6,11 +6,14 @@ import json
 import re
 
 import httpx
-from playwright.sync_api import FilePayload, Page, Route, expect
+import pytest
+from playwright.sync_api import Browser, FilePayload, Page, Route, expect
 
+from benchmarks.studio import measure
 from tests.browser import drop, obstacles
 from tests.contract.studio import card, generated, image_paths, opened
 from tests.pictures import distance, encoded, photo, pixels
+from tests.service import RunningService
 
 PAGES = ("create", "gallery", "upscale", "edit", "train", "status")
 
@@ -23,6 +26,7 @@ def test_images_are_made_and_their_settings_make_them_again(page: Page, http: ht
     found = card(page, "a cat on a blue background")
     assert image_paths(found, 2) == paths
     found.get_by_role("button", name="Show image 2").click()
+    assert obstacles(page) == []
     page.get_by_role("dialog").get_by_role("button", name="Use these settings").click()
     expect(page.get_by_label("Seed", exact=True)).not_to_have_value("")
     expect(page.get_by_role("button", name="Keep this seed")).to_have_attribute("aria-pressed", "true")
@@ -79,15 +83,16 @@ def test_a_dropped_image_fills_in_its_settings(page: Page, http: httpx.Client) -
     expect(page.get_by_role("status").filter(has_text="Settings taken from owl.png.")).to_be_visible()
 
 
-def test_every_page_is_accessible_in_both_colours_and_fits_a_phone(page: Page) -> None:
-    page.set_viewport_size({"width": 390, "height": 800})
-    for theme in ("light", "dark"):
-        for name in PAGES:
-            opened(page, name)
+@pytest.mark.parametrize("width", [390, 1280])
+def test_every_page_is_accessible_in_both_colours_and_fits(page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    for name in PAGES:
+        opened(page, name)
+        page.wait_for_load_state("networkidle")
+        for theme in ("light", "dark"):
             page.get_by_label("Colours").select_option(theme)
-            page.wait_for_load_state("networkidle")
             assert obstacles(page) == [], (theme, name)
-            assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
 
 
 def test_language_and_colours_survive_a_reload(page: Page) -> None:
@@ -115,6 +120,7 @@ def test_a_service_with_keys_asks_for_one_and_gets_it(page: Page) -> None:
     page.route("**/tasks?*", guarded)
     page.goto("/#/gallery")
     asked = page.get_by_role("dialog", name="This service needs a key")
+    assert obstacles(page) == []
     asked.get_by_label("Key").fill("secret")
     with page.expect_response(lambda answer: "/tasks" in answer.url and answer.ok):
         asked.get_by_role("button", name="Use this key").click()
@@ -179,6 +185,13 @@ def test_status_names_the_models(page: Page) -> None:
     ready = page.get_by_role("row").filter(has_text="Ready")
     expect(ready.first).to_be_visible()
     assert ready.count() > 1
+
+
+def test_time_until_the_page_can_be_used_is_measured(browser: Browser, service: RunningService) -> None:
+    """`python -m benchmarks.studio`; how long it takes is not the matter of a test on a busy machine."""
+    first, second = measure(browser, service.url, 1)
+    assert len(first) == len(second) == 1
+    assert min(*first, *second) > 0
 
 
 def test_docs_show_the_operations_without_the_internet(page: Page) -> None:

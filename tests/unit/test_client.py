@@ -111,6 +111,17 @@ def test_info(call: Call) -> None:
     assert (info.default_model, info.limits["max_upload_mb"], info.raw["tile"]) == ("x4plus", 64, 400)
 
 
+def test_models(call: Call) -> None:
+    there = {"name": "one", "title": "One", "operations": ["generate"], "installed": True, "ready": True}
+    missing = {"name": "two", "title": "Two", "operations": ["edit"], "installed": False, "ready": False}
+    more = {"default_for": ["generate"], "fields": {"steps": {"maximum": 150}}, "controls": ["canny"], "new": 1}
+    with loopback(in_turn(as_json({"models": [there | more, missing | {"default_for": []}]}))) as server:
+        first, second = call(server.url, "models")
+    assert (first.name, first.operations, first.default_for, first.ready) == ("one", ("generate",), ("generate",), True)
+    assert (first.fields["steps"]["maximum"], first.controls, first.raw["new"]) == (150, ("canny",), 1)
+    assert (second.installed, second.fields, second.controls) == (False, {}, ())
+
+
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     with loopback(in_turn(picture(b"large"))) as server:
         monkeypatch.setenv("DARKROOM_URL", server.url + "/")

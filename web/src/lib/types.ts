@@ -110,6 +110,9 @@ export interface Training {
   lora?: string
   message?: string
   paused?: boolean
+  step?: number
+  total_steps?: number
+  loss?: number | null
 }
 
 export interface Session {

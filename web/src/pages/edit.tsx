@@ -1,5 +1,5 @@
 import { signal } from "@preact/signals"
-import { useEffect, useState } from "preact/hooks"
+import { useEffect, useRef, useState } from "preact/hooks"
 import { Compare } from "../components/compare"
 import { FieldControl, Problem, Section } from "../components/controls"
 import { DropZone, ImageInput, Thumbnail } from "../components/image_input"
@@ -143,6 +143,10 @@ function Form() {
   const [sending, setSending] = useState(false)
   const model = usualModel("edit")
   const chosen = mode.value
+  const prompt = useRef<HTMLTextAreaElement>(null)
+  useEffect(() => {
+    if (editImages.value.length && !values.value.prompt) prompt.current?.focus() // another page has sent an image
+  }, [])
   const set = (name: string, text: string): void => void (values.value = { ...values.value, [name]: text })
   const submitted = async (event: Event): Promise<void> => {
     event.preventDefault()
@@ -156,6 +160,7 @@ function Form() {
       <label class="field">
         <span>{t("edit.prompt")}</span>
         <textarea
+          ref={prompt}
           name="prompt"
           rows={3}
           required

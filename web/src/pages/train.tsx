@@ -8,6 +8,7 @@ import { t } from "../lib/i18n"
 import { go } from "../lib/route"
 import { pause, refresh } from "../lib/tasks"
 import type { Field, Session } from "../lib/types"
+import { Losses, Outcome, look } from "./train_results"
 
 const sessions = signal<Session[]>([])
 const known = signal(false)
@@ -17,12 +18,22 @@ const OPTIONS: Record<string, Field> = {
   steps: { type: "integer", minimum: 1, maximum: 100_000 },
   rank: { type: "integer", minimum: 1, maximum: 128, default: 4 },
   learning_rate: { type: "number", minimum: 1e-8, maximum: 1, default: 1e-4 },
+  resolution: { type: "integer", minimum: 64, maximum: 2048, multipleOf: 64 },
+  sample_images: { type: "integer", minimum: 0, maximum: 8, default: 0 },
 }
-const LABELS = { steps: "train.steps", rank: "train.rank", learning_rate: "train.rate" } as const
+const LABELS = {
+  steps: "train.steps",
+  rank: "train.rank",
+  learning_rate: "train.rate",
+  resolution: "train.resolution",
+  sample_images: "train.samples",
+} as const
 
 async function load(): Promise<void> {
   sessions.value = (await json<{ sessions: Session[] }>("list_sessions")).sessions
   known.value = true
+  const running = sessions.value.filter(one => one.training.status === "in-progress")
+  await Promise.all(running.map(one => look(one.session_id)))
 }
 
 export function TrainPage() {
@@ -79,16 +90,26 @@ function SessionPanel({ session, attempt }: { session: Session; attempt: (work: 
 }
 
 function TrainingState({ session, attempt }: { session: Session; attempt: (work: Promise<unknown>) => void }) {
-  const { status, progress, paused, message: reason, task_id: task } = session.training
+  const { status, progress, paused, message: reason, task_id: task, step, total_steps: total } = session.training
   if (status === "none") return <p class="quiet">{t("train.state.none")}</p>
   if (status === "error") return <Problem text={reason ?? t("train.state.error")} />
-  if (status === "completed") return <p>{t("train.state.completed")}</p>
+  if (status === "completed")
+    return (
+      <>
+        <p>{t("train.state.completed")}</p>
+        {task ? <Outcome key={task} id={task} /> : null}
+      </>
+    )
   return (
     <div class="row">
       <div class="progress">
         <progress max="100" value={progress} aria-label={t("task.progress")} />
-        <span>{t(paused ? "task.paused" : "train.state.in-progress")} · {progress} %</span>
+        <span>
+          {t(paused ? "task.paused" : "train.state.in-progress")} · {progress} %
+          {step && total ? ` · ${t("task.step", { step, total })}` : ""}
+        </span>
       </div>
+      <Losses training={session.training} />
       {task ? (
         <>
           <button type="button" onClick={() => attempt(pause(task, paused ? "resume" : "pause"))}>

@@ -10,6 +10,7 @@ import { typed } from "../lib/create"
 import { t } from "../lib/i18n"
 import { fetching, jobs, keep, keptNetworks, networkFor, possible, removeJob, stop, type Job } from "../lib/local"
 import { modelsKnown, usualModel } from "../lib/models"
+import { SendToEdit } from "../components/send_to_edit"
 import { addToUpscale, upscaleFiles } from "../lib/sending"
 import { kept } from "../lib/stored"
 import { cancel, imagesOf, isLive, urlOf, visible } from "../lib/tasks"
@@ -199,6 +200,7 @@ function Upscaled({ task }: { task: Task }) {
             <Icon name="download" /> {t("download")}
           </button>
         ) : null}
+        {result ? <SendToEdit path={urlOf(result, task)} name={result.name} /> : null}
         {isLive(task) ? <button type="button" onClick={() => void cancel(task.task_id)}>{t("cancel")}</button> : null}
       </div>
       {isLive(task) ? <Progress task={task} /> : null}
