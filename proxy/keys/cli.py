@@ -105,7 +105,9 @@ def list_keys(as_json: bool) -> None:
     if not found:
         click.echo("There are no keys: the service is open to everybody who reaches it.")
         return
-    columns = Table(*(name.replace("_", " ") for name in found[0]), box=None)
+    columns = Table(box=None)
+    for name in found[0]:  # an id is what `revoke` takes, so it is never cut off
+        columns.add_column(name.replace("_", " "), overflow="fold", no_wrap=name == "id")
     for one in found:
         columns.add_row(*("-" if value is None else str(value) for value in one.values()))
     Console().print(columns)

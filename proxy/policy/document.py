@@ -234,6 +234,8 @@ def _as_problem(document: _Document, error: Any) -> Problem:
         return document.problem(place, "is missing")
     if error["type"] == "extra_forbidden":
         return document.problem(place, "is not known here")
+    if error["type"] == "model_type":
+        return document.problem(place, f"must have fields with names; got {shown(error['input'])}")
     if error["type"] == "value_error":
         return document.problem(place, message)
     return document.problem(place, f"{message[0].lower()}{message[1:]}; got {shown(error['input'])}")

@@ -165,6 +165,7 @@ def test_commands_make_list_and_revoke_keys(tmp_path: Path, monkeypatch: pytest.
     key = json.loads(line)
     assert (key["name"], key["role"], key["rate"], key["priority"]) == ("anna", "user", "60/min", "low")
     assert "anna" in run(command, ["list"]).stdout
+    assert key["id"] in run(command, ["list"]).stdout, "whole, in 80 columns, too"
     assert "There is a key named 'anna'" in run(command, ["create", "--name", "anna"]).output
     assert "rate must be" in run(command, ["create", "--name", "x", "--rate", "fast"]).output
     assert "images_per_day must be from 1" in run(command, ["create", "--name", "x", "--images-per-day", "0"]).output

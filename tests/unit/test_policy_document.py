@@ -69,7 +69,7 @@ def test_policy_with_everything(tmp_path: Path) -> None:
         (("[gun, rifle*]", "[gun, '!']"), "line 3: words.short[1]: must have letters or digits; got '!'"),
         (("[gun, rifle*]", "[gun, r*e]"), "line 3: words.short[1]: must have * at the beginning or the end only"),
         (("[gun, rifle*]", "[gun, no]"), "line 3: words.short[1]: input should be a valid string; got False"),
-        (("[gun, rifle*]", "gun"), "line 3: words.short: "),
+        (("[gun, rifle*]", "gun"), "line 3: words.short: must have fields with names; got 'gun'"),
         (("[bomb]", "[5]"), "line 5: words.long.words[0]: input should be a valid string; got 5"),
         (("except: [bath bomb]", "except: ['?']"), "line 6: words.long.except[0]: must have letters or digits"),
         (("except:", "excpet:"), "line 6: words.long.excpet: is not known here"),
