@@ -85,7 +85,7 @@ def test_status_lists_the_tritons(proxy: RunningProxy, tritons: list[RunningTrit
         assert (one["ready"], one["reason"], one["active_calls"]) == (True, "", 0)
         assert one["families"]["sd15"]["ready"]
     health = httpx.get(f"{proxy.url}/health", trust_env=False)
-    assert (health.status_code, health.json()["families"].keys()) == (200, {"sd15"})
+    assert (health.status_code, health.json()["families"].keys()) == (200, {"sd15", "sd15_loras"})
 
 
 def test_lora_files_are_sent_to_every_triton_that_lacks_them(
