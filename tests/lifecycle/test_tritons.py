@@ -27,6 +27,7 @@ from tests.waiting import until
 MODELS = ("sd15", "sd15_loras", "sd15_text_encoder", "sd15_unet", "sd15_vae_decoder")
 STEPS = 150
 PLACES = 8
+LARGER = {"width": 128, "height": 128}  # so that a direct request lasts until something is killed
 AGAIN = "begins again on another one"
 
 
@@ -56,7 +57,11 @@ def generate(proxy: RunningProxy, seed: int, steps: int = STEPS, **more: Any) ->
 
 
 def _fields(seed: int, steps: int) -> dict[str, Any]:
-    return {name: value for name, value in TINY.items() if name != "operation"} | {"seed": seed, "steps": steps}
+    return {name: value for name, value in TINY.items() if name != "operation"} | {
+        "seed": seed,
+        "steps": steps,
+        **LARGER,
+    }
 
 
 def pixels(answer: httpx.Response) -> Any:
@@ -80,7 +85,7 @@ def test_status_lists_the_tritons(proxy: RunningProxy, tritons: list[RunningTrit
         assert (one["ready"], one["reason"], one["active_calls"]) == (True, "", 0)
         assert one["families"]["sd15"]["ready"]
     health = httpx.get(f"{proxy.url}/health", trust_env=False)
-    assert (health.status_code, health.json()["families"].keys()) == (200, {"sd15"})
+    assert (health.status_code, health.json()["families"].keys()) == (200, {"sd15", "sd15_loras"})
 
 
 def test_lora_files_are_sent_to_every_triton_that_lacks_them(
@@ -129,13 +134,13 @@ def test_direct_requests_of_a_killed_triton_begin_again_on_the_other_one(
 def test_tasks_of_a_killed_triton_have_a_second_attempt(proxy: RunningProxy, tritons: list[RunningTriton]) -> None:
     wait_whole(proxy)  # after the test before
     load = Load(proxy.url, steps=STEPS)
-    load.submit(4)
-    until(lambda: calls(proxy) == [2, 2], 120)
+    load.submit(8)
+    until(lambda: min(calls(proxy)) >= 1, 120)
     kill(tritons[1])
     load.check()
     with httpx.Client(base_url=proxy.url, timeout=30, trust_env=False) as http:
-        attempts = sorted(http.get(f"/tasks/{id}").json()["attempts"] for id in load.ids)
-    assert attempts == [1, 1, 2, 2]
+        attempts = {http.get(f"/tasks/{id}").json()["attempts"] for id in load.ids}
+    assert attempts == {1, 2}
     wait_whole(proxy)
 
 
@@ -145,8 +150,8 @@ def test_triton_that_falls_silent_loses_its_calls(proxy: RunningProxy, tritons: 
     wait_whole(proxy)
     silent = tritons[1].find("bin/tritonserver")[0]
     load = Load(proxy.url, steps=STEPS)
-    load.submit(4)
-    until(lambda: calls(proxy) == [2, 2], 120)
+    load.submit(8)
+    until(lambda: min(calls(proxy)) >= 1, 120)
     silent.suspend()
     try:
         load.check(120)
