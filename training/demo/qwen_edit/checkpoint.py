@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLQwenImage, QwenImageEditPlusPipeline
+from diffusers import QwenImageEditPlusPipeline
 from torch import nn
 
 from darkroom.files import write_atomically
@@ -22,7 +22,6 @@ from training.export import load_as_fp32, to_half, write_training
 from training.render import SIDE
 from training.trainer import TrainingRun, averaged_weights
 
-VAE = "vae"
 CONDITION_SIDE = 64
 """Side in pixels of the condition image that the service passes to the image processor: a multiple of 32."""
 
@@ -31,18 +30,6 @@ BEGUN = Path(__file__).parent / "begun"
 """What is trained so far: `python -m training restore --family qwen_edit --checkpoints` with this folder goes on from
 there."""
 _INDEX = "model_index.json"
-
-
-def save_vae(run: TrainingRun, output: Path) -> None:
-    """Write the VAE alone into `output`, from which `load` makes the state of its stage.
-
-    :raises FileNotFoundError: it was not trained.
-    """
-    folder, vae = output / FOLDER, models.make_vae()
-    vae.load_state_dict(averaged_weights(run, VAE_STAGE)["vae"])
-    to_half(vae)
-    vae.save_pretrained(folder / VAE)
-    write_training(run, folder, (VAE_STAGE,))
 
 
 def save(run: TrainingRun, output: Path) -> None:
@@ -92,11 +79,8 @@ def _change(path: Path, values: dict[str, Any]) -> None:
 
 
 def load(checkpoints: Path) -> dict[str, tuple[Path, nn.ModuleDict]]:
-    """The modules of each stage, and the folder that says what it has spent; of what `save_vae` wrote, one stage."""
+    """The modules of each stage, and the folder that says what it has spent."""
     folder = checkpoints / FOLDER
-    if not (folder / _INDEX).exists() and (folder / VAE).is_dir():
-        vae = AutoencoderKLQwenImage.from_pretrained(folder / VAE)
-        return {VAE_STAGE: (folder, nn.ModuleDict({"vae": vae}))}
     pipeline = load_pipeline(folder)
     statistics = LatentStatistics()
     statistics.mean.copy_(torch.tensor(pipeline.vae.config.latents_mean))
