@@ -26,8 +26,9 @@ USABLE_MS = 60_000
 def usable_ms(page: Page, url: str) -> float:
     """Open the page; returns the milliseconds until the prompt takes text."""
     page.goto(url)
-    page.wait_for_function("window.usable !== undefined", timeout=USABLE_MS)
-    return float(page.evaluate("window.usable"))
+    page.locator("textarea[name=prompt]:enabled").wait_for(timeout=USABLE_MS)
+    # Once the page has been drawn with it, the moment is noted.
+    return float(page.evaluate("new Promise(done => requestAnimationFrame(() => done(window.usable)))"))
 
 
 def measure(browser: Browser, url: str, visits: int) -> tuple[list[float], list[float]]:

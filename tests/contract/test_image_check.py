@@ -20,6 +20,7 @@ from proxy.audit import chain
 from proxy.tasks.database import connect
 from proxy.tasks.store import Store
 from tests.contract.generating import decoded, events_of
+from tests.contract.tasks import wait_ended
 from tests.pictures import pixels
 from tests.safety_checkers import flag, make_checker
 from tests.sd15_checkpoints import write_checkpoint
@@ -155,18 +156,11 @@ def test_tasks_are_checked(http: httpx.Client, service: RunningService) -> None:
     def ended(word: str) -> dict[str, Any]:
         fields = {**SIZE, "operation": "generate", "prompt": word, "seed": FLAGGED}
         id = http.post("/tasks", json=fields).json()["task_id"]
-        found: dict[str, Any] = {}
-
-        def over() -> bool:
-            found.update(http.get(f"/tasks/{id}").json())
-            return found["state"] in ("completed", "failed")
-
-        until(over)
-        return found
+        return wait_ended(http, id)
 
     assert ended("zzstrict")["error"]["code"] == "moderation_blocked"
     black = ended("zzblack")
-    assert black["state"] == "completed"
+    assert black["status"] == "completed"
     assert is_black(http.get(black["results"][0]["url"]).content)
     assert row_of(service, "task", black["task_id"], "task_end")["flagged"] == 1
 

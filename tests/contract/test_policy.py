@@ -28,9 +28,6 @@ UPSCALING = """
   - id: large-upscaling
     when: operation == "upscale" && width * height > 4000000
     refuse: The result would be too large.
-  - id: many-images
-    when: operation == "generate" && num_images > 8
-    refuse: These are too many images.
 """
 
 
@@ -139,7 +136,15 @@ def test_all_images_of_a_request_are_judged_together(http: httpx.Client) -> None
 
 def test_task_says_what_its_mode_does_not_read(http: httpx.Client) -> None:
     text = json.dumps({"old_text": "Hello"})
-    answer = form("/tasks", http, [("image", PHOTO)], operation="edit", prompt="red", mode=1, text_params_json=text)
+    answer = form(
+        "/tasks",
+        http,
+        [("images", PHOTO), ("images", OTHER)],
+        operation="edit",
+        prompt="red",
+        mode=1,
+        text_params_json=text,
+    )
     assert answer.status_code == 202, answer.text
     assert "text_params_json.old_text" in warned(answer)
     http.delete(f"/tasks/{answer.json()['task_id']}").raise_for_status()
@@ -178,15 +183,6 @@ def test_images_that_are_resized_without_a_model_are_judged(http: httpx.Client, 
     answer = http.post("/sdapi/v1/txt2img", json={**sent, "denoising_strength": 0})
     assert (answer.status_code, answer.json()["param"]) == (422, "hr_scale")
     assert "rule modest-upscaling" in answer.json()["detail"]
-
-
-def test_images_of_all_batches_count(http: httpx.Client) -> None:
-    """Also where they are made by several requests of a model."""
-    answer = http.post("/v1/images/generations", json={"prompt": "a cat", "size": "64x64", "n": 9})
-    assert (answer.status_code, answer.json()["error"]["rule"]) == (400, "many-images")
-    answer = http.post("/sdapi/v1/txt2img", json={"prompt": "a cat", "n_iter": 5, "batch_size": 2})
-    assert (answer.status_code, answer.json()["rule"]) == (400, "many-images")
-    assert http.post("/sdapi/v1/txt2img", json={"prompt": "a cat", "n_iter": 4, "batch_size": 2}).status_code == 503
 
 
 def test_captions_and_prompts_of_trainings_are_judged(http: httpx.Client) -> None:

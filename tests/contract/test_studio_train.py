@@ -21,7 +21,10 @@ def service(lora_service: RunningService) -> RunningService:
 def begun(page: Page, *, steps: int, samples: int = 0) -> Locator:
     """Make a session with two images and captions, and start its training; returns its panel."""
     opened(page, "train")
+    page.wait_for_load_state("networkidle")
+    there = page.get_by_role("article").count()
     page.get_by_role("button", name="New session").click()
+    expect(page.get_by_role("article")).to_have_count(there + 1)
     session = page.get_by_role("article").first
     files: list[FilePayload] = [
         {"name": f"cat-{at}.png", "mimeType": "image/png", "buffer": encoded(photo(32 * at, 0, 64, 64))}

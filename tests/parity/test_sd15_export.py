@@ -61,7 +61,8 @@ def test_a_second_run_has_nothing_to_do(sd15_fp32: Sd15Export) -> None:
 
     output = export("sd15", "--checkpoint", sd15_fp32.checkpoint, "--output", sd15_fp32.repository).output
 
-    names = [*("sd15_text_encoder", "sd15_vae_encoder", "sd15_vae_decoder", "sd15_unet", "sd15", "sd15_unet_canny")]
+    networks = ("sd15_text_encoder", "sd15_vae_encoder", "sd15_vae_decoder", "sd15_unet")
+    names = [*networks, "sd15", "sd15_safety_checker", "sd15_unet_canny"]
     assert output.splitlines() == [f"{name}: up to date (fp32)" for name in names]
     assert before == {path: path.stat().st_mtime_ns for path in sd15_fp32.repository.rglob("*") if path.is_file()}
 
@@ -72,7 +73,7 @@ def test_another_base_takes_the_control_unet_with_it(sd15_fp32: Sd15Export, sd15
     control = manifest.read(sd15_fp16.repository / "sd15_unet_canny" / "1")
     assert belongs(control, CONTROLS.base_of(sd15_fp16.repository))
     assert not belongs(control, CONTROLS.base_of(sd15_fp32.repository))
-    assert sd15_fp16.output.count("exported") == 6
+    assert sd15_fp16.output.count("exported") == 7
 
 
 def test_a_stale_control_unet_without_its_controlnet_is_removed(

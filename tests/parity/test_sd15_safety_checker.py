@@ -47,6 +47,7 @@ def test_images_are_prepared_to_the_level(side: tuple[int, int]) -> None:
         np.testing.assert_allclose(ours, levels, atol=1e-3)
 
 
+@torch.no_grad()
 def test_flags_are_those_of_diffusers(sd15_export: Sd15Export) -> None:
     images, checker = fading(), original(sd15_export)
     expected = theirs(checker, images)

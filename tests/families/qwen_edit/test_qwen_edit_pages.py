@@ -79,7 +79,7 @@ def test_newcomer_makes_an_image_makes_it_larger_and_changes_its_background(
     larger = page.get_by_role("article", name=re.compile(r"\.png"))
     expect(larger.get_by_role("img", name="After")).to_have_js_property("naturalWidth", 256)
     larger.get_by_role("button", name="Edit").click()
-    expect(page.get_by_label("What to change")).to_be_focused()
+    expect(page.get_by_role("textbox", name="What to change")).to_be_focused()
     page.keyboard.type("make the background red")
     page.get_by_role("button", name="Edit", exact=True).click()
     edited = page.get_by_role("article", name="make the background red").get_by_role("img", name="After")
@@ -126,7 +126,7 @@ def test_playground_shows_previews_and_steps(gradio: GradioClient) -> None:
     job.result(timeout=120)
     states = [update[1] for update in job.outputs()]
     assert (states[0], states[-1]) == ("Waiting", "Done")
-    assert "Step 8 of 8" in states
+    assert "Step 8 of 9" in states, "the last one writes the image"
     captions = [image["caption"] for update in job.outputs() for image in update[0] or ()]
     assert "Preview" in captions
     assert captions[-1] == "seed 5"
@@ -191,7 +191,7 @@ def test_playground_stops_work_that_nobody_waits_for(page: Page, playground: Ser
     page.get_by_label("Prompt").first.fill("a long exposure of a pizza")
     page.get_by_label("number input for Steps").first.fill("150")
     page.get_by_role("button", name="Generate").first.click()
-    expect(page.get_by_label("State").first).to_have_value(re.compile(r"Step \d+ of 150"))
+    expect(page.get_by_label("State").first).to_have_value(re.compile(r"Step \d+ of 151"))
     page.get_by_role("button", name="Stop").first.click()
     expect(page.get_by_label("State").first).to_have_value("Stopped")
     for _ in range(600):
@@ -203,6 +203,8 @@ def test_playground_stops_work_that_nobody_waits_for(page: Page, playground: Ser
 
 
 def test_playground_ends_by_ctrl_c(service: RunningService, tmp_path: Path) -> None:
+    # Programs that a script starts in the background ignore SIGINT, and so do their children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with running_playground(tmp_path, service.url) as playground:
         playground.process.send_signal(signal.SIGINT)
         assert playground.process.wait(30) == 130
