@@ -52,7 +52,7 @@ class Tally:
     def reloaded(self, models: Collection[str]) -> None:
         """Count models that are loaded again alone."""
         self._kinds["model"] += len(models)
-        self._models.update(models)
+        self._models.update(list(models))  # of a mapping it would add the values
         self._write()
 
     def _write(self) -> None:

@@ -110,7 +110,7 @@ class Generate:
             preview = outputs.get("preview")
             emit(done, steps + afterwards, None if preview is None else preview.tobytes())
 
-        made = await run(services, job, on_response, results=larger is None)
+        made = await run(services, job, on_response)
         outputs = await _results(services, made, larger, steps, emit)
         return outputs + (control_map_output(made) if wanted.get(KEEP_CONTROL_MAP) else [])
 

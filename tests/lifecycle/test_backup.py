@@ -36,7 +36,7 @@ def test_task_that_runs_during_a_backup_completes_where_it_is_restored(tmp_path:
     with running_service(here, **settings) as service, httpx.Client(base_url=service.url, timeout=60) as http:
         done = wait_ended(http, submit(http)["task_id"])
         result = http.get(done["result_urls"][0]).content
-        running, waiting = submit(http, steps=150, seed=8), submit(http, seed=9)
+        running, waiting = submit(http, steps=150, seed=8, width=256, height=256, num_images=2), submit(http, seed=9)
         until(lambda: http.get(f"/tasks/{running['task_id']}").json()["progress"])
         made = darkroom("backup", file, folder=here)
         assert made.returncode == 0, made.stderr

@@ -262,7 +262,7 @@ def test_restarts_are_counted_in_a_file(tmp_path: Path) -> None:
     tally.begin()
     assert read_restarts(file)["kinds"] == {"triton": 0, "proxy": 0, "model": 0}
     tally.restarted("proxy")
-    tally.reloaded(["unet", "vae"])
+    tally.reloaded({"unet": "lost its process", "vae": "does not answer"})
     assert read_restarts(file) == {
         "kinds": {"triton": 0, "proxy": 1, "model": 2},
         "models": {"unet": 1, "vae": 1},
