@@ -49,6 +49,6 @@ def test_task_that_runs_during_a_backup_completes_where_it_is_restored(tmp_path:
     with running_service(there, **settings) as service, httpx.Client(base_url=service.url, timeout=60) as http:
         states = [wait_ended(http, task["task_id"])["status"] for task in (done, running, waiting)]
         assert states == ["completed"] * 3
-        assert http.get(done["result_urls"][0]).content == result
-        last = http.get(f"/tasks/{waiting['task_id']}").json()
+        first, last = (http.get(f"/tasks/{task['task_id']}").json() for task in (done, waiting))
+        assert http.get(first["result_urls"][0]).content == result
         assert http.get(last["result_urls"][0]).content.startswith(b"\x89PNG")
