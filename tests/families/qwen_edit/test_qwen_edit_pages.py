@@ -127,7 +127,8 @@ def test_playground_shows_previews_and_steps(gradio: GradioClient) -> None:
     states = [update[1] for update in job.outputs()]
     assert (states[0], states[-1]) == ("Waiting", "Done")
     assert "Step 8 of 9" in states, "the last one writes the image"
-    captions = [image["caption"] for update in job.outputs() for image in update[0] or ()]
+    galleries = [update[0] for update in job.outputs() if isinstance(update[0], list)]  # else it is as it was
+    captions = [image["caption"] for gallery in galleries for image in gallery]
     assert "Preview" in captions
     assert captions[-1] == "seed 5"
 
