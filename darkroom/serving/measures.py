@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
@@ -59,6 +59,7 @@ class Recorder:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._on = False
+        self._at_first: Callable[[], None] | None = None
         self._counts: Counter[Series] = Counter()
         self._observed: dict[Series, list[float]] = {}
         self._waiting = 0
@@ -68,9 +69,12 @@ class Recorder:
         """Whether it collects."""
         return self._on
 
-    def start(self) -> None:
-        """Collect from now on."""
-        self._on = True
+    def start(self, at_first: Callable[[], None] | None = None) -> None:
+        """Collect from now on.
+
+        :param at_first: called once, with the first measurement.
+        """
+        self._at_first, self._on = at_first, True
 
     def stop(self) -> None:
         """Collect nothing more, and forget what was not taken."""
@@ -82,6 +86,7 @@ class Recorder:
         if self._on and times:
             with self._lock:
                 self._counts[measure, tuple(labels.items())] += times  # type: ignore[assignment]  # floats work as well
+            self._tell()
 
     def observe(self, measure: Measure, value: float, **labels: str) -> None:
         """Add a value to a histogram."""
@@ -90,6 +95,13 @@ class Recorder:
                 if self._waiting < _MOST_WAITING:
                     self._waiting += 1
                     self._observed.setdefault((measure, tuple(labels.items())), []).append(value)
+            self._tell()
+
+    def _tell(self) -> None:
+        with self._lock:
+            at_first, self._at_first = self._at_first, None
+        if at_first is not None:
+            at_first()
 
     @contextmanager
     def timed(self, measure: Measure, **labels: str) -> Iterator[None]:

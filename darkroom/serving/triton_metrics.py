@@ -72,11 +72,11 @@ class Publisher:
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
 
     def start(self) -> None:
-        """Begin, unless METRICS is false."""
+        """Begin, unless METRICS is false. The thread starts with the first measurement: while a model is loading, no
+        other thread of its process sends messages to the server."""
         self._publish_gauges()
         if os.environ.get(_SETTING, "true").lower() not in ("false", "0", "no", "off"):
-            self._recorder.start()
-            self._thread.start()
+            self._recorder.start(self._thread.start)
 
     def close(self) -> None:
         """Stop, and remove the series, each before its family."""
@@ -98,6 +98,8 @@ class Publisher:
     def publish(self) -> None:
         """Publish what was measured since the last time."""
         counts, observed = self._recorder.take()
+        if not counts and not observed:
+            return
         for series, times in counts.items():
             self._metric(series).increment(times)
         for series, values in observed.items():

@@ -51,14 +51,17 @@ def fill_edit(page: Page) -> None:
     opened(page, "gallery")
     page.get_by_role("button", name="Show image 1").first.click()
     page.get_by_role("dialog").get_by_role("button", name="Edit").click()
-    page.get_by_label("What to change").fill("make the background red")
+    page.get_by_role("textbox", name="What to change").fill("make the background red")
     page.get_by_role("radio", name="Free").check()
 
 
 def fill_train(page: Page, http: httpx.Client) -> None:
     """A session that is trained."""
     opened(page, "train")
+    page.wait_for_load_state("networkidle")
+    there = page.get_by_role("article").count()
     page.get_by_role("button", name="New session").click()
+    expect(page.get_by_role("article")).to_have_count(there + 1)
     session = page.get_by_role("article").first
     files: list[FilePayload] = [
         {"name": f"astronaut-{at}.png", "mimeType": "image/png", "buffer": encoded(photo(150 + 8 * at, 10, 128, 128))}
