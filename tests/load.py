@@ -43,7 +43,7 @@ class Load:
             page = http.get("/tasks", params={"limit": 500}).json()["tasks"]
         listed = [task["task_id"] for task in page]
         assert len(listed) == len(set(listed))
-        return {task["task_id"]: task["status"] for task in page}
+        return {task["task_id"]: task["status"] for task in page if task["task_id"] in self.ids}
 
     def wait(self, until: Callable[[dict[str, str]], bool], timeout: float) -> dict[str, str]:
         deadline = time.monotonic() + timeout
