@@ -26,8 +26,8 @@ POLLING = ("--model-control-mode=poll", "--repository-poll-secs=1")
 
 
 _LOADING_SECONDS = 3600
-"""How long a stub may take to load its model. After this time, 30 s by default, the server waits for the stub to end,
-which it never does: the model would be loading for ever."""
+"""How long a stub may take to load its model; 30 s by default. A server that gives a stub up waits for it to end, which
+may never happen: the model would be loading for ever."""
 
 
 @dataclass(frozen=True, kw_only=True)
