@@ -25,11 +25,6 @@ POLLING = ("--model-control-mode=poll", "--repository-poll-secs=1")
 0022-one-model-is-loaded-again-alone.md). So models cannot be loaded over the network."""
 
 
-_LOADING_SECONDS = 3600
-"""How long a stub may take to load its model; 30 s by default. A server that gives a stub up waits for it to end, which
-may never happen: the model would be loading for ever."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class TritonInstall:
     """One usable tritonserver. `backends` is None where the server brings a complete folder of its own."""
@@ -154,7 +149,6 @@ def triton_command(
         f"--metrics-address={metrics_address}",
         f"--metrics-port={metrics_port}",
         "--backend-config=python,thread-pool-size=64",
-        f"--backend-config=python,stub-timeout-seconds={_LOADING_SECONDS}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         "--exit-timeout-secs=5",
     ]
