@@ -11,13 +11,13 @@ import sys
 from typing import Any
 
 import click
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from darkroom.command_settings import command_settings
 from darkroom.home import PREPARE
 from darkroom.parallel.processes import tied_to_us
-from darkroom.settings import ROOT, SECRETS, Settings
+from darkroom.settings import ROOT, Settings
 from proxy.observability import configure, log_to_file
 from supervisor.doctor import examine
 from supervisor.engines import engine_of
@@ -90,7 +90,7 @@ def serve(
             f"There is no home folder {ROOT}; make it: darkroom init --demo (or set DARKROOM_HOME)."
         )
     os.chdir(ROOT)  # in a checkout the started processes import from the working directory
-    settings = _settings()
+    settings = command_settings()
     if (prepare or chosen) and settings.serve_only != "proxy":
         _prepare(settings)
     configure(level=settings.log_level, file=settings.log_dir / "darkroom.log")
@@ -135,7 +135,7 @@ async def _serve(settings: Settings) -> None:
 @click.command()
 def doctor() -> None:
     """Check whether this machine can serve, and say what to fix."""
-    findings = examine(_settings())
+    findings = examine(command_settings())
     table = Table(show_header=False, box=None)
     for finding in findings:
         table.add_row(finding.topic, _MARKS[finding.state], finding.text)
@@ -145,14 +145,3 @@ def doctor() -> None:
         raise click.ClickException(f"{problems} problem(s) keep Darkroom from starting; see above.")
     warned = any(finding.state == "warning" for finding in findings)
     click.echo("Nothing is broken; see the warnings above." if warned else f"Darkroom can start: {PREPARE}")
-
-
-def _settings() -> Settings:
-    try:
-        return Settings()
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = "_".join(str(part) for part in first["loc"]).upper()
-        message = first["msg"].removeprefix("Value error, ")
-        came = "" if name in SECRETS or "; got " in message else f"; got {first['input']!r}"
-        raise click.ClickException(f"The setting {name} is wrong: {message}{came}.") from None

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from pydantic import ValidationError
 
-from darkroom.settings import Settings
+from darkroom.command_settings import command_settings
 from proxy.backup.manifest import BackupError, Manifest
 from proxy.backup.restoring import restore as restore_backup
 from proxy.backup.writing import write_backup
@@ -31,7 +30,7 @@ def backup(file: Path, models: bool) -> None:
       darkroom backup --models everything.tar
     """
     try:
-        manifest = write_backup(_settings(), file, models=models)
+        manifest = write_backup(command_settings(), file, models=models)
     except BackupError as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"{file}: {_described(manifest)}, {file.stat().st_size / 1e6:.1f} MB.")
@@ -55,7 +54,7 @@ def restore(file: Path, force: bool) -> None:
       DATA_DIR=/srv/data darkroom restore darkroom-monday.tar.gz
       darkroom restore --force darkroom-monday.tar.gz
     """
-    settings = _settings()
+    settings = command_settings()
     try:
         manifest, left_out = restore_backup(settings, file, force=force)
     except BackupError as error:
@@ -69,12 +68,3 @@ def restore(file: Path, force: bool) -> None:
 
 def _described(manifest: Manifest) -> str:
     return f"{len(manifest.files)} files, database {manifest.database} of version {manifest.version}"
-
-
-def _settings() -> Settings:
-    try:
-        return Settings()
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = "_".join(str(part) for part in first["loc"]).upper()
-        raise click.ClickException(f"The setting {name} is wrong: {first['msg']}.") from None

@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from typing import cast
 
 import click
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from darkroom.command_settings import command_settings
 from darkroom.errors import DarkroomError
-from darkroom.settings import Settings
 from proxy.callers import Role
 from proxy.keys import store as table
 from proxy.keys.keyring import FRESH_SECONDS
@@ -28,12 +27,7 @@ from proxy.tasks.store import Store
 @contextmanager
 def _database() -> Iterator[Store]:
     """The database of the settings, with its tables."""
-    try:
-        store = Store(connect(Settings().database))
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = "_".join(str(part) for part in first["loc"]).upper()
-        raise click.ClickException(f"The setting {name} is wrong: {first['msg']}.") from None
+    store = Store(connect(command_settings().database))
     try:
         store.create()
         yield store
