@@ -10,7 +10,7 @@ from darkroom.registry import families
 from darkroom.settings import Settings
 from proxy.gateway import Gateway
 from proxy.readiness import Monitor
-from supervisor.supervision import address_of, host_and_port
+from supervisor.supervision import address_of, loopback_address
 
 
 class OwnHealth:
@@ -18,7 +18,7 @@ class OwnHealth:
 
     def __init__(self, settings: Settings) -> None:
         metrics = address_of(settings.triton_metrics_bind, settings.triton_metrics_port)
-        self._gateway = Gateway(host_and_port(settings.triton_grpc_bind, settings.triton_grpc_port))
+        self._gateway = Gateway(loopback_address(settings.triton_grpc_bind, settings.triton_grpc_port))
         self._monitor = Monitor(
             self._gateway,
             {name: family.specs for name, family in families().items()},

@@ -25,7 +25,7 @@ from supervisor.preflight import preflight
 from supervisor.reloads import LastResort, ReloadFailed, Reloads
 from supervisor.served import Served
 from supervisor.stubs import is_living_stub, kill, stubs_of
-from supervisor.supervision import GRACE_SECONDS, MALLOC, Supervision, address_of, host_and_port, loopback
+from supervisor.supervision import GRACE_SECONDS, MALLOC, Supervision, address_of, loopback, loopback_address
 
 if TYPE_CHECKING:
     from supervisor.own_health import OwnHealth
@@ -272,7 +272,7 @@ class Service(Supervision):
             log.info("everything is up again")
         elif self.proxy is None:
             settings = self.settings
-            log.info("Triton is ready: %s", host_and_port(settings.triton_grpc_bind, settings.triton_grpc_port))
+            log.info("Triton is ready: %s", loopback_address(settings.triton_grpc_bind, settings.triton_grpc_port))
         else:
             log.info("Darkroom is ready: %s (documentation: /docs)", address_of(self.settings.host, self.settings.port))
         self.ready = True

@@ -91,10 +91,10 @@ def loopback(host: str) -> str:
 
 def address_of(host: str, port: int) -> str:
     """Return the URL by which this machine reaches the service."""
-    return f"http://{host_and_port(host, port)}"
+    return f"http://{loopback_address(host, port)}"
 
 
-def host_and_port(host: str, port: int) -> str:
+def loopback_address(host: str, port: int) -> str:
     """Return the host and port by which this machine reaches a server."""
     host = loopback(host)
     return f"{f'[{host}]' if ':' in host else host}:{port}"
