@@ -98,6 +98,8 @@ class Recorder:
             self._tell()
 
     def _tell(self) -> None:
+        if self._at_first is None:  # as with all measurements but the first
+            return
         with self._lock:
             at_first, self._at_first = self._at_first, None
         if at_first is not None:

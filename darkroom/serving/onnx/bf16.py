@@ -14,7 +14,6 @@ from typing import Any
 
 PROVIDER = "OpenVINO (bf16)"
 PARAMETER = "bf16_on_cpu"
-_SHRINK = "memory.enable_memory_arena_shrinkage"
 _TYPES = {
     "boolean": "bool",
     "u8": "uint8",
@@ -93,11 +92,6 @@ class Bf16Session:
             del found
             self._network.release_memory()
         return values
-
-
-def is_frugal(config: Mapping[str, Any]) -> bool:
-    """Whether a model's configuration asks for memory to be freed after each run."""
-    return bool(config.get("parameters", {}).get(_SHRINK, {}).get("string_value"))
 
 
 def _described(port: Any) -> Argument:

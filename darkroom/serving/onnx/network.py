@@ -33,6 +33,7 @@ from darkroom.serving.onnx import bf16
 from darkroom.serving.onnx.lora_graph import LoraGraph, Open, with_loras
 from darkroom.serving.onnx.session import (
     CPU,
+    SHRINK,
     Config,
     LoadError,
     Provider,
@@ -150,7 +151,7 @@ def completed_config(config: dict[str, Any], folder: Path, version: str, warn: W
 
 def _bf16_session(path: Path, config: Config, kind: str, warn: Warn) -> bf16.Bf16Session | None:
     """Return a session in bfloat16 for a network on a CPU that may have one; None where fp32 is to be used."""
-    if kind == "GPU" or not parameter(config, bf16.PARAMETER):
+    if kind != "CPU" or not parameter(config, bf16.PARAMETER):
         return None
     from darkroom.settings import Settings  # imported here, because few networks may
 
@@ -160,7 +161,8 @@ def _bf16_session(path: Path, config: Config, kind: str, warn: Warn) -> bf16.Bf1
         warn(f"bfloat16 is not used: {reason}; fp32 is used instead")
         return None
     try:
-        return bf16.Bf16Session(path, threads=count(config, "intra_op_thread_count"), frugal=bf16.is_frugal(config))
+        frugal = bool(parameter(config, SHRINK))
+        return bf16.Bf16Session(path, threads=count(config, "intra_op_thread_count"), frugal=frugal)
     except RuntimeError as error:
         warn(f"bfloat16 is not used: {error}; fp32 is used instead")
         return None
@@ -174,7 +176,7 @@ def _load(
     path: Path, options: ort.SessionOptions, wanted: Sequence[Provider], name: str, folder: Path, warn: Warn
 ) -> Any:
     try:
-        return open_session(path, options, wanted, lambda message: warn(f"{name}: {message}"))
+        return open_session(path, options, wanted, partial(_warn, warn, name))
     except Exception as error:
         # Clients may read this message, and should not see the path of the repository.
         raise LoadError(error_text(name, error).replace(f"{folder.parent}/", "")) from error

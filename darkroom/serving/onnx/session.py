@@ -36,7 +36,9 @@ _BOOLEANS = {"true": True, "on": True, "1": True, "false": False, "off": False, 
 
 # Ours: a spinning pool burns the cores that the pipelines beside it need; native leaves spinning on.
 _SESSION_DEFAULTS = {"session.intra_op.allow_spinning": "0"}
-_RUN_ENTRIES = ("memory.enable_memory_arena_shrinkage",)
+SHRINK = "memory.enable_memory_arena_shrinkage"
+"""The model parameter that has memory freed after each run."""
+_RUN_ENTRIES = (SHRINK,)
 
 # Ours: EXHAUSTIVE, native's default, times every algorithm again for every new shape.
 _CUDA_DEFAULTS = {"cudnn_conv_algo_search": "HEURISTIC"}
