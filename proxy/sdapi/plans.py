@@ -139,9 +139,9 @@ async def planned(services: Services, tasks: Tasks, values: dict[str, Any], imag
     if second is not None:
         own = request.width or 0, request.height or 0
         await require_scale(services, second.upscaler, own, second.sizes(own)[0], param="hr_scale")
-    if second is not None and second.request is not None:
-        checks = await require_unchanged(services, model, second.request, param="hr_scale")
-        second = replace(second, request=second.request.with_values(**checks))
+        if second.request is not None:
+            checks = await require_unchanged(services, model, second.request, param="hr_scale")
+            second = replace(second, request=second.request.with_values(**checks))
     return Plan(
         model=model,
         request=request,
