@@ -57,26 +57,21 @@ case $USE_VENV in
   *) die "USE_VENV must be true or false; got '$USE_VENV'." ;;
 esac
 
-# --- A browser for the tests of the web pages ------------------------------------------------------------------
-if [ "$extras" = export,train,dev ] && ! command -v chromium chromium-browser google-chrome >/dev/null; then
+# --- Programs of Debian that the tests start -------------------------------------------------------------------
+from_debian() {  # from_debian PACKAGE NAME TESTS OTHERWISE
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    say "Installing Chromium, which the tests of the web pages drive"
-    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null \
-      || die "Chromium could not be installed; the tests of the web pages need it."
+    say "Installing $2 for the tests of $3"
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$1" >/dev/null \
+      || die "$2 could not be installed; the tests of $3 need it."
   else
-    say "The tests of the web pages need Chromium (Debian: sudo apt install chromium; Ubuntu: sudo snap install chromium)."
+    say "The tests of $3 need $2 ($4)."
   fi
-fi
-
-# --- Prometheus for the tests of the metrics --------------------------------------------------------------------
-if [ "$extras" = export,train,dev ] && ! command -v promtool >/dev/null; then
-  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    say "Installing Prometheus, which the tests of the metrics start"
-    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus >/dev/null \
-      || die "Prometheus could not be installed; the tests of the metrics need it."
-  else
-    say "The tests of the metrics need Prometheus (Debian and Ubuntu: sudo apt install prometheus)."
-  fi
+}
+if [ "$extras" = export,train,dev ]; then
+  command -v chromium chromium-browser google-chrome >/dev/null \
+    || from_debian chromium Chromium "the web pages" "Debian: sudo apt install chromium; Ubuntu: sudo snap install chromium"
+  command -v promtool >/dev/null \
+    || from_debian prometheus Prometheus "the metrics" "Debian and Ubuntu: sudo apt install prometheus"
 fi
 
 # --- Is there anything to do? ---------------------------------------------------------------------------------
