@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import FilePayload, Locator, Page, expect
 
 
 def opened(page: Page, name: str = "create") -> Page:
@@ -24,6 +25,25 @@ def generated(page: Page, prompt: str, *, steps: int, count: int = 1) -> Locator
 
 def card(page: Page, prompt: str) -> Locator:
     return page.get_by_role("article", name=re.compile(re.escape(prompt))).first
+
+
+def new_session(page: Page, images: Mapping[str, bytes], caption: str) -> Locator:
+    """Make a session on the page Train, with images by the names of their files; returns its panel."""
+    opened(page, "train")
+    page.wait_for_load_state("networkidle")  # the panels that are there already are shown
+    there = page.get_by_role("article").count()
+    page.get_by_role("button", name="New session").click()
+    expect(page.get_by_role("article")).to_have_count(there + 1)
+    session = page.get_by_role("article").first
+    files: list[FilePayload] = [
+        {"name": name, "mimeType": "image/png", "buffer": data} for name, data in images.items()
+    ]
+    session.get_by_label("Add images").set_input_files(files)
+    for name in images:
+        session.get_by_label(f"Caption of {name}").fill(caption)
+    session.get_by_role("button", name=f"Add {len(images)} images").click()
+    expect(session).to_contain_text(f"{len(images)} images")
+    return session
 
 
 def image_paths(shown: Locator, count: int) -> list[str]:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import FilePayload, Page, expect
 
-from tests.contract.studio import generated, image_paths, opened
+from tests.contract.studio import generated, image_paths, new_session, opened
 from tests.pictures import encoded, photo
 from tests.service import ROOT
 from tests.training_service import wait_ended
@@ -57,21 +57,8 @@ def fill_edit(page: Page) -> None:
 
 def fill_train(page: Page, http: httpx.Client) -> None:
     """A session that is trained."""
-    opened(page, "train")
-    page.wait_for_load_state("networkidle")
-    there = page.get_by_role("article").count()
-    page.get_by_role("button", name="New session").click()
-    expect(page.get_by_role("article")).to_have_count(there + 1)
-    session = page.get_by_role("article").first
-    files: list[FilePayload] = [
-        {"name": f"astronaut-{at}.png", "mimeType": "image/png", "buffer": encoded(photo(150 + 8 * at, 10, 128, 128))}
-        for at in (1, 2)
-    ]
-    session.get_by_label("Add images").set_input_files(files)
-    for file in files:
-        session.get_by_label(f"Caption of {file['name']}").fill("a photo of an astronaut")
-    session.get_by_role("button", name="Add 2 images").click()
-    expect(session).to_contain_text("2 images")
+    images = {f"astronaut-{at}.png": encoded(photo(150 + 8 * at, 10, 128, 128)) for at in (1, 2)}
+    session = new_session(page, images, "a photo of an astronaut")
     for label, value in (("Steps", "12"), ("Learning rate", "0.001"), ("Sample images", "1")):
         session.get_by_label(label, exact=True).fill(value)
     session.get_by_role("button", name="Start training").click()

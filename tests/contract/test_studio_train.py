@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
-from playwright.sync_api import FilePayload, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.browser import obstacles
-from tests.contract.studio import card, generated, image_paths, opened
+from tests.contract.studio import card, generated, image_paths, new_session, opened
 from tests.pictures import encoded, photo
 from tests.service import RunningService
 
@@ -20,21 +20,8 @@ def service(lora_service: RunningService) -> RunningService:
 
 def begun(page: Page, *, steps: int, samples: int = 0) -> Locator:
     """Make a session with two images and captions, and start its training; returns its panel."""
-    opened(page, "train")
-    page.wait_for_load_state("networkidle")
-    there = page.get_by_role("article").count()
-    page.get_by_role("button", name="New session").click()
-    expect(page.get_by_role("article")).to_have_count(there + 1)
-    session = page.get_by_role("article").first
-    files: list[FilePayload] = [
-        {"name": f"cat-{at}.png", "mimeType": "image/png", "buffer": encoded(photo(32 * at, 0, 64, 64))}
-        for at in (1, 2)
-    ]
-    session.get_by_label("Add images").set_input_files(files)
-    for file in files:
-        session.get_by_label(f"Caption of {file['name']}").fill("a photo of a cat")
-    session.get_by_role("button", name="Add 2 images").click()
-    expect(session).to_contain_text("2 images")
+    images = {f"cat-{at}.png": encoded(photo(32 * at, 0, 64, 64)) for at in (1, 2)}
+    session = new_session(page, images, "a photo of a cat")
     # A panel is found by its name from here on: other tests may make sessions meanwhile.
     name = str(session.get_attribute("aria-label"))
     session = page.get_by_role("article", name=name, exact=True)

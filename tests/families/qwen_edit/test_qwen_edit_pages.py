@@ -23,7 +23,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from benchmarks.processes import Server
 from darkroom.pipelines.upscale.networks import NETWORKS
-from tests.browser import PATIENCE_MS, Complaints, chromium, obstacles
+from tests.browser import Complaints, chromium, obstacles, visitor
 from tests.contract.conftest import SD15
 from tests.pictures import encoded, photo, pixels, psnr
 from tests.playground import running_playground
@@ -54,12 +54,9 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context(locale="en-GB", viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(PATIENCE_MS)
-    expect.set_options(timeout=PATIENCE_MS)
-    yield context.new_page()
-    context.close()
+def page(browser: Browser, service: RunningService) -> Iterator[Page]:
+    with visitor(browser, service.url) as page:
+        yield page
 
 
 def test_newcomer_makes_an_image_makes_it_larger_and_changes_its_background(
