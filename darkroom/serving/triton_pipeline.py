@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -87,23 +88,34 @@ class TritonReply:
     def __init__(self, sender: Any, stopped: Callable[[], bool]) -> None:
         self._sender = sender
         self._stopped = stopped
+        self._closed = False
+        self._lock = Lock()
 
     def cancelled(self) -> bool:
-        """Whether the client has cancelled or disconnected."""
-        return self._stopped() or bool(self._sender.is_cancelled())
+        """Whether the client has cancelled or disconnected, or the stream is closed.
+
+        Triton forgets a request at its last response: `is_cancelled()` after it ends the server with SIGSEGV. What
+        still runs for a request that has failed asks here, too.
+        """
+        with self._lock:
+            return self._closed or self._stopped() or bool(self._sender.is_cancelled())
 
     def send(self, outputs: Mapping[str, Array], final: bool = False) -> None:
         """Send one response; `final` closes the stream with it."""
         tensors = [pb_utils.Tensor(name, value) for name, value in outputs.items()]
-        flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
-        self._sender.send(pb_utils.InferenceResponse(output_tensors=tensors), flags=flags)
+        self._send(pb_utils.InferenceResponse(output_tensors=tensors), final)
 
     def fail(self, error: BaseException) -> None:
         """Close the stream with an error; if it were only logged, the client would wait for ever."""
         if not isinstance(error, DarkroomError):
             pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
         response = pb_utils.InferenceResponse(output_tensors=[], error=_triton_error(error))
-        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        self._send(response, final=True)
+
+    def _send(self, response: Any, final: bool) -> None:
+        with self._lock:
+            self._closed = self._closed or final
+            self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0)
 
 
 # The gRPC status that clients see: the first that fits; INTERNAL for errors outside our tree.

@@ -10,7 +10,7 @@ import gradio as gr
 from ..fields import HELP
 from ..models import Preview
 from .offer import Offer, choices_of, default_of, field_of
-from .running import SOURCES, Done, Service, Shown, followed, given, named, stage_of
+from .running import SOURCES, Done, Service, Shown, followed, given, named, stage_of, stopped_by
 from .settings import NAMES as SETTINGS_NAMES
 from .settings import Settings, options_of, settings_of
 
@@ -91,7 +91,7 @@ def _connect(
         concurrency_limit=None,
         show_progress="hidden",
     )
-    stop.click(lambda: "Stopped", None, outputs[2], cancels=[running], api_visibility="private")
+    stopped_by(stop, running, outputs[2])
 
 
 async def steered(

@@ -9,7 +9,7 @@ import gradio as gr
 
 from ..models import Preview, Progress
 from .offer import Offer
-from .running import Done, Service, Shown, followed, named, stage_of
+from .running import Done, Service, Shown, followed, named, stage_of, stopped_by
 from .settings import NAMES, Settings, options_of, settings_of
 
 
@@ -47,7 +47,7 @@ def _connect(
         concurrency_limit=None,
         show_progress="hidden",
     )
-    stop.click(lambda: "Stopped", None, outputs[1], cancels=[running], api_visibility="private")
+    stopped_by(stop, running, outputs[1])
 
 
 async def created(service: Service, values: tuple[Any, ...]) -> AsyncIterator[tuple[Any, str, Any]]:

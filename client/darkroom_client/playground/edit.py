@@ -12,7 +12,7 @@ from ..models import Preview
 from ..models_edit import EditModeInfo
 from ..models_served import ServedModel
 from .offer import Offer, default_of, field_of, title_of
-from .running import SOURCES, Done, Service, Shown, followed, given, named, preview_every, stage_of
+from .running import SOURCES, Done, Service, Shown, followed, given, named, preview_every, stage_of, stopped_by
 from .settings import GUIDANCE_HELP, RANDOM_SEED, USUAL_STEPS
 
 FREE = 0
@@ -58,7 +58,7 @@ def edit_tab(service: Service, offer: Offer) -> None:
         concurrency_limit=None,
         show_progress="hidden",
     )
-    stop.click(lambda: "Stopped", None, stage, cancels=[running], api_visibility="private")
+    stopped_by(stop, running, stage)
 
 
 def _task_controls(modes: Sequence[EditModeInfo]) -> list[Any]:

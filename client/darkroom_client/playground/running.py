@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import gradio as gr
+from gradio.events import Dependency
 
 from ..cli import describe
 from ..client import AsyncClient
@@ -65,6 +66,11 @@ async def followed(work: Callable[[Heard], Awaitable[Result]]) -> AsyncIterator[
         raise gr.Error(describe(error), print_exception=False, duration=None) from error
     finally:
         task.cancel()
+
+
+def stopped_by(stop: gr.Button, running: Dependency, stage: gr.components.Component) -> None:
+    """Let a button stop what runs, and say so once it has: a last step may be heard of until then."""
+    stop.click(None, cancels=[running]).then(lambda: "Stopped", None, stage, api_visibility="private")
 
 
 def preview_every(steps: float) -> int:

@@ -10,7 +10,7 @@ import gradio as gr
 from ..fields import HELP
 from ..models import Info
 from .offer import Offer
-from .running import SOURCES, Done, Service, Shown, followed, given, named, stage_of
+from .running import SOURCES, Done, Service, Shown, followed, given, named, stage_of, stopped_by
 
 USUAL_SCALE = 2
 NAMES = ("image", "model", "scale", "format")
@@ -46,7 +46,7 @@ def upscale_tab(service: Service, offer: Offer) -> None:
         concurrency_limit=None,
         show_progress="hidden",
     )
-    stop.click(lambda: "Stopped", None, stage, cancels=[running], api_visibility="private")
+    stopped_by(stop, running, stage)
 
 
 def _controls(info: Info) -> list[gr.components.Component]:

@@ -300,11 +300,13 @@ def test_edit_is_limited_in_time_and_number(qwen_edit_repository: Path, tmp_path
     """One place, no queue and little time: the second request is refused with 429, the first one stopped with 504."""
     limits = {"max_concurrent_tasks": 1, "task_queue_size": 0, "task_timeout": 1.5, "canary_interval": 3600}
     repository = repository_of(qwen_edit_repository, tmp_path)
-    slow = {"prompt": "go", "seed": 7, "num_inference_steps": 50, "num_images_per_prompt": 4, "image": BASE64}
+    large = encoded(photo(0, 0, 192, 192))  # takes several seconds on any machine
+    slow = {"prompt": "go", "num_inference_steps": 50, "num_images_per_prompt": 4}
+    slow |= {"image": base64.b64encode(large).decode()}
 
     async def openai_refusals(url: str) -> None:
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client:
-            fields: Any = {"image": ("a.png", PHOTO, "image/png"), "prompt": "go", "n": 4}
+            fields: Any = {"image": ("a.png", large, "image/png"), "prompt": "go", "n": 4}
             fields |= {"extra_body": {"num_inference_steps": 50}}
             long = asyncio.create_task(client.images.edit(**fields))
             while httpx.get(f"{url}/status").json()["active_tasks"] == 0:  # noqa: ASYNC210  # of another process

@@ -133,3 +133,11 @@ def test_qwen_edit_errors_come_back_typed(
     ours = from_wire(caught.value.message())
     assert type(ours) is kind
     assert ours.param == param
+
+
+def test_qwen_edit_part_of_a_failed_request_that_still_runs_does_not_end_triton(triton: RunningTriton) -> None:
+    """One prompt is refused while the other one is encoded, which asks whether its request is cancelled."""
+    for _ in range(8):
+        with pytest.raises(InferenceServerException):
+            Stream(triton, "qwen_edit", **{**FIELDS, "prompt": "x" * 4000}).all()
+    assert edited(triton, **FIELDS).shape == (80, 112, 3)

@@ -12,6 +12,7 @@ import { save, ServerImage } from "./server_image"
 
 /** The prompt of a task, as far as this browser or its images know it. */
 export function promptOf(task: Task): string {
+  if (operationOf(task) === "train") return t("operation.train") // its images are samples, each with its own prompt
   const said = requests.value[task.task_id]?.prompt ?? task.results[0]?.details.prompt
   if (typeof said === "string" && said) return said
   return t(`operation.${operationOf(task)}`)
