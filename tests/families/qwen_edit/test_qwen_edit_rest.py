@@ -304,14 +304,19 @@ def test_edit_is_limited_in_time_and_number(qwen_edit_repository: Path, tmp_path
     slow = {"prompt": "go", "num_inference_steps": 50, "num_images_per_prompt": 4}
     slow |= {"image": base64.b64encode(large).decode()}
 
+    async def begun(http: httpx.AsyncClient, long: asyncio.Task[Any]) -> None:
+        while (await http.get("/status")).json()["active_tasks"] == 0:
+            assert not long.done(), long.result()
+
     async def openai_refusals(url: str) -> None:
-        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client:
+        async with (
+            openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client,
+            httpx.AsyncClient(base_url=url, timeout=120) as http,
+        ):
             fields: Any = {"image": ("a.png", large, "image/png"), "prompt": "go", "n": 4}
             fields |= {"extra_body": {"num_inference_steps": 50}}
             long = asyncio.create_task(client.images.edit(**fields))
-            while httpx.get(f"{url}/status").json()["active_tasks"] == 0:  # noqa: ASYNC210  # of another process
-                assert not long.done(), long.result()
-                await asyncio.sleep(0)
+            await begun(http, long)
             with pytest.raises(openai.RateLimitError) as full:
                 await client.images.edit(**fields)
             assert (full.value.type, full.value.code) == ("rate_limit_error", "queue_full")
@@ -326,8 +331,7 @@ def test_edit_is_limited_in_time_and_number(qwen_edit_repository: Path, tmp_path
     async def both(url: str) -> list[httpx.Response]:
         async with httpx.AsyncClient(base_url=url, timeout=120) as client:
             long = asyncio.create_task(client.post("/edit", json=slow))
-            while (await client.get("/status")).json()["active_tasks"] == 0:
-                assert not long.done(), long.result().text
+            await begun(client, long)
             return [await client.post("/edit", json=slow), await long]
 
     with running_service(tmp_path, model_repository=repository, **limits) as running:
