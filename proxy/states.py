@@ -21,7 +21,7 @@ FIRST_RECOVERY = 20.0
 """Assumed seconds of a start of Triton, before one was measured."""
 LATE_SECONDS = 5
 """Seconds for Retry-After if this start takes longer than the last one did."""
-STARTING = "Triton is starting."
+STARTING = "The inference server is starting."
 
 
 @dataclass(eq=False, kw_only=True)

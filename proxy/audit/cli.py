@@ -11,9 +11,8 @@ from pathlib import Path
 
 import click
 import sqlalchemy as sa
-from pydantic import ValidationError
 
-from darkroom.settings import Settings
+from darkroom.command_settings import command_settings
 from proxy.audit import chain, export
 from proxy.audit.schema import HEAD
 from proxy.tasks.database import connect
@@ -86,10 +85,7 @@ def _microseconds(moment: datetime | None) -> int | None:
 @contextmanager
 def _database() -> Iterator[sa.Connection]:
     """A connection to the database of the trail."""
-    try:
-        settings = Settings()
-    except ValidationError:
-        raise click.ClickException("A setting is wrong; `darkroom doctor` says which.") from None
+    settings = command_settings()
     address = sa.make_url(settings.database)
     if address.get_backend_name() == "sqlite" and not Path(address.database or "").exists():
         raise click.ClickException(f"There is no audit trail: {address.database} does not exist.")

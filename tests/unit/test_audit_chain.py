@@ -256,5 +256,5 @@ def test_commands_without_a_trail_say_so(tmp_path: Path) -> None:
     assert (missing.exit_code, "does not exist" in missing.output) == (1, True)
     assert not (tmp_path / "nothing.db").exists()
     (tmp_path / "empty.db").touch()
-    assert "A setting is wrong" in command("mysql://nobody", "verify").output
+    assert "The setting DATABASE_URL is wrong" in command("mysql://nobody", "verify").output
     assert "no audit trail in this database" in command(f"sqlite:///{tmp_path / 'empty.db'}", "verify").output

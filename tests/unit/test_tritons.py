@@ -194,7 +194,7 @@ def test_family_is_ready_when_one_triton_has_it(monkeypatch: pytest.MonkeyPatch)
     async def scenario(made: Tritons) -> None:
         fleet = Fleet(made)
         assert (fleet.ready, fleet.complete, fleet.ready_of("sd15")) == (False, False, False)
-        assert fleet.reason == "Triton is starting."
+        assert fleet.reason == "The inference server is starting."
         ready(made, *PICTURES, of=0)
         # The other one may have whatever nobody knows yet, so waiting for it is not useless.
         assert (fleet.ready, fleet.ready_of("sd15"), fleet.ready_of("hidream")) == (True, True, False)
