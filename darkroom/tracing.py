@@ -100,11 +100,12 @@ class _Sdk:
 
     def __init__(self, part: str) -> None:
         from opentelemetry import context, trace
-        from opentelemetry.exporter.otlp.json.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        from darkroom.otlp import FastExporter
 
         usual = Resource({SERVICE_NAME: _SERVICE, SERVICE_VERSION: __version__})
         own = Resource({"darkroom.part": part, "process.pid": os.getpid()})
@@ -115,7 +116,7 @@ class _Sdk:
         resource = given.merge(usual) if unnamed else usual.merge(given)
         # Not the global provider: libraries that use that one would add spans of their own.
         self.provider = TracerProvider(resource=resource.merge(own), shutdown_on_exit=False)
-        self.provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self.provider.add_span_processor(BatchSpanProcessor(FastExporter()))
         self.tracer = self.provider.get_tracer("darkroom", __version__)
         self.attach, self.detach = context.attach, context.detach
         self.within, self.current = trace.set_span_in_context, trace.get_current_span

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from opentelemetry.exporter.otlp.json.common.trace_encoder import encode_spans
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 
 from darkroom import tracing
 from darkroom.errors import DarkroomError, NetworkError
+from darkroom.otlp import encoded
 from darkroom.record_settings import RecordSettings
 from darkroom.serving.batching import NetworkCall, run_calls
 from darkroom.serving.in_process import InProcess
@@ -29,6 +33,7 @@ from tests.in_process import used
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+ZERO = ("code", 0)
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
 
 
@@ -143,6 +148,57 @@ def test_spans_say_how_they_failed(sent: Callable[[], Trace]) -> None:
             raise error
     said = [(span.failed, span.attributes["error.type"]) for span in sent().named("failed")]
     assert said == [(True, "network_error"), (True, "KeyError")]
+
+
+class Kept:
+    """An exporter that keeps spans as the SDK has them."""
+
+    def __init__(self) -> None:
+        self.spans: list[Any] = []
+
+    def export(self, spans: Sequence[Any]) -> SpanExportResult:
+        self.spans += spans
+        return SpanExportResult.SUCCESS
+
+    def shutdown(self) -> None:
+        """Nothing to free."""
+
+
+def spans_of_every_kind() -> list[Any]:
+    """Spans with whatever ours and FastAPI's hold."""
+    kept = Kept()
+    tracing.provider().add_span_processor(SimpleSpanProcessor(kept))  # type: ignore[arg-type]
+    other = tracing.provider().get_tracer("fastapi", "1.0")
+    with tracing.span("first", parent=tracing.ROOT, kind="server"), other.start_as_current_span("other"):
+        with suppress(NetworkError), tracing.span("inner", kind="client", text='ü"\n\u2028', number=-3, yes=True):
+            tracing.event("turn", waited_seconds=1e-9)
+            tracing.event("preview")
+            raise NetworkError("it broke")
+        with tracing.span("remote", parent=TRACEPARENT, began=1.5, share=0.25, whole=2.0):
+            pass
+    return kept.spans
+
+
+def test_spans_are_encoded_as_opentelemetry_does(sent: Callable[[], Trace]) -> None:
+    spans = spans_of_every_kind()
+    assert len(spans) == 4
+    ours, theirs = json.loads(encoded(spans)), json.loads(encode_spans(spans).to_json())
+    assert without_defaults(ours) == without_defaults(theirs)
+
+
+def without_defaults(value: Any) -> Any:
+    """What is left when empty lists and objects and zeros, which mean the same as nothing, are taken out."""
+    if isinstance(value, dict):
+        members = {name: without_defaults(member) for name, member in value.items()}
+        return {name: member for name, member in members.items() if member not in ([], {}) and (name, member) != ZERO}
+    return [without_defaults(member) for member in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("odd", [["a", "b"], float("nan"), b"bytes"])
+def test_spans_with_unusual_attributes_are_sent_all_the_same(sent: Callable[[], Trace], odd: Any) -> None:
+    with tracing.span("odd", parent=tracing.ROOT, odd=odd):
+        pass
+    assert sent().one("odd").name == "odd"
 
 
 def test_generator_that_is_left_early_has_not_failed(sent: Callable[[], Trace]) -> None:
