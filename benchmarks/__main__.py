@@ -98,7 +98,7 @@ Benchmarks:
   estimates           estimated_time and Retry-After of durable tasks against what came
   audit               what the audit trail costs the proxy at 100 requests a second
   engines             text to image over REST on Triton and on the local engine
-  metrics             what GET /metrics and the measuring for it cost, at the service with the smallest images
+  metrics             what GET /metrics, the measuring for it, and traces cost, at the service with the smallest images
   sd15_latency        text to image, one request at a time: REST, bare loop, diffusers behind a lock
   sd15_step_parts     what a step of the service spends its time on, beside one of the bare loop
   sd15_throughput     REST, bare loop and diffusers with 8 requests at a time, and who needs the CPU

@@ -1,7 +1,9 @@
-"""What metrics cost: two services that differ in METRICS alone, in turns, with the same bursts of small jobs.
+"""What metrics and traces cost: services that differ in these settings alone, in turns, with the same bursts of small
+jobs.
 
-Small images with many steps are the worst case: nothing else is measured as often for so little work. The service with
-metrics is also read once in each round, as Prometheus does it every 15 seconds.
+Small images with many steps are the worst case: nothing else is measured as often for so little work. Services with
+metrics are also read once in each round, as Prometheus does it every 15 seconds. Every request is traced, for a
+collector on this machine that reads what comes and drops it.
 """
 
 from __future__ import annotations
@@ -9,41 +11,48 @@ from __future__ import annotations
 import contextlib
 import statistics
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from benchmarks.context import Context
-from benchmarks.results import Cell, Section, Table
+from benchmarks.results import Cell, Finding, Section, Table
 from benchmarks.sd15.jobs import make_jobs
 from benchmarks.sd15.throughput import CLIENTS, burst
 from benchmarks.service import RunningService, link_models, running_service
 from benchmarks.timing import Timed, in_turns, latencies, ratio
+from darkroom import tracing
 from darkroom.registry import families
 
 TARGET = 1.02
 _STEPS, _SIDE = 20, 64
 _FAMILY = "sd15"
+_NEITHER, _METRICS, _TRACES = "neither", "metrics", "metrics and traces"
 
 
 def run(context: Context) -> Section:
-    """Bursts of 8 clients at both services, in turns."""
+    """Bursts of 8 clients at all services, in turns."""
     jobs = make_jobs(context.choose(4, 1) * CLIENTS, steps=context.choose(_STEPS, 4), side=_SIDE)
     rounds = context.choose(8, 1)
-    each: dict[str, list[float]] = {"false": [], "true": []}
-    used: dict[str, list[float]] = {"false": [], "true": []}
     with contextlib.ExitStack() as stack:
-        context.stage("starting two services")
-        services = {kind: stack.enter_context(_service(context.repository, kind)) for kind in each}
-        variants = {kind: _measured(one, kind, burst(one, jobs, each[kind]), used) for kind, one in services.items()}
-        context.stage("bursts with and without metrics", rounds + 1)
-        seconds = in_turns(variants, rounds=rounds, on_round=context.step)
+        variants = _variants(stack.enter_context(_collector()))
+        each: dict[str, list[float]] = {kind: [] for kind in variants}
+        used: dict[str, list[float]] = {kind: [] for kind in variants}
+        context.stage(f"starting {len(variants)} services")
+        started = {kind: stack.enter_context(_service(context.repository, variants[kind])) for kind in variants}
+        work = {kind: _measured(one, kind, burst(one, jobs, each[kind]), used) for kind, one in started.items()}
+        context.stage("bursts with and without metrics and traces", rounds + 1)
+        seconds = in_turns(work, rounds=rounds, on_round=context.step)
     case = f"({CLIENTS} clients, {_SIDE}x{_SIDE}, {jobs[0].steps} steps)"
-    findings = (
-        ratio(f"time with metrics / without {case}", seconds["true"], seconds["false"], target=TARGET),
-        ratio(f"CPU time with metrics / without {case}", used["true"][1:], used["false"][1:], target=TARGET),
-    )
+    findings: list[Finding] = []
+    for kind in [name for name in variants if name != _NEITHER]:
+        of_cpu = used[kind][1:], used[_NEITHER][1:]
+        findings.append(ratio(f"time with {kind} / without {case}", seconds[kind], seconds[_NEITHER], target=TARGET))
+        findings.append(ratio(f"CPU time with {kind} / without {case}", *of_cpu, target=TARGET))
     rows: list[tuple[Cell, ...]] = [
         (
             kind,
@@ -55,20 +64,57 @@ def run(context: Context) -> Section:
     ]
     table = Table(
         title=f"{len(jobs)} jobs a round, {rounds} rounds",
-        columns=("METRICS", "images/s", "CPU ms per image", "p50 ms", "p95 ms", "p99 ms"),
+        columns=("with", "images/s", "CPU ms per image", "p50 ms", "p95 ms", "p99 ms"),
         rows=tuple(rows),
         note="CPU time of all processes of a service while its own jobs ran.",
     )
-    return Section(name="metrics", title="What metrics cost", findings=findings, tables=(table,))
+    missing = "" if _TRACES in variants else "traces: pip install 'darkroom[traces]'"
+    return Section(
+        name="metrics",
+        title="What metrics and traces cost",
+        findings=tuple(findings),
+        tables=(table,),
+        missing=missing,
+    )
+
+
+def _variants(collector: str) -> dict[str, Mapping[str, Any]]:
+    """The settings of each service."""
+    found: dict[str, Mapping[str, Any]] = {_NEITHER: {"metrics": "false"}, _METRICS: {"metrics": "true"}}
+    if tracing.is_installed():
+        found[_TRACES] = {"metrics": "true", "otel_exporter_otlp_endpoint": collector}
+    return found
 
 
 @contextlib.contextmanager
-def _service(repository: Path, kind: str) -> Iterator[RunningService]:
+def _collector() -> Iterator[str]:
+    """The URL of a server that takes everything."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+@contextlib.contextmanager
+def _service(repository: Path, settings: Mapping[str, Any]) -> Iterator[RunningService]:
     with tempfile.TemporaryDirectory(prefix="darkroom-metrics-") as name:
         folder = Path(name)
         there = [spec.name for spec in families()[_FAMILY].specs if (repository / spec.name / "1").is_dir()]
         models = link_models(folder / "models", *there, source=repository.absolute())
-        with running_service(folder, metrics=kind, model_repository=models, canary_interval=3600) as service:
+        with running_service(folder, model_repository=models, canary_interval=3600, **settings) as service:
             yield service
 
 
@@ -78,7 +124,7 @@ def _measured(service: RunningService, kind: str, work: Timed, used: dict[str, l
     def once() -> float:
         before = sum(service.cpu().values())
         took = work()
-        if kind == "true":
+        if kind != _NEITHER:
             httpx.get(f"{service.url}/metrics", timeout=60, trust_env=False).raise_for_status()
         used[kind].append(sum(service.cpu().values()) - before)
         return took

@@ -1,9 +1,11 @@
-"""The settings of what is allowed and recorded: the content policy, the audit trail, manifests in images, metrics."""
+"""The settings of what is allowed and recorded: the content policy, the audit trail, manifests in images, metrics,
+traces."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode
@@ -50,6 +52,12 @@ class RecordSettings(BaseSettings):
         description="Whether programs on this machine read GET /metrics without a key, where the service has keys. "
         "Otherwise it needs the key of an admin. What comes through a reverse proxy always needs one.",
     )
+    otel_exporter_otlp_endpoint: str | None = Field(
+        None,
+        description="Where OpenTelemetry's traces are sent: the URL of a collector that takes OTLP over HTTP, such as "
+        "http://127.0.0.1:4318; needs pip install 'darkroom[traces]'. Empty: nothing is traced. Other variables that "
+        "begin with OTEL_ are OpenTelemetry's own, and may stand in this file as well.",
+    )
 
     @field_validator("audit_user_headers", mode="before")
     @classmethod
@@ -62,6 +70,13 @@ class RecordSettings(BaseSettings):
         for name in value:
             if name.lower() in _CREDENTIALS:
                 raise ValueError(f"must not name a header that carries a secret; got {name!r}")
+        return value
+
+    @field_validator("otel_exporter_otlp_endpoint")
+    @classmethod
+    def _http_url(cls, value: str | None) -> str | None:
+        if value is not None and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
+            raise ValueError(f"must be a URL such as http://127.0.0.1:4318; got {value!r}")
         return value
 
     @field_validator("policy_file")

@@ -42,7 +42,7 @@ SECTIONS: Mapping[str, str] = MappingProxyType(
         "state_dir": "Folders",
         "families": "Model families",
         "audit": "Audit trail (docs/audit.md) and provenance (docs/provenance.md)",
-        "metrics": "Metrics (docs/monitoring.md)",
+        "metrics": "Metrics and traces (docs/monitoring.md)",
     }
 )
 """The headings of `.env.example`, each by the first field under it."""
@@ -82,6 +82,9 @@ class Settings(TritonSettings, RecordSettings):
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="DEBUG, INFO, WARNING or ERROR."
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="text, or json: an object on each line (docs/monitoring.md)."
     )
     log_dir: Path = Field(ROOT / "logs", description="Where logs go (they go to standard output as well).")
 
@@ -280,6 +283,11 @@ class Settings(TritonSettings, RecordSettings):
     @classmethod
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
+
+    @field_validator("log_format", mode="before")
+    @classmethod
+    def _lower_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
 
     @field_validator("families")
     @classmethod

@@ -13,6 +13,8 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from darkroom import tracing
+from darkroom.home import ENV_FILE
 from darkroom.parallel.processes import follow_parent
 from darkroom.settings import Settings
 from proxy import observability
@@ -78,9 +80,13 @@ def main() -> None:
     """Serve until stopped."""
     follow_parent()
     settings = Settings()
-    observability.configure(level=settings.log_level, file=settings.log_dir / "proxy.log")
+    observability.configure(level=settings.log_level, file=settings.log_dir / "proxy.log", format=settings.log_format)
     for line in settings.warnings():
         log.warning(line)
+    tracing.read(ENV_FILE)
+    if missing := tracing.problem():
+        sys.exit(missing)
+    tracing.start("proxy")
     if settings.policy_file is not None:
         try:
             read_policy(settings.policy_file)
@@ -94,6 +100,7 @@ def main() -> None:
     server = DrainingServer(app, settings)
     with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises when it has ended
         server.run()
+    tracing.close()
     logging.shutdown()
     os._exit(0 if server.started else 1)  # threads of DBOS that wait for a database would keep the process
 

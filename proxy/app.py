@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from darkroom import __version__
+from darkroom import __version__, tracing
 from darkroom.registry import families
 from darkroom.settings import Settings
 from proxy import docs_page, errors, openapi
@@ -22,6 +22,7 @@ from proxy.http.bodies import MEGABYTE, Bodies, Intake, Kind
 from proxy.http.guard import Guard
 from proxy.http.methods import Methods
 from proxy.http.requests import RequestIds
+from proxy.http.traced import Traced, telemetry
 from proxy.ignored import IGNORED, IgnoredFields
 from proxy.keys.middleware import KeyGuard, Keys
 from proxy.metrics.measures import Measures
@@ -126,6 +127,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # FastAPI's own pages load their scripts from elsewhere
         redoc_url=None,
+        telemetry=telemetry(),
     )
     errors.install(app)
     openapi.install(app, settings)
@@ -154,6 +156,8 @@ def create_app(settings: Settings) -> FastAPI:
         app.add_middleware(Audited, entries=audit)
     if measures is not None:
         app.add_middleware(Measured, measures=measures)
+    if tracing.provider() is not None:
+        app.add_middleware(Traced)
     app.add_middleware(RequestIds)
     return app
 

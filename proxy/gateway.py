@@ -21,8 +21,9 @@ import grpc
 import tritonclient.grpc.aio as grpcclient
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from darkroom import tracing
 from darkroom.errors import Cancelled, DarkroomError, NetworkError, NotReady, from_wire
-from darkroom.serving.calls import CALL, CLIENT, STOP
+from darkroom.serving.calls import CALL, CLIENT, STOP, TRACEPARENT
 from darkroom.serving.networks import Array
 from darkroom.serving.wire import as_array
 
@@ -131,23 +132,25 @@ class Gateway:
         """
         arrays = {name: as_array(value) for name, value in inputs.items() if value is not None}
         tensors = [_tensor(name, array) for name, array in arrays.items()]
-        request = {"model_name": model, "inputs": tensors, "request_id": request_id}
-        call = _Call(self._client, request, client, partial(self._translate, model))
         calls = self._calls.setdefault(model, set())
-        calls.add(call)
-        try:
-            while (outputs := await call.next()) is not None:
-                yield outputs
-            self.answered[model] += 1
-        finally:
-            calls.discard(call)
-            if not can_stop:
-                call.cancel()
-            elif not call.ended:
-                stop = [_tensor(name, array[:1]) for name, array in arrays.items()]
-                task = asyncio.create_task(self._stop(call, {"model_name": model, "inputs": stop}))
-                self._stopping.add(task)
-                task.add_done_callback(self._stopping.discard)
+        with tracing.span("call", current=False, kind="client", model=model, server=self.address) as span:
+            parameters = {CLIENT: client, **({TRACEPARENT: span.traceparent} if span.traceparent else {})}
+            request = {"model_name": model, "inputs": tensors, "request_id": request_id, "parameters": parameters}
+            call = _Call(self._client, request, partial(self._translate, model))
+            calls.add(call)
+            try:
+                while (outputs := await call.next()) is not None:
+                    yield outputs
+                self.answered[model] += 1
+            finally:
+                calls.discard(call)
+                if not can_stop:
+                    call.cancel()
+                elif not call.ended:
+                    stop = [_tensor(name, array[:1]) for name, array in arrays.items()]
+                    task = asyncio.create_task(self._stop(call, {"model_name": model, "inputs": stop}))
+                    self._stopping.add(task)
+                    task.add_done_callback(self._stopping.discard)
 
     async def _stop(self, call: _Call, request: Mapping[str, Any]) -> None:
         """Ask the model to stop a call until it has ended; cancel it if that takes too long.
@@ -174,7 +177,7 @@ class Gateway:
 class _Call:
     """One running call. A separate task reads the stream, so that reading continues when the caller is cancelled.
 
-    :param client: the client, for turns.
+    :param request: with its parameters, to which the name of the call is added.
     :param translate: turns Triton's errors into ours.
     :ivar name: id with which the model can be asked to stop the call.
     """
@@ -183,12 +186,11 @@ class _Call:
         self,
         triton: grpcclient.InferenceServerClient,
         request: Mapping[str, Any],
-        client: str,
         translate: Callable[[_TritonError], DarkroomError],
     ) -> None:
         self.name = uuid.uuid4().hex
         self._translate = translate
-        parameters = {CALL: self.name, CLIENT: client}
+        parameters = {CALL: self.name, **request["parameters"]}
         self._responses = triton.stream_infer(_single({**request, "parameters": parameters}))
         self._queue: asyncio.Queue[dict[str, Array] | DarkroomError | None] = asyncio.Queue()
         self._reader = asyncio.create_task(self._read())

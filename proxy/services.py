@@ -6,13 +6,14 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 
+from darkroom import tracing
 from darkroom.errors import Cancelled, NotFound, NotReady, TaskTimeout
 from darkroom.registry import family_of, is_chosen
 from darkroom.request.request import Request as ModelRequest
@@ -103,7 +104,9 @@ class Services:
             arrived = time.monotonic()
 
             async def wait_and_work() -> Result:
-                async with self.gate.admit(SOURCE.get()):
+                async with AsyncExitStack() as slot:
+                    with tracing.span("queue"):
+                        await slot.enter_async_context(self.gate.admit(SOURCE.get()))
                     charge.began = True
                     if self.measures is not None:
                         self.measures.waited("direct", time.monotonic() - arrived)

@@ -14,8 +14,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from darkroom import tracing
 from darkroom.command_settings import command_settings
-from darkroom.home import PREPARE
+from darkroom.home import ENV_FILE, PREPARE
 from darkroom.parallel.processes import tied_to_us
 from darkroom.settings import ROOT, Settings
 from proxy.observability import configure, log_to_file
@@ -93,7 +94,8 @@ def serve(
     settings = command_settings()
     if (prepare or chosen) and settings.serve_only != "proxy":
         _prepare(settings)
-    configure(level=settings.log_level, file=settings.log_dir / "darkroom.log")
+    tracing.read(ENV_FILE)
+    configure(level=settings.log_level, file=settings.log_dir / "darkroom.log", format=settings.log_format)
     for line in settings.warnings():
         log.warning(line)
     try:
@@ -114,7 +116,7 @@ def _prepare(settings: Settings) -> None:
 
 def _with_engine(settings: Settings) -> Service:
     engine = engine_of(settings)
-    log_to_file(logging.getLogger(engine.name), settings.log_dir / f"{engine.name}.log")
+    log_to_file(logging.getLogger(engine.name), settings.log_dir / f"{engine.name}.log", settings.log_format)
     if engine.name == "local":
         chosen = "as ENGINE says" if settings.engine else "because no tritonserver is installed"
         log.info("the local engine runs the models, %s (docs/local-engine.md)", chosen)

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import sqlalchemy as sa
 
+from darkroom import tracing
 from darkroom.errors import Conflict
 from darkroom.home import CODE, PREPARE, ROOT
 from darkroom.registry import all_specs
@@ -24,6 +25,7 @@ def preflight(settings: Settings) -> None:
     """Run all checks. :raises SetupError: the first problem that is found."""
     cheap = (
         *family_problems(settings),
+        *tracing_problems(),
         *signing_problems(settings),
         *policy_problems(settings),
         *database_problems(settings),
@@ -36,6 +38,12 @@ def preflight(settings: Settings) -> None:
 def family_problems(settings: Settings) -> list[str]:
     """Return what this machine lacks for the settings of the model families."""
     return [problem for family in settings.family_settings.values() for problem in family.problems(settings.gpus)]
+
+
+def tracing_problems() -> list[str]:
+    """Return a sentence on packages that are missing for traces."""
+    problem = tracing.problem()
+    return [] if problem is None else [problem]
 
 
 def signing_problems(settings: Settings) -> list[str]:

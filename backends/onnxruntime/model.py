@@ -31,6 +31,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from darkroom import tracing
 from darkroom.errors import InvalidInput
 from darkroom.serving.batching import RequestError
 from darkroom.serving.networks import Tensors
@@ -59,6 +60,8 @@ class TritonPythonModel:
         :raises LoadError: the model cannot be served as configured; Triton shows the message.
         """
         config, version = json.loads(args["model_config"]), args["model_version"]
+        self._name = str(config["name"])
+        tracing.start(self._name)
         self._network = OnnxNetwork(
             config,
             Path(args["model_repository"]),
@@ -67,20 +70,21 @@ class TritonPythonModel:
             device=int(args["model_instance_device_id"]),
             warn=pb_utils.Logger.log_warn,
         )
-        name, device, provider = config["name"], args["model_instance_device_id"], self._network.provider
-        pb_utils.Logger.log_info(f"{name} version {version} runs on {provider}, device {device}")
-        labels = {"model": name, "version": version, "process": str(os.getpid())}
+        device, provider = args["model_instance_device_id"], self._network.provider
+        pb_utils.Logger.log_info(f"{self._name} version {version} runs on {provider}, device {device}")
+        labels = {"model": self._name, "version": version, "process": str(os.getpid())}
         self._publisher = Publisher(labels, self._network.gauges)
         self._publisher.start()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer every request, in order: merged runs of equal shapes, and to each failed request its own error."""
-        answers = self._network.execute([call_of(request) for request in requests])
+        answers = self._network.execute([call_of(request, self._name) for request in requests])
         return [self._respond(answer) for answer in answers]
 
     def finalize(self) -> None:
         """Give the sessions' memory back, and the metric."""
         self._publisher.close()
+        tracing.close()
         self._network.close()
 
     def _respond(self, answer: Tensors | Exception) -> Any:

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from darkroom import __version__
+from darkroom import __version__, tracing
 from darkroom.diffusion.checkpoint import CheckpointInfo
 from darkroom.diffusion.image_check import FLAGGED, ImageCheck
 from darkroom.diffusion.originals import Original
 from darkroom.diffusion.sampling import (
     Predict,
     Schedule,
+    Step,
     Stepped,
     denoise,
     get_noise,
@@ -126,25 +127,37 @@ async def run(
     latents = initial_latents(noise, first) if original is None else original.begin(noise, first)
     done, total, began = 0, steps_of(phases), time.monotonic()
     before, size = began, side_of(request.width, request.height)
-    for phase in phases:
-        keep = None if original is None else original.keep(noise)
-        async for stepped in denoise(
-            latents, phase.schedule, phase.predict, generators=generators, stopped=job.stopped, keep=keep
-        ):
-            latents = stepped.latents
-            done += 1
-            now = time.monotonic()
-            RECORDER.observe(STEP, now - before, size=size)
-            before = now
-            wanted = _due(preview_every, done) and done < total
-            preview = _preview(stepped, phase.schedule, job.checkpoint) if wanted else None
-            if wanted or _due(request.progress_every, done):
-                yield GenerationProgress(done=done, total=total, preview=preview)
-        if keep is not None:  # the pipeline of the next network draws its own, in diffusers
-            noise = get_noise(generators, latents.shape[1:])
+    with tracing.span("denoise", current=False, steps=total, images=len(latents)) as span:
+        for phase in phases:
+            keep = None if original is None else original.keep(noise)
+            predict = _traced(phase.predict, span, done)
+            async for stepped in denoise(
+                latents, phase.schedule, predict, generators=generators, stopped=job.stopped, keep=keep
+            ):
+                latents = stepped.latents
+                done += 1
+                now = time.monotonic()
+                RECORDER.observe(STEP, now - before, size=size)
+                before = now
+                wanted = _due(preview_every, done) and done < total
+                preview = _preview(stepped, phase.schedule, job.checkpoint) if wanted else None
+                if wanted or _due(request.progress_every, done):
+                    yield GenerationProgress(done=done, total=total, preview=preview)
+            if keep is not None:  # the pipeline of the next network draws its own, in diffusers
+                noise = get_noise(generators, latents.shape[1:])
     RECORDER.observe(STAGE, time.monotonic() - began, stage="denoise", size=size)
     async for picture in _pictures(latents, job):
         yield picture
+
+
+def _traced(predict: Predict, denoising: tracing.Span, before: int) -> Predict:
+    """`predict` with a span for each step; there were `before` steps in other phases."""
+
+    async def traced(step: Step) -> Tensor:
+        with tracing.span("step", parent=denoising, step=before + step.index + 1, timestep=step.timestep):
+            return await predict(step)
+
+    return predict if denoising is tracing.OFF else traced
 
 
 def _due(every: int, done: int) -> bool:

@@ -13,6 +13,7 @@ import click
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
+from darkroom import tracing
 from darkroom.local.metrics import MetricsServer
 from darkroom.local.protocol import Protocol
 from darkroom.local.repository import Repository
@@ -43,7 +44,10 @@ def main(repository: Path, address: str, metrics_port: int, device: str) -> None
     """Serve a model repository to clients of Triton, in one process, until SIGTERM or Ctrl-C."""
     follow_parent()
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)  # the supervisor adds times
-    sys.exit(asyncio.run(_serve(repository, address, metrics_port, device)))
+    tracing.start("local")
+    code = asyncio.run(_serve(repository, address, metrics_port, device))
+    tracing.close()
+    sys.exit(code)
 
 
 async def _serve(repository: Path, address: str, metrics_port: int, device: str) -> int:

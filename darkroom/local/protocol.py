@@ -19,7 +19,7 @@ from darkroom import __version__
 from darkroom.errors import Cancelled, DarkroomError, InvalidInput, NotReady, to_wire
 from darkroom.local.repository import Repository
 from darkroom.local.tensors import add_outputs, empty_response, flag_parameter, inputs_of, text_parameter
-from darkroom.serving.calls import CALL, CLIENT, LORAS, STOP
+from darkroom.serving.calls import CALL, CLIENT, LORAS, STOP, TRACEPARENT
 from darkroom.serving.in_process import InProcess
 from darkroom.serving.loading import Loaded
 
@@ -173,6 +173,7 @@ class Protocol(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
             client=text_parameter(request, CLIENT),
             call=text_parameter(request, CALL),
             loras=text_parameter(request, LORAS),
+            traceparent=text_parameter(request, TRACEPARENT),
         )
         try:
             async for outputs in stream:

@@ -5,11 +5,13 @@ Plain numpy, for every network that runs in a Python process: knows neither Trit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
+from darkroom import tracing
 from darkroom.serving.loras import RowLoras
 from darkroom.serving.measures import RECORDER, ROWS, RUN, UNBATCHED
 from darkroom.serving.networks import Array, RowCaps, Tensors
@@ -32,11 +34,15 @@ class NetworkCall:
     """One request to a network: its input arrays by name, and the names of the outputs that it asks for.
 
     :param loras: the LoRAs of its rows, as `RowLoras.to_text` writes them.
+    :param network: its name, for its span.
+    :param traceparent: the span that made the call; "" where it is not traced.
     """
 
     inputs: Tensors
     outputs: Sequence[str]
     loras: str = ""
+    network: str = ""
+    traceparent: str = ""
 
     @property
     def rows(self) -> int:
@@ -182,6 +188,24 @@ def _loras(calls: Sequence[NetworkCall]) -> RowLoras:
     return RowLoras.of_rows([row for call in calls for row in RowLoras.from_text(call.loras, call.rows).rows()])
 
 
+@contextmanager
+def _traced(calls: Sequence[NetworkCall], total: int) -> Iterator[None]:
+    """Make the execution a span in the trace of each call: all of them begin and end at the same moments."""
+    with ExitStack() as spans:
+        for call in calls:
+            if call.traceparent:
+                span = tracing.span(
+                    "execute",
+                    parent=call.traceparent,
+                    current=False,
+                    network=call.network,
+                    rows=call.rows,
+                    batch_rows=total,
+                )
+                spans.enter_context(span)
+        yield
+
+
 def _run_merged(run: Run, calls: Sequence[NetworkCall], *, batching: bool) -> list[Tensors]:
     wanted = list(dict.fromkeys(name for call in calls for name in call.outputs))
     inputs = calls[0].inputs
@@ -190,7 +214,7 @@ def _run_merged(run: Run, calls: Sequence[NetworkCall], *, batching: bool) -> li
     if any(call.loras for call in calls):
         inputs = {**inputs, **_loras(calls).inputs()}
     total = sum(call.rows for call in calls) if batching else 1
-    with RECORDER.timed(RUN):
+    with RECORDER.timed(RUN), _traced(calls, total):
         outputs = dict(zip(wanted, run(wanted, inputs), strict=True))
     RECORDER.observe(ROWS, total)
     if not batching:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from darkroom import tracing
 from darkroom.errors import NotReady
 from darkroom.registry import all_specs
 from darkroom.serving.accelerators import Accelerators
@@ -135,6 +137,7 @@ class InProcess:
         can_stop: bool = True,
         call: str = "",
         loras: str = "",
+        traceparent: str = "",
     ) -> AsyncGenerator[dict[str, Array], None]:
         """Run a model; yields the outputs of each response by name, with strings as bytes.
 
@@ -145,6 +148,7 @@ class InProcess:
         :param client: the client that sent the request: clients take turns. Empty for a client of its own.
         :param call: a unique name of the request, for `stop`.
         :param loras: of a network's rows, as `RowLoras.to_text` writes them.
+        :param traceparent: the span that the work belongs to; "" where it is not traced.
         :raises DarkroomError: the error that the model raised, or NotReady when it is not loaded.
         """
         loaded = self.find(model)
@@ -152,11 +156,11 @@ class InProcess:
         check_inputs(loaded.config["input"], arrays, loaded.config["max_batch_size"])
         if loaded.pipeline is None:
             names = [entry["name"] for entry in loaded.config["output"]]
-            outputs = await self._run(model, NetworkCall(arrays, names, loras))
+            outputs = await self._run(model, NetworkCall(arrays, names, loras, model, traceparent))
             yield {name: as_bytes(array) for name, array in outputs.items()}
             return
         reply = QueueReply()
-        task = asyncio.create_task(serve(loaded.pipeline, arrays, reply, client))
+        task = asyncio.create_task(serve(loaded.pipeline, arrays, reply, client, traceparent))
         self._running[task] = self._calls[call] = reply
         task.add_done_callback(self._running.pop)
         task.add_done_callback(lambda _: self._calls.pop(call, None))
@@ -178,7 +182,8 @@ class InProcess:
         """One call of a network by a pipeline."""
         own, loras = RowLoras.taken_from(inputs)
         text = loras.to_text() if loras is not None else ""
-        return await self._run(spec.name, NetworkCall(own, _names_of(spec), text))
+        trace = tracing.traceparent(recorded=True)
+        return await self._run(spec.name, NetworkCall(own, _names_of(spec), text, spec.name, trace))
 
     async def _run(self, name: str, call: NetworkCall) -> dict[str, Array]:
         """One call of a network.
@@ -190,7 +195,7 @@ class InProcess:
             raise network_error(name, "it is not loaded, and not ready")
         inputs = {key: np.ascontiguousarray(value) for key, value in call.inputs.items()}
         try:
-            return dict(await loaded.queue.run(NetworkCall(inputs, call.outputs, call.loras)))
+            return dict(await loaded.queue.run(replace(call, inputs=inputs)))
         except Exception as error:
             log.error("network %s failed", name, exc_info=error)
             raise network_error(name, loaded.queue.error_text(error)) from error

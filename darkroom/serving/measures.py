@@ -10,9 +10,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from darkroom import tracing
 from darkroom.serving.networks import Tensors
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -131,9 +132,12 @@ def side_of(width: int | None, height: int | None) -> str:
     return next((str(side) for side in _SIDES if width * height <= side * side), "larger")
 
 
-def stage(name: str, width: int | None, height: int | None) -> AbstractContextManager[None]:
-    """Time a stage of a request for images of that size."""
-    return RECORDER.timed(STAGE, stage=name, size=side_of(width, height))
+@contextmanager
+def stage(name: str, width: int | None, height: int | None) -> Iterator[None]:
+    """Time a stage of a request for images of that size, and make it a span."""
+    span = tracing.span(name, width=width, height=height)
+    with span, RECORDER.timed(STAGE, stage=name, size=side_of(width, height)):
+        yield
 
 
 class Company:

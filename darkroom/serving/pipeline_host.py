@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from darkroom import tracing
 from darkroom.serving.host import PipelineModel, Reply
 from darkroom.serving.lora_cache import BaseLoras, LoraCache
 from darkroom.serving.lora_layout import NATIVE, LoraLayout
@@ -35,6 +36,7 @@ class PipelineHost:
         self._execute = execute
         self._company = Company()
         self._networks: list[SharedNetwork] = []
+        self.name = model.name
         self.folder = model / version
         self.label = split_label(model.name)[1]
         pipeline.setup(self)
@@ -83,6 +85,10 @@ class PipelineHost:
         finally:
             for network in self._networks:
                 network.turns.leave(member)
+
+    def span(self, traceparent: str) -> tracing.Span:
+        """The span of one request, below the one of the process that sent it."""
+        return tracing.span("pipeline", parent=traceparent, kind="server", model=self.name)
 
     async def _call(self, spec: ModelSpec, inputs: Tensors) -> dict[str, Array]:
         with self._company.joined(spec.name, inputs), RECORDER.timed(CALL, network=spec.name):

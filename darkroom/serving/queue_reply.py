@@ -56,16 +56,19 @@ class QueueReply:
         return one
 
 
-async def serve(pipeline: PipelineHost, inputs: Tensors, reply: QueueReply, client: str) -> None:
+async def serve(pipeline: PipelineHost, inputs: Tensors, reply: QueueReply, client: str, traceparent: str) -> None:
     """Answer one request; its errors go into the reply.
 
     :raises BaseException: the task was cancelled.
     """
     try:
-        await pipeline.serve(inputs, reply, client=client)
-    except BaseException as error:
-        reply.fail(error)
-        if not isinstance(error, Exception):  # the task was cancelled
-            raise
+        with pipeline.span(traceparent) as span:
+            try:
+                await pipeline.serve(inputs, reply, client=client)
+            except BaseException as error:
+                span.failed(error)
+                reply.fail(error)
+                if not isinstance(error, Exception):  # the task was cancelled
+                    raise
     finally:
         reply.end()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from darkroom import tracing
 from darkroom.errors import Cancelled, DarkroomError, NetworkError, OutOfMemory, from_wire
 from darkroom.serving.measures import RECORDER, TURN
 from darkroom.serving.model_config import instances, read_config, row_caps
@@ -22,6 +23,8 @@ from darkroom.serving.turns import MEMBER, Member, Turns
 
 Execute = Callable[[ModelSpec, Tensors], Awaitable[dict[str, Array]]]
 """One call of a network, for all of its outputs. Raises as `darkroom.serving.networks.Network` does."""
+_WORTH_SAYING_SECONDS = 0.001
+"""Shorter waits for a turn are no event in a trace."""
 
 
 class SharedNetwork:
@@ -75,7 +78,10 @@ class SharedNetwork:
         """Make one call when it is its request's turn: a call in the queue of the network cannot be taken back."""
         member, arrived = MEMBER.get() or Member(), time.monotonic()
         async with self.turns.turn(member, room=self._room(inputs), work=_work(inputs)):
-            RECORDER.observe(TURN, time.monotonic() - arrived, network=self._spec.name)
+            waited = time.monotonic() - arrived
+            RECORDER.observe(TURN, waited, network=self._spec.name)
+            if waited >= _WORTH_SAYING_SECONDS:
+                tracing.event("turn", network=self._spec.name, rows=_rows(inputs), waited_seconds=waited)
             if member.stopped():
                 raise Cancelled("The client cancelled the request.")
             return await self._execute(self._spec, inputs)

@@ -16,6 +16,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from darkroom import tracing
 from darkroom.serving.host import NetworkModel
 from darkroom.serving.networks import Tensors
 from darkroom.serving.python_network import PythonNetwork
@@ -36,6 +37,8 @@ class TritonNetwork:
         labels = {"model": config["name"], "version": version, "process": str(os.getpid())}
         self._gauges, self._publisher = Gauges(labels), Publisher(labels)
         self._publishing = threading.Lock()
+        self._name = str(config["name"])
+        tracing.start(self._name)
         self._network = PythonNetwork(
             self._model,
             Path(args["model_repository"]) / version,
@@ -50,12 +53,13 @@ class TritonNetwork:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Triton's hook: runs requests of equal shapes together, and answers each failed request with its own error."""
-        answers = self._network.execute([call_of(request) for request in requests])
+        answers = self._network.execute([call_of(request, self._name) for request in requests])
         return [self._respond(answer) for answer in answers]
 
     def finalize(self) -> None:
         """Triton's hook."""
         self._publisher.close()
+        tracing.close()
         self._network.close()
         self._gauges.close()
 

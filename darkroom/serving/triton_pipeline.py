@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from darkroom import tracing
 from darkroom.errors import Cancelled, DarkroomError, InvalidInput, to_wire
-from darkroom.serving.calls import CALL, CLIENT, LORAS, STOP
+from darkroom.serving.calls import CALL, CLIENT, LORAS, STOP, TRACEPARENT
 from darkroom.serving.host import PipelineModel
 from darkroom.serving.loras import RowLoras
 from darkroom.serving.networks import Array, ModelSpec, Tensors
@@ -46,9 +47,10 @@ class TritonPipeline:
         self._running: set[str] = set()
         self._stopped: set[str] = set()
         _prepare_torch()
+        name = json.loads(args["model_config"])["name"]
+        tracing.start(name)
         self._host = PipelineHost(self._pipeline, Path(args["model_repository"]), args["model_version"], _execute)
-        name, process = json.loads(args["model_config"])["name"], str(os.getpid())
-        self._publisher = Publisher({"model": name, "version": args["model_version"], "process": process})
+        self._publisher = Publisher({"model": name, "version": args["model_version"], "process": str(os.getpid())})
         self._publisher.start()
 
     async def execute(self, requests: list[Any]) -> None:
@@ -66,10 +68,13 @@ class TritonPipeline:
             return
         self._running.add(call)
         try:
-            inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-            await self._host.serve(inputs, reply, client=str(parameters.get(CLIENT, "")))
-        except BaseException as error:  # an exception that leaves `execute` would hang the client
-            reply.fail(error)
+            with self._host.span(str(parameters.get(TRACEPARENT, ""))) as span:
+                try:
+                    inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+                    await self._host.serve(inputs, reply, client=str(parameters.get(CLIENT, "")))
+                except BaseException as error:  # an exception that leaves `execute` would hang the client
+                    span.failed(error)
+                    reply.fail(error)
         finally:
             self._running.discard(call)
             self._stopped.discard(call)
@@ -77,6 +82,7 @@ class TritonPipeline:
     def finalize(self) -> None:
         """Triton's hook."""
         self._publisher.close()
+        tracing.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
@@ -109,7 +115,9 @@ class TritonReply:
     def fail(self, error: BaseException) -> None:
         """Close the stream with an error; if it were only logged, the client would wait for ever."""
         if not isinstance(error, DarkroomError):
-            pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
+            trace = tracing.ids()
+            told = f"trace {trace[0]}: " if trace else ""
+            pb_utils.Logger.log_error(told + "".join(traceback.format_exception(error)))
         response = pb_utils.InferenceResponse(output_tensors=[], error=_triton_error(error))
         self._send(response, final=True)
 
@@ -133,11 +141,13 @@ async def _execute(spec: ModelSpec, inputs: Tensors) -> dict[str, Array]:
     outputs = [tensor.name for tensor in spec.outputs]
     own, loras = RowLoras.taken_from(inputs)
     text = loras.to_text() if loras is not None else ""
+    parameters = {LORAS: text, TRACEPARENT: tracing.traceparent(recorded=True)}
+    parameters = {name: value for name, value in parameters.items() if value}
     request = pb_utils.InferenceRequest(
         model_name=spec.name,
         requested_output_names=outputs,
         inputs=[pb_utils.Tensor(name, np.ascontiguousarray(value)) for name, value in own.items()],
-        **({"parameters": {LORAS: text}} if text else {}),
+        **({"parameters": parameters} if parameters else {}),
     )
     response = await request.async_exec()
     if response.has_error():

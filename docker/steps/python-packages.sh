@@ -27,5 +27,5 @@ esac
 touch README.md  # which pyproject.toml names
 # "compat" writes the path of this folder into the environment. The default would list the packages that are there now,
 # and the code comes later.
-pip install --config-settings editable_mode=compat -e ./client -e ".[$engine,export,train]"
+pip install --config-settings editable_mode=compat -e ./client -e ".[$engine,export,train,traces]"
 "$VENV/bin/python" -m pip check

@@ -1,4 +1,5 @@
-"""What the layers say of the current request or task. Where nothing is measured, the functions do nothing."""
+"""What the layers say of the current request or task, for the metrics and for its span. Where nothing is measured or
+traced, the functions do nothing."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import contextvars
 import time
 from dataclasses import dataclass, field
 
+from darkroom import tracing
 from proxy.metrics.measures import Measures
 
 
@@ -37,6 +39,7 @@ CURRENT: contextvars.ContextVar[Current | None] = contextvars.ContextVar("metric
 
 def note_work(operation: str, model: str) -> None:
     """Say what the current request asks for."""
+    tracing.note(operation=operation, model=model)
     current = CURRENT.get()
     if current is not None:
         current.operation, current.model = operation, model
@@ -51,6 +54,7 @@ def note_task(operation: str) -> None:
 
 def note_failure(code: str) -> None:
     """Say which error the current request is answered with."""
+    tracing.note(error=code)
     current = CURRENT.get()
     if current is not None:
         current.error = code
@@ -58,6 +62,7 @@ def note_failure(code: str) -> None:
 
 def note_preview() -> None:
     """Say that a preview has come; the first one counts."""
+    tracing.event("preview")
     current = CURRENT.get()
     if current is not None and not current.previewed:
         current.previewed = True

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from darkroom import tracing
 from darkroom.errors import InvalidInput, NotReady, QueueFull, StorageFull
 from proxy.audit.notes import NOTES
 from proxy.gate import Gate
@@ -136,6 +137,7 @@ class Admission:
                 work=work,
                 source=SOURCE.get() or None,
                 lane=lane,
+                traceparent=tracing.traceparent(),
             )
             for index, work in enumerate(works)
         ]

@@ -74,6 +74,7 @@ class Draft:
     :param lane: the lane of its operation; see `proxy.tasks.lanes`.
     :param key: the client's Idempotency-Key, or None.
     :param digest: the hash of the request, to distinguish a repetition from another request with the same key.
+    :param traceparent: the span of the request; "" where it is not traced.
     """
 
     id: str
@@ -86,6 +87,7 @@ class Draft:
     source: str | None = None
     lane: str = "images"
     requested_operation: str | None = None
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +113,7 @@ class Task:
     :param error: `{"code", "message", "param"}` of a failed task.
     :param results: `{"name", "media_type", "bytes", "details"}` of each file of a completed task, and `filename` if the
         operation named it.
+    :param traceparent: the span of the request that it was accepted from; "" where that was not traced.
     """
 
     id: str
@@ -143,6 +146,7 @@ class Task:
     expired_at: float | None
     error: dict[str, Any] | None
     results: list[dict[str, Any]]
+    traceparent: str = ""
 
     @property
     def ended(self) -> bool:

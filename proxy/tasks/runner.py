@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
+from darkroom import tracing
 from darkroom.errors import Cancelled, DarkroomError, NetworkError, NotReady, StorageFull, TaskTimeout
 from proxy.audit.notes import NOTES, Notes, note_files
 from proxy.callers import CALLER, Caller
@@ -19,7 +20,7 @@ from proxy.gate import Gate
 from proxy.keys.ledger import LEDGER
 from proxy.load import Running
 from proxy.metrics.tasks import run_begins, run_ends
-from proxy.observability import REQUEST_ID
+from proxy.observability import REQUEST_ID, TASK_ID
 from proxy.operations import group_of, operation_named, pipelines_of, turn_of
 from proxy.services import Services
 from proxy.sources import SOURCE
@@ -27,6 +28,7 @@ from proxy.tasks.files import Files, is_full, storage_full
 from proxy.tasks.live import Live
 from proxy.tasks.models import Output, State, Task, TaskContext
 from proxy.tasks.store import Store
+from proxy.tasks.traces import queue_span, run_span
 from proxy.waiting import at_most
 
 log = logging.getLogger(__name__)
@@ -152,6 +154,7 @@ class TaskRunner:
         if execution is None or self._stopping:
             raise asyncio.CancelledError
         REQUEST_ID.set(id)
+        TASK_ID.set(id)
         CALLER.set(Caller())  # what was accepted runs as the service's own work
         LEDGER.set(None)
         NOTES.set(None if self._services.settings.audit == "off" else Notes())
@@ -217,7 +220,8 @@ class TaskRunner:
                 await self._end(run, "failed", error={"code": NetworkError.code, "message": problem, "param": None})
                 return
             try:
-                await self._attempt(task, run)
+                with run_span(task):
+                    await self._attempt(task, run)
                 return
             except Superseded:
                 return
@@ -274,7 +278,8 @@ class TaskRunner:
         if not await self._until_stored(self._write_progress, task, run):
             raise Superseded  # do not overwrite the results of another run
         await note_files(output.data for output in outputs)
-        results = await asyncio.to_thread(self._files.write_results, task.id, outputs)
+        with tracing.span("result", files=len(outputs)):
+            results = await asyncio.to_thread(self._files.write_results, task.id, outputs)
         size = task.bytes + sum(result["bytes"] for result in results)
         steps = run.live.steps or task.steps
         await self._end(run, "completed", results=results, bytes=size, step=steps, steps=steps)
@@ -283,12 +288,14 @@ class TaskRunner:
     async def _slot(self, task: Task) -> AsyncIterator[Running]:
         """Hold a slot of the task's lane, after the models that its operation calls are ready."""
         async with contextlib.AsyncExitStack() as held:
-            if task.attempts >= _SUSPECT_ATTEMPTS:
-                await held.enter_async_context(self._suspects[task.lane])
-            needed = pipelines_of(task.operation, task.fields)
-            while not all(map(self._services.monitor.ready_of, needed)):  # noqa: ASYNC110  # the monitor has no event
-                await asyncio.sleep(_READY_POLL_SECONDS)
-            yield await held.enter_async_context(self._gates[task.lane].slot(SOURCE.get()))
+            with queue_span(task):
+                if task.attempts >= _SUSPECT_ATTEMPTS:
+                    await held.enter_async_context(self._suspects[task.lane])
+                needed = pipelines_of(task.operation, task.fields)
+                while not all(map(self._services.monitor.ready_of, needed)):  # noqa: ASYNC110  # it has no event
+                    await asyncio.sleep(_READY_POLL_SECONDS)
+                job = await held.enter_async_context(self._gates[task.lane].slot(SOURCE.get()))
+            yield job
 
     async def _run_operation(self, task: Task, run: _Run) -> list[Output]:
         """Run the operation, and write its progress to the database at intervals.

@@ -20,6 +20,7 @@ from typing import Any, ParamSpec, TypeVar
 import sqlalchemy as sa
 
 from darkroom.errors import Conflict, Gone, NotReady, QueueFull
+from darkroom.serving.calls import TRACEPARENT
 from proxy.keys import quotas
 from proxy.load import Used
 from proxy.migrations import upgrade
@@ -185,7 +186,7 @@ class Store:
                 idempotency_key=draft.key,
                 digest=draft.digest,
                 attempts=0,
-                fields=dict(work.fields),
+                fields={**work.fields, **({TRACEPARENT: draft.traceparent} if draft.traceparent else {})},
                 files=sorted(work.files),
                 step=0,
                 steps=work.steps,
@@ -370,5 +371,7 @@ def _count(*where: Any) -> sa.Select[Any]:
 
 
 def task_of(row: Any) -> Task:
-    """Convert a row of the table to a task."""
-    return Task(**{name: getattr(row, name) for name in Task.__dataclass_fields__})
+    """Convert a row of the table to a task. What belongs to its trace stands among the fields of the request."""
+    values = {name: getattr(row, name) for name in Task.__dataclass_fields__ if name != TRACEPARENT}
+    fields = {name: value for name, value in row.fields.items() if name != TRACEPARENT}
+    return Task(**values | {"fields": fields}, traceparent=row.fields.get(TRACEPARENT, ""))

@@ -78,3 +78,11 @@ def test_prometheus_scrapes_the_servers_of_the_compose_files() -> None:
         mounted = {volume.split(":")[0] for volume in services["prometheus"]["volumes"]}
         assert {f"./prometheus/{config}", "./prometheus/alerts.yml"} <= mounted
     assert loaded(GRAFANA / "datasource.yml")["datasources"][0]["url"] == "http://prometheus:9090"
+
+
+def test_endpoint_for_traces_is_a_service_of_the_compose_files() -> None:
+    page = (ROOT / "docs" / "monitoring.md").read_text()
+    (host,) = re.findall(r"^OTEL_EXPORTER_OTLP_ENDPOINT=http://(\w+):4318$", page, re.M)
+    for compose in ("docker-compose.yml", "docker-compose.gpu.yml"):
+        assert loaded(DOCKER / compose)["services"][host]["profiles"] == ["monitoring"]
+        assert f"OTEL_EXPORTER_OTLP_ENDPOINT=http://{host}:4318" in (DOCKER / compose).read_text()

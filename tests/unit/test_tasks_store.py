@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,15 @@ def test_store_returns_what_was_accepted(store: Store) -> None:
     assert (task.state, task.attempts, task.fields, task.results) == ("queued", 0, {"prompt": "a cat"}, [])
     assert store.get("nothing") is None
     assert store.counts() == {"queued": 1}
+
+
+def test_store_keeps_the_trace_of_a_task_apart_from_its_fields(store: Store) -> None:
+    given = replace(draft(), traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+    for task in (*add(store, given), store.begin(given.id, "run")):
+        assert task is not None
+        assert (task.traceparent, task.fields) == (given.traceparent, {"prompt": "a cat"})
+    (other,) = add(store, draft())
+    assert other.traceparent == ""
 
 
 def test_store_orders_clients_in_turns(store: Store) -> None:

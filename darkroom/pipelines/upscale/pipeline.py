@@ -17,6 +17,7 @@ from functools import partial
 
 import numpy as np
 
+from darkroom import tracing
 from darkroom.errors import Cancelled, OutOfMemory, TooLarge
 from darkroom.images import Picture, Pixels, check_side, decode, dropped_metadata, encode, resize
 from darkroom.pipelines.upscale.request import TILE_RANGE, UpscaleRequest, default_tile, output_size
@@ -68,7 +69,8 @@ async def upscale(data: bytes, request: UpscaleRequest, runner: UpscaleContext) 
     :raises OutOfMemory: not even the smallest tile fitted.
     """
     began = time.monotonic()
-    picture = await asyncio.to_thread(decode, data, max_pixels=runner.limits.max_pixels, param="image")
+    with tracing.span("read"):
+        picture = await asyncio.to_thread(decode, data, max_pixels=runner.limits.max_pixels, param="image")
     height, width = picture.rgb.shape[:2]
     RECORDER.observe(STAGE, time.monotonic() - began, stage="read", size=side_of(width, height))
     size = output_size(width, height, request.factor)
@@ -127,7 +129,7 @@ async def _enlarge_tiled(picture: Picture, request: UpscaleRequest, runner: Upsc
         nonlocal done
         if runner.stopped():
             raise Cancelled("The client cancelled the request.")
-        with RECORDER.timed(TILE):
+        with tracing.span("tile"), RECORDER.timed(TILE):
             answer = await runner.network({"image": cut(source, window)})
         paste(answer["upscaled"][0], target, window, scale)
         done += 1
