@@ -65,6 +65,12 @@ class TritonSettings(BaseSettings):
         description="Seconds that the answer to a health check may take. Allow for one step of the largest image, and, "
         "where a model is divided over several devices, for loading the whole of it onto one of them.",
     )
+    load_idle_timeout: float = Field(
+        60,
+        gt=0,
+        description="Seconds for which a model that is loading may use neither the processor nor files. After that its "
+        "process is ended, and it is loaded again.",
+    )
 
     @field_validator("triton_grpc", "triton_metrics", mode="before")
     @classmethod

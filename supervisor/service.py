@@ -21,6 +21,7 @@ from supervisor.child import Child
 from supervisor.engines import Engine, engine_of
 from supervisor.errors import SetupError
 from supervisor.leftovers import sweep
+from supervisor.loads import Loads
 from supervisor.preflight import preflight
 from supervisor.reloads import LastResort, ReloadFailed, Reloads
 from supervisor.served import Served
@@ -46,6 +47,11 @@ _MAX_RELOADS = 50
 """Number of reloads of all models before a restart: each reload of a used model leaves 68 waiting threads and 2 MB in
 the server."""
 _RELOAD_SECONDS = 60.0
+_MAX_STARTS = 4
+"""Number of starts of the server in a row that may fail before everything has worked once."""
+_STARVED = re.compile("is not healthy|Failed to obtain the health mutex")
+"""What the server says of a model whose process did not get the processor, or was ended, while it was loading. It may
+load the next time."""
 _LOAD_FAILURE = re.compile(
     r"(?:failed to load '([^']+)' version \d+|Poll failed for model directory '([^']+)'): (?:\w+: )?(.*)"
 )
@@ -76,6 +82,8 @@ class Service(Supervision):
         self._served = Served(folder, settings.model_repository, partial(is_chosen, settings=settings))
         self._reloads = Reloads(self._served, _RELOAD_SECONDS)
         self._last_resort = LastResort()
+        self._loads = Loads(folder, settings.load_idle_timeout)
+        self._failed_starts = 0
         self.engine = engine or engine_of(settings)
         self._stubbed = {spec.name for spec in all_specs() if self.engine.has_stubs(spec)}
         env = {**MALLOC, **settings.environment()}
@@ -89,7 +97,7 @@ class Service(Supervision):
     async def run(self) -> None:
         """Start, watch, and drain and stop after `stopping` is set.
 
-        :raises SetupError: the machine is not ready to serve, or Triton ends before it has been ready.
+        :raises SetupError: the machine is not ready to serve, or Triton does not start.
         """
         preflight(self.settings)
         try:
@@ -119,6 +127,8 @@ class Service(Supervision):
             await self._revive(self.proxy)
         if not self.triton.alive:
             await self._restart_triton(f"ended with code {self.triton.exit_code}")
+        elif self._stands_still(self._health_seen):
+            await self._restart_triton(f"has done nothing for {self.settings.load_idle_timeout:g} s while it starts")
         elif not self._linked:
             await self._link()
         else:
@@ -133,13 +143,15 @@ class Service(Supervision):
 
     async def _watch(self, health: dict[str, Any], asked: float) -> None:
         """Load lost models again, and restart the server if that does not help."""
-        if self._failed and not self.ready:
+        if not self.ready and any(not _STARVED.search(why) for why in self._failed.values()):
             why = f"{self.engine.title} cannot serve this repository: {_last_error(self.triton)}"
             raise SetupError(f"{_capital(why)} (see logs/{self.engine.name}.log)")
         ready = {name for name, family in health.get("families", {}).items() if self._is_ready(family, asked)}
         if ready != self._scanned:
             self._scan(ready, health)
             self._last_resort.works(model for name in ready for model in health["families"][name]["models"])
+        if ready and asked - self.triton.started > _REMEMBERED_SECONDS:
+            self._failed_starts = 0
         self._count_stubs()
         lost = dict.fromkeys(self._dead, "lost its process") | self._failing(health) | self._not_loaded(health)
         lost = {model: why for model, why in lost.items() if not self._last_resort.is_resting(model)}
@@ -147,7 +159,7 @@ class Service(Supervision):
             if self._reloads.models:
                 if (seconds := self._reloads.step(health, self._failed)) is not None:
                     log.info("the models are loaded again, in %.1f s", seconds)
-            elif lost and not self._is_loading(health):
+            elif lost and not self._loading(health):
                 self._reload(lost, health)
         except ReloadFailed as error:
             await self._after_failed_reload(error, ready)
@@ -162,9 +174,18 @@ class Service(Supervision):
         ready_for = family["ready_for"]
         return ready_for is not None and ready_for < asked - self.triton.started
 
-    def _is_loading(self, health: dict[str, Any]) -> bool:
-        """Whether models are loading: the server looks at its repository again only when all of them have loaded."""
-        return any(not loaded and model not in self._failed for model, loaded in health.get("models", {}).items())
+    def _loading(self, health: dict[str, Any]) -> set[str]:
+        """The models that are loading: the server looks at its repository again only when all of them have loaded."""
+        return {model for model, loaded in health.get("models", {}).items() if not loaded and model not in self._failed}
+
+    def _stands_still(self, health: dict[str, Any]) -> bool:
+        """Whether the server has stopped starting. Stubs that have stopped loading their models are ended."""
+        loading = self._loading(health)
+        knows_no_model = not self._linked or health.get("models") == {}
+        if not self._stubbed or not (loading or knows_no_model):
+            self._loads.forget()
+            return False
+        return self._loads.look(self.triton.pid, loading) and self._starting
 
     def _scan(self, ready: set[str], health: dict[str, Any]) -> None:
         """Find the stubs of the families that are ready; other stubs may exist only for a moment. A stub may have died
@@ -239,17 +260,32 @@ class Service(Supervision):
         await self._restart_triton(str(failed))
 
     async def _restart_triton(self, why: str) -> None:
-        if not self.ready and not self.triton.alive:
-            said = f"{self.engine.title} ended while it started: {_last_error(self.triton)}"
-            raise SetupError(f"{_capital(said)} (all of it: logs/{self.engine.name}.log)")
+        if not self.ready:
+            self._count_failed_start(why)
         log.error("%s %s; restarting it", self.engine.name, why)
         self._up, self._linked, self._starting, self._reload_count = False, False, True, 0
         self._stubs, self._scanned, self._dead, self._failed = {}, set(), set(), {}
         self._reloads.forget()
+        self._loads.forget()
         await self.triton.kill()
         await asyncio.to_thread(sweep)
         self._served.clear()
         await self._revive(self.triton)
+
+    def _count_failed_start(self, why: str) -> None:
+        """Before everything has worked once, start the server only a few times.
+
+        :raises SetupError: that was the last time, or the server ended by itself before it listened, as it does when
+            its port is taken: the next start would end in the same way.
+        """
+        self._failed_starts += 1
+        refused = not self._linked and (self.triton.exit_code or 0) > 0
+        if not refused and self._failed_starts < _MAX_STARTS:
+            return
+        said = f"{self.engine.title} ended while it started: {_last_error(self.triton)}"
+        if not refused:
+            said = f"{self.engine.title} did not start, {_MAX_STARTS} times in a row. The last time: {why}"
+        raise SetupError(f"{_capital(said)} (all of it: logs/{self.engine.name}.log)")
 
     def _read_line(self, line: str) -> None:
         """Read a line of the server's output."""

@@ -6,14 +6,56 @@ It has the models of `MODELS`. A call whose id is "long" has one response and no
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from benchmarks.machine import ROOT
+from benchmarks.processes import free_port
+
 MODELS = ("sd15", "sd15_text_encoder", "sd15_unet", "sd15_vae_decoder")
+
+
+class Servers:
+    """Processes of this program."""
+
+    def __init__(self, count: int) -> None:
+        self.ports = [free_port() for _ in range(count)]
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        for number in range(count):
+            self.start(number)
+
+    def start(self, number: int) -> None:
+        command = [sys.executable, "-m", "tests.protocol_server", str(self.ports[number])]
+        self._processes[number] = subprocess.Popen(command, cwd=ROOT)
+
+    def kill(self, number: int) -> None:
+        self._processes[number].kill()
+        self._processes[number].wait()
+
+    @property
+    def entries(self) -> list[tuple[str, str]]:
+        """The address of each, and that of its metrics, where nothing listens."""
+        return [
+            (f"127.0.0.1:{port}", f"http://127.0.0.1:{number}/metrics") for number, port in enumerate(self.ports, 1)
+        ]
+
+
+@contextlib.contextmanager
+def running_servers(count: int) -> Iterator[Servers]:
+    """Start some, and kill them at the end."""
+    made = Servers(count)
+    try:
+        yield made
+    finally:
+        for number in range(count):
+            with contextlib.suppress(OSError):
+                made.kill(number)
 
 
 class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]  # it has no types

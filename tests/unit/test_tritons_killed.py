@@ -3,53 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
 
 import pytest
 
-from benchmarks.machine import ROOT
-from benchmarks.processes import free_port
 from darkroom.errors import NotReady
 from darkroom.registry import families
 from proxy.fleet import Fleet
 from proxy.tritons import Tritons
+from tests.protocol_server import Servers, running_servers
 
 FAMILIES = {name: family.specs for name, family in families().items()}
 
 
-class Servers:
-    """Processes of `tests.protocol_server`."""
-
-    def __init__(self, count: int) -> None:
-        self.ports = [free_port() for _ in range(count)]
-        self._processes: dict[int, subprocess.Popen[bytes]] = {}
-        for number in range(count):
-            self.start(number)
-
-    def start(self, number: int) -> None:
-        command = [sys.executable, "-m", "tests.protocol_server", str(self.ports[number])]
-        self._processes[number] = subprocess.Popen(command, cwd=ROOT)
-
-    def kill(self, number: int) -> None:
-        self._processes[number].kill()
-        self._processes[number].wait()
-
-    @property
-    def entries(self) -> list[tuple[str, str]]:
-        return [(f"127.0.0.1:{port}", "http://127.0.0.1:1/metrics") for port in self.ports]
-
-
 @pytest.fixture
 def servers() -> Iterator[Servers]:
-    made = Servers(2)
-    yield made
-    for number in range(2):
-        with contextlib.suppress(OSError):
-            made.kill(number)
+    with running_servers(2) as made:
+        yield made
 
 
 async def come(condition: Callable[[], bool]) -> None:

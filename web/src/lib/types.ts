@@ -101,6 +101,15 @@ export interface Status {
   draining: boolean
   uptime_seconds: number
   gpu_info: { gpu_id: number; name: string; memory_allocated: number; memory_reserved: number }[]
+  tritons: TritonStatus[]
+}
+
+export interface TritonStatus {
+  address: string
+  ready: boolean
+  reason: string
+  active_calls: number
+  families: Record<string, FamilyHealth>
 }
 
 export interface Training {

@@ -4,7 +4,7 @@ import { message } from "../lib/api"
 import { ask } from "../lib/api"
 import { duration, t } from "../lib/i18n"
 import { loadModels, models } from "../lib/models"
-import type { Health, Status } from "../lib/types"
+import type { FamilyHealth, Health, Status, TritonStatus } from "../lib/types"
 
 const EVERY_MS = 3000
 
@@ -45,6 +45,7 @@ export function StatusPage() {
       <h1 id="status-title">{t("status.title")}</h1>
       {problem ? <Problem text={problem} /> : null}
       {said ? <Facts {...said} /> : null}
+      {said && said.status.tritons.length > 1 ? <Tritons all={said.status.tritons} /> : null}
       <Models />
       <p><a href="docs">{t("status.api")}</a></p>
     </section>
@@ -80,6 +81,40 @@ function Facts({ health, status }: Said) {
           </li>
         ))}
       </ul>
+    </>
+  )
+}
+
+function Tritons({ all }: { all: TritonStatus[] }) {
+  const ready = (families: Record<string, FamilyHealth>): string =>
+    Object.keys(families).filter(name => families[name]?.ready).join(", ")
+  return (
+    <>
+      <h2>{t("status.tritons")}</h2>
+      <div class="scroll" tabIndex={0} role="region" aria-label={t("status.tritons")}>
+        <table>
+          <thead>
+            <tr>
+              <th scope="col">{t("status.address")}</th>
+              <th scope="col">{t("status.calls")}</th>
+              <th scope="col">{t("status.models")}</th>
+              <th scope="col">{t("status.state")}</th>
+            </tr>
+          </thead>
+          <tbody>
+            {all.map(one => (
+              <tr key={one.address}>
+                <th scope="row"><code>{one.address}</code></th>
+                <td>{one.active_calls}</td>
+                <td>{ready(one.families) || "–"}</td>
+                <td class={one.ready ? "good" : "bad"} title={one.reason}>
+                  {t(one.ready ? "status.ready" : "status.loading")}
+                </td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
     </>
   )
 }
