@@ -20,12 +20,16 @@ from torch import Tensor
 from darkroom.diffusion.generation import FinishedImage, GenerationJob, GenerationProgress, Phase, run
 from darkroom.diffusion.maps import MapMaker
 from darkroom.diffusion.sampling import Schedule, Step, get_generators, get_noise, get_schedule
-from darkroom.errors import InvalidInput
 from darkroom.images import Pixels, decode, opaque
 from darkroom.pipelines.qwen_edit.canvas import Canvas, condition_size, resized
-from darkroom.pipelines.qwen_edit.checkpoint import LATENT_CHANNELS, VAE_SCALE_FACTOR, QwenEditCheckpointInfo
+from darkroom.pipelines.qwen_edit.checkpoint import (
+    LATENT_CHANNELS,
+    SIDE_MULTIPLE,
+    VAE_SCALE_FACTOR,
+    QwenEditCheckpointInfo,
+)
 from darkroom.pipelines.qwen_edit.finish import Finish
-from darkroom.pipelines.qwen_edit.prompts import PromptReader, encode_prompts
+from darkroom.pipelines.qwen_edit.prompts import PromptReader, ReadPrompts, encode_prompts
 from darkroom.pipelines.qwen_edit.request import EditRequest, ResolvedEdit
 from darkroom.pipelines.qwen_edit.settings import Settings
 from darkroom.pipelines.qwen_edit.tokens import grid_of, guide, pack, padded, padded_grids, unpack
@@ -70,15 +74,16 @@ async def generate(
     schedule = _schedule(resolved, canvas, checkpoint)
     given = await asyncio.to_thread(_decoded, resolved, limits)
     yield GenerationProgress(done=0, total=len(schedule))
-    images = [canvas.frame(given[0]), *given[1:]]
-    if resolved.make_map is not None:
-        images.append(await asyncio.to_thread(components.maps[resolved.make_map], images[0]))
     with stage("encode", canvas.outer_width, canvas.outer_height):
-        references, texts = await asyncio.gather(_references(images, components), _texts(resolved, images, components))
+        images = await asyncio.to_thread(_shown, resolved, given, canvas, components)
+        prompts = await asyncio.to_thread(_read_prompts, resolved, images, components)
+        prompts.require_at_most(_positions_of_text(canvas, images, checkpoint))
+        references, texts = await asyncio.gather(
+            _references(images, components), encode_prompts(prompts, components.text_encoder)
+        )
     generators = get_generators([resolved.seed + k for k in range(resolved.num_images)])
     noise = get_noise(generators, _latent_shape(canvas))
     predict = Prediction(request=resolved, transformer=components.transformer, references=references, texts=texts)
-    predict.check(noise)
     job = GenerationJob(
         request=resolved,
         checkpoint=checkpoint,
@@ -116,6 +121,12 @@ def _decoded(request: ResolvedEdit, limits: Settings) -> list[Pixels]:
     return [opaque(decode(one, max_pixels=limits.max_input_pixels, param="images")) for one in request.images]
 
 
+def _shown(request: ResolvedEdit, given: Sequence[Pixels], canvas: Canvas, components: Components) -> list[Pixels]:
+    """The images that the model sees: the first one framed, the others, and the map that is made, if there is one."""
+    images = [canvas.frame(given[0]), *given[1:]]
+    return images if request.make_map is None else [*images, components.maps[request.make_map](images[0])]
+
+
 async def _references(images: Sequence[Pixels], components: Components) -> list[Tensor]:
     """The images as the transformer sees them: latents (1, channels, h, w) each."""
     area = components.checkpoint.reference_area
@@ -127,13 +138,19 @@ async def _references(images: Sequence[Pixels], components: Components) -> list[
     return list(await asyncio.gather(*(one(image) for image in images)))
 
 
-async def _texts(request: ResolvedEdit, images: Sequence[Pixels], components: Components) -> list[Array]:
-    """What the transformer reads: of the prompt and, of a guided request, of the negative prompt."""
+def _read_prompts(request: ResolvedEdit, images: Sequence[Pixels], components: Components) -> ReadPrompts:
+    """The prompt and, of a guided request, the negative prompt."""
     area = components.checkpoint.condition_area
-    seen = await asyncio.to_thread(lambda: [resized(image, *condition_size(image, area)) for image in images])
+    seen = [resized(image, *condition_size(image, area)) for image in images]
     negative = [(request.negative_prompt or "", "negative_prompt")] if request.guided else []
-    texts = [(request.prompt, "prompt"), *negative]
-    return await encode_prompts(texts, seen, components.reader, components.text_encoder)
+    return components.reader.read([(request.prompt, "prompt"), *negative], seen)
+
+
+def _positions_of_text(canvas: Canvas, images: Sequence[Pixels], checkpoint: QwenEditCheckpointInfo) -> int:
+    """How many tokens the transformer has positions for behind those of the images."""
+    sides = [(canvas.outer_width, canvas.outer_height)]
+    sides += [condition_size(image, checkpoint.reference_area) for image in images]
+    return POSITIONS - max(max(size) for size in sides) // SIDE_MULTIPLE // 2
 
 
 @dataclass(frozen=True)
@@ -167,18 +184,6 @@ class Prediction:
         if len(self.texts) > 1:
             velocity = guide(velocity[:copies], velocity[copies:], self.request.true_guidance_scale)
         return unpack(velocity, *step.latents.shape[-2:])
-
-    def check(self, noise: Tensor) -> None:
-        """:raises InvalidInput: the prompt has more tokens than the transformer has positions for.
-
-        :param noise: (n, channels, h, w).
-        """
-        most = POSITIONS - max(max(grid_of(latents)) for latents in (noise, *self.references)) // 2
-        for name, text in zip(("prompt", "negative_prompt"), self.texts, strict=False):
-            if len(text) > most:
-                raise InvalidInput(
-                    f"{name} and the images must be at most {most} tokens together; got {len(text)}.", param=name
-                )
 
     @cached_property
     def _seen(self) -> Array:
