@@ -37,6 +37,7 @@ Examples:
   python -m exporters qwen-edit --checkpoint Qwen/Qwen-Image-Edit-2509
   python -m exporters qwen-edit --checkpoint /data/mine --output /srv/models
   python -m exporters qwen-edit --checkpoint Qwen/Qwen-Image-Edit --as single    beside the one that is there
+  python -m exporters qwen-edit --checkpoint Qwen/Qwen-Image-Edit-2509 --controlnet InstantX/Qwen-Image-ControlNet-Union
   python -m exporters qwen-edit --lora Qwen-Image-Edit-2509-Lightning-4steps-V1.0-bf16.safetensors"""
 )
 @click.option(
@@ -61,6 +62,11 @@ Examples:
     type=click.IntRange(1, 100),
     help="Steps that the LoRA was distilled for. Default: what its name or its metadata say.",
 )
+@click.option(
+    "--controlnet",
+    metavar="FOLDER|ID",
+    help="A ControlNet of Qwen-Image for control images. Without it the model sees them as further images.",
+)
 def qwen_edit(
     checkpoint: str,
     label: str,
@@ -70,6 +76,7 @@ def qwen_edit(
     force: bool,
     lora: str | None,
     steps: int | None,
+    controlnet: str | None,
 ) -> None:
     """Export a Qwen-Image-Edit checkpoint: the VAE to ONNX in --precision, the other weights as they are.
 
@@ -82,14 +89,21 @@ def qwen_edit(
     if lora is not None:
         added = lora_file(lora, Path.cwd(), steps)
         label = label or added.label
-    run_tasks(family_tasks(source, output, precision=precision, label=label, lora=added), force=force)
+    steering = _controlnet(controlnet, Path.cwd(), cache)
+    tasks = family_tasks(source, output, precision=precision, label=label, lora=added, controlnet=steering)
+    run_tasks(tasks, force=force)
+
+
+def _controlnet(text: str | None, base: Path, cache: Path) -> Origin | None:
+    return origin(text, base, cache, weights.CONTROLNET_PATTERNS) if text else None
 
 
 COMMANDS = (qwen_edit,)
 
 
 def prepare(settings: Settings, repository: Path) -> None:
-    """QWEN_EDIT_CHECKPOINT names what edits, QWEN_EDIT_FP16 chooses the precision of its VAE on GPUs."""
+    """QWEN_EDIT_CHECKPOINT and QWEN_EDIT_CONTROLNET name what edits, QWEN_EDIT_FP16 chooses the precision of its VAE on
+    GPUs."""
     wanted = QwenEditSettings.of(settings)
     noted = manifest.read(repository / networks.PIPELINE.name / "1")
     if ROOT / wanted.checkpoint == DEMO and (
@@ -97,7 +111,8 @@ def prepare(settings: Settings, repository: Path) -> None:
     ):
         return
     source = origin(wanted.checkpoint, ROOT, CACHE, PATTERNS)
-    run_tasks(family_tasks(source, repository, precision=precision_of(settings, wanted.fp16)), quiet=True)
+    precision, controlnet = precision_of(settings, wanted.fp16), _controlnet(wanted.controlnet, ROOT, CACHE)
+    run_tasks(family_tasks(source, repository, precision=precision, controlnet=controlnet), quiet=True)
 
 
 def family_tasks(
@@ -107,26 +122,26 @@ def family_tasks(
     precision: Precision | None = None,
     label: str = "",
     lora: LoraFile | None = None,
+    controlnet: Origin | None = None,
 ) -> list[ExportTask]:
     """The exports of everything of a checkpoint, the pipeline last.
 
     :param lora: becomes part of the transformer.
+    :param controlnet: is served with the transformer.
     """
+    beside = {ROLE: lora.origin} if lora else {}
+    beside |= {weights.CONTROLNET: controlnet} if controlnet else {}
 
-    def wanted(spec: ModelSpec, precision: Precision | None = None, lora: LoraFile | None = None) -> ModelExport:
+    def wanted(spec: ModelSpec, precision: Precision | None = None, **beside: Origin) -> ModelExport:
         return ModelExport(
-            spec=spec.labelled(label),
-            repository=repository,
-            checkpoint=source,
-            beside={ROLE: lora.origin} if lora else {},
-            precision=precision,
+            spec=spec.labelled(label), repository=repository, checkpoint=source, beside=beside, precision=precision
         )
 
-    whole = wanted(networks.PIPELINE, lora=lora)
+    whole = wanted(networks.PIPELINE, **beside)
     return [
         *(export.vae_task(wanted(spec, precision)) for spec in (networks.VAE_ENCODER, networks.VAE_DECODER)),
         export.torch_task(wanted(networks.TEXT_ENCODER)),
-        export.torch_task(wanted(networks.TRANSFORMER, lora=lora), lora),
+        export.torch_task(wanted(networks.TRANSFORMER, **beside), lora),
         pipeline_task(
             whole,
             stages=pipeline.STAGES,

@@ -28,16 +28,15 @@ from darkroom.pipelines.qwen_edit.checkpoint import (
     VAE_SCALE_FACTOR,
     QwenEditCheckpointInfo,
 )
+from darkroom.pipelines.qwen_edit.control import Control, control_tokens
 from darkroom.pipelines.qwen_edit.finish import Finish
+from darkroom.pipelines.qwen_edit.networks import POSITIONS
 from darkroom.pipelines.qwen_edit.prompts import PromptReader, ReadPrompts, encode_prompts
 from darkroom.pipelines.qwen_edit.request import EditRequest, ResolvedEdit
 from darkroom.pipelines.qwen_edit.settings import Settings
 from darkroom.pipelines.qwen_edit.tokens import grid_of, guide, pack, padded, padded_grids, unpack
 from darkroom.serving.measures import stage
 from darkroom.serving.networks import Array, Network
-
-POSITIONS = 4096
-"""Rotary positions of the transformer; text begins behind half of the longest side of an image, in tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,15 +74,19 @@ async def generate(
     given = await asyncio.to_thread(_decoded, resolved, limits)
     yield GenerationProgress(done=0, total=len(schedule))
     with stage("encode", canvas.outer_width, canvas.outer_height):
-        images = await asyncio.to_thread(_shown, resolved, given, canvas, components)
+        images, steering = await asyncio.to_thread(_shown, resolved, given, canvas, components)
         prompts = await asyncio.to_thread(_read_prompts, resolved, images, components)
         prompts.require_at_most(_positions_of_text(canvas, images, checkpoint))
-        references, texts = await asyncio.gather(
-            _references(images, components), encode_prompts(prompts, components.text_encoder)
+        references, texts, tokens = await asyncio.gather(
+            _references(images, components),
+            encode_prompts(prompts, components.text_encoder),
+            control_tokens(steering, canvas, components.vae_encoder),
         )
     generators = get_generators([resolved.seed + k for k in range(resolved.num_images)])
     noise = get_noise(generators, _latent_shape(canvas))
-    predict = Prediction(request=resolved, transformer=components.transformer, references=references, texts=texts)
+    rows = resolved.num_images * len(texts)
+    control = None if tokens is None else Control(resolved, tokens, rows, len(schedule), texts[0])
+    predict = Prediction(resolved, components.transformer, references, texts, control)
     job = GenerationJob(
         request=resolved,
         checkpoint=checkpoint,
@@ -93,6 +96,7 @@ async def generate(
             "input_images": len(images),
             "edited_width": canvas.outer_width,
             "edited_height": canvas.outer_height,
+            **(resolved.control_details if control else {}),
         },
         stopped=components.stopped,
         finish=Finish.of(resolved, canvas, given[0], limits),
@@ -121,10 +125,22 @@ def _decoded(request: ResolvedEdit, limits: Settings) -> list[Pixels]:
     return [opaque(decode(one, max_pixels=limits.max_input_pixels, param="images")) for one in request.images]
 
 
-def _shown(request: ResolvedEdit, given: Sequence[Pixels], canvas: Canvas, components: Components) -> list[Pixels]:
-    """The images that the model sees: the first one framed, the others, and the map that is made, if there is one."""
+def _shown(
+    request: ResolvedEdit, given: Sequence[Pixels], canvas: Canvas, components: Components
+) -> tuple[list[Pixels], Pixels | None]:
+    """The images that the model sees, the first one framed, and that for the ControlNet, if there is one.
+
+    A map that is made is one of the former where there is no ControlNet.
+    """
     images = [canvas.frame(given[0]), *given[1:]]
-    return images if request.make_map is None else [*images, components.maps[request.make_map](images[0])]
+    if request.control_image is not None:
+        most = components.limits.max_input_pixels
+        steering = opaque(decode(request.control_image, max_pixels=most, param="control_image"))
+        return images, canvas.frame(steering)
+    if request.make_map is None:
+        return images, None
+    made = components.maps[request.make_map](images[0])
+    return (images, made) if components.checkpoint.controlnet else ([*images, made], None)
 
 
 async def _references(images: Sequence[Pixels], components: Components) -> list[Tensor]:
@@ -159,12 +175,14 @@ class Prediction:
 
     :param references: latents (1, channels, h, w) of each image.
     :param texts: (tokens, width) of the prompt, and perhaps of the negative prompt.
+    :param control: what the ControlNet reads; None where none acts.
     """
 
     request: ResolvedEdit
     transformer: Network
     references: Sequence[Tensor]
     texts: Sequence[Array]
+    control: Control | None = None
 
     async def __call__(self, step: Step) -> Tensor:
         """(n, 16, h, w) latents -> (n, 16, h, w) velocity from image to noise, guided where the request is."""
@@ -178,6 +196,7 @@ class Prediction:
                 "timestep": np.full((len(rows), 1), step.timestep, np.float32),
                 "encoder_hidden_states": np.repeat(self._padded_texts, copies, axis=0),
                 "text_tokens": np.repeat([[len(text)] for text in self.texts], copies, axis=0).astype(np.int32),
+                **(self.control.inputs(step.index) if self.control else {}),
             }
         )
         velocity = torch.from_numpy(answer["noise_pred"])[:, :tokens]

@@ -45,6 +45,12 @@ class Settings(FamilySettings):
         description="cpu for a text encoder that stays on the CPU where the GPU has no room for it. Empty: where the "
         "other networks run.",
     )
+    controlnet: str | None = Field(
+        None,
+        description="A ControlNet of Qwen-Image, as InstantX/Qwen-Image-ControlNet-Union, that control images go "
+        "through, as those of modes 13 to 16: a folder in the diffusers layout, or a hub id. Takes effect with the "
+        "next export. Empty: the model sees a control image as one more image.",
+    )
     attention: AttentionOrder = ()
     depth_model: str | None = Field(
         None,
