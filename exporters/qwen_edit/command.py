@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
 
 from darkroom.pipelines.qwen_edit import networks
 from darkroom.pipelines.qwen_edit.settings import Settings as QwenEditSettings
-from darkroom.serving.networks import ModelSpec
+from darkroom.serving.networks import ModelSpec, split_label
 from darkroom.settings import Settings
 from exporters import manifest
 from exporters.checkpoints.components import INDEX
 from exporters.checkpoints.latent_diffusion import GENERATION
 from exporters.checkpoints.origin import Origin, origin
+from exporters.config import Placement
 from exporters.defaults import is_other_checkpoint, precision_of
 from exporters.export import ModelExport, pipeline_task
 from exporters.files import CACHE, ROOT
 from exporters.manifest import Precision
 from exporters.merged_lora import ROLE, LoraFile, lora_file
 from exporters.options import cache_option, force_option, label_option, output_option, precision_option
+from exporters.placement import correct, divided_placement
 from exporters.qwen_edit import export, pipeline, weights
+from exporters.repository import labels_of
 from exporters.tasks import ExportTask, run_tasks
 
 DEMO = ROOT / "checkpoints" / "demo-qwen-edit"
@@ -103,7 +107,15 @@ COMMANDS = (qwen_edit,)
 
 def prepare(settings: Settings, repository: Path) -> None:
     """QWEN_EDIT_CHECKPOINT and QWEN_EDIT_CONTROLNET name what edits, QWEN_EDIT_FP16 chooses the precision of its VAE on
-    GPUs."""
+    GPUs. QWEN_EDIT_DEVICES and QWEN_EDIT_DEVICE_TYPE change the config of the transformer."""
+    _export_asked(settings, repository)
+    for label in ("", *labels_of(repository)):
+        spec = networks.TRANSFORMER.labelled(label)
+        correct(repository, spec, partial(placement, settings, spec))
+
+
+def _export_asked(settings: Settings, repository: Path) -> None:
+    """The checkpoint that is asked for; the demo, which is the default, where it is and no other was exported."""
     wanted = QwenEditSettings.of(settings)
     noted = manifest.read(repository / networks.PIPELINE.name / "1")
     if ROOT / wanted.checkpoint == DEMO and (
@@ -113,6 +125,14 @@ def prepare(settings: Settings, repository: Path) -> None:
     source = origin(wanted.checkpoint, ROOT, CACHE, PATTERNS)
     precision, controlnet = precision_of(settings, wanted.fp16), _controlnet(wanted.controlnet, ROOT, CACHE)
     run_tasks(family_tasks(source, repository, precision=precision, controlnet=controlnet), quiet=True)
+
+
+def placement(settings: Settings, spec: ModelSpec, usual: Placement) -> Placement:
+    """Return the placement of a model of the family: the transformer may have devices of its own."""
+    if split_label(spec.name)[0] != networks.TRANSFORMER.name:
+        return usual
+    wanted = QwenEditSettings.of(settings)
+    return divided_placement(usual, wanted.device_type, wanted.devices)
 
 
 def family_tasks(
