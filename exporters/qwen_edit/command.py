@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from darkroom.diffusion.maps import fetched
 from darkroom.pipelines.qwen_edit import networks
 from darkroom.pipelines.qwen_edit.settings import Settings as QwenEditSettings
 from darkroom.serving.networks import ModelSpec, split_label
@@ -32,6 +33,8 @@ KIND = "Qwen-Image-Edit"
 CLASSES = tuple(weights.PIPELINES)
 PATTERNS = (INDEX, GENERATION, "transformer/*", "vae/*", "text_encoder/*", "tokenizer/*", "processor/*", "scheduler/*")
 """The files of a checkpoint that an export reads."""
+MAP_PATTERNS = ("config.json", "preprocessor_config.json", "model*.safetensors*")
+"""Those of a model that makes maps."""
 
 
 @click.command(
@@ -112,6 +115,21 @@ def prepare(settings: Settings, repository: Path) -> None:
     for label in ("", *labels_of(repository)):
         spec = networks.TRANSFORMER.labelled(label)
         correct(repository, spec, partial(placement, settings, spec))
+        _fetch_maps(QwenEditSettings.of(settings), repository / networks.PIPELINE.labelled(label).name / "1")
+
+
+def _fetch_maps(wanted: QwenEditSettings, pipeline: Path) -> None:
+    """Link the models of the hub that make maps into the folder of a pipeline, which looks for them there.
+
+    :raises ExportError: one cannot be fetched.
+    """
+    for name, model in wanted.map_models.items():
+        link = fetched(name, pipeline)
+        link.unlink(missing_ok=True)
+        if model and pipeline.is_dir():
+            found = origin(model, ROOT, CACHE, MAP_PATTERNS)
+            if not found.local:
+                link.symlink_to(found.root, target_is_directory=True)
 
 
 def _export_asked(settings: Settings, repository: Path) -> None:

@@ -59,11 +59,12 @@ class Settings(DividedSettings):
     depth_model: str | None = Field(
         None,
         description="A model of transformers for depth estimation, for depth maps of the image that is edited: a "
-        "folder with config.json, preprocessor_config.json and safetensors. It runs on the CPU. Empty: none are made.",
+        "folder with config.json, preprocessor_config.json and safetensors, or a hub id, which ./start.sh fetches. It "
+        "runs on the CPU. Empty: none are made.",
     )
     keypoints_model: str | None = Field(
         None,
-        description="The same for the keypoints of a person: a folder with a ViTPose model for 17 keypoints.",
+        description="The same for the keypoints of a person: a ViTPose model for 17 keypoints.",
     )
     max_pixels: int = Field(
         1024 * 1024,
