@@ -130,7 +130,9 @@ class EditRequest(ImageRequest):
 
     @property
     def cost_label(self) -> str:
-        return f"{len(self.images)} images" if len(self.images) > 1 else ""
+        several = f"{len(self.images)} images" if len(self.images) > 1 else ""
+        controlled = "controlled" if self.control_image is not None else ""
+        return f"{several} {controlled}".strip()
 
     @property
     def control_details(self) -> dict[str, Any]:

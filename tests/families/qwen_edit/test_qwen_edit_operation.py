@@ -169,6 +169,7 @@ def test_work_of_an_edit_through_a_controlnet_holds_the_control_image(tmp_path: 
     work = asyncio.run(run())
     assert work.files == {"images__0": PHOTO, "control_image": OTHER}
     assert work.fields["controlnet_conditioning_scale"] == 0.5
+    assert work.kind == "96x80 controlled"
 
 
 def test_control_image_without_a_controlnet_is_refused_where_requests_are_taken(tmp_path: Path) -> None:
