@@ -99,7 +99,7 @@ async def generate(
             **(resolved.control_details if control else {}),
         },
         stopped=components.stopped,
-        finish=Finish.of(resolved, canvas, given[0], limits),
+        finish=await asyncio.to_thread(Finish.of, resolved, canvas, given[0], limits),
     )
     async for event in run(job, noise, [Phase(schedule=schedule, predict=predict)], generators):
         yield event
