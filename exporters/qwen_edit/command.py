@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -170,16 +171,22 @@ def family_tasks(
     beside = {ROLE: lora.origin} if lora else {}
     beside |= {weights.CONTROLNET: controlnet} if controlnet else {}
 
-    def wanted(spec: ModelSpec, precision: Precision | None = None, **beside: Origin) -> ModelExport:
+    def wanted(
+        spec: ModelSpec, precision: Precision | None = None, beside: Mapping[str, Origin] | None = None
+    ) -> ModelExport:
         return ModelExport(
-            spec=spec.labelled(label), repository=repository, checkpoint=source, beside=beside, precision=precision
+            spec=spec.labelled(label),
+            repository=repository,
+            checkpoint=source,
+            beside=beside or {},
+            precision=precision,
         )
 
-    whole = wanted(networks.PIPELINE, **beside)
+    whole = wanted(networks.PIPELINE, beside=beside)
     return [
         *(export.vae_task(wanted(spec, precision)) for spec in (networks.VAE_ENCODER, networks.VAE_DECODER)),
         export.torch_task(wanted(networks.TEXT_ENCODER)),
-        export.torch_task(wanted(networks.TRANSFORMER, **beside), lora),
+        export.torch_task(wanted(networks.TRANSFORMER, beside=beside), lora),
         pipeline_task(
             whole,
             stages=pipeline.STAGES,

@@ -90,7 +90,7 @@ def _grey(image: Pixels) -> NDArray[np.float64]:
     if scale < 1:
         size = (max(2, int(grey.shape[1] * scale)), max(2, int(grey.shape[0] * scale)))
         grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-    return grey.astype(np.float64)
+    return np.asarray(grey, np.float64)
 
 
 def whole_move(original: Pixels, result: Pixels, move: tuple[float, float]) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -21,6 +22,9 @@ from darkroom.serving.accelerators import MPS
 from darkroom.serving.host import Gauge
 from darkroom.serving.torch_network import TorchNetworkModel
 
+if TYPE_CHECKING:
+    from darkroom.pipelines.qwen_edit.distributed.transformer import DividedTransformer
+
 
 class QwenEditTransformerModel(TorchNetworkModel):
     """Not decoupled, dynamically batched; over several devices it is one instance (decisions 12 and 48).
@@ -33,7 +37,8 @@ class QwenEditTransformerModel(TorchNetworkModel):
 
     def setup(self, folder: Path, kind: str, device: int, instances: int) -> None:
         settings = Settings()
-        self._divided, self._whole = None, None
+        self._divided: DividedTransformer | None = None
+        self._whole: Any = None
         if settings.divided:
             self._divide(folder, kind, instances, settings)
             return
@@ -70,7 +75,6 @@ class QwenEditTransformerModel(TorchNetworkModel):
     def compute(self, inputs: Mapping[str, Tensor]) -> Tensor:
         if self._divided is not None:
             return self._divided(inputs)
-        assert self._whole is not None
         return predict(self._whole[0], inputs, self._whole[1])
 
     def device(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from diffusers import QwenImageControlNetModel, QwenImageTransformer2DModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from darkroom.diffusion.attention import Attention
 from darkroom.diffusion.merged_lora import LORA_NAME
@@ -97,6 +97,5 @@ def _divide(block: Any, group: Group) -> None:
     attention.to_add_out = RowLinear(attention.to_add_out, group)
     for feed_forward in (block.img_mlp, block.txt_mlp):
         feed_forward.net[2] = RowLinear(feed_forward.net[2], group)
-    modulation: nn.Sequential
     for modulation in (block.img_mod, block.txt_mod):
         modulation[1] = GatheredLinear(modulation[1], group)
