@@ -28,19 +28,24 @@ def divided_placement(usual: Placement, device_type: str | None, devices: tuple[
     return replace(usual, gpus=(), instances=1, unknown_device=device_type == "npu")
 
 
-def correct(repository: Path, spec: ModelSpec, placement: Callable[[Placement], Placement]) -> None:
-    """Correct the config of a network where the settings name its devices, in any repository: one that asks for an
-    instance per GPU cannot be served on them.
+def _same(found: Placement) -> Placement:
+    return found
+
+
+def correct(repository: Path, spec: ModelSpec, placement: Callable[[Placement], Placement] = _same) -> None:
+    """Correct the config of a network in any repository: where the settings name its devices, as one that asks for an
+    instance per GPU cannot be served on them; and where an older version has written it without some inputs.
 
     :param placement: the wanted one, given the present one.
     :raises ExportError: the config cannot be read.
     """
     path = config_path(repository, spec)
     if path.is_file():
+        text = path.read_text()
         try:
-            found = placement_of(path.read_text(), spec)
+            found = placement_of(text, spec)
         except ValueError as error:
             raise ExportError(f"{error}.") from None
         wanted = placement(found)
-        if wanted != found:
+        if wanted != found or any(f'name: "{tensor.name}"' not in text for tensor in spec.inputs):
             write_configs(repository, [spec], wanted)

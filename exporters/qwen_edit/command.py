@@ -100,6 +100,7 @@ def qwen_edit(
     steering = _controlnet(controlnet, Path.cwd(), cache)
     tasks = family_tasks(source, output, precision=precision, label=label, lora=added, controlnet=steering)
     run_tasks(tasks, force=force)
+    correct(output, networks.TRANSFORMER.labelled(label))
 
 
 def _controlnet(text: str | None, base: Path, cache: Path) -> Origin | None:

@@ -19,11 +19,14 @@ from darkroom.diffusion.maps import load_maps
 from darkroom.diffusion.shares import acts_at
 from darkroom.errors import Conflict, InvalidInput
 from darkroom.pipelines.qwen_edit.controlnet import load_controlnet
+from darkroom.pipelines.qwen_edit.networks import TRANSFORMER
 from darkroom.pipelines.qwen_edit.pipeline import Components
 from darkroom.pipelines.qwen_edit.tokens import pack, padded, padded_grids
 from darkroom.pipelines.qwen_edit.transformer import load_transformer, predict
 from darkroom.png import encode_png
+from exporters.config import Placement, config_path, render, write_configs
 from exporters.errors import ExportError
+from exporters.placement import correct
 from exporters.qwen_edit import graphs, weights
 from tests.families.qwen_edit import tiny
 from tests.families.qwen_edit.edits import FIRST, SECOND, TOLERANCE, Pictures, difference, ours, picture, theirs
@@ -245,3 +248,12 @@ def test_qwen_edit_export_without_a_controlnet_takes_it_away(checkpoint: Checkpo
     assert not (served / "controlnet").exists()
     assert (served / "diffusion_pytorch_model.safetensors").is_file()
     assert tiny.exported(source, tmp_path).controlnet == ""
+
+
+def test_qwen_edit_config_of_an_older_version_gets_the_inputs_of_the_controlnet(tmp_path: Path) -> None:
+    older = replace(TRANSFORMER, inputs=tuple(one for one in TRANSFORMER.inputs if not one.optional))
+    write_configs(tmp_path, [older], Placement(instances=3))
+    path = config_path(tmp_path, TRANSFORMER)
+    assert "control_tokens" not in path.read_text()
+    correct(tmp_path, TRANSFORMER)
+    assert path.read_text() == render(TRANSFORMER, Placement(instances=3))
