@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from exporters.checkpoints.components import Component
@@ -27,6 +27,7 @@ def export_weights(
     exporter: str,
     stage: Stage,
     lora: LoraFile | None = None,
+    beside: Mapping[str, Component] | None = None,
 ) -> Manifest:
     """Check the weights, and put them in place with config.json.
 
@@ -34,6 +35,8 @@ def export_weights(
     :param exporter: the hash of everything that shapes the files.
     :param stage: is called with each of STAGES as it begins.
     :param lora: is added to the weights when they are loaded; among the origins of `wanted` under ROLE.
+    :param beside: further networks that are served with this one, by their roles among the origins of `wanted`. Each
+        is put into a folder that is called as its role.
     :raises ExportError: they are no safetensors, `check` raises it, or the LoRA is damaged or for another network.
     """
     stage("check weights")
@@ -44,13 +47,18 @@ def export_weights(
     sources = {"checkpoint": wanted.checkpoint.source(component.files)}
     stage("install")
     with staging(wanted) as staged:
-        files = [name for name in component.files if not name.endswith(".index.json")]
-        placed = {Path(name).name: _stage(component.root / name, staged) for name in files}
+        placed = {path.name: path for path in _staged(component, staged)}
+        for role, one in (beside or {}).items():
+            placed |= {f"{role}/{path.name}": path for path in _staged(one, staged / role)}
+            sources[role] = wanted.origins[role].source(one.files)
         if lora is not None:
             path = stage_lora(lora, shapes, wanted.checkpoint.title, staged)
             placed[path.name], sources[ROLE] = path, lora.source()
-        for left in set(wanted.folder.glob("*.safetensors")) - {wanted.folder / name for name in placed}:
-            left.unlink()  # another checkpoint's: all files of the folder are read
+        for left in set(wanted.folder.rglob("*.safetensors")) - {wanted.folder / name for name in placed}:
+            left.unlink()  # another checkpoint's: all files of a folder are read
+        for config in wanted.folder.glob("*/config.json"):
+            if config.parent.name not in (beside or {}):
+                shutil.rmtree(config.parent)
         return install(wanted, placed, exporter=exporter, sources=sources)
 
 
@@ -82,6 +90,12 @@ def _shapes(component: Component) -> Iterator[tuple[str, tuple[int, ...]]]:
                     yield from ((key, tuple(file.get_slice(key).get_shape())) for key in file.keys())  # noqa: SIM118
             except SafetensorError as error:
                 raise ExportError(f"{component.root.name}/{name} cannot be read: {error}.") from None
+
+
+def _staged(component: Component, folder: Path) -> list[Path]:
+    """The files of a network in `folder`."""
+    folder.mkdir(exist_ok=True)
+    return [_stage(component.root / name, folder) for name in component.files if not name.endswith(".index.json")]
 
 
 def _stage(source: Path, folder: Path) -> Path:

@@ -60,7 +60,7 @@ def ranks_of(text: str) -> dict[str, Ranks]:
     }
     found = {}
     for labels, healthy in samples(text, "darkroom_network_ranks"):
-        tp, ep = int(labels["tp"]), int(labels["ep"])
+        tp, ep = int(labels["tp"]), int(labels.get("ep", 1))
         reason, at = failures.get(labels["model"], (None, 0.0))
         found[labels["model"]] = Ranks(
             mode="single" if reason else "distributed",

@@ -59,7 +59,16 @@ _image_options = in_order(
     click.option(
         "--make-map",
         type=click.Choice(["edges", "sketch", "depth", "keypoints"]),
-        help="Without a mode: show the model this map of the first image, behind the others.",
+        help="Without a mode: follow this map of the first image.",
+    ),
+    click.option("--control-image", type=_FILE, help="Without a mode: follow this map, by the model's ControlNet."),
+    *(
+        click.option(f"--{option}", name, type=float, metavar="X", help=field_help(name, "edit"))
+        for option, name in (
+            ("control-scale", "controlnet_conditioning_scale"),
+            ("control-start", "control_guidance_start"),
+            ("control-end", "control_guidance_end"),
+        )
     ),
     click.option("--no-align", "align", flag_value=False, default=None, type=bool, help="Leave a shift as it is."),
 )

@@ -121,8 +121,14 @@ class EditOptions(TypedDict, total=False):
     :param mask: Where the first image is changed, in any format and size: where the mask is transparent; of a
         mask without transparency, where it is white. Pixels elsewhere stay as they are, byte for byte.
     :param align: Whether the result is moved by the few pixels by which the model shifts its content.
-    :param make_map: A map that is made of the first image, and that the model sees as one more image behind the
-        others. depth and keypoints need a model, which the installation names.
+    :param make_map: A map that is made of the first image, for the ControlNet of a checkpoint that has one;
+        others see it as one more image behind the others. depth and keypoints need a model, which the
+        installation names.
+    :param control_image: A map that the result follows through the checkpoint's ControlNet: edges, depth,
+        keypoints or a sketch, in any format and size. It is laid over the first image.
+    :param controlnet_conditioning_scale: How strongly the reference image steers.
+    :param control_guidance_start: The share of the steps from which the ControlNet acts.
+    :param control_guidance_end: The share of the steps up to which the ControlNet acts.
     :param model: Which model; a name that the service lists under /models.
     """
 
@@ -142,6 +148,10 @@ class EditOptions(TypedDict, total=False):
     mask: ImageInput | None
     align: bool | None
     make_map: str | None
+    control_image: ImageInput | None
+    controlnet_conditioning_scale: float | None
+    control_guidance_start: float | None
+    control_guidance_end: float | None
 
 
 class UpscaleOptions(TypedDict, total=False):
@@ -202,7 +212,7 @@ class TrainOptions(TypedDict, total=False):
 GENERATE_IMAGES: tuple[str, ...] = ("init_image", "mask", "control_image")
 """The fields that hold images."""
 
-EDIT_IMAGES: tuple[str, ...] = ("mask",)
+EDIT_IMAGES: tuple[str, ...] = ("mask", "control_image")
 """The fields that hold images."""
 
 HELP: dict[str, dict[str, str]] = {
@@ -255,7 +265,11 @@ HELP: dict[str, dict[str, str]] = {
         "true_guidance_scale": "How much the prompt counts against the negative prompt. 1: no guidance, in half the time. By default what suits the checkpoint.",
         "mask": "Where the first image is changed, in any format and size: where the mask is transparent; of a mask without transparency, where it is white. Pixels elsewhere stay as they are, byte for byte.",
         "align": "Whether the result is moved by the few pixels by which the model shifts its content.",
-        "make_map": "A map that is made of the first image, and that the model sees as one more image behind the others. depth and keypoints need a model, which the installation names.",
+        "make_map": "A map that is made of the first image, for the ControlNet of a checkpoint that has one; others see it as one more image behind the others. depth and keypoints need a model, which the installation names.",
+        "control_image": "A map that the result follows through the checkpoint's ControlNet: edges, depth, keypoints or a sketch, in any format and size. It is laid over the first image.",
+        "controlnet_conditioning_scale": "How strongly the reference image steers.",
+        "control_guidance_start": "The share of the steps from which the ControlNet acts.",
+        "control_guidance_end": "The share of the steps up to which the ControlNet acts.",
     },
     "upscale": {
         "model": "The network.",
@@ -313,6 +327,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "quality": 90,
         "true_guidance_scale": 4.0,
         "align": True,
+        "controlnet_conditioning_scale": 1.0,
+        "control_guidance_start": 0.0,
+        "control_guidance_end": 1.0,
     },
     "upscale": {
         "model": "x4plus",

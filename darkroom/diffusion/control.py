@@ -58,8 +58,21 @@ def _threshold(which: str) -> Field:
     return Field(help=f"Of Canny's edges: the {which} one of two thresholds.", low=1, high=255)
 
 
-def _share(which: str) -> Field:
+def share_field(which: str) -> Field:
+    """A field for one end of the steps at which a ControlNet acts."""
     return Field(help=f"The share of the steps {which} which the ControlNet acts.", low=0.0, high=1.0)
+
+
+CONDITIONING_SCALE = Field(help="How strongly the reference image steers.", low=0.0, high=2.0)
+
+
+def require_order(start: float, end: float) -> None:
+    """:raises InvalidInput: a ControlNet would act at no step."""
+    if start >= end:
+        raise InvalidInput(
+            f"control_guidance_start must be below control_guidance_end; got {start:g} and {end:g}.",
+            param="control_guidance_start",
+        )
 
 
 class ControlledRequest(ImageRequest):
@@ -82,11 +95,9 @@ class ControlledRequest(ImageRequest):
     ] = True
     low_threshold: Annotated[int, _threshold("lower")] = 100
     high_threshold: Annotated[int, _threshold("upper")] = 200
-    controlnet_conditioning_scale: Annotated[
-        float, Field(help="How strongly the reference image steers.", low=0.0, high=2.0)
-    ] = 1.0
-    control_guidance_start: Annotated[float, _share("from")] = 0.0
-    control_guidance_end: Annotated[float, _share("up to")] = 1.0
+    controlnet_conditioning_scale: Annotated[float, CONDITIONING_SCALE] = 1.0
+    control_guidance_start: Annotated[float, share_field("from")] = 0.0
+    control_guidance_end: Annotated[float, share_field("up to")] = 1.0
 
     @property
     def control(self) -> ControlRequest | None:
@@ -130,12 +141,7 @@ class ControlledRequest(ImageRequest):
                 f"low_threshold must not be above high_threshold, {self.high_threshold}; got {self.low_threshold}.",
                 param="low_threshold",
             )
-        if self.control_guidance_start >= self.control_guidance_end:
-            raise InvalidInput(
-                f"control_guidance_start must be below control_guidance_end; got {self.control_guidance_start:g} "
-                f"and {self.control_guidance_end:g}.",
-                param="control_guidance_start",
-            )
+        require_order(self.control_guidance_start, self.control_guidance_end)
         return super().checked(limits)
 
 

@@ -28,6 +28,7 @@ class EditMode:
     :param min_images, max_images: without the control image.
     :param text_params: the text parameters that it needs.
     :param optional_text_params: those that it reads besides.
+    :param steered: the first sentence where a ControlNet reads the control image, which is no image by number then.
     :param requires_controlnet: whether it needs a control image.
     :param make_map: which map of the first image can be that control image: a value of a model's `make_map`.
     :param true_guidance_scale, guidance_scale, steps: where a request does not say them.
@@ -41,6 +42,7 @@ class EditMode:
     max_images: int = 1
     text_params: tuple[str, ...] = ()
     optional_text_params: tuple[str, ...] = ()
+    steered: Mapping[Language, str] = field(default_factory=dict)
     requires_controlnet: bool = False
     make_map: str = ""
     true_guidance_scale: float = TRUE_GUIDANCE_SCALE
@@ -140,12 +142,13 @@ def _text(
 
 
 def _control(mode: int, name: str, description: str, zh: str, en: str, *, make_map: str) -> EditMode:
-    """A mode that follows a control image, which the model sees as Picture 2."""
+    """A mode that follows a control image, which the model sees as Picture 2, or its ControlNet."""
     return EditMode(
         mode=mode,
         name=name,
         description=description,
         instructions={"zh": zh, "en": en},
+        steered={"zh": "編輯圖中的內容。", "en": "Edit the picture."},
         requires_controlnet=True,
         make_map=make_map,
         steps=STEPS_OF_SEVERAL,

@@ -66,16 +66,19 @@ def enhanced_prompt(
     images: int,
     text: TextParams | None = None,
     additional: AdditionalParams | None = None,
+    steered: bool = False,
 ) -> str:
     """Return the prompt that the model gets, in the language of the client's prompt, which stands at its end.
 
     :param images: how many the request has, without the control image.
+    :param steered: whether a ControlNet reads the control image.
     :raises InvalidInput: a text parameter that the mode needs is missing; there are more positions than images.
     """
     text, additional = text or TextParams(), additional or AdditionalParams()
     _check(mode, images, text, additional)
     words = _CLAUSES[language_of(prompt)]
-    instruction = mode.instructions[language_of(prompt)].format(
+    instructions = mode.steered if steered and mode.steered else mode.instructions
+    instruction = instructions[language_of(prompt)].format(
         pictures=_listed(words, [words["picture"].format(n=n) for n in range(1, images + 1)]),
         text=_meant_text(words, text),
         **text.model_dump(include=set(TextParams.model_fields)),

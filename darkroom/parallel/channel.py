@@ -22,7 +22,8 @@ from torch import Tensor
 
 _LONGEST = 1 << 16
 _ALIGNMENT = 64
-DTYPES = {str(kind).removeprefix("torch."): kind for kind in (torch.float32, torch.float16, torch.bfloat16)}
+FLOATS = {str(kind).removeprefix("torch."): kind for kind in (torch.float32, torch.float16, torch.bfloat16)}
+DTYPES = FLOATS | {str(kind).removeprefix("torch."): kind for kind in (torch.int32, torch.int64)}
 """The dtypes of tensors that can be sent, by name."""
 
 

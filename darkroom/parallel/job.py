@@ -14,6 +14,7 @@ JOB_FILE = "job.json"
 SOCKET = "leader"
 STORE = "store"
 """Name of the file through which the ranks meet."""
+_SHARE_OF_THE_CANARY = 0.75
 ANSWER = ""
 """The name of the answer among the tensors of a call. Inputs have other names."""
 
@@ -30,6 +31,12 @@ class Timeouts:
     start: float = 900
     call: float = 90
     beat: float = 30
+
+    @classmethod
+    def within(cls, canary: float) -> Timeouts:
+        """For a service whose canary waits so long, in seconds: ranks are given up before, or it would take them for a
+        server that hangs."""
+        return cls(call=_SHARE_OF_THE_CANARY * canary)
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -15,15 +15,15 @@ from darkroom.settings import Settings
 from exporters import manifest
 from exporters.checkpoints.components import INDEX
 from exporters.checkpoints.origin import origin
-from exporters.config import Placement, config_path, placement_of, write_configs
+from exporters.config import Placement
 from exporters.defaults import is_other_checkpoint, precision_of
-from exporters.errors import ExportError
 from exporters.export import ModelExport, model_task, pipeline_task
 from exporters.files import CACHE, ROOT
 from exporters.hidream import export, pipeline, transformer, weights
 from exporters.hidream.export import CheckpointSources
 from exporters.manifest import Precision
 from exporters.options import cache_option, force_option, label_option, output_option, precision_option
+from exporters.placement import correct, divided_placement
 from exporters.repository import labels_of
 from exporters.tasks import ExportTask, run_tasks
 
@@ -101,7 +101,8 @@ def prepare(settings: Settings, repository: Path) -> None:
     """
     _export_asked(settings, repository)
     for label in ("", *labels_of(repository)):
-        _place_transformer(settings, repository, networks.TRANSFORMER.labelled(label))
+        spec = networks.TRANSFORMER.labelled(label)
+        correct(repository, spec, partial(placement, settings, spec))
 
 
 def placement(settings: Settings, spec: ModelSpec, usual: Placement) -> Placement:
@@ -109,7 +110,7 @@ def placement(settings: Settings, spec: ModelSpec, usual: Placement) -> Placemen
     if split_label(spec.name)[0] != networks.TRANSFORMER.name:
         return usual
     wanted = HidreamSettings.of(settings)
-    return transformer_placement(usual, wanted.device_type, wanted.devices)
+    return divided_placement(usual, wanted.device_type, wanted.devices)
 
 
 def _export_asked(settings: Settings, repository: Path) -> None:
@@ -126,40 +127,6 @@ def _export_asked(settings: Settings, repository: Path) -> None:
     sources = CheckpointSources(checkpoint=checkpoint, llama=llama)
     precision = precision_of(settings, wanted.fp16)
     run_tasks(family_tasks(sources, repository, variant=wanted.variant, precision=precision), quiet=True)
-
-
-def _place_transformer(settings: Settings, repository: Path, spec: ModelSpec) -> None:
-    """Correct the transformer's config where the settings name its devices, in any repository: one that asks for an
-    instance per GPU cannot be served on them.
-
-    :raises ExportError: the config cannot be read.
-    """
-    path = config_path(repository, spec)
-    if path.is_file():
-        try:
-            found = placement_of(path.read_text(), spec)
-        except ValueError as error:
-            raise ExportError(f"{error}.") from None
-        wanted = placement(settings, spec, found)
-        if wanted != found:
-            write_configs(repository, [spec], wanted)
-
-
-def transformer_placement(usual: Placement, device_type: str | None, devices: tuple[int, ...]) -> Placement:
-    """Where the transformer runs, which has devices of its own (HIDREAM_DEVICE_TYPE, HIDREAM_DEVICES).
-
-    If devices are given, it is one instance whatever their number: it divides itself over them (decision 12).
-
-    :param usual: of the other networks, and of the transformer when neither is given.
-    :param device_type: None = where the other networks run.
-    :param devices: their numbers; empty = those of the other networks.
-    """
-    if device_type is None and not devices:
-        return replace(usual, unknown_device=False)  # as it was once asked for, and is not any more
-    if (device_type or ("cuda" if usual.gpus else "cpu")) == "cuda":
-        gpus = devices[:1] or usual.gpus or (0,)
-        return replace(usual, gpus=gpus, instances=1 if devices else usual.instances, unknown_device=False)
-    return replace(usual, gpus=(), instances=1, unknown_device=device_type == "npu")
 
 
 def family_tasks(

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from darkroom.pipelines.qwen_edit import networks
 from darkroom.serving.networks import split_label
 from exporters import manifest, plan
 from exporters.checkpoints.components import Component
 from exporters.errors import ExportError
 from exporters.export import ModelExport, Recipe, model_task, network_task
+from exporters.manifest import Manifest
 from exporters.merged_lora import LoraFile
 from exporters.qwen_edit import plans, weights
-from exporters.tasks import ExportTask
-from exporters.torch_weights import STAGES, Shapes, export_weights, require_shapes
+from exporters.tasks import ExportTask, Stage
+from exporters.torch_weights import STAGES, Shapes, export_weights, read_shapes, require_shapes
 
 _GRAPH_MODULES = (
     *plan.SHARED,
@@ -62,33 +61,55 @@ def torch_task(wanted: ModelExport, lora: LoraFile | None = None) -> ExportTask:
     """
     encoder = split_label(wanted.spec.name)[0] == networks.TEXT_ENCODER.name
     part, check = (weights.TEXT_ENCODER, check_text_encoder) if encoder else (weights.TRANSFORMER, check_transformer)
+
+    def export(stage: Stage) -> Manifest:
+        component = weights.read_checkpoint(wanted.checkpoint.root).parts[part]
+        return export_weights(
+            wanted,
+            component,
+            lambda found: check(component, found),
+            exporter=weights_hash(),
+            stage=stage,
+            lora=lora,
+            beside=_controlnet(wanted, component),
+        )
+
     return model_task(
         wanted,
         stages=STAGES,
         exporter=weights_hash,
-        export=lambda stage: export_weights(
-            wanted,
-            component := weights.read_checkpoint(wanted.checkpoint.root).parts[part],
-            _checking(check, component),
-            exporter=weights_hash(),
-            stage=stage,
-            lora=lora,
-        ),
+        export=export,
         difference=lambda result: f"the weights are the checkpoint's own{f', with {lora.title}' if lora else ''}",
     )
 
 
-def _checking(check: Callable[[Component, Shapes], None], component: Component) -> Callable[[Shapes], None]:
-    return lambda found: check(component, found)
+def _controlnet(wanted: ModelExport, transformer: Component) -> dict[str, Component]:
+    """The ControlNet that goes beside the transformer, by its role; none where the export names none.
+
+    :raises ExportError: it is for another transformer, or its weights are no safetensors or another network's.
+    """
+    origin = wanted.beside.get(weights.CONTROLNET)
+    if origin is None:
+        return {}
+    found = weights.read_controlnet(origin.root, transformer)
+    if not found.safetensors:
+        raise ExportError(f"{found.root.name}: the weights of a ControlNet have to be safetensors.")
+    _require_shapes_of(weights.CONTROLNET_KIND, found, read_shapes(found))
+    return {weights.CONTROLNET: found}
 
 
 def check_transformer(component: Component, found: Shapes) -> None:
     """:raises ExportError: the weights are not those of the model that config.json describes."""
+    _require_shapes_of(weights.KINDS[weights.TRANSFORMER], component, found)
+
+
+def _require_shapes_of(kind: str, component: Component, found: Shapes) -> None:
+    """:raises ExportError: the shapes are not those of a class of diffusers with this config.json."""
+    import diffusers
     import torch
-    from diffusers import QwenImageTransformer2DModel
 
     with torch.device("meta"):
-        model = QwenImageTransformer2DModel.from_config(component.config)
+        model = getattr(diffusers, kind).from_config(component.config)
     require_shapes(component, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}, found)
 
 

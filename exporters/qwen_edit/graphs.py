@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from exporters.graphs.attention import multi_head_attention
+
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLQwenImage
 
@@ -42,9 +44,38 @@ class FrameConvolution(nn.Module):
         return made[:, :, None]
 
 
+class FrameAttention(nn.Module):
+    """The attention of the VAE over the pixels of a single frame, (B, C, 1, H, W) -> the same, as one operator: spelled
+    out it keeps a matrix of pixels x pixels, 1 GB for a megapixel."""
+
+    def __init__(self, original: Any) -> None:
+        super().__init__()
+        self.norm, self.proj, self.scale = original.norm, original.proj, original.dim**-0.5
+        weights, biases = (part.detach().chunk(3) for part in (original.to_qkv.weight, original.to_qkv.bias))
+        self.query, self.key, self.value = map(_linear, weights, biases)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        pixels = self.norm(frames[:, :, 0])
+        tokens = pixels.flatten(2).transpose(1, 2)
+        seen = multi_head_attention(self.query(tokens), self.key(tokens), self.value(tokens), 1, self.scale)
+        made: Tensor = self.proj(seen.transpose(1, 2).reshape(pixels.shape))
+        return frames + made[:, :, None]
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    """The linear layer that a convolution of single pixels is.
+
+    :param weight: (out, in, 1, 1).
+    """
+    made = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    made.weight = nn.Parameter(weight[:, :, 0, 0].contiguous(), requires_grad=False)
+    made.bias = nn.Parameter(bias.contiguous(), requires_grad=False)
+    return made
+
+
 def single_frame(vae: AutoencoderKLQwenImage) -> AutoencoderKLQwenImage:
     """A copy of a VAE that takes single frames only. The weights of other frames are left out."""
-    from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d
+    from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageAttentionBlock, QwenImageCausalConv3d
 
     made = copy.deepcopy(vae)
     for module in list(made.modules()):
@@ -54,6 +85,8 @@ def single_frame(vae: AutoencoderKLQwenImage) -> AutoencoderKLQwenImage:
                     delattr(module, name)
                 else:
                     setattr(module, name, FrameConvolution(child))
+            elif isinstance(child, QwenImageAttentionBlock):
+                setattr(module, name, FrameAttention(child))
     return made
 
 

@@ -94,10 +94,14 @@ def export(wanted: ModelExport, stage: Stage, lora: LoraFile | None = None) -> M
     if lora:
         sources[ROLE] = lora.source()
         digest = sha256(f"{digest} {components.digest(sources[ROLE])}".encode())
+    if weights.CONTROLNET in wanted.beside:
+        controlnet = wanted.beside[weights.CONTROLNET]
+        sources[weights.CONTROLNET] = controlnet.source(weights.read_controlnet(controlnet.root, transformer).files)
     facts = QwenEditCheckpointInfo(
         name=f"{wanted.checkpoint.title}+{lora.title}" if lora else wanted.checkpoint.title,
         digest=digest[:10],
         latent_rgb=fit.matrix,
+        controlnet=wanted.beside[weights.CONTROLNET].title if weights.CONTROLNET in wanted.beside else "",
         **{**sampling_of(checkpoint), **(lightning(lora.steps) if lora and lora.steps else {})},
     )
     return install(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from darkroom.pipelines.qwen_edit import networks
 from darkroom.pipelines.qwen_edit.checkpoint import LATENT_CHANNELS, PATCH_SIZE, VAE_SCALE_FACTOR
 from darkroom.pipelines.qwen_edit.networks import TOKEN_CHANNELS
 from exporters.checkpoints import components
@@ -35,6 +36,13 @@ KINDS = {
     TRANSFORMER: "QwenImageTransformer2DModel",
 }
 """The class of each part."""
+CONTROLNET = networks.CONTROLNET_FOLDER
+"""The role of a ControlNet in an export."""
+CONTROLNET_KIND = "QwenImageControlNetModel"
+CONTROLNET_PATTERNS = ("config.json", "diffusion_pytorch_model*")
+"""The files of a ControlNet that an export reads."""
+_SAME = {"in_channels": 64, "attention_head_dim": 128, "num_attention_heads": 24, "joint_attention_dim": 3584}
+"""Settings that a ControlNet shares with its transformer, and their defaults."""
 PIPELINES = {"QwenImageEditPipeline": False, "QwenImageEditPlusPipeline": True}
 """The classes of diffusers' pipelines, and whether they read several images."""
 TOKENIZER = "tokenizer"
@@ -78,6 +86,19 @@ def read_checkpoint(root: Path) -> QwenEditCheckpoint:
     }
     _check(parts)
     return QwenEditCheckpoint(root=root, parts=parts, plus=PIPELINES[found])
+
+
+def read_controlnet(root: Path, transformer: Component) -> Component:
+    """Check a ControlNet's folder and that it suits the transformer, without reading its weights.
+
+    :raises ExportError: one sentence on the first thing that is missing or of another kind.
+    """
+    controlnet = read_component(root, "", CONTROLNET_KIND, DIFFUSERS_STEMS)
+    expect(controlnet, "extra_condition_channels", 0, default=0, why="as nothing is known of a mask")
+    for name, usual in _SAME.items():
+        wanted = transformer.config.get(name, usual)
+        expect(controlnet, name, wanted, default=usual, why=f"as the transformer of {transformer.root.name}")
+    return controlnet
 
 
 def text_width(config: Mapping[str, Any]) -> int | None:

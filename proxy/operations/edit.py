@@ -42,6 +42,8 @@ from proxy.validation import validated
 
 MODE = "mode"
 CONTROL_IMAGE = "controlnet_image"
+STEERING_IMAGE = "control_image"
+"""The field of families whose ControlNet reads control images."""
 MAKE_MAP = "make_map"
 """The field of families that make control images of the first image themselves."""
 MODE_NAMES = frozenset({MODE, CONTROL_IMAGE, TEXT_PARAMS, ADDITIONAL_PARAMS})
@@ -116,18 +118,20 @@ async def settled(
     control = await _control_image(services, model, sent)
     warnings: list[dict[str, Any]] = []
     made: dict[str, Any] = {}
+    steered = bool(getattr(model.checkpoint(services), "controlnet", ""))
     if mode is None:
         _require_no_mode_fields(sent, control)
     else:
         additional = parse_additional_params(sent.get(ADDITIONAL_PARAMS))
         made = _made_control(mode, model, additional, control)
         mode.check_images(len(images), control=control is not None or bool(made))
-        warnings = _shape_prompt(mode, left, sent, len(images), additional)
+        warnings = _shape_prompt(mode, left, sent, len(images), additional, steered=steered)
         usual = {"true_guidance_scale": mode.true_guidance_scale, "guidance_scale": mode.guidance_scale}
         usual |= {"steps": mode.steps}
-    pictures = images if control is None else [*images, control]
-    if len(pictures) + len(made) > 1:
+    pictures = images if control is None or steered else [*images, control]
+    if len(pictures) + (0 if steered else len(made)) > 1:
         require_several(services, model)
+    left |= {STEERING_IMAGE: control} if control is not None and steered else {}
     left |= made | ({sent_as: pictures} if pictures else {})
     _add_usual(services, model, left, {**(usual or {}), "negative_prompt": _NO_NEGATIVE})
     return SettledEdit(fields=left, mode=mode, warnings=warnings)
@@ -199,14 +203,23 @@ def _made_control(
 
 
 def _shape_prompt(
-    mode: EditMode, fields: dict[str, Any], sent: Mapping[str, Any], images: int, additional: AdditionalParams
+    mode: EditMode,
+    fields: dict[str, Any],
+    sent: Mapping[str, Any],
+    images: int,
+    additional: AdditionalParams,
+    *,
+    steered: bool,
 ) -> list[dict[str, Any]]:
-    """Replace the prompt; returns warnings for parameters that are not read."""
+    """Replace the prompt; returns warnings for parameters that are not read.
+
+    :param steered: whether a ControlNet reads control images.
+    """
     text = parse_text_params(sent.get(TEXT_PARAMS))
     prompt = fields.get("prompt")
     # Another value is refused where the fields of the model are checked.
     plain = prompt if isinstance(prompt, str) else ""
-    made = enhanced_prompt(mode, plain, images=images, text=text, additional=additional)
+    made = enhanced_prompt(mode, plain, images=images, text=text, additional=additional, steered=steered)
     if isinstance(prompt, str):
         fields["prompt"] = made
     unread = unread_text_params(mode, text)

@@ -98,9 +98,9 @@ def test_a_rank_dies_in_a_request(service: RunningService) -> None:
     since = datetime.now(timezone.utc) - datetime.fromisoformat(state["ranks"].pop("failed_at"))
     assert 0 <= since.total_seconds() < 600
     assert state["ranks"] == {"mode": "single", "ranks": 2, "healthy": 0, "tp": 2, "ep": 1}
-    logger = "darkroom.pipelines.hidream.distributed.transformer"
+    logger = "darkroom.parallel.network"
     began = reason[:30]  # the log escapes what is not ASCII
-    assert f"WARNING {logger}: the transformer goes on with one device: {began}" in service.log()
+    assert f"WARNING {logger}: the network goes on with one device: {began}" in service.log()
     assert is_alive(psutil.Process(triton.process.pid)), "nothing was restarted"
 
     alone = picture(Stream(triton, "hidream", **FIELDS, steps=4))

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from darkroom.diffusion.generation import FinishedImage
-from darkroom.pipelines.hidream.distributed.checkpoint import check_divisible
 from darkroom.pipelines.hidream.distributed.layouts import LAYOUTS
+from darkroom.pipelines.hidream.distributed.shard import check_divisible
 from darkroom.pipelines.hidream.pipeline import generate
 from darkroom.pipelines.hidream.request import GenerateRequest
 from tests import tiny_hidream

@@ -10,12 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from darkroom.errors import InvalidInput
+from darkroom.parallel.checkpoint import ShardedCheckpoint
+from darkroom.parallel.cuts import TP, cut_of
 from darkroom.parallel.layout import ALL, Layout, Place
 from darkroom.pipelines.hidream.distributed import layouts, shard
-from darkroom.pipelines.hidream.distributed.checkpoint import ShardedCheckpoint, check_divisible
 from darkroom.pipelines.hidream.distributed.inputs import check_inputs
-from darkroom.pipelines.hidream.distributed.layouts import EP, LAYOUTS, TP, layout_for, parse_devices
-from darkroom.pipelines.hidream.distributed.plan import CUTS, cut_of, expert_of
+from darkroom.pipelines.hidream.distributed.layouts import EP, LAYOUTS, layout_for, parse_devices
+from darkroom.pipelines.hidream.distributed.plan import CUTS, expert_of
+from darkroom.pipelines.hidream.distributed.shard import check_divisible
 from tests.parallel_models import make_inputs, write_transformer
 
 CPU = torch.device("cpu")
@@ -75,7 +77,7 @@ def test_the_parts_make_the_whole(folder: Path, whole: dict[str, torch.Tensor], 
     shards = [load(folder, place) for place in places(layout)]
     for name, tensor in whole.items():
         holders = [part for part in shards if name in part]
-        cut = cut_of(name)
+        cut = cut_of(CUTS, name)
         if cut is None:
             assert len(holders) == layout.size
             assert all(torch.equal(part[name], tensor) for part in holders), name
@@ -90,7 +92,7 @@ def test_the_parts_make_the_whole(folder: Path, whole: dict[str, torch.Tensor], 
 
 
 def test_every_cut_cuts_something(whole: dict[str, torch.Tensor]) -> None:
-    used = [cut_of(name) for name in whole]
+    used = [cut_of(CUTS, name) for name in whole]
     assert all(cut in used for cut in CUTS)
 
 
@@ -107,15 +109,15 @@ def test_no_rank_reads_more_than_its_part(folder: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(shard, "ShardedCheckpoint", Counting)
     layout = layout_for(count)
-    with ShardedCheckpoint(folder) as checkpoint:
+    with ShardedCheckpoint(folder, CUTS) as checkpoint:
         sizes = {name: torch.Size(checkpoint.shape(name)).numel() for name in checkpoint.names()}
     total = sum(sizes.values())
-    replicated = sum(size for name, size in sizes.items() if cut_of(name) is None)
+    replicated = sum(size for name, size in sizes.items() if cut_of(CUTS, name) is None)
     for place in places(layout):
         read.clear()
         kept = sum(parameter.numel() for parameter in load(folder, place).values())
         assert sum(read) == kept
-        attention = sum(size for name, size in sizes.items() if ".attn1." in name and cut_of(name))
+        attention = sum(size for name, size in sizes.items() if ".attn1." in name and cut_of(CUTS, name))
         others = total - replicated - attention
         assert kept == replicated + attention // layout.axes[TP] + others // layout.size
     assert kept < 0.62 * total
@@ -163,7 +165,7 @@ def test_what_cannot_be_divided_is_refused(
 def test_missing_weights_are_named(folder: Path, whole: dict[str, torch.Tensor], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     with pytest.raises(FileNotFoundError, match="no weights"):
-        ShardedCheckpoint(tmp_path)
+        ShardedCheckpoint(tmp_path, CUTS)
     name = next(name for name in whole if name.endswith("to_q.weight"))
     save_file({key: value for key, value in whole.items() if key != name}, tmp_path / WEIGHTS)
     with pytest.raises(KeyError, match=name):

@@ -19,7 +19,7 @@ from darkroom.pipelines.hidream.networks import T5, TRANSFORMER
 from darkroom.pipelines.hidream.settings import Settings as HidreamSettings
 from darkroom.settings import Settings
 from exporters.config import Placement, placement_of, render
-from exporters.hidream.command import transformer_placement
+from exporters.placement import divided_placement
 from proxy.network_metrics import Ranks, providers_of, ranks_of
 from supervisor.cli import serve
 from supervisor.options import family_options, family_settings
@@ -154,9 +154,9 @@ def test_devices_that_are_not_there() -> None:
 def test_without_another_than_the_first_device_it_goes_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("darkroom.pipelines.hidream.settings.usable_gpus", lambda wanted: (0, 1, 2))
+    monkeypatch.setattr("darkroom.parallel.settings.usable_gpus", lambda wanted: (0, 1, 2))
     assert HidreamSettings(device_type="cuda", devices=(0, 1, 2, 3)).problems(()) == []
-    assert "asks for GPU 3; this machine has 0, 1, 2. HiDream goes on with GPU 0 alone." in caplog.text
+    assert "asks for GPU 3; this machine has 0, 1, 2. It goes on with GPU 0 alone." in caplog.text
     assert HidreamSettings(device_type="cuda", devices=(3, 0)).problems(())
 
 
@@ -183,26 +183,26 @@ def test_a_divided_transformer_is_one_instance(
     kind: str | None, devices: tuple[int, ...], instances: tuple[str, int, list[int]]
 ) -> None:
     usual = Placement(gpus=(0, 1, 2, 3), instances=2)
-    text = render(TRANSFORMER, transformer_placement(usual, kind, devices))
+    text = render(TRANSFORMER, divided_placement(usual, kind, devices))
     assert _instances(text) == instances
     rows = TRANSFORMER.parameters_cpu if kind == "cpu" else TRANSFORMER.parameters
     assert rows["rows_by_size"] in text
     assert f"max_batch_size: {8 if kind == 'cpu' else 16}" in text
-    again = transformer_placement(placement_of(text, TRANSFORMER), kind, devices)
+    again = divided_placement(placement_of(text, TRANSFORMER), kind, devices)
     assert render(TRANSFORMER, again) == text, "from what is there as from the start"
     assert _instances(render(T5, usual)) == ("KIND_GPU", 2, [0, 1, 2, 3])
 
 
 def test_an_accelerator_that_is_not_asked_for_any_more_leaves_nothing() -> None:
-    once = render(TRANSFORMER, transformer_placement(Placement(), "npu", tuple(range(4))))
-    again = render(TRANSFORMER, transformer_placement(placement_of(once, TRANSFORMER), None, ()))
+    once = render(TRANSFORMER, divided_placement(Placement(), "npu", tuple(range(4))))
+    again = render(TRANSFORMER, divided_placement(placement_of(once, TRANSFORMER), None, ()))
     assert again == render(TRANSFORMER, Placement())
     chosen = render(TRANSFORMER, Placement(max_batch=3))
-    assert render(TRANSFORMER, transformer_placement(placement_of(chosen, TRANSFORMER), None, ())) == chosen
+    assert render(TRANSFORMER, divided_placement(placement_of(chosen, TRANSFORMER), None, ())) == chosen
 
 
 def test_devices_on_a_machine_without_gpus() -> None:
-    text = render(TRANSFORMER, transformer_placement(Placement(), None, (0, 1)))
+    text = render(TRANSFORMER, divided_placement(Placement(), None, (0, 1)))
     assert text == render(TRANSFORMER, Placement())
 
 

@@ -21,16 +21,30 @@ BY_MODEL = ("depth", "keypoints")
 MAPS = (*COMPUTED, *BY_MODEL)
 
 
-def load_maps(models: Mapping[str, str | None]) -> dict[str, MapMaker]:
+def load_maps(models: Mapping[str, str | None], beside: Path | None = None) -> dict[str, MapMaker]:
     """The maps that can be made here.
 
     A module that needs a model has `load(folder)`, which returns a MapMaker; the others have `make`, which is one.
 
-    :param models: of each of BY_MODEL the folder of its model, as transformers lays it out; None for none.
+    :param models: of each of BY_MODEL the folder of its model, as transformers lays it out, or a hub id; None for none.
+    :param beside: the folder of the pipeline, where `exporters prepare` puts models of the hub: see `fetched`.
     :raises OSError, ValueError: a model cannot be loaded.
     """
     made: dict[str, MapMaker] = {name: _module(name).make for name in COMPUTED}
-    return made | {name: _module(name).load(Path(folder)) for name, folder in models.items() if folder}
+    return made | {name: _module(name).load(_folder(name, model, beside)) for name, model in models.items() if model}
+
+
+def fetched(name: str, beside: Path) -> Path:
+    """Where a model of the hub lies in the folder of a pipeline."""
+    return beside / f"{name}_model"
+
+
+def _folder(name: str, model: str, beside: Path | None) -> Path:
+    places = [Path(model), *([] if beside is None else [fetched(name, beside)])]
+    found = next((place for place in places if place.is_dir()), None)
+    if found is None:
+        raise FileNotFoundError(f"the model for {name}, {model}, is not there; ./start.sh fetches those of the hub")
+    return found
 
 
 def require_map(name: str, models: Mapping[str, str | None], setting: str, param: str) -> None:

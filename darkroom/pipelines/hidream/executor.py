@@ -18,8 +18,6 @@ from darkroom.pipelines.hidream.transformer import load_transformer, predict
 if TYPE_CHECKING:
     from diffusers import HiDreamImageTransformer2DModel
 
-_SHARE_OF_THE_CANARY = 0.75
-
 
 class Executor(Protocol):
     """What the Triton model runs a batch on: `predict` bound to a model that is held somewhere.
@@ -74,15 +72,14 @@ def make_executor(
     :param devices: their numbers, 1, 2, 4 or 8; on a CPU only the count matters.
     :param compiled: with `torch.compile`, on one device only: minutes at the first calls of every size. Off, as the
         experts' uneven shares break the graph in every layer.
-    :param canary_timeout: seconds after which a prediction counts as hanging. Ranks are given up before, or a canary
-        would take them for a server that hangs.
+    :param canary_timeout: seconds after which a prediction counts as hanging.
     :raises InvalidInput: an unknown type, a number of devices without a layout, or `compiled` with several devices.
     :raises OSError, RuntimeError: as `load_transformer`.
     """
     if len(devices) != 1:
         if compiled:
             raise InvalidInput("torch.compile is for one device", param="compiled")
-        timeouts = Timeouts(call=_SHARE_OF_THE_CANARY * canary_timeout)
+        timeouts = Timeouts.within(canary_timeout)
         return DistributedTransformer(folder, device_type=device_type, devices=devices, dtype=dtype, timeouts=timeouts)
     model = load_transformer(folder, device=device_of(kind_of(device_type), devices, 0), dtype=dtype)
     if compiled:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from darkroom.parallel.ranks import for_clients
+from darkroom.parallel.network import rank_gauges
 from darkroom.pipelines.hidream import networks
 from darkroom.pipelines.hidream.executor import make_executor
 from darkroom.pipelines.hidream.settings import Settings
@@ -63,16 +63,7 @@ class HidreamTransformerModel(TorchNetworkModel):
         return f"torch {self._executor.status()['device']}"
 
     def gauges(self) -> Sequence[Gauge]:
-        status = self._executor.status()
-        if "layout" not in status:  # one device was asked for
-            return ()
-        layout = {name: str(size) for name, size in status["layout"].items()}
-        gauges = [Gauge("darkroom_network_ranks", "ranks of a network that work", status["healthy"], layout)]
-        if status["reason"]:
-            text = "when the ranks of a network failed, in seconds since the epoch"
-            reason = {"reason": for_clients(status["reason"])}
-            gauges.append(Gauge("darkroom_network_ranks_failed", text, status["failed_at"], reason))
-        return gauges
+        return rank_gauges(self._executor.status())
 
     def watch(self, changed: Callable[[], None]) -> None:
         self._executor.watch(changed)

@@ -34,6 +34,8 @@ class QwenEditCheckpointInfo(checkpoint.CheckpointInfo):
     :param image_processor: preprocessor_config.json, the arguments of transformers' Qwen2VLImageProcessorPil.
     :param image_token: the token that stands for a part of an image in prompts.
     :param dropped_tokens: how many tokens at the start of a prompt, which are the same in all, are left out.
+    :param controlnet: the name of the ControlNet beside the transformer, which control images go through; "" for none:
+        they are one more image.
     """
 
     plus: bool
@@ -44,6 +46,7 @@ class QwenEditCheckpointInfo(checkpoint.CheckpointInfo):
     image_processor: dict[str, Any]
     image_token: str
     dropped_tokens: int
+    controlnet: str = ""
 
     @property
     def request_defaults(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from darkroom.pipelines.qwen_edit.settings import Settings
 
 FARTHEST = 0.04
 """Share of a side by which a result may be moved: models shift content by a few pixels; more is what was asked for."""
+COMPARED = 1024 * 1024
+"""Pixels at which images are compared at most."""
 CLEAREST = 0.1
 """Response of the phase correlation (0..1) above which two images show the same content."""
 
@@ -66,16 +69,28 @@ def displacement(original: Pixels, result: Pixels) -> tuple[float, float]:
     """By how many pixels, to the right and down, the content of `result` lies beside where it is in `original`.
 
     Phase correlation (Kuglin and Hines 1975), OpenCV's, on grey values; (0, 0) where the images differ too much to
-    tell, or lie farther apart than models shift.
+    tell, or lie farther apart than models shift. Images above COMPARED are compared at that size: no model makes more,
+    and an image of 12 megapixels would take a gigabyte.
     """
     height, width = original.shape[:2]
-    first, second = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float64) for image in (original, result))
     if min(width, height) < 2:
         return 0.0, 0.0
-    window = cv2.createHanningWindow((width, height), cv2.CV_64F)
+    first, second = (_grey(image) for image in (original, result))
+    window = cv2.createHanningWindow(first.shape[::-1], cv2.CV_64F)
     (right, down), response = cv2.phaseCorrelate(first, second, window)
+    right, down = right * width / first.shape[1], down * height / first.shape[0]
     near = abs(right) <= FARTHEST * width and abs(down) <= FARTHEST * height
     return (float(right), float(down)) if near and response >= CLEAREST else (0.0, 0.0)
+
+
+def _grey(image: Pixels) -> NDArray[np.float64]:
+    """The grey values of an image, at a size of at most COMPARED."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    scale = math.sqrt(COMPARED / grey.size)
+    if scale < 1:
+        size = (max(2, int(grey.shape[1] * scale)), max(2, int(grey.shape[0] * scale)))
+        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    return np.asarray(grey, np.float64)
 
 
 def whole_move(original: Pixels, result: Pixels, move: tuple[float, float]) -> tuple[int, int]:

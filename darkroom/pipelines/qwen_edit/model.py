@@ -41,7 +41,7 @@ class QwenEditModel(PipelineModel):
             transformer=host.network(networks.TRANSFORMER),
             vae_encoder=host.network(networks.VAE_ENCODER),
             vae_decoder=host.network(networks.VAE_DECODER),
-            maps=load_maps(settings.map_models),
+            maps=load_maps(settings.map_models, host.folder),
         )
 
     async def answer(self, fields: dict[str, Any], reply: Reply) -> None:

@@ -22,6 +22,15 @@ from darkroom.serving.picture_model import PICTURE, PREVIEW, PROGRESS
 
 TOKEN_CHANNELS = LATENT_CHANNELS * PATCH_SIZE**2
 """Numbers of a token of the transformer: the latents of a square."""
+TRAINED_STEPS = 1000
+"""Of the noise schedule that timesteps count."""
+POSITIONS = 4096
+"""Rotary positions of the transformer; text begins behind half of the longest side of an image, in tokens."""
+CONTROL, CONTROL_SCALE = "control_tokens", "control_scale"
+CONTROL_TEXT, CONTROL_TEXT_TOKENS = "control_hidden_states", "control_text_tokens"
+"""Inputs of the transformer where its ControlNet acts."""
+CONTROLNET_FOLDER = "controlnet"
+"""The folder of the ControlNet beside the transformer's weights, if there is one."""
 GRIDS = MOST_IMAGES + 1
 """Images of a row of the transformer: the one that is made, and those that it reads."""
 
@@ -34,8 +43,12 @@ _ROWS = {"rows_by_size": "tokens hidden_states 512:16 1024:8 2048:4 8192:2"}
 _ROWS_CPU = {"rows_by_size": "tokens hidden_states 256:8 1024:4 2048:2"}
 
 
-def _tensor(name: str, dtype: str, dims: tuple[int, ...], help: str) -> TensorSpec:
-    return TensorSpec(name=name, dtype=dtype, dims=dims, help=help)  # type: ignore[arg-type]
+def _tensor(name: str, dtype: str, dims: tuple[int, ...], help: str, *, optional: bool = False) -> TensorSpec:
+    return TensorSpec(name=name, dtype=dtype, dims=dims, help=help, optional=optional)  # type: ignore[arg-type]
+
+
+def _control(name: str, dtype: str, dims: tuple[int, ...], help: str) -> TensorSpec:
+    return _tensor(name, dtype, dims, f"of a ControlNet: {help}", optional=True)
 
 
 TEXT_ENCODER = ModelSpec(
@@ -66,6 +79,10 @@ TRANSFORMER = ModelSpec(
         _tensor("timestep", "FP32", (1,), "0 to 1000; each row has its own"),
         _tensor("encoder_hidden_states", "FP32", (-1, -1), "tokens x width of the text encoder, and padding"),
         _tensor("text_tokens", "INT32", (1,), "how many of them are no padding"),
+        _control(CONTROL, "FP32", (-1, TOKEN_CHANNELS), "the control image as large as the noisy one, and padding"),
+        _control(CONTROL_SCALE, "FP32", (1,), "a factor of what it adds"),
+        _control(CONTROL_TEXT, "FP32", (-1, -1), "tokens x width of the prompt that steers, and padding"),
+        _control(CONTROL_TEXT_TOKENS, "INT32", (1,), "how many of them are no padding"),
     ),
     outputs=(
         _tensor("noise_pred", "FP32", (-1, TOKEN_CHANNELS), "the velocity of the noisy tokens; the others are zeros"),

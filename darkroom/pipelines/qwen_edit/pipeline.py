@@ -20,20 +20,23 @@ from torch import Tensor
 from darkroom.diffusion.generation import FinishedImage, GenerationJob, GenerationProgress, Phase, run
 from darkroom.diffusion.maps import MapMaker
 from darkroom.diffusion.sampling import Schedule, Step, get_generators, get_noise, get_schedule
-from darkroom.errors import InvalidInput
 from darkroom.images import Pixels, decode, opaque
 from darkroom.pipelines.qwen_edit.canvas import Canvas, condition_size, resized
-from darkroom.pipelines.qwen_edit.checkpoint import LATENT_CHANNELS, VAE_SCALE_FACTOR, QwenEditCheckpointInfo
+from darkroom.pipelines.qwen_edit.checkpoint import (
+    LATENT_CHANNELS,
+    SIDE_MULTIPLE,
+    VAE_SCALE_FACTOR,
+    QwenEditCheckpointInfo,
+)
+from darkroom.pipelines.qwen_edit.control import Control, control_tokens
 from darkroom.pipelines.qwen_edit.finish import Finish
-from darkroom.pipelines.qwen_edit.prompts import PromptReader, encode_prompts
+from darkroom.pipelines.qwen_edit.networks import POSITIONS
+from darkroom.pipelines.qwen_edit.prompts import PromptReader, ReadPrompts, encode_prompts
 from darkroom.pipelines.qwen_edit.request import EditRequest, ResolvedEdit
 from darkroom.pipelines.qwen_edit.settings import Settings
 from darkroom.pipelines.qwen_edit.tokens import grid_of, guide, pack, padded, padded_grids, unpack
 from darkroom.serving.measures import stage
 from darkroom.serving.networks import Array, Network
-
-POSITIONS = 4096
-"""Rotary positions of the transformer; text begins behind half of the longest side of an image, in tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,15 +73,20 @@ async def generate(
     schedule = _schedule(resolved, canvas, checkpoint)
     given = await asyncio.to_thread(_decoded, resolved, limits)
     yield GenerationProgress(done=0, total=len(schedule))
-    images = [canvas.frame(given[0]), *given[1:]]
-    if resolved.make_map is not None:
-        images.append(await asyncio.to_thread(components.maps[resolved.make_map], images[0]))
     with stage("encode", canvas.outer_width, canvas.outer_height):
-        references, texts = await asyncio.gather(_references(images, components), _texts(resolved, images, components))
+        images, steering = await asyncio.to_thread(_shown, resolved, given, canvas, components)
+        prompts = await asyncio.to_thread(_read_prompts, resolved, images, components)
+        prompts.require_at_most(_positions_of_text(canvas, images, checkpoint))
+        references, texts, tokens = await asyncio.gather(
+            _references(images, components),
+            encode_prompts(prompts, components.text_encoder),
+            control_tokens(steering, canvas, components.vae_encoder),
+        )
     generators = get_generators([resolved.seed + k for k in range(resolved.num_images)])
     noise = get_noise(generators, _latent_shape(canvas))
-    predict = Prediction(request=resolved, transformer=components.transformer, references=references, texts=texts)
-    predict.check(noise)
+    rows = resolved.num_images * len(texts)
+    control = None if tokens is None else Control(resolved, tokens, rows, len(schedule), texts[0])
+    predict = Prediction(resolved, components.transformer, references, texts, control)
     job = GenerationJob(
         request=resolved,
         checkpoint=checkpoint,
@@ -88,9 +96,10 @@ async def generate(
             "input_images": len(images),
             "edited_width": canvas.outer_width,
             "edited_height": canvas.outer_height,
+            **(resolved.control_details if control else {}),
         },
         stopped=components.stopped,
-        finish=Finish.of(resolved, canvas, given[0], limits),
+        finish=await asyncio.to_thread(Finish.of, resolved, canvas, given[0], limits),
     )
     async for event in run(job, noise, [Phase(schedule=schedule, predict=predict)], generators):
         yield event
@@ -116,6 +125,24 @@ def _decoded(request: ResolvedEdit, limits: Settings) -> list[Pixels]:
     return [opaque(decode(one, max_pixels=limits.max_input_pixels, param="images")) for one in request.images]
 
 
+def _shown(
+    request: ResolvedEdit, given: Sequence[Pixels], canvas: Canvas, components: Components
+) -> tuple[list[Pixels], Pixels | None]:
+    """The images that the model sees, the first one framed, and that for the ControlNet, if there is one.
+
+    A map that is made is one of the former where there is no ControlNet.
+    """
+    images = [canvas.frame(given[0]), *given[1:]]
+    if request.control_image is not None:
+        most = components.limits.max_input_pixels
+        steering = opaque(decode(request.control_image, max_pixels=most, param="control_image"))
+        return images, canvas.frame(steering)
+    if request.make_map is None:
+        return images, None
+    made = components.maps[request.make_map](images[0])
+    return (images, made) if components.checkpoint.controlnet else ([*images, made], None)
+
+
 async def _references(images: Sequence[Pixels], components: Components) -> list[Tensor]:
     """The images as the transformer sees them: latents (1, channels, h, w) each."""
     area = components.checkpoint.reference_area
@@ -127,13 +154,19 @@ async def _references(images: Sequence[Pixels], components: Components) -> list[
     return list(await asyncio.gather(*(one(image) for image in images)))
 
 
-async def _texts(request: ResolvedEdit, images: Sequence[Pixels], components: Components) -> list[Array]:
-    """What the transformer reads: of the prompt and, of a guided request, of the negative prompt."""
+def _read_prompts(request: ResolvedEdit, images: Sequence[Pixels], components: Components) -> ReadPrompts:
+    """The prompt and, of a guided request, the negative prompt."""
     area = components.checkpoint.condition_area
-    seen = await asyncio.to_thread(lambda: [resized(image, *condition_size(image, area)) for image in images])
+    seen = [resized(image, *condition_size(image, area)) for image in images]
     negative = [(request.negative_prompt or "", "negative_prompt")] if request.guided else []
-    texts = [(request.prompt, "prompt"), *negative]
-    return await encode_prompts(texts, seen, components.reader, components.text_encoder)
+    return components.reader.read([(request.prompt, "prompt"), *negative], seen)
+
+
+def _positions_of_text(canvas: Canvas, images: Sequence[Pixels], checkpoint: QwenEditCheckpointInfo) -> int:
+    """How many tokens the transformer has positions for behind those of the images."""
+    sides = [(canvas.outer_width, canvas.outer_height)]
+    sides += [condition_size(image, checkpoint.reference_area) for image in images]
+    return POSITIONS - max(max(size) for size in sides) // SIDE_MULTIPLE // 2
 
 
 @dataclass(frozen=True)
@@ -142,12 +175,14 @@ class Prediction:
 
     :param references: latents (1, channels, h, w) of each image.
     :param texts: (tokens, width) of the prompt, and perhaps of the negative prompt.
+    :param control: what the ControlNet reads; None where none acts.
     """
 
     request: ResolvedEdit
     transformer: Network
     references: Sequence[Tensor]
     texts: Sequence[Array]
+    control: Control | None = None
 
     async def __call__(self, step: Step) -> Tensor:
         """(n, 16, h, w) latents -> (n, 16, h, w) velocity from image to noise, guided where the request is."""
@@ -161,24 +196,13 @@ class Prediction:
                 "timestep": np.full((len(rows), 1), step.timestep, np.float32),
                 "encoder_hidden_states": np.repeat(self._padded_texts, copies, axis=0),
                 "text_tokens": np.repeat([[len(text)] for text in self.texts], copies, axis=0).astype(np.int32),
+                **(self.control.inputs(step.index) if self.control else {}),
             }
         )
         velocity = torch.from_numpy(answer["noise_pred"])[:, :tokens]
         if len(self.texts) > 1:
             velocity = guide(velocity[:copies], velocity[copies:], self.request.true_guidance_scale)
         return unpack(velocity, *step.latents.shape[-2:])
-
-    def check(self, noise: Tensor) -> None:
-        """:raises InvalidInput: the prompt has more tokens than the transformer has positions for.
-
-        :param noise: (n, channels, h, w).
-        """
-        most = POSITIONS - max(max(grid_of(latents)) for latents in (noise, *self.references)) // 2
-        for name, text in zip(("prompt", "negative_prompt"), self.texts, strict=False):
-            if len(text) > most:
-                raise InvalidInput(
-                    f"{name} and the images must be at most {most} tokens together; got {len(text)}.", param=name
-                )
 
     @cached_property
     def _seen(self) -> Array:

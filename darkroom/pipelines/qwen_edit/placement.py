@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from darkroom.parallel.devices import device_of, kind_of
 from darkroom.pipelines.qwen_edit.settings import Settings
 from darkroom.serving.accelerators import MPS
 
@@ -17,5 +18,23 @@ def placed(kind: str, device: int, settings: Settings) -> tuple[torch.device, to
     :param device: the number of the GPU.
     """
     where = {"GPU": torch.device("cuda", device), MPS: torch.device("mps")}.get(kind, torch.device("cpu"))
-    wanted = settings.dtype or ("float32" if where.type == "cpu" else "bfloat16")
-    return where, _DTYPES[wanted]
+    return where, dtype_on(where.type, settings)
+
+
+def dtype_on(device_type: str, settings: Settings) -> torch.dtype:
+    """What networks compute in on a type of device."""
+    return _DTYPES[settings.dtype or ("float32" if device_type == "cpu" else "bfloat16")]
+
+
+def transformer_placed(kind: str, device: int, settings: Settings) -> tuple[torch.device, torch.dtype]:
+    """As `placed`, of a transformer that is not divided and may have a device of its own."""
+    if not (settings.device_type or settings.devices):
+        return placed(kind, device, settings)
+    device_type = device_type_of(kind, settings)
+    where = device_of(kind_of(device_type), settings.devices or (max(device, 0),), 0)
+    return where, dtype_on(device_type, settings)
+
+
+def device_type_of(kind: str, settings: Settings) -> str:
+    """The type of the devices that the settings name for the transformer: by default that of the instance."""
+    return settings.device_type or ("cuda" if kind == "GPU" else "cpu")

@@ -7,9 +7,10 @@ from typing import Annotated, Any, cast
 
 from typing_extensions import Self
 
+from darkroom.diffusion.control import CONDITIONING_SCALE, require_order, share_field
 from darkroom.diffusion.maps import MAPS, require_map
 from darkroom.diffusion.schedulers import FLOW_SCHEDULERS, scheduler_name
-from darkroom.errors import InvalidInput
+from darkroom.errors import Conflict, InvalidInput
 from darkroom.images import upright_size
 from darkroom.request.field import Field
 from darkroom.request.fields import SIDE_MINIMUM, check_pixels
@@ -105,11 +106,22 @@ class EditRequest(ImageRequest):
     make_map: Annotated[
         str | None,
         Field(
-            help="A map that is made of the first image, and that the model sees as one more image behind the others. "
-            "depth and keypoints need a model, which the installation names.",
+            help="A map that is made of the first image, for the ControlNet of a checkpoint that has one; others see "
+            "it as one more image behind the others. depth and keypoints need a model, which the installation names.",
             words=MAPS,
         ),
     ] = None
+    control_image: Annotated[
+        bytes | None,
+        Field(
+            help="A map that the result follows through the checkpoint's ControlNet: edges, depth, keypoints or a "
+            "sketch, in any format and size. It is laid over the first image.",
+            max_pixels="max_input_pixels",
+        ),
+    ] = None
+    controlnet_conditioning_scale: Annotated[float, CONDITIONING_SCALE] = 1.0
+    control_guidance_start: Annotated[float, share_field("from")] = 0.0
+    control_guidance_end: Annotated[float, share_field("up to")] = 1.0
 
     @property
     def guided(self) -> bool:
@@ -118,9 +130,23 @@ class EditRequest(ImageRequest):
 
     @property
     def cost_label(self) -> str:
-        return f"{len(self.images)} images" if len(self.images) > 1 else ""
+        several = f"{len(self.images)} images" if len(self.images) > 1 else ""
+        controlled = "controlled" if self.control_image is not None else ""
+        return f"{several} {controlled}".strip()
+
+    @property
+    def control_details(self) -> dict[str, Any]:
+        """What the details of an image say of its ControlNet."""
+        return {
+            "controlnet_conditioning_scale": self.controlnet_conditioning_scale,
+            "control_guidance_start": self.control_guidance_start,
+            "control_guidance_end": self.control_guidance_end,
+        }
 
     def checked(self, limits: Any) -> Self:
+        require_order(self.control_guidance_start, self.control_guidance_end)
+        if self.control_image is not None and self.make_map is not None:
+            raise InvalidInput("make_map and control_image exclude each other; got both.", param="make_map")
         if self.make_map is not None:
             setting = type(limits).variable(f"{self.make_map}_model")
             require_map(self.make_map, limits.map_models, setting, "make_map")
@@ -141,10 +167,17 @@ class EditRequest(ImageRequest):
         """This request for a checkpoint.
 
         :raises InvalidInput: it has more images than the checkpoint reads.
+        :raises Conflict: it has an image for a ControlNet, and the checkpoint has none.
         """
-        count = len(self.images) + (self.make_map is not None)
+        if self.control_image is not None and not checkpoint.controlnet:
+            setting = type(limits).variable("controlnet")
+            raise Conflict(
+                f"control_image: {checkpoint.name} has no ControlNet; {setting} names one.", param="control_image"
+            )
+        made = self.make_map is not None and not checkpoint.controlnet
+        count = len(self.images) + made
         if count > checkpoint.most_images:
-            own = "" if self.make_map is None else ", the map that is made included"
+            own = ", the map that is made included" if made else ""
             one = "one image at a time" if checkpoint.most_images == 1 else f"at most {checkpoint.most_images} images"
             raise InvalidInput(
                 f"images: {checkpoint.name} edits {one}; got {count}{own}. Several need a checkpoint of the plus "
@@ -170,8 +203,8 @@ class EditRequest(ImageRequest):
 
 
 class ResolvedEdit(EditRequest):
-    """An edit with all values filled in; only `scheduler`, `negative_prompt`, `mask` and
-    `make_map` may be None."""
+    """An edit with all values filled in; only `scheduler`, `negative_prompt`, `mask`, `make_map` and `control_image`
+    may be None."""
 
     width: Annotated[int, _side()]
     height: Annotated[int, _side()]

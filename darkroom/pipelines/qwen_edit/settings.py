@@ -9,11 +9,13 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from darkroom.diffusion.attention_settings import AttentionOrder
-from darkroom.family_settings import FamilySettings
+from darkroom.parallel.layout import Layout
+from darkroom.parallel.settings import Devices, DeviceType, DividedSettings
+from darkroom.pipelines.qwen_edit.distributed.layouts import layout_for
 from darkroom.request.fields import SIDE_MINIMUM
 
 
-class Settings(FamilySettings):
+class Settings(DividedSettings):
     """What is exported and served, and the limits of one request."""
 
     model_config = SettingsConfigDict(env_prefix="QWEN_EDIT_")
@@ -27,6 +29,8 @@ class Settings(FamilySettings):
         "MODEL_REPO_ID is another name of it.",
     )
     fp16: bool = Field(True, description="Half precision of the VAE where there is a GPU.")
+    device_type: DeviceType = None
+    devices: Devices = ()
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None,
         description="What the text encoder and the transformer compute in: float32, bfloat16 or float16. Empty: "
@@ -45,15 +49,22 @@ class Settings(FamilySettings):
         description="cpu for a text encoder that stays on the CPU where the GPU has no room for it. Empty: where the "
         "other networks run.",
     )
+    controlnet: str | None = Field(
+        None,
+        description="A ControlNet of Qwen-Image, as InstantX/Qwen-Image-ControlNet-Union, that control images go "
+        "through, as those of modes 13 to 16: a folder in the diffusers layout, or a hub id. Takes effect with the "
+        "next export. Empty: the model sees a control image as one more image.",
+    )
     attention: AttentionOrder = ()
     depth_model: str | None = Field(
         None,
         description="A model of transformers for depth estimation, for depth maps of the image that is edited: a "
-        "folder with config.json, preprocessor_config.json and safetensors. It runs on the CPU. Empty: none are made.",
+        "folder with config.json, preprocessor_config.json and safetensors, or a hub id, which ./start.sh fetches. It "
+        "runs on the CPU. Empty: none are made.",
     )
     keypoints_model: str | None = Field(
         None,
-        description="The same for the keypoints of a person: a folder with a ViTPose model for 17 keypoints.",
+        description="The same for the keypoints of a person: a ViTPose model for 17 keypoints.",
     )
     max_pixels: int = Field(
         1024 * 1024,
@@ -73,6 +84,10 @@ class Settings(FamilySettings):
     max_steps: int = Field(50, ge=1, le=1000, description="Most denoising steps of a request.")
     max_images: int = Field(4, ge=1, le=1024, description="Most results of a request.")
     max_prompt: int = Field(4000, ge=1, description="Most characters of a prompt, and of a negative prompt.")
+
+    @classmethod
+    def layout_for(cls, count: int) -> Layout:
+        return layout_for(count)
 
     @property
     def map_models(self) -> dict[str, str | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from darkroom.pipelines.qwen_edit.checkpoint import QwenEditCheckpointInfo
 
 
-def facts(*, plus: bool, steps: int = 40, scale: float = 3.0) -> QwenEditCheckpointInfo:
+def facts(*, plus: bool, steps: int = 40, scale: float = 3.0, controlnet: str = "") -> QwenEditCheckpointInfo:
     return QwenEditCheckpointInfo(
         name="tiny",
         digest="0123456789",
@@ -20,4 +20,5 @@ def facts(*, plus: bool, steps: int = 40, scale: float = 3.0) -> QwenEditCheckpo
         image_processor={},
         image_token="<|image_pad|>",
         dropped_tokens=64,
+        controlnet=controlnet,
     )

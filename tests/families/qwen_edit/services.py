@@ -15,11 +15,13 @@ from proxy.services import Services
 from tests.families.qwen_edit.facts import facts
 
 
-def write_checkpoint(repository: Path, *, plus: bool = True, steps: int = 40, scale: float = 4.0) -> None:
+def write_checkpoint(
+    repository: Path, *, plus: bool = True, steps: int = 40, scale: float = 4.0, controlnet: str = ""
+) -> None:
     """What an export writes for the loop; there are no weights."""
     folder = repository / "qwen_edit" / "1"
     folder.mkdir(parents=True)
-    (folder / "pipeline.json").write_text(facts(plus=plus, steps=steps, scale=scale).to_json())
+    (folder / "pipeline.json").write_text(facts(plus=plus, steps=steps, scale=scale, controlnet=controlnet).to_json())
 
 
 @asynccontextmanager

@@ -145,3 +145,39 @@ def test_control_image_that_is_made_needs_a_model_that_reads_several(tmp_path: P
     write_checkpoint(tmp_path, plus=False)
     with pytest.raises(Conflict, match="reads one image"):
         edit_of(tmp_path, {**ONE, "mode": 14, "additional_params_json": {"make_control": True}})
+
+
+@pytest.mark.parametrize("plus", [True, False])
+def test_control_image_goes_through_the_controlnet_of_a_checkpoint(tmp_path: Path, plus: bool) -> None:
+    """It is no image by number then, so a model that reads one image does it as well."""
+    write_checkpoint(tmp_path, plus=plus, controlnet="union")
+    edit = edit_of(tmp_path, IN_MODES[13])
+    assert (edit.fields["images"], edit.fields["control_image"]) == ([PHOTO], OTHER)
+    assert edit.fields["prompt"] == "Edit the picture. go"
+    made = edit_of(tmp_path, {**ONE, "mode": 16, "prompt": "紅色", "additional_params_json": {"make_control": True}})
+    assert (made.fields["images"], made.fields["make_map"]) == ([PHOTO], "sketch")
+    assert made.fields["prompt"] == "編輯圖中的內容。紅色"
+
+
+def test_work_of_an_edit_through_a_controlnet_holds_the_control_image(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, controlnet="union")
+
+    async def run() -> Work:
+        async with services_of(tmp_path) as services:
+            return await OPERATIONS["edit"].accept(services, {**IN_MODES[13], "controlnet_conditioning_scale": 0.5})
+
+    work = asyncio.run(run())
+    assert work.files == {"images__0": PHOTO, "control_image": OTHER}
+    assert work.fields["controlnet_conditioning_scale"] == 0.5
+    assert work.kind == "96x80 controlled"
+
+
+def test_control_image_without_a_controlnet_is_refused_where_requests_are_taken(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path)
+
+    async def run() -> Work:
+        async with services_of(tmp_path) as services:
+            return await OPERATIONS["edit"].accept(services, {**ONE, "control_image": OTHER})
+
+    with pytest.raises(Conflict, match="tiny has no ControlNet; QWEN_EDIT_CONTROLNET names one"):
+        asyncio.run(run())

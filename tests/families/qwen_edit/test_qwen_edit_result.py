@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 
 from darkroom.images import Pixels
 from darkroom.pipelines.qwen_edit.canvas import Canvas, condition_size
-from darkroom.pipelines.qwen_edit.finish import Finish, displacement, moved
+from darkroom.pipelines.qwen_edit.finish import Finish, displacement, moved, whole_move
 
 MEGAPIXEL = 1024 * 1024
 
@@ -104,6 +104,17 @@ def test_qwen_edit_checkerboard_is_less_than_half_a_pixel_off(size: tuple[int, i
         left = [asked - found for asked, found in zip(move, details["displacement"], strict=True)]
         assert max(map(abs, left)) < 0.5, (move, details)
         assert np.array_equal(result[~repaint], original[~repaint]), "byte for byte outside of the mask"
+
+
+@pytest.mark.parametrize("move", [(7, -5), (-12, 3), (1, 0), (0, 0)])
+def test_qwen_edit_large_result_is_moved_back_to_the_pixel(move: tuple[int, int]) -> None:
+    """Images above a megapixel are compared at a smaller size."""
+    small = photo(240, 180)
+    original = cv2.resize(small, (2401, 1799), interpolation=cv2.INTER_CUBIC)
+    shifted = np.roll(original, (move[1], move[0]), axis=(0, 1))
+    found = displacement(original, shifted)
+    assert found == pytest.approx(move, abs=1)
+    assert whole_move(original, shifted, found) == move
 
 
 def test_qwen_edit_result_is_moved_by_whole_pixels() -> None:

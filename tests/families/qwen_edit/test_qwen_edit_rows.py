@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from darkroom.pipelines.qwen_edit.attention import with_rows
 from darkroom.pipelines.qwen_edit.tokens import bucket, pack, padded, padded_grids, unpack
-from darkroom.pipelines.qwen_edit.transformer import for_rows, predict
+from darkroom.pipelines.qwen_edit.transformer import predict
 from tests.families.qwen_edit import tiny
 
 GRIDS = [[(4, 6)], [(4, 6), (5, 3)], [(2, 2), (3, 3), (6, 4)], [(7, 3), (2, 2), (2, 2), (3, 1), (4, 4), (1, 5)]]
@@ -20,7 +21,7 @@ TIMES = [999.0, 500.5, 3.25, 750.0]
 @pytest.fixture(scope="module", params=[False, True], ids=["2509", "2511"])
 def model(request: pytest.FixtureRequest) -> Any:
     torch.manual_seed(2)
-    return for_rows(tiny.make_transformer(zero_cond_t=request.param).eval().requires_grad_(False))
+    return with_rows(tiny.make_transformer(zero_cond_t=request.param).eval().requires_grad_(False))
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +79,9 @@ def test_qwen_edit_rows_that_say_more_tokens_than_they_have_are_refused(model: A
 
 def test_qwen_edit_half_precision_stays_near(rows: dict[str, Any]) -> None:
     torch.manual_seed(2)
-    full = for_rows(tiny.make_transformer().eval().requires_grad_(False))
+    full = with_rows(tiny.make_transformer().eval().requires_grad_(False))
     exact = predict(full, tiny.as_torch(rows))
-    rounded = predict(for_rows(full.to(torch.bfloat16)), tiny.as_torch(rows))
+    rounded = predict(with_rows(full.to(torch.bfloat16)), tiny.as_torch(rows))
     assert rounded.dtype == torch.float32
     assert 0 < (exact - rounded).norm() / exact.norm() < 0.1
 

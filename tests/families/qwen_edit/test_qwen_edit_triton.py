@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -135,9 +136,18 @@ def test_qwen_edit_errors_come_back_typed(
     assert ours.param == param
 
 
-def test_qwen_edit_part_of_a_failed_request_that_still_runs_does_not_end_triton(triton: RunningTriton) -> None:
-    """One prompt is refused while the other one is encoded, which asks whether its request is cancelled."""
-    for _ in range(8):
-        with pytest.raises(InferenceServerException):
-            Stream(triton, "qwen_edit", **{**FIELDS, "prompt": "x" * 4000}).all()
-    assert edited(triton, **FIELDS).shape == (80, 112, 3)
+def test_qwen_edit_part_of_a_failed_request_that_still_runs_does_not_end_triton(
+    qwen_edit_repository: Path, tmp_path: Path
+) -> None:
+    """The text encoder is not there, while images are encoded, which asks whether their request is cancelled."""
+    repository = tmp_path / "models"
+    shutil.copytree(qwen_edit_repository, repository)
+    (repository / networks.TEXT_ENCODER.name / "1" / "config.json").unlink()
+    images = [image(112, 80), image(96, 96, 2), image(64, 96, 4)]
+    with running_triton(repository, tmp_path / "work", timeout=300) as running:
+        for _ in range(8):
+            with pytest.raises(InferenceServerException, match=networks.TEXT_ENCODER.name):
+                Stream(running, "qwen_edit", **{**FIELDS, "images": images}).all()
+        assert running.process.poll() is None
+        with running.client() as client:
+            assert client.is_model_ready("qwen_edit")

@@ -16,10 +16,11 @@ from torch import nn
 from transformers import Qwen2_5_VLModel
 
 from darkroom.diffusion.maps import load_maps
+from darkroom.pipelines.qwen_edit.attention import RowAttention
 from darkroom.pipelines.qwen_edit.settings import Settings
 from darkroom.pipelines.qwen_edit.text_encoder import load_text_encoder
 from darkroom.pipelines.qwen_edit.text_encoder_model import QwenEditTextEncoderModel
-from darkroom.pipelines.qwen_edit.transformer import RowAttention, load_transformer
+from darkroom.pipelines.qwen_edit.transformer import load_transformer
 from darkroom.pipelines.qwen_edit.transformer_model import QwenEditTransformerModel
 from tests.families.qwen_edit import tiny
 from tests.families.qwen_edit.edits import FIRST, TOLERANCE, difference, ours, picture
@@ -126,7 +127,7 @@ def test_qwen_edit_transformer_runs_on_the_kernels_of_the_settings(
     assert (gauge.name, gauge.labels) == ("darkroom_network_attention", {"plain": "math", "masked": "math"})
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "The attention kernel efficient does not work here" in caplog.text
-    processors = {type(one) for one in network._model.attn_processors.values()}
+    processors = {type(one) for one in network._whole[0].attn_processors.values()}
     assert processors == {RowAttention}
 
 

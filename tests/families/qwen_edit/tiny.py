@@ -14,6 +14,7 @@ import torch
 from diffusers import (
     AutoencoderKLQwenImage,
     FlowMatchEulerDiscreteScheduler,
+    QwenImageControlNetModel,
     QwenImageEditPipeline,
     QwenImageEditPlusPipeline,
     QwenImageTransformer2DModel,
@@ -25,6 +26,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from darkroom.pipelines.qwen_edit import networks
 from darkroom.pipelines.qwen_edit.checkpoint import TOKENIZER_NAME, QwenEditCheckpointInfo
+from darkroom.pipelines.qwen_edit.controlnet import load_controlnet
 from darkroom.pipelines.qwen_edit.pipeline import Components
 from darkroom.pipelines.qwen_edit.prompts import PromptReader, make_processor
 from darkroom.pipelines.qwen_edit.settings import Settings
@@ -133,6 +135,25 @@ def make_transformer(**changes: Any) -> QwenImageTransformer2DModel:
     return model
 
 
+def write_controlnet(folder: Path, *, layers: int = 1, **changes: Any) -> QwenImageControlNetModel:
+    """A ControlNet for `make_transformer`, and `folder` in the diffusers layout. Its outputs, which begin as zeros, are
+    made large."""
+    torch.manual_seed(5)
+    settings: dict[str, Any] = {
+        "num_layers": layers,
+        "attention_head_dim": 16,
+        "num_attention_heads": 4,
+        "joint_attention_dim": WIDTH,
+        "axes_dims_rope": (4, 6, 6),
+    }
+    model = QwenImageControlNetModel(**{**settings, **changes}).eval().requires_grad_(False)
+    for module in (*model.controlnet_blocks, model.controlnet_x_embedder):
+        torch.nn.init.normal_(module.weight, std=0.2)
+    with quiet():
+        model.save_pretrained(folder)
+    return model
+
+
 def make_pipeline(*, plus: bool, zero_cond_t: bool = False, seed: int = 0) -> Any:
     """diffusers' pipeline of tiny components; the weights are the same every time.
 
@@ -196,25 +217,42 @@ def _save_image_processor(processor: Qwen2VLProcessor, folder: Path, **_: Any) -
     processor.image_processor.save_pretrained(folder)
 
 
-def exported(folder: Path, repository: Path, lora: LoraFile | None = None) -> QwenEditCheckpointInfo:
+def exported(
+    folder: Path, repository: Path, lora: LoraFile | None = None, controlnet: Path | None = None
+) -> QwenEditCheckpointInfo:
     """What the exporter writes for the loop about a checkpoint in `folder`: pipeline.json and the tokenizer."""
-    return QwenEditCheckpointInfo.read(_export(networks.PIPELINE, folder, repository, lora))
+    return QwenEditCheckpointInfo.read(_export(networks.PIPELINE, folder, repository, lora, controlnet))
 
 
-def exported_transformer(folder: Path, repository: Path, lora: LoraFile | None = None) -> Path:
+def exported_transformer(
+    folder: Path, repository: Path, lora: LoraFile | None = None, controlnet: Path | None = None
+) -> Path:
     """The folder with what the exporter makes of the transformer of a checkpoint in `folder`."""
-    return _export(networks.TRANSFORMER, folder, repository, lora)
+    return _export(networks.TRANSFORMER, folder, repository, lora, controlnet)
 
 
-def _export(spec: ModelSpec, folder: Path, repository: Path, lora: LoraFile | None) -> Path:
-    source = Origin.of(str(folder), folder.parent, lambda name: Path(name))
-    (task,) = (task for task in family_tasks(source, repository, lora=lora) if task.spec == spec)
+def _export(
+    spec: ModelSpec, folder: Path, repository: Path, lora: LoraFile | None, controlnet: Path | None = None
+) -> Path:
+    source, steering = (_origin(path) for path in (folder, controlnet or folder))
+    tasks = family_tasks(source, repository, lora=lora, controlnet=steering if controlnet else None)
+    (task,) = (task for task in tasks if task.spec == spec)
     task.export(lambda stage: None)
     return task.folder
 
 
+def _origin(folder: Path) -> Origin:
+    return Origin.of(str(folder), folder.parent, lambda name: Path(name))
+
+
 def make_components(
-    pipeline: Any, folder: Path, repository: Path, lora: LoraFile | None = None, *, int8: bool = False
+    pipeline: Any,
+    folder: Path,
+    repository: Path,
+    lora: LoraFile | None = None,
+    *,
+    controlnet: Path | None = None,
+    int8: bool = False,
 ) -> Components:
     """What our loop runs on: the pipeline's own VAE, called as served ones are, and the other networks, read again from
     the checkpoint.
@@ -222,15 +260,18 @@ def make_components(
     :param folder: the checkpoint of the pipeline.
     :param repository: for what `exported` writes.
     :param lora: becomes part of the transformer.
+    :param controlnet: a folder in the diffusers layout; None for none.
     :param int8: of the weights of the text encoder and the transformer.
     """
-    checkpoint = exported(folder, repository, lora)
+    checkpoint = exported(folder, repository, lora, controlnet)
     place: dict[str, Any] = {"device": torch.device("cpu"), "dtype": torch.float32, "int8": int8}
-    transformer = load_transformer(exported_transformer(folder, repository, lora), **place)
+    served = exported_transformer(folder, repository, lora, controlnet)
+    transformer = load_transformer(served, **place)
+    steering = load_controlnet(served / networks.CONTROLNET_FOLDER, **place) if controlnet else None
     encoder = load_text_encoder(folder / "text_encoder", **place)
 
     async def predicted(inputs: Tensors) -> dict[str, Array]:
-        return {"noise_pred": predict(transformer, as_torch(inputs)).numpy()}
+        return {"noise_pred": predict(transformer, as_torch(inputs), steering).numpy()}
 
     async def encoded(inputs: Tensors) -> dict[str, Array]:
         return {"prompt_embeds": encode(encoder, as_torch(inputs)).numpy()}

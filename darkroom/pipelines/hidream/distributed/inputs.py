@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from darkroom.errors import InvalidInput
-from darkroom.parallel.channel import DTYPES
+from darkroom.parallel.channel import FLOATS
 
 _DIMENSIONS = {
     "hidden_states": ("B", "C", "H", "W"),
@@ -55,8 +55,8 @@ def _check(name: str, tensor: Tensor, dimensions: tuple[str, ...], sizes: Mappin
     fits = len(shape) == len(wanted) and all(
         size >= 1 and (isinstance(want, str) or size == want) for size, want in zip(shape, wanted, strict=True)
     )
-    if not fits or kind not in DTYPES:
-        message = f"{name} must be {' or '.join(DTYPES)} of shape ({_text(wanted)}); got {kind} ({_text(shape)})"
+    if not fits or kind not in FLOATS:
+        message = f"{name} must be {' or '.join(FLOATS)} of shape ({_text(wanted)}); got {kind} ({_text(shape)})"
         raise InvalidInput(message)
 
 

@@ -9,10 +9,9 @@ from types import MappingProxyType
 
 from darkroom.errors import InvalidInput
 from darkroom.parallel import devices
+from darkroom.parallel.cuts import TP
 from darkroom.parallel.layout import Layout, Place, divide
 
-TP = "tp"
-"""The axis of the tensor parallel ranks in a group. They share attention heads and the width of each expert."""
 EP = "ep"
 """The axis of the expert parallel groups. They share the routed experts."""
 

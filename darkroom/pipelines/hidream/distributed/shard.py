@@ -12,16 +12,14 @@ from diffusers import HiDreamImageTransformer2DModel
 from diffusers.models.transformers.transformer_hidream_image import MOEFeedForwardSwiGLU
 from torch import nn
 
+from darkroom.parallel.checkpoint import ShardedCheckpoint, check_cuts, count_parameters, load_part
+from darkroom.parallel.cuts import TP, local_heads
+from darkroom.parallel.layers import GatheredLinear, RowLinear
 from darkroom.parallel.layout import ALL, Layout, Place
 from darkroom.parallel.program import Context, Group, Loaded
-from darkroom.pipelines.hidream.distributed.checkpoint import ShardedCheckpoint, local_heads
-from darkroom.pipelines.hidream.distributed.layouts import EP, TP, experts_of
-from darkroom.pipelines.hidream.distributed.modules import (
-    ExpertFeedForward,
-    FullWidthRMSNorm,
-    GatheredLinear,
-    RowLinear,
-)
+from darkroom.pipelines.hidream.distributed.layouts import EP, experts_of
+from darkroom.pipelines.hidream.distributed.modules import ExpertFeedForward, FullWidthRMSNorm
+from darkroom.pipelines.hidream.distributed.plan import CUTS
 from darkroom.pipelines.hidream.transformer import predict
 
 _NORMS = ("q_rms_norm", "k_rms_norm", "q_rms_norm_t", "k_rms_norm_t")
@@ -55,28 +53,31 @@ def load_shard(
     :raises InvalidInput: heads, experts or widths cannot be divided so.
     :raises OSError, KeyError: files or parameters that the config asks for are missing.
     """
-    with ShardedCheckpoint(folder) as checkpoint:
+    with ShardedCheckpoint(folder, CUTS) as checkpoint:
         with torch.device("meta"):
             model = HiDreamImageTransformer2DModel.from_config(checkpoint.config)
         _divide(model, checkpoint.config, place, groups)
-        for name, _ in list(model.named_parameters()):
-            part = checkpoint.read(name, place, device=device, dtype=dtype)
-            owner, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(owner), leaf, nn.Parameter(part, requires_grad=False))
-    model.eval()
+        load_part(model, checkpoint, place, device=device, dtype=dtype)
     return model
 
 
-def count_parameters(model: nn.Module) -> int:
-    """Values of all parameters that this process holds."""
-    return sum(parameter.numel() for parameter in model.parameters())
+def check_divisible(folder: Path, layout: Layout) -> None:
+    """Whether the model can be divided so; reads headers only.
+
+    :raises InvalidInput: heads, experts or a width leave a remainder; the message has the numbers.
+    """
+    place = Place(layout=layout, rank=0)
+    with ShardedCheckpoint(folder, CUTS) as checkpoint:
+        local_heads(checkpoint.config["num_attention_heads"], place)
+        experts_of(place, checkpoint.config["num_routed_experts"])
+        check_cuts(checkpoint, CUTS, layout)
 
 
 def _divide(
     model: HiDreamImageTransformer2DModel, config: dict[str, Any], place: Place, groups: Mapping[str, Group]
 ) -> None:
     """Give every block the layers that join parts. The parameters are on the meta device and keep their names."""
-    heads, experts = local_heads(config, place.layout), experts_of(place, config["num_routed_experts"])
+    heads, experts = local_heads(config["num_attention_heads"], place), experts_of(place, config["num_routed_experts"])
     for wrapper in (*model.double_stream_blocks, *model.single_stream_blocks):
         block = wrapper.block
         attention = block.attn1

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch import nn
 
-from darkroom.parallel.layout import Layout, Place, divide
-from darkroom.pipelines.hidream.distributed.layouts import TP, experts_of
-from darkroom.pipelines.hidream.distributed.plan import cut_of
+from darkroom.parallel.cuts import Cut, cut_of
+from darkroom.parallel.layout import Layout, Place
 
 _WEIGHTS = "*.safetensors"
 
@@ -21,10 +22,12 @@ _WEIGHTS = "*.safetensors"
 class ShardedCheckpoint:
     """The parameters of a folder in the diffusers layout: config.json and one or several safetensors, not read yet.
 
+    :param cuts: how the model is divided.
     :raises OSError: config.json or the weights are not there.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, cuts: Sequence[Cut]) -> None:
+        self._cuts = cuts
         self.config: dict[str, Any] = json.loads((folder / "config.json").read_text())
         files = sorted(folder.glob(_WEIGHTS))
         if not files:
@@ -57,7 +60,7 @@ class ShardedCheckpoint:
         :raises KeyError: the checkpoint lacks it.
         :raises InvalidInput: it cannot be divided evenly.
         """
-        cut, source = cut_of(name), self._slice(name)
+        cut, source = cut_of(self._cuts, name), self._slice(name)
         if cut is None:
             part: torch.Tensor = source[:]
         else:
@@ -72,20 +75,32 @@ class ShardedCheckpoint:
         return self._where[name].get_slice(name)
 
 
-def check_divisible(folder: Path, layout: Layout) -> None:
-    """Whether the model can be divided so; reads headers only.
+def check_cuts(checkpoint: ShardedCheckpoint, cuts: Sequence[Cut], layout: Layout) -> None:
+    """Whether all parameters can be divided so; reads headers only.
 
-    :raises InvalidInput: heads, experts or a width leave a remainder; the message has the numbers.
+    :raises InvalidInput: a width leaves a remainder; the message has the numbers.
     """
-    with ShardedCheckpoint(folder) as checkpoint:
-        local_heads(checkpoint.config, layout)
-        place = Place(layout=layout, rank=0)
-        experts_of(place, checkpoint.config["num_routed_experts"])
-        for name in checkpoint.names():
-            if cut := cut_of(name):
-                cut.bounds(name, checkpoint.shape(name), place)
+    place = Place(layout=layout, rank=0)
+    for name in checkpoint.names():
+        if cut := cut_of(cuts, name):
+            cut.bounds(name, checkpoint.shape(name), place)
 
 
-def local_heads(config: dict[str, Any], layout: Layout) -> int:
-    """Attention heads of one rank. :raises InvalidInput: they cannot be divided evenly."""
-    return divide(config["num_attention_heads"], layout.axes[TP], "attention heads", "tensor parallel ranks")
+def load_part(
+    model: nn.Module, checkpoint: ShardedCheckpoint, place: Place, *, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Give a model on torch's meta device this rank's part of its parameters.
+
+    :raises InvalidInput: a width cannot be divided so.
+    :raises KeyError: the checkpoint lacks a parameter.
+    """
+    for name, _ in list(model.named_parameters()):
+        part = checkpoint.read(name, place, device=device, dtype=dtype)
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, nn.Parameter(part, requires_grad=False))
+    model.eval()
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Values of all parameters that this process holds."""
+    return sum(parameter.numel() for parameter in model.parameters())
