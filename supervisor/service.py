@@ -26,6 +26,7 @@ from supervisor.reloads import LastResort, ReloadFailed, Reloads
 from supervisor.served import Served
 from supervisor.stubs import is_living_stub, kill, stubs_of
 from supervisor.supervision import GRACE_SECONDS, MALLOC, Supervision, address_of, loopback, loopback_address
+from supervisor.swaps import Swaps
 
 if TYPE_CHECKING:
     from supervisor.own_health import OwnHealth
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("darkroom")
 
 _TICK = 0.5
+_SWAP_TICK = 0.2
+"""Where models are swapped, a request may wait for the next round."""
 _CALM_TICK = 2.0
 """Seconds between two requests for /health while everything works. Dead processes are noticed without them."""
 _CANARY_FAILURES = 2
@@ -73,10 +76,11 @@ class Service(Supervision):
         self._health_time = 0.0
         self._health_seen: dict[str, Any] = {}
         folder = settings.state_dir / "served" / str(settings.triton_grpc_port)
-        self._served = Served(folder, settings.model_repository, partial(is_chosen, settings=settings))
+        self.engine = engine or engine_of(settings)
+        self._swaps = Swaps(settings, self.engine) if settings.device_memory_gb else None
+        self._served = Served(folder, settings.model_repository, self._is_served)
         self._reloads = Reloads(self._served, _RELOAD_SECONDS)
         self._last_resort = LastResort()
-        self.engine = engine or engine_of(settings)
         self._stubbed = {spec.name for spec in all_specs() if self.engine.has_stubs(spec)}
         env = {**MALLOC, **settings.environment()}
         command, name = self.engine.command(settings, folder), self.engine.name
@@ -96,6 +100,8 @@ class Service(Supervision):
             await asyncio.to_thread(sweep)
             self._served.clear()
             self._tally.begin()
+            if self._swaps is not None:
+                await asyncio.to_thread(self._swaps.begin)
             await asyncio.gather(*(child.start() for child in (self.triton, self.proxy) if child is not None))
             if self.proxy is None or self.settings.triton_grpc:
                 self._own_health = _own_health(self.settings)
@@ -105,14 +111,14 @@ class Service(Supervision):
             ) as client:
                 while not self.stopping.is_set():
                     await self._round(client)
-                    await self._pause(_TICK)
+                    await self._pause(_TICK if self._swaps is None else _SWAP_TICK)
         finally:
             await self._shut_down()
 
     async def _round(self, client: httpx.AsyncClient) -> None:
         """One round: restart dead processes, and notice when everything works."""
         asked = time.monotonic()
-        calm = self._up and self._serves and not self._reloads.models and not self._dead
+        calm = self._up and self._serves and not self._reloads.models and not self._dead and not self._swapping
         if asked - self._health_time >= (_CALM_TICK if calm else 0):
             self._health_time, self._health_seen = asked, await self._health(client)
         if self.proxy is not None and not self.proxy.alive:
@@ -122,14 +128,37 @@ class Service(Supervision):
         elif not self._linked:
             await self._link()
         else:
-            await self._watch(self._health_seen, asked)
+            await self._watch(self._swapped(self._health_seen), asked)
 
     async def _link(self) -> None:
         """Link the models once the server listens. If they were linked before, it would listen only after all of them
         have loaded; so each family is ready when its own models are."""
+        if self._swaps is not None and not self._swaps.read():
+            return
         if await _listens(self.settings.triton_grpc_bind, self.settings.triton_grpc_port):
             self._served.fill()
             self._linked = True
+
+    def _is_served(self, model: str) -> bool:
+        return is_chosen(model, self.settings) and (self._swaps is None or self._swaps.wants(model))
+
+    @property
+    def _swapping(self) -> bool:
+        return self._swaps is not None and self._swaps.busy
+
+    def _swapped(self, health: dict[str, Any]) -> dict[str, Any]:
+        """Load and unload what the proxy wants; returns what /health says of the models that are not unloaded."""
+        if self._swaps is None:
+            return health
+        if not all(map(self._swaps.wants, self._reloads.models)):
+            self._reloads.forget()
+        if not self._reloads.models:
+            gone = self._swaps.step(self._served, health, partial(stubs_of, self.triton.pid, self._served.folder))
+            self._stubs = {process: model for process, model in self._stubs.items() if model not in gone}
+            self._dead -= gone
+            for model in gone:
+                self._failed.pop(model, None)
+        return self._swaps.seen(self._served, health)
 
     async def _watch(self, health: dict[str, Any], asked: float) -> None:
         """Load lost models again, and restart the server if that does not help."""
@@ -152,7 +181,8 @@ class Service(Supervision):
         except ReloadFailed as error:
             await self._after_failed_reload(error, ready)
             return
-        up = health.get("status") == "healthy" and len(ready) == len(health["families"]) and not self._reloads.models
+        waited_for = {name for name, family in health.get("families", {}).items() if family["loaded"]}
+        up = health.get("status") == "healthy" and waited_for <= ready and not self._reloads.models
         if up and not self._up:
             self._announce()
         self._up = up
@@ -175,6 +205,8 @@ class Service(Supervision):
         self._stubs |= {process: model for process, model in found.items() if model in models}
         stubbed = {model for model in models if split_label(model)[0] in self._stubbed}
         self._dead |= stubbed - set(found.values())
+        if self._swaps is not None:
+            self._swaps.measure(models, found)
 
     def _count_stubs(self) -> None:
         """Find dead stubs. Those of a model whose files have changed are replaced by the server itself."""
@@ -246,6 +278,8 @@ class Service(Supervision):
         self._up, self._linked, self._starting, self._reload_count = False, False, True, 0
         self._stubs, self._scanned, self._dead, self._failed = {}, set(), set(), {}
         self._reloads.forget()
+        if self._swaps is not None:
+            self._swaps.forget()
         await self.triton.kill()
         await asyncio.to_thread(sweep)
         self._served.clear()
@@ -279,11 +313,24 @@ class Service(Supervision):
 
     async def _shut_down(self) -> None:
         """Stop the proxy first, so that accepted work finishes while Triton still runs."""
+        swapping = asyncio.create_task(self._swap_while_draining())
         await self._stop_proxy()
+        swapping.cancel()
+        await asyncio.gather(swapping, return_exceptions=True)
         if self._own_health is not None:
             await self._own_health.close()
         await self.triton.stop(grace=GRACE_SECONDS)
         await asyncio.to_thread(sweep)
+
+    async def _swap_while_draining(self) -> None:
+        """Load models for accepted requests that wait for them."""
+        if self._swaps is None or not self._linked:
+            return
+        address = address_of(self.settings.host, self.settings.port)
+        async with httpx.AsyncClient(base_url=address, timeout=5, trust_env=False) as client:
+            while True:
+                self._swapped(await self._health(client))
+                await asyncio.sleep(_SWAP_TICK)
 
 
 async def _listens(host: str, port: int) -> bool:

@@ -288,7 +288,9 @@ class TaskRunner:
             needed = pipelines_of(task.operation, task.fields)
             while not all(map(self._services.monitor.ready_of, needed)):  # noqa: ASYNC110  # the monitor has no event
                 await asyncio.sleep(_READY_POLL_SECONDS)
-            yield await held.enter_async_context(self._gates[task.lane].slot(SOURCE.get()))
+            async with self._services.near(needed[0] if needed else None):
+                job = await held.enter_async_context(self._gates[task.lane].slot(SOURCE.get()))
+            yield job
 
     async def _run_operation(self, task: Task, run: _Run) -> list[Output]:
         """Run the operation, and write its progress to the database at intervals.
@@ -314,7 +316,7 @@ class TaskRunner:
         try:
             while not (await asyncio.wait({job}, timeout=_NOTE_SECONDS))[0]:
                 now = time.monotonic()
-                if live.changes != noted:
+                if live.changes != noted or self._services.waits_for(run.id) is not None:
                     noted, moved = live.changes, now
                 elif now - moved > stall:
                     raise TaskTimeout(f"The task made no progress for TASK_TIMEOUT = {stall:g} s and was stopped.")
