@@ -114,6 +114,12 @@ def gpu_memory(limit: int | None) -> dict[str, tuple[int, int]]:
     return {f"gpu{number}": (one.used, one.total) for number, one in enumerate(_readings(limit))}
 
 
+def gpu_processes(limit: int | None) -> list[dict[int, int]]:
+    """Bytes that processes have of each GPU that the service may use, by process id, as far as the driver tells. Asks
+    the driver: call it in a thread."""
+    return [{pid: used for pid, used in one.processes.items() if used is not None} for one in _readings(limit)]
+
+
 def _readings(limit: int | None) -> list[GpuReading]:
     """What the driver says of each GPU that may be used; none where it does not answer."""
     names = _driver_names(usable_gpus(limit))

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 from typing_extensions import Self
 
@@ -174,6 +174,13 @@ class Settings(TritonSettings, RecordSettings):
     hf_endpoint: str | None = Field(None, description="Another hub, or a mirror of the usual one.")
 
     num_gpus_to_use: int | None = Field(None, ge=0, description="GPUs to use, from the first; empty uses all.")
+    device_memory_gb: float | None = Field(
+        None,
+        gt=0,
+        description="Gigabytes of each GPU, or of the machine's memory without GPUs, that loaded models may take: "
+        "families are loaded when they are needed, and those that were not used for the longest time make room "
+        "(docs/deploying.md). Empty: all stay loaded.",
+    )
     cpu_precision: Literal["fp32", "auto"] = Field(
         "fp32",
         description="Numbers that networks compute with on a CPU. auto: bfloat16 for upscalers and VAE decoders, where "
@@ -317,6 +324,17 @@ class Settings(TritonSettings, RecordSettings):
     def _folder_that_is_there(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_dir():
             raise ValueError(f"must be a folder that is there; got {str(value)!r}")
+        return value
+
+    @field_validator("device_memory_gb")
+    @classmethod
+    def _one_service_alone(cls, value: float | None, info: ValidationInfo) -> float | None:
+        apart = [name for name in ("serve_only", "triton_grpc") if info.data.get(name)]
+        if value is not None and apart:
+            raise ValueError(
+                "needs the proxy and its only Triton in one `darkroom serve`: it cannot be set together with "
+                f"{' and '.join(apart).upper()}"
+            )
         return value
 
     @model_validator(mode="after")

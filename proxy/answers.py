@@ -63,6 +63,7 @@ class FamilyHealth(Answer):
     """State of a pipeline and the networks that it needs; `failing` names what may be the reason."""
 
     ready: bool
+    loaded: bool
     ready_for: float | None
     reason: str
     retry_after: int | None
@@ -77,6 +78,7 @@ class OneHealth(Answer):
     status: Literal["healthy", "unhealthy", "draining"]
     reason: str
     ready: bool | None = None
+    loaded: bool | None = None
     ready_for: float | None = None
     retry_after: int | None = None
     canary_failures: int | None = None
@@ -173,6 +175,7 @@ class Model(Answer):
     operations: list[str]
     installed: bool
     ready: bool
+    loaded: bool = Field(description="false: unloaded; a request waits until it is loaded (DEVICE_MEMORY_GB).")
     default_for: list[str] = Field(description="The operations of requests that name no model.")
     checkpoint: dict[str, Any] | None = None
     fields: dict[str, Any] | None = Field(None, description="JSON Schema of each field in this installation.")
@@ -272,6 +275,7 @@ class TaskView(Warned):
     step: int
     total_steps: int
     queue_position: int | None = Field(description="1 for the next one; null for one that does not wait.")
+    loading: str | None = Field(None, description="The model that it waits for until it is loaded (DEVICE_MEMORY_GB).")
     estimated_time: float = Field(description="Seconds until it is done, as far as one can tell.")
     attempts: int
     created_at: str | None

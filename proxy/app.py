@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -28,6 +28,7 @@ from proxy.keys.middleware import KeyGuard, Keys
 from proxy.metrics.measures import Measures
 from proxy.metrics.middleware import Measured
 from proxy.openai.state import OpenaiState
+from proxy.presence import EVERYTHING
 from proxy.provenance import Provenance
 from proxy.services import Services
 from proxy.surfaces import (
@@ -56,6 +57,7 @@ from proxy.surfaces import (
     upscale,
     upscale_networks,
 )
+from proxy.swapping.swapper import swapper_of
 from proxy.tasks.tasks import Tasks
 from proxy.tritons import Tritons
 
@@ -84,11 +86,13 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        swapper = swapper_of(settings, measures)
         tritons = Tritons(
             settings.tritons,
             {name: family.specs for name, family in families().items()},
             interval=settings.canary_interval,
             timeout=settings.canary_timeout,
+            presence=swapper or EVERYTHING,
         )
         gate = Gate(capacity=settings.max_concurrent_tasks, queue_size=settings.task_queue_size)
         services = Services(
@@ -98,6 +102,7 @@ def create_app(settings: Settings) -> FastAPI:
             gate=gate,
             provenance=provenance,
             measures=measures,
+            swapper=swapper,
         )
         if services.policy is not None:
             services.policy.load()
@@ -110,14 +115,16 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.openai = OpenaiState(settings)
         app.state.openai.start()
         await tritons.start()
-        watching = asyncio.create_task(tritons.run())
+        watching = [asyncio.create_task(tritons.run())]
+        if swapper is not None:
+            watching.append(asyncio.create_task(swapper.run(services.monitor)))
         yield
         await app.state.openai.stop()
         await app.state.keys.stop()
         await app.state.tasks.stop()
-        watching.cancel()
-        with suppress(asyncio.CancelledError):
-            await watching
+        for task in watching:
+            task.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
         await tritons.close()
 
     app = FastAPI(

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from darkroom.errors import NotReady, QueueFull
@@ -56,29 +56,36 @@ class Gate:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def check(self, source: str = "") -> None:
+    def check(self, source: str = "", *, waits: bool = False) -> None:
         """Check whether one more task of that client is admitted.
 
+        :param waits: whether it waits for something else than a slot.
         :raises NotReady: the service is draining.
         :raises QueueFull: `queue_size` tasks wait already.
         """
         if self.draining:
             raise NotReady("The service is shutting down and takes no new work.", retry_after=self.retry_after())
-        if not self._has_slot(source) and self.queued >= self.queue_size:
+        if (waits or not self._has_slot(source)) and self.queued >= self.queue_size:
             raise QueueFull(
                 f"The queue is full: {self.active} tasks run and {self.queued} wait.", retry_after=self.retry_after()
             )
 
     @asynccontextmanager
-    async def admit(self, source: str = "") -> AsyncIterator[None]:
-        """Hold a slot while the body runs; raises what `check` raises."""
-        self.check(source)
+    async def admit(
+        self, source: str = "", before: AbstractAsyncContextManager[None] | None = None, *, waits: bool = False
+    ) -> AsyncIterator[None]:
+        """Hold a slot while the body runs; raises what `check` raises.
+
+        :param before: what the task has to wait for before it waits for a slot; it is left when the slot is there.
+        """
+        self.check(source, waits=waits)
         self.queued += 1
         self._idle.clear()
         if self.active >= self.capacity:
             self._flow.waits()
         try:
-            await self._acquire(source)
+            async with before or nullcontext():
+                await self._acquire(source)
         except BaseException:
             self._leave_queue()
             self._note_idle()

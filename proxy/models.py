@@ -79,12 +79,14 @@ class ServedModel:
         return request if checkpoint is None else request.completed(checkpoint, self.limits(services))
 
     def require_ready(self, services: Services) -> None:
-        """:raises NotFound, NotReady: the model is not installed; it does not work at the moment."""
+        """:raises NotFound, InvalidInput, NotReady: the model is not installed or too large; it does not work now."""
         self.require(services)
         services.monitor.require(self.name)
 
     def require(self, services: Services) -> None:
-        """:raises NotFound: the model is not installed. Not checked while a Triton has not said what it has."""
+        """:raises NotFound: the model is not installed. Not checked while a Triton has not said what it has.
+        :raises InvalidInput: it does not fit into DEVICE_MEMORY_GB.
+        """
         services.require_chosen(self.name)
         if services.monitor.complete and self.name not in services.monitor.models:
             # Not 503, which means that it will be available soon.
@@ -93,6 +95,8 @@ class ServedModel:
                 f"{self.family.export_command}.",
                 param="model",
             )
+        if services.swapper is not None:
+            services.swapper.require_fits(self.name)
 
 
 def of_operation(operation: Operation) -> list[Family]:

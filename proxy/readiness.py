@@ -16,6 +16,7 @@ from proxy.canaries import Canaries, CanaryFailed, Counts
 from proxy.gateway import Gateway
 from proxy.groups import groups_of
 from proxy.network_metrics import Ranks, providers_of, ranks_of, successes_of
+from proxy.presence import EVERYTHING, Presence
 from proxy.states import FIRST_RECOVERY, LATE_SECONDS, STARTING, Readiness, State
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class Monitor(Readiness):
     :param families: the specs of all models; those in Triton's repository are expected to work.
     :param timeout: seconds that one canary may take.
     :param place: see `State`.
+    :param presence: which groups are to be loaded.
     :ivar unanswered: how often in a row Triton has not answered.
     """
 
@@ -47,9 +49,11 @@ class Monitor(Readiness):
         interval: float,
         timeout: float,
         place: str = "",
+        presence: Presence = EVERYTHING,
     ) -> None:
         self._gateway = gateway
         self._place = place
+        self._presence = presence
         self.unanswered = 0
         self._families = families
         self._names = {spec.name for specs in families.values() for spec in specs}
@@ -136,9 +140,13 @@ class Monitor(Readiness):
         loaded = {name: state for name, state in index.items() if split_label(name)[0] in self._names}
         if self._restarted and loaded:
             self._restarted = False
-            return loaded
+            return {**dict.fromkeys(self._presence.swappable, False), **loaded}
         missing = [name for name in self.models if name not in loaded]
-        return {**{name: await self._gateway.is_loaded(name) for name in missing}, **loaded}
+        found = dict.fromkeys(self._presence.swappable, False)
+        for name in missing:
+            if self.models[name] or name not in found:  # an unloaded one is listed again when it is to be loaded
+                found[name] = await self._gateway.is_loaded(name)
+        return {**found, **loaded}
 
     def _note(self, loaded: dict[str, bool]) -> None:
         for name, before in self.models.items():
@@ -149,7 +157,13 @@ class Monitor(Readiness):
             for name in self.states.keys() - groups.keys():
                 self.states.pop(name).stop_check()
             for name, group in groups.items():
-                new = State(group=group, place=self._place, down_since=self._started, was_unloaded=self._was_down)
+                new = State(
+                    group=group,
+                    place=self._place,
+                    presence=self._presence,
+                    down_since=self._started,
+                    was_unloaded=self._was_down,
+                )
                 state = self.states.setdefault(name, new)
                 state.group, state.seen = group, None
         self.models, self.unanswered = loaded, 0
@@ -167,7 +181,10 @@ class Monitor(Readiness):
 
     def _look_at(self, state: State) -> None:
         loading = [spec.name for spec in state.group.models if not self.models[spec.name]]
-        if loading:
+        if not self._presence.is_wanted(state.group.name):
+            state.stop_check()
+            state.unloaded("not loaded; the next request loads it.")
+        elif loading:
             state.stop_check()
             state.unloaded(f"models are loading: {', '.join(loading)}.")
         elif (state.check is None or state.check.done()) and (not state.ready or time.monotonic() >= state.due):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, TypeVar
@@ -34,6 +35,7 @@ from proxy.provenance import Provenance
 from proxy.readiness import Monitor
 from proxy.sdapi.works import Works
 from proxy.sources import SOURCE, source_of
+from proxy.swapping.swapper import Swapper
 from proxy.tritons import Tritons
 from proxy.waiting import at_most
 
@@ -53,6 +55,7 @@ class Services:
     started: float = field(default_factory=time.monotonic)
     provenance: Provenance | None = None
     measures: Measures | None = None
+    swapper: Swapper | None = None
 
     @cached_property
     def loras(self) -> LoraFiles:
@@ -70,10 +73,41 @@ class Services:
         path = self.settings.policy_file
         return None if path is None else PolicyFile(path)
 
-    def run_model(self, model: str, inputs: Mapping[str, Any]) -> AsyncGenerator[dict[str, Array], None]:
-        """`Gateway.stream` with the id of the current request, for the client that sent it."""
+    async def run_model(self, model: str, inputs: Mapping[str, Any]) -> AsyncGenerator[dict[str, Array], None]:
+        """`Gateway.stream` with the id of the current request, for the client that sent it. Where the model is unloaded
+        for the memory of others, it waits until it is loaded, and keeps it loaded until its end.
+
+        :raises InvalidInput, NotReady: see `Swapper.using`, and `Gateway.stream`.
+        """
         self.gate.load.calls(model)
-        return self.gateway.stream(model, inputs, request_id=REQUEST_ID.get(), client=SOURCE.get())
+        async with contextlib.nullcontext() if self.swapper is None else self.swapper.using(model):
+            call = self.gateway.stream(model, inputs, request_id=REQUEST_ID.get(), client=SOURCE.get())
+            async with contextlib.aclosing(call) as responses:
+                async for outputs in responses:
+                    yield outputs
+
+    def near(self, model: str | None) -> AbstractAsyncContextManager[None]:
+        """Wait for a model before a slot, so that requests of others can have the slot; see `Swapper.near`."""
+        return contextlib.nullcontext() if self.swapper is None or model is None else self.swapper.near(model)
+
+    def is_swapped_out(self, model: str | None) -> bool:
+        """Whether requests of a model wait until it is loaded."""
+        return self.swapper is not None and model is not None and self.swapper.is_swapped_out(model)
+
+    def _has_to_wait(self, model: str | None) -> bool:
+        return self.swapper is not None and model is not None and not self.swapper.is_open(model)
+
+    def fits(self, model: str) -> bool:
+        """Whether the budget of memory allows a model at all."""
+        return self.swapper is None or self.swapper.fits(model)
+
+    def seconds_until_loaded(self, model: str | None) -> float:
+        """Expected seconds until requests of a model run, if it is unloaded; else 0."""
+        return 0.0 if self.swapper is None or model is None else self.swapper.seconds_until_open(model)
+
+    def waits_for(self, request: str) -> str | None:
+        """The model whose loading a request or a task waits for; None if it waits for none."""
+        return None if self.swapper is None else self.swapper.waits(request)
 
     def may_begin_again(self, model: str) -> bool:
         """Whether a direct request, whose Triton has ended, may begin again on another one.
@@ -91,10 +125,11 @@ class Services:
         if not is_chosen(model, self.settings):
             raise NotFound(f"The family {family_of(model)} is not served here: FAMILIES does not name it.")
 
-    async def admitted(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    async def admitted(self, work: Callable[[], Coroutine[Any, Any, Result]], model: str | None = None) -> Result:
         """Wait for a place at the gate, then do the work, all within TASK_TIMEOUT. The key of the request is charged
         for the images that `take` has noted.
 
+        :param model: what the work calls first: it is waited for before the place.
         :raises QueueFull, NotReady: the gate admits no request.
         :raises RateLimited: the key may not use that much.
         :raises TaskTimeout: it took too long.
@@ -106,7 +141,8 @@ class Services:
             async def wait_and_work() -> Result:
                 async with AsyncExitStack() as slot:
                     with tracing.span("queue"):
-                        await slot.enter_async_context(self.gate.admit(SOURCE.get()))
+                        admitted = self.gate.admit(SOURCE.get(), self.near(model), waits=self._has_to_wait(model))
+                        await slot.enter_async_context(admitted)
                     charge.began = True
                     if self.measures is not None:
                         self.measures.waited("direct", time.monotonic() - arrived)
@@ -116,12 +152,13 @@ class Services:
 
             return await within(self.settings.task_timeout, wait_and_work())
 
-    async def check(self) -> None:
+    async def check(self, model: str | None = None) -> None:
         """Refuse a direct request before its answer begins: that of a stream has the status 200 whatever comes then.
 
+        :param model: see `admitted`.
         :raises QueueFull, NotReady, RateLimited: as `admitted` would.
         """
-        self.gate.check(SOURCE.get())
+        self.gate.check(SOURCE.get(), waits=self._has_to_wait(model))
         await ledger.check()
 
     async def signed(

@@ -14,6 +14,7 @@ from typing import Any
 from darkroom.errors import NotReady
 from proxy.canaries import Counts
 from proxy.groups import Group
+from proxy.presence import EVERYTHING, Presence
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ class State:
     :ivar reason: why it is not ready; "" while it is.
     :ivar failures: number of consecutive failed checks.
     :ivar failing: the models that may have caused the last failure.
+    :param presence: which groups are to be loaded.
     :param place: where it is, for the log: " at HOST:PORT" if there are several Tritons.
     """
 
@@ -46,11 +48,22 @@ class State:
     due: float = 0.0
     seen: Counts | None = None
     check: asyncio.Task[None] | None = None
+    presence: Presence = EVERYTHING
 
     @property
     def ready(self) -> bool:
         """Whether the group has answered its canaries since it was last not ready."""
         return self.ready_since is not None
+
+    @property
+    def swapped_out(self) -> bool:
+        """Whether it is unloaded because others need the memory: a request waits until it is loaded."""
+        return self.presence.is_swapped_out(self.group.name)
+
+    @property
+    def takes_requests(self) -> bool:
+        """Whether requests are run, at once or as soon as the group is loaded for them."""
+        return self.ready or self.swapped_out
 
     @property
     def ready_for(self) -> float | None:
@@ -65,7 +78,7 @@ class State:
 
     def down(self, reason: str) -> None:
         """Mark the group as not ready, with the reason."""
-        if self.ready or reason != self.reason:
+        if not self.swapped_out and (self.ready or reason != self.reason):
             log.warning("%s%s is not ready: %s", self.group.name, self.place, reason)
         if self.ready:
             self.down_since, self.was_unloaded = time.monotonic(), False
@@ -84,17 +97,18 @@ class State:
     def up(self) -> None:
         """Mark the group as ready: its canaries were answered."""
         self.ready_since = time.monotonic()
-        if self.was_unloaded:  # else only the proxy was started again, or a canary was late
+        if self.was_unloaded and not self.swapped_out:  # else only the proxy was started again, or a canary was late
             self.recovery = self.ready_since - self.down_since
         self.reason = ""
 
     def described(self) -> dict[str, Any]:
         """The state as `GET /health` tells it."""
         return {
-            "ready": self.ready,
+            "ready": self.takes_requests,
+            "loaded": not self.swapped_out,
             "ready_for": self.ready_for,
             "reason": self.reason,
-            "retry_after": None if self.ready else self.retry_after,
+            "retry_after": None if self.takes_requests else self.retry_after,
             "canary_failures": self.failures,
             "failing": self.failing,
             "models": [spec.name for spec in self.group.models],
@@ -136,7 +150,7 @@ class Readiness(ABC):
     @property
     def ready_for(self) -> float | None:
         """Seconds that all groups have been ready; None while one is not."""
-        since = [state.ready_since for state in self.known.values()]
+        since = [state.ready_since for state in self.known.values() if state.ready or not state.swapped_out]
         known = [moment for moment in since if moment is not None]
         return time.monotonic() - max(known) if known and len(known) == len(since) else None
 
@@ -158,7 +172,7 @@ class Readiness(ABC):
     def ready_of(self, pipeline: str) -> bool:
         """Whether a pipeline's group is ready, or in no Triton, so that waiting is useless."""
         state = self.known.get(pipeline)
-        return state.ready if state is not None else self.complete
+        return state.takes_requests if state is not None else self.complete
 
     def require(self, pipeline: str) -> None:
         """:raises NotReady: the models of that pipeline's group are not all working."""
@@ -169,4 +183,4 @@ class Readiness(ABC):
 
     @property
     def _waiting(self) -> list[State]:
-        return [state for state in self.known.values() if not state.ready]
+        return [state for state in self.known.values() if not state.takes_requests]

@@ -14,6 +14,7 @@ from darkroom.errors import NotReady
 from darkroom.serving.networks import Array, ModelSpec
 from proxy.addresses import Address, addresses_of
 from proxy.gateway import Gateway
+from proxy.presence import EVERYTHING, Presence
 from proxy.readiness import Monitor
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class Tritons:
 
     :param entries: of TRITON_GRPC, each with the URL of the metrics.
     :param families: the specs of all models.
-    :param interval, timeout: see `Monitor`.
+    :param interval, timeout, presence: see `Monitor`.
     """
 
     def __init__(
@@ -93,7 +94,9 @@ class Tritons:
         *,
         interval: float,
         timeout: float,
+        presence: Presence = EVERYTHING,
     ) -> None:
+        self._presence = presence
         self._entries = entries
         self._families = families
         self._interval = interval
@@ -201,6 +204,7 @@ class Tritons:
             interval=self._interval,
             timeout=self._timeout,
             place=place,
+            presence=self._presence,
         )
         return Triton(address, gateway, monitor)
 

@@ -28,6 +28,10 @@ class Served:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.remove(path.name for path in self.folder.iterdir())
 
+    def linked(self) -> frozenset[str]:
+        """The models that have a link."""
+        return frozenset(path.name for path in self.folder.iterdir())
+
     def fill(self) -> None:
         """Link every chosen model of the repository."""
         there = (path.name for path in self._repository.iterdir() if path.is_dir() and not path.name.startswith("."))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import sys
 import time
 from functools import partial
@@ -22,11 +21,13 @@ from supervisor.engines import Engine, engine_of
 from supervisor.errors import SetupError
 from supervisor.leftovers import sweep
 from supervisor.loads import Loads
+from supervisor.output import LOAD_FAILURE, STARVED, last_error
 from supervisor.preflight import preflight
 from supervisor.reloads import LastResort, ReloadFailed, Reloads
 from supervisor.served import Served
 from supervisor.stubs import is_living_stub, kill, stubs_of
 from supervisor.supervision import GRACE_SECONDS, MALLOC, Supervision, address_of, loopback, loopback_address
+from supervisor.swaps import Swaps
 
 if TYPE_CHECKING:
     from supervisor.own_health import OwnHealth
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("darkroom")
 
 _TICK = 0.5
+_SWAP_TICK = 0.2
+"""Where models are swapped, a request may wait for the next round."""
 _CALM_TICK = 2.0
 """Seconds between two requests for /health while everything works. Dead processes are noticed without them."""
 _CANARY_FAILURES = 2
@@ -49,12 +52,6 @@ the server."""
 _RELOAD_SECONDS = 60.0
 _MAX_STARTS = 4
 """Number of starts of the server in a row that may fail before everything has worked once."""
-_STARVED = re.compile("is not healthy|Failed to obtain the health mutex")
-"""What the server says of a model whose process did not get the processor, or was ended, while it was loading. It may
-load the next time."""
-_LOAD_FAILURE = re.compile(
-    r"(?:failed to load '([^']+)' version \d+|Poll failed for model directory '([^']+)'): (?:\w+: )?(.*)"
-)
 
 
 class Service(Supervision):
@@ -79,12 +76,13 @@ class Service(Supervision):
         self._health_time = 0.0
         self._health_seen: dict[str, Any] = {}
         folder = settings.state_dir / "served" / str(settings.triton_grpc_port)
-        self._served = Served(folder, settings.model_repository, partial(is_chosen, settings=settings))
+        self.engine = engine or engine_of(settings)
+        self._swaps = Swaps(settings, self.engine) if settings.device_memory_gb else None
+        self._served = Served(folder, settings.model_repository, self._is_served)
         self._reloads = Reloads(self._served, _RELOAD_SECONDS)
         self._last_resort = LastResort()
         self._loads = Loads(folder, settings.load_idle_timeout)
         self._failed_starts = 0
-        self.engine = engine or engine_of(settings)
         self._stubbed = {spec.name for spec in all_specs() if self.engine.has_stubs(spec)}
         env = {**MALLOC, **settings.environment()}
         command, name = self.engine.command(settings, folder), self.engine.name
@@ -104,6 +102,8 @@ class Service(Supervision):
             await asyncio.to_thread(sweep)
             self._served.clear()
             self._tally.begin()
+            if self._swaps is not None:
+                await asyncio.to_thread(self._swaps.begin)
             await asyncio.gather(*(child.start() for child in (self.triton, self.proxy) if child is not None))
             if self.proxy is None or self.settings.triton_grpc:
                 self._own_health = _own_health(self.settings)
@@ -113,14 +113,14 @@ class Service(Supervision):
             ) as client:
                 while not self.stopping.is_set():
                     await self._round(client)
-                    await self._pause(_TICK)
+                    await self._pause(_TICK if self._swaps is None else _SWAP_TICK)
         finally:
             await self._shut_down()
 
     async def _round(self, client: httpx.AsyncClient) -> None:
         """One round: restart dead processes, and notice when everything works."""
         asked = time.monotonic()
-        calm = self._up and self._serves and not self._reloads.models and not self._dead
+        calm = self._up and self._serves and not self._reloads.models and not self._dead and not self._swapping
         if asked - self._health_time >= (_CALM_TICK if calm else 0):
             self._health_time, self._health_seen = asked, await self._health(client)
         if self.proxy is not None and not self.proxy.alive:
@@ -132,19 +132,42 @@ class Service(Supervision):
         elif not self._linked:
             await self._link()
         else:
-            await self._watch(self._health_seen, asked)
+            await self._watch(self._swapped(self._health_seen), asked)
 
     async def _link(self) -> None:
         """Link the models once the server listens. If they were linked before, it would listen only after all of them
         have loaded; so each family is ready when its own models are."""
+        if self._swaps is not None and not self._swaps.read():
+            return
         if await _listens(self.settings.triton_grpc_bind, self.settings.triton_grpc_port):
             self._served.fill()
             self._linked = True
 
+    def _is_served(self, model: str) -> bool:
+        return is_chosen(model, self.settings) and (self._swaps is None or self._swaps.wants(model))
+
+    @property
+    def _swapping(self) -> bool:
+        return self._swaps is not None and self._swaps.busy
+
+    def _swapped(self, health: dict[str, Any]) -> dict[str, Any]:
+        """Load and unload what the proxy wants; returns what /health says of the models that are not unloaded."""
+        if self._swaps is None:
+            return health
+        if not all(map(self._swaps.wants, self._reloads.models)):
+            self._reloads.forget()
+        if not self._reloads.models:
+            gone = self._swaps.step(self._served, health, partial(stubs_of, self.triton.pid, self._served.folder))
+            self._stubs = {process: model for process, model in self._stubs.items() if model not in gone}
+            self._dead -= gone
+            for model in gone:
+                self._failed.pop(model, None)
+        return self._swaps.seen(self._served, health)
+
     async def _watch(self, health: dict[str, Any], asked: float) -> None:
         """Load lost models again, and restart the server if that does not help."""
-        if not self.ready and any(not _STARVED.search(why) for why in self._failed.values()):
-            why = f"{self.engine.title} cannot serve this repository: {_last_error(self.triton)}"
+        if not self.ready and any(not STARVED.search(why) for why in self._failed.values()):
+            why = f"{self.engine.title} cannot serve this repository: {last_error(self.triton)}"
             raise SetupError(f"{_capital(why)} (see logs/{self.engine.name}.log)")
         ready = {name for name, family in health.get("families", {}).items() if self._is_ready(family, asked)}
         if ready != self._scanned:
@@ -164,7 +187,8 @@ class Service(Supervision):
         except ReloadFailed as error:
             await self._after_failed_reload(error, ready)
             return
-        up = health.get("status") == "healthy" and len(ready) == len(health["families"]) and not self._reloads.models
+        waited_for = {name for name, family in health.get("families", {}).items() if family["loaded"]}
+        up = health.get("status") == "healthy" and waited_for <= ready and not self._reloads.models
         if up and not self._up:
             self._announce()
         self._up = up
@@ -180,8 +204,10 @@ class Service(Supervision):
 
     def _stands_still(self, health: dict[str, Any]) -> bool:
         """Whether the server has stopped starting. Stubs that have stopped loading their models are ended."""
+        if self._swaps is not None:
+            health = self._swaps.seen(self._served, health)
         loading = self._loading(health)
-        knows_no_model = not self._linked or health.get("models") == {}
+        knows_no_model = self._swaps is None and (not self._linked or health.get("models") == {})
         if not self._stubbed or not (loading or knows_no_model):
             self._loads.forget()
             return False
@@ -196,6 +222,8 @@ class Service(Supervision):
         self._stubs |= {process: model for process, model in found.items() if model in models}
         stubbed = {model for model in models if split_label(model)[0] in self._stubbed}
         self._dead |= stubbed - set(found.values())
+        if self._swaps is not None:
+            self._swaps.measure(models, found)
 
     def _count_stubs(self) -> None:
         """Find dead stubs. Those of a model whose files have changed are replaced by the server itself."""
@@ -267,6 +295,8 @@ class Service(Supervision):
         self._stubs, self._scanned, self._dead, self._failed = {}, set(), set(), {}
         self._reloads.forget()
         self._loads.forget()
+        if self._swaps is not None:
+            self._swaps.forget()
         await self.triton.kill()
         await asyncio.to_thread(sweep)
         self._served.clear()
@@ -282,14 +312,14 @@ class Service(Supervision):
         refused = not self._linked and (self.triton.exit_code or 0) > 0
         if not refused and self._failed_starts < _MAX_STARTS:
             return
-        said = f"{self.engine.title} ended while it started: {_last_error(self.triton)}"
+        said = f"{self.engine.title} ended while it started: {last_error(self.triton)}"
         if not refused:
             said = f"{self.engine.title} did not start, {_MAX_STARTS} times in a row. The last time: {why}"
         raise SetupError(f"{_capital(said)} (all of it: logs/{self.engine.name}.log)")
 
     def _read_line(self, line: str) -> None:
         """Read a line of the server's output."""
-        if (found := _LOAD_FAILURE.search(line)) is not None:
+        if (found := LOAD_FAILURE.search(line)) is not None:
             self._failed[found[1] or found[2]] = found[3]
 
     async def _health(self, client: httpx.AsyncClient) -> dict[str, Any]:
@@ -315,11 +345,24 @@ class Service(Supervision):
 
     async def _shut_down(self) -> None:
         """Stop the proxy first, so that accepted work finishes while Triton still runs."""
+        swapping = asyncio.create_task(self._swap_while_draining())
         await self._stop_proxy()
+        swapping.cancel()
+        await asyncio.gather(swapping, return_exceptions=True)
         if self._own_health is not None:
             await self._own_health.close()
         await self.triton.stop(grace=GRACE_SECONDS)
         await asyncio.to_thread(sweep)
+
+    async def _swap_while_draining(self) -> None:
+        """Load models for accepted requests that wait for them."""
+        if self._swaps is None or not self._linked:
+            return
+        address = address_of(self.settings.host, self.settings.port)
+        async with httpx.AsyncClient(base_url=address, timeout=5, trust_env=False) as client:
+            while True:
+                self._swapped(await self._health(client))
+                await asyncio.sleep(_SWAP_TICK)
 
 
 async def _listens(host: str, port: int) -> bool:
@@ -343,11 +386,3 @@ def _own_health(settings: Settings) -> OwnHealth:
     from supervisor.own_health import OwnHealth
 
     return OwnHealth(settings)
-
-
-def _last_error(child: Child) -> str:
-    """Return the line of its output that best explains why it ended."""
-    lines = [line.strip() for line in child.tail]
-    named = [f"the model {m[1] or m[2]} does not load: {m[3]}" for m in map(_LOAD_FAILURE.search, lines) if m]
-    errors = [line for line in lines if "error" in line.lower()]
-    return (named[:1] or errors[-1:] or lines[-1:] or ["it said nothing"])[0][:400]

@@ -20,6 +20,7 @@ class State:
     :param tasks: the number of tasks in each state; None while their database is unavailable.
     :param restarts: by kind and by model, see `darkroom.restarts`; empty without a supervisor.
     :param memory: bytes (used, total) of each device.
+    :param loaded: bytes of each family, 0 where it is unloaded; empty without DEVICE_MEMORY_GB.
     """
 
     gates: Mapping[str, Gate]
@@ -30,6 +31,7 @@ class State:
     restarts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     memory: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     triton: bool = False
+    loaded: Mapping[str, int] = field(default_factory=dict)
     policy_problems: int = 0
 
 
@@ -54,6 +56,12 @@ class StateCollector(Collector):
             for kind, size in zip(("used", "total"), sizes, strict=True):
                 memory.add_metric([device, kind], size)
         yield memory
+        loaded = _gauge(
+            "darkroom_loaded_bytes", "What a family takes of DEVICE_MEMORY_GB, 0 while it is unloaded", "family"
+        )
+        for family, taken in state.loaded.items():
+            loaded.add_metric([family], taken)
+        yield loaded
 
 
 def _queues(state: State) -> Iterator[Metric]:

@@ -83,6 +83,19 @@ class Measures:
             ["operation", "decision", "rule"],
             registry=registry,
         )
+        self._loads = Counter(
+            "darkroom_model_loads", "How often a family was loaded for a request", ["family"], registry=registry
+        )
+        self._unloads = Counter(
+            "darkroom_model_unloads", "How often a family was unloaded for others", ["family"], registry=registry
+        )
+        self._load_seconds = Histogram(
+            "darkroom_model_load_seconds",
+            "Seconds from the decision to load a family to its first answer, unloading of others included",
+            ["family"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
         self._training_steps = Counter("darkroom_training_steps", "Steps of trainings", registry=registry)
         self._training_loss = Gauge(
             "darkroom_training_loss", "Loss of the last step of the training that spoke last", registry=registry
@@ -124,6 +137,15 @@ class Measures:
         decision = "refused" if refused else "changed" if acted else "passed"
         for rule in acted or [""]:
             self._decisions.labels(operation=operation, decision=decision, rule=rule).inc()
+
+    def loaded(self, family: str, seconds: float) -> None:
+        """Note that a family was loaded for a request."""
+        self._loads.labels(family=family).inc()
+        self._load_seconds.labels(family=family).observe(seconds)
+
+    def unloaded(self, family: str) -> None:
+        """Count a family that was unloaded because others need its memory."""
+        self._unloads.labels(family=family).inc()
 
     def trained(self, steps: int, loss: float | None) -> None:
         """Note steps of a training, and the loss of the last one."""

@@ -31,10 +31,11 @@ async def state_of(services: Services, tasks: Tasks, *, triton: bool) -> State:
         direct=services.gate.queued,
         draining=services.gate.draining,
         tasks=counts,
-        ready={name: state.ready for name, state in services.monitor.states.items()},
+        ready={name: state.takes_requests for name, state in services.monitor.states.items()},
         restarts=await asyncio.to_thread(read_restarts, restarts_file(services.settings)),
         memory=await asyncio.to_thread(_memory, services.settings),
         triton=triton,
+        loaded={} if services.swapper is None else services.swapper.loaded_bytes(),
         policy_problems=len(policy.error.problems) if policy is not None and policy.error is not None else 0,
     )
 

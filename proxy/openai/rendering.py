@@ -56,11 +56,12 @@ class Renderer:
 
         :raises DarkroomError: it failed.
         """
+        first = self._call.jobs[0].model.name
         if self._call.partial_images is None:
-            images = await self._services.admitted(self._images)
+            images = await self._services.admitted(self._images, first)
             send(await asyncio.to_thread(self._answer, images))
         else:
-            send(await self._services.admitted(partial(self._stream, send)))
+            send(await self._services.admitted(partial(self._stream, send), first))
 
     async def _images(self) -> list[Made]:
         return [one for job in self._call.jobs for one in (await run(self._services, job)).images]

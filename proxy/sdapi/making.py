@@ -62,7 +62,7 @@ async def make(services: Services, plan: Plan, work: Work) -> Made:
             await unless(work.skipped, _batch(services, plan, index, work, made))
         work.begin_part(plan.parts, 0)
 
-    await unless(work.interrupted, services.admitted(batches))
+    await unless(work.interrupted, services.admitted(batches, plan.model.name))
     return made
 
 

@@ -120,9 +120,9 @@ async def generate(request: Request, services: Use, call: Annotated[ImageCall, D
     image the `control_map` that was made of it. With `Accept: image/png` (webp, jpeg) and one image it answers the
     image itself, and its seed in `X-Seed`.
 
-    With `Accept: text/event-stream` it answers events: `progress` with the finished and all steps, `control` with
-    the control map, `preview`, `image` for each image when it is ready, then `done` with the rest of the answer, or
-    `error`."""
+    With `Accept: text/event-stream` it answers events: `loading` if the model has to be loaded first, `progress` with
+    the finished and all steps, `control` with the control map, `preview`, `image` for each image when it is ready, then
+    `done` with the rest of the answer, or `error`."""
     return await answered(request, services, call)
 
 
@@ -130,9 +130,9 @@ async def answered(request: Request, services: Services, call: ImageCall) -> Res
     """Run the model and answer in the form that was asked for; see `generate`."""
     call.job.model.require_ready(services)
     if wants_events(request, _JSON, *_IMAGES):
-        await services.check()
+        await services.check(call.job.model.name)
         return EventResponse(partial(_stream_events, services, call))
-    made = await while_connected(request, services.admitted(partial(run, services, call.job)))
+    made = await while_connected(request, services.admitted(partial(run, services, call.job), call.job.model.name))
     if call.bare:
         ((data, details),) = made.images
         return Response(data, media_type=made.media_type, headers={"X-Seed": str(details["seed"])})
@@ -146,7 +146,9 @@ async def _stream_events(services: Services, call: ImageCall, send: SendEvent) -
         for one in await asyncio.to_thread(_events_of, outputs, call.job.media_type):
             send(one)
 
-    made = await services.admitted(lambda: run(services, call.job, on_response))
+    if services.is_swapped_out(call.job.model.name):
+        send(event("loading", {"model": call.job.model.name}))
+    made = await services.admitted(lambda: run(services, call.job, on_response), call.job.model.name)
     send(event("done", {**made.summary(), **call.more}))
 
 

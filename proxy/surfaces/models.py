@@ -58,7 +58,8 @@ def _described(services: Services, model: ServedModel, default_for: Sequence[str
     return {
         **_named(family, model.name),
         "installed": True,
-        "ready": services.monitor.ready_of(model.name),
+        "ready": services.monitor.ready_of(model.name) and services.fits(model.name),
+        "loaded": not services.is_swapped_out(model.name),
         "default_for": list(default_for),
         "checkpoint": known,
         "fields": Fields.of(family, limits, defaults).schema(JSON)["properties"],
@@ -69,7 +70,14 @@ def _described(services: Services, model: ServedModel, default_for: Sequence[str
 
 def _missing(family: Family) -> dict[str, Any]:
     hint = f"This family is not installed; export it: {family.export_command}."
-    return {**_named(family, family.name), "installed": False, "ready": False, "default_for": [], "hint": hint}
+    return {
+        **_named(family, family.name),
+        "installed": False,
+        "ready": False,
+        "loaded": False,
+        "default_for": [],
+        "hint": hint,
+    }
 
 
 def _named(family: Family, name: str) -> dict[str, Any]:

@@ -94,7 +94,7 @@ async def _answered(request: Request, services: Services, state: OpenaiState, en
     if work is None:
         call = await checked_call(request, services, endpoint, fields)
         call.model.require_ready(services)
-        await services.check()
+        await services.check(call.jobs[0].model.name)
         renderer = Renderer(services, call, state.published, partial(_address, request))
         streamed = call.partial_images is not None
         # Another attempt may have come while this one was checked.

@@ -94,7 +94,7 @@ def processing_time(task: Task) -> float | None:
     return round(max(0.0, (task.completed_at or time.time()) - task.started_at), 3)
 
 
-def shown(task: Task, estimates: QueueEstimates, request: Request) -> dict[str, Any]:
+def shown(task: Task, estimates: QueueEstimates, request: Request, tasks: Tasks) -> dict[str, Any]:
     """A task as JSON."""
     urls, estimate = result_urls(task, request), estimates[task.lane]
     return {
@@ -107,7 +107,8 @@ def shown(task: Task, estimates: QueueEstimates, request: Request) -> dict[str, 
         "step": task.step,
         "total_steps": task.steps,
         "queue_position": _position(task, estimates),
-        "estimated_time": round(estimate.seconds_until_done(task), 1),
+        "loading": tasks.loading(task),
+        "estimated_time": round(estimate.seconds_until_done(task) + tasks.seconds_until_loaded(task), 1),
         "attempts": task.attempts,
         "created_at": moment(task.created_at),
         "started_at": moment(task.started_at),
@@ -159,7 +160,7 @@ async def submit_task(request: Request, services: Use, tasks: UseTasks) -> Respo
         requested_operation=requested.name,
     )
     headers = {"Location": f"/tasks/{task.id}"} | ({} if new else {REPLAYED: "true"})
-    content = shown(task, await tasks.estimates_of_accepted(), request)
+    content = shown(task, await tasks.estimates_of_accepted(), request, tasks)
     return JSONResponse({**content, **merged(warnings, work.warnings)}, 202, headers)
 
 
@@ -178,32 +179,32 @@ async def list_tasks(
     everybody = caller.key is not None and caller.sees_all
     page = await tasks.page(client=None if everybody else client_of(request), state=known, limit=limit)
     estimates = await tasks.queue_estimates()
-    return {"tasks": [shown(task, estimates, request) for task in page]}
+    return {"tasks": [shown(task, estimates, request, tasks) for task in page]}
 
 
 @router.get("/tasks/{task_id}", summary="A task", **answers(TaskView, raises=TASK))
 async def get_task(task_id: str, request: Request, tasks: UseTasks) -> dict[str, Any]:
     """404 for an unknown id, 410 for a task whose results are deleted."""
-    return shown(await tasks.get(task_id), await tasks.queue_estimates(), request)
+    return shown(await tasks.get(task_id), await tasks.queue_estimates(), request, tasks)
 
 
 @router.delete("/tasks/{task_id}", summary="Cancel a task", **answers(TaskView, raises=(*TASK, Conflict)))
 async def cancel_task(task_id: str, request: Request, tasks: UseTasks) -> dict[str, Any]:
     """A task that runs stops within one step. 409 for one that has completed or failed."""
-    return shown(await tasks.cancel(task_id), await tasks.queue_estimates(), request)
+    return shown(await tasks.cancel(task_id), await tasks.queue_estimates(), request, tasks)
 
 
 @router.post("/tasks/{task_id}/pause", summary="Pause a training", **answers(TaskView, raises=(*TASK, Conflict)))
 async def pause_task(task_id: str, request: Request, tasks: UseTasks) -> dict[str, Any]:
     """It stops within a step, keeps what it has done, and takes no slot until it is resumed. 409 for tasks that have
     ended, and for those of operations that cannot be paused."""
-    return shown(await tasks.pause(task_id), await tasks.queue_estimates(), request)
+    return shown(await tasks.pause(task_id), await tasks.queue_estimates(), request, tasks)
 
 
 @router.post("/tasks/{task_id}/resume", summary="Resume a training", **answers(TaskView, raises=(*TASK, Conflict)))
 async def resume_task(task_id: str, request: Request, tasks: UseTasks) -> dict[str, Any]:
     """It waits in the queue again, and goes on from its last step. 409 for tasks that have ended."""
-    return shown(await tasks.resume(task_id), await tasks.queue_estimates(), request)
+    return shown(await tasks.resume(task_id), await tasks.queue_estimates(), request, tasks)
 
 
 @router.get(
@@ -230,11 +231,11 @@ async def stream_events(tasks: Tasks, id: str, request: Request, send: EventQueu
         position = _position(task, estimates)
         step = (live.step, live.steps) if live and live.steps else (task.step, task.steps)
         behind = send.behind
-        if (task.state, position) != sent_state:
-            sent_state = (task.state, position)
-            send(event("state", shown(task, estimates, request)))
+        if (task.state, position, loading := tasks.loading(task)) != sent_state:
+            sent_state = (task.state, position, loading)
+            send(event("state", shown(task, estimates, request, tasks)))
         if task.ended:
-            send(event("done", shown(task, estimates, request)))
+            send(event("done", shown(task, estimates, request, tasks)))
             return
         if task.state == "processing" and step != sent_step and not behind:
             sent_step = step

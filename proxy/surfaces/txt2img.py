@@ -103,7 +103,7 @@ async def txt2img(
     data URL around them."""
     job, warnings = wanted
     job.model.require_ready(services)
-    made = await while_connected(request, services.admitted(partial(run, services, job)))
+    made = await while_connected(request, services.admitted(partial(run, services, job), job.model.name))
     return Response(await asyncio.to_thread(_encoded, made, warnings), media_type="application/json")
 
 

@@ -181,9 +181,11 @@ async def upscale(request: Request, services: Use, call: Annotated[UpscaleCall, 
     profile so large that programs could not open the answer."""
     call.model.require_ready(services)
     if wants_events(request, *MEDIA_TYPES.values()):
-        await services.check()
+        await services.check(call.model.name)
         return EventResponse(partial(_stream_events, services, call))
-    result = await while_connected(request, services.admitted(partial(run, services, call.model, call.request)))
+    result = await while_connected(
+        request, services.admitted(partial(run, services, call.model, call.request), call.model.name)
+    )
     return Response(result.data, media_type=result.media_type, headers=result.headers)
 
 
@@ -279,5 +281,5 @@ async def _stream_events(services: Services, call: UpscaleCall, send: SendEvent)
     def report(done: int, total: int) -> None:
         send(event("progress", {"done": done, "total": total}))
 
-    result = await services.admitted(lambda: run(services, call.model, call.request, report))
+    result = await services.admitted(lambda: run(services, call.model, call.request, report), call.model.name)
     send(await asyncio.to_thread(lambda: event("image", {**result.as_json(), **call.warnings})))

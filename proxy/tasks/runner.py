@@ -280,8 +280,7 @@ class TaskRunner:
         await note_files(output.data for output in outputs)
         with tracing.span("result", files=len(outputs)):
             results = await asyncio.to_thread(self._files.write_results, task.id, outputs)
-        size = task.bytes + sum(result["bytes"] for result in results)
-        steps = run.live.steps or task.steps
+        size, steps = task.bytes + sum(result["bytes"] for result in results), run.live.steps or task.steps
         await self._end(run, "completed", results=results, bytes=size, step=steps, steps=steps)
 
     @contextlib.asynccontextmanager
@@ -294,7 +293,8 @@ class TaskRunner:
                 needed = pipelines_of(task.operation, task.fields)
                 while not all(map(self._services.monitor.ready_of, needed)):  # noqa: ASYNC110  # it has no event
                     await asyncio.sleep(_READY_POLL_SECONDS)
-                job = await held.enter_async_context(self._gates[task.lane].slot(SOURCE.get()))
+                async with self._services.near(needed[0] if needed else None):
+                    job = await held.enter_async_context(self._gates[task.lane].slot(SOURCE.get()))
             yield job
 
     async def _run_operation(self, task: Task, run: _Run) -> list[Output]:
@@ -321,7 +321,7 @@ class TaskRunner:
         try:
             while not (await asyncio.wait({job}, timeout=_NOTE_SECONDS))[0]:
                 now = time.monotonic()
-                if live.changes != noted:
+                if live.changes != noted or self._services.waits_for(run.id) is not None:
                     noted, moved = live.changes, now
                 elif now - moved > stall:
                     raise TaskTimeout(f"The task made no progress for TASK_TIMEOUT = {stall:g} s and was stopped.")

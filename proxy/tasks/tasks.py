@@ -19,7 +19,7 @@ from proxy.audit.entries import Entries
 from proxy.audit.tasks import TaskRows
 from proxy.audit.trail import Trail
 from proxy.keys.owners import Owner, require_change, require_use
-from proxy.operations import operation_named
+from proxy.operations import model_of, operation_named
 from proxy.services import Services
 from proxy.tasks import keys, lock_file, pausing
 from proxy.tasks.admission import QUEUE_SECONDS, Admission
@@ -52,7 +52,7 @@ class Tasks:
     """
 
     def __init__(self, services: Services, audit: Entries | None = None) -> None:
-        settings = services.settings
+        self._services, settings = services, services.settings
         self._url = settings.database
         self.store = self._store = Store(connect(self._url), TaskRows(audit) if audit else None)
         days = settings.audit_retention_days
@@ -197,6 +197,15 @@ class Tasks:
     async def counts(self) -> dict[str, int]:
         """See `Overview.counts`."""
         return await self._overview.counts()
+
+    def loading(self, task: Task) -> str | None:
+        """The model that a task of this proxy waits for until it is loaded; None if it waits for none."""
+        return None if task.ended else self._services.waits_for(task.id)
+
+    def seconds_until_loaded(self, task: Task) -> float:
+        """Expected seconds until the models of a task are loaded."""
+        model = None if task.ended else model_of(task.operation)
+        return self._services.seconds_until_loaded(model)
 
     def live(self, id: str) -> Live | None:
         """What a task that runs in this process emits."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 
@@ -196,5 +198,34 @@ def test_gate_takes_a_slot_back_that_comes_with_a_cancellation() -> None:
         assert tasks[1].cancelled()
         await queue.end("third")
         assert queue.gate.idle
+
+    asyncio.run(scenario())
+
+
+def test_gate_counts_tasks_that_wait_for_their_models() -> None:
+    """They wait without a slot, so others have it, and the queue is bounded with them."""
+
+    async def scenario() -> None:
+        gate, loaded, began = Gate(capacity=1, queue_size=2), asyncio.Event(), list[str]()
+
+        @asynccontextmanager
+        async def models() -> AsyncIterator[None]:
+            await loaded.wait()
+            yield
+
+        async def task(name: str, before: AbstractAsyncContextManager[None] | None = None) -> None:
+            async with gate.admit("", before, waits=before is not None):
+                began.append(name)
+
+        waiting = [asyncio.create_task(task(name, models())) for name in ("first", "second")]
+        await asyncio.sleep(0)
+        assert (gate.active, gate.queued, gate.idle) == (0, 2, False)
+        with pytest.raises(QueueFull):
+            gate.check(waits=True)
+        await task("of a loaded model")
+        loaded.set()
+        await asyncio.gather(*waiting)
+        assert began == ["of a loaded model", "first", "second"]
+        assert gate.idle
 
     asyncio.run(scenario())
