@@ -29,6 +29,7 @@ from benchmarks import (
     perf_analyzer,
     policy,
     reference,
+    swapping,
     two_tritons,
 )
 from benchmarks.context import CHECKPOINT, REPOSITORY, Context
@@ -49,7 +50,7 @@ from benchmarks.sd15 import (
 )
 from benchmarks.sdxl import loras as sdxl_loras
 
-# In this order: the last two stop the service that the others share.
+# In this order: the last three stop the service that the others share.
 BENCHMARKS: dict[str, Callable[[Context], Section]] = {
     "overhead": overhead.run,
     "reference": reference.run,
@@ -74,6 +75,7 @@ BENCHMARKS: dict[str, Callable[[Context], Section]] = {
     "sdxl_loras": sdxl_loras.run,
     "sd15_new_thing": new_thing.run,
     "qwen_edit": edits.run,
+    "swapping": swapping.run,
     "two_tritons": two_tritons.run,
     "memory": memory.run,
 }
@@ -110,6 +112,7 @@ Benchmarks:
   sdxl_loras          what LoRAs of several requests cost in one batch of Stable Diffusion XL
   sd15_new_thing      what a LoRA learns of a thing that is new to the demo, and what other prompts lose (about 15 min)
   qwen_edit           edits by 1, 4 and 8 clients, against diffusers behind a lock, on random weights
+  swapping            seconds to the first step with a loaded family and in place of another (DEVICE_MEMORY_GB)
   two_tritons         two Tritons on a core each behind one proxy, against one
   memory              peak memory for a picture of 8192x8192 (full run only)
 
