@@ -262,6 +262,6 @@ def test_task_after_a_restart_stays_in_its_trace(
     until(lambda: collector.trace(id).named("step"), SECONDS)
     (proxy,) = traced.find("-m proxy")
     proxy.kill()
-    runs = collector.whole(id, seconds=SECONDS, task=1, decode=1).named("task")
+    runs = collector.whole(id, seconds=4 * SECONDS, task=1, decode=1).named("task")
     assert [(run.own("task_id"), run.own("attempt")) for run in runs] == [(task, 2)], "the first one died unsent"
     assert runs[0].parent == collector.trace(id).one("POST /tasks").id
