@@ -12,6 +12,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.dashboard import panels_of
 from darkroom.pipelines.sd15 import networks
 from darkroom.serving.lora_layout import LoraLayout
 from darkroom.serving.measures import MEASURES, UNBATCHED
@@ -211,6 +212,7 @@ def test_promtool_accepts_the_text(before_and_after: tuple[Read, Read]) -> None:
 def test_prometheus_answers_every_query(
     service: RunningService, client: httpx.Client, lora: str, tmp_path: Path
 ) -> None:
+    begun = time.time()
     with running_prometheus(tmp_path, service.url.removeprefix("http://")) as prometheus:
         until(lambda: prometheus.ask('up{job="darkroom"} == 1'))
         load(client, lora)
@@ -227,3 +229,6 @@ def test_prometheus_answers_every_query(
         until(lambda: all(rule["health"] == "ok" for rule in prometheus.rules()))
         firing = {rule["name"] for rule in prometheus.rules() if rule["state"] == "firing"}
         assert firing == set()
+        drawn = panels_of(prometheus, begun, time.time())
+    without_lines = {panel.title for panel in drawn if not panel.row and not panel.lines}
+    assert without_lines <= {"Decisions of the content policy", "Training"}
