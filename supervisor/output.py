@@ -6,6 +6,8 @@ import re
 
 from supervisor.child import Child
 
+LISTENS = "Started GRPCInferenceService"
+"""What the server says once it listens."""
 STARVED = re.compile("is not healthy|Failed to obtain the health mutex")
 """What the server says of a model whose process did not get the processor, or was ended, while it was loading. It may
 load the next time."""

