@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from darkroom.diffusion.int8 import use_int8
-from darkroom.diffusion.torch_weights import assign_weights
-from darkroom.pipelines.qwen_edit.attention import with_rows
+from darkroom.pipelines.qwen_edit.loading import load_with_rows
 from darkroom.pipelines.qwen_edit.networks import (
     CONTROL,
     CONTROL_SCALE,
@@ -41,12 +39,9 @@ def load_controlnet(
     """
     from diffusers import QwenImageControlNetModel
 
-    with torch.device("meta"):
-        model = QwenImageControlNetModel.from_config(QwenImageControlNetModel.load_config(folder))
-    if int8:
-        use_int8(model, ["transformer_blocks"])
-    assign_weights(model, folder, device=device, dtype=dtype)
-    made: QwenImageControlNetModel = with_rows(model)
+    made: QwenImageControlNetModel = load_with_rows(
+        QwenImageControlNetModel, folder, device=device, dtype=dtype, int8=int8
+    )
     return made
 
 

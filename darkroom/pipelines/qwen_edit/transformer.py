@@ -16,10 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from darkroom.diffusion.int8 import use_int8
-from darkroom.diffusion.torch_weights import assign_weights
-from darkroom.pipelines.qwen_edit.attention import with_rows
 from darkroom.pipelines.qwen_edit.controlnet import load_controlnet, residuals
+from darkroom.pipelines.qwen_edit.loading import load_with_rows
 from darkroom.pipelines.qwen_edit.networks import CONTROL, CONTROLNET_FOLDER, TRAINED_STEPS
 from darkroom.pipelines.qwen_edit.rows import Rows, tokens_from
 
@@ -39,12 +37,9 @@ def load_transformer(
     """
     from diffusers import QwenImageTransformer2DModel
 
-    with torch.device("meta"):  # no memory, and no random numbers for weights that are replaced at once
-        model = QwenImageTransformer2DModel.from_config(QwenImageTransformer2DModel.load_config(folder))
-    if int8:
-        use_int8(model, ["transformer_blocks"])
-    assign_weights(model, folder, device=device, dtype=dtype)
-    made: QwenImageTransformer2DModel = with_rows(model)
+    made: QwenImageTransformer2DModel = load_with_rows(
+        QwenImageTransformer2DModel, folder, device=device, dtype=dtype, int8=int8
+    )
     return made
 
 
